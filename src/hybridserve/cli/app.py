@@ -1,0 +1,76 @@
+"""The root command. Verbs are loaded lazily, so that `plan` never pays for `serve`'s imports."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command as click_command
+
+from hybridserve.errors import HybridServeError
+
+# verb -> one line for --help. Module `hybridserve.cli.<verb>` holds a Typer `app`.
+VERBS = {
+    "config": "Show the settings, where each came from, and their JSON schema.",
+    "serve": "Serve a model: Ray Serve, the OpenAI API, metrics.",
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports a verb's module when the verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in VERBS:
+            return None
+        command = click_command(importlib.import_module(f"hybridserve.cli.{name}").app)
+        command.name = name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Plan, check and serve hybrid Mamba-Transformer models on vLLM.\n\nExample: hybridserve serve",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from hybridserve import __version__
+
+        typer.echo(f"hybridserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options before the verb."""
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command; a user's mistake ends in three lines (or one JSON object) and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return app(args=argv, prog_name="hybridserve")
+    except HybridServeError as error:
+        if "--json" in argv:
+            print(json.dumps(error.as_dict()))
+        else:
+            print(f"error: {error.where}\n  what: {error.what}\n  fix:  {error.fix}", file=sys.stderr)
+        sys.exit(error.exit_code)

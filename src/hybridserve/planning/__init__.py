@@ -1,0 +1,1 @@
+"""Pure arithmetic: config.json -> layers -> pages -> blocks -> capacity -> advice."""

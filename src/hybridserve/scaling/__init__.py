@@ -1,0 +1,1 @@
+"""Pure scaling decisions and the simulator that judges them."""

@@ -1,0 +1,12 @@
+"""Section `guard`: safety guards on input and output."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hybridserve.settings.section import Section
+
+
+class GuardSection(Section):
+    kind: Literal["none", "rules"] = "none"
+    """Which guard checks requests and answers."""

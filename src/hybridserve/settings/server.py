@@ -1,0 +1,22 @@
+"""Section `server`: where it listens and how it stops."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hybridserve.settings.section import Section
+
+
+class ServerSection(Section):
+    host: str = "127.0.0.1"
+    """Address the public port binds to."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Public HTTP port."""
+    ready_timeout_s: float = Field(default=600.0, gt=0)
+    """How long start-up may take before `serve` gives up."""
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    """How long open streams may run on after a stop was asked for."""
+    profile: Literal["demo", "staging", "production"] = "demo"
+    """How strict the gate is: production refuses to become ready on a failed check."""

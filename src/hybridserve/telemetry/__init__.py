@@ -1,0 +1,1 @@
+"""Our metrics, dashboards and alert rules, as code."""
