@@ -7,7 +7,6 @@ import json
 import sys
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command as click_command
@@ -24,17 +23,17 @@ VERBS = {
 class LazyGroup(TyperGroup):
     """A group that imports a verb's module when the verb is used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: Any, name: str) -> Any:
         if name not in VERBS:
             return None
         command = click_command(importlib.import_module(f"hybridserve.cli.{name}").app)
         command.name = name
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 

@@ -10,6 +10,8 @@ from hybridserve.settings.section import Section
 
 
 class EngineSection(Section):
+    """vLLM's engine arguments."""
+
     version: str = "0.29.0"
     """vLLM version the deployment is planned and pinned for."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"

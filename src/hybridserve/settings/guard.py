@@ -8,5 +8,7 @@ from hybridserve.settings.section import Section
 
 
 class GuardSection(Section):
+    """Safety guards."""
+
     kind: Literal["none", "rules"] = "none"
     """Which guard checks requests and answers."""

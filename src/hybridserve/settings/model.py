@@ -8,6 +8,8 @@ from hybridserve.settings.section import Section
 
 
 class ModelSection(Section):
+    """Which model."""
+
     id: str = "demo"
     """Catalogue id (`hybridserve plan --list`), a local folder with config.json, or a Hugging Face repository."""
     source: str | None = None

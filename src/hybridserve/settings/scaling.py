@@ -10,6 +10,8 @@ from hybridserve.settings.section import Section
 
 
 class ScalingSection(Section):
+    """Number of replicas."""
+
     min_replicas: int = Field(default=1, ge=0)
     """Replicas that always run; 0 allows scale to zero."""
     max_replicas: int = Field(default=1, ge=1)

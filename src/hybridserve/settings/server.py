@@ -10,6 +10,8 @@ from hybridserve.settings.section import Section
 
 
 class ServerSection(Section):
+    """Listening and stopping."""
+
     host: str = "127.0.0.1"
     """Address the public port binds to."""
     port: int = Field(default=8000, ge=1, le=65535)

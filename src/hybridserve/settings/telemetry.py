@@ -8,6 +8,8 @@ from hybridserve.settings.section import Section
 
 
 class TelemetrySection(Section):
+    """Logs and metrics."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe line that is written."""
     log_format: Literal["text", "json"] = "text"
