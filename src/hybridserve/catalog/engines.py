@@ -1,0 +1,3 @@
+"""The one table of what differs between engine versions: `engines.yaml`, typed."""
+
+from __future__ import annotations
