@@ -1,0 +1,109 @@
+"""Accelerators: memory as the driver reports it, bandwidth and FLOPs, from `accelerators.yaml`."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from hybridserve.catalog.models import Fact
+from hybridserve.errors import CatalogError
+
+MIB = 1 << 20
+
+BatchClass = Literal["small", "large", "largest", "cpu"]
+
+
+class MemoryFacts(Fact):
+    """Total memory of one device as the CUDA runtime reports it; None where it depends on the machine."""
+
+    mib: int | None
+    """Lowest total that was seen, in MiB. Planning uses it."""
+    highest_mib: int | None
+    """Highest total that was seen: drivers and ECC settings differ."""
+
+
+class BandwidthFacts(Fact):
+    """Peak memory bandwidth in GB/s (10^9 bytes)."""
+
+    gb_s: float | None
+
+
+class ComputeFacts(Fact):
+    """Peak dense matrix throughput in TFLOP/s (10^12); None where the device has no such units."""
+
+    bf16_tflops: float | None
+    fp8_tflops: float | None
+
+
+class Accelerator(BaseModel):
+    """One kind of device."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    name: str
+    compute_capability: str | None
+    batch_class: BatchClass
+    """Row of the engine's own defaults for max_num_seqs and max_num_batched_tokens."""
+    memory: MemoryFacts
+    bandwidth: BandwidthFacts
+    compute: ComputeFacts
+
+    @property
+    def platform(self) -> Literal["cuda", "cpu"]:
+        return "cpu" if self.id == "cpu" else "cuda"
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Total bytes of one device, or None where it depends on the machine."""
+        return None if self.memory.mib is None else self.memory.mib * MIB
+
+    @property
+    def major(self) -> int:
+        """Major compute capability; 0 on CPU."""
+        return int(self.compute_capability.partition(".")[0]) if self.compute_capability else 0
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accelerators: tuple[Accelerator, ...]
+
+
+@cache
+def accelerators() -> tuple[Accelerator, ...]:
+    """All accelerators of the catalogue, in the file's order."""
+    text = resources.files("hybridserve.catalog").joinpath("accelerators.yaml").read_text(encoding="utf-8")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return _File.model_validate(yaml.load(text, Loader=loader)).accelerators
+
+
+def accelerator(name: str) -> Accelerator:
+    """The accelerator with the id `name` (case and the vendor's name do not matter).
+
+    Raises:
+        CatalogError: no such id; the fix names the nearest and lists all.
+    """
+    wanted = _plain(name)
+    for entry in accelerators():
+        if wanted in (_plain(entry.id), _plain(entry.name)):
+            return entry
+    ids = [entry.id for entry in accelerators()]
+    near = [id_ for id_ in ids if wanted and id_.startswith(wanted)] or difflib.get_close_matches(
+        wanted, ids, n=1, cutoff=0.4
+    )
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise CatalogError(
+        "accelerator.name",
+        f"{name!r} is not in the catalogue",
+        f"{hint}known: {', '.join(ids)}; for another device give the nearest and --memory-gib",
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().removeprefix("nvidia ").replace(" ", "-").replace("_", "-")
