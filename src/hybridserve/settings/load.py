@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import EnvSettingsSource
 
 from hybridserve.errors import ConfigError
 from hybridserve.settings.tree import ENV_DELIMITER, ENV_PREFIX, Settings
@@ -96,11 +95,19 @@ def _read_environ(environ: Mapping[str, str]) -> Tree:
             hint = f"did you mean {ENV_PREFIX}{close.upper()}{ENV_DELIMITER}...?" if close else "unset it"
             raise ConfigError(name, "is not a setting", f"{hint} The form is {ENV_PREFIX}SECTION{ENV_DELIMITER}KEY")
 
+    if not ours:
+        return {}
+    # Imported only here: it costs more than all the rest of this package together.
+    from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+    class FromEnvironment(Settings, BaseSettings):
+        model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_DELIMITER)
+
     class Source(EnvSettingsSource):
         def _load_env_vars(self) -> Mapping[str, str | None]:
             return {name.lower(): value for name, value in ours.items()}
 
-    return Source(Settings)()
+    return Source(FromEnvironment)()
 
 
 def _read_assignments(assignments: Sequence[str]) -> Tree:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hybridserve.settings.engine import EngineSection
 from hybridserve.settings.guard import GuardSection
@@ -17,16 +16,10 @@ ENV_PREFIX = "HYBRIDSERVE_"
 ENV_DELIMITER = "__"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings of one deployment. Build it with `load`, which reads file, environment and flags."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter=ENV_DELIMITER,
-        protected_namespaces=(),
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: ModelSection = Field(default_factory=ModelSection)
     accelerator: AcceleratorSection = Field(default_factory=AcceleratorSection)
@@ -36,15 +29,3 @@ class Settings(BaseSettings):
     guard: GuardSection = Field(default_factory=GuardSection)
     server: ServerSection = Field(default_factory=ServerSection)
     telemetry: TelemetrySection = Field(default_factory=TelemetrySection)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`load` has merged every source already, so that it can say which one won."""
-        return (init_settings,)
