@@ -1,0 +1,114 @@
+"""Pool sizes that earlier starts reported, so that the next plan is exact instead of an estimate.
+
+The file is plain YAML, made to be read and committed::
+
+    pools:
+      - model: nemotron-nano-9b-v2
+        accelerator: a10g
+        digest: 1f0c6e5b7a41        # of the settings below
+        kv_bytes: 3221225472        # "Available KV cache memory" of the start-up log
+        read: 2026-11-23
+        settings: {engine: 0.29.0, max_num_seqs: 16, ...}
+
+Everything here is pure: `serve` reads the file, calls `record` and writes what comes back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hybridserve.errors import ConfigError
+
+HEADER = (
+    "# Cache pools that real starts reported: a plan with the same settings is exact. Delete an entry to forget it.\n"
+)
+
+
+class Pool(BaseModel):
+    """The pool one start reported, with the settings it was profiled under."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    accelerator: str
+    digest: str
+    kv_bytes: int = Field(gt=0)
+    """Bytes of the pool of each device; with several devices the smallest."""
+    read: date
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Calibration(BaseModel):
+    """All pools of one file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pools: tuple[Pool, ...] = ()
+
+    def find(self, model: str, accelerator: str, settings: Mapping[str, Any]) -> Pool | None:
+        """The pool profiled for exactly these settings, or None."""
+        wanted = (model, accelerator, digest(settings))
+        for pool in self.pools:
+            if (pool.model, pool.accelerator, pool.digest) == wanted:
+                return pool
+        return None
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Twelve hex digits that change when any profiled setting changes; the order of keys does not matter."""
+    text = json.dumps(dict(settings), sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_calibration(text: str, where: str = "calibration file") -> Calibration:
+    """Parse a calibration file (YAML, and so JSON too). Empty text is an empty calibration.
+
+    Raises:
+        ConfigError: not YAML, or not of this form; `where` names the file.
+    """
+    try:
+        tree = yaml.safe_load(text)
+        return Calibration.model_validate(tree or {})
+    except yaml.YAMLError as error:
+        raise ConfigError(where, f"is not valid YAML: {' '.join(str(error).split())}", "repair or delete it") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where}: {path}", first["msg"], "repair the entry or delete it") from None
+
+
+def record(
+    text: str,
+    *,
+    model: str,
+    accelerator: str,
+    settings: Mapping[str, Any],
+    kv_bytes: int,
+    read: date,
+    where: str = "calibration file",
+) -> str:
+    """The file's new content after a start: the pool is added, or replaces the one of the same settings.
+
+    Raises:
+        ConfigError: the old content is broken; nothing is lost.
+    """
+    new = Pool(
+        model=model,
+        accelerator=accelerator,
+        digest=digest(settings),
+        kv_bytes=kv_bytes,
+        read=read,
+        settings=dict(settings),
+    )
+    key = (new.model, new.accelerator, new.digest)
+    kept = [pool for pool in read_calibration(text, where).pools if (pool.model, pool.accelerator, pool.digest) != key]
+    pools = sorted([*kept, new], key=lambda pool: (pool.model, pool.accelerator, pool.digest))
+    tree = {"pools": [pool.model_dump() for pool in pools]}
+    return HEADER + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

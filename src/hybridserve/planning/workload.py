@@ -1,0 +1,100 @@
+"""Lengths of the requests to plan for: what p50 and p95 of prompt and output are."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hybridserve.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Prompt and output tokens of requests.
+
+    `p50` and `p95` are of prompt and output together. From quantiles they are sums of quantiles, which is an upper
+    bound; from a list of requests they are the list's own.
+    """
+
+    prompt_p50: int
+    prompt_p95: int
+    output_p50: int
+    output_p95: int
+    p50: int
+    p95: int
+    source: str
+
+
+ASSUMED = Workload(2048, 4096, 2048, 4096, 4096, 8192, "assumed; give --prompt and --output")
+
+
+def from_quantiles(prompt: str, output: str) -> Workload:
+    """A workload from ``1024`` (every request) or ``1024/4096`` (p50/p95) for prompt and for output.
+
+    Raises:
+        ConfigError: not a number or a pair, not positive, or p95 below p50.
+    """
+    (prompt_p50, prompt_p95), (output_p50, output_p95) = _pair("--prompt", prompt), _pair("--output", output)
+    return Workload(
+        prompt_p50,
+        prompt_p95,
+        output_p50,
+        output_p95,
+        prompt_p50 + output_p50,
+        prompt_p95 + output_p95,
+        f"prompt {prompt}, output {output}",
+    )
+
+
+def from_csv(text: str, where: str) -> Workload:
+    """A workload from a table with the columns ``prompt`` and ``output``, one request a row.
+
+    Raises:
+        ConfigError: a column is missing, or a row has something else than two positive numbers.
+    """
+    rows = csv.DictReader(text.splitlines())
+    missing = {"prompt", "output"} - set(rows.fieldnames or ())
+    if missing:
+        raise ConfigError(where, f"has no column {', '.join(sorted(missing))}", "write the header prompt,output")
+    requests: list[tuple[int, int]] = []
+    for row in rows:
+        try:
+            prompt, output = int(row["prompt"]), int(row["output"])
+        except (TypeError, ValueError):
+            prompt = output = 0
+        if prompt < 1 or output < 1:
+            raise ConfigError(f"{where}:{rows.line_num}", f"{row} is not two positive numbers", "repair the row")
+        requests.append((prompt, output))
+    if not requests:
+        raise ConfigError(where, "has no rows", "one request a row")
+    prompts, outputs = [p for p, _ in requests], [o for _, o in requests]
+    totals = [p + o for p, o in requests]
+    return Workload(
+        quantile(prompts, 0.5),
+        quantile(prompts, 0.95),
+        quantile(outputs, 0.5),
+        quantile(outputs, 0.95),
+        quantile(totals, 0.5),
+        quantile(totals, 0.95),
+        f"{len(requests)} requests of {where}",
+    )
+
+
+def quantile(values: Sequence[int], share: float) -> int:
+    """The smallest value that at least `share` of the values do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _pair(flag: str, text: str) -> tuple[int, int]:
+    try:
+        numbers = [int(part) for part in text.split("/")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or min(numbers) < 1:
+        raise ConfigError(flag, f"{text!r} is not a number of tokens", "write 1024, or p50/p95 as 1024/4096")
+    if numbers[-1] < numbers[0]:
+        raise ConfigError(flag, f"p95 {numbers[-1]} is below p50 {numbers[0]}", "write p50 first: 1024/4096")
+    return numbers[0], numbers[-1]
