@@ -15,8 +15,6 @@ from hybridserve.errors import CatalogError
 
 MIB = 1 << 20
 
-BatchClass = Literal["small", "large", "largest", "cpu"]
-
 
 class MemoryFacts(Fact):
     """Total memory of one device as the CUDA runtime reports it; None where it depends on the machine."""
@@ -48,8 +46,8 @@ class Accelerator(BaseModel):
     id: str
     name: str
     compute_capability: str | None
-    batch_class: BatchClass
-    """Row of the engine's own defaults for max_num_seqs and max_num_batched_tokens."""
+    smallest_server_defaults: bool = False
+    """The engine gives it the defaults of small devices, whatever its memory (every A100)."""
     memory: MemoryFacts
     bandwidth: BandwidthFacts
     compute: ComputeFacts
