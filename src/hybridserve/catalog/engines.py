@@ -1,3 +1,128 @@
-"""The one table of what differs between engine versions: `engines.yaml`, typed."""
+"""The one table of what differs between vLLM releases, `engines.yaml`, typed."""
 
 from __future__ import annotations
+
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from hybridserve.errors import CatalogError
+
+Platform = Literal["cuda", "cpu"]
+CacheMode = Literal["none", "align", "all"]
+
+_FILE = Path(__file__).with_name("engines.yaml")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KvCacheDtype(_Frozen):
+    """One type of the attention cache."""
+
+    bytes: int
+    scale_bytes: int = 0
+    """Bytes of the inline scale of one head, once for keys and once for values."""
+    platforms: tuple[Platform, ...]
+
+
+class ServerDefaults(_Frozen):
+    """What the API server takes for flags that are not given, from this much device memory on."""
+
+    from_gib: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
+class Pins(_Frozen):
+    """Versions the engine release is built or tested with; None is unknown."""
+
+    python: str
+    torch: str
+    transformers: str
+    ray: str | None
+
+
+class KnownFault(_Frozen):
+    """A fault of the release that changes what can be deployed."""
+
+    id: str
+    platforms: tuple[Platform, ...]
+    what: str
+
+
+class EngineTable(_Frozen):
+    """The constants of one vLLM release. See the comments in `engines.yaml`."""
+
+    version: str
+    source: str
+    read: date
+    verified: bool
+    """The differential suite has compared the planner with this release's own allocator."""
+    mamba_cache_modes: tuple[CacheMode, ...]
+    mode_all_architectures: frozenset[str]
+    replayssm_architectures: frozenset[str]
+    replayssm_on_cuda: bool
+    state_blocks_none: int
+    state_blocks_align: dict[Literal["mamba2", "mamba1", "gated_delta_net"], int]
+    state_blocks_running: int
+    default_block_size: dict[Platform, int]
+    kernel_block_size: dict[Platform, int]
+    default_mamba_chunk_size: int
+    prefix_match_unit_checked_for_one_group: bool
+    kv_cache_dtypes: dict[str, KvCacheDtype]
+    cpu_head_sizes: frozenset[int]
+    default_gpu_memory_utilization: float
+    default_replayssm_buffer_len: int
+    server_defaults: tuple[ServerDefaults, ...]
+    server_defaults_cpu: ServerDefaults
+    max_cudagraph_capture_size: dict[Literal["default", "sm100"], int]
+    capacity_log_device: Literal["GPU", "device"]
+    """First word of the capacity log line: always GPU, or the name of the device."""
+    pins: Pins
+    known_faults: tuple[KnownFault, ...]
+
+
+@cache
+def engine_tables() -> tuple[EngineTable, ...]:
+    """All tables, oldest release first."""
+    content = yaml.load(_FILE.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    tables = (EngineTable.model_validate(entry) for entry in content["engines"])
+    return tuple(sorted(tables, key=lambda table: _ordinal(table.version)))
+
+
+@cache
+def engine_table(version: str) -> tuple[EngineTable, str | None]:
+    """The table for a vLLM version, and a warning where it is another release's.
+
+    A patch release or an unknown minor release takes the nearest table: the newest that is not newer, else the oldest.
+
+    Raises:
+        CatalogError: `version` is not a version number.
+    """
+    wanted = _ordinal(version)
+    tables = engine_tables()
+    older = [table for table in tables if _ordinal(table.version) <= wanted]
+    table = older[-1] if older else tables[0]
+    if table.version == version:
+        return table, None
+    known = ", ".join(entry.version for entry in tables)
+    return table, (
+        f"vLLM {version} is not in the table of engines ({known}): planned with the constants of {table.version}, "
+        "so the numbers are not verified for it"
+    )
+
+
+def _ordinal(version: str) -> tuple[int, ...]:
+    try:
+        major, minor, *rest = version.split("+")[0].split(".")
+        patch = rest[0] if rest else "0"
+        return int(major), int(minor), int("".join(filter(str.isdigit, patch.split("rc")[0])) or 0)
+    except ValueError:
+        known = ", ".join(table.version for table in engine_tables())
+        raise CatalogError("engine.version", f"{version!r} is not a vLLM version", f"one such as {known}") from None

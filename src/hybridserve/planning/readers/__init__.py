@@ -1,0 +1,50 @@
+"""From config.json to `Architecture`: one module a family of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hybridserve.errors import CatalogError
+from hybridserve.planning.readers import falcon_h1, granite_hybrid, jamba, nemotron_h, qwen3_next, transformer
+from hybridserve.planning.readers.fields import Fields
+from hybridserve.planning.shapes import Architecture
+
+READERS: dict[str, Callable[[Fields], Architecture]] = {
+    "NemotronHForCausalLM": nemotron_h.read,
+    "GraniteMoeHybridForCausalLM": granite_hybrid.read,
+    "FalconH1ForCausalLM": falcon_h1.read,
+    "Qwen3NextForCausalLM": qwen3_next.read,
+    "JambaForCausalLM": jamba.read,
+    "LlamaForCausalLM": transformer.read,
+    "MistralForCausalLM": transformer.read,
+    "Qwen2ForCausalLM": transformer.read,
+    "Qwen3ForCausalLM": transformer.read,
+    "Qwen3MoeForCausalLM": transformer.read,
+}
+# A model around a language model: the architecture is that of the part, found under one of these keys.
+WRAPPERS = {"NemotronH_Nano_VL_V2": ("text_config", "llm_config")}
+OUT_OF_SCOPE = {
+    "NemotronHPuzzleForCausalLM": "its layers differ in shape (Puzzle); the planner knows one shape per kind of layer",
+    "DeepseekV2ForCausalLM": "latent attention (MLA) is not covered",
+    "DeepseekV3ForCausalLM": "latent attention (MLA) is not covered",
+    "KimiLinearForCausalLM": "latent attention (MLA) is not covered",
+}
+
+
+def read_architecture(config: Mapping[str, Any]) -> Architecture:
+    """See `hybridserve.planning.architecture.read_architecture`."""
+    fields = Fields(config)
+    names = fields.names("architectures")
+    name = names[0]
+    for key in WRAPPERS.get(name, ()):
+        if isinstance(part := config.get(key), Mapping):
+            return read_architecture({"architectures": ["NemotronHForCausalLM"], **part})
+    if name in OUT_OF_SCOPE:
+        raise CatalogError("config.json: architectures", f"{name}: {OUT_OF_SCOPE[name]}", _CHOICE)
+    if name not in READERS:
+        raise CatalogError("config.json: architectures", f"{name} has no reader", _CHOICE)
+    return READERS[name](fields)
+
+
+_CHOICE = f"one of {', '.join(READERS)}"

@@ -1,0 +1,160 @@
+"""The model as the planner sees it: which layers own a cache, the shapes of one state, and the sizes of the weights.
+
+Nothing here knows a version of the engine, a GPU or a number of tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Full attention with grouped queries. Every attention layer of a model has this shape."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: bool = False
+    """RMSNorm of `head_dim` weights on queries and on keys."""
+    output_gate: bool = False
+    """The query projection also makes a gate: twice its width (Qwen3-Next)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba2:
+    """Mamba-2 mixer. State: conv (conv_kernel - 1, inner + 2 * groups * state) and ssm (heads, head_dim, state)."""
+
+    heads: int
+    head_dim: int
+    groups: int
+    state: int
+    conv_kernel: int
+    chunk: int
+    bias: bool = False
+    conv_bias: bool = True
+    gated_norm: bool = True
+    """RMSNorm of `inner` weights before the output projection."""
+
+    @property
+    def inner(self) -> int:
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba1:
+    """Mamba-1 mixer (Jamba). State: conv (conv_kernel - 1, inner) and ssm (inner, state)."""
+
+    inner: int
+    state: int
+    conv_kernel: int
+    dt_rank: int
+    bias: bool = False
+    conv_bias: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GatedDeltaNet:
+    """Gated delta net (Qwen3-Next). State: conv (conv_kernel - 1, 2 * key_heads * key_dim + value_heads * value_dim)
+    and recurrent (value_heads, value_dim, key_dim)."""
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_kernel: int
+
+
+StateMixer = Mamba2 | Mamba1 | GatedDeltaNet
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """Dense feed-forward block."""
+
+    intermediate: int
+    matrices: int
+    """3 with a gate (SwiGLU), 2 without (squared ReLU)."""
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moe:
+    """Mixture of experts."""
+
+    experts: int
+    experts_per_token: int
+    intermediate: int
+    matrices: int
+    """Per expert: 3 with a gate, 2 without."""
+    shared_intermediate: int = 0
+    """Width of the always-active expert (all shared experts together); 0 is none."""
+    latent: int | None = None
+    """Experts work in this smaller width, with one projection down and one up per layer (Nemotron 3 Super)."""
+    correction_bias: bool = False
+    """The router adds one learnt number per expert."""
+    shared_gate: bool = False
+    """The shared expert has a gate of `hidden` weights (Qwen3-Next)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one layer holds. NemotronH has one mixer a layer; FalconH1 has attention, state and MLP in every one."""
+
+    attention: bool = False
+    state: bool = False
+    mlp: bool = False
+    moe: bool = False
+    norms: int = 1
+    """RMSNorms of `hidden` weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A model without its weights. Made by `read_architecture`; all sizes are of the whole model, before any sharding.
+
+    Attributes:
+        name: vLLM's registry name, such as ``NemotronHForCausalLM``.
+        family: our reader: nemotron_h, granite_hybrid, falcon_h1, qwen3_next, jamba, transformer.
+        dtype: what `--dtype auto` means: the checkpoint's type, and bfloat16 for a float32 checkpoint.
+        kv_cache_dtype: what `--kv-cache-dtype auto` means where the checkpoint says so; None is "as dtype".
+        max_position_embeddings: longest context of config.json (rope scaling included).
+        ssm_dtype: what `--mamba-ssm-cache-dtype auto` means for the family; None is "as the conv state".
+        marks_linear_attention: config.layer_types names `linear_attention`, which the CPU backend looks at.
+        speculation_in_page: vLLM counts the speculative tokens' conv state when it aligns the page of this family.
+            Where it does not (Granite, Falcon-H1), a state that outgrows the page is refused.
+    """
+
+    name: str
+    family: str
+    hidden: int
+    vocab: int
+    tied_embeddings: bool
+    dtype: Dtype
+    max_position_embeddings: int
+    layers: tuple[Layer, ...]
+    attention: Attention | None
+    state: StateMixer | None
+    mlp: Mlp | None
+    moe: Moe | None
+    kv_cache_dtype: str | None = None
+    ssm_dtype: Dtype | None = None
+    marks_linear_attention: bool = False
+    speculation_in_page: bool = True
+
+    @property
+    def attention_layers(self) -> int:
+        return sum(layer.attention for layer in self.layers)
+
+    @property
+    def state_layers(self) -> int:
+        return sum(layer.state for layer in self.layers)
+
+    @property
+    def hybrid(self) -> bool:
+        return self.state is not None
