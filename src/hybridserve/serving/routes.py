@@ -1,0 +1,20 @@
+"""Routes of ours beside vLLM's: what was planned and what the engine reports."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from hybridserve.serving.reported import ReportedCache
+
+
+def add_routes(app: Any, settings: dict[str, Any], cache: ReportedCache) -> None:
+    """Put our routes in front of the engine's own, in any mode."""
+
+    async def plan(_: Any) -> JSONResponse:
+        return JSONResponse({"engine": asdict(cache), "line": cache.line(), "model": settings["model"]})
+
+    app.router.routes.insert(0, Route("/plan", plan, methods=["GET"]))
