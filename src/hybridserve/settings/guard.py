@@ -1,14 +1,80 @@
-"""Section `guard`: safety guards on input and output."""
+"""Section `guard`: safety guards on input and output. An error of the guard is never a pass: there is no knob for it."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from hybridserve.settings.section import Section
+
+GuardKind = Literal["none", "rules", "model", "nemo"]
+GuardFormat = Literal[
+    "nemotron_safety_guard",
+    "nemotron_content_safety",
+    "nemotron_reasoning",
+    "qwen3guard",
+    "granite_guardian",
+    "llama_guard",
+]
 
 
 class GuardSection(Section):
     """Safety guards."""
 
-    kind: Literal["none", "rules"] = "none"
-    """Which guard checks requests and answers."""
+    kind: GuardKind = "none"
+    """Which guard checks requests and answers: none, patterns, a guard model, or NeMo Guardrails."""
+    input: Literal["off", "before", "overlap"] = "before"
+    """When the prompt is checked: before the engine sees it, or while it already prefills (the answer waits)."""
+    output: bool = True
+    """Check the answer, its reasoning and its tool calls before the client gets them."""
+    window_chars: int = Field(default=400, ge=16, le=100_000)
+    """Streamed answers are checked and delivered in windows of so many characters: the most that is held back."""
+    overlap_chars: int = Field(default=80, ge=0)
+    """Tail of a window that is checked again with the next: nothing shorter can slip through a boundary."""
+    max_hold_s: float = Field(default=1.0, gt=0)
+    """A slow stream is checked after this long, even where the window is not full."""
+    rules_file: str | None = None
+    """YAML file of patterns for `rules`; the ones that come with the package when empty."""
+    url: str | None = None
+    """Base URL of the guard: the OpenAI base (http://guard:8000/v1) for `model`, the service's for `nemo`."""
+    model: str | None = None
+    """Name under which the guard model is served."""
+    revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
+    """Commit of the guard model's weights, for the record of what was checked with."""
+    format: GuardFormat | None = None
+    """Form of the guard model's verdict; each has its own strict parser."""
+    config_id: str | None = None
+    """NeMo Guardrails configuration to run."""
+    api_key_file: str | None = None
+    """File with the key for the guard's endpoint."""
+    prompt_file: str | None = None
+    """Text with {conversation} that replaces our own prompt, for a guard that has none in its chat template."""
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further chat template arguments of the guard model."""
+    max_tokens: int = Field(default=128, ge=8)
+    """Longest verdict; one that is cut off counts as an error. Guards that reason need 400 or more."""
+    controversial: Literal["block", "allow"] = "block"
+    """What Qwen3Guard's middle verdict means."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """Longest wait for one verdict, retries included."""
+    retries: int = Field(default=1, ge=0, le=5)
+    """Second attempts after a connection fault or a 5xx, while the budget lasts."""
+    retry_budget: float = Field(default=0.1, ge=0, le=1)
+    """Retries may be at most this share of checks, so that a sick guard is not hit harder."""
+    breaker_failures: int = Field(default=5, ge=1)
+    """Errors in a row after which the guard is not asked for a while; requests get 503 at once."""
+    breaker_reset_s: float = Field(default=10.0, gt=0)
+    """How long that while is; then one check probes."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.overlap_chars * 2 > self.window_chars:
+            raise ValueError(
+                f"overlap_chars {self.overlap_chars} is more than half of window_chars {self.window_chars}"
+            )
+        if self.kind == "model" and not (self.url and self.model and self.format):
+            raise ValueError("kind model needs url, model and format")
+        if self.kind == "nemo" and not (self.url and self.config_id):
+            raise ValueError("kind nemo needs url and config_id")
+        return self

@@ -20,6 +20,9 @@ from hybridserve.settings.tree import ENV_DELIMITER, ENV_PREFIX, Settings
 
 Tree: TypeAlias = dict[str, Any]
 
+SETTINGS_JSON = f"{ENV_PREFIX}SETTINGS_JSON"
+"""Not a setting but all of them, as JSON: how a parent hands its settings to the server it starts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -87,7 +90,11 @@ def _read_yaml(file: Path) -> Tree:
 
 
 def _read_environ(environ: Mapping[str, str]) -> Tree:
-    ours = {name: value for name, value in environ.items() if name.upper().startswith(ENV_PREFIX)}
+    ours = {
+        name: value
+        for name, value in environ.items()
+        if name.upper().startswith(ENV_PREFIX) and name.upper() != SETTINGS_JSON
+    }
     for name in ours:
         section, _, key = name[len(ENV_PREFIX) :].lower().partition(ENV_DELIMITER)
         if section not in Settings.model_fields or not key:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hybridserve.settings.access import AccessSection
 from hybridserve.settings.engine import EngineSection
 from hybridserve.settings.guard import GuardSection
 from hybridserve.settings.licence import LicenceSection
 from hybridserve.settings.model import AcceleratorSection, ModelSection
+from hybridserve.settings.reasoning import ReasoningSection
 from hybridserve.settings.scaling import ScalingSection
 from hybridserve.settings.server import ServerSection
 from hybridserve.settings.telemetry import TelemetrySection
@@ -27,5 +29,7 @@ class Settings(BaseModel):
     scaling: ScalingSection = Field(default_factory=ScalingSection)
     licence: LicenceSection = Field(default_factory=LicenceSection)
     guard: GuardSection = Field(default_factory=GuardSection)
+    access: AccessSection = Field(default_factory=AccessSection)
+    reasoning: ReasoningSection = Field(default_factory=ReasoningSection)
     server: ServerSection = Field(default_factory=ServerSection)
     telemetry: TelemetrySection = Field(default_factory=TelemetrySection)

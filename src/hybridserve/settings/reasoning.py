@@ -1,0 +1,26 @@
+"""Section `reasoning`: how the request field `reasoning` reaches the model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hybridserve.settings.section import Section
+
+
+class ReasoningSection(Section):
+    """Reasoning control."""
+
+    switch: Literal["template", "system", "none"] = "template"
+    """What the chat template understands: the argument enable_thinking, the words /think and /no_think in a system
+    message (Nemotron Nano 2), or nothing."""
+    default: Literal["on", "off"] | None = None
+    """Used where a request says nothing; the template's own default when empty."""
+    budget: Literal["auto", "engine", "two_call", "off"] = "auto"
+    """Who holds a thinking budget: the engine, a second call that closes the reasoning, or nobody (400).
+    `auto` asks the engine once and believes what it counts."""
+    efforts: dict[str, int] = Field(default_factory=lambda: {"low": 512, "medium": 2048, "high": 8192})
+    """Budget in tokens behind each name of `reasoning.effort`."""
+    control_words: tuple[str, ...] = ("/think", "/no_think", "</think>", "<think>")
+    """Words that templates act on wherever they stand; in the text of users and tools they are made harmless."""
