@@ -1,0 +1,207 @@
+"""An upper bound on throughput: bytes over bandwidth against FLOPs over peak, step by step.
+
+A bound, not a forecast. It leaves out kernel launches, scheduling, sampling, communication between devices and every
+inefficiency of a kernel, so a real engine stays below it. What it shows is which resource sets the limit, and how two
+models compare when nothing else gets in the way.
+
+One decode step of B sequences at a context of L tokens moves and computes::
+
+    bytes = weights + B * (L * kv_bytes_per_token + 2 * state_bytes)        (the state is read and written)
+    FLOPs = B * (2 * active_parameters + 4 * attention_layers * heads * head_dim * L + state update)
+
+A prefill of P tokens computes ``2 * active_parameters * P + 2 * attention_layers * heads * head_dim * P^2`` (causal)
+and the state's scan. Experts of a mixture are read once each: of E experts with k per token, a step of B tokens touches
+``E * (1 - (1 - k/E)^B)`` when routing is uniform.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hybridserve.catalog.accelerators import Accelerator
+from hybridserve.errors import CatalogError
+from hybridserve.planning.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2
+from hybridserve.planning.weights import (
+    DTYPE_BYTES,
+    QUANTIZED_BYTES,
+    Quantization,
+    WeightBytes,
+    count_active_parameters,
+)
+
+Limit = Literal["memory bandwidth", "compute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes moved and floating-point operations of one step, on one device."""
+
+    bytes: float
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Peaks of one device: bytes per second and FLOPs per second."""
+
+    bandwidth: float
+    flops: float
+
+    def seconds(self, cost: Cost) -> float:
+        return max(cost.bytes / self.bandwidth, cost.flops / self.flops)
+
+    def limit(self, cost: Cost) -> Limit:
+        return "memory bandwidth" if cost.bytes / self.bandwidth >= cost.flops / self.flops else "compute"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model as it is served, as far as one step on one device is concerned.
+
+    Attributes:
+        weights: on one device.
+        kv_bytes_per_token, state_bytes: of one sequence, on one device.
+        devices: tensor parallel size; communication is left out.
+    """
+
+    arch: Architecture
+    weights: WeightBytes
+    kv_bytes_per_token: int
+    state_bytes: int
+    quantization: Quantization = "none"
+    devices: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Limits for a stream of equal requests that keeps `batch` sequences running.
+
+    Attributes:
+        output_tokens_per_s: of all sequences together.
+        inter_token_s: one decode step at the mean context: no sequence's tokens come faster.
+        first_token_s: one prefill alone on the device.
+        prefill_share: part of the time that goes into prefill.
+        decode_limit: what bounds the decode steps.
+    """
+
+    batch: int
+    output_tokens_per_s: float
+    inter_token_s: float
+    first_token_s: float
+    prefill_share: float
+    decode_limit: Limit
+
+
+def machine(accelerator: Accelerator, quantization: Quantization = "none") -> Machine:
+    """Peaks of an accelerator for weights of this quantisation.
+
+    Raises:
+        CatalogError: the catalogue has no bandwidth or FLOPs for it (a CPU).
+    """
+    bandwidth, flops = accelerator.bandwidth.gb_s, accelerator.compute.bf16_tflops
+    if bandwidth is None or flops is None:
+        raise CatalogError(
+            "accelerator.name",
+            f"the catalogue has no bandwidth and FLOPs for {accelerator.id}",
+            "ask for the bound on a GPU: hybridserve plan --list",
+        )
+    if quantization != "none" and accelerator.compute.fp8_tflops is not None:
+        flops = accelerator.compute.fp8_tflops
+        if quantization == "nvfp4" and accelerator.major >= 10:
+            flops *= 2
+    return Machine(bandwidth * 1e9, flops * 1e12)
+
+
+def decode_step(served: Served, batch: int, context: float) -> Cost:
+    """Cost of one token for each of `batch` sequences with `context` tokens behind them."""
+    arch = served.arch
+    attention = arch.attention
+    flops = 2.0 * count_active_parameters(arch) + _state_flops(arch) * arch.state_layers
+    if attention is not None:
+        flops += 4.0 * arch.attention_layers * attention.heads * attention.head_dim * context
+    return Cost(
+        bytes=_weights_read(served, batch) + batch * (context * served.kv_bytes_per_token + 2 * served.state_bytes),
+        flops=batch * flops / served.devices,
+    )
+
+
+def prefill(served: Served, tokens: int) -> Cost:
+    """Cost of one prompt of `tokens` tokens, weights read once."""
+    arch = served.arch
+    attention = arch.attention
+    flops = tokens * (2.0 * count_active_parameters(arch) + _state_flops(arch) * arch.state_layers)
+    if attention is not None:
+        flops += 2.0 * arch.attention_layers * attention.heads * attention.head_dim * tokens * tokens
+    return Cost(
+        bytes=_weights_read(served, tokens) + tokens * served.kv_bytes_per_token + served.state_bytes,
+        flops=flops / served.devices,
+    )
+
+
+def bound(served: Served, device: Machine, batch: int, prompt: int, output: int) -> Bound:
+    """The limits for requests of `prompt` and `output` tokens with `batch` of them running at all times."""
+    step = decode_step(served, batch, prompt + output / 2)
+    first = device.seconds(prefill(served, prompt))
+    inter = device.seconds(step)
+    busy = batch * first + output * inter
+    return Bound(
+        batch=batch,
+        output_tokens_per_s=batch * output / busy,
+        inter_token_s=inter,
+        first_token_s=first,
+        prefill_share=batch * first / busy,
+        decode_limit=device.limit(step),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How much more one model may give than another, and how much of it is only that more sequences fit.
+
+    ``total = equal_batch * capacity``: the first factor compares both at the other model's batch, the second is what
+    the larger batch adds.
+    """
+
+    total: float
+    equal_batch: float
+    capacity: float
+    ours: Bound
+    theirs: Bound
+
+
+def compare(ours: Served, theirs: Served, device: Machine, batches: tuple[int, int], prompt: int, output: int) -> Ratio:
+    """The ratio of the bounds of two models on one device, each at its own batch."""
+    first = bound(ours, device, batches[0], prompt, output)
+    second = bound(theirs, device, batches[1], prompt, output)
+    level = bound(ours, device, batches[1], prompt, output)
+    equal = level.output_tokens_per_s / second.output_tokens_per_s
+    total = first.output_tokens_per_s / second.output_tokens_per_s
+    return Ratio(total, equal, total / equal, first, second)
+
+
+def _weights_read(served: Served, tokens: int) -> float:
+    """Bytes of weights that a step of `tokens` tokens reads: no embedding rows, and of the experts those it touches."""
+    arch = served.arch
+    dtype_bytes = DTYPE_BYTES[arch.dtype]
+    size = float(served.weights.bytes)
+    if not arch.tied_embeddings:
+        size -= arch.vocab * arch.hidden * dtype_bytes / served.devices
+    if arch.moe is not None:
+        expert = arch.moe.matrices * (arch.moe.latent or arch.hidden) * arch.moe.intermediate
+        expert_bytes = expert * QUANTIZED_BYTES.get(served.quantization, dtype_bytes) / served.devices
+        idle = (1 - arch.moe.experts_per_token / arch.moe.experts) ** tokens
+        size -= sum(layer.moe for layer in arch.layers) * arch.moe.experts * idle * expert_bytes
+    return size
+
+
+def _state_flops(arch: Architecture) -> float:
+    """FLOPs of one token's state update in one layer: decay, outer product, read-out; two each per state element."""
+    match arch.state:
+        case Mamba2() as m:
+            return 6.0 * m.inner * m.state
+        case Mamba1() as m:
+            return 6.0 * m.inner * m.state
+        case GatedDeltaNet() as g:
+            return 8.0 * g.value_heads * g.value_dim * g.key_dim
+    return 0.0
