@@ -14,7 +14,10 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
+from hybridserve.planning.engine_args import engine_args
+from hybridserve.planning.render import llm_config
 from hybridserve.serving.reported import ReportedCache, reported_cache
+from hybridserve.settings import Settings
 
 WATCHDOG_PERIOD_S = 0.2
 
@@ -39,10 +42,7 @@ class Engine(VLLMEngine):
 class HybridServer(LLMServer):
     """One replica: an engine, vLLM's own OpenAI application over it, and the control layer around that."""
 
-    async def __init__(self, llm_config: LLMConfig, settings: dict[str, Any]) -> None:
-        self._settings_tree = settings
-        self._watchdog: asyncio.Task[None] | None = None
-        await super().__init__(llm_config, engine_cls=Engine)
+    settings: Settings
 
     async def _start_engine(self) -> None:
         """Start the engine without Ray's telemetry actor, warm it up, then watch it."""
@@ -78,5 +78,20 @@ class HybridServer(LLMServer):
         from hybridserve.serving.routes import add_routes
 
         app = await super().__serve_build_asgi_app__()
-        add_routes(app, self._settings_tree, self.reported_cache())
+        add_routes(app, self.settings, self.reported_cache())
         return app
+
+
+async def start_server(settings: Settings) -> HybridServer:
+    """A server with a running engine.
+
+    Raises:
+        RuntimeError: from vLLM, with its own reason.
+    """
+    config = llm_config(settings, engine_args(settings))
+    if settings.accelerator.name == "cpu":
+        config["callback_config"] = {"callback_class": LocalWeights}
+    server = HybridServer.sync_init(LLMConfig(**config), engine_cls=Engine)
+    server.settings = settings
+    await server.start()
+    return server

@@ -9,12 +9,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from hybridserve.serving.reported import ReportedCache
+from hybridserve.settings import Settings
 
 
-def add_routes(app: Any, settings: dict[str, Any], cache: ReportedCache) -> None:
+def add_routes(app: Any, settings: Settings, cache: ReportedCache) -> None:
     """Put our routes in front of the engine's own, in any mode."""
 
     async def plan(_: Any) -> JSONResponse:
-        return JSONResponse({"engine": asdict(cache), "line": cache.line(), "model": settings["model"]})
+        return JSONResponse({"engine": asdict(cache), "line": cache.line(), "model": settings.model.served_name or settings.model.id})
 
     app.router.routes.insert(0, Route("/plan", plan, methods=["GET"]))

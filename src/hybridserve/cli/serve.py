@@ -1,0 +1,58 @@
+"""`hybridserve serve`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.settings import load
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    assign: Assignments = None,
+    model: Annotated[str | None, typer.Option(help="Catalogue id, folder or repository.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a model: Ray Serve, the OpenAI API, metrics. Without a file it serves the demo model on this CPU.
+
+    Example: hybridserve serve --port 8080 --set engine.max_num_seqs=16
+    """
+    flags = [f"{path}={json.dumps(value)}" for path, value in _given(model, host, port) if value is not None]
+    settings = load(config, [*flags, *(assign or ())]).settings
+
+    from hybridserve.serving.runner import Progress, Ready, serve
+
+    def tell(phase: str) -> None:
+        if not as_json:
+            print(f"[{progress.elapsed():5.1f} s] {phase}", file=sys.stderr, flush=True)
+
+    def ready(service: Ready) -> None:
+        if as_json:
+            phases = [{"phase": phase, "at_s": round(at, 3)} for phase, at in progress.phases]
+            print(json.dumps({"url": service.url, "model": service.model, "cache": service.cache,
+                              "ready_s": round(service.seconds, 3), "phases": phases}), flush=True)  # fmt: skip
+            return
+        question = json.dumps({"model": service.model, "messages": [{"role": "user", "content": "What is this?"}]})
+        print(f"[{service.seconds:5.1f} s] ready\n", file=sys.stderr)
+        print(f"  API     {service.url}/v1   (OpenAI; model {service.model!r})")
+        print(f"  cache   {service.cache}")
+        print(f"  logs    {service.logs}")
+        print(f"\n  try     curl {service.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{question}'")
+        print("\nCtrl-C stops it.", flush=True)
+
+    progress = Progress(tell)
+    serve(settings, progress, ready)
+
+
+def _given(model: str | None, host: str | None, port: int | None) -> list[tuple[str, str | int | None]]:
+    return [("model.id", model), ("server.host", host), ("server.port", port)]

@@ -1,0 +1,25 @@
+"""The one line in a chain of tracebacks that a person needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# "ValueError: max_num_seqs (256) exceeds ..." possibly behind vLLM's log prefix "(EngineCore pid=1) ERROR ... ]".
+_RAISED = re.compile(r"(?:^|\] )(?P<kind>(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Refused|Fault)): (?P<message>.+)$")
+# Said by the outer process about an inner one: true, and no help.
+_ENVELOPES = ("RayTaskError", "ActorDiedError", "Engine core initialization failed", "WorkerProc initialization failed")
+
+
+def root_cause(messages: Iterable[str]) -> str:
+    """The innermost error that says something, from the texts of tracebacks.
+
+    Ray puts the replica's traceback into the deployment's message; the first error raised in it is the cause, later
+    ones are its envelopes.
+    """
+    text = "\n".join(messages)
+    raised = [match["message"].strip() for line in text.splitlines() if (match := _RAISED.search(line.strip()))]
+    telling = [line for line in raised if not any(envelope in line for envelope in _ENVELOPES)]
+    if telling:
+        return telling[0]
+    return raised[0] if raised else " ".join(text.split())[-500:] or "no reason was given"

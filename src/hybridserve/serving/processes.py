@@ -1,0 +1,39 @@
+"""Every process that a run starts is ended with it, also those whose parent died first."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+
+import psutil
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of every descendant that loses its own (Linux `PR_SET_CHILD_SUBREAPER`).
+
+    Ray's processes and vLLM's engine core outlive a killed parent; this way they stay in our tree and can be found.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def end_descendants(patience_s: float = 5.0) -> int:
+    """End all descendants: SIGTERM, then SIGKILL. Returns how many there were."""
+    ended: set[int] = set()
+    deadline = time.monotonic() + patience_s
+    while family := psutil.Process().children(recursive=True):
+        kill = time.monotonic() > deadline
+        for process in family:
+            try:
+                if kill:
+                    process.kill()
+                elif process.pid not in ended:
+                    process.terminate()
+            except psutil.NoSuchProcess:
+                pass
+            ended.add(process.pid)
+        psutil.wait_procs(family, timeout=0.2)
+    return len(ended)

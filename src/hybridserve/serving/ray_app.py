@@ -1,0 +1,77 @@
+"""The Ray Serve application: one deployment, whose HTTP application is vLLM's own.
+
+Requests go proxy -> replica. Ray's OpenAI ingress deployment is left out: it is one more process that imports vLLM, it
+holds streams back for 50 ms, and it serves 9 of the engine's routes.
+
+This module must stay light. Ray Serve LLM imports torch and vLLM, 10 s of processor time; here only the replica does
+that, while the process that deploys goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+from ray.serve.deployment import Application
+
+from hybridserve.settings import Settings
+
+APPLICATION = "hybridserve"
+DEPLOYMENT = "engine"
+
+
+@serve.ingress()
+class Replica:
+    """What Ray Serve holds: the real server, imported and started when the replica is."""
+
+    async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
+        from hybridserve.serving.replica import start_server
+
+        self._server = await start_server(Settings.model_validate(settings))
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        return await self._server.__serve_build_asgi_app__()
+
+    async def check_health(self) -> None:
+        """Asked by Serve's controller every few seconds."""
+        await self._server.check_health()
+
+
+def build_app(args: dict[str, Any]) -> Application:
+    """The application for `serve run`, `serveConfigV2` and `hybridserve serve`.
+
+    Args:
+        args: ``{"settings": {...}}``, the settings tree as plain data.
+    """
+    settings = Settings.model_validate(args["settings"])
+    tree = settings.model_dump(mode="json")
+    return serve.deployment(Replica, **deployment_options(settings)).bind(tree)
+
+
+def deployment_options(settings: Settings) -> dict[str, Any]:
+    """Ray Serve's options for the one deployment.
+
+    The bundles are those of Ray Serve LLM's own builder (one device each, the replica's CPU in the first), without
+    importing it: a test holds the two against each other.
+    """
+    devices = settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
+    device = "CPU" if settings.accelerator.name == "cpu" else "GPU"
+    bundles = [{device: 1.0} for _ in range(devices)]
+    bundles[0]["CPU"] = bundles[0].get("CPU", 0.0) + 1.0
+    return {
+        "name": DEPLOYMENT,
+        "max_ongoing_requests": 100_000,
+        "max_constructor_retry_count": 1,
+        "graceful_shutdown_timeout_s": settings.server.drain_timeout_s,
+        "health_check_period_s": 5,
+        "health_check_timeout_s": 30,
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=settings.scaling.min_replicas,
+            max_replicas=settings.scaling.max_replicas,
+            initial_replicas=max(settings.scaling.min_replicas, 1),
+            target_ongoing_requests=100_000,
+        ),
+        "placement_group_bundles": bundles,
+        "placement_group_strategy": "PACK",
+    }

@@ -1,0 +1,232 @@
+"""`hybridserve serve`: start everything, wait until it really answers, and end everything."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+
+from hybridserve.errors import EnvironmentFault, HybridServeError
+from hybridserve.serving.failure import root_cause
+from hybridserve.serving.preflight import RAY_OBJECT_STORE_BYTES, check_machine
+from hybridserve.serving.processes import adopt_orphans, end_descendants
+from hybridserve.settings import Settings
+
+POLL_S = 0.1
+
+# For every process of the stack, unless the user has set them.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "INFO",
+    "TOKENIZERS_PARALLELISM": "false",
+    # The silent alternative installs packages behind the user's back when started under `uv run`.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+
+
+class Stopped(BaseException):  # noqa: N818 - a request, not an error
+    """SIGINT or SIGTERM arrived. Not an Exception, so that no library swallows it."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Phases of the start with their times, told to a listener as they begin."""
+
+    tell: Callable[[str], None]
+    started: float = field(default_factory=time.monotonic)
+    phases: list[tuple[str, float]] = field(default_factory=list)
+
+    def enter(self, phase: str) -> None:
+        self.phases.append((phase, time.monotonic() - self.started))
+        self.tell(phase)
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A service that answers.
+
+    Attributes:
+        url: address of the API.
+        model: name to put into `model`.
+        cache: the engine's own statement of its capacity.
+        seconds: from start to ready.
+        logs: folder with the logs of every process.
+    """
+
+    url: str
+    model: str
+    cache: str
+    seconds: float
+    logs: Path
+
+
+def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], None]) -> None:
+    """Serve until SIGINT or SIGTERM; then drain and end every process that was started.
+
+    Raises:
+        HybridServeError: it could not start, or the engine died for good.
+    """
+    progress.enter("checking this machine")
+    check_machine(settings)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    adopt_orphans()
+    scratch = Path(tempfile.mkdtemp(prefix="hybridserve-"))
+    failed = True
+    try:
+        with _stop_signals():
+            application = _deploy(settings, progress, scratch)
+            on_ready(_wait_until_ready(settings, progress, application, scratch))
+            _watch(application)
+    except Stopped:
+        failed = False
+    finally:
+        with _ignored_signals():
+            progress.enter("stopping")
+            _shut_down(settings.server.drain_timeout_s)
+            if not failed:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _deploy(settings: Settings, progress: Progress, scratch: Path) -> Callable[[], Any]:
+    """Start Ray and submit the application. Returns a function that gives its state as Serve sees it."""
+    progress.enter("starting Ray")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    import ray
+    from ray import serve as ray_serve
+    from ray.serve import RunTarget
+
+    from hybridserve.serving.ray_app import APPLICATION, build_app
+
+    replicas = settings.scaling.max_replicas
+    devices = settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
+    ray.init(
+        num_cpus=max(os.cpu_count() or 1, replicas * (devices + 1) + 1),
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        object_store_memory=RAY_OBJECT_STORE_BYTES,
+        _temp_dir=str(scratch),
+    )
+    progress.enter("starting Ray Serve")
+    ray_serve.start(
+        http_options={"host": settings.server.host, "port": settings.server.port},
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+    progress.enter("starting the engine")
+    target = RunTarget(
+        target=build_app({"settings": settings.model_dump(mode="json")}), name=APPLICATION, route_prefix="/"
+    )
+    ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    return lambda: ray_serve.status().applications.get(APPLICATION)
+
+
+def _wait_until_ready(
+    settings: Settings, progress: Progress, application: Callable[[], Any], scratch: Path
+) -> Ready:
+    """Wait for Serve's own verdict: the proxy answers long before the model does."""
+    deadline = time.monotonic() + settings.server.ready_timeout_s
+    while True:
+        state = application()
+        status = str(state.status.value) if state else "NOT_STARTED"
+        if status == "RUNNING":
+            break
+        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            messages = [deployment.message for deployment in state.deployments.values()]
+            raise EnvironmentFault("engine", root_cause(messages), f"see the logs in {scratch}")
+        if time.monotonic() > deadline:
+            raise EnvironmentFault(
+                "server.ready_timeout_s",
+                f"not ready after {settings.server.ready_timeout_s:g} s (Ray Serve says {status})",
+                f"raise it, or see the logs in {scratch}",
+            )
+        time.sleep(POLL_S)
+    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    url = f"http://{host}:{settings.server.port}"
+    plan = _get(f"{url}/plan", deadline)
+    return Ready(url=url, model=plan["model"], cache=plan["line"], seconds=progress.elapsed(), logs=scratch)
+
+
+def _get(url: str, deadline: float) -> Any:
+    """The proxy learns the route a moment after the application runs: ask until it answers."""
+    while True:
+        try:
+            answer = httpx.get(url, timeout=10, trust_env=False)
+            if answer.status_code == 200:
+                return answer.json()
+            problem = f"HTTP {answer.status_code}"
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        if time.monotonic() > deadline:
+            raise EnvironmentFault("server", f"{url} does not answer: {problem}", "see the logs")
+        time.sleep(POLL_S)
+
+
+def _watch(application: Callable[[], Any]) -> None:
+    """Stay until a signal; Serve itself replaces a dead replica."""
+    while True:
+        state = application()
+        if state is None or state.status.value == "DEPLOY_FAILED":
+            raise EnvironmentFault("engine", "the application is gone", "see the logs and start again")
+        time.sleep(1.0)
+
+
+def _shut_down(drain_s: float) -> None:
+    """Let streams finish, then end Ray and whatever outlived it."""
+    import sys
+
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        from ray import serve as ray_serve
+
+        try:
+            ray_serve.shutdown()
+        except Exception as error:  # Serve may be the very thing that broke; the processes must end all the same.
+            logging.getLogger(__name__).warning("ray serve did not shut down: %s", error)
+        ray.shutdown()
+    end_descendants()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Stopped in the main thread."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _ignored_signals() -> Iterator[None]:
+    """A second Ctrl-C must not leave half of the processes behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["HybridServeError", "Progress", "Ready", "serve"]

@@ -1,0 +1,165 @@
+"""Settings: one tree from file, environment and flags, that remembers who set what and refuses what it does not know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridserve.errors import ConfigError
+from hybridserve.settings import Settings, load
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_serve_the_demo_model_on_this_cpu() -> None:
+    loaded = load(environ={})
+    assert loaded.settings.model.id == "demo"
+    assert loaded.settings.accelerator.name == "cpu"
+    assert loaded.settings.server.host == "127.0.0.1"
+    assert set(loaded.sources.values()) == {"default"}
+
+
+def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "h.yaml", "engine: {max_num_seqs: 1, max_model_len: 1, seed: 1}\n")
+    environ = {"HYBRIDSERVE_ENGINE__MAX_NUM_SEQS": "2", "HYBRIDSERVE_ENGINE__MAX_MODEL_LEN": "2"}
+    loaded = load(file, ["engine.max_num_seqs=3"], environ)
+    engine = loaded.settings.engine
+    assert (engine.max_num_seqs, engine.max_model_len, engine.seed) == (3, 2, 1)
+    assert loaded.sources["engine.max_num_seqs"] == "flag"
+    assert loaded.sources["engine.max_model_len"] == "env HYBRIDSERVE_ENGINE__MAX_MODEL_LEN"
+    assert loaded.sources["engine.seed"] == f"file {file}"
+    assert loaded.sources["server.port"] == "default"
+
+
+def test_file_environment_and_flag_give_equal_settings(tmp_path: Path) -> None:
+    tree = {
+        "model": {"id": "x"},
+        "engine": {"max_num_seqs": 7, "enable_prefix_caching": False, "hf_overrides": {"a": 1}},
+        "server": {"port": 9000},
+    }
+    pairs = [(f"{section}.{key}", value) for section, keys in tree.items() for key, value in keys.items()]
+    by_file = load(write(tmp_path / "h.yaml", json.dumps(tree)), environ={})
+    by_flag = load(assignments=[f"{path}={json.dumps(value)}" for path, value in pairs], environ={})
+    by_env = load(
+        environ={
+            "HYBRIDSERVE_" + path.upper().replace(".", "__"): value if isinstance(value, str) else json.dumps(value)
+            for path, value in pairs
+        }
+    )
+    assert by_file.settings == by_flag.settings == by_env.settings
+    assert by_file.settings.engine.hf_overrides == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "where", "fix"),
+    [
+        ("engine.max_num_seq=3", "engine.max_num_seq", "engine.max_num_seqs"),
+        ("engin.max_num_seqs=3", "engin", "engine"),
+        ("server.prot=3", "server.prot", "server.port"),
+        ("licence.weigths=baked", "licence.weigths", "licence.weights"),
+    ],
+)
+def test_a_typo_is_refused_with_the_nearest_right_name(assignment: str, where: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(assignments=[assignment], environ={})
+    assert caught.value.where == where
+    assert f"did you mean {fix}?" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("environ", "close"),
+    [
+        ({"HYBRIDSERVE_ENGIN__SEED": "1"}, "HYBRIDSERVE_ENGINE__"),
+        ({"HYBRIDSERVE_SERVERPORT": "1"}, "HYBRIDSERVE_SERVER__"),
+    ],
+)
+def test_a_typo_in_a_variable_is_refused(environ: dict[str, str], close: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ=environ)
+    assert caught.value.where == next(iter(environ))
+    assert close in caught.value.fix
+
+
+def test_a_typo_in_a_variables_key_is_refused_with_its_path() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ={"HYBRIDSERVE_ENGINE__MAX_NUM_SEQ": "1"})
+    assert caught.value.where == "engine.max_num_seq"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "where"),
+    [
+        ("server.port=0", "server.port"),
+        ("server.port=65536", "server.port"),
+        ("engine.max_num_seqs=many", "engine.max_num_seqs"),
+        ("engine.gpu_memory_utilization=1.5", "engine.gpu_memory_utilization"),
+    ],
+)
+def test_a_wrong_value_names_its_path_and_who_set_it(assignment: str, where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(assignments=[assignment], environ={})
+    assert caught.value.where == where
+    assert "flag" in caught.value.fix
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(assignments=["server.port=0", "engine.max_num_seqs=0"], environ={})
+    told = caught.value.where + caught.value.fix
+    assert "server.port" in told
+    assert "engine.max_num_seqs" in told
+
+
+def test_minimum_above_maximum_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(assignments=["scaling.min_replicas=3", "scaling.max_replicas=2"], environ={})
+    assert caught.value.where == "scaling"
+    assert "min_replicas 3" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [("[1, 2]", "not a mapping"), ("engine: {", "not valid YAML"), ("1: 2", "not a mapping")],
+)
+def test_a_broken_file_is_one_clear_error(tmp_path: Path, content: str, what: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path / "h.yaml", content), environ={})
+    assert what in caught.value.what
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "none.yaml", environ={})
+    assert "No such file" in caught.value.what
+
+
+@pytest.mark.parametrize("assignment", ["nonsense", "=1", "engine=", ".x=1", "engine..seed=1"])
+def test_a_broken_assignment_is_one_clear_error(assignment: str) -> None:
+    with pytest.raises(ConfigError):
+        load(assignments=[assignment], environ={})
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*Settings.model_fields, "engin", ""]),
+        st.recursive(
+            st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner), max_leaves=4
+        ),
+    )
+)
+def test_any_file_loads_or_is_refused_never_crashes(
+    tmp_path_factory: pytest.TempPathFactory, tree: dict[str, object]
+) -> None:
+    file = write(tmp_path_factory.mktemp("any") / "h.yaml", json.dumps(tree))
+    try:
+        load(file, environ={})
+    except ConfigError as error:
+        assert error.where
+        assert error.fix
