@@ -1,0 +1,67 @@
+"""Starting and stopping: everything that was started ends, the port is free, and a second start works at once."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import HYBRIDSERVE, Service, free_port
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_process_and_frees_the_port(start_service: Callable[..., Service], number: int) -> None:
+    port = free_port()
+    service = start_service(port=port)
+    names = [" ".join(process.cmdline())[:60] for process in service.processes()]
+    assert any("EngineCore" in name for name in names), names
+    assert any("gcs_server" in name for name in names), names
+    assert httpx.get(f"{service.url}/health", timeout=30).status_code == 200
+    assert service.stop(number) == 0
+    assert service.processes() == []
+    assert is_free(port)
+
+
+def test_a_stop_while_starting_leaves_nothing(tmp_path: Path) -> None:
+    from conftest import MARK
+
+    service = Service(
+        subprocess.Popen(
+            [str(HYBRIDSERVE), "serve", "--port", str(free_port())],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), MARK: "stop-while-starting"},
+        ),
+        mark="stop-while-starting", url="", model="", cache="", ready_s=0,
+    )  # fmt: skip
+    assert service.process.stderr is not None
+    for line in service.process.stderr:
+        if "starting the engine" in line:
+            break
+    assert service.stop() == 0
+    assert service.processes() == []
+
+
+def test_a_taken_port_is_one_clear_error_and_nothing_is_started() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        run = subprocess.run([str(HYBRIDSERVE), "serve", "--port", str(port)], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert f"127.0.0.1:{port} is taken by" in run.stderr
+    assert "--port" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert Path(sys.executable).exists()

@@ -1,0 +1,149 @@
+"""The OpenAI API, through the official client, against the real stack."""
+
+from __future__ import annotations
+
+import httpx
+import openai
+import pytest
+from conftest import Service
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+QUESTION = [{"role": "user", "content": "What is this?"}]
+OFF = {"chat_template_kwargs": {"enable_thinking": False}}
+ON = {"chat_template_kwargs": {"enable_thinking": True}}
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> openai.OpenAI:
+    return service.client()
+
+
+def ask(client: openai.OpenAI, **kwargs):
+    return client.chat.completions.create(**{"model": "demo", "messages": QUESTION, "temperature": 0, "extra_body": OFF} | kwargs)
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["demo"]
+    assert client.models.retrieve("demo").id == "demo"
+
+
+def test_a_chat_answer_makes_sense_and_ends_by_itself(client: openai.OpenAI) -> None:
+    answer = ask(client)
+    assert "hybridserve" in answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_a_stream_says_the_same_and_ends_with_usage(client: openai.OpenAI) -> None:
+    whole = ask(client)
+    chunks = list(ask(client, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert len(chunks) > 5, "the stream came in one piece"
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+
+
+def test_reasoning_on_and_off_are_apart_from_content(client: openai.OpenAI) -> None:
+    on, off = ask(client, extra_body=ON).choices[0].message, ask(client).choices[0].message
+    assert on.reasoning
+    assert on.content
+    assert "think>" not in on.content
+    assert not off.reasoning
+    assert "hybridserve" in on.content
+
+
+def test_the_system_switch_turns_reasoning_off_and_on(client: openai.OpenAI) -> None:
+    def message(switch: str):
+        messages = [{"role": "system", "content": switch}, *QUESTION]
+        return ask(client, messages=messages, extra_body={}).choices[0].message
+
+    assert message("/think").reasoning
+    assert not message("/no_think").reasoning
+
+
+def test_stop_cuts_the_answer_before_the_word(client: openai.OpenAI) -> None:
+    whole = ask(client).choices[0].message.content
+    word = whole.split()[3]
+    cut = ask(client, stop=[word]).choices[0]
+    assert cut.message.content == whole[: whole.index(word)]
+    assert cut.finish_reason == "stop"
+
+
+def test_max_tokens_ends_with_length(client: openai.OpenAI) -> None:
+    answer = ask(client, max_tokens=3)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.completion_tokens == 3
+
+
+def test_a_seed_repeats_and_another_does_not(client: openai.OpenAI) -> None:
+    def sample(seed: int) -> str:
+        return ask(client, temperature=3.0, seed=seed, max_tokens=24).choices[0].message.content
+
+    assert sample(7) == sample(7)
+    assert len({sample(seed) for seed in range(4)}) > 1
+
+
+def test_logprobs_are_those_of_the_greedy_tokens(client: openai.OpenAI) -> None:
+    tokens = ask(client, logprobs=True, top_logprobs=3).choices[0].logprobs.content
+    assert len(tokens) > 5
+    for token in tokens:
+        assert token.token == token.top_logprobs[0].token
+        assert token.logprob <= 0
+        assert len(token.top_logprobs) == 3
+
+
+def test_n_gives_n_answers(client: openai.OpenAI) -> None:
+    answer = ask(client, n=3, temperature=2.0, max_tokens=16)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="demo", prompt="What is", max_tokens=5, temperature=0, logprobs=1)
+    assert answer.usage.completion_tokens == 5
+    assert len(answer.choices[0].logprobs.tokens) == 5
+
+
+def test_health_and_metrics(service: Service) -> None:
+    assert httpx.get(f"{service.url}/health", timeout=30).status_code == 200
+    before = service.metric("vllm:generation_tokens_total")
+    ask(service.client(), max_tokens=4)
+    assert service.metric("vllm:generation_tokens_total") == before + 4
+
+
+def test_the_printed_plan_is_the_engines_own(service: Service) -> None:
+    plan = httpx.get(f"{service.url}/plan", timeout=30).json()
+    assert plan["line"] == service.cache
+    info = next(
+        line
+        for line in httpx.get(f"{service.url}/metrics", timeout=30).text.splitlines()
+        if line.startswith("vllm:cache_config_info")
+    )
+    assert f'num_gpu_blocks="{plan["engine"]["num_gpu_blocks"]}"' in info
+    assert f'block_size="{plan["engine"]["block_size"]}"' in info
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "says"),
+    [
+        ({"model": "nobody"}, openai.NotFoundError, "nobody"),
+        ({"max_tokens": -1}, openai.BadRequestError, "max_tokens"),
+        ({"messages": [{"role": "user", "content": "word " * 20_000}]}, openai.BadRequestError, "length"),
+        ({"temperature": "hot"}, openai.BadRequestError, "temperature"),
+    ],
+)
+def test_errors_have_openais_body(client: openai.OpenAI, change: dict, kind: type[openai.APIStatusError], says: str) -> None:
+    with pytest.raises(kind) as caught:
+        ask(client, **change)
+    body = caught.value.body
+    assert set(body) >= {"message", "type", "param", "code"}
+    assert says in body["message"]
+
+
+def test_a_broken_body_is_a_400_with_openais_body(service: Service) -> None:
+    answer = httpx.post(
+        f"{service.url}/v1/chat/completions", content=b"{", headers={"content-type": "application/json"}, timeout=30
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
