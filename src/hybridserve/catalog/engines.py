@@ -14,6 +14,7 @@ from hybridserve.errors import CatalogError
 
 Platform = Literal["cuda", "cpu"]
 CacheMode = Literal["none", "align", "all"]
+Mixer = Literal["mamba2", "mamba1", "gated_delta_net"]
 
 _FILE = Path(__file__).with_name("engines.yaml")
 
@@ -53,6 +54,8 @@ class KnownFault(_Frozen):
 
     id: str
     platforms: tuple[Platform, ...]
+    modes: tuple[CacheMode, ...]
+    mixers: tuple[Mixer, ...]
     what: str
 
 
@@ -69,7 +72,7 @@ class EngineTable(_Frozen):
     replayssm_architectures: frozenset[str]
     replayssm_on_cuda: bool
     state_blocks_none: int
-    state_blocks_align: dict[Literal["mamba2", "mamba1", "gated_delta_net"], int]
+    state_blocks_align: dict[Mixer, int]
     state_blocks_running: int
     default_block_size: dict[Platform, int]
     kernel_block_size: dict[Platform, int]

@@ -1,0 +1,566 @@
+"""Cases for the differential suite: models of six families, settings of every kind, curated and drawn at random.
+
+Imports neither vLLM nor torch, so that a script can hand the same cases to an allocator in another environment.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields
+from typing import Any
+
+from hybridserve.errors import HybridServeError
+from hybridserve.planning.architecture import read_architecture
+from hybridserve.planning.plan import CacheRequest, plan_cache
+
+Case = dict[str, Any]
+Answer = dict[str, Any]
+GIB, MIB = 1 << 30, 1 << 20
+
+
+def predict(case: Case, engine: str) -> Answer:
+    """The planner's answer in the words of `vllm_allocator.allocate`."""
+    try:
+        arch = read_architecture(case["config"])
+        plan = plan_cache(arch, CacheRequest(engine=engine, **case["request"]))
+    except HybridServeError as error:
+        return {"refused": str(error)}
+    layout = plan.layout
+    return {
+        "mode": layout.mode if arch.hybrid else None,
+        "block_size": layout.block_size,
+        "page_bytes": layout.page_bytes,
+        "state_bytes": layout.state_bytes,
+        "groups": [[group.kind, group.layers, group.block_tokens] for group in layout.groups],
+        "num_blocks": plan.num_blocks,
+        "tokens": plan.tokens,
+        "concurrency": plan.concurrency,
+        "max_model_len": plan.max_model_len,
+    }
+
+
+def differences(case: Case, predicted: Answer, actual: Answer) -> list[str]:
+    """Fields on which the planner and vLLM disagree, each as one line; empty when they agree or both refuse."""
+    if "refused" in predicted and "refused" in actual:
+        return []
+    keys = predicted.keys() | actual.keys()
+    return [
+        f"{case['name']}: {key}: planner {predicted.get(key)!r}, vLLM {actual.get(key)!r} ({case['request']})"
+        for key in sorted(keys)
+        if predicted.get(key) != actual.get(key)
+    ]
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+NANO_9B_LAYERS = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
+NANO_12B_LAYERS = "M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-"
+NANO_30B_LAYERS = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"
+
+
+def nemotron_h(layers: str = "M-M*", **changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["NemotronHForCausalLM"],
+        "model_type": "nemotron_h",
+        "hybrid_override_pattern": layers,
+        "num_hidden_layers": len(layers),
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "mamba_num_heads": 16,
+        "mamba_head_dim": 32,
+        "ssm_state_size": 64,
+        "n_groups": 8,
+        "conv_kernel": 4,
+        "expand": 2,
+        "chunk_size": 128,
+        "max_position_embeddings": 4096,
+        "torch_dtype": "bfloat16",
+    } | changes
+
+
+def nemotron_nano(layers: str, **changes: Any) -> dict[str, Any]:
+    return nemotron_h(
+        layers,
+        **{
+            "hidden_size": 4480,
+            "intermediate_size": 15680,
+            "vocab_size": 131072,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "mamba_num_heads": 128,
+            "mamba_head_dim": 80,
+            "ssm_state_size": 128,
+            "max_position_embeddings": 131072,
+        }
+        | changes,
+    )
+
+
+def new_spelling(config: dict[str, Any]) -> dict[str, Any]:
+    """The same Nemotron-H config with the field names of newer checkpoints."""
+    words = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+    renamed = {"n_groups": "mamba_n_groups", "conv_kernel": "mamba_d_conv", "chunk_size": "mamba_chunk_size"}
+    config = {renamed.get(key, key): value for key, value in config.items()}
+    pattern = config.pop("hybrid_override_pattern")
+    return config | {"layers_block_type": [words[letter] for letter in pattern], "dtype": config.pop("torch_dtype")}
+
+
+def granite(layers: str = "MMM*", **changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "model_type": "granitemoehybrid",
+        "layer_types": ["mamba" if letter == "M" else "attention" for letter in layers],
+        "num_hidden_layers": len(layers),
+        "hidden_size": 256,
+        "intermediate_size": 128,
+        "shared_intermediate_size": 256,
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "mamba_n_heads": 16,
+        "mamba_d_head": 32,
+        "mamba_d_state": 64,
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 256,
+        "max_position_embeddings": 4096,
+        "position_embedding_type": "nope",
+        "torch_dtype": "bfloat16",
+        "tie_word_embeddings": True,
+    } | changes
+
+
+def falcon_h1(**changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["FalconH1ForCausalLM"],
+        "model_type": "falcon_h1",
+        "num_hidden_layers": 4,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "mamba_d_ssm": 512,
+        "mamba_n_heads": 16,
+        "mamba_d_head": 32,
+        "mamba_d_state": 128,
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 128,
+        "max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "torch_dtype": "bfloat16",
+        "tie_word_embeddings": False,
+    } | changes
+
+
+def qwen3_next(layers: int = 8, **changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen3NextForCausalLM"],
+        "model_type": "qwen3_next",
+        "num_hidden_layers": layers,
+        "full_attention_interval": 4,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 64,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "linear_num_key_heads": 4,
+        "linear_num_value_heads": 8,
+        "linear_key_head_dim": 64,
+        "linear_value_head_dim": 64,
+        "linear_conv_kernel_dim": 4,
+        "max_position_embeddings": 4096,
+        "torch_dtype": "bfloat16",
+        "tie_word_embeddings": False,
+    } | changes
+
+
+def jamba(layers: int = 8, **changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["JambaForCausalLM"],
+        "model_type": "jamba",
+        "num_hidden_layers": layers,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "attn_layer_period": 4,
+        "attn_layer_offset": 2,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "num_experts": 1,
+        "num_experts_per_tok": 1,
+        "mamba_d_state": 16,
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+        "mamba_dt_rank": 16,
+        "max_position_embeddings": 4096,
+        "torch_dtype": "bfloat16",
+        "tie_word_embeddings": False,
+    } | changes
+
+
+def qwen3(layers: int = 4, **changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "num_hidden_layers": layers,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "max_position_embeddings": 40960,
+        "torch_dtype": "bfloat16",
+        "tie_word_embeddings": False,
+    } | changes
+
+
+def llama(layers: int = 4, **changes: Any) -> dict[str, Any]:
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rms_norm_eps": 1e-5}
+    return qwen3(layers) | config | changes
+
+
+# --- curated ----------------------------------------------------------------------------------------------------------
+
+
+def curated() -> list[Case]:
+    """Cases chosen by hand: published models, every setting, every refusal we know of."""
+    nano, nano_12b = (
+        nemotron_nano(NANO_9B_LAYERS),
+        nemotron_nano(NANO_12B_LAYERS, hidden_size=5120, intermediate_size=20480),
+    )
+    nano_30b = nemotron_nano(
+        NANO_30B_LAYERS,
+        hidden_size=2688,
+        num_attention_heads=32,
+        num_key_value_heads=2,
+        mamba_num_heads=64,
+        mamba_head_dim=64,
+        n_routed_experts=128,
+        num_experts_per_tok=6,
+        moe_intermediate_size=1856,
+        n_shared_experts=1,
+        moe_shared_expert_intermediate_size=3712,
+        max_position_embeddings=262144,
+    )
+    qwen_8b = qwen3(
+        36,
+        hidden_size=4096,
+        intermediate_size=12288,
+        vocab_size=151936,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+    )
+    tiny = nemotron_h()
+    cpu = {"platform": "cpu", "kv_bytes": GIB}
+    gpu = {"platform": "cuda", "kv_bytes": GIB}
+    fp8 = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("nano 9b", nano, gpu | {"kv_bytes": 4 * GIB}),
+        ("nano 9b auto length", nano, gpu | {"max_model_len": -1}),
+        ("nano 9b auto length, enough", nano, gpu | {"kv_bytes": 8 * GIB, "max_model_len": -1}),
+        ("nano 9b too little", nano, gpu | {"kv_bytes": 2 * GIB}),
+        ("nano 9b one block", nano, gpu | {"kv_bytes": 21495808}),
+        ("nano 9b no memory", nano, gpu | {"kv_bytes": 1000}),
+        ("nano 9b no memory, auto", nano, gpu | {"kv_bytes": 1000, "max_model_len": -1}),
+        ("nano 9b no memory for one token, auto", nano, gpu | {"kv_bytes": 15 * 21495808, "max_model_len": -1}),
+        ("nano 9b exactly one request", nano, gpu | {"kv_bytes": 115 * 21495808}),
+        ("nano 9b one block short", nano, gpu | {"kv_bytes": 115 * 21495808 - 1}),
+        ("nano 9b 8k", nano, gpu | {"max_model_len": 8192}),
+        ("nano 9b too many sequences", nano, gpu | {"max_model_len": 8192, "max_num_seqs": 256}),
+        ("nano 9b as many sequences as blocks", nano, gpu | {"max_model_len": 8192, "max_num_seqs": 49}),
+        ("nano 9b one sequence more", nano, gpu | {"max_model_len": 8192, "max_num_seqs": 50}),
+        ("nano 9b eager", nano, gpu | {"max_model_len": 8192, "max_num_seqs": 256, "full_cudagraphs": False}),
+        ("nano 9b no prefix caching", nano, gpu | {"kv_bytes": 4 * GIB, "enable_prefix_caching": False}),
+        ("nano 9b fp8 cache", nano, gpu | {"kv_bytes": 4 * GIB, "kv_cache_dtype": "fp8"}),
+        ("nano 9b fp8 checkpoint", nano | fp8, gpu | {"kv_bytes": 4 * GIB}),
+        ("nano 9b 16-bit state", nano, gpu | {"kv_bytes": 4 * GIB, "mamba_ssm_cache_dtype": "float16"}),
+        (
+            "nano 9b fp8 and 16-bit state",
+            nano,
+            gpu | {"kv_bytes": 4 * GIB, "kv_cache_dtype": "fp8", "mamba_ssm_cache_dtype": "bfloat16"},
+        ),
+        ("nano 9b fp32 conv", nano, gpu | {"kv_bytes": 4 * GIB, "mamba_cache_dtype": "float32"}),
+        ("nano 9b mode all", nano, gpu | {"kv_bytes": 24 * GIB, "mamba_cache_mode": "all"}),
+        ("nano 9b replayssm", nano, gpu | {"kv_bytes": 4 * GIB, "use_replayssm": True}),
+        ("nano 9b replayssm, all", nano, gpu | {"kv_bytes": 4 * GIB, "use_replayssm": True, "mamba_cache_mode": "all"}),
+        (
+            "nano 9b replayssm, speculative",
+            nano,
+            gpu | {"kv_bytes": 4 * GIB, "use_replayssm": True, "num_speculative_tokens": 2},
+        ),
+        ("nano 9b block 2048", nano, gpu | {"kv_bytes": 4 * GIB, "block_size": 2048}),
+        ("nano 9b block 64", nano, gpu | {"kv_bytes": 4 * GIB, "block_size": 64}),
+        ("nano 9b match unit 16", nano, gpu | {"kv_bytes": 4 * GIB, "prefix_match_unit": 16}),
+        ("nano 9b match unit 48", nano, gpu | {"kv_bytes": 4 * GIB, "prefix_match_unit": 48}),
+        (
+            "nano 9b fp8, match unit 32",
+            nano,
+            gpu | {"kv_bytes": 4 * GIB, "kv_cache_dtype": "fp8", "prefix_match_unit": 32},
+        ),
+        *(
+            (f"nano 9b tp {tp}", nano, gpu | {"kv_bytes": 4 * GIB, "tensor_parallel_size": tp})
+            for tp in (2, 3, 4, 5, 8, 16)
+        ),
+        *((f"nano 9b pp {pp}", nano, gpu | {"kv_bytes": 4 * GIB, "pipeline_parallel_size": pp}) for pp in (2, 3, 4, 7)),
+        ("nano 9b beyond its context", nano, gpu | {"kv_bytes": 8 * GIB, "max_model_len": 131073}),
+        ("nano 9b on cpu", nano, cpu | {"kv_bytes": 4 * GIB}),
+        ("nano 9b block override", nano, gpu | {"num_gpu_blocks_override": 300}),
+        ("nano 12b", nano_12b, gpu | {"kv_bytes": 8 * GIB}),
+        ("nano 12b 8k", nano_12b, gpu | {"kv_bytes": 2 * GIB, "max_model_len": 8192}),
+        ("nano 30b", nano_30b, gpu | {"kv_bytes": 8 * GIB}),
+        ("nano 30b new spelling", new_spelling(nano_30b), gpu | {"kv_bytes": 8 * GIB}),
+        ("qwen3 8b", qwen_8b, gpu | {"kv_bytes": 8 * GIB, "max_model_len": 32768}),
+        ("qwen3 8b tp 4", qwen_8b, gpu | {"kv_bytes": 8 * GIB, "tensor_parallel_size": 4}),
+        (
+            "qwen3 8b pp 2, more sequences than blocks",
+            qwen_8b,
+            gpu | {"kv_bytes": 8 * GIB, "pipeline_parallel_size": 2, "max_num_seqs": 99999},
+        ),
+        ("qwen3 8b match unit", qwen_8b, gpu | {"kv_bytes": 8 * GIB, "prefix_match_unit": 8}),
+        (
+            "qwen3 8b match unit, no prefix caching",
+            qwen_8b,
+            gpu | {"kv_bytes": 8 * GIB, "prefix_match_unit": 8, "enable_prefix_caching": False},
+        ),
+        ("qwen3 8b per-token-head fp8", qwen_8b, gpu | {"kv_bytes": 8 * GIB, "kv_cache_dtype": "fp8_per_token_head"}),
+        ("nano 9b per-token-head int8", nano, gpu | {"kv_bytes": 4 * GIB, "kv_cache_dtype": "int8_per_token_head"}),
+        ("tiny", tiny, cpu | {"max_model_len": 1024}),
+        ("tiny new spelling", new_spelling(tiny), cpu | {"max_model_len": 1024}),
+        ("tiny mode none", tiny, cpu | {"max_model_len": 1024, "enable_prefix_caching": False}),
+        (
+            "tiny mode all without prefix caching",
+            tiny,
+            cpu | {"enable_prefix_caching": False, "mamba_cache_mode": "all"},
+        ),
+        ("tiny mode all", tiny, cpu | {"mamba_cache_mode": "all"}),
+        ("tiny mode all, mamba block 512", tiny, cpu | {"mamba_cache_mode": "all", "mamba_block_size": 512}),
+        (
+            "tiny mamba block without prefix caching",
+            tiny,
+            cpu | {"mamba_block_size": 512, "enable_prefix_caching": False},
+        ),
+        (
+            "tiny mamba block of the whole length",
+            tiny,
+            cpu | {"mamba_block_size": 4096, "enable_prefix_caching": False},
+        ),
+        ("tiny mamba block in align", tiny, cpu | {"mamba_block_size": 512}),
+        ("tiny, no chunked prefill", tiny, cpu | {"enable_chunked_prefill": False}),
+        (
+            "tiny mode none, no chunked prefill",
+            tiny,
+            cpu | {"enable_chunked_prefill": False, "enable_prefix_caching": False},
+        ),
+        ("tiny mode all, no chunked prefill", tiny, cpu | {"enable_chunked_prefill": False, "mamba_cache_mode": "all"}),
+        ("4M/2*", nemotron_h("MMM**-M"), cpu | {"max_model_len": 1024}),
+        ("4M/5*", nemotron_h("M*M*M*M**"), cpu | {"max_model_len": 1024}),
+        ("7M/3*", nemotron_h("MM*MM*MM*M"), cpu | {"max_model_len": 1024}),
+        ("7M/3* pp 2 on cuda", nemotron_h("MM*MM*MM*M"), gpu | {"pipeline_parallel_size": 2}),
+        ("attention first", nemotron_h("*-MMM*"), cpu),
+        ("stage without cache", nemotron_h("M*----"), gpu | {"pipeline_parallel_size": 2}),
+        ("more stages than layers", nemotron_h("M*M*"), gpu | {"pipeline_parallel_size": 5}),
+        ("tiny fp8 cache", tiny, cpu | {"kv_cache_dtype": "fp8", "max_model_len": 1024}),
+        ("tiny 4 kv heads of 128", nemotron_h(num_key_value_heads=4, head_dim=128), cpu | {"max_model_len": 2048}),
+        ("tiny fp32", tiny, cpu | {"dtype": "float32"}),
+        ("tiny fp32 checkpoint", tiny | {"torch_dtype": "float32"}, cpu),
+        ("tiny fp16", tiny, cpu | {"dtype": "float16"}),
+        ("tiny speculative", tiny, cpu | {"num_speculative_tokens": 3, "max_model_len": 1024}),
+        ("tiny auto length", tiny, cpu | {"kv_bytes": 16 * MIB, "max_model_len": -1}),
+        (
+            "tiny auto length in none",
+            tiny,
+            cpu | {"kv_bytes": 16 * MIB, "max_model_len": -1, "enable_prefix_caching": False},
+        ),
+        ("tiny head of 24 on cpu", nemotron_h(head_dim=24), cpu),
+        ("tiny state wish of the checkpoint", tiny | {"mamba_ssm_cache_dtype": "float16"}, cpu),
+        ("tiny, avx512, 16-bit state", tiny, cpu | {"avx512_bf16": True, "mamba_ssm_cache_dtype": "bfloat16"}),
+        ("tiny cuda, 16-bit state", tiny, gpu | {"mamba_ssm_cache_dtype": "bfloat16"}),
+        ("granite", granite(), cpu),
+        ("granite, avx512", granite(), cpu | {"avx512_bf16": True}),
+        ("granite, avx512, asked", granite(), cpu | {"avx512_bf16": True, "mamba_ssm_cache_dtype": "float16"}),
+        ("granite tp 4, one group", granite(), gpu | {"tensor_parallel_size": 4}),
+        ("granite speculative", granite(), gpu | {"num_speculative_tokens": 2}),
+        ("granite without mamba", granite("****"), gpu),
+        ("granite mode all", granite(), gpu | {"mamba_cache_mode": "all"}),
+        ("falcon h1", falcon_h1(), cpu),
+        ("falcon h1, avx512, asked", falcon_h1(), cpu | {"avx512_bf16": True, "mamba_ssm_cache_dtype": "float16"}),
+        ("falcon h1 pp 2", falcon_h1(), gpu | {"pipeline_parallel_size": 2}),
+        ("falcon h1 mode all", falcon_h1(), gpu | {"mamba_cache_mode": "all"}),
+        ("qwen3 next", qwen3_next(), cpu),
+        ("qwen3 next, avx512", qwen3_next(), cpu | {"avx512_bf16": True}),
+        ("qwen3 next tp 2", qwen3_next(), gpu | {"tensor_parallel_size": 2}),
+        ("qwen3 next mode all", qwen3_next(), gpu | {"mamba_cache_mode": "all"}),
+        ("qwen3 next speculative", qwen3_next(), gpu | {"num_speculative_tokens": 3}),
+        ("jamba", jamba(), cpu),
+        ("jamba tp 2", jamba(), gpu | {"tensor_parallel_size": 2}),
+        ("jamba mode all", jamba(), gpu | {"mamba_cache_mode": "all"}),
+        ("jamba speculative", jamba(), gpu | {"num_speculative_tokens": 3}),
+        ("qwen3", qwen3(), cpu | {"max_model_len": 4096}),
+        ("qwen3 mode asked", qwen3(), gpu | {"mamba_cache_mode": "align"}),
+        ("qwen3 replayssm", qwen3(), gpu | {"use_replayssm": True}),
+        (
+            "qwen3 yarn",
+            qwen3(rope_scaling={"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8192}),
+            gpu,
+        ),
+        ("llama", llama(), gpu),
+        (
+            "llama linear rope",
+            llama(max_position_embeddings=4096, rope_scaling={"rope_type": "linear", "factor": 4.0}),
+            gpu,
+        ),
+        ("granite replayssm", granite(), gpu | {"use_replayssm": True}),
+    ]
+    return [{"name": name, "config": config, "request": request} for name, config, request in rows]
+
+
+# --- random -----------------------------------------------------------------------------------------------------------
+
+
+def drawn(count: int, seed: int) -> list[Case]:
+    """Cases drawn at random; the same seed gives the same cases."""
+    draw = random.Random(seed)
+    return [_draw(draw, f"random {seed}.{number}") for number in range(count)]
+
+
+def _draw(draw: random.Random, name: str) -> Case:
+    family = draw.choice((nemotron_h, nemotron_h, nemotron_h, granite, falcon_h1, qwen3_next, jamba, qwen3))
+    config = _DRAWERS[family.__name__](draw)
+    config["torch_dtype"] = draw.choice(("bfloat16", "bfloat16", "float16", "float32"))
+    config["max_position_embeddings"] = draw.choice((1024, 4096, 16384, 131072))
+    platform = draw.choice(("cuda", "cpu"))
+    request: dict[str, Any] = {"platform": platform, "kv_bytes": int(2 ** draw.uniform(24, 35))}
+
+    def sometimes(chance: float, field: str, *values: Any) -> None:
+        if draw.random() < chance:
+            request[field] = draw.choice(values)
+
+    sometimes(0.2, "dtype", "float32", "float16", "bfloat16")
+    sometimes(0.2, "kv_cache_dtype", "fp8", "fp8_e4m3")
+    sometimes(0.3, "mamba_ssm_cache_dtype", "float32", "float16", "bfloat16")
+    sometimes(0.15, "mamba_cache_dtype", "float32", "float16", "bfloat16")
+    sometimes(0.3, "tensor_parallel_size", 2, 2, 4, 8, 3)
+    sometimes(0.2, "pipeline_parallel_size", 2, 2, 3)
+    sometimes(0.15, "block_size", 32, 64, 128, 256, 1024)
+    sometimes(0.3, "enable_prefix_caching", False)
+    sometimes(0.3, "mamba_cache_mode", "align", "align", "none", "all")
+    sometimes(0.1, "mamba_block_size", 128, 512, 1024)
+    sometimes(0.15, "prefix_match_unit", 16, 32, 48, 64)
+    sometimes(0.6, "max_model_len", -1, 256, 1000, 1024, 4096, 16384)
+    sometimes(0.2, "max_num_seqs", 8, 64, 256, 1024)
+    sometimes(0.2, "num_speculative_tokens", 1, 2, 5)
+    sometimes(0.1, "num_gpu_blocks_override", 2, 50, 5000)
+    sometimes(0.1, "full_cudagraphs", False)
+    if platform == "cpu":
+        sometimes(0.3, "avx512_bf16", True)
+    if family is nemotron_h:
+        sometimes(0.1, "use_replayssm", True)
+        sometimes(0.1, "replayssm_buffer_len", 8, 32)
+        if draw.random() < 0.3:
+            config = new_spelling(config)
+    return {"name": name, "config": config, "request": request}
+
+
+def _attention(draw: random.Random) -> dict[str, Any]:
+    kv_heads = draw.choice((1, 2, 4, 8))
+    return {"num_key_value_heads": kv_heads, "num_attention_heads": kv_heads * draw.choice((1, 2, 4))}
+
+
+def _draw_nemotron_h(draw: random.Random) -> dict[str, Any]:
+    layers = "".join(draw.choice("MMM*--") for _ in range(draw.randint(2, 14)))
+    layers = f"{layers}M*" if draw.random() < 0.5 else f"*{layers}M"
+    groups = draw.choice((1, 2, 8))
+    shape = {
+        "mamba_num_heads": groups * draw.choice((2, 4, 8)),
+        "mamba_head_dim": draw.choice((32, 64, 80)),
+        "n_groups": groups,
+    }
+    state = {
+        "ssm_state_size": draw.choice((16, 64, 128)),
+        "conv_kernel": draw.choice((2, 4)),
+        "chunk_size": draw.choice((64, 128, 256)),
+    }
+    return nemotron_h(layers, head_dim=draw.choice((32, 64, 128)), **_attention(draw), **shape, **state)
+
+
+def _draw_granite(draw: random.Random) -> dict[str, Any]:
+    layers = "".join(draw.choice("MMM*") for _ in range(draw.randint(2, 12))) + "M*"
+    hidden = draw.choice((256, 512))
+    head_dim = draw.choice((32, 64))
+    attention = {"num_attention_heads": hidden // 64, "num_key_value_heads": draw.choice((1, 2, 4))}
+    mamba = {"mamba_n_heads": 2 * hidden // head_dim, "mamba_d_head": head_dim, "mamba_d_state": draw.choice((64, 128))}
+    return granite(layers, hidden_size=hidden, mamba_n_groups=draw.choice((1, 1, 2)), **attention, **mamba)
+
+
+def _draw_falcon_h1(draw: random.Random) -> dict[str, Any]:
+    heads, head_dim = draw.choice((8, 16)), draw.choice((32, 64))
+    mamba = {
+        "mamba_n_heads": heads,
+        "mamba_d_head": head_dim,
+        "mamba_d_ssm": heads * head_dim,
+        "mamba_d_state": draw.choice((64, 256)),
+    }
+    return falcon_h1(
+        num_hidden_layers=draw.randint(2, 9), mamba_n_groups=draw.choice((1, 2)), **_attention(draw), **mamba
+    )
+
+
+def _draw_qwen3_next(draw: random.Random) -> dict[str, Any]:
+    keys = draw.choice((2, 4, 8))
+    linear = {
+        "linear_num_key_heads": keys,
+        "linear_num_value_heads": keys * draw.choice((1, 2)),
+        "linear_key_head_dim": draw.choice((32, 64, 128)),
+    }
+    return qwen3_next(draw.randint(4, 13), linear_value_head_dim=draw.choice((32, 128)), **_attention(draw), **linear)
+
+
+def _draw_jamba(draw: random.Random) -> dict[str, Any]:
+    period = draw.choice((2, 3, 4))
+    layout = {"attn_layer_period": period, "attn_layer_offset": draw.randrange(period)}
+    heads = draw.choice((4, 8))
+    attention = {"num_attention_heads": heads, "num_key_value_heads": heads // draw.choice((1, 2, 4))}
+    return jamba(
+        draw.randint(4, 11), mamba_d_state=draw.choice((8, 16)), mamba_d_conv=draw.choice((2, 4)), **attention, **layout
+    )
+
+
+def _draw_qwen3(draw: random.Random) -> dict[str, Any]:
+    return qwen3(draw.randint(1, 9), head_dim=draw.choice((32, 64, 128)), **_attention(draw))
+
+
+_DRAWERS = {
+    "nemotron_h": _draw_nemotron_h,
+    "granite": _draw_granite,
+    "falcon_h1": _draw_falcon_h1,
+    "qwen3_next": _draw_qwen3_next,
+    "jamba": _draw_jamba,
+    "qwen3": _draw_qwen3,
+}
+
+
+def request_fields() -> set[str]:
+    """Fields of a request that the cases may set: all but the engine's version."""
+    return {field.name for field in fields(CacheRequest)} - {"engine"}

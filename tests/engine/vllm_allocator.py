@@ -1,0 +1,243 @@
+"""vLLM's own cache allocator, run without weights and without a GPU: what the planner is compared with.
+
+A case is plain data: ``{"config": config.json, "request": fields of CacheRequest that differ from the default}``. An
+answer is plain data too: the integers vLLM arrives at, or ``{"refused": its reason}``. The file imports nothing of
+hybridserve, so that it runs in an environment with another vLLM:
+
+    python vllm_allocator.py cases.json answers.json
+
+How: the model class is built on torch's meta device, then vLLM aligns the block size, groups the layers and sizes the
+pool, as a starting engine does. CUDA cases take the CPU build through vLLM's base class `Platform` with
+FlashAttention's block sizes; tensor and pipeline parallelism are simulated by patching the group sizes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import torch
+import vllm
+import vllm.distributed.parallel_state as parallel_state
+from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
+from vllm.config.compilation import CUDAGraphMode
+from vllm.config.vllm import get_layers_from_vllm_config
+from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.platforms import current_platform
+from vllm.platforms.interface import Platform
+from vllm.v1.attention.backend import AttentionCGSupport
+from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend
+from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts, resolve_kv_cache_layout
+from vllm.v1.core.kv_cache_utils import (
+    generate_scheduler_kv_cache_config,
+    get_kv_cache_capacity,
+    get_kv_cache_configs,
+    resolve_kv_cache_block_sizes,
+)
+from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
+from vllm.v1.kv_cache_interface import AttentionSpec, MambaSpec
+
+ENGINE_ARGUMENTS = (
+    "dtype",
+    "kv_cache_dtype",
+    "mamba_cache_dtype",
+    "mamba_ssm_cache_dtype",
+    "block_size",
+    "mamba_block_size",
+    "enable_prefix_caching",
+    "enable_chunked_prefill",
+    "mamba_cache_mode",
+    "prefix_match_unit",
+    "max_model_len",
+    "use_replayssm",
+    "replayssm_buffer_len",
+    "num_gpu_blocks_override",
+)
+CUDA_BLOCK_SIZE = 16
+
+
+class CudaAttention(FlashAttentionBackend):
+    """FlashAttention as a GPU build selects it, without asking a driver for its version."""
+
+    @classmethod
+    def _get_fa4_hd256_block_size(cls) -> int | None:
+        return None
+
+
+class CudaRules(Platform):
+    """The platform code of a GPU build, as far as block sizes go. 0.32 asks for a list of backends, 0.29 for one."""
+
+    @classmethod
+    def _find_non_ssm_backend(cls, vllm_config: VllmConfig) -> Any:
+        return CudaAttention if cls._has_attention(vllm_config) else None
+
+    @classmethod
+    def _find_non_ssm_backends(cls, vllm_config: VllmConfig) -> Any:
+        return [CudaAttention] if cls._has_attention(vllm_config) else []
+
+    @staticmethod
+    def _has_attention(vllm_config: VllmConfig) -> bool:
+        return any(not layer.get_attn_backend().is_ssm() for layer in _cache_layers(vllm_config).values())
+
+
+def allocate(case: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's answer to one case."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, _cpu_features(case["request"]):
+            (Path(folder) / "config.json").write_text(json.dumps(case["config"]))
+            return _allocate(folder, case["request"])
+    except (ValueError, AssertionError, NotImplementedError, RuntimeError) as error:
+        return {"refused": f"{type(error).__name__}: {error}"}
+
+
+def _allocate(folder: str, request: dict[str, Any]) -> dict[str, Any]:
+    _start_process_group()
+    tp, pp = request.get("tensor_parallel_size", 1), request.get("pipeline_parallel_size", 1)
+    cuda = request.get("platform", "cuda") == "cuda"
+    arguments: dict[str, Any] = {key: request[key] for key in ENGINE_ARGUMENTS if request.get(key) is not None}
+    if speculated := request.get("num_speculative_tokens", 0):
+        arguments["speculative_config"] = {"method": "ngram", "num_speculative_tokens": speculated}
+    config = EngineArgs(
+        model=folder, load_format="dummy", skip_tokenizer_init=True, enforce_eager=True, **arguments
+    ).create_engine_config()
+    config.parallel_config.tensor_parallel_size = tp
+    config.parallel_config.pipeline_parallel_size = pp
+    config.model_config.verify_with_parallel_config(config.parallel_config)
+    if cuda and not config.cache_config.user_specified_block_size:
+        config.cache_config.block_size = CUDA_BLOCK_SIZE
+
+    specs: list[dict[str, Any]] = []
+    layouts: list[list[str]] = []
+    for worker in _workers(config, tp, pp):
+        (CudaRules if cuda else current_platform).update_block_size_for_backend(worker)
+        specs.append(_specs(worker, cuda))
+        layouts.append(_layouts(worker, cuda))
+    register_all_kvcache_specs(config)
+    resolve_kv_cache_layout(config, layouts, [spec for stage in specs for spec in stage.values()])
+    configs = get_kv_cache_configs(config, specs, [request["kv_bytes"]] * pp)
+    scheduler = generate_scheduler_kv_cache_config(configs)
+    config.cache_config.block_size = min(group.kv_cache_spec.block_size for group in scheduler.kv_cache_groups)
+    resolve_kv_cache_block_sizes(scheduler, config)
+    tokens, concurrency = get_kv_cache_capacity(config, scheduler)
+    if cuda and request.get("full_cudagraphs", True) and request.get("max_num_seqs") is not None:
+        CompilationConfig(cudagraph_mode=CUDAGraphMode.FULL_AND_PIECEWISE).resolve_cudagraph_mode_and_sizes(
+            min_cg_support=AttentionCGSupport.ALWAYS,
+            min_cg_attn_backend=None,
+            use_v2_model_runner=True,
+            kv_cache_config=scheduler,
+            max_num_reqs=request["max_num_seqs"],
+        )
+
+    merged = {name: spec for stage in specs for name, spec in stage.items()}
+    states = [spec for spec in merged.values() if isinstance(spec, MambaSpec)]
+    attention = [spec for spec in merged.values() if not isinstance(spec, MambaSpec)]
+    groups = [
+        (group.kv_cache_spec, sum(len(stage.kv_cache_groups[index].layer_names) for stage in configs))
+        for index, group in enumerate(scheduler.kv_cache_groups)
+    ]
+    return {
+        "mode": config.cache_config.mamba_cache_mode if states else None,
+        "block_size": attention[0].block_size,
+        "page_bytes": {spec.page_size_bytes for spec, _ in groups}.pop(),
+        "state_bytes": states[0].state_content_size_bytes if states else 0,
+        "groups": [
+            ["state" if isinstance(spec, MambaSpec) else "attention", layers, spec.block_size]
+            for spec, layers in groups
+        ],
+        "num_blocks": scheduler.num_blocks,
+        "tokens": tokens,
+        "concurrency": concurrency,
+        "max_model_len": config.model_config.max_model_len,
+    }
+
+
+def _workers(config: VllmConfig, tp: int, pp: int) -> Iterator[VllmConfig]:
+    """The config of each pipeline stage's process, with the layers of that stage built into it."""
+    try:
+        for stage in range(pp):
+            worker = copy.deepcopy(config)
+            parallel_state._TP.world_size = tp
+            parallel_state._PP.world_size, parallel_state._PP.rank_in_group = pp, stage
+            with set_current_vllm_config(worker), torch.device("meta"):
+                initialize_model(worker)
+            yield worker
+    finally:
+        parallel_state._TP.world_size, parallel_state._PP.world_size, parallel_state._PP.rank_in_group = 1, 1, 0
+
+
+def _layouts(worker: VllmConfig, cuda: bool) -> list[str]:
+    """Cache layouts a worker supports, most preferred first."""
+    backends = [layer.get_attn_backend() for layer in _cache_layers(worker).values()]
+    if cuda:
+        backends = [backend if backend.is_ssm() else CudaAttention for backend in backends]
+    return [layout.name for layout in get_supported_kv_cache_layouts(backends)]
+
+
+def _cache_layers(config: VllmConfig) -> dict[str, Any]:
+    return get_layers_from_vllm_config(config, AttentionLayerBase)
+
+
+def _specs(config: VllmConfig, cuda: bool) -> dict[str, Any]:
+    specs = {}
+    for name, layer in _cache_layers(config).items():
+        if (spec := layer.get_kv_cache_spec(config)) is not None:
+            if isinstance(spec, AttentionSpec):
+                spec = (CudaAttention if cuda else layer.get_attn_backend()).customize_spec(spec)
+            specs[name] = spec
+    return specs
+
+
+def _start_process_group() -> None:
+    if torch.distributed.is_initialized():
+        return
+    with set_current_vllm_config(VllmConfig()):
+        rendezvous = Path(tempfile.mkdtemp()) / "rendezvous"
+        parallel_state.init_distributed_environment(1, 0, f"file://{rendezvous}", 0, "gloo")
+        parallel_state.ensure_model_parallel_initialized(1, 1)
+
+
+@contextlib.contextmanager
+def _cpu_features(request: dict[str, Any]) -> Any:
+    """AVX512-BF16 moves the state to float32 on CPU: the case says whether the machine has it, not this machine."""
+    real = torch.cpu._is_avx512_bf16_supported
+    torch.cpu._is_avx512_bf16_supported = lambda: bool(request.get("avx512_bf16", False))
+    try:
+        yield
+    finally:
+        torch.cpu._is_avx512_bf16_supported = real
+
+
+def stub_experts() -> None:
+    """Nemotron 3's experts do not run on CPU and the class refuses to be built there; they own no cache."""
+    import vllm.model_executor.models.nemotron_h as nemotron_h
+
+    class NoExperts(torch.nn.Module):
+        """Takes the constructor's arguments and answers any question about experts with None."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__()
+
+        def __getattr__(self, name: str) -> Any:
+            return None
+
+    nemotron_h.NemotronHMoE = NoExperts
+
+
+if __name__ == "__main__":
+    stub_experts()
+    cases = json.loads(Path(sys.argv[1]).read_text())
+    answers = [allocate(case) for case in cases]
+    Path(sys.argv[2]).write_text(json.dumps({"vllm": vllm.__version__, "answers": answers}))
