@@ -45,6 +45,8 @@ class Accelerator(BaseModel):
 
     id: str
     name: str
+    ray_accelerator_type: str | None = None
+    """Ray's name for it (ray/util/accelerators); None where Ray has none."""
     compute_capability: str | None
     smallest_server_defaults: bool = False
     """The engine gives it the defaults of small devices, whatever its memory (every A100)."""

@@ -1,0 +1,166 @@
+"""`hybridserve plan`: what fits on a GPU, what to set, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.errors import ConfigError
+from hybridserve.planning.calibration import Calibration, read_calibration
+from hybridserve.planning.workload import ASSUMED, Workload, from_csv, from_quantiles
+from hybridserve.settings import Settings, load
+
+app = typer.Typer(rich_markup_mode=None, help="Plan a model on a GPU: memory, cache, capacity, flags to set.")
+
+GOALS = ("throughput", "latency", "context")
+REUSES = ("unknown", "independent", "shared")
+
+
+@app.command()
+def plan(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...", help="Catalogue id, repository, folder or config.json. Several: compared."
+        ),
+    ] = None,
+    gpu: Annotated[
+        list[str] | None, typer.Option("--gpu", metavar="GPU[,GPU]", help="Catalogue id. Several: compared.")
+    ] = None,
+    config: ConfigFile = None,
+    assign: Assignments = None,
+    kv_bytes: Annotated[int | None, typer.Option(help="Bytes of the cache pool of each device: an exact plan.")] = None,
+    memory_gib: Annotated[float | None, typer.Option(help="Memory of one device, where it is not the GPU's.")] = None,
+    context: Annotated[int | None, typer.Option(help="max_model_len: longest prompt plus output, in tokens.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="max_num_seqs: sequences that run at once.")] = None,
+    batched_tokens: Annotated[int | None, typer.Option(help="max_num_batched_tokens of one step.")] = None,
+    utilization: Annotated[float | None, typer.Option(help="gpu_memory_utilization, 0 to 1.")] = None,
+    tp: Annotated[int | None, typer.Option(help="tensor_parallel_size.")] = None,
+    pp: Annotated[int | None, typer.Option(help="pipeline_parallel_size.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Type of weights and activations.")] = None,
+    kv_cache_dtype: Annotated[str | None, typer.Option(help="Type of keys and values: auto, fp8, ...")] = None,
+    ssm_dtype: Annotated[str | None, typer.Option(help="mamba_ssm_cache_dtype.")] = None,
+    prefix_caching: Annotated[bool | None, typer.Option(help="Reuse of shared prompt prefixes.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vLLM version to plan for.")] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Prompt tokens of requests.")] = None,
+    output: Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Output tokens of requests.")] = None,
+    requests: Annotated[Path | None, typer.Option(metavar="CSV", help="Requests: columns prompt and output.")] = None,
+    reuse: Annotated[str, typer.Option(help="Do requests share prefixes? unknown, independent, shared.")] = "unknown",
+    goal: Annotated[str, typer.Option(help="throughput, latency or context.")] = "throughput",
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Pools that earlier starts reported.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Models and GPUs side by side at several lengths.")
+    ] = False,
+    lengths: Annotated[str, typer.Option(help="Lengths to compare at, in tokens.")] = "8192,32768,131072",
+    chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw cache bytes over sequence length.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Models and GPUs of the catalogue.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Plan a model on a GPU before renting it.
+
+    Examples:
+      hybridserve plan nemotron-nano-9b-v2 --gpu a10g --prompt 1024/4096 --output 512/2048
+      hybridserve plan nemotron-nano-9b-v2 --gpu a10g --goal context
+      hybridserve plan --compare nemotron-nano-9b-v2 qwen3-8b --gpu a10g,h100 --chart crossover.png
+    """
+    if list_:
+        from hybridserve.cli.plan_list import show
+
+        show(as_json)
+        return
+    engine_fields = {
+        "version": engine,
+        "kv_cache_memory_bytes": kv_bytes,
+        "max_model_len": context,
+        "max_num_seqs": concurrency,
+        "max_num_batched_tokens": batched_tokens,
+        "gpu_memory_utilization": utilization,
+        "tensor_parallel_size": tp,
+        "pipeline_parallel_size": pp,
+        "dtype": dtype,
+        "kv_cache_dtype": kv_cache_dtype,
+        "mamba_ssm_cache_dtype": ssm_dtype,
+        "enable_prefix_caching": prefix_caching,
+    }
+    flags = [f"engine.{name}={json.dumps(value)}" for name, value in engine_fields.items() if value is not None]
+    if memory_gib is not None:
+        flags.append(f"accelerator.memory_gib={memory_gib}")
+    gpus = [name for group in gpu or () for name in group.split(",") if name]
+    workload = _workload(prompt, output, requests)
+    _check_choice("--goal", goal, GOALS)
+    _check_choice("--reuse", reuse, REUSES)
+    wanted = {
+        "workload": workload,
+        "goal": goal,
+        "reuse": reuse,
+        "calibration": _calibration(calibration),
+    }
+
+    def settings(model: str | None, device: str | None) -> Settings:
+        named = [f"model.id={json.dumps(model)}"] if model else []
+        named += [f"accelerator.name={json.dumps(device)}"] if device else []
+        return load(config, [*named, *flags, *(assign or ())]).settings
+
+    if compare or chart or len(models or ()) > 1 or len(gpus) > 1:
+        from hybridserve.cli.plan_compare import compare_plans
+
+        compare_plans(
+            [settings(model, device) for device in gpus or [None] for model in models or [None]],
+            wanted,
+            _lengths(lengths),
+            chart,
+            as_json,
+        )
+        return
+    from hybridserve.cli.plan_view import show_plan
+    from hybridserve.planning.engine_args import plan_settings
+    from hybridserve.planning.report import report
+
+    model, device = (models or [None])[0], (gpus or [None])[0]
+    content = report(plan_settings(settings(model, device), **wanted))
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        show_plan(content)
+
+
+def _workload(prompt: str | None, output: str | None, requests: Path | None) -> Workload:
+    if requests is not None:
+        if prompt or output:
+            raise ConfigError("--requests", "is given beside --prompt or --output", "give one of the two")
+        return from_csv(_read(requests, "--requests"), str(requests))
+    if prompt is None and output is None:
+        return ASSUMED
+    return from_quantiles(prompt or "1024", output or "512")
+
+
+def _calibration(path: Path | None) -> Calibration | None:
+    return None if path is None else read_calibration(_read(path, "--calibration"), str(path))
+
+
+def _read(path: Path, flag: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(flag, f"{path} cannot be read: {error}", "give an existing text file") from None
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    try:
+        lengths = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        lengths = ()
+    if not lengths or min(lengths) < 1:
+        raise ConfigError("--lengths", f"{text!r} is not a list of numbers of tokens", "write 8192,32768,131072")
+    return lengths
+
+
+def _check_choice(flag: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(flag, f"{value!r} is not one of {', '.join(choices)}", f"take {choices[0]}")

@@ -1,0 +1,32 @@
+"""`hybridserve plan --list`: what the catalogue knows."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from hybridserve.catalog.accelerators import accelerators
+from hybridserve.catalog.models import model_ids
+from hybridserve.planning.memory import GIB
+
+
+def show(as_json: bool) -> None:
+    """Print models and accelerators."""
+    devices = accelerators()
+    if as_json:
+        content = {
+            "models": list(model_ids()),
+            "accelerators": [
+                {"id": device.id, "name": device.name, "memory_bytes": device.memory_bytes} for device in devices
+            ],
+        }
+        typer.echo(json.dumps(content, indent=2))
+        return
+    typer.secho("Models", bold=True)
+    for name in model_ids():
+        typer.echo(f"  {name}")
+    typer.secho("\nGPUs", bold=True)
+    for device in devices:
+        memory = f"{device.memory_bytes / GIB:6.2f} GiB" if device.memory_bytes else "by machine"
+        typer.echo(f"  {device.id:<14}{memory:>11}  {device.name}")

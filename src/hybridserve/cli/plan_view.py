@@ -1,0 +1,187 @@
+"""A plan for people: aligned text, and a memory bar when there is a terminal to draw it on."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from typing import Any
+
+import typer
+
+GIB = 1 << 30
+MIB = 1 << 20
+WIDTH = 100
+BAR = (("weights", "blue"), ("runtime", "magenta"), ("activation", "yellow"), ("graphs", "cyan"), ("pool", "green"))
+
+
+def show_plan(plan: dict[str, Any]) -> None:
+    """Print the plan of `report`."""
+    _headline(plan)
+    _memory(plan)
+    _cache(plan)
+    _capacity(plan)
+    _flags(plan)
+    if plan["warnings"]:
+        _title("Warnings")
+        for warning in plan["warnings"]:
+            _item(warning)
+
+
+def _headline(plan: dict[str, Any]) -> None:
+    devices = plan["tensor_parallel_size"] * plan["pipeline_parallel_size"]
+    where = f"{devices} x {plan['accelerator']['name']}" if devices > 1 else plan["accelerator"]["name"]
+    typer.secho(f"{plan['name']} on {where}, vLLM {plan['engine']}", bold=True)
+    if plan["confidence"] == "exact":
+        typer.echo(f"exact: {plan['memory']['pool_source']}")
+    else:
+        typer.echo(
+            f"estimate: the cache pool is within ±{plan['memory']['band'] / GIB:.2f} GiB, block arithmetic is exact; "
+            "the flags below hold at the low end"
+        )
+    alone = plan["without_advice"]
+    if alone["verdict"] != "starts":
+        word = "would not start" if alone["verdict"] == "refused" else "may not start"
+        _item(f"Without the flags below it {word}: {alone['what']}", mark="!")
+
+
+def _memory(plan: dict[str, Any]) -> None:
+    memory = plan["memory"]
+    _title(f"Memory of one device: {memory['total'] / GIB:.2f} GiB")
+    if sys.stdout.isatty():
+        _bar(memory)
+    rows = [
+        ("weights", memory["weights"], memory["weights_source"]),
+        ("runtime", memory["runtime"], "workspaces and buffers"),
+        ("activation", memory["activation"], "peak of one full step, or of the sampler"),
+        ("graphs", memory["graphs"], "captured CUDA graphs"),
+        ("cache pool", memory["pool"], memory["pool_source"]),
+        ("left alone", memory["total"] - memory["requested"], "holds the CUDA context"),
+        ("start-up peak", memory["startup_peak"], _peak_reason(memory)),
+    ]
+    for name, size, note in rows:
+        if size > 0:
+            typer.echo(f"  {name:<14}{size / GIB:>8.2f} GiB  {note}")
+
+
+def _peak_reason(memory: dict[str, Any]) -> str:
+    if memory["profiling_cache"] > memory["pool"]:
+        return f"measuring graphs takes {memory['profiling_cache'] / GIB:.2f} GiB of cache for a moment"
+    return "reached with the pool and the graphs in place"
+
+
+def _bar(memory: dict[str, Any]) -> None:
+    """One cell for each per cent of the device."""
+    from rich.console import Console
+    from rich.text import Text
+
+    text, used = Text("  "), 0
+    for name, colour in BAR:
+        cells = round(80 * max(memory[name], 0) / memory["total"])
+        text.append("█" * cells, style=colour)
+        used += cells
+    text.append("░" * max(0, 80 - used), style="dim")
+    legend = Text("  ")
+    for name, colour in BAR:
+        legend.append("█ ", style=colour).append(f"{name}  ")
+    console = Console(highlight=False)
+    console.print(text)
+    console.print(legend)
+
+
+def _cache(plan: dict[str, Any]) -> None:
+    cache = plan["cache"]
+    groups = [group["kind"] for group in cache["groups"]]
+    state = groups.count("state")
+    kinds = f"{groups.count('attention')} attention" + (f" and {state} state" if state else "")
+    layers = cache["groups"][0]["layers"] if cache["groups"] else 0
+    _title("Cache")
+    if state:
+        _row("mode", f"{cache['mode']}, state in {cache['mamba_ssm_cache_dtype']}")
+    _row(
+        "block",
+        f"{cache['block_size']:,} tokens, page {cache['page_bytes']:,} B"
+        + (f" (padding {cache['padding_percent']:.2f} %)" if state else ""),
+    )
+    _row(
+        "groups",
+        f"{kinds} of up to {layers} layers"
+        + (f", {cache['padding_layers']} padding layer(s)" if cache["padding_layers"] else "")
+        + f": {cache['bytes_per_block'] / MIB:.2f} MiB a block",
+    )
+    _row("each token", f"{cache['kv_bytes_per_token']:,} B of keys and values")
+    if state:
+        per_block = cache["bytes_per_block"] / MIB
+        _row(
+            "each sequence",
+            f"{cache['state_bytes_per_sequence'] / MIB:.1f} MiB of state, allocated as "
+            f"{cache['state_blocks_running'] * per_block:.1f} MiB and budgeted as "
+            f"{cache['state_blocks_budgeted'] * per_block:.1f} MiB",
+        )
+    prefix = cache["smallest_cacheable_prefix"]
+    _row("reuse", f"prefixes of {prefix:,} tokens or more" if prefix else "none: prefix caching is off")
+
+
+def _capacity(plan: dict[str, Any]) -> None:
+    capacity = plan["capacity"]
+    _title("Capacity")
+    _row("blocks", _ends(capacity["num_blocks"]))
+    concurrency = " to ".join(f"{value:.2f}x" for value in _distinct(capacity["printed_concurrency"]))
+    _row("will be logged", f"GPU KV cache size: {_ends(capacity['printed_tokens'])} tokens")
+    _row("", f"Maximum concurrency for {capacity['max_model_len']:,} tokens per request: {concurrency}")
+    length = capacity["request_length"]
+    _row("N_safe", f"{_ends(capacity['n_safe'])} requests of {length:,} tokens, no preemption possible")
+    _row("N_steady", f"{_ends(capacity['n_steady'])} requests of {length:,} tokens, rare preemptions")
+    _row("longest context", f"{_ends(capacity['longest_context'])} tokens would start")
+    _row("planned for", plan["workload"]["source"])
+    bound = plan["bound"]
+    if bound:
+        _row(
+            "upper bound",
+            f"{bound['output_tokens_per_s']:,.0f} output tokens/s with {bound['batch']} sequences, "
+            f"{bound['inter_token_s'] * 1e3:.1f} ms a token, limited by {bound['decode_limit']}",
+        )
+        _row("", "a roofline, not a forecast: no kernel or scheduler reaches it")
+
+
+def _flags(plan: dict[str, Any]) -> None:
+    _title("Set")
+    for flag in plan["flags"]:
+        _setting(flag["name"], flag["value"])
+        _item(flag["reason"], mark=" ")
+        _item(f"buys: {flag['gain']}", mark=" ")
+    if plan["options"]:
+        _title("Consider")
+        for option in plan["options"]:
+            _setting(option["name"], option["value"])
+            _item(f"buys: {option['gain']}", mark=" ")
+            _item(f"price: {option['price']}", mark=" ")
+
+
+def _setting(name: str, value: Any) -> None:
+    flag = name.replace("_", "-")
+    typer.secho(
+        f"  --{flag}" if value is True else f"  --no-{flag}" if value is False else f"  --{flag} {value}", bold=True
+    )
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    """Low and high end where they differ."""
+    known = [value for value in (values[0], values[-1]) if value is not None]
+    return known if known and known[0] != known[-1] else known[:1]
+
+
+def _ends(values: list[Any]) -> str:
+    return " to ".join(f"{value:,}" for value in _distinct(values))
+
+
+def _title(text: str) -> None:
+    typer.secho(f"\n{text}", bold=True)
+
+
+def _row(name: str, text: str) -> None:
+    typer.echo(f"  {name:<16}{text}")
+
+
+def _item(text: str, mark: str = "-") -> None:
+    lines = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    typer.echo(textwrap.indent("\n".join(lines), "    ").replace("    ", f"  {mark} ", 1))

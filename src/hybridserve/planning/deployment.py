@@ -1,0 +1,288 @@
+"""A model on a device with engine settings, planned whole: memory, then the cache cut from what is left of it.
+
+The cache plan is exact for given bytes. Where the bytes are an estimate, it is made three times: for the estimate and
+for both ends of its band, so that a verdict says what is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from hybridserve.catalog.accelerators import Accelerator
+from hybridserve.catalog.engines import EngineTable, engine_table
+from hybridserve.errors import PlanRefused
+from hybridserve.planning.architecture import Architecture
+from hybridserve.planning.calibration import Calibration
+from hybridserve.planning.memory import GIB, MIB, MemoryBudget, MemoryRequest, budget_memory
+from hybridserve.planning.plan import CacheLayout, CachePlan, CacheRequest, lay_out, plan_cache
+from hybridserve.planning.weights import Quantization, WeightBytes, count_weights
+
+# The CUDA context is created before the engine's first measurement and lives outside of what it may take.
+CONTEXT_BYTES = 400 * MIB
+
+Verdict = Literal["starts", "uncertain", "refused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What is to be planned. None means the engine's own default.
+
+    Attributes:
+        model: id for messages and for the calibration file.
+        total_bytes: memory of one device; None takes the catalogue's, which the CPU has not.
+        cache: settings of the cache; its `kv_bytes` and `full_cudagraphs` are filled in here.
+        served_len: context the model is served with by default, where that is not its longest.
+        kv_cache_memory_bytes: given pool of each device.
+        published_weight_bytes: size of a quantised checkpoint as published.
+    """
+
+    model: str
+    arch: Architecture
+    accelerator: Accelerator
+    cache: CacheRequest
+    served_len: int | None = None
+    total_bytes: int | None = None
+    gpu_memory_utilization: float | None = None
+    kv_cache_memory_bytes: int | None = None
+    max_num_batched_tokens: int | None = None
+    enforce_eager: bool = False
+    quantization: Quantization = "none"
+    published_weight_bytes: int | None = None
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentPlan:
+    """A planned deployment.
+
+    Attributes:
+        deployment: as asked, with the defaults of the engine filled in.
+        cache: for the pool's bytes as given, profiled or estimated; None when the engine would refuse them.
+        low, high: the same for both ends of the band; equal to `cache` when it is exact.
+        refusal: why the engine would not start with the estimate, in its own words where they are known.
+        low_refusal: the same at the low end of the band.
+        verdict: `starts` at both ends of the band, `refused` at both, else `uncertain`.
+    """
+
+    deployment: Deployment
+    weights: WeightBytes
+    layout: CacheLayout
+    budget: MemoryBudget
+    cache: CachePlan | None
+    low: CachePlan | None
+    high: CachePlan | None
+    refusal: PlanRefused | None
+    low_refusal: PlanRefused | None
+    verdict: Verdict
+    warnings: tuple[str, ...]
+
+    @property
+    def max_num_seqs(self) -> int:
+        seqs = self.deployment.cache.max_num_seqs
+        assert seqs is not None
+        return seqs
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        tokens = self.deployment.max_num_batched_tokens
+        assert tokens is not None
+        return tokens
+
+
+def plan_deployment(deployment: Deployment) -> DeploymentPlan:
+    """Plan memory and cache of one deployment.
+
+    Raises:
+        PlanRefused: the settings are impossible with any amount of memory (such as a TP that does not divide groups).
+    """
+    table, table_warning = engine_table(deployment.cache.engine)
+    deployment = with_engine_defaults(deployment, table)
+    layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
+    weights = count_weights(
+        deployment.arch,
+        dtype=deployment.cache.dtype,
+        tensor_parallel_size=deployment.cache.tensor_parallel_size,
+        pipeline_parallel_size=deployment.cache.pipeline_parallel_size,
+        quantization=deployment.quantization,
+        published_bytes=deployment.published_weight_bytes,
+    )
+    budget = budget_memory(
+        deployment.arch, weights, _memory_request(deployment, table, weights), layout.bytes_per_block
+    )
+    warnings = [table_warning] if table_warning else []
+
+    middle, low, high = (_plan_end(deployment, budget, offset) for offset in (0, -budget.band, budget.band))
+    verdict: Verdict = "starts"
+    if isinstance(low, PlanRefused):
+        verdict = "refused" if isinstance(high, PlanRefused) else "uncertain"
+    if isinstance(middle, CachePlan):
+        warnings += middle.warnings
+        if isinstance(low, PlanRefused):
+            warnings.append(f"at the low end of the band the engine would refuse: {low.what}")
+    return DeploymentPlan(
+        deployment=deployment,
+        weights=weights,
+        layout=layout,
+        budget=budget,
+        cache=middle if isinstance(middle, CachePlan) else None,
+        low=low if isinstance(low, CachePlan) else None,
+        high=high if isinstance(high, CachePlan) else None,
+        refusal=middle if isinstance(middle, PlanRefused) else None,
+        low_refusal=low if isinstance(low, PlanRefused) else None,
+        verdict=verdict,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def with_engine_defaults(deployment: Deployment, table: EngineTable) -> Deployment:
+    """The deployment with what the API server would take for scheduler flags that are not given.
+
+    Source: vllm/engine/arg_utils.py, get_batch_defaults.
+    """
+    cache = deployment.cache
+    world = cache.tensor_parallel_size * cache.pipeline_parallel_size
+    total = deployment.total_bytes or deployment.accelerator.memory_bytes or 0
+    if deployment.accelerator.platform == "cpu":
+        row = table.server_defaults_cpu
+        seqs, tokens = row.max_num_seqs * world, row.max_num_batched_tokens * world
+    else:
+        rows = sorted(table.server_defaults, key=lambda row: row.from_gib, reverse=True)
+        if deployment.accelerator.smallest_server_defaults:
+            rows = rows[-1:]
+        row = next(row for row in rows if total >= row.from_gib * GIB)
+        seqs, tokens = row.max_num_seqs, row.max_num_batched_tokens
+    tokens = deployment.max_num_batched_tokens or tokens
+    seqs = cache.max_num_seqs or min(seqs, tokens)
+    return replace(
+        deployment,
+        total_bytes=deployment.total_bytes or deployment.accelerator.memory_bytes,
+        gpu_memory_utilization=deployment.gpu_memory_utilization or table.default_gpu_memory_utilization,
+        max_num_batched_tokens=tokens,
+        cache=replace(
+            cache,
+            platform=deployment.accelerator.platform,
+            max_num_seqs=seqs,
+            full_cudagraphs=deployment.accelerator.platform == "cuda" and not deployment.enforce_eager,
+        ),
+    )
+
+
+def with_cache(deployment: Deployment, **changes: object) -> Deployment:
+    """The deployment with these fields of its cache request changed."""
+    return replace(deployment, cache=replace(deployment.cache, **changes))  # type: ignore[arg-type]
+
+
+def profiled_settings(deployment: Deployment) -> Mapping[str, Any]:
+    """The settings that decide what the engine profiles, under vLLM's names: key of the calibration file.
+
+    `deployment` has the engine's defaults filled in (`DeploymentPlan.deployment` has).
+    """
+    cache = deployment.cache
+    return {
+        "engine": cache.engine,
+        "dtype": cache.dtype,
+        "quantization": deployment.quantization,
+        "gpu_memory_utilization": deployment.gpu_memory_utilization,
+        "tensor_parallel_size": cache.tensor_parallel_size,
+        "pipeline_parallel_size": cache.pipeline_parallel_size,
+        "max_num_seqs": cache.max_num_seqs,
+        "max_num_batched_tokens": deployment.max_num_batched_tokens,
+        "max_model_len": cache.max_model_len,
+        "kv_cache_dtype": cache.kv_cache_dtype,
+        "mamba_ssm_cache_dtype": cache.mamba_ssm_cache_dtype,
+        "enable_prefix_caching": cache.enable_prefix_caching,
+        "enforce_eager": deployment.enforce_eager,
+        "num_speculative_tokens": cache.num_speculative_tokens,
+    }
+
+
+def _memory_request(deployment: Deployment, table: EngineTable, weights: WeightBytes) -> MemoryRequest:
+    cache = deployment.cache
+    assert cache.max_num_seqs is not None
+    assert deployment.max_num_batched_tokens is not None
+    assert deployment.gpu_memory_utilization is not None
+    pool = None
+    if deployment.calibration is not None:
+        pool = deployment.calibration.find(deployment.model, deployment.accelerator.id, profiled_settings(deployment))
+    total = deployment.total_bytes
+    if total is None:
+        # A CPU whose memory nobody has told: with a given pool the total plays no part but in the drawing.
+        if deployment.kv_cache_memory_bytes is None:
+            raise PlanRefused(
+                "engine.kv_cache_memory_bytes",
+                f"{deployment.accelerator.id} has no fixed memory, so the cache pool cannot be estimated",
+                "give --kv-bytes (268435456 is 256 MiB), or --memory-gib for one NUMA node",
+            )
+        total = weights.bytes + deployment.kv_cache_memory_bytes + GIB
+    largest = table.max_cudagraph_capture_size["sm100" if deployment.accelerator.major == 10 else "default"]
+    capture = min(2 * cache.max_num_seqs * (1 + cache.num_speculative_tokens), largest)
+    return MemoryRequest(
+        total_bytes=total,
+        gpu_memory_utilization=deployment.gpu_memory_utilization,
+        max_num_seqs=cache.max_num_seqs,
+        max_num_batched_tokens=deployment.max_num_batched_tokens,
+        max_capture_size=min(capture, deployment.max_num_batched_tokens) if cache.full_cudagraphs else 0,
+        kv_cache_memory_bytes=deployment.kv_cache_memory_bytes,
+        profiled_kv_bytes=pool.kv_bytes if pool else None,
+        dtype=cache.dtype,
+        tensor_parallel_size=cache.tensor_parallel_size,
+        pipeline_parallel_size=cache.pipeline_parallel_size,
+    )
+
+
+def _plan_end(deployment: Deployment, budget: MemoryBudget, offset: int) -> CachePlan | PlanRefused:
+    """The cache plan with `offset` bytes more than the budget says, or why the engine would not start."""
+    kv = budget.kv + offset
+    if kv <= 0:
+        return PlanRefused(
+            "accelerator.name",
+            f"No available memory for the cache blocks: weights {_gib(budget.weights)}, activations, graphs and "
+            f"runtime {_gib(budget.activation + budget.graphs + budget.runtime)} leave nothing of "
+            f"{_gib(budget.requested)}",
+            "take a device with more memory, more devices (--tp), a quantised checkpoint, or fewer --max-num-seqs",
+        )
+    too_much = _exceeds_device(deployment, budget, offset)
+    if too_much is not None:
+        return too_much
+    try:
+        return plan_cache(deployment.arch, replace(deployment.cache, kv_bytes=kv))
+    except PlanRefused as refusal:
+        return refusal
+
+
+def _exceeds_device(deployment: Deployment, budget: MemoryBudget, offset: int) -> PlanRefused | None:
+    """Why the device's memory is too small for what the engine holds while it starts, or None."""
+    if deployment.accelerator.platform == "cpu":
+        return None
+    limit = budget.total - CONTEXT_BYTES
+    given = deployment.kv_cache_memory_bytes is not None
+    if not given and budget.requested > limit:
+        return PlanRefused(
+            "engine.gpu_memory_utilization",
+            f"free memory on start-up (about {_gib(limit)} of {_gib(budget.total)}) is less than desired GPU memory "
+            f"utilization ({deployment.gpu_memory_utilization}, {_gib(budget.requested)})",
+            f"set it to at most {limit * 100 // budget.total / 100}",
+        )
+    # The band stands for fixed parts that are not known exactly: a larger pool means that those are smaller.
+    peak = budget.startup_peak - (offset if budget.profiling_cache > budget.kv else 0)
+    if peak <= limit:
+        return None
+    if budget.profiling_cache > budget.kv:
+        return PlanRefused(
+            "engine.max_num_seqs",
+            f"start-up would run out of memory: to measure CUDA graphs the engine allocates one cache block for each "
+            f"of {deployment.cache.max_num_seqs} sequences, {_gib(budget.profiling_cache)} on top of "
+            f"{_gib(budget.weights)} of weights: {_gib(peak)}, and the device has {_gib(limit)}",
+            "lower --max-num-seqs",
+        )
+    return PlanRefused(
+        "engine.kv_cache_memory_bytes" if given else "engine.gpu_memory_utilization",
+        f"start-up would run out of memory: {_gib(peak)}, and the device has {_gib(limit)}",
+        "lower it",
+    )
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.2f} GiB"

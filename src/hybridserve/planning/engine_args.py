@@ -1,0 +1,223 @@
+"""The one function that turns settings into vLLM's own arguments, and the one that turns them into a deployment.
+
+`serve`, `render`, the chart and compose all call `engine_args`: what one of them starts is what the others would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hybridserve.catalog.accelerators import accelerator
+from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
+from hybridserve.errors import ConfigError
+from hybridserve.planning.advice import Advice, Goal, Reuse, advise
+from hybridserve.planning.architecture import read_architecture
+from hybridserve.planning.calibration import Calibration
+from hybridserve.planning.deployment import Deployment
+from hybridserve.planning.memory import GIB
+from hybridserve.planning.plan import CacheRequest
+from hybridserve.planning.workload import ASSUMED, Workload
+from hybridserve.settings import Settings
+from hybridserve.settings.engine import EngineSection
+
+# Settings that are passed on as they are, under the same name, when they differ from the engine's default.
+PASSED_ON = (
+    "mamba_cache_mode",
+    "prefix_match_unit",
+    "block_size",
+    "max_num_queued_reqs",
+    "chat_template",
+    "speculative_config",
+    "kv_transfer_config",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Settings with the model they name and the advice for what they leave open.
+
+    `asked` is the deployment as the settings alone describe it, without the advice.
+    """
+
+    settings: Settings
+    model: ResolvedModel
+    asked: Deployment
+    advice: Advice
+
+
+def plan_settings(
+    settings: Settings,
+    *,
+    workload: Workload = ASSUMED,
+    goal: Goal = "throughput",
+    reuse: Reuse = "unknown",
+    calibration: Calibration | None = None,
+) -> Planned:
+    """Find the model, plan it on its accelerator and choose what is left open.
+
+    Raises:
+        CatalogError: model or accelerator are not known.
+        ConfigError: a setting contradicts the model.
+        PlanRefused: the engine would not start.
+    """
+    model = find_model(settings)
+    asked = deployment_from(settings, model, calibration)
+    return Planned(settings, model, asked, advise(asked, workload, goal, reuse))
+
+
+def find_model(settings: Settings) -> ResolvedModel:
+    """The model of the settings; its config.json is the one beside the weights where those are local."""
+    model = resolve_model(settings.model.id)
+    source = settings.model.source
+    if source is not None and Path(source).is_dir():
+        local = resolve_model(source)
+        model = replace(model, config=local.config, folder=local.folder)
+    return model
+
+
+def deployment_from(settings: Settings, model: ResolvedModel, calibration: Calibration | None = None) -> Deployment:
+    """What the planner is asked, from settings and a resolved model.
+
+    Raises:
+        CatalogError: the accelerator is unknown, or config.json cannot be read.
+        ConfigError: a setting contradicts another, or the model.
+    """
+    engine, card = settings.engine, model.card
+    arch = read_architecture({**model.config, **engine.hf_overrides})
+    if engine.max_model_len is not None and engine.max_model_len > arch.max_position_embeddings:
+        raise ConfigError(
+            "engine.max_model_len",
+            f"{engine.max_model_len:,} tokens are beyond the {arch.max_position_embeddings:,} of {model.id}",
+            f"take at most {arch.max_position_embeddings}",
+        )
+    device = accelerator(settings.accelerator.name)
+    memory_gib = settings.accelerator.memory_gib
+    speculative = engine.speculative_config or {}
+    card_dtype = card.serving.mamba_ssm_cache_dtype if card else None
+    caching = engine.enable_prefix_caching
+    if caching is None:
+        caching = engine.mamba_cache_mode != "none"
+    return Deployment(
+        model=model.id,
+        arch=arch,
+        accelerator=device,
+        served_len=card.serving.max_model_len if card else None,
+        total_bytes=round(memory_gib * GIB) if memory_gib else None,
+        gpu_memory_utilization=engine.gpu_memory_utilization,
+        kv_cache_memory_bytes=engine.kv_cache_memory_bytes,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        enforce_eager=_eager(engine, device.platform == "cpu"),
+        quantization=card.weights.quantization if card else "none",
+        published_weight_bytes=card.weights.bytes if card else None,
+        calibration=calibration,
+        cache=CacheRequest(
+            engine=engine.version,
+            platform=device.platform,
+            kv_bytes=0,
+            dtype=engine.dtype,
+            kv_cache_dtype=engine.kv_cache_dtype,
+            mamba_cache_dtype=engine.mamba_cache_dtype,
+            mamba_ssm_cache_dtype=engine.mamba_ssm_cache_dtype or card_dtype or "auto",
+            tensor_parallel_size=engine.tensor_parallel_size,
+            pipeline_parallel_size=engine.pipeline_parallel_size,
+            block_size=engine.block_size,
+            enable_prefix_caching=caching,
+            mamba_cache_mode=engine.mamba_cache_mode,
+            prefix_match_unit=engine.prefix_match_unit,
+            max_model_len=engine.max_model_len,
+            max_num_seqs=engine.max_num_seqs,
+            num_speculative_tokens=int(speculative.get("num_speculative_tokens", 0)),
+        ),
+    )
+
+
+def engine_args(settings: Settings, planned: Planned | None = None) -> dict[str, Any]:
+    """vLLM's arguments for this deployment, under the names of `vllm serve` (underscores for dashes).
+
+    What is set wins; then the advice; then the model's card. Values are plain JSON. Defaults of the engine are left
+    out, except where they have changed between releases.
+
+    Args:
+        planned: from `plan_settings`; planned here for the assumed workload when None.
+
+    Raises:
+        CatalogError, ConfigError, PlanRefused: as `plan_settings`.
+    """
+    planned = planned or plan_settings(settings)
+    model, advice, engine = planned.model, planned.advice, settings.engine
+    cpu = advice.plan.deployment.accelerator.platform == "cpu"
+    args: dict[str, Any] = {"model": weights_source(settings, model)}
+    if revision := settings.model.revision or (model.card.revision if model.card and not model.folder else None):
+        args["revision"] = revision
+    args["served_model_name"] = [settings.model.served_name or model.id]
+    args["dtype"] = advice.plan.deployment.arch.dtype if engine.dtype == "auto" else engine.dtype
+    if engine.tensor_parallel_size > 1:
+        args["tensor_parallel_size"] = engine.tensor_parallel_size
+    if engine.pipeline_parallel_size > 1:
+        args["pipeline_parallel_size"] = engine.pipeline_parallel_size
+    args.update(advice.values)
+    if engine.watermark is not None:
+        args["watermark"] = engine.watermark
+    if engine.mamba_cache_dtype != "auto":
+        args["mamba_cache_dtype"] = engine.mamba_cache_dtype
+    if engine.kv_cache_dtype != "auto":
+        args["kv_cache_dtype"] = engine.kv_cache_dtype
+    if engine.enable_mamba_cache_stochastic_rounding:
+        args["enable_mamba_cache_stochastic_rounding"] = True
+    args.update({name: value for name in PASSED_ON if (value := getattr(engine, name)) is not None})
+    if _eager(engine, cpu):
+        args["enforce_eager"] = True
+    args["seed"] = engine.seed
+    args.update(_from_card(engine, model.card))
+    if engine.trust_remote_code:
+        args["trust_remote_code"] = True
+    if engine.hf_overrides:
+        args["hf_overrides"] = dict(engine.hf_overrides)
+    if engine.logits_processors:
+        args["logits_processors"] = list(engine.logits_processors)
+    clash = sorted(set(args) & set(engine.extra_args))
+    if clash:
+        raise ConfigError(
+            f"engine.extra_args.{clash[0]}",
+            f"{clash[0]} is set twice: the plan or a setting of its own has {args[clash[0]]!r}",
+            f"set engine.{clash[0]} instead" if hasattr(engine, clash[0]) else "remove it",
+        )
+    return {**args, **engine.extra_args}
+
+
+def weights_source(settings: Settings, model: ResolvedModel) -> str:
+    """Folder or repository the weights come from.
+
+    Raises:
+        ConfigError: the card names no repository, and no folder was given.
+    """
+    if settings.model.source is not None:
+        return settings.model.source
+    if model.folder is not None:
+        return str(model.folder)
+    if model.card is not None and model.card.repository is not None:
+        return model.card.repository
+    raise ConfigError(
+        "model.source", f"{model.id} is not published anywhere", "give the folder with its weights as model.source"
+    )
+
+
+def _eager(engine: EngineSection, cpu: bool) -> bool:
+    # On a CPU compiling costs a compiler and a minute, and small models gain nothing from it.
+    return cpu if engine.enforce_eager is None else engine.enforce_eager
+
+
+def _from_card(engine: EngineSection, card: ModelCard | None) -> dict[str, Any]:
+    """Parsers and modes that the model's card knows and the settings leave open."""
+    args: dict[str, Any] = {}
+    serving = card.serving if card else None
+    if parser := engine.reasoning_parser or (serving.reasoning_parser if serving else None):
+        args["reasoning_parser"] = parser
+    if parser := engine.tool_call_parser or (serving.tool_call_parser if serving else None):
+        args["tool_call_parser"] = parser
+        args["enable_auto_tool_choice"] = True
+    if serving is not None and serving.language_model_only:
+        args["language_model_only"] = True
+    return args
