@@ -15,6 +15,8 @@ from hybridserve.errors import HybridServeError
 
 # verb -> one line for --help. Module `hybridserve.cli.<verb>` holds a Typer `app`.
 VERBS = {
+    "plan": "What fits on a GPU, which flags to set, and why.",
+    "render": "Write the planned engine arguments out: vllm serve, LLMConfig.",
     "config": "Show the settings, where each came from, and their JSON schema.",
     "serve": "Serve a model: Ray Serve, the OpenAI API, metrics.",
 }

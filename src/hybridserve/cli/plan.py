@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.errors import ConfigError
+from hybridserve.planning.advice import Goal, Reuse
 from hybridserve.planning.calibration import Calibration, read_calibration
+from hybridserve.planning.engine_args import Wishes, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv, from_quantiles
 from hybridserve.settings import Settings, load
 
 app = typer.Typer(rich_markup_mode=None, help="Plan a model on a GPU: memory, cache, capacity, flags to set.")
-
-GOALS = ("throughput", "latency", "context")
-REUSES = ("unknown", "independent", "shared")
 
 
 @app.command()
@@ -49,8 +48,8 @@ def plan(
     prompt: Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Prompt tokens of requests.")] = None,
     output: Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Output tokens of requests.")] = None,
     requests: Annotated[Path | None, typer.Option(metavar="CSV", help="Requests: columns prompt and output.")] = None,
-    reuse: Annotated[str, typer.Option(help="Do requests share prefixes? unknown, independent, shared.")] = "unknown",
-    goal: Annotated[str, typer.Option(help="throughput, latency or context.")] = "throughput",
+    reuse: Annotated[Reuse, typer.Option(help="Do requests share prompt prefixes?")] = "unknown",
+    goal: Annotated[Goal, typer.Option(help="What to get the most of.")] = "throughput",
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Pools that earlier starts reported.")
     ] = None,
@@ -93,14 +92,7 @@ def plan(
         flags.append(f"accelerator.memory_gib={memory_gib}")
     gpus = [name for group in gpu or () for name in group.split(",") if name]
     workload = _workload(prompt, output, requests)
-    _check_choice("--goal", goal, GOALS)
-    _check_choice("--reuse", reuse, REUSES)
-    wanted = {
-        "workload": workload,
-        "goal": goal,
-        "reuse": reuse,
-        "calibration": _calibration(calibration),
-    }
+    wishes = Wishes(workload, goal, reuse, _calibration(calibration))
 
     def settings(model: str | None, device: str | None) -> Settings:
         named = [f"model.id={json.dumps(model)}"] if model else []
@@ -111,19 +103,18 @@ def plan(
         from hybridserve.cli.plan_compare import compare_plans
 
         compare_plans(
-            [settings(model, device) for device in gpus or [None] for model in models or [None]],
-            wanted,
+            [settings(model, device) for device in gpus or (None,) for model in models or (None,)],
+            wishes,
             _lengths(lengths),
             chart,
             as_json,
         )
         return
     from hybridserve.cli.plan_view import show_plan
-    from hybridserve.planning.engine_args import plan_settings
     from hybridserve.planning.report import report
 
-    model, device = (models or [None])[0], (gpus or [None])[0]
-    content = report(plan_settings(settings(model, device), **wanted))
+    model, device = models[0] if models else None, gpus[0] if gpus else None
+    content = report(plan_settings(settings(model, device), wishes))
     if as_json:
         typer.echo(json.dumps(content, indent=2))
     else:
@@ -159,8 +150,3 @@ def _lengths(text: str) -> tuple[int, ...]:
     if not lengths or min(lengths) < 1:
         raise ConfigError("--lengths", f"{text!r} is not a list of numbers of tokens", "write 8192,32768,131072")
     return lengths
-
-
-def _check_choice(flag: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(flag, f"{value!r} is not one of {', '.join(choices)}", f"take {choices[0]}")

@@ -47,14 +47,20 @@ class Planned:
     advice: Advice
 
 
-def plan_settings(
-    settings: Settings,
-    *,
-    workload: Workload = ASSUMED,
-    goal: Goal = "throughput",
-    reuse: Reuse = "unknown",
-    calibration: Calibration | None = None,
-) -> Planned:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a plan is made for, beside the settings."""
+
+    workload: Workload = ASSUMED
+    goal: Goal = "throughput"
+    reuse: Reuse = "unknown"
+    calibration: Calibration | None = None
+
+
+ANY_WISHES = Wishes()
+
+
+def plan_settings(settings: Settings, wishes: Wishes = ANY_WISHES) -> Planned:
     """Find the model, plan it on its accelerator and choose what is left open.
 
     Raises:
@@ -63,8 +69,8 @@ def plan_settings(
         PlanRefused: the engine would not start.
     """
     model = find_model(settings)
-    asked = deployment_from(settings, model, calibration)
-    return Planned(settings, model, asked, advise(asked, workload, goal, reuse))
+    asked = deployment_from(settings, model, wishes.calibration)
+    return Planned(settings, model, asked, advise(asked, wishes.workload, wishes.goal, wishes.reuse))
 
 
 def find_model(settings: Settings) -> ResolvedModel:

@@ -1,0 +1,144 @@
+"""`hybridserve plan --compare`: models and GPUs side by side, and a chart of the crossover."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from hybridserve.errors import EnvironmentFault, PlanRefused
+from hybridserve.planning.comparison import CURVE_LENGTHS, Column, compare_columns, crossover, sequence_bytes
+from hybridserve.planning.engine_args import Planned, Wishes, plan_settings
+from hybridserve.settings import Settings
+
+MIB = 1 << 20
+
+
+def compare_plans(
+    settings: Sequence[Settings], wishes: Wishes, lengths: Sequence[int], chart: Path | None, as_json: bool
+) -> None:
+    """Plan every combination, print the table, draw the chart if asked."""
+    columns = [_column(one, wishes) for one in settings]
+    rows = compare_columns(columns, lengths)
+    crossings = _crossings(columns)
+    if chart is not None:
+        draw([column.planned for column in columns if column.planned is not None], chart)
+    if as_json:
+        typer.echo(json.dumps({"rows": rows, "crossovers": crossings}, indent=2))
+        return
+    _table(rows, lengths)
+    for crossing in crossings:
+        typer.echo(
+            f"\n{crossing['hybrid']} is budgeted less cache than {crossing['other']} from "
+            f"{crossing['tokens']:,} tokens a sequence on."
+        )
+    if chart is not None:
+        typer.echo(f"\nchart: {chart}")
+
+
+def _column(settings: Settings, wishes: Wishes) -> Column:
+    try:
+        planned = plan_settings(settings, wishes)
+    except PlanRefused as refusal:
+        return Column(settings.model.id, settings.accelerator.name, None, refusal)
+    return Column(planned.model.id, settings.accelerator.name, planned, None)
+
+
+def _crossings(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """Where each hybrid goes below each transformer; layouts do not depend on the device."""
+    layouts = {column.model: column.planned.advice.plan.layout for column in columns if column.planned is not None}
+    hybrids = {name: layout for name, layout in layouts.items() if layout.state_groups}
+    others = {name: layout for name, layout in layouts.items() if not layout.state_groups}
+    return [
+        {"hybrid": hybrid, "other": other, "tokens": tokens}
+        for hybrid, first in hybrids.items()
+        for other, second in others.items()
+        if (tokens := crossover(first, second)) is not None
+    ]
+
+
+def _table(rows: Sequence[dict[str, Any]], lengths: Sequence[int]) -> None:
+    head = ["GPU", "model", "pool GiB", "blocks", *(f"{length:,}" for length in lengths)]
+    body = [head]
+    for row in rows:
+        if row["verdict"] == "refused":
+            body.append([row["accelerator"], row["model"], "-", "-", *("does not start" for _ in lengths)])
+            continue
+        band = f" ±{row['band_gib']:.2f}" if row["band_gib"] else ""
+        cells = [_cell(row["lengths"][str(length)]) for length in lengths]
+        body.append([row["accelerator"], row["model"], f"{row['pool_gib']:.2f}{band}", f"{row['blocks']:,}", *cells])
+    widths = [max(len(line[index]) for line in body) for index in range(len(head))]
+    for number, line in enumerate(body):
+        text = "  ".join(
+            word.ljust(width) if index < 2 else word.rjust(width)
+            for index, (word, width) in enumerate(zip(line, widths, strict=True))
+        )
+        typer.secho(text.rstrip(), bold=number == 0)
+    typer.echo("\nCells: N_safe / N_steady sequences of that many tokens, and MiB of cache one is budgeted.")
+    if any(cell["beyond_the_model"] for row in rows if "lengths" in row for cell in row["lengths"].values()):
+        typer.echo("* beyond the model's own context: needs a scaled rope.")
+    for row in rows:
+        if row["verdict"] == "refused":
+            typer.echo(f"{row['model']} on {row['accelerator']}: {row['what']} ({row['fix']})")
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    mark = "*" if cell["beyond_the_model"] else ""
+    return f"{cell['n_safe']:,} / {cell['n_steady']:,}{mark}  {cell['bytes_per_sequence'] / MIB:,.0f}"
+
+
+def draw(plans: Sequence[Planned], path: Path) -> None:
+    """Draw cache bytes of one sequence over its length, one line a model.
+
+    Raises:
+        EnvironmentFault: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        raise EnvironmentFault(
+            "--chart", "matplotlib is not installed", "pip install matplotlib, or leave --chart out"
+        ) from None
+    figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+    layouts = {plan.model.id: plan.advice.plan.layout for plan in plans}
+    for name, layout in layouts.items():
+        axes.plot(
+            CURVE_LENGTHS,
+            [sequence_bytes(layout, length) / MIB for length in CURVE_LENGTHS],
+            label=f"{name} (block {layout.block_size:,})",
+            drawstyle="steps-pre",
+        )
+    for hybrid in layouts.values():
+        for other in layouts.values():
+            if hybrid.state_groups and not other.state_groups and (tokens := crossover(hybrid, other)) is not None:
+                axes.axvline(tokens, linestyle=":", linewidth=1, color="grey")
+                axes.annotate(f"{tokens:,} tokens", (tokens, 1.2), textcoords="offset points", xytext=(4, 0))
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="tokens of one sequence (prompt and output)",
+        ylabel="cache budgeted for it, MiB",
+        title="Cache of one sequence: below the crossing the hybrid takes more, above it far less",
+    )
+    axes.set_xticks([1 << power for power in range(7, 18)], [_short(1 << power) for power in range(7, 18)])
+    axes.minorticks_off()
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(path, dpi=144)
+    except (OSError, ValueError) as error:
+        raise EnvironmentFault(
+            "--chart", f"{path} cannot be written: {error}", "give a .png in a folder that exists"
+        ) from None
+    finally:
+        pyplot.close(figure)
+
+
+def _short(tokens: int) -> str:
+    return f"{tokens >> 10}k" if tokens >= 1024 else str(tokens)

@@ -1,0 +1,97 @@
+"""Models and devices side by side: what fits at several lengths, and where their caches cross over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hybridserve.errors import CatalogError, PlanRefused
+from hybridserve.planning.deployment import DeploymentPlan
+from hybridserve.planning.engine_args import Planned
+from hybridserve.planning.memory import GIB
+from hybridserve.planning.plan import CacheLayout
+from hybridserve.planning.report import served
+from hybridserve.planning.roofline import Machine, bound, machine
+
+# Where sequence lengths are sampled for the drawing, in tokens.
+CURVE_LENGTHS = tuple(round(128 * 2 ** (step / 8)) for step in range(8 * 10 + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One model on one device; `refusal` where it does not fit."""
+
+    model: str
+    accelerator: str
+    planned: Planned | None
+    refusal: PlanRefused | None
+
+
+def compare_columns(columns: Sequence[Column], lengths: Sequence[int]) -> list[dict[str, Any]]:
+    """One row a column, with a cell for each length.
+
+    A length beyond the model's own context is computed all the same and marked, since a scaled rope may reach it.
+    """
+    return [_row(column, lengths) for column in columns]
+
+
+def sequence_bytes(layout: CacheLayout, length: int) -> int:
+    """Bytes of the pool that one sequence of `length` tokens is budgeted."""
+    return layout.blocks_per_sequence(length) * layout.bytes_per_block
+
+
+def crossover(hybrid: CacheLayout, other: CacheLayout, longest: int = 1 << 17) -> int | None:
+    """The shortest sequence from which the hybrid never takes more cache than the other; None if there is none.
+
+    Both curves are stairs, so they may touch earlier: from the length returned on, the hybrid stays below.
+    """
+    above = None
+    step = max(1, other.block_size)
+    for length in range(step, longest + 1, step):
+        if sequence_bytes(hybrid, length) > sequence_bytes(other, length):
+            above = length
+    if above is None:
+        return step
+    return above + 1 if above + step <= longest else None
+
+
+def _row(column: Column, lengths: Sequence[int]) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": column.model, "accelerator": column.accelerator}
+    if column.planned is None or column.planned.advice.plan.cache is None:
+        assert column.refusal is not None
+        return {**row, "verdict": "refused", **column.refusal.as_dict()}
+    plan = column.planned.advice.plan
+    assert plan.cache is not None
+    try:
+        device = machine(plan.deployment.accelerator, plan.deployment.quantization)
+    except CatalogError:
+        device = None
+    return {
+        **row,
+        "verdict": plan.verdict,
+        "confidence": plan.budget.confidence,
+        "pool_gib": round(plan.budget.kv / GIB, 2),
+        "band_gib": round(plan.budget.band / GIB, 2),
+        "blocks": plan.cache.num_blocks,
+        "block_size": plan.layout.block_size,
+        "max_model_len": plan.cache.max_model_len,
+        "max_num_seqs": plan.max_num_seqs,
+        "lengths": {str(length): _cell(plan, length, device) for length in lengths},
+    }
+
+
+def _cell(plan: DeploymentPlan, length: int, device: Machine | None) -> dict[str, Any]:
+    assert plan.cache is not None
+    steady = plan.cache.n_steady(length)
+    cell: dict[str, Any] = {
+        "bytes_per_sequence": sequence_bytes(plan.layout, length),
+        "n_safe": plan.cache.n_safe(length),
+        "n_steady": steady,
+        "beyond_the_model": length > plan.deployment.arch.max_position_embeddings,
+    }
+    if device is not None and steady:
+        # Half prompt, half output: the mean context then is three quarters of the length.
+        limit = bound(served(plan), device, steady, max(1, length // 2), max(1, length - length // 2))
+        cell["bound_output_tokens_per_s"] = round(limit.output_tokens_per_s, 1)
+    return cell
