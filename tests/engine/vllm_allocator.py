@@ -40,6 +40,7 @@ from vllm.platforms import current_platform
 from vllm.platforms.interface import Platform
 from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend
+from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
 from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts, resolve_kv_cache_layout
 from vllm.v1.core.kv_cache_utils import (
     generate_scheduler_kv_cache_config,
@@ -75,6 +76,11 @@ class CudaAttention(FlashAttentionBackend):
     @classmethod
     def _get_fa4_hd256_block_size(cls) -> int | None:
         return None
+
+    @classmethod
+    def customize_spec(cls, spec: AttentionSpec) -> AttentionSpec:
+        """Types with a scale per token and head are Triton's; it packs the scales into the page."""
+        return TritonAttentionBackend.customize_spec(spec) if spec.kv_quant_mode.is_per_token_head else spec
 
 
 class CudaRules(Platform):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from conftest import HYBRIDSERVE, Service, free_port
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
@@ -59,7 +60,9 @@ def test_a_taken_port_is_one_clear_error_and_nothing_is_started() -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        run = subprocess.run([str(HYBRIDSERVE), "serve", "--port", str(port)], capture_output=True, text=True, timeout=60)
+        run = subprocess.run(
+            [str(HYBRIDSERVE), "serve", "--port", str(port)], capture_output=True, text=True, timeout=60
+        )
     assert run.returncode == 2
     assert f"127.0.0.1:{port} is taken by" in run.stderr
     assert "--port" in run.stderr

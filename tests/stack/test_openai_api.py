@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import openai
 import pytest
+
 from conftest import Service
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
@@ -20,7 +21,9 @@ def client(service: Service) -> openai.OpenAI:
 
 
 def ask(client: openai.OpenAI, **kwargs):
-    return client.chat.completions.create(**{"model": "demo", "messages": QUESTION, "temperature": 0, "extra_body": OFF} | kwargs)
+    return client.chat.completions.create(
+        **{"model": "demo", "messages": QUESTION, "temperature": 0, "extra_body": OFF} | kwargs
+    )
 
 
 def test_models(client: openai.OpenAI) -> None:
@@ -133,7 +136,9 @@ def test_the_printed_plan_is_the_engines_own(service: Service) -> None:
         ({"temperature": "hot"}, openai.BadRequestError, "temperature"),
     ],
 )
-def test_errors_have_openais_body(client: openai.OpenAI, change: dict, kind: type[openai.APIStatusError], says: str) -> None:
+def test_errors_have_openais_body(
+    client: openai.OpenAI, change: dict, kind: type[openai.APIStatusError], says: str
+) -> None:
     with pytest.raises(kind) as caught:
         ask(client, **change)
     body = caught.value.body

@@ -258,8 +258,8 @@ def _choose_seqs(
     while too_many - best > 1:
         middle = (best + too_many) // 2
         best, too_many = (middle, too_many) if fits(middle) else (best, middle)
-    # Decode batches are padded to a captured size, and those are multiples of 8.
-    return best - best % 8 if best > 8 else best
+    # Decode batches are padded to a captured size, and those are multiples of 8: worth it where little is given up.
+    return best - best % 8 if best % 8 <= best // 10 else best
 
 
 def _choose_length(deployment: Deployment, asked: Deployment) -> int:

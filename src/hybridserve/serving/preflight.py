@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 
 from hybridserve.catalog.engines import engine_table
-from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import ConfigError, EnvironmentFault
 from hybridserve.planning.architecture import read_architecture
+from hybridserve.planning.engine_args import find_model
 from hybridserve.planning.weights import count_weights
 from hybridserve.settings import Settings
 
@@ -32,11 +32,11 @@ def check_machine(settings: Settings, *, ray: bool = True) -> None:
         ConfigError, CatalogError: the model is missing, not a model, or not supported.
     """
     check_versions(settings, ray=ray)
-    folder = check_model(settings)
+    check_model(settings)
     check_port(settings.server.host, settings.server.port)
     if settings.accelerator.name == "cpu":
         check_instruction_set()
-        check_memory(settings, folder)
+        check_memory(settings)
     if ray:
         check_shared_memory()
 
@@ -64,19 +64,18 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
         )
 
 
-def check_model(settings: Settings) -> Path | None:
-    """The model's folder holds a model that the engine and the planner know. None for a remote repository."""
-    model = resolve_model(settings.model.source or settings.model.id)
+def check_model(settings: Settings) -> None:
+    """The model's folder holds a model that the engine and the planner know; a remote repository is the engine's job."""
+    model = find_model(settings)
     read_architecture(model.config)
     folder = model.folder
     if folder is None:
-        return None
+        return
     where = "model.source" if settings.model.source else "model.id"
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ConfigError(where, f"{folder} holds a config.json but no weights", "give a folder with *.safetensors")
     if not (folder / "tokenizer_config.json").exists():
         raise ConfigError(where, f"{folder} holds no tokenizer_config.json", "give a folder with the model's tokenizer")
-    return folder
 
 
 def check_port(host: str, port: int) -> None:
@@ -109,9 +108,9 @@ def check_instruction_set() -> None:
         )
 
 
-def check_memory(settings: Settings, folder: Path | None) -> None:
+def check_memory(settings: Settings) -> None:
     """Weights, cache and processes fit into what is free now."""
-    model = resolve_model(settings.model.source or settings.model.id)
+    model = find_model(settings)
     weights = count_weights(read_architecture(model.config), dtype="bfloat16").bytes
     cache = settings.engine.kv_cache_memory_bytes or 0
     needed = PROCESSES_BYTES + weights + cache
@@ -131,7 +130,9 @@ def check_shared_memory() -> None:
     if shm.exists() and shutil.disk_usage(shm).free < RAY_OBJECT_STORE_BYTES:
         free = shutil.disk_usage(shm).free / 2**20
         raise EnvironmentFault(
-            "/dev/shm", f"{free:.0f} MiB are free, Ray needs {RAY_OBJECT_STORE_BYTES / 2**20:.0f}", "docker: --shm-size 1g"
+            "/dev/shm",
+            f"{free:.0f} MiB are free, Ray needs {RAY_OBJECT_STORE_BYTES / 2**20:.0f}",
+            "docker: --shm-size 1g",
         )
 
 

@@ -89,9 +89,11 @@ async def start_server(settings: Settings) -> HybridServer:
         RuntimeError: from vLLM, with its own reason.
     """
     config = llm_config(settings, engine_args(settings))
+    # The engine's own /metrics on the replica; Ray's wrapper around it drops families and falsifies histogram sums.
+    config["log_engine_metrics"] = False
     if settings.accelerator.name == "cpu":
         config["callback_config"] = {"callback_class": LocalWeights}
-    server = HybridServer.sync_init(LLMConfig(**config), engine_cls=Engine)
+    server: HybridServer = HybridServer.sync_init(LLMConfig(**config), engine_cls=Engine)
     server.settings = settings
     await server.start()
     return server

@@ -16,6 +16,8 @@ def add_routes(app: Any, settings: Settings, cache: ReportedCache) -> None:
     """Put our routes in front of the engine's own, in any mode."""
 
     async def plan(_: Any) -> JSONResponse:
-        return JSONResponse({"engine": asdict(cache), "line": cache.line(), "model": settings.model.served_name or settings.model.id})
+        return JSONResponse(
+            {"engine": asdict(cache), "line": cache.line(), "model": settings.model.served_name or settings.model.id}
+        )
 
     app.router.routes.insert(0, Route("/plan", plan, methods=["GET"]))

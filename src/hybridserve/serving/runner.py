@@ -7,10 +7,12 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -32,12 +34,14 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "INFO",
     "TOKENIZERS_PARALLELISM": "false",
-    # The silent alternative installs packages behind the user's back when started under `uv run`.
+    # Ray would print a stack and abort on SIGTERM; here SIGTERM is a request to drain.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    # Under `uv run` Ray would build an environment of its own for every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
 
-class Stopped(BaseException):  # noqa: N818 - a request, not an error
+class Stopped(BaseException):
     """SIGINT or SIGTERM arrived. Not an Exception, so that no library swallows it."""
 
 
@@ -90,8 +94,8 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
     scratch = Path(tempfile.mkdtemp(prefix="hybridserve-"))
     failed = True
     try:
-        with _stop_signals():
-            application = _deploy(settings, progress, scratch)
+        with _stop_signals() as rearm:
+            application = _deploy(settings, progress, scratch, rearm)
             on_ready(_wait_until_ready(settings, progress, application, scratch))
             _watch(application)
     except Stopped:
@@ -99,21 +103,22 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
     finally:
         with _ignored_signals():
             progress.enter("stopping")
-            _shut_down(settings.server.drain_timeout_s)
+            _shut_down(scratch)
             if not failed:
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _deploy(settings: Settings, progress: Progress, scratch: Path) -> Callable[[], Any]:
+def _deploy(settings: Settings, progress: Progress, scratch: Path, rearm: Callable[[], None]) -> Callable[[], Any]:
     """Start Ray and submit the application. Returns a function that gives its state as Serve sees it."""
     progress.enter("starting Ray")
-    logging.getLogger("ray").setLevel(logging.ERROR)
     import ray
     from ray import serve as ray_serve
     from ray.serve import RunTarget
 
     from hybridserve.serving.ray_app import APPLICATION, build_app
 
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     replicas = settings.scaling.max_replicas
     devices = settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
     ray.init(
@@ -124,6 +129,7 @@ def _deploy(settings: Settings, progress: Progress, scratch: Path) -> Callable[[
         object_store_memory=RAY_OBJECT_STORE_BYTES,
         _temp_dir=str(scratch),
     )
+    rearm()  # ray.init has put its own handler in place
     progress.enter("starting Ray Serve")
     ray_serve.start(
         http_options={"host": settings.server.host, "port": settings.server.port},
@@ -137,9 +143,7 @@ def _deploy(settings: Settings, progress: Progress, scratch: Path) -> Callable[[
     return lambda: ray_serve.status().applications.get(APPLICATION)
 
 
-def _wait_until_ready(
-    settings: Settings, progress: Progress, application: Callable[[], Any], scratch: Path
-) -> Ready:
+def _wait_until_ready(settings: Settings, progress: Progress, application: Callable[[], Any], scratch: Path) -> Ready:
     """Wait for Serve's own verdict: the proxy answers long before the model does."""
     deadline = time.monotonic() + settings.server.ready_timeout_s
     while True:
@@ -187,32 +191,37 @@ def _watch(application: Callable[[], Any]) -> None:
         time.sleep(1.0)
 
 
-def _shut_down(drain_s: float) -> None:
-    """Let streams finish, then end Ray and whatever outlived it."""
-    import sys
-
+def _shut_down(scratch: Path) -> None:
+    """Let streams finish (Serve waits for the replicas), then end Ray and whatever outlived it."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         from ray import serve as ray_serve
 
-        try:
-            ray_serve.shutdown()
-        except Exception as error:  # Serve may be the very thing that broke; the processes must end all the same.
-            logging.getLogger(__name__).warning("ray serve did not shut down: %s", error)
-        ray.shutdown()
+        # Ray tells of every actor that it ends itself, in the middle of our last lines.
+        with (scratch / "shutdown.log").open("w") as log, redirect_stderr(log), redirect_stdout(log):
+            try:
+                ray_serve.shutdown()
+            except Exception:  # Serve may be the very thing that broke; the processes must end all the same.
+                traceback.print_exc()
+            ray.shutdown()
     end_descendants()
 
 
 @contextmanager
-def _stop_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Stopped in the main thread."""
+def _stop_signals() -> Iterator[Callable[[], None]]:
+    """SIGINT and SIGTERM raise Stopped in the main thread. Gives a function that sets the handlers again."""
 
     def stop(_: int, __: FrameType | None) -> None:
         raise Stopped
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def arm() -> None:
+        for number in before:
+            signal.signal(number, stop)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    arm()
     try:
-        yield
+        yield arm
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Section `guard`: safety guards on input and output. An error of the guard is never a pass: there is no knob for it."""
+"""Section `guard`: safety guards on input and output. An error of the guard is never a pass; no knob says so."""
 
 from __future__ import annotations
 
