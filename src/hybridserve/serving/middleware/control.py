@@ -1,0 +1,192 @@
+"""What the door knows and decides by: keys, limits, guard, drain. One `Control` a process; no HTTP in here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from hybridserve import __version__
+from hybridserve.serving.guards import Message, Reliable, Stage, Verdict, build_guard
+from hybridserve.serving.middleware.handover import Handover
+from hybridserve.serving.middleware.keys import Key, KeyRing
+from hybridserve.serving.middleware.limits import Limits
+from hybridserve.serving.middleware.metrics import GUARD_SECONDS, VERDICTS, Metrics, NoMetrics
+from hybridserve.serving.middleware.replies import Refusal
+from hybridserve.serving.middleware.routes import Route, Routes
+from hybridserve.settings import Settings
+from hybridserve.settings.access import Scope
+
+# How long a guard's sign of life is believed.
+_PROBE_EVERY_S = 5.0
+
+
+class Control:
+    """The state behind the middleware, for whoever serves to hold on to: drain, gate, readiness, metrics.
+
+    Raises:
+        ConfigError: the key file or a guard's file cannot be used.
+    """
+
+    def __init__(self, handover: Handover, *, guard: Reliable | None = None, metrics: Metrics | None = None) -> None:
+        settings = handover.settings
+        self.settings = settings
+        self.metrics: Metrics = metrics or NoMetrics()
+        self.guard = guard or build_guard(settings.guard, served_name(settings))
+        self.keys = KeyRing(Path(settings.access.keys_file)) if settings.access.keys_file else None
+        self.limits = Limits(settings.access)
+        self.routes = Routes(settings.access.open_routes, guarded=self.guard is not None)
+        self.documents = _documents(handover, self.guard)
+        self.headers = [(name.lower().encode(), value.encode()) for name, value in handover.headers.items()]
+        self.draining = False
+        self._gate: str | None = None
+        self._idle = asyncio.Event()
+        self._active = 0
+        self._probed: tuple[float, str | None] | None = None
+        self._anonymous = _anonymous(settings)
+
+    # --- who may
+
+    def admit(self, route: Route | None, secret: bytes | None) -> Key:
+        """Who asks.
+
+        Raises:
+            Refusal: 401 without a valid key, 403 where the key's scopes do not reach.
+        """
+        key = self._anonymous
+        if secret is not None and self.keys is not None:
+            found = self.keys.find(secret)
+            if found is None:
+                raise Refusal(401, "invalid_api_key", "This API key is not known here, or has expired.")
+            key = found
+        if route is not None and (route.scope is None or route.scope in key.scopes):
+            return key
+        if key is self._anonymous and self.keys is not None:
+            raise Refusal(
+                401, "missing_api_key", "Send an API key: Authorization: Bearer KEY.", reason="missing_api_key"
+            )
+        raise Refusal(403, "not_allowed", "This route is not open to you.", reason="scope")
+
+    def check_open(self) -> None:
+        """Raises Refusal, 503, while new work is not taken."""
+        if self.draining:
+            message = "This server is shutting down; another one takes the request."
+            raise Refusal(503, "draining", message, retry_after_s=1.0)
+        if self._gate is not None:
+            raise Refusal(503, "gate_closed", f"This server may not serve: {self._gate}", retry_after_s=30.0)
+
+    # --- drain, gate, readiness
+
+    def drain(self, on: bool = True) -> None:
+        """Take no new generations; those that run go on."""
+        self.draining = on
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until nothing runs any more; False when the time is over."""
+        if not self._active:
+            return True
+        self._idle.clear()
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def close_gate(self, reason: str) -> None:
+        """Refuse new generations with this reason: a licence lapsed, a check failed."""
+        self._gate = reason
+
+    def open_gate(self) -> None:
+        """Take requests again."""
+        self._gate = None
+
+    @property
+    def active(self) -> int:
+        """Generations that run."""
+        return self._active
+
+    def entered(self) -> None:
+        self._active += 1
+
+    def left(self) -> None:
+        self._active -= 1
+        if not self._active:
+            self._idle.set()
+
+    async def not_ready(self) -> list[str]:
+        """Why this server should get no traffic; empty when it should."""
+        reasons = []
+        if self.draining:
+            reasons.append("draining")
+        if self._gate is not None:
+            reasons.append(f"gate closed: {self._gate}")
+        if self.guard is not None and (fault := await self._guard_fault(self.guard)) is not None:
+            reasons.append(f"guard: {fault}")
+        return reasons
+
+    async def _guard_fault(self, guard: Reliable) -> str | None:
+        if guard.breaker == "open":
+            return "breaker open"
+        now = monotonic()
+        if self._probed is None or now - self._probed[0] >= _PROBE_EVERY_S:
+            self._probed = now, await guard.probe()
+        return self._probed[1]
+
+    # --- guard
+
+    async def judge(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+        """Ask the guard, and count its answer. Only call it where there is one."""
+        assert self.guard is not None
+        verdict = await self.guard.check(messages, stage)
+        labels = {"guard": self.guard.name, "stage": stage}
+        self.metrics.count(VERDICTS.name, {**labels, "outcome": verdict.outcome})
+        self.metrics.observe(GUARD_SECONDS.name, labels, verdict.seconds)
+        return verdict
+
+    def refusal(self, verdict: Verdict, stage: str) -> Refusal:
+        """The answer that belongs to a verdict other than allow. An outage must not look like a refusal."""
+        if verdict.outcome == "block":
+            what = "The request" if stage == "input" else "The answer"
+            return Refusal(
+                400,
+                "guard_blocked",
+                f"{what} was blocked by the safety guard.",
+                reason=f"guard_blocked_{stage}",
+                extra={"guard": {"stage": stage, "categories": list(verdict.categories)}},
+            )
+        after = self.guard.retry_after_s if self.guard is not None else 1.0
+        return Refusal(
+            503,
+            "guard_unavailable",
+            "The safety guard gave no verdict; nothing is served without.",
+            retry_after_s=after,
+        )
+
+
+def served_name(settings: Settings) -> str:
+    """The name that clients put into `model`."""
+    return settings.model.served_name or settings.model.id
+
+
+def _anonymous(settings: Settings) -> Key:
+    scopes = settings.access.anonymous_scopes
+    if scopes is None:
+        demo = settings.server.profile == "demo" and settings.access.keys_file is None
+        default: tuple[Scope, ...] = ("inference", "metrics") if demo else ()
+        scopes = default
+    return Key("anonymous", frozenset(scopes))
+
+
+def _documents(handover: Handover, guard: Reliable | None) -> Mapping[str, Any]:
+    settings = handover.settings
+    about = {
+        "service": "hybridserve",
+        "version": __version__,
+        "model": served_name(settings),
+        "guard": None
+        if guard is None
+        else {"name": guard.name, "input": settings.guard.input, "output": settings.guard.output},
+    }
+    return {"/about": about, **handover.documents}

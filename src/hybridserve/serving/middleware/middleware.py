@@ -1,0 +1,327 @@
+"""The one class that every request passes, the same in all modes: pure ASGI, no framework, no engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import traceback
+from time import perf_counter
+
+from hybridserve.serving.guards import Verdict
+from hybridserve.serving.middleware.asgi import App, Event, RawHeaders, Receive, Scope, Send
+from hybridserve.serving.middleware.control import Control
+from hybridserve.serving.middleware.dialects import Unreadable
+from hybridserve.serving.middleware.handover import Handover, from_environ
+from hybridserve.serving.middleware.inner import ask
+from hybridserve.serving.middleware.keys import Key, presented
+from hybridserve.serving.middleware.limits import Lease
+from hybridserve.serving.middleware.line import Line, call_app, read_body
+from hybridserve.serving.middleware.metrics import ADMITTED, CUT, MIDDLEWARE_SECONDS, REJECTED, TOKENS
+from hybridserve.serving.middleware.prompt_length import check_prompt_length
+from hybridserve.serving.middleware.replies import Refusal, clean_error, first_header, send_json
+from hybridserve.serving.middleware.reply import Reply
+from hybridserve.serving.middleware.requests import Call, prepare
+from hybridserve.serving.middleware.routes import Route, route_path
+from hybridserve.serving.middleware.tracing import inner_headers, request_id
+from hybridserve.serving.middleware.window import Window
+from hybridserve.settings import Settings
+
+log = logging.getLogger("hybridserve.access")
+
+
+class ControlMiddleware:
+    """Who are you, may you, is it safe; then the app.
+
+    Args:
+        app: the ASGI app behind: vLLM's own, or Ray Serve's ingress.
+        settings: all settings; alone they are enough.
+        handover: settings with documents and headers from other rooms.
+        control: a ready `Control`, where the one who serves keeps it for drain and readiness.
+
+    With none of them it reads ``HYBRIDSERVE_SETTINGS_JSON``, as under ``vllm serve --middleware``.
+
+    Raises:
+        ConfigError: the settings cannot be used.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        settings: Settings | None = None,
+        *,
+        handover: Handover | None = None,
+        control: Control | None = None,
+    ) -> None:
+        self.app = app
+        if control is None:
+            control = Control(handover or (Handover(settings) if settings is not None else from_environ()))
+        self.control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            # No route of ours speaks it, and its traffic could not be checked.
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "not open"})
+        else:
+            await self.app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = perf_counter()
+        given = scope["headers"]
+        method, path = scope["method"], route_path(scope)
+        ident = request_id(first_header(given, b"x-request-id"))
+        ours = [(b"x-request-id", ident), *self.control.headers]
+        visit = _Visit(ident.decode(), method, began)
+        try:
+            if method == "OPTIONS" and self.control.routes.known(path) and first_header(given, b"origin"):
+                await self._pass(scope, receive, send, ours, visit)  # a browser's preflight carries no key
+                return
+            route = self.control.routes.find(method, path)
+            visit.route = route.name if route is not None else "other"
+            key = self.control.admit(route, presented(given))
+            visit.key = key.name
+            assert route is not None
+            inner: Scope = {**scope, "headers": inner_headers(given, ident)}
+            if route.kind == "own" and await self._own(route, path, inner, send, ours, visit):
+                return
+            if route.dialect is None:
+                await self._pass(inner, receive, send, ours, visit)
+            else:
+                await self._generate(route, key, inner, receive, send, ours, visit)
+        except Refusal as refusal:
+            self.control.metrics.count(REJECTED.name, {"route": visit.route, "reason": refusal.reason})
+            visit.status, visit.reason = refusal.status, refusal.reason
+            await refusal.send(send, ours)
+        except ConnectionResetError:
+            visit.status, visit.reason = 499, "client_gone"
+        finally:
+            visit.log()
+
+    # --- what the door answers itself
+
+    async def _own(self, route: Route, path: str, inner: Scope, send: Send, ours: RawHeaders, visit: _Visit) -> bool:
+        """Answer one of our own routes; False where the app behind may have it."""
+        status, document = 200, self.control.documents.get(path)
+        if route.name == "ready":
+            reasons = await self.control.not_ready()
+            health = await ask(self.app, inner, "GET", "/health")
+            # 404: the app has no such route, as Ray's ingress; its health is looked after by Ray.
+            if health.status not in (200, 404):
+                reasons.append(f"engine: /health answers {health.status}")
+            status, document = (503 if reasons else 200), {"ready": not reasons, "reasons": reasons}
+        elif route.name == "drain":
+            self.control.drain(visit.method == "POST")
+            document = {"draining": self.control.draining, "active": self.control.active}
+        elif document is None:
+            return False
+        visit.status = status
+        body = json.dumps(document, indent=2).encode()
+        await send_json(send, status, b"" if visit.method == "HEAD" else body, ours)
+        return True
+
+    # --- what goes through as it is
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, ours: RawHeaders, visit: _Visit) -> None:
+        """Routes that generate nothing: our headers on the answer, errors cleaned."""
+        start: Event | None = None
+        held: list[bytes] = []
+
+        async def out(message: Event) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                kept = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"]
+                message = {**message, "headers": [*kept, *ours]}
+                if visit.status >= 400:
+                    start = message
+                    return
+            elif start is not None:
+                held.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    cleaned = clean_error(visit.status, b"".join(held))
+                    drop = (b"content-length", b"content-type")
+                    kept = [pair for pair in start["headers"] if pair[0].lower() not in drop]
+                    await send_json(send, visit.status, cleaned, kept)
+                return
+            await send(message)
+
+        if visit.method in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, out)
+            return
+        body = await read_body(receive, self.control.settings.access.max_body_bytes, _declared_length(scope))
+        await call_app(self.app, scope, Line(receive, body), out)
+
+    # --- what generates
+
+    async def _generate(
+        self,
+        route: Route,
+        key: Key,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        ours: list[tuple[bytes, bytes]],
+        visit: _Visit,
+    ) -> None:
+        control, settings = self.control, self.control.settings
+        assert route.dialect is not None
+        control.check_open()
+        control.limits.request(key)
+        raw = await read_body(receive, settings.access.max_body_bytes, _declared_length(scope))
+        waited = perf_counter()
+        call = prepare(raw, route.dialect, settings, key)
+        await check_prompt_length(self.app, scope, call, settings.access.max_prompt_tokens)
+        metered = control.limits.counts_tokens(key)
+        if metered:
+            call.ask_for_usage()
+        lease = control.limits.open(key, call.reserve())
+        control.entered()
+        used: int | None = None
+        gate: asyncio.Task[Verdict] | None = None
+        try:
+            before_guard = perf_counter()
+            line = Line(receive, call.payload())
+            gate = await self._guard_input(call, line)
+            guarded = perf_counter() - before_guard
+            reply = self._reply(send, line, call, ours, gate, metered)
+            inner = {**scope, "headers": _with_length(scope["headers"], len(call.raw))}
+            control.metrics.observe(MIDDLEWARE_SECONDS.name, {"route": route.name}, perf_counter() - waited - guarded)
+            control.metrics.count(ADMITTED.name, {"route": route.name})
+            await self._run(inner, line, reply, visit)
+            used = reply.tokens
+            visit.tokens = used
+            visit.status, visit.reason = reply.status, reply.cut or "-"
+            if reply.cut is not None:
+                control.metrics.count(CUT.name, {"reason": reply.cut})
+        finally:
+            if gate is not None:
+                gate.cancel()
+            self._settle(lease, used)
+            control.left()
+
+    async def _run(self, scope: Scope, line: Line, reply: Reply, visit: _Visit) -> None:
+        """The app, and an end of the answer that shows how it went."""
+        failed = False
+        try:
+            await call_app(self.app, scope, line, reply)
+        except Exception as error:
+            failed = True
+            # Type and place only: a message may quote the prompt.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            log.error(
+                "event=app_failed id=%s error=%s at=%s:%s",
+                visit.ident,
+                type(error).__name__,
+                frame.filename,
+                frame.lineno,
+            )
+        await reply.finish(failed)
+
+    async def _guard_input(self, call: Call, line: Line) -> asyncio.Task[Verdict] | None:
+        """Check the prompt now, or start to while the engine prefills.
+
+        Raises:
+            Refusal: blocked, no verdict, or not readable.
+        """
+        guard = self.control.settings.guard
+        if self.control.guard is None or guard.input == "off":
+            return None
+        try:
+            messages = call.dialect.messages(call.body)
+        except Unreadable as error:
+            raise Refusal(400, "guard_unreadable", f"The safety guard reads text only: {error}.") from None
+        if guard.input == "before":
+            verdict = await self.control.judge(messages, "input")
+            if not verdict.allowed:
+                raise self.control.refusal(verdict, "input")
+            return None
+        task = asyncio.ensure_future(self.control.judge(messages, "input"))
+
+        def stop_engine(done: asyncio.Task[Verdict]) -> None:
+            if not done.cancelled() and not done.result().allowed:
+                line.hang_up()
+
+        task.add_done_callback(stop_engine)
+        return task
+
+    def _reply(
+        self,
+        send: Send,
+        line: Line,
+        call: Call,
+        ours: list[tuple[bytes, bytes]],
+        gate: asyncio.Task[Verdict] | None,
+        metered: bool,
+    ) -> Reply:
+        control, guard = self.control, self.control.settings.guard
+        judge = window = None
+        if control.guard is not None and guard.output:
+            try:
+                prompt = call.dialect.messages(call.body)
+            except Unreadable:
+                prompt = []  # the prompt is not checked by policy; its answer still is
+
+            async def judge(text: str) -> Verdict:
+                return await control.judge([*prompt, {"role": "assistant", "content": text}], "output")
+
+            window = Window(judge, guard.window_chars, guard.overlap_chars, guard.max_hold_s)
+        return Reply(
+            send,
+            line,
+            call,
+            ours,
+            judge=judge,
+            window=window,
+            gate=gate,
+            refuse=control.refusal,
+            want_usage=metered,
+            stalled_s=control.settings.access.stalled_reader_s,
+        )
+
+    def _settle(self, lease: Lease, used: int | None) -> None:
+        lease.close(used)
+        if used is not None:
+            self.control.metrics.count(TOKENS.name, {}, used)
+
+
+class _Visit:
+    """One line of the log: who, what, how it went. Never a key, a prompt or an answer."""
+
+    __slots__ = ("_began", "ident", "key", "method", "reason", "route", "status", "tokens")
+
+    def __init__(self, ident: str, method: str, began: float) -> None:
+        self.ident = ident
+        self.method = method
+        self._began = began
+        self.route = "other"
+        self.key = "-"
+        self.status = 0
+        self.reason = "-"
+        self.tokens: int | None = None
+
+    def log(self) -> None:
+        if log.isEnabledFor(logging.INFO):
+            log.info(
+                "event=request id=%s key=%s method=%s route=%s status=%d reason=%s ms=%.1f tokens=%s",
+                self.ident,
+                self.key,
+                self.method,
+                self.route,
+                self.status,
+                self.reason,
+                (perf_counter() - self._began) * 1000,
+                "-" if self.tokens is None else self.tokens,
+            )
+
+
+def _declared_length(scope: Scope) -> int | None:
+    value = first_header(scope["headers"], b"content-length")
+    return int(value) if value is not None and value.isdigit() else None
+
+
+def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    kept = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
+    return [*kept, (b"content-length", str(length).encode())]
