@@ -7,7 +7,7 @@ import json
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
-from hybridserve.settings import Settings, load
+from hybridserve.settings import load
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show the settings and their schema.")
 
@@ -41,7 +41,9 @@ def schema() -> None:
 
     Example: hybridserve config schema > hybridserve.schema.json
     """
-    typer.echo(json.dumps(Settings.model_json_schema(), indent=2))
+    from hybridserve.settings.schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
 
 
 def _at(tree: object, path: str) -> object:

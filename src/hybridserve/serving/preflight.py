@@ -65,7 +65,7 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
 
 
 def check_model(settings: Settings) -> None:
-    """The model's folder holds a model that the engine and the planner know; a remote repository is the engine's job."""
+    """The folder holds a model that the engine and the planner know; a remote repository is the engine's job."""
     model = find_model(settings)
     read_architecture(model.config)
     folder = model.folder
@@ -146,7 +146,8 @@ def _installed(package: str) -> str | None:
 def _owner_of(port: int) -> str:
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            address = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and address and address.port == port and connection.pid:
                 return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     except (psutil.Error, OSError):
         pass

@@ -1,0 +1,41 @@
+"""The JSON schema of hybridserve.yaml, with the docstring under each field as its description.
+
+Pydantic can read those docstrings itself, at every start and for a tenth of a second; here only who asks for the schema
+pays for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from itertools import pairwise
+from typing import Any
+
+from pydantic import BaseModel
+
+from hybridserve.settings.section import Section
+from hybridserve.settings.tree import Settings
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of the whole tree."""
+    schema = Settings.model_json_schema()
+    sections = {section.__name__: section for section in Section.__subclasses__()}
+    for name, described in schema["$defs"].items():
+        for field, text in field_docstrings(sections[name]).items():
+            described["properties"][field]["description"] = text
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hybridserve.yaml", **schema}
+
+
+def field_docstrings(section: type[BaseModel]) -> dict[str, str]:
+    """Field name to the string that stands under it in the source."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(definition, ast.ClassDef)
+    body = definition.body
+    texts = {}
+    for above, below in pairwise(body):
+        if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name) and isinstance(below, ast.Expr):
+            text = ast.literal_eval(below.value)
+            texts[above.target.id] = inspect.cleandoc(text)
+    return texts

@@ -1,0 +1,59 @@
+"""`hybridserve config`, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+
+from hybridserve.settings import Settings, load
+from hybridserve.settings.schema import json_schema
+
+HYBRIDSERVE = Path(sys.executable).parent / "hybridserve"
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(HYBRIDSERVE), *words], capture_output=True, text=True, timeout=60)
+
+
+def test_show_prints_each_value_and_where_it_came_from() -> None:
+    said = run("config", "show", "--sources", "--set", "engine.max_num_seqs=8")
+    assert said.returncode == 0
+    lines = {line.split()[0]: line.split()[1:] for line in said.stdout.splitlines()}
+    assert lines["engine.max_num_seqs"] == ["8", "flag"]
+    assert lines["server.port"] == ["8000", "default"]
+    assert set(lines) == set(load(environ={}).sources)
+
+
+def test_show_as_json_is_the_tree() -> None:
+    said = run("config", "show", "--json")
+    assert Settings.model_validate(json.loads(said.stdout)) == load(environ={}).settings
+
+
+def test_a_mistake_is_three_lines_and_exit_2() -> None:
+    said = run("config", "show", "--set", "engine.max_num_seq=8")
+    assert said.returncode == 2
+    assert said.stdout == ""
+    assert said.stderr.splitlines() == [
+        "error: engine.max_num_seq",
+        "  what: is not a setting",
+        "  fix:  did you mean engine.max_num_seqs?",
+    ]
+
+
+def test_a_mistake_with_json_is_one_object() -> None:
+    said = run("config", "show", "--json", "--set", "engine.max_num_seq=8")
+    assert said.returncode == 2
+    assert json.loads(said.stdout)["where"] == "engine.max_num_seq"
+
+
+def test_the_schema_describes_every_field_and_holds_the_defaults() -> None:
+    schema = json.loads(run("config", "schema").stdout)
+    assert schema == json_schema()
+    for name, section in schema["$defs"].items():
+        for field, described in section.get("properties", {}).items():
+            assert described.get("description"), f"{name}.{field} has no docstring"
+    jsonschema.validate(load(environ={}).settings.model_dump(mode="json"), schema)
