@@ -19,6 +19,7 @@ VERBS = {
     "render": "Write the planned engine arguments out: vllm serve, LLMConfig.",
     "config": "Show the settings, where each came from, and their JSON schema.",
     "serve": "Serve a model: Ray Serve, the OpenAI API, metrics.",
+    "key": "Make API keys; only their hashes are stored.",
 }
 
 

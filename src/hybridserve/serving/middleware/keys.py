@@ -52,7 +52,7 @@ def new_key() -> str:
 def key_line(
     name: str,
     key: str,
-    scopes: tuple[Scope, ...] = ("inference",),
+    scopes: tuple[str, ...] = ("inference",),
     *,
     rpm: int | None = None,
     tpm: int | None = None,
@@ -70,6 +70,8 @@ def key_line(
         raise ConfigError(
             f"key {name}", f"is shorter than {MIN_KEY_LENGTH} characters", "use `hybridserve key new`, or a longer one"
         )
+    if not set(scopes) <= set(_SCOPES):
+        raise ConfigError(f"key {name}", f"unknown scope in {','.join(scopes)!r}", f"use {', '.join(_SCOPES)}")
     fields = [name, f"sha256:{_digest(key.encode()).hex()}", f"scopes={','.join(scopes)}"]
     fields += [
         f"{label}={value}"

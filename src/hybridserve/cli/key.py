@@ -1,0 +1,106 @@
+"""`hybridserve key new | hash`: lines for the key file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridserve.cli.options import AsJson
+from hybridserve.errors import ConfigError
+from hybridserve.serving.middleware.keys import key_line, new_key, parse_keys
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make API keys. Only their hashes are stored.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key in the file and in logs.")]
+Scopes = Annotated[str, typer.Option("--scopes", help="inference, metrics, admin, with commas between.")]
+Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests in a minute.")]
+Tpm = Annotated[int | None, typer.Option("--tpm", min=1, help="Prompt and output tokens in a minute.")]
+Streams = Annotated[int | None, typer.Option("--streams", min=1, help="Requests that run at once.")]
+Expires = Annotated[datetime | None, typer.Option("--expires", formats=["%Y-%m-%d"], help="Last day it is valid.")]
+File = Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Append the line to this key file.")]
+
+
+@app.command()
+def new(
+    name: Name,
+    scopes: Scopes = "inference",
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    streams: Streams = None,
+    expires: Expires = None,
+    file: File = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is shown once, here; the file gets its hash.
+
+    Example: hybridserve key new alice --rpm 60 --file keys.txt
+    """
+    key = new_key()
+    line = _line(name, key, scopes, rpm, tpm, streams, expires, file)
+    if as_json:
+        typer.echo(json.dumps({"name": name, "key": key, "line": line, "file": None if file is None else str(file)}))
+        return
+    typer.echo(key)
+    typer.echo(f"line for the key file: {line}" if file is None else f"added to {file}", err=True)
+
+
+@app.command("hash")
+def hash_(
+    name: Name,
+    scopes: Scopes = "inference",
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    streams: Streams = None,
+    expires: Expires = None,
+    file: File = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the line of a key that exists already. The key is read from standard input, so that no shell keeps it.
+
+    Example: hybridserve key hash alice --file keys.txt < alice.key
+    """
+    line = _line(name, sys.stdin.read().strip(), scopes, rpm, tpm, streams, expires, file)
+    if as_json:
+        typer.echo(json.dumps({"name": name, "line": line, "file": None if file is None else str(file)}))
+    else:
+        typer.echo(line if file is None else f"added to {file}", err=file is not None)
+
+
+def _line(
+    name: str,
+    key: str,
+    scopes: str,
+    rpm: int | None,
+    tpm: int | None,
+    streams: int | None,
+    expires: datetime | None,
+    file: Path | None,
+) -> str:
+    last_day = None if expires is None else expires.date()
+    line = key_line(name, key, tuple(scopes.split(",")), rpm=rpm, tpm=tpm, streams=streams, expires=last_day)
+    if file is not None:
+        _append(file, line)
+    return line
+
+
+def _append(file: Path, line: str) -> None:
+    """Write the file anew and move it into place, so that no server ever reads half a line."""
+    before = ""
+    try:
+        if file.exists():
+            before = file.read_text(encoding="utf-8")
+            if before and not before.endswith("\n"):
+                before += "\n"
+        text = f"{before}{line}\n"
+        parse_keys(text, str(file))
+        fresh = file.with_name(f".{file.name}.new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(file)
+    except OSError as error:
+        raise ConfigError(str(file), f"cannot be written: {error.strerror}", "give a writable file") from None
