@@ -17,6 +17,9 @@ from hybridserve.errors import HybridServeError
 VERBS = {
     "plan": "What fits on a GPU, which flags to set, and why.",
     "render": "Write the planned engine arguments out: vllm serve, LLMConfig.",
+    "check": "Judge licence, guard, engine settings and exposure; findings with evidence.",
+    "notice": "Write NOTICE, licence references and the list of models.",
+    "explain": "What a rule or a licence asks, and what it rests on.",
     "config": "Show the settings, where each came from, and their JSON schema.",
     "serve": "Serve a model: Ray Serve, the OpenAI API, metrics.",
     "key": "Make API keys; only their hashes are stored.",
@@ -46,6 +49,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
+    pretty_exceptions_enable=False,
     help="Plan, check and serve hybrid Mamba-Transformer models on vLLM.\n\nExample: hybridserve serve",
 )
 

@@ -1,0 +1,111 @@
+"""`hybridserve explain`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+
+import typer
+
+from hybridserve.catalog.licences import licence, licence_ids, licensed_models, model_licence
+from hybridserve.cli.options import AsJson
+from hybridserve.compliance.evaluate import RULES
+from hybridserve.compliance.evidence import LIVE_RULES
+from hybridserve.errors import ConfigError
+
+app = typer.Typer(rich_markup_mode=None, help="Explain a rule or a licence of the registry.")
+
+
+@app.command()
+def explain(
+    name: str = typer.Argument(
+        None, metavar="[RULE|LICENCE]", help="Id of a rule or of a licence; all rules when empty."
+    ),
+    licences: bool = typer.Option(False, "--licences", help="List licences and the models under them."),
+    as_json: AsJson = False,
+) -> None:
+    """Say what a rule asks, what it rests on and how to satisfy it; or what a licence asks.
+
+    Example: hybridserve explain engine.seqs-over-blocks
+    """
+    rows = _rules()
+    if licences:
+        table = _licences()
+        if as_json:
+            typer.echo(json.dumps(table, indent=2))
+            return
+        for one, about in table.items():
+            typer.echo(f"{one:<40} {about['status']:<10} {', '.join(about['models']) or '-'}")
+        return
+    if name is None:
+        if as_json:
+            typer.echo(json.dumps(list(rows.values()), indent=2))
+            return
+        width = max(map(len, rows))
+        for row in rows.values():
+            typer.echo(f"{row['rule']:<{width}}  {row['severity']:<7}  {row['title']}")
+        return
+    if name in licence_ids():
+        _print_licence(name, as_json=as_json)
+        return
+    if name not in rows:
+        near = difflib.get_close_matches(name, [*rows, *licence_ids()], n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else "`hybridserve explain` lists them"
+        raise ConfigError(name, "is neither a rule nor a licence", hint)
+    if as_json:
+        typer.echo(json.dumps(rows[name], indent=2))
+        return
+    for key, value in rows[name].items():
+        typer.echo(f"{key + ':':<10} {value}")
+
+
+def _rules() -> dict[str, dict[str, str]]:
+    offline = {
+        rule.id: {
+            "rule": rule.id,
+            "family": str(rule.family),
+            "severity": str(rule.severity),
+            "title": rule.title,
+            "basis": rule.basis,
+            "remedy": rule.remedy,
+        }
+        for rule in RULES
+    }
+    live = {
+        name: {
+            "rule": name,
+            "family": "evidence",
+            "severity": "error",
+            "title": rule.title,
+            "basis": rule.basis,
+            "remedy": rule.remedy,
+        }
+        for name, rule in LIVE_RULES.items()
+    }
+    return {**offline, **live}
+
+
+def _licences() -> dict[str, dict[str, object]]:
+    models: dict[str, list[str]] = {}
+    for model in licensed_models():
+        entry = model_licence(model)
+        for one in entry.licences if entry else ():
+            models.setdefault(one, []).append(model)
+    return {one: {"status": licence(one).status, "models": models.get(one, [])} for one in licence_ids()}
+
+
+def _print_licence(name: str, *, as_json: bool) -> None:
+    one = licence(name)
+    if as_json:
+        typer.echo(one.model_dump_json(indent=2))
+        return
+    typer.echo(f"{one.title}, version {one.version} ({one.spdx})")
+    typer.echo(f"text:   {one.url}")
+    typer.echo(f"read:   {one.read} ({one.status}), from {one.source}")
+    for duty in one.obligations:
+        typer.echo(f"{duty.term:<18} when {', '.join(duty.when)}; section {duty.clause}")
+        for said in (duty.quote, duty.line, duty.policy):
+            if said:
+                typer.echo(f"{'':<18}   {said}")
+    if one.note:
+        typer.echo(f"note:   {one.note}")

@@ -1,0 +1,49 @@
+"""`hybridserve notice`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.compliance.bundle import attribution_bundle, missing_copies
+from hybridserve.errors import ConfigError
+from hybridserve.serving.gate import view_of
+from hybridserve.settings import load
+
+app = typer.Typer(rich_markup_mode=None, help="Write the attribution bundle that image and chart ship.")
+
+
+@app.command()
+def notice(
+    folder: Path = typer.Argument(..., metavar="DIR", help="Folder to write to; made when it is not there."),
+    config: ConfigFile = None,
+    assign: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write NOTICE, licence references, the list of models and a CycloneDX bill of materials into DIR.
+
+    The same settings give the same bytes. Licence texts are not ours to copy: what has to be added is said.
+
+    Example: hybridserve notice attribution -c hybridserve.yaml
+    """
+    settings = load(config, assign or ()).settings
+    # The bundle is what is being made: judging needs it, making it does not.
+    section = settings.licence.model_copy(update={"bundle": None})
+    view = view_of(settings.model_copy(update={"licence": section}))
+    files, missing = attribution_bundle(view), missing_copies(view)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(folder), f"cannot be written: {error.strerror}", "give a writable folder") from None
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), "files": list(files), "to_add": missing}, indent=2))
+        return
+    for name in files:
+        typer.echo(f"wrote {folder / name}")
+    for sentence in missing:
+        typer.echo(f"to add: {sentence}")
