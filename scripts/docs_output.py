@@ -1,0 +1,62 @@
+"""Fill the blocks of documentation that show a command's output with what the command prints now.
+
+A block is written as::
+
+    <!-- output: hybridserve plan nemotron-nano-9b-v2 --gpu a10g -->
+    ```text
+    ...
+    ```
+
+Run ``python scripts/docs_output.py docs/*.md`` to refresh, with ``--check`` to fail where a page is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+BLOCK = re.compile(r"(<!-- output: (?P<command>[^\n]+?) -->\n```text\n)(?P<text>.*?)(```)", re.DOTALL)
+
+
+def output(command: str) -> str:
+    """Standard output of a command of this environment; a failing command is an error unless it ends with `|| true`."""
+    may_fail = command.endswith("|| true")
+    words = shlex.split(command.removesuffix("|| true"))
+    if words[0] == "hybridserve":
+        words[:1] = [sys.executable, "-c", "from hybridserve.cli import main; main()"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode and not may_fail:
+        raise SystemExit(f"{command}: exit {done.returncode}\n{done.stderr}")
+    return "\n".join(line.rstrip() for line in (done.stdout + done.stderr).splitlines()) + "\n"
+
+
+def filled(page: str) -> str:
+    """The page with every block refreshed."""
+    return BLOCK.sub(lambda match: match[1] + output(match["command"]) + match[4], page)
+
+
+def main() -> int:
+    """Refresh or check the pages given on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="+", type=Path)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page is out of date")
+    options = parser.parse_args()
+    stale = []
+    for page in options.pages:
+        text = page.read_text(encoding="utf-8")
+        new = filled(text)
+        if new != text:
+            stale.append(page)
+            if not options.check:
+                page.write_text(new, encoding="utf-8")
+    for page in stale:
+        print(f"{page}: {'out of date' if options.check else 'refreshed'}")
+    return 1 if stale and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
