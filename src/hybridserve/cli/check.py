@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.compliance.documents import compliance_document, digest
 from hybridserve.compliance.evaluate import evaluate
-from hybridserve.compliance.findings import Finding, Profile, verdict
+from hybridserve.compliance.findings import Finding, Profile, Status, verdict
 from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.serving.gate import view_of
 from hybridserve.settings import Settings, load
@@ -24,32 +24,38 @@ if TYPE_CHECKING:
     from hybridserve.compliance.canaries import Canary
     from hybridserve.compliance.evidence import Observation
 
-app = typer.Typer(rich_markup_mode=None, help="Judge a deployment: licence, guard, engine settings, exposure.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Judge a deployment: licence, guard, engine settings, exposure.")
 
-PROFILES: tuple[Profile, ...] = ("production", "staging", "demo")
-STYLE = {"PASS": "green", "FAIL": "red", "WAIVED": "yellow", "UNKNOWN": "magenta"}
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+STYLE: Mapping[Status, str] = {"PASS": "green", "FAIL": "red", "WAIVED": "yellow", "UNKNOWN": "magenta"}
 
 
 @app.command()
 def check(
     config: ConfigFile = None,
     assign: Assignments = None,
-    profile: str = typer.Option(
-        None, "--profile", help="production, staging or demo; server.profile of the settings when not given."
-    ),
-    day: datetime = typer.Option(
-        None, "--date", formats=["%Y-%m-%d"], help="Judge as of this day: shows what expires until then."
-    ),
-    everything: bool = typer.Option(False, "--all", help="Show passed rules as well."),
-    strict: bool = typer.Option(False, "--strict", help="Exit 1 on every finding that fails or is unknown."),
-    sarif_file: Path = typer.Option(None, "--sarif", metavar="FILE", help="Write SARIF 2.1.0 for code review."),
-    live: str = typer.Option(None, "--live", metavar="URL", help="Send canaries to the service at URL as well."),
-    guard_down: str = typer.Option(
-        None, "--guard-down", metavar="URL", help="With --live: a replica whose guard is switched off on purpose."
-    ),
-    key_file: Path = typer.Option(None, "--key-file", metavar="FILE", help="With --live: file with the API key."),
-    evidence: Path = typer.Option(
-        Path("evidence.json"), "--evidence", metavar="FILE", help="With --live: where the record goes."
+    profile: Annotated[
+        str | None,
+        typer.Option(help="production, staging or demo; server.profile of the settings when not given."),
+    ] = None,
+    day: Annotated[
+        datetime | None,
+        typer.Option("--date", formats=["%Y-%m-%d"], help="Judge as of this day: shows what expires until then."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show passed rules as well.")] = False,
+    strict: Annotated[bool, typer.Option(help="Exit 1 on every finding that fails or is unknown.")] = False,
+    sarif_file: Annotated[
+        Path | None, typer.Option("--sarif", metavar="FILE", help="Write SARIF 2.1.0 for code review.")
+    ] = None,
+    live: Annotated[
+        str | None, typer.Option(metavar="URL", help="Send canaries to the service at URL as well.")
+    ] = None,
+    guard_down: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --live: a replica whose guard is off on purpose.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="With --live: file with the API key.")] = None,
+    evidence: Annotated[Path, typer.Option(metavar="FILE", help="With --live: where the record goes.")] = Path(
+        "evidence.json"
     ),
     as_json: AsJson = False,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from typing import Annotated
 
 import typer
 
@@ -13,15 +14,16 @@ from hybridserve.compliance.evaluate import RULES
 from hybridserve.compliance.evidence import LIVE_RULES
 from hybridserve.errors import ConfigError
 
-app = typer.Typer(rich_markup_mode=None, help="Explain a rule or a licence of the registry.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Explain a rule or a licence of the registry.")
 
 
 @app.command()
 def explain(
-    name: str = typer.Argument(
-        None, metavar="[RULE|LICENCE]", help="Id of a rule or of a licence; all rules when empty."
-    ),
-    licences: bool = typer.Option(False, "--licences", help="List licences and the models under them."),
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RULE|LICENCE]", help="Id of a rule or of a licence; all rules when empty."),
+    ] = None,
+    licences: Annotated[bool, typer.Option("--licences", help="List licences and the models under them.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a rule asks, what it rests on and how to satisfy it; or what a licence asks.
@@ -30,12 +32,13 @@ def explain(
     """
     rows = _rules()
     if licences:
-        table = _licences()
+        models = _models_by_licence()
         if as_json:
+            table = {one: {"status": licence(one).status, "models": names} for one, names in models.items()}
             typer.echo(json.dumps(table, indent=2))
             return
-        for one, about in table.items():
-            typer.echo(f"{one:<40} {about['status']:<10} {', '.join(about['models']) or '-'}")
+        for one, names in models.items():
+            typer.echo(f"{one:<40} {licence(one).status:<10} {', '.join(names) or '-'}")
         return
     if name is None:
         if as_json:
@@ -85,13 +88,13 @@ def _rules() -> dict[str, dict[str, str]]:
     return {**offline, **live}
 
 
-def _licences() -> dict[str, dict[str, object]]:
-    models: dict[str, list[str]] = {}
+def _models_by_licence() -> dict[str, list[str]]:
+    models: dict[str, list[str]] = {one: [] for one in licence_ids()}
     for model in licensed_models():
         entry = model_licence(model)
         for one in entry.licences if entry else ():
-            models.setdefault(one, []).append(model)
-    return {one: {"status": licence(one).status, "models": models.get(one, [])} for one in licence_ids()}
+            models[one].append(model)
+    return models
 
 
 def _print_licence(name: str, *, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -13,12 +14,12 @@ from hybridserve.errors import ConfigError
 from hybridserve.serving.gate import view_of
 from hybridserve.settings import load
 
-app = typer.Typer(rich_markup_mode=None, help="Write the attribution bundle that image and chart ship.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Write the attribution bundle that image and chart ship.")
 
 
 @app.command()
 def notice(
-    folder: Path = typer.Argument(..., metavar="DIR", help="Folder to write to; made when it is not there."),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made when it is not there.")],
     config: ConfigFile = None,
     assign: Assignments = None,
     as_json: AsJson = False,

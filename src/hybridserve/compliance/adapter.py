@@ -68,8 +68,10 @@ def deployment_view(
         CatalogError: a registry entry is broken.
     """
     card, section = model.card, settings.licence
-    repository = card.repository if card else (model.id if model.folder is None and "/" in model.id else None)
+    repository = _repository(settings, model)
     entry = model_licence(model.id) or (model_licence(repository) if repository else None)
+    if repository is None and entry is not None and model.folder is None and settings.model.source is None:
+        repository = entry.repository
     triggers: set[Trigger] = {"host"}
     if section.weights == "baked":
         triggers.add("image")
@@ -110,6 +112,16 @@ def deployment_view(
         ),
         exposure=_exposure(settings, profile),
     )
+
+
+def _repository(settings: Settings, model: ResolvedModel) -> str | None:
+    """Where the weights are fetched from; None where they lie in a folder or nobody publishes them."""
+    source = settings.model.source
+    if source is not None:
+        return None if Path(source).is_dir() or Path(source).is_absolute() else source
+    if model.card is not None:
+        return model.card.repository
+    return model.id if model.folder is None and "/" in model.id else None
 
 
 def _guard(settings: Settings) -> GuardView:

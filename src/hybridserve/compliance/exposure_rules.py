@@ -88,7 +88,8 @@ def routes(view: DeploymentView) -> Iterator[Outcome]:
     remedy="set model.revision to the 40 hex digits of a commit",
 )
 def model_revision(view: DeploymentView) -> Iterator[Outcome]:
-    if view.model.repository is None or view.declared.weights == "mounted":
+    weights = view.declared.weights
+    if weights == "mounted" or (weights == "baked" and view.model.repository is None):
         return
     revision = view.model.revision or ""
     yield passed(f"at {revision}") if COMMIT.fullmatch(revision) else failed(f"model.revision is {revision or 'empty'}")

@@ -42,6 +42,20 @@ def known(view: DeploymentView) -> Iterator[Outcome]:
 
 
 @LICENCE.rule(
+    "source",
+    "The weights come from the repository whose licence was read",
+    basis="policy: another repository's copy may be changed, and under other terms",
+    remedy="leave model.source empty, or name the model by its own repository in model.id",
+)
+def source(view: DeploymentView) -> Iterator[Outcome]:
+    for part in view.parts:
+        if part.entry is None or part.repository is None or part.entry.repository is None:
+            continue
+        told = f"read for {part.entry.repository}, fetched from {part.repository}"
+        yield passed(told, part.id) if part.repository == part.entry.repository else failed(told, part.id)
+
+
+@LICENCE.rule(
     "revision",
     "The licence was read at the revision that is deployed",
     basis="https://huggingface.co/nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16 changed its licence in place in 2026",

@@ -1,0 +1,312 @@
+"""From deployments that pass, break each thing a rule guards: alone, and in pairs. None of the broken ones passes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+import pytest
+from compliance_cases import MODEL_FILES, Case, card
+
+from hybridserve.compliance import Finding, verdict
+from hybridserve.compliance.evaluate import RULES
+
+Break = Callable[[Case], Case]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One broken thing. `masks` are rules that have nothing left to say once this is broken."""
+
+    name: str
+    rule: str
+    broken: Break
+    masks: frozenset[str] = frozenset()
+
+
+def put(path: str, value: Any) -> Break:
+    return lambda case: case.set(path, value)
+
+
+def extra(name: str, value: Any) -> Break:
+    return lambda case: case.set(f"engine.extra_args.{name}", value)
+
+
+def cache(**changes: Any) -> Break:
+    return lambda case: case.cache(**changes)
+
+
+def serving(**changes: Any) -> Break:
+    return lambda case: replace(case, card=card(**changes))
+
+
+def file(name: str, content: bytes | None) -> Break:
+    def broken(case: Case) -> Case:
+        files = {key: value for key, value in (case.files or {}).items() if key != name}
+        return replace(case, files=files if content is None else {**files, name: content})
+
+    return broken
+
+
+def shipped(name: str, text: str | None) -> Break:
+    def broken(case: Case) -> Case:
+        bundle = {key: value for key, value in (case.bundle or {}).items() if key != name}
+        return replace(case, bundle=bundle if text is None else {**bundle, name: text})
+
+    return broken
+
+
+def accepted(**changes: Any) -> Break:
+    def broken(case: Case) -> Case:
+        first, *rest = case.tree["licence"]["accepted"]
+        return case.set("licence.accepted", [{**first, **changes}, *rest])
+
+    return broken
+
+
+def no_acceptance(case: Case) -> Case:
+    return case.set("licence.accepted", case.tree["licence"]["accepted"][1:])
+
+
+def drop(path: str, word: str, default: tuple[str, ...]) -> Break:
+    return put(path, [one for one in default if one != word])
+
+
+REFUSED = ("chat_template", "vllm_xargs", "priority")
+WORDS = ("/think", "/no_think", "</think>", "<think>")
+GUARD_MODEL = frozenset(
+    {"guard.model", "guard.model-revision", "guard.verdict-length", "guard.strictness", "guard.timeout",
+     "guard.transport", "guard.overlap", "guard.input", "guard.output", "guard.kind"}
+)  # fmt: skip
+# Without an entry in registry and catalogue there is no licence to keep and no card to compare with.
+NO_ENTRY = frozenset(
+    {"licence.accepted", "licence.source", "licence.revision", "licence.reading-age", "licence.guardrail", "licence.name",
+     "guard.control-words", "engine.reasoning-parser", "engine.tool-parser", "engine.version"}
+)  # fmt: skip
+SPECULATION = {"method": "mtp", "num_speculative_tokens": 3}
+
+ANYWHERE = [
+    # licence
+    Mutation("unknown-model", "licence.known", lambda c: replace(c.set("model.id", "someone/model"), card=None), NO_ENTRY),
+    Mutation("unread-licence", "licence.known", lambda c: replace(c.set("model.id", "jamba-1.5-mini"), card=None), NO_ENTRY),
+    Mutation("other-revision", "licence.revision", put("model.revision", "f" * 40)),
+    Mutation("another-source", "licence.source", put("model.source", "someone/nano-without-refusals")),
+    Mutation("nobody-accepted", "licence.accepted", no_acceptance, frozenset({"licence.reading-age"})),
+    Mutation("old-acceptance", "licence.accepted", accepted(accepted="2026-01-01")),
+    Mutation("future-acceptance", "licence.accepted", accepted(accepted="2027-01-01")),
+    Mutation("another-version-accepted", "licence.accepted", accepted(licence="nvidia-open-model-2025-04-28")),
+    Mutation("a-year-later", "licence.reading-age", lambda c: replace(c, today=date(2027, 11, 23))),
+    Mutation("template-with-guardrail", "licence.guardrail", put("engine.chat_template", "own.jinja")),
+    Mutation("adapter-with-guardrail", "licence.guardrail", extra("enable_lora", True)),
+    Mutation("derivative-name", "licence.name",
+             lambda c: c.set("licence.derivative", True).set("model.served_name", "nvidia-own")),
+    Mutation("expired-waiver", "licence.waivers",
+             put("licence.waivers", [{"rule": "guard.kind", "by": "Legal", "reason": "for the pilot phase",
+                                      "until": "2026-11-22"}])),
+    # guard
+    Mutation("no-guard", "guard.input", lambda c: c.set("guard.kind", "none"), GUARD_MODEL | {"licence.flow-down"}),
+    Mutation("no-guard-out", "guard.output", lambda c: c.set("guard.kind", "none"), GUARD_MODEL),
+    Mutation("pattern-guard", "guard.kind", put("guard.kind", "rules"),
+             frozenset({"guard.model", "guard.model-revision", "guard.verdict-length", "guard.strictness",
+                        "guard.timeout", "guard.transport"})),
+    Mutation("input-off", "guard.input", put("guard.input", "off")),
+    Mutation("output-off", "guard.output", put("guard.output", False), frozenset({"guard.overlap"})),
+    Mutation("no-overlap", "guard.overlap", put("guard.overlap_chars", 0)),
+    Mutation("guard-not-known", "guard.model", put("guard.model", "someone/guard")),
+    Mutation("not-a-guard", "guard.model", put("guard.model", "qwen3-8b")),
+    Mutation("wrong-form", "guard.model", put("guard.format", "llama_guard"), frozenset({"guard.strictness"})),
+    Mutation("guard-not-pinned", "guard.model-revision", put("guard.revision", None)),
+    Mutation("short-verdict", "guard.verdict-length", put("guard.max_tokens", 8)),
+    Mutation("no-deadline", "guard.timeout", put("guard.timeout_s", 600)),
+    Mutation("guard-in-clear", "guard.transport", put("guard.url", "http://guard.example.com/v1")),
+    Mutation("own-template", "guard.overrides", put("engine.chat_template", "own.jinja")),
+    Mutation("config-fields", "guard.overrides", put("engine.hf_overrides", {"rope_scaling": 2})),
+    Mutation("logits", "guard.overrides", put("engine.logits_processors", ["own.Processor"])),
+    Mutation("lora", "guard.overrides", extra("enable_lora", True)),
+    Mutation("own-tokenizer", "guard.overrides", extra("tokenizer", "someone/tokenizer")),
+    Mutation("dashed-name", "guard.overrides", extra("hf-config-path", "other")),
+    Mutation("request-templates", "guard.overrides", extra("trust_request_chat_template", True)),
+    Mutation("template-kwargs", "guard.overrides", extra("default_chat_template_kwargs", {"enable_thinking": False})),
+    Mutation("generation", "guard.overrides", extra("override_generation_config", {"temperature": 2})),
+    Mutation("generation-vllm", "guard.overrides", extra("generation_config", "vllm")),
+    Mutation("template-in-request", "guard.request-fields", drop("access.refused_fields", "chat_template", REFUSED)),
+    Mutation("xargs-in-request", "guard.request-fields", drop("access.refused_fields", "vllm_xargs", REFUSED)),
+    *(Mutation(f"word-{word}", "guard.control-words", drop("reasoning.control_words", word, WORDS))
+      for word in WORDS[:3]),
+    Mutation("remote-code", "guard.remote-code", put("engine.trust_remote_code", True)),
+    # engine
+    Mutation("refused", "engine.starts", lambda c: replace(c, refusal="no room for one request")),
+    Mutation("not-planned", "engine.starts", lambda c: replace(c, facts=None),
+             frozenset({"engine.seqs-over-blocks", "engine.block-over-budget", "engine.inert-prefix-cache",
+                        "engine.coarse-prefix-cache", "engine.near-ceiling"})),
+    Mutation("too-many-seqs", "engine.seqs-over-blocks", cache(max_num_seqs=1999)),
+    Mutation("too-many-seqs-eager", "engine.seqs-over-blocks", cache(max_num_seqs=1999, full_cudagraphs=False)),
+    Mutation("wide-block", "engine.block-over-budget", cache(block_size=7808)),
+    Mutation("small-budget", "engine.block-over-budget", cache(max_num_batched_tokens=1311)),
+    Mutation("inert-cache", "engine.inert-prefix-cache", cache(prefix_unit=32768)),
+    Mutation("coarse-cache", "engine.coarse-prefix-cache", cache(prefix_unit=1312)),
+    Mutation("near-ceiling", "engine.near-ceiling", cache(longest_context=33000)),
+    Mutation("ssm-auto", "engine.ssm-dtype", put("engine.mamba_ssm_cache_dtype", "auto")),
+    Mutation("ssm-fp16", "engine.ssm-dtype", put("engine.mamba_ssm_cache_dtype", "float16")),
+    Mutation("ssm-bf16", "engine.ssm-dtype", put("engine.mamba_ssm_cache_dtype", "bfloat16")),
+    Mutation("ssm-left-open", "engine.ssm-dtype",
+             lambda c: replace(c.set("engine.mamba_ssm_cache_dtype", None), card=None),
+             frozenset({"engine.version", "engine.reasoning-parser", "engine.tool-parser"})),
+    Mutation("rounding-of-float32", "engine.stochastic-rounding",
+             put("engine.enable_mamba_cache_stochastic_rounding", True), frozenset({"engine.ssm-dtype"})),
+    Mutation("mtp-with-caching", "engine.mtp-prefix-cache", put("engine.speculative_config", SPECULATION)),
+    Mutation("ngram", "engine.ngram", put("engine.speculative_config", {"method": "ngram"})),
+    Mutation("connector", "engine.kv-connector", put("engine.kv_transfer_config", {"kv_connector": "LMCache"})),
+    Mutation("events", "engine.kv-events", extra("kv_events_config", {"enable_kv_cache_events": True})),
+    Mutation("no-hybrid-manager", "engine.hybrid-manager", extra("disable_hybrid_kv_cache_manager", True)),
+    Mutation("block-size", "engine.block-size", put("engine.block_size", 64)),
+    Mutation("mamba-block-size", "engine.block-size", extra("mamba_block_size", 64)),
+    Mutation("no-chunks", "engine.chunked-prefill", extra("enable_chunked_prefill", False)),
+    Mutation("mode-all", "engine.cache-mode", put("engine.mamba_cache_mode", "all")),
+    Mutation("mode-all-gone", "engine.cache-mode",
+             lambda c: c.set("engine.mamba_cache_mode", "all").set("engine.version", "0.32.0")),
+    Mutation("cpu-align", "engine.cache-mode",
+             lambda c: replace(c, platform="cpu").set("engine.version", "0.32.0")),
+    Mutation("auto-dtype", "engine.auto-dtype", put("engine.dtype", "auto")),
+    Mutation("auto-kv", "engine.auto-dtype", put("engine.kv_cache_dtype", "auto")),
+    Mutation("auto-conv", "engine.auto-dtype", put("engine.mamba_cache_dtype", "auto")),
+    Mutation("no-parser", "engine.reasoning-parser", put("engine.reasoning_parser", None)),
+    Mutation("wrong-parser", "engine.reasoning-parser", serving(reasoning_parser="nano_v3")),
+    Mutation("wrong-tool-parser", "engine.tool-parser",
+             lambda c: replace(c, card=card(tool_call_parser="qwen3_coder")).set("engine.tool_call_parser", "hermes")),
+    Mutation("tools-without-parser", "engine.tool-parser", extra("enable_auto_tool_choice", True)),
+    Mutation("budget", "engine.reasoning-config", extra("reasoning_config", {"reasoning_end_str": "</think>"})),
+    Mutation("budget-mtp", "engine.budget-speculation",
+             lambda c: c.set("engine.speculative_config", SPECULATION).set("engine.extra_args.reasoning_config", {"a": 1})),
+    Mutation("old-engine", "engine.version", put("engine.version", "0.9.2")),
+    # exposure
+    Mutation("key-in-args", "exposure.secrets", extra("api_key", "abc")),
+    Mutation("token-in-value", "exposure.secrets", extra("note", "hf_" + "a" * 24)),
+    Mutation("password-in-url", "exposure.secrets", put("guard.url", "https://user:word@guard/v1")),
+    Mutation("no-keys", "exposure.keys", put("access.keys_file", None)),
+    Mutation("anonymous", "exposure.keys", put("access.anonymous_scopes", ["inference"])),
+    Mutation("anonymous-admin", "exposure.keys", put("access.anonymous_scopes", ["admin"])),
+    Mutation("public-metrics", "exposure.metrics", put("access.anonymous_scopes", ["metrics"])),
+    Mutation("invocations", "exposure.routes", put("access.open_routes", ["POST /invocations"])),
+    Mutation("branch", "exposure.model-revision", put("model.revision", "main"), frozenset({"licence.revision"})),
+    Mutation("tag", "exposure.image", put("licence.image", "registry.example/hybridserve:latest")),
+    Mutation("short-digest", "exposure.image", put("licence.image", "registry.example/h@sha256:abc")),
+]  # fmt: skip
+
+ON_BAKED = [
+    Mutation("no-bundle", "licence.copy", lambda c: replace(c, bundle=None)),
+    Mutation("no-copy", "licence.copy", shipped("licences/nvidia-open-model-2025-10-24.txt", None)),
+    Mutation("cut-copy", "licence.copy",
+             shipped("licences/nvidia-open-model-2025-10-24.txt",
+                     "NVIDIA Open Model License Agreement October 24, 2025 " + "words " * 800)),
+    Mutation("other-version", "licence.copy",
+             shipped("licences/nvidia-open-model-2025-10-24.txt",
+                     "NVIDIA Open Model License Agreement April 28, 2025 " + "words " * 1500)),
+    Mutation("no-notice", "licence.notice", shipped("NOTICE", None)),
+    Mutation("notice-reworded", "licence.notice",
+             shipped("NOTICE", "Licensed by NVIDIA under the NVIDIA Open Model License\n")),
+    Mutation("notice-in-passing", "licence.notice",
+             shipped("NOTICE", "Not: Licensed by NVIDIA Corporation under the NVIDIA Open Model License\n")),
+    *(Mutation(f"{name}-changed", rule, file(name, b"changed")) for name, rule in (
+        ("chat_template.jinja", "guard.chat-template"), ("tokenizer.json", "guard.tokenizer"),
+        ("tokenizer_config.json", "guard.tokenizer"), ("generation_config.json", "guard.generation-config"))),
+    *(Mutation(f"{name}-gone", rule, file(name, None)) for name, rule in (
+        ("chat_template.jinja", "guard.chat-template"), ("tokenizer.json", "guard.tokenizer"),
+        ("special_tokens_map.json", "guard.tokenizer"), ("generation_config.json", "guard.generation-config"))),
+    Mutation("new-template", "guard.chat-template", file("chat_template.json", b"{}")),
+    Mutation("changed-with-guardrail", "licence.guardrail", file("tokenizer.json", b"changed")),
+    Mutation("code-not-pinned", "guard.remote-code",
+             lambda c: file("modeling.py", b"code")(replace(c, card=card(trust_remote_code=True)))
+             .set("engine.trust_remote_code", True)),
+    Mutation("no-image", "exposure.image", put("licence.image", None)),
+]  # fmt: skip
+
+ON_LLAMA_GUARD = [
+    Mutation("no-page", "licence.service-line", lambda c: replace(c, about=None)),
+    Mutation("page-without-line", "licence.service-line", lambda c: replace(c, about="We use Llama.")),
+    Mutation("users-not-declared", "licence.limits", put("licence.monthly_users", None)),
+    Mutation("too-many-users", "licence.limits", put("licence.monthly_users", 700_000_001)),
+]
+ON_GEMMA_GUARD = [
+    Mutation("no-terms", "licence.flow-down", lambda c: replace(c, terms=None)),
+    Mutation("terms-without-policy", "licence.flow-down", lambda c: replace(c, terms="Be good.")),
+    Mutation("hosted-without-copy", "licence.copy", lambda c: replace(c, bundle={"a.txt": "nothing"})),
+]
+# A parser that is left open is right where the card names one.
+REPAIRS = [{"no-parser", "wrong-parser"}]
+BASES = {"case": ANYWHERE, "baked": ON_BAKED, "llama_guard": ON_LLAMA_GUARD, "gemma_guard": ON_GEMMA_GUARD}
+SINGLES = [(base, mutation) for base, mutations in BASES.items() for mutation in mutations]
+# On the richer bases, what breaks the plain one has to be found as well.
+SINGLES += [(base, mutation) for base in ("baked", "llama_guard", "gemma_guard") for mutation in ANYWHERE
+            if mutation.name not in ("unknown-model", "unread-licence", "wrong-form")]  # fmt: skip
+SEVERITY = {rule.id: rule.severity for rule in RULES}
+
+
+def broken_rules(findings: list[Finding]) -> set[str]:
+    return {one.rule for one in findings if one.status != "PASS"}
+
+
+@pytest.mark.parametrize(("base", "mutation"), SINGLES, ids=lambda one: getattr(one, "name", one))
+def test_each_broken_thing_is_found(base: str, mutation: Mutation, request: pytest.FixtureRequest) -> None:
+    case: Case = request.getfixturevalue(base)
+    findings = mutation.broken(case).findings()
+    assert mutation.rule in broken_rules(findings)
+    assert verdict(findings, "production") == ("refuse" if SEVERITY[mutation.rule] == "error" else "warn")
+
+
+def test_every_rule_is_broken_by_some_mutation() -> None:
+    elsewhere = {"licence.retained", "licence.special-purpose", "guard.strictness"}
+    assert {mutation.rule for _, mutation in SINGLES} | elsewhere == {rule.id for rule in RULES}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_pairs(base: str, request: pytest.FixtureRequest) -> None:
+    """Two broken things never hide each other. Where both change one setting, the later one counts."""
+    case: Case = request.getfixturevalue(base)
+    hidden = []
+    for number, pair in enumerate(itertools.combinations(BASES[base], 2)):
+        first, second = pair if number % 2 else pair[::-1]
+        if {first.name, second.name} in REPAIRS:
+            continue
+        findings = second.broken(first.broken(case)).findings()
+        found = broken_rules(findings)
+        severe = any(SEVERITY[rule] == "error" for rule in found)
+        seen = second.rule in found or second.rule in first.masks
+        if not seen or verdict(findings, "production") != ("refuse" if severe else "warn"):
+            hidden.append(f"{first.name} + {second.name}: {second.rule} is silent")
+    assert "\n".join(hidden) == ""
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_untouched_one_passes_under_every_profile(base: str, request: pytest.FixtureRequest) -> None:
+    case: Case = request.getfixturevalue(base)
+    findings = case.findings()
+    assert broken_rules(findings) == set()
+    for profile in ("production", "staging", "demo"):
+        assert verdict(findings, profile) == "ready"
+
+
+def test_unpinned_notice_files_of_the_model_are_retained(baked: Case) -> None:
+    # Apache asks to retain notices; the example's own licence does not.
+    apache = replace(baked.set("model.id", "qwen3-8b"), card=None)
+    assert "licence.retained" not in broken_rules(apache.findings())
+    lost = shipped("upstream/bias.md", None)(apache)
+    assert lost.status("licence.retained") == {"FAIL"}
+    assert shipped("upstream/bias.md", "changed")(apache).status("licence.retained") == {"FAIL"}
+    assert replace(apache, files=None).status("licence.retained") == {"UNKNOWN"}
+
+
+def test_a_guard_model_is_not_offered_for_chat(case: Case) -> None:
+    offered = replace(case.set("model.id", "llama-3.1-nemotron-safety-guard-8b-v3"), card=None)
+    assert offered.status("licence.special-purpose") == {"FAIL"}
+
+
+def test_doubtful_verdicts_block(case: Case) -> None:
+    assert case.set("guard.controversial", "allow").status("guard.strictness") == {"FAIL"}
+
+
+def test_files_of_the_case_are_those_the_rules_watch() -> None:
+    assert {"chat_template.jinja", "tokenizer.json", "generation_config.json"} <= MODEL_FILES.keys()
