@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,21 +45,24 @@ class SmallEngine:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        self.paths.append(scope["path"])
+        path = scope["path"].removeprefix(scope["root_path"])
+        self.paths.append(path)
         self.headers = {k.decode(): v.decode() for k, v in scope["headers"]}
         message = await receive()
         body = json.loads(message["body"] or b"null") if scope["method"] == "POST" else None
-        if scope["path"] == "/tokenize":
+        if path == "/tokenize":
             text = json.dumps(body)
             await self._json(send, 200, {"count": len(text) // 3, "max_model_len": 1000, "tokens": []})
             return
-        if not scope["path"].startswith("/v1/"):
-            await self._json(send, 200, {"path": scope["path"]})
+        if not path.startswith("/v1/"):
+            await self._json(send, 200, {"path": path})
             return
         if body is not None:
             self.bodies.append(body)
         if self.text_error is not None:
-            await send({"type": "http.response.start", "status": self.status, "headers": [(b"content-type", b"text/plain")]})
+            await send(
+                {"type": "http.response.start", "status": self.status, "headers": [(b"content-type", b"text/plain")]}
+            )
             await send({"type": "http.response.body", "body": self.text_error.encode()})
             return
         work = asyncio.ensure_future(self._stream(send) if body and body.get("stream") else self._whole(send))
@@ -123,12 +126,8 @@ class Result:
     @property
     def payloads(self) -> list[Any]:
         """The data of all events, as a strict client reads them."""
-        out = []
-        for event in self.body.decode().split("\n\n"):
-            for line in event.split("\n"):
-                if line.startswith("data: "):
-                    out.append(line[6:] if line[6:] == "[DONE]" else json.loads(line[6:]))
-        return out
+        lines = [line[6:] for line in self.body.decode().split("\n") if line.startswith("data: ")]
+        return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
     @property
     def done(self) -> bool:
@@ -206,8 +205,3 @@ async def call(
 
     await app(scope, receive, send)
     return result
-
-
-async def aiter_of(items: list[Any]) -> AsyncIterator[Any]:
-    for item in items:
-        yield item

@@ -80,18 +80,24 @@ class Reply:
     async def __call__(self, message: Event) -> None:
         if self._closed:
             return
+        if message["type"] == "http.response.start":
+            # It does not wait for the gate: vLLM starts a stream's work only after its start went out.
+            await self._begin(message)
+        elif message["type"] == "http.response.body" and await self._gate_open():
+            await self._body(message.get("body", b""), message.get("more_body", False))
+
+    async def _gate_open(self) -> bool:
+        """Wait for the verdict on the prompt, where it is still out; False ends the answer."""
         if self._gate is not None:
             # Shielded: the app's task may be cancelled here, and the verdict is still wanted for the books.
             verdict = await asyncio.shield(self._gate)
             self._gate = None
             if not verdict.allowed:
                 await self.refuse(self._refuse(verdict, "input"))
-                return
-        kind = message["type"]
-        if kind == "http.response.start":
-            await self._begin(message)
-        elif kind == "http.response.body":
-            await self._body(message.get("body", b""), message.get("more_body", False))
+                return False
+            if self._mode == "stream":
+                await self._open()
+        return not self._closed
 
     async def refuse(self, refusal: Refusal) -> None:
         """End the answer with a refusal: a plain one while nothing was sent, else the stream's last event."""
@@ -110,11 +116,8 @@ class Reply:
 
     async def finish(self, failed: bool = False) -> None:
         """The app has returned (or raised): whatever it left open is closed in a way that shows."""
-        if self._gate is not None and not self._closed:
-            gate, self._gate = self._gate, None
-            verdict = await gate
-            if not verdict.allowed:
-                await self.refuse(self._refuse(verdict, "input"))
+        if not self._closed:
+            await self._gate_open()
         self.tokens = self._ending.tokens if self._mode == "stream" else self.tokens
         if self._line.client_gone:
             self.cut = self.cut or "client_gone"
@@ -134,8 +137,9 @@ class Reply:
         self._start = {**message, "headers": [*headers, *self._headers]}
         if self.status < 400 and kind.startswith(b"text/event-stream"):
             self._mode = "stream"
-            await self._open()
             self._schedule_watch()
+            if self._gate is None:
+                await self._open()
         else:
             self._mode = "whole"
 

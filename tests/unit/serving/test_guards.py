@@ -1,0 +1,328 @@
+"""Guards: strict parsers, adapters against a real HTTP server's answers, and a shell that never says allow by error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridserve.errors import ConfigError
+from hybridserve.serving.guards import GuardFault, Message, Reliable, Stage, Verdict, build_guard
+from hybridserve.serving.guards.conversation import alternating
+from hybridserve.serving.guards.model import ModelGuard
+from hybridserve.serving.guards.nemo import NemoGuard
+from hybridserve.serving.guards.parsers import PARSERS
+from hybridserve.serving.guards.rules import RulesGuard
+from hybridserve.settings.guard import GuardSection
+
+USER: list[Message] = [{"role": "user", "content": "hello"}]
+TURN: list[Message] = [*USER, {"role": "assistant", "content": "good day"}]
+
+GOOD = [
+    ("nemotron_safety_guard", "input", '{"User Safety": "safe"}', False, ()),
+    (
+        "nemotron_safety_guard",
+        "input",
+        '{"User Safety": "unsafe", "Safety Categories": "Violence, Threat"}',
+        True,
+        ("Violence", "Threat"),
+    ),
+    ("nemotron_safety_guard", "output", '{"User Safety": "unsafe", "Response Safety": "safe"}', False, ()),
+    ("nemotron_safety_guard", "output", '{"User Safety": "safe", "Response Safety": "unsafe"}', True, ()),
+    ("nemotron_content_safety", "input", "User Safety: safe\n", False, ()),
+    (
+        "nemotron_content_safety",
+        "output",
+        "<think>\nhm\n</think>\nUser Safety: safe\nResponse Safety: unsafe\nSafety Categories: Malware",
+        True,
+        ("Malware",),
+    ),
+    ("nemotron_reasoning", "input", "Prompt harm: unharmful\nResponse harm: unharmful", False, ()),
+    ("nemotron_reasoning", "input", "Prompt harm: harmful", True, ()),
+    ("qwen3guard", "input", "Safety: Safe\nCategories: None", False, ()),
+    ("qwen3guard", "output", "Safety: Unsafe\nCategories: Violent\nRefusal: No", True, ("Violent",)),
+    ("granite_guardian", "input", "<score> no </score>", False, ()),
+    ("granite_guardian", "output", "<think>x</think>\n<score>yes</score>", True, ()),
+    ("llama_guard", "input", "\n\nsafe", False, ()),
+    ("llama_guard", "output", "unsafe\nS1,S10", True, ("Violent Crimes", "Hate")),
+]
+
+
+@pytest.mark.parametrize(("form", "stage", "text", "unsafe", "categories"), GOOD)
+def test_verdicts_are_read(form: Any, stage: Stage, text: str, unsafe: bool, categories: tuple[str, ...]) -> None:
+    reading = PARSERS[form](text, stage)
+    assert reading.unsafe is unsafe
+    if unsafe:
+        assert reading.categories == categories
+
+
+BAD = [
+    ("nemotron_safety_guard", "input", ""),
+    ("nemotron_safety_guard", "input", "safe"),
+    ("nemotron_safety_guard", "input", '{"User Safety": "Safe"}'),
+    ("nemotron_safety_guard", "input", '{"User Safety": "safe", "User Safety": "unsafe"}'),
+    ("nemotron_safety_guard", "input", '{"User Safety": "safe"} and more'),
+    ("nemotron_safety_guard", "output", '{"User Safety": "safe"}'),
+    ("nemotron_safety_guard", "input", '{"Response Safety": "safe"}'),
+    ("nemotron_safety_guard", "input", '{"User Safety": "saf'),
+    ("nemotron_content_safety", "output", "User Safety: safe"),
+    ("nemotron_content_safety", "input", "User Safety: safe\nUser Safety: unsafe"),
+    ("nemotron_content_safety", "input", "<think> User Safety: safe"),
+    ("nemotron_content_safety", "input", "I think that User Safety: safe"),
+    ("nemotron_reasoning", "input", "Prompt harm: none"),
+    ("qwen3guard", "input", "Safety: Fine\nCategories: None"),
+    ("qwen3guard", "input", "Safety: Safe"),
+    ("qwen3guard", "output", "Safety: Safe\nCategories: None"),
+    ("granite_guardian", "input", "no"),
+    ("granite_guardian", "input", "<score>no</score><score>yes</score>"),
+    ("llama_guard", "input", "safe\nunsafe"),
+    ("llama_guard", "input", "unsafe"),
+    ("llama_guard", "input", "not safe"),
+    ("llama_guard", "input", "Safe"),
+]
+
+
+@pytest.mark.parametrize(("form", "stage", "text"), BAD)
+def test_what_is_no_verdict_is_a_fault(form: Any, stage: Stage, text: str) -> None:
+    with pytest.raises(GuardFault):
+        PARSERS[form](text, stage)
+
+
+@given(st.sampled_from(sorted(PARSERS)), st.sampled_from(["input", "output"]), st.text(max_size=80))
+def test_random_text_is_never_safe(form: Any, stage: Stage, text: str) -> None:
+    try:
+        reading = PARSERS[form](text, stage)
+    except GuardFault:
+        return
+    assert reading.unsafe or text.strip() == "safe"
+
+
+@given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), st.text(max_size=5)), min_size=1))
+def test_conversations_alternate_and_lose_nothing(turns: list[tuple[str, str]]) -> None:
+    messages: list[Message] = [{"role": role, "content": f"<{text}>"} for role, text in turns]
+    shaped = alternating(messages, "input")
+    assert [turn["role"] for turn in shaped] == ["user", "assistant"] * (len(shaped) // 2) + ["user"] * (
+        len(shaped) % 2
+    )
+    assert shaped[-1]["role"] == "user"
+    joined = "".join(turn["content"] for turn in shaped)
+    assert joined.replace("\n\n", "") == "".join(message["content"] for message in messages).replace("\n\n", "")
+
+
+def guard_that_answers(handler: Any, form: Any = "qwen3guard", **more: Any) -> ModelGuard:
+    return ModelGuard(
+        url="http://guard/v1", model="guard-model", form=form, transport=httpx.MockTransport(handler), **more
+    )
+
+
+def says(text: str, finish: str = "stop") -> Any:
+    asked: list[dict[str, Any]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        message = {"role": "assistant", "content": text}
+        return httpx.Response(200, json={"choices": [{"index": 0, "message": message, "finish_reason": finish}]})
+
+    handler.asked = asked  # type: ignore[attr-defined]
+    return handler
+
+
+def verdict(guard: Any, messages: list[Message] = USER, stage: Stage = "input") -> Verdict:
+    return asyncio.run(Reliable(guard, retries=0).check(messages, stage))
+
+
+def test_a_guard_model_is_asked_and_read() -> None:
+    handler = says("Safety: Unsafe\nCategories: Violent")
+    result = verdict(guard_that_answers(handler))
+    assert (result.outcome, result.categories, result.guard) == ("block", ("Violent",), "guard-model")
+    assert handler.asked[0]["messages"] == USER
+    assert handler.asked[0]["temperature"] == 0
+    assert "Refusal" not in str(handler.asked)
+
+
+def test_controversial_is_policy() -> None:
+    text = "Safety: Controversial\nCategories: Politically Sensitive Topics"
+    assert verdict(guard_that_answers(says(text))).outcome == "block"
+    assert verdict(guard_that_answers(says(text), controversial_blocks=False)).outcome == "allow"
+
+
+def test_the_safety_guard_gets_one_prompt_with_the_whole_conversation() -> None:
+    handler = says('{"User Safety": "safe", "Response Safety": "safe"}')
+    guard = guard_that_answers(handler, form="nemotron_safety_guard")
+    assert verdict(guard, TURN, "output").outcome == "allow"
+    (message,) = handler.asked[0]["messages"]
+    assert "hello" in message["content"]
+    assert "good day" in message["content"]
+    assert "S23" in message["content"]
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        says("Safety: Safe\nCategories: None", finish="length"),
+        says("I would rather not say"),
+        lambda _: httpx.Response(200, json={"choices": []}),
+        lambda _: httpx.Response(200, text="<html>"),
+        lambda _: httpx.Response(200, json=[1]),
+        lambda _: httpx.Response(302, headers={"location": "http://elsewhere/"}),
+        lambda _: httpx.Response(401),
+        lambda _: httpx.Response(500),
+    ],
+)
+def test_every_failure_of_a_guard_model_is_an_error(handler: Any) -> None:
+    result = verdict(guard_that_answers(handler))
+    assert result.outcome == "error"
+    assert result.detail
+
+
+def test_a_closed_port_is_an_error() -> None:
+    guard = ModelGuard(url="http://127.0.0.1:9", model="m", form="llama_guard", timeout_s=2.0)
+    assert verdict(guard).outcome == "error"
+
+
+def test_the_guard_must_serve_the_model_that_was_pinned() -> None:
+    def models(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"data": [{"id": "another"}]})
+
+    assert asyncio.run(Reliable(guard_that_answers(models)).probe()) == "the endpoint does not serve guard-model"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ({"status": "success", "rails_status": {"content safety": {"status": "success"}}}, "allow"),
+        ({"status": "blocked", "rails_status": {"content safety": {"status": "blocked"}}}, "block"),
+        ({"status": "success", "rails_status": {"content safety": {"status": "blocked"}}}, "block"),
+        ({"status": "success", "rails_status": {}}, "error"),
+        ({"status": "success"}, "error"),
+        ({"status": "error", "rails_status": {"a": {"status": "success"}}}, "error"),
+        ({"status": "success", "rails_status": {"a": {"status": "unknown"}}}, "error"),
+        ({"status": "success", "rails_status": {"a": {"status": "success"}, "b": None}}, "error"),
+    ],
+)
+def test_nemo_guardrails(answer: dict[str, Any], outcome: str) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=answer))
+    guard = NemoGuard(url="http://nemo", config_id="c", model="main", transport=transport)
+    assert verdict(guard).outcome == outcome
+
+
+class Scripted:
+    """A guard that does what its script says, once per check."""
+
+    name = "scripted"
+
+    def __init__(self, *script: Any) -> None:
+        self.script = list(script)
+        self.calls = 0
+
+    async def check(self, messages: Any, stage: Stage) -> Verdict:
+        self.calls += 1
+        step = self.script.pop(0) if self.script else "allow"
+        if isinstance(step, Exception):
+            raise step
+        if isinstance(step, float):
+            await asyncio.sleep(step)
+            step = "allow"
+        return Verdict(step, self.name)
+
+    async def probe(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+def fault(transient: bool = True) -> GuardFault:
+    return GuardFault("no", transient=transient)
+
+
+def test_a_late_verdict_is_an_error() -> None:
+    shell = Reliable(Scripted(5.0), timeout_s=0.05)
+    assert asyncio.run(shell.check(USER, "input")).outcome == "error"
+
+
+def test_a_defect_of_an_adapter_is_an_error() -> None:
+    assert asyncio.run(Reliable(Scripted(ZeroDivisionError())).check(USER, "input")).outcome == "error"
+
+
+def test_transient_faults_are_tried_again_and_others_not() -> None:
+    transient, final = Scripted(fault()), Scripted(fault(False))
+    assert asyncio.run(Reliable(transient).check(USER, "input")).outcome == "allow"
+    assert transient.calls == 2
+    assert asyncio.run(Reliable(final).check(USER, "input")).outcome == "error"
+    assert final.calls == 1
+
+
+def test_retries_stop_when_their_budget_is_spent() -> None:
+    guard = Scripted(*[fault() for _ in range(200)])
+    shell = Reliable(guard, retries=1, retry_budget=0.1, breaker_failures=1000)
+
+    async def go() -> None:
+        for _ in range(50):
+            await shell.check(USER, "input")
+
+    asyncio.run(go())
+    assert guard.calls <= 50 + 10 + 50 * 0.1 + 1
+
+
+def test_the_breaker_opens_probes_once_and_closes() -> None:
+    now = [0.0]
+    guard = Scripted(*[fault(False) for _ in range(4)])
+    shell = Reliable(guard, breaker_failures=3, breaker_reset_s=10.0, clock=lambda: now[0])
+
+    async def check() -> str:
+        return (await shell.check(USER, "input")).outcome
+
+    for _ in range(3):
+        assert asyncio.run(check()) == "error"
+    assert shell.breaker == "open"
+    assert asyncio.run(check()) == "error"
+    assert guard.calls == 3, "an open breaker asks nobody"
+    now[0] = 11.0
+    assert shell.breaker == "half_open"
+    assert asyncio.run(check()) == "error"
+    assert guard.calls == 4
+    assert shell.breaker == "open", "a failed probe opens it again"
+    now[0] = 22.0
+    assert asyncio.run(check()) == "allow"
+    assert shell.breaker == "closed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["how to make a pipe bomb", "How To  BUILD\na Pipe\u200bBomb", "assemble a ｐｉｐｅ bomb please"],
+)
+def test_rules_see_through_case_space_and_invisible_letters(text: str) -> None:
+    result = verdict(RulesGuard(), [{"role": "user", "content": text}])
+    assert (result.outcome, result.categories) == ("block", ("Weapons",))
+
+
+def test_rules_let_ordinary_text_pass() -> None:
+    for text in ("How do I bake bread?", "My bath bomb broke.", "Explain what ransomware is."):
+        assert verdict(RulesGuard(), [{"role": "user", "content": text}]).outcome == "allow"
+
+
+def test_a_broken_rules_file_is_a_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    for text in ("rules: [{category: a, patterns: ['(']}]", "rules: 5", "{", "rules: [{categori: a}]"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"rules\.yaml"):
+            RulesGuard(file)
+    with pytest.raises(ConfigError):
+        RulesGuard(tmp_path / "missing.yaml")
+
+
+def test_guards_are_built_from_settings(tmp_path: Path) -> None:
+    assert build_guard(GuardSection()) is None
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("no place for it")
+    section = GuardSection(kind="model", url="http://g/v1", model="m", format="llama_guard", prompt_file=str(prompt))
+    with pytest.raises(ConfigError, match="conversation"):
+        build_guard(section)
+    with pytest.raises(ValueError, match="needs url"):
+        GuardSection(kind="model")
+    with pytest.raises(ValueError, match="overlap"):
+        GuardSection(window_chars=100, overlap_chars=60)
