@@ -112,13 +112,12 @@ def draw(plans: Sequence[Planned], path: Path) -> None:
             CURVE_LENGTHS,
             [sequence_bytes(layout, length) / MIB for length in CURVE_LENGTHS],
             label=f"{name} (block {layout.block_size:,})",
-            drawstyle="steps-pre",
         )
     for hybrid in layouts.values():
         for other in layouts.values():
             if hybrid.state_groups and not other.state_groups and (tokens := crossover(hybrid, other)) is not None:
                 axes.axvline(tokens, linestyle=":", linewidth=1, color="grey")
-                axes.annotate(f"{tokens:,} tokens", (tokens, 1.2), textcoords="offset points", xytext=(4, 0))
+                axes.annotate(f" {tokens:,} tokens", (tokens, 0.02), xycoords=("data", "axes fraction"), color="grey")
     axes.set(
         xscale="log",
         yscale="log",

@@ -14,8 +14,8 @@ from hybridserve.planning.plan import CacheLayout
 from hybridserve.planning.report import served
 from hybridserve.planning.roofline import Machine, bound, machine
 
-# Where sequence lengths are sampled for the drawing, in tokens.
-CURVE_LENGTHS = tuple(round(128 * 2 ** (step / 8)) for step in range(8 * 10 + 1))
+# Where sequence lengths are sampled for the drawing, in tokens: fine enough to show every step of a block.
+CURVE_LENGTHS = tuple(round(128 * 2 ** (step / 256)) for step in range(256 * 10 + 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hybridserve.planning.architecture import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2
+from hybridserve.planning.stages import split_layers
 
 Quantization = Literal["none", "fp8", "nvfp4"]
 
@@ -119,17 +120,6 @@ def count_weights(
     return WeightBytes(
         round(max(sizes) * published_bytes / whole), parameters, tensor_parallel_size == 1, "published size"
     )
-
-
-def split_layers(layers: int, stages: int) -> tuple[int, ...]:
-    """Layers of each pipeline stage: what is left over goes to the stages before the last, from the back.
-
-    Source: vLLM distributed/utils.py, get_pp_indices.
-    """
-    split = [layers // stages] * stages
-    for extra in range(2, layers % stages + 2):
-        split[-extra] += 1
-    return tuple(split)
 
 
 def _stage(arch: Architecture, layers: tuple[Layer, ...], *, tp: int, first: bool, last: bool) -> Elements:

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 from planned_models import NANO_4B, NANO_9B, QWEN3_8B
 
 from hybridserve.planning.architecture import Mamba2, Moe, read_architecture
-from hybridserve.planning.weights import (
-    count_active_parameters,
-    count_parameters,
-    count_weights,
-    split_layers,
-)
+from hybridserve.planning.weights import count_active_parameters, count_parameters, count_weights
 
 
 @pytest.mark.parametrize(
@@ -79,20 +74,6 @@ def test_a_mixture_reads_only_the_experts_it_picks(qwen):
     skipped = len(qwen.layers) * (128 - 6) * expert
     lookup = qwen.vocab * qwen.hidden
     assert count_parameters(mixed) - count_active_parameters(mixed) == skipped + lookup
-
-
-@given(layers=st.integers(1, 120), stages=st.integers(1, 16))
-def test_the_pipeline_split_is_complete_and_even(layers, stages):
-    if stages > layers:
-        stages = layers
-    split = split_layers(layers, stages)
-    assert sum(split) == layers
-    assert max(split) - min(split) <= 1
-
-
-def test_leftover_layers_go_to_the_stages_before_the_last():
-    assert split_layers(56, 3) == (19, 19, 18)
-    assert split_layers(10, 4) == (2, 3, 3, 2)
 
 
 @given(heads=st.sampled_from([8, 16, 64, 128]), size=st.sampled_from([1, 2, 4, 8]))
