@@ -1,0 +1,58 @@
+"""Request lengths from numbers, pairs and tables."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridserve.errors import ConfigError
+from hybridserve.planning.workload import from_csv, from_quantiles, quantile
+
+
+def test_one_number_is_every_request():
+    workload = from_quantiles("1024", "512")
+    assert (workload.p50, workload.p95) == (1536, 1536)
+
+
+def test_a_pair_is_p50_and_p95():
+    workload = from_quantiles("1024/4096", "256/2048")
+    assert (workload.p50, workload.p95) == (1280, 6144)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1/2/3", "0", "-4", "9/3", "1.5"])
+def test_anything_else_is_refused_by_name(text):
+    with pytest.raises(ConfigError) as caught:
+        from_quantiles(text, "1")
+    assert caught.value.where == "--prompt"
+
+
+def test_a_table_gives_the_quantiles_of_its_own_totals():
+    # Long prompts with short answers: the total's p95 is far below the sum of both p95.
+    rows = ["prompt,output", *("10,1000" for _ in range(50)), *("1000,10" for _ in range(50))]
+    workload = from_csv("\n".join(rows), "requests.csv")
+    assert (workload.prompt_p95, workload.output_p95, workload.p95) == (1000, 1000, 1010)
+    assert "100 requests" in workload.source
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("prompt\n1", "requests.csv"),
+        ("prompt,output\n", "requests.csv"),
+        ("prompt,output\n1,2\n1,x", "requests.csv:3"),
+        ("prompt,output\n1", "requests.csv:2"),
+        ("prompt,output\n0,1", "requests.csv:2"),
+    ],
+)
+def test_a_broken_table_names_the_row(text, where):
+    with pytest.raises(ConfigError) as caught:
+        from_csv(text, "requests.csv")
+    assert caught.value.where == where
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=1), st.floats(0.01, 1.0))
+def test_the_quantile_covers_its_share(values, share):
+    at = quantile(values, share)
+    assert at in values
+    assert sum(value <= at for value in values) >= share * len(values) - 1e-9
