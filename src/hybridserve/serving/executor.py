@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from hybridserve.serving.early_core import settle_in
+
+# Key in vLLM's `additional_config` under which the variables travel to the core.
+ENVIRONMENT = "hybridserve_environment"
+
 
 class InlineExecutor(UniProcExecutor):
     """vLLM's single-process executor, under a name of its own.
@@ -12,3 +17,7 @@ class InlineExecutor(UniProcExecutor):
     does: the server process sets it while it makes the engine's configuration and spawns the engine core after that.
     What is saved is one process that imports torch and vLLM again (about 9 s of start-up and 0.7 GiB).
     """
+
+    def _init_executor(self) -> None:
+        settle_in(self.vllm_config.additional_config[ENVIRONMENT])
+        super()._init_executor()

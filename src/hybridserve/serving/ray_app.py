@@ -15,6 +15,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Application
 
+from hybridserve.serving import early_core
 from hybridserve.settings import Settings
 
 APPLICATION = "hybridserve"
@@ -26,9 +27,14 @@ class Replica:
     """What Ray Serve holds: the real server, imported and started when the replica is."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
-        from hybridserve.serving.replica import start_server
+        known = Settings.model_validate(settings)
+        engine = known.engine
+        one_cpu = known.accelerator.name == "cpu" and engine.tensor_parallel_size * engine.pipeline_parallel_size == 1
+        begun = early_core.begin() if one_cpu else None
 
-        self._server = await start_server(Settings.model_validate(settings))
+        from hybridserve.serving.replica import start_server  # torch and vLLM: after the fork server has begun
+
+        self._server = await start_server(known, begun)
 
     async def __serve_build_asgi_app__(self) -> Any:
         return await self._server.__serve_build_asgi_app__()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
@@ -16,6 +16,8 @@ from ray.serve.llm.deployment import LLMServer
 
 from hybridserve.planning.engine_args import engine_args
 from hybridserve.planning.render import llm_config
+from hybridserve.serving import early_core
+from hybridserve.serving.executor import ENVIRONMENT, InlineExecutor
 from hybridserve.serving.reported import ReportedCache, reported_cache
 from hybridserve.settings import Settings
 
@@ -30,13 +32,19 @@ class LocalWeights(CallbackBase):
 
 
 class Engine(VLLMEngine):
-    """vLLM's engine as Ray starts it, except that one CPU worker shares the process of the engine core."""
+    """vLLM's engine as Ray starts it; on one CPU the worker shares the process of the engine core, which starts early."""
+
+    begun: ClassVar[dict[str, str] | None] = None
+    """Environment of the fork server, where one was started for the core."""
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
-        parallel = vllm_engine_config.parallel_config
-        if vllm_engine_config.device_config.device_type == "cpu" and parallel.world_size == 1:
-            parallel.distributed_executor_backend = "hybridserve.serving.executor.InlineExecutor"
-        return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
+        arguments = (vllm_engine_args, vllm_engine_config, placement_group)
+        if self.begun is None:
+            return super()._start_async_llm_engine(*arguments)
+        vllm_engine_config.parallel_config.distributed_executor_backend = InlineExecutor
+        vllm_engine_config.additional_config[ENVIRONMENT] = early_core.changed_since(self.begun)
+        with early_core.core_from_fork_server():
+            return super()._start_async_llm_engine(*arguments)
 
 
 class HybridServer(LLMServer):
@@ -82,8 +90,11 @@ class HybridServer(LLMServer):
         return app
 
 
-async def start_server(settings: Settings) -> HybridServer:
+async def start_server(settings: Settings, begun: dict[str, str] | None) -> HybridServer:
     """A server with a running engine.
+
+    Args:
+        begun: environment of the fork server, from `early_core.begin`; None lets vLLM spawn its core and workers.
 
     Raises:
         RuntimeError: from vLLM, with its own reason.
@@ -93,6 +104,7 @@ async def start_server(settings: Settings) -> HybridServer:
     config["log_engine_metrics"] = False
     if settings.accelerator.name == "cpu":
         config["callback_config"] = {"callback_class": LocalWeights}
+    Engine.begun = begun
     server: HybridServer = HybridServer.sync_init(LLMConfig(**config), engine_cls=Engine)
     server.settings = settings
     await server.start()
