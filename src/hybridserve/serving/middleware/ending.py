@@ -20,10 +20,11 @@ class Ending:
     (None: it did not say).
     """
 
-    __slots__ = ("_dialect", "_hide_usage", "_usage", "done", "failed", "tokens")
+    __slots__ = ("_dialect", "_hide_usage", "_hint", "_usage", "done", "failed", "tokens")
 
     def __init__(self, dialect: Dialect, want_usage: bool, hide_usage: bool) -> None:
         self._dialect = dialect
+        self._hint = b"[DONE]" if dialect.name != "responses" else b"event: response."
         self._usage = want_usage
         self._hide_usage = hide_usage
         self.done = False
@@ -32,9 +33,10 @@ class Ending:
 
     def feed(self, blob: bytes) -> bytes:
         """Whole events in, the ones to send out."""
-        error = any(starts(blob, mark) for mark in _ERRORS)
+        # Nearly every chunk is plain text: one search for each word that could matter, before any closer look.
+        error = b"error" in blob and any(starts(blob, mark) for mark in _ERRORS)
         if not error and not self.failed and not (self._usage and _USAGE in blob):
-            if any(starts(blob, mark) for mark in self._dialect.ends):
+            if self._hint in blob and any(starts(blob, mark) for mark in self._dialect.ends):
                 self.done = True
             return blob
         return b"".join(self._one(event) for event in events(blob))

@@ -230,15 +230,15 @@ class ControlMiddleware:
         if self.control.guard is None or guard.input == "off":
             return None
         try:
-            messages = call.dialect.messages(call.body)
+            call.messages = call.dialect.messages(call.body)
         except Unreadable as error:
             raise Refusal(400, "guard_unreadable", f"The safety guard reads text only: {error}.") from None
         if guard.input == "before":
-            verdict = await self.control.judge(messages, "input")
+            verdict = await self.control.judge(call.messages, "input")
             if not verdict.allowed:
                 raise self.control.refusal(verdict, "input")
             return None
-        task = asyncio.ensure_future(self.control.judge(messages, "input"))
+        task = asyncio.ensure_future(self.control.judge(call.messages, "input"))
 
         def stop_engine(done: asyncio.Task[Verdict]) -> None:
             if not done.cancelled() and not done.result().allowed:
@@ -259,10 +259,8 @@ class ControlMiddleware:
         control, guard = self.control, self.control.settings.guard
         judge = window = None
         if control.guard is not None and guard.output:
-            try:
-                prompt = call.dialect.messages(call.body)
-            except Unreadable:
-                prompt = []  # the prompt is not checked by policy; its answer still is
+            # Without a check of the prompt the answer is judged alone.
+            prompt = call.messages or []
 
             async def judge(text: str) -> Verdict:
                 return await control.judge([*prompt, {"role": "assistant", "content": text}], "output")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from hybridserve.serving.middleware.replies import Refusal
@@ -109,6 +110,7 @@ def neutralise(body: dict[str, Any], words: tuple[str, ...]) -> bool:
     return changed
 
 
+@cache
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
 

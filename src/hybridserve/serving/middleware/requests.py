@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from hybridserve.serving.guards.interface import Message
 from hybridserve.serving.middleware.dialects import Dialect, parse_object
 from hybridserve.serving.middleware.keys import Key
 from hybridserve.serving.middleware.reasoning import Wish, apply_switch, neutralise, take_wish
@@ -24,6 +25,7 @@ class Call:
     """A request that may go on, as it shall reach the engine.
 
     `changed` says that `raw` no longer is what `body` says. `hide_usage`: we asked for usage, the client did not.
+    `messages` is the conversation as a guard reads it, where one does.
     """
 
     dialect: Dialect
@@ -34,6 +36,7 @@ class Call:
     hide_usage: bool = False
     wish: Wish | None = None
     output_limit: int | None = None
+    messages: list[Message] | None = None
 
     def payload(self) -> bytes:
         """The body in bytes."""

@@ -1,0 +1,154 @@
+"""What the control layer itself costs: microseconds a request and a chunk, against the same app without it.
+
+No engine and no socket: the app behind is a loop that sends ready-made chunks, so that only our code is in the
+difference. Example: python benchmarks/middleware.py --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+from hybridserve.serving.middleware import ControlMiddleware
+from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.settings import Settings
+
+REQUEST_LIMIT_US = 200.0
+CHUNK_LIMIT_US = 20.0
+
+
+class Speaker:
+    """An app that streams `chunks` ready-made events."""
+
+    def __init__(self, chunks: int) -> None:
+        word = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+        body = {
+            **word,
+            "choices": [{"index": 0, "delta": {"content": " word"}, "logprobs": None, "finish_reason": None}],
+        }
+        event = b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+        self._pieces = [event] * chunks + [b"data: [DONE]\n\n"]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def scope_and_body(key: str | None) -> tuple[dict[str, Any], bytes]:
+    """A chat request of ordinary size, as uvicorn would hand it over."""
+    body = json.dumps(
+        {
+            "model": "demo",
+            "messages": [
+                {"role": "system", "content": "You are a helpful assistant. " * 5},
+                {"role": "user", "content": "Tell me something about the sea. " * 10},
+            ],
+            "stream": True,
+            "max_tokens": 200,
+        }
+    ).encode()
+    headers = [
+        (b"host", b"127.0.0.1:8000"),
+        (b"accept", b"application/json"),
+        (b"content-type", b"application/json"),
+        (b"user-agent", b"OpenAI/Python"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if key is not None:
+        headers.append((b"authorization", f"Bearer {key}".encode()))
+    path = "/v1/chat/completions"
+    scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "query_string": b"", "headers": headers}
+    return scope, body
+
+
+async def once(app: Any, scope: dict[str, Any], body: bytes) -> None:
+    """One request by a client that reads at once."""
+    first = True
+    forever = asyncio.get_running_loop().create_future()
+
+    async def receive() -> dict[str, Any]:
+        nonlocal first
+        if first:
+            first = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        await forever
+        raise AssertionError
+
+    async def send(_: Any) -> None:
+        return
+
+    await app(dict(scope), receive, send)
+
+
+def rounds(apps: dict[str, Any], key: str, repeat: int, calls: int) -> dict[str, float]:
+    """Median microseconds of processor time of one call of each app, in turns so that a busy neighbour hits all alike."""
+    scope, body = scope_and_body(key)
+    taken: dict[str, list[float]] = {name: [] for name in apps}
+
+    async def go() -> None:
+        for app in apps.values():
+            for _ in range(calls):
+                await once(app, scope, body)
+        for _ in range(repeat):
+            for name, app in apps.items():
+                start = process_time()
+                for _ in range(calls):
+                    await once(app, scope, body)
+                taken[name].append((process_time() - start) / calls * 1e6)
+
+    gc.collect()
+    asyncio.run(go())
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def modes(folder: Path, key: str) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """What is compared: the app alone, and behind the door with more and more switched on."""
+    file = folder / "keys.txt"
+    file.write_text(key_line("bench", key, ("inference",), rpm=10**9, tpm=10**12, streams=10**6))
+    access = {"keys_file": str(file), "max_output_tokens": 4096, "max_in_flight": 10**6}
+    yield "no middleware", lambda app: app
+    yield "open", lambda app: ControlMiddleware(app, Settings())
+    yield "keys and limits", lambda app: ControlMiddleware(app, Settings.model_validate({"access": access}))
+    guarded = {"access": access, "guard": {"kind": "rules"}}
+    yield "keys, limits, rules guard", lambda app: ControlMiddleware(app, Settings.model_validate(guarded))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    key = new_key()
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = list(modes(Path(folder), key))
+        short = rounds({name: make(Speaker(1)) for name, make in kinds}, key, options.repeat, 200)
+        long = rounds({name: make(Speaker(501)) for name, make in kinds}, key, options.repeat, 10)
+    base = "no middleware"
+    rows = []
+    for name, _ in kinds[1:]:
+        request = short[name] - short[base]
+        chunk = ((long[name] - long[base]) - request) / 500
+        rows.append({"mode": name, "request_us": round(request, 1), "chunk_us": round(chunk, 2)})
+    if options.json:
+        print(json.dumps({"limits": {"request_us": REQUEST_LIMIT_US, "chunk_us": CHUNK_LIMIT_US}, "rows": rows}))
+        return
+    print(f"{'mode':<28}{'us / request':>14}{'us / chunk':>12}    (limits {REQUEST_LIMIT_US:g} and {CHUNK_LIMIT_US:g})")
+    for row in rows:
+        print(f"{row['mode']:<28}{row['request_us']:>14}{row['chunk_us']:>12}")
+
+
+if __name__ == "__main__":
+    main()
