@@ -29,6 +29,7 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import torch
 import vllm
+import vllm.config.vllm
 import vllm.distributed.parallel_state as parallel_state
 from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
 from vllm.config.compilation import CUDAGraphMode
@@ -74,7 +75,7 @@ class CudaAttention(FlashAttentionBackend):
     """FlashAttention as a GPU build selects it, without asking a driver for its version."""
 
     @classmethod
-    def _get_fa4_hd256_block_size(cls) -> int | None:
+    def _get_fa4_hd256_block_size(cls, kv_cache_spec: Any = None) -> int | None:
         return None
 
     @classmethod
@@ -102,10 +103,10 @@ class CudaRules(Platform):
 def allocate(case: dict[str, Any]) -> dict[str, Any]:
     """vLLM's answer to one case."""
     try:
-        with tempfile.TemporaryDirectory() as folder, _cpu_features(case["request"]):
+        with tempfile.TemporaryDirectory() as folder, _machine(case["request"]):
             (Path(folder) / "config.json").write_text(json.dumps(case["config"]))
             return _allocate(folder, case["request"])
-    except (ValueError, AssertionError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, AssertionError, NotImplementedError, RuntimeError, ZeroDivisionError) as error:
         return {"refused": f"{type(error).__name__}: {error}"}
 
 
@@ -216,14 +217,22 @@ def _start_process_group() -> None:
 
 
 @contextlib.contextmanager
-def _cpu_features(request: dict[str, Any]) -> Any:
-    """AVX512-BF16 moves the state to float32 on CPU: the case says whether the machine has it, not this machine."""
+def _machine(request: dict[str, Any]) -> Iterator[None]:
+    """What the case's machine has, whatever this one has.
+
+    AVX512-BF16 moves the state to float32 on CPU. Triton makes model runner V2 the default on CUDA; only ReplaySSM
+    asks which runner it is.
+    """
     real = torch.cpu._is_avx512_bf16_supported
     torch.cpu._is_avx512_bf16_supported = lambda: bool(request.get("avx512_bf16", False))
+    triton = vllm.config.vllm.HAS_TRITON
+    if request.get("platform", "cuda") == "cuda" and request.get("use_replayssm"):
+        vllm.config.vllm.HAS_TRITON = True
     try:
         yield
     finally:
         torch.cpu._is_avx512_bf16_supported = real
+        vllm.config.vllm.HAS_TRITON = triton
 
 
 def stub_experts() -> None:

@@ -78,6 +78,7 @@ class EngineTable(_Frozen):
     kernel_block_size: dict[Platform, int]
     default_mamba_chunk_size: int
     prefix_match_unit_checked_for_one_group: bool
+    yarn_scales_context: bool
     kv_cache_dtypes: dict[str, KvCacheDtype]
     cpu_head_sizes: frozenset[int]
     default_gpu_memory_utilization: float

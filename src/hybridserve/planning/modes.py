@@ -92,7 +92,8 @@ def _check_kernels(arch: Architecture, request: CacheRequest, table: EngineTable
     if request.platform == "cpu" and head_dim not in table.cpu_head_sizes:
         raise PlanRefused(
             "model.id",
-            f"the CPU attention backend does not take heads of {head_dim}",
+            # The engine starts all the same, and fails on the first request.
+            f"Unsupported CPU attention configuration: head_dim={head_dim}",
             f"a model whose head_dim is one of {', '.join(map(str, sorted(table.cpu_head_sizes)))}",
         )
 

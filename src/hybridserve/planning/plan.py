@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import gcd, lcm
 
-from hybridserve.catalog.engines import CacheMode, engine_table
+from hybridserve.catalog.engines import CacheMode, EngineTable, engine_table
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.dtypes import resolve_dtypes
 from hybridserve.planning.groups import CacheGroup, group_layers
@@ -161,7 +161,7 @@ def lay_out(arch: Architecture, request: CacheRequest) -> CacheLayout:
         PlanRefused: the engine would refuse these settings, with its own reason.
     """
     table, foreign = engine_table(request.engine)
-    max_len = _configured_length(arch, request)
+    max_len = _configured_length(request, model_context(arch, table))
     check_tensor_parallel(arch, request.tensor_parallel_size, replayssm=request.use_replayssm)
     mode = resolve_mode(arch, request, table, max_len)
     dtypes = resolve_dtypes(arch, request, table)
@@ -214,7 +214,7 @@ def plan_cache(arch: Architecture, request: CacheRequest) -> CachePlan:
     ]
     stage_blocks = [memory // block for memory, block in zip(stage_bytes, layout.stage_block_bytes, strict=True)]
     num_blocks = min(stage_blocks)
-    longest = _longest(layout, num_blocks, arch.max_position_embeddings)
+    longest = _longest(layout, num_blocks, model_context(arch, engine_table(request.engine)[0]))
     length = layout.max_model_len
     if request.max_model_len == AUTO_LEN:
         if not longest:
@@ -255,8 +255,15 @@ def plan_cache(arch: Architecture, request: CacheRequest) -> CachePlan:
     return replace(plan, warnings=layout.warnings + plan_notes(plan, request))
 
 
-def _configured_length(arch: Architecture, request: CacheRequest) -> int:
-    asked, own = request.max_model_len, arch.max_position_embeddings
+def model_context(arch: Architecture, table: EngineTable) -> int:
+    """Longest context of the model, as this engine version reads its config."""
+    if arch.yarn_context is not None and table.yarn_scales_context:
+        return arch.yarn_context
+    return arch.max_position_embeddings
+
+
+def _configured_length(request: CacheRequest, own: int) -> int:
+    asked = request.max_model_len
     if asked is None or asked == AUTO_LEN:
         return own
     if asked < 1:

@@ -123,7 +123,8 @@ class Architecture:
         family: our reader: nemotron_h, granite_hybrid, falcon_h1, qwen3_next, jamba, transformer.
         dtype: what `--dtype auto` means: the checkpoint's type, and bfloat16 for a float32 checkpoint.
         kv_cache_dtype: what `--kv-cache-dtype auto` means where the checkpoint says so; None is "as dtype".
-        max_position_embeddings: longest context of config.json (rope scaling included).
+        max_position_embeddings: longest context of config.json, with every rope scaling but YaRN.
+        yarn_context: original context times factor of a YaRN config, which some engine versions take instead.
         ssm_dtype: what `--mamba-ssm-cache-dtype auto` means for the family; None is "as the conv state".
         marks_linear_attention: config.layer_types names `linear_attention`, which the CPU backend looks at.
         speculation_in_page: vLLM counts the speculative tokens' conv state when it aligns the page of this family.
@@ -142,6 +143,7 @@ class Architecture:
     state: StateMixer | None
     mlp: Mlp | None
     moe: Moe | None
+    yarn_context: int | None = None
     kv_cache_dtype: str | None = None
     ssm_dtype: Dtype | None = None
     marks_linear_attention: bool = False

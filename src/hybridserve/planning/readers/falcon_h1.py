@@ -45,6 +45,7 @@ def read(fields: Fields) -> Architecture:
         ),
         mlp=Mlp(fields.integer("intermediate_size"), matrices=3, bias=fields.flag("mlp_bias", default=False)),
         moe=None,
+        yarn_context=fields.yarn_context,
         kv_cache_dtype=fields.kv_cache_dtype,
         speculation_in_page=False,
     )

@@ -78,21 +78,31 @@ class Fields:
 
     @property
     def max_position_embeddings(self) -> int:
-        """Longest context, rope scaling included. Source: vLLM config/model.py, _get_and_verify_max_len."""
+        """Longest context, with every rope scaling but YaRN. Source: vLLM config/model.py, _get_and_verify_max_len."""
         length = self.integer("max_position_embeddings")
-        rope = self.get("rope_parameters", "rope_scaling")
-        if not isinstance(rope, Mapping):
-            return length
-        kind = rope.get("rope_type", rope.get("type", "default"))
+        kind, rope = self._rope()
         if kind in ("su", "longrope"):
             self.fail(
                 "rope_scaling", f"is {kind!r}", "default, linear, dynamic, llama3 or yarn; others are not covered"
             )
-        if kind == "llama3":
-            return length
-        if kind == "yarn":
-            length = int(rope.get("original_max_position_embeddings", length))
-        return int(length * (rope.get("factor") or 1.0))
+        return length if kind in ("llama3", "yarn") else int(length * (rope.get("factor") or 1.0))
+
+    @property
+    def yarn_context(self) -> int | None:
+        """Original context times factor of a YaRN config; None for any other."""
+        kind, rope = self._rope()
+        if kind != "yarn":
+            return None
+        for key in ("original_max_position_embeddings", "factor"):
+            if not isinstance(rope.get(key), int | float):
+                self.fail(f"rope_scaling.{key}", f"is {rope.get(key)!r}", "a number")
+        return int(rope["original_max_position_embeddings"] * rope["factor"])
+
+    def _rope(self) -> tuple[str, Mapping[str, Any]]:
+        rope = self.get("rope_parameters", "rope_scaling")
+        if not isinstance(rope, Mapping):
+            return "default", {}
+        return rope.get("rope_type", rope.get("type", "default")), rope
 
 
 def _kv_cache_dtype(scheme: Any) -> str | None:

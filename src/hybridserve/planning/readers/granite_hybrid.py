@@ -54,6 +54,7 @@ def read(fields: Fields) -> Architecture:
         )
         if experts
         else None,
+        yarn_context=fields.yarn_context,
         kv_cache_dtype=fields.kv_cache_dtype,
         marks_linear_attention=True,
         speculation_in_page=False,

@@ -44,6 +44,7 @@ def read(fields: Fields) -> Architecture:
         )
         if any(layer.moe for layer in layers)
         else None,
+        yarn_context=fields.yarn_context,
         kv_cache_dtype=fields.kv_cache_dtype,
         marks_linear_attention=True,
     )

@@ -58,6 +58,7 @@ def read(fields: Fields) -> Architecture:
         ),
         mlp=_mlp(fields) if MLP in layers else None,
         moe=_moe(fields) if MOE in layers else None,
+        yarn_context=fields.yarn_context,
         kv_cache_dtype=fields.kv_cache_dtype,
         ssm_dtype=_ssm_dtype(fields),
         marks_linear_attention=True,

@@ -36,6 +36,7 @@ def read(fields: Fields) -> Architecture:
         ),
         mlp=Mlp(fields.integer("intermediate_size"), matrices=3) if any(layer.mlp for layer in layers) else None,
         moe=_moe(fields) if any(layer.moe for layer in layers) else None,
+        yarn_context=fields.yarn_context,
         kv_cache_dtype=fields.kv_cache_dtype,
         marks_linear_attention=True,
     )
