@@ -92,7 +92,7 @@ class Case:
     def view(self) -> DeploymentView:
         case, folder = self, None
         if self.files is not None:
-            folder = self._write("model", {name: content for name, content in self.files.items()})
+            folder = self._write("model", dict(self.files))
         if self.bundle is not None:
             path = self._write("bundle", {name: text.encode() for name, text in self.bundle.items()})
             case = case.set("licence.bundle", str(path))

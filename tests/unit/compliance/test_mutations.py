@@ -43,6 +43,10 @@ def serving(**changes: Any) -> Break:
     return lambda case: replace(case, card=card(**changes))
 
 
+def other_model(name: str) -> Break:
+    return lambda case: replace(case.set("model.id", name), card=None)
+
+
 def file(name: str, content: bytes | None) -> Break:
     def broken(case: Case) -> Case:
         files = {key: value for key, value in (case.files or {}).items() if key != name}
@@ -83,15 +87,15 @@ GUARD_MODEL = frozenset(
 )  # fmt: skip
 # Without an entry in registry and catalogue there is no licence to keep and no card to compare with.
 NO_ENTRY = frozenset(
-    {"licence.accepted", "licence.source", "licence.revision", "licence.reading-age", "licence.guardrail", "licence.name",
-     "guard.control-words", "engine.reasoning-parser", "engine.tool-parser", "engine.version"}
+    {"licence.accepted", "licence.source", "licence.revision", "licence.reading-age", "licence.guardrail",
+     "licence.name", "guard.control-words", "engine.reasoning-parser", "engine.tool-parser", "engine.version"}
 )  # fmt: skip
 SPECULATION = {"method": "mtp", "num_speculative_tokens": 3}
 
 ANYWHERE = [
     # licence
-    Mutation("unknown-model", "licence.known", lambda c: replace(c.set("model.id", "someone/model"), card=None), NO_ENTRY),
-    Mutation("unread-licence", "licence.known", lambda c: replace(c.set("model.id", "jamba-1.5-mini"), card=None), NO_ENTRY),
+    Mutation("unknown-model", "licence.known", other_model("someone/model"), NO_ENTRY),
+    Mutation("unread-licence", "licence.known", other_model("jamba-1.5-mini"), NO_ENTRY),
     Mutation("other-revision", "licence.revision", put("model.revision", "f" * 40)),
     Mutation("another-source", "licence.source", put("model.source", "someone/nano-without-refusals")),
     Mutation("nobody-accepted", "licence.accepted", no_acceptance, frozenset({"licence.reading-age"})),
@@ -180,7 +184,8 @@ ANYWHERE = [
     Mutation("tools-without-parser", "engine.tool-parser", extra("enable_auto_tool_choice", True)),
     Mutation("budget", "engine.reasoning-config", extra("reasoning_config", {"reasoning_end_str": "</think>"})),
     Mutation("budget-mtp", "engine.budget-speculation",
-             lambda c: c.set("engine.speculative_config", SPECULATION).set("engine.extra_args.reasoning_config", {"a": 1})),
+             lambda c: c.set("engine.speculative_config", SPECULATION)
+             .set("engine.extra_args.reasoning_config", {"reasoning_end_str": "</think>"})),
     Mutation("old-engine", "engine.version", put("engine.version", "0.9.2")),
     # exposure
     Mutation("key-in-args", "exposure.secrets", extra("api_key", "abc")),

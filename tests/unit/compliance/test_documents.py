@@ -1,0 +1,133 @@
+"""What is written out: the bundle, SARIF, and the documents of the service."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from compliance_cases import TODAY, Case
+from jsonschema import Draft7Validator
+
+from hybridserve.compliance import compliance_document, licences_document, service_lines
+from hybridserve.compliance.bundle import attribution_bundle, missing_copies
+from hybridserve.compliance.documents import attribution_header
+from hybridserve.compliance.sarif import sarif
+
+# The parts of SARIF 2.1.0 that we use, from the OASIS standard, sections 3.13 to 3.27.
+SARIF = {
+    "type": "object",
+    "required": ["version", "runs"],
+    "properties": {
+        "version": {"const": "2.1.0"},
+        "runs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["tool"],
+                "properties": {
+                    "results": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["message", "ruleId", "ruleIndex"],
+                            "additionalProperties": False,
+                            "properties": {
+                                "ruleId": {"type": "string"},
+                                "ruleIndex": {"type": "integer", "minimum": 0},
+                                "message": {"type": "object", "required": ["text"]},
+                                "kind": {"enum": ["pass", "open", "fail"]},
+                                "level": {"enum": ["none", "note", "warning", "error"]},
+                                "locations": {"type": "array"},
+                                "suppressions": {
+                                    "type": "array",
+                                    "items": {
+                                        "required": ["kind"],
+                                        "properties": {"kind": {"enum": ["inSource", "external"]}},
+                                    },
+                                },
+                            },
+                        },
+                    }
+                },
+            },
+        },
+    },
+}
+
+
+def test_the_bundle_is_the_same_bytes_each_time_and_satisfies_the_check(baked: Case, llama_guard: Case) -> None:
+    files = attribution_bundle(baked.view())
+    assert files == attribution_bundle(baked.view())
+    assert set(files) == {"NOTICE", "LICENCES.md", "MODELS.md", "models.cdx.json", "licences.json"}
+    assert not any("/tmp" in text for text in files.values())
+    own = replace(baked, bundle={**(baked.bundle or {}), "NOTICE": files["NOTICE"]})
+    assert own.status("licence.notice") == {"PASS"}
+    assert any("nvidia-open-model-2025-10-24.txt" in sentence for sentence in missing_copies(baked.view()))
+    assert missing_copies(baked.set("licence.weights", "pulled").view()) == []
+    with_guard = attribution_bundle(llama_guard.view())["NOTICE"].splitlines()
+    assert "Built with Llama" in with_guard
+    assert any(line.startswith("Llama 3.1 is licensed under") for line in with_guard)
+
+
+def test_the_bill_of_materials(case: Case) -> None:
+    bom = json.loads(attribution_bundle(case.view())["models.cdx.json"])
+    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
+    model, guard = bom["components"]
+    assert model["purl"] == (
+        "pkg:huggingface/nvidia/NVIDIA-Nemotron-Nano-9B-v2@6533e8de2c68e4536bf7c411d7a3ce5734111476"
+    )
+    assert model["licenses"][0]["license"]["name"] == "LicenseRef-scancode-nvidia-open-model-2025"
+    assert guard["licenses"][0]["license"]["id"] == "Apache-2.0"
+
+
+def test_sarif(case: Case) -> None:
+    waiver = {"rule": "guard.kind", "by": "Legal", "reason": "pilot with ten users", "until": "2026-12-31"}
+    broken = (
+        case.set("guard.kind", "rules").set("licence.waivers", [waiver]).set("engine.dtype", "auto")
+        .set("model.revision", "f" * 40).set("engine.chat_template", "own.jinja")
+    )  # fmt: skip
+    broken = replace(broken, facts=None)
+    log = sarif(broken.findings(), "hybridserve.yaml")
+    Draft7Validator(SARIF).validate(log)
+    (run,) = log["runs"]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    kinds = {}
+    for result in run["results"]:
+        assert rules[result["ruleIndex"]] == result["ruleId"]
+        assert (result["level"] == "none") == (result["kind"] != "fail")
+        kinds.setdefault(result["ruleId"], set()).add((result["kind"], result["level"], "suppressions" in result))
+    assert kinds["guard.kind"] == {("fail", "error", True)}
+    assert kinds["engine.auto-dtype"] == {("fail", "warning", False)}
+    assert kinds["engine.starts"] == {("open", "none", False)}
+    assert kinds["exposure.keys"] == {("pass", "none", False)}
+    assert run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "hybridserve.yaml"
+    assert "locations" not in sarif(broken.findings(), None)["runs"][0]["results"][0]
+
+
+def test_the_service_says_what_its_licences_ask(case: Case, llama_guard: Case) -> None:
+    assert service_lines(case.view()) == []
+    assert attribution_header(case.view()) is None
+    assert attribution_header(llama_guard.view()) == "Built with Llama"
+    document = licences_document(llama_guard.view())
+    assert document["lines"] == ["Built with Llama"]
+    assert "https://llama.meta.com/llama3_1/use-policy" in document["policies"]
+    guard = document["models"][1]
+    assert [one["id"] for one in guard["licences"]] == ["nvidia-open-model-2025-10-24", "llama-3.1"]
+    hosted = {duty["term"] for duty in document["models"][0]["licences"][0]["duties"]}
+    assert "guardrail" in hosted
+    assert "licence_copy" not in hosted
+    json.dumps(document)
+
+
+def test_the_compliance_document(case: Case) -> None:
+    findings = case.findings()
+    document = compliance_document(findings, "production", TODAY, "e" * 64)
+    assert document["verdict"] == "ready"
+    assert document["counts"] == {"PASS": len(findings)}
+    assert document["evidence_sha256"] == "e" * 64
+    again = compliance_document(case.findings(), "production", TODAY)
+    assert again["findings_sha256"] == document["findings_sha256"]
+    changed = compliance_document(case.set("engine.dtype", "auto").findings(), "production", TODAY)
+    assert changed["findings_sha256"] != document["findings_sha256"]
+    assert changed["verdict"] == "warn"
+    json.dumps(document)
