@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hybridserve.catalog.accelerators import accelerator
+from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.catalog.models import ResolvedModel
 from hybridserve.compliance import DeploymentView, deployment_view
 from hybridserve.compliance.adapter import PlannedEngine
@@ -13,7 +13,7 @@ from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.view import CacheFacts
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
-from hybridserve.planning.engine_args import deployment_from, engine_args, find_model, plan_settings
+from hybridserve.planning.engine_args import Planned, deployment_from, engine_args, find_model, plan_settings
 from hybridserve.settings import Settings
 
 
@@ -24,30 +24,48 @@ def view_of(settings: Settings, profile: Profile | None = None) -> DeploymentVie
         CatalogError: the model or the accelerator is not known.
         ConfigError: a setting contradicts another or names a file that is not there.
     """
-    model = find_model(settings)
-    return deployment_view(settings, model, _planned(settings, model), profile or settings.server.profile)
-
-
-def _planned(settings: Settings, model: ResolvedModel) -> PlannedEngine:
-    device = accelerator(settings.accelerator.name)
-    blackwell = (device.compute_capability or "").split(".")[0] in ("10", "12")
-    asked = deployment_from(settings, model)
-    common: dict[str, Any] = {"platform": device.platform, "blackwell": blackwell, "hybrid": asked.arch.hybrid}
+    profile = profile or settings.server.profile
     try:
         planned = plan_settings(settings)
     except PlanRefused as refused:
-        args = {**settings.engine.model_dump(mode="json", exclude={"extra_args"}), **settings.engine.extra_args}
-        return PlannedEngine(args=args, cache=_facts_without_refusal(asked), refusal=refused.what, **common)
+        model = find_model(settings)
+        return deployment_view(settings, model, _refused(settings, model, refused), profile)
+    plan = planned.advice.plan
+    engine = PlannedEngine(
+        args=_args(settings, planned),
+        cache=_facts(plan),
+        hybrid=plan.deployment.arch.hybrid,
+        **_device(plan.deployment.accelerator),
+    )
+    return deployment_view(settings, planned.model, engine, profile)
+
+
+def _refused(settings: Settings, model: ResolvedModel, refused: PlanRefused) -> PlannedEngine:
+    asked = deployment_from(settings, model)
+    args = {**settings.engine.model_dump(mode="json", exclude={"extra_args"}), **settings.engine.extra_args}
+    return PlannedEngine(
+        args=args,
+        cache=_facts_without_refusal(asked),
+        refusal=refused.what,
+        hybrid=asked.arch.hybrid,
+        **_device(asked.accelerator),
+    )
+
+
+def _args(settings: Settings, planned: Planned) -> dict[str, Any]:
     try:
-        args = engine_args(settings, planned)
+        return engine_args(settings, planned)
     except ConfigError as error:
         # Weights that come from nowhere are no reason not to judge the rest: serve will say so itself.
         if error.where != "model.source":
             raise
-        args = engine_args(
-            settings.model_copy(update={"model": settings.model.model_copy(update={"source": "."})}), planned
-        )
-    return PlannedEngine(args=args, cache=_facts(planned.advice.plan), **common)
+        here = settings.model.model_copy(update={"source": "."})
+        return engine_args(settings.model_copy(update={"model": here}), planned)
+
+
+def _device(device: Accelerator) -> dict[str, Any]:
+    major = (device.compute_capability or "").split(".")[0]
+    return {"platform": device.platform, "blackwell": major in ("10", "12")}
 
 
 def _facts(plan: DeploymentPlan) -> CacheFacts | None:
