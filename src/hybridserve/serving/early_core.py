@@ -1,9 +1,9 @@
 """The engine core's imports, begun while the replica still does its own.
 
 vLLM starts its engine core as a fresh process, which imports torch and vLLM again (7.5 s of processor time) after the
-replica has done the same. On a CPU machine with two cores the two can go side by side: a standard `multiprocessing` fork
-server is started first, imports what the core needs, and the core is forked from it. The fork server is a clean process
-with one thread, so this is not the fork of a Ray worker that vLLM rightly avoids.
+replica has done the same. On a CPU machine with two cores the two can go side by side: a standard `multiprocessing`
+fork server is started first, imports what the core needs, and the core is forked from it. The fork server is a clean
+process with one thread, so this is not the fork of a Ray worker that vLLM rightly avoids.
 """
 
 from __future__ import annotations

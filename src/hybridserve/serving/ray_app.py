@@ -9,6 +9,7 @@ that, while the process that deploys goes on.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 from ray import serve
@@ -16,7 +17,10 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Application
 
 from hybridserve.serving import early_core
+from hybridserve.serving.admission import admit
+from hybridserve.serving.middleware.handover import from_environ
 from hybridserve.settings import Settings
+from hybridserve.settings.load import SETTINGS_JSON
 
 APPLICATION = "hybridserve"
 DEPLOYMENT = "engine"
@@ -26,10 +30,11 @@ DEPLOYMENT = "engine"
 class Replica:
     """What Ray Serve holds: the real server, imported and started when the replica is."""
 
-    async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
-        known = Settings.model_validate(settings)
-        engine = known.engine
-        one_cpu = known.accelerator.name == "cpu" and engine.tensor_parallel_size * engine.pipeline_parallel_size == 1
+    async def __init__(self, handover: str) -> None:  # type: ignore[misc]
+        known = from_environ({SETTINGS_JSON: handover})
+        engine = known.settings.engine
+        devices = engine.tensor_parallel_size * engine.pipeline_parallel_size
+        one_cpu = known.settings.accelerator.name == "cpu" and devices == 1
         begun = early_core.begin() if one_cpu else None
 
         from hybridserve.serving.replica import start_server  # torch and vLLM: after the fork server has begun
@@ -47,12 +52,18 @@ class Replica:
 def build_app(args: dict[str, Any]) -> Application:
     """The application for `serve run`, `serveConfigV2` and `hybridserve serve`.
 
+    The gate stands here: a deployment that fails its profile's checks is refused before any replica is started, and the
+    version that runs goes on.
+
     Args:
         args: ``{"settings": {...}}``, the settings tree as plain data.
+
+    Raises:
+        GateClosed: the production profile has a failed or unknown finding.
     """
     settings = Settings.model_validate(args["settings"])
-    tree = settings.model_dump(mode="json")
-    return serve.deployment(Replica, **deployment_options(settings)).bind(tree)
+    handover = admit(settings, date.today())
+    return serve.deployment(Replica, **deployment_options(settings)).bind(handover.to_json())
 
 
 def deployment_options(settings: Settings) -> dict[str, Any]:

@@ -6,7 +6,9 @@ Everything that touches a private name of Ray Serve LLM 2.60 or vLLM 0.29 stands
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
@@ -14,12 +16,17 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
-from hybridserve.planning.engine_args import engine_args
+from hybridserve.planning.engine_args import Planned, engine_args, plan_settings
 from hybridserve.planning.render import llm_config
 from hybridserve.serving import early_core
+from hybridserve.serving.admission import plan_document
 from hybridserve.serving.executor import ENVIRONMENT, InlineExecutor
-from hybridserve.serving.reported import ReportedCache, reported_cache
-from hybridserve.settings import Settings
+from hybridserve.serving.middleware import ControlMiddleware
+from hybridserve.serving.middleware.control import Control
+from hybridserve.serving.middleware.handover import Handover
+from hybridserve.serving.reported import reported_cache
+
+logger = logging.getLogger(__name__)
 
 WATCHDOG_PERIOD_S = 0.2
 
@@ -32,7 +39,7 @@ class LocalWeights(CallbackBase):
 
 
 class Engine(VLLMEngine):
-    """vLLM's engine as Ray starts it; on one CPU the worker shares the process of the engine core, which starts early."""
+    """vLLM's engine as Ray starts it; on one CPU the core starts early and the worker shares its process."""
 
     begun: ClassVar[dict[str, str] | None] = None
     """Environment of the fork server, where one was started for the core."""
@@ -50,7 +57,8 @@ class Engine(VLLMEngine):
 class HybridServer(LLMServer):
     """One replica: an engine, vLLM's own OpenAI application over it, and the control layer around that."""
 
-    settings: Settings
+    handover: Handover
+    planned: Planned
 
     async def _start_engine(self) -> None:
         """Start the engine without Ray's telemetry actor, warm it up, then watch it."""
@@ -78,19 +86,20 @@ class HybridServer(LLMServer):
             await asyncio.sleep(WATCHDOG_PERIOD_S)
         os._exit(1)
 
-    def reported_cache(self) -> ReportedCache:
-        """The cache as the engine itself reports it."""
-        return reported_cache(self.engine._engine_client.vllm_config)
-
     async def __serve_build_asgi_app__(self) -> Any:
-        from hybridserve.serving.routes import add_routes
-
+        """vLLM's own application behind the control layer."""
+        reported = reported_cache(self.engine._engine_client.vllm_config)
+        plan = plan_document(self.planned.advice.plan.cache, reported)
+        for difference in plan["differences"]:
+            logger.warning("the plan does not hold: %s", difference)
+        documents = {**self.handover.documents, "/plan": plan}
         app = await super().__serve_build_asgi_app__()
-        add_routes(app, self.settings, self.reported_cache())
+        app.middleware_stack = None  # vLLM has built it already; it is built again with ours in it
+        app.add_middleware(ControlMiddleware, control=Control(replace(self.handover, documents=documents)))
         return app
 
 
-async def start_server(settings: Settings, begun: dict[str, str] | None) -> HybridServer:
+async def start_server(handover: Handover, begun: dict[str, str] | None) -> HybridServer:
     """A server with a running engine.
 
     Args:
@@ -99,13 +108,15 @@ async def start_server(settings: Settings, begun: dict[str, str] | None) -> Hybr
     Raises:
         RuntimeError: from vLLM, with its own reason.
     """
-    config = llm_config(settings, engine_args(settings))
+    settings = handover.settings
+    planned = plan_settings(settings)
+    config = llm_config(settings, engine_args(settings, planned))
     # The engine's own /metrics on the replica; Ray's wrapper around it drops families and falsifies histogram sums.
     config["log_engine_metrics"] = False
     if settings.accelerator.name == "cpu":
         config["callback_config"] = {"callback_class": LocalWeights}
     Engine.begun = begun
     server: HybridServer = HybridServer.sync_init(LLMConfig(**config), engine_cls=Engine)
-    server.settings = settings
+    server.handover, server.planned = handover, planned
     await server.start()
     return server

@@ -22,6 +22,7 @@ import httpx
 
 from hybridserve.errors import EnvironmentFault, HybridServeError
 from hybridserve.serving.failure import root_cause
+from hybridserve.serving.middleware.control import served_name
 from hybridserve.serving.preflight import RAY_OBJECT_STORE_BYTES, check_machine
 from hybridserve.serving.processes import adopt_orphans, end_descendants
 from hybridserve.settings import Settings
@@ -164,7 +165,7 @@ def _wait_until_ready(settings: Settings, progress: Progress, application: Calla
     host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
     url = f"http://{host}:{settings.server.port}"
     plan = _get(f"{url}/plan", deadline)
-    return Ready(url=url, model=plan["model"], cache=plan["line"], seconds=progress.elapsed(), logs=scratch)
+    return Ready(url=url, model=served_name(settings), cache=plan["line"], seconds=progress.elapsed(), logs=scratch)
 
 
 def _get(url: str, deadline: float) -> Any:
