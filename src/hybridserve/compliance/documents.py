@@ -16,7 +16,6 @@ from hybridserve.compliance.view import DeploymentView, Part
 
 # Words of a licence may hold characters that a header must not.
 _HEADER_SAFE = str.maketrans({"©": "(c)", "\n": " ", "\r": " "})
-ATTRIBUTION_HEADER = "x-attribution"
 
 
 def digest(tree: Any) -> str:
