@@ -5,12 +5,20 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hybridserve.errors import CatalogError
+
+_CARDS = Path(__file__).with_name("models")
+_PACKAGE = Path(__file__).parent.parent
 
 DTYPE = Literal["float32", "float16", "bfloat16"]
 
@@ -36,6 +44,12 @@ class ConfigFacts(Fact):
     folder: str | None = None
     """Folder inside the package that holds config.json."""
 
+    @model_validator(mode="after")
+    def _one_place(self) -> ConfigFacts:
+        if sum(place is not None for place in (self.values, self.same_as, self.folder)) != 1:
+            raise ValueError("give one of values, same_as, folder")
+        return self
+
 
 class WeightFacts(Fact):
     """The checkpoint's weights."""
@@ -44,6 +58,7 @@ class WeightFacts(Fact):
     bytes: int | None = None
     """Published or measured size of the weights; None means unknown (the planner then counts parameters)."""
     parameters: int | None = None
+    """Published or counted; None is counted by the planner when it is asked for."""
     active_parameters: int | None = None
 
 
@@ -100,13 +115,87 @@ class ResolvedModel:
 
 def model_ids() -> tuple[str, ...]:
     """Ids of all cards, sorted. Reads file names only."""
-    raise NotImplementedError
+    return tuple(sorted(path.stem for path in _CARDS.glob("*.yaml")))
+
+
+def load_card(model_id: str) -> ModelCard:
+    """The card of that id.
+
+    Raises:
+        CatalogError: no such card, or a card that does not keep to the schema.
+    """
+    path = _CARDS / f"{model_id}.yaml"
+    if model_id not in model_ids():
+        raise _unknown(model_id)
+    try:
+        card = ModelCard.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise CatalogError(f"catalog/models/{path.name}", _first_line(error), "correct the card") from None
+    if card.id != model_id:
+        raise CatalogError(f"catalog/models/{path.name}", f"its id is {card.id}", f"name the file {card.id}.yaml")
+    return card
 
 
 def resolve_model(id_or_path: str) -> ResolvedModel:
-    """The model behind a card id, a repository name, a folder or a config.json.
+    """The model behind a card id, a repository name, a folder with config.json, or a config.json.
+
+    A card wins over a folder of the same name: write ``./demo`` for the folder.
 
     Raises:
         CatalogError: nothing of that name, or a broken file; the fix lists close ids.
     """
-    raise NotImplementedError
+    if id_or_path in model_ids():
+        return _resolve_card(load_card(id_or_path))
+    path = Path(id_or_path).expanduser()
+    if path.is_file():
+        return ResolvedModel(
+            path.stem if path.name != "config.json" else path.resolve().parent.name, None, _read(path), path.parent
+        )
+    if path.is_dir():
+        return ResolvedModel(path.resolve().name, None, _read(path / "config.json"), path)
+    for card in map(load_card, model_ids()):
+        if id_or_path.lower() in {name.lower() for name in (card.repository, *card.aliases) if name}:
+            return _resolve_card(card)
+    raise _unknown(id_or_path)
+
+
+def _resolve_card(card: ModelCard) -> ResolvedModel:
+    facts, folder = card.config, None
+    if facts.same_as is not None:
+        values = load_card(facts.same_as).config.values
+    elif facts.folder is not None:
+        folder = _PACKAGE / facts.folder
+        values = _read(folder / "config.json")
+    else:
+        values = facts.values
+    assert values is not None
+    return ResolvedModel(card.id, card, dict(values), folder)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CatalogError(str(path), "there is no such file", "a folder with the checkpoint's config.json") from None
+    except (OSError, ValueError) as error:
+        raise CatalogError(str(path), f"is not readable as JSON: {error}", "take the whole config.json") from None
+    if not isinstance(content, dict):
+        raise CatalogError(str(path), "is not a JSON object", "take the config.json of the checkpoint")
+    return content
+
+
+def _unknown(name: str) -> CatalogError:
+    known = model_ids()
+    close = difflib.get_close_matches(name.lower().rpartition("/")[2], known, n=3, cutoff=0.5)
+    return CatalogError(
+        "model.id",
+        f"no model, folder or config.json called {name!r}",
+        f"did you mean {', '.join(close)}?" if close else f"one of {', '.join(known)}, or a folder with config.json",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0]
