@@ -1,91 +1,11 @@
-"""The real stack: `hybridserve serve` as a user starts it, with the demo model on this CPU."""
+"""The real stack, for every test in this folder."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import httpx
-import openai
-import psutil
 import pytest
-
-HYBRIDSERVE = Path(sys.executable).parent / "hybridserve"
-# In the environment of every process of one service, so that a test finds each of them whatever became of its parent.
-MARK = "STACK_TEST_ID"
-
-
-@dataclass
-class Service:
-    """A running `hybridserve serve`."""
-
-    process: subprocess.Popen[str]
-    mark: str
-    url: str
-    model: str
-    cache: str
-    ready_s: float
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
-
-    def metric(self, name: str) -> float:
-        """Sum of one metric over its label sets."""
-        lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
-        values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{", name + " "))]
-        assert values, f"{name} is not exported"
-        return sum(values)
-
-    def processes(self) -> list[psutil.Process]:
-        """Every living process of this service."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to stop; its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(timeout=90)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start(flags: Sequence[str] = (), port: int | None = None) -> Service:
-    """Start a service and wait until it says that it is ready."""
-    mark = uuid.uuid4().hex
-    log = Path(tempfile.gettempdir()) / f"hybridserve-test-{mark}.log"
-    command = [str(HYBRIDSERVE), "serve", "--json", "--port", str(port or free_port()), *flags]
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, MARK: mark}
-        )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    said: dict[str, Any] = json.loads(line) if line else {}
-    if "url" not in said:
-        process.wait(timeout=60)
-        pytest.fail(f"the service did not start: {said} {log.read_text()[-3000:]}")
-    return Service(process, mark, said["url"], said["model"], said["cache"], said["ready_s"])
+from stack_service import Service, start
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from conftest import HYBRIDSERVE, Service, free_port
+from stack_service import HYBRIDSERVE, Service, free_port
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -36,7 +35,7 @@ def test_a_signal_ends_every_process_and_frees_the_port(start_service: Callable[
 
 
 def test_a_stop_while_starting_leaves_nothing(tmp_path: Path) -> None:
-    from conftest import MARK
+    from stack_service import MARK
 
     service = Service(
         subprocess.Popen(

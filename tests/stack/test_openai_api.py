@@ -5,8 +5,7 @@ from __future__ import annotations
 import httpx
 import openai
 import pytest
-
-from conftest import Service
+from stack_service import Service
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

@@ -1,0 +1,238 @@
+"""The door in front of real vLLM, mounted by name as `vllm serve --middleware` does, with the demo model behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+import hybridserve
+from hybridserve.serving.middleware import Handover
+from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.settings import Settings
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+MODEL = Path(hybridserve.__file__).parent / "demo_model"
+RULES = """
+rules:
+  - {category: Prompt, stages: [input], patterns: ["forbidden question"]}
+  - {category: Answer, stages: [output], patterns: ["\\\\bblue\\\\b"]}
+"""
+
+
+@dataclass
+class Server:
+    base: str
+    key: str
+    admin: str
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        return httpx.Client(base_url=self.base, headers=headers, timeout=120)
+
+    def post(self, body: dict[str, Any], path: str = "/v1/chat/completions", key: str | None = None) -> httpx.Response:
+        with self.client(key) as client:
+            return client.post(path, json={"model": "demo", "temperature": 0, **body})
+
+    def metric(self, pattern: str) -> float:
+        """Sum of the engine's own series that match."""
+        with self.client(self.admin) as client:
+            text = client.get("/metrics").text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(pattern, line))
+
+    def idle(self) -> None:
+        deadline = time.monotonic() + 30
+        while self.metric(r"vllm:num_requests_running\{") or self.metric(r"vllm:num_requests_waiting\{"):
+            assert time.monotonic() < deadline, "the engine does not come to rest"
+            time.sleep(0.1)
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if not (MODEL / "config.json").exists():
+        pytest.fail(f"the demo model is missing: {MODEL}")
+    folder = tmp_path_factory.mktemp("door")
+    key, admin = new_key(), new_key()
+    keys = folder / "keys.txt"
+    keys.write_text(f"{key_line('user', key)}\n{key_line('root', admin, ('inference', 'metrics', 'admin'))}\n")
+    rules = folder / "rules.yaml"
+    rules.write_text(RULES)
+    settings = Settings.model_validate(
+        {
+            "access": {"keys_file": str(keys), "max_output_tokens": 2000, "max_prompt_tokens": 200},
+            "guard": {"kind": "rules", "rules_file": str(rules), "window_chars": 60, "overlap_chars": 20},
+            "reasoning": {"closing": "</think>"},
+        }
+    )
+    port = random.randint(20000, 30000)
+    environment = {
+        **os.environ,
+        "HYBRIDSERVE_SETTINGS_JSON": Handover(settings, headers={"X-Model-License": "Apache-2.0"}).to_json(),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL)),
+        *("--served-model-name", "demo", "--host", "127.0.0.1", "--port", str(port)),
+        *("--max-model-len", "4096", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(256 * 1024 * 1024)),
+        *("--dtype", "bfloat16", "--enforce-eager", "--reasoning-parser", "nemotron_v3"),
+        *("--middleware", "hybridserve.serving.middleware.ControlMiddleware"),
+    ]
+    log = folder / "vllm.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+    base = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"vLLM did not start:\n{log.read_text()[-3000:]}")
+            try:
+                if httpx.get(f"{base}/ready", timeout=5).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.5)
+        yield Server(base, key, admin)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+    text = log.read_text()
+    assert "event=app_failed" not in text
+    for secret in (key, admin, "forbidden question"):
+        assert secret not in text, "logs hold no key and no prompt"
+
+
+def test_answers_pass_and_strangers_do_not(server: Server) -> None:
+    answer = server.post({"messages": user("Hello"), "max_tokens": 40})
+    assert answer.status_code == 200
+    assert answer.headers["x-model-license"] == "Apache-2.0"
+    assert answer.json()["usage"]["completion_tokens"] > 0
+    with httpx.Client(base_url=server.base) as client:
+        assert client.post("/v1/chat/completions", json={}).status_code == 401
+        for path in ("/tokenize", "/invocations", "/v1/messages", "/metrics", "/v1/models", "/docs", "/openapi.json"):
+            assert client.get(path).status_code == 401
+            assert client.post(path, json={}).status_code == 401
+        assert client.get("/health").status_code == client.get("/about").status_code == 200
+    for path in ("/invocations", "/v1/messages", "/inference/v1/generate"):
+        assert server.post({"messages": user("hi")}, path, key=server.admin).status_code == 403
+
+
+def test_streams_of_the_openai_client_are_those_of_the_engine(server: Server) -> None:
+    client = openai.OpenAI(api_key=server.key, base_url=f"{server.base}/v1", max_retries=0)
+    whole = client.chat.completions.create(
+        model="demo",
+        messages=user("Hello"),
+        max_tokens=60,
+        temperature=0,  # type: ignore[arg-type]
+    )
+    stream = client.chat.completions.create(
+        model="demo",
+        messages=user("Hello"),
+        max_tokens=60,
+        temperature=0,
+        stream=True,  # type: ignore[call-overload]
+    )
+    text, finish = "", None
+    for chunk in stream:
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            finish = choice.finish_reason or finish
+    assert text == (whole.choices[0].message.content or "")
+    assert finish == whole.choices[0].finish_reason
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_aborts_the_engine(server: Server, stream: bool) -> None:
+    """By the engine's own counters: it stops within a few tokens of 1900, and finishes nothing of them."""
+    server.idle()
+    tokens = server.metric(r"vllm:generation_tokens_total\{")
+    finished = server.metric(r"vllm:request_success_total\{.*(length|stop)")
+    body = {"model": "demo", "messages": user("Hello"), "max_tokens": 1900, "ignore_eos": True, "stream": stream}
+
+    def leave(_: int) -> None:
+        with server.client() as client:
+            if stream:
+                with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                    next(response.iter_raw())
+            else:
+                with pytest.raises(httpx.ReadTimeout):
+                    client.post("/v1/chat/completions", json=body, timeout=1.5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(leave, range(4)))
+    server.idle()
+    generated = server.metric(r"vllm:generation_tokens_total\{") - tokens
+    assert server.metric(r"vllm:request_success_total\{.*(length|stop)") == finished
+    assert 0 < generated < 4 * 1900 / 2, f"{generated} tokens were generated for nobody"
+
+
+def test_prompts_are_blocked_before_the_engine_sees_them(server: Server) -> None:
+    server.idle()
+    before = server.metric(r"vllm:prompt_tokens_total\{")
+    blocked = server.post({"messages": user("A forbidden  QUESTION"), "max_tokens": 5})
+    assert (blocked.status_code, blocked.json()["error"]["code"]) == (400, "guard_blocked")
+    assert server.metric(r"vllm:prompt_tokens_total\{") == before
+
+
+def test_long_prompts_are_counted_as_the_engine_counts(server: Server) -> None:
+    refused = server.post({"messages": user("word " * 400), "max_tokens": 5})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "prompt_too_long")
+    count = int(re.search(r"has (\d+) tokens", refused.json()["error"]["message"])[1])  # type: ignore[index]
+    counted = server.post({"messages": user("word " * 400)}, "/tokenize", key=server.admin).json()["count"]
+    assert count == counted
+
+
+def test_bad_requests_are_openai_errors_without_traces(server: Server) -> None:
+    for body in (
+        {"messages": "no list"},
+        {"messages": user("x"), "max_tokens": -1},
+        {"messages": user("x"), "temperature": "hot"},
+        {"messages": user("x"), "model": "another"},
+        {"messages": user("x"), "n": 99},
+        {"messages": [{"role": "alien", "content": "x"}]},
+        {"messages": user("x"), "max_tokens": 10**9, "min_tokens": 10**9},
+    ):
+        answer = server.post(body)
+        assert 400 <= answer.status_code < 500, answer.text
+        assert set(answer.json()["error"]) >= {"message", "type", "param", "code"}
+        assert "Traceback" not in answer.text
+
+
+def test_drain(server: Server) -> None:
+    with server.client(server.admin) as client:
+        assert client.post("/admin/drain").json()["draining"] is True
+        try:
+            assert server.post({"messages": user("Hello")}).json()["error"]["code"] == "draining"
+            assert client.get("/ready").json()["reasons"] == ["draining"]
+            assert client.get("/health").status_code == 200
+        finally:
+            assert client.delete("/admin/drain").json()["draining"] is False
+    assert server.post({"messages": user("Hello"), "max_tokens": 3}).status_code == 200
+
+
+def events(response: httpx.Response) -> list[Any]:
+    lines = [line[6:] for line in response.text.split("\n") if line.startswith("data: ")]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
