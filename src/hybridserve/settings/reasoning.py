@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,9 @@ class ReasoningSection(Section):
     budget: Literal["auto", "engine", "two_call", "off"] = "auto"
     """Who holds a thinking budget: the engine, a second call that closes the reasoning, or nobody (400).
     `auto` asks the engine once and believes what it counts."""
+    closing: str = "\n</think>\n\n"
+    """What the two-call method puts behind reasoning that has used up its budget, as the model itself closes it."""
     efforts: dict[str, int] = Field(default_factory=lambda: {"low": 512, "medium": 2048, "high": 8192})
     """Budget in tokens behind each name of `reasoning.effort`."""
-    control_words: tuple[str, ...] = ("/think", "/no_think", "</think>", "<think>")
+    control_words: tuple[Annotated[str, Field(min_length=2)], ...] = ("/think", "/no_think", "</think>", "<think>")
     """Words that templates act on wherever they stand; in the text of users and tools they are made harmless."""

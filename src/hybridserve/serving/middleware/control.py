@@ -10,6 +10,7 @@ from typing import Any
 
 from hybridserve import __version__
 from hybridserve.serving.guards import Message, Reliable, Stage, Verdict, build_guard
+from hybridserve.serving.middleware.budget import Budgets
 from hybridserve.serving.middleware.handover import Handover
 from hybridserve.serving.middleware.keys import Key, KeyRing
 from hybridserve.serving.middleware.limits import Limits
@@ -37,6 +38,7 @@ class Control:
         self.guard = guard or build_guard(settings.guard, served_name(settings))
         self.keys = KeyRing(Path(settings.access.keys_file)) if settings.access.keys_file else None
         self.limits = Limits(settings.access)
+        self.budgets = Budgets(settings.reasoning)
         self.routes = Routes(settings.access.open_routes, guarded=self.guard is not None)
         self.documents = _documents(handover, self.guard)
         self.headers = [(name.lower().encode(), value.encode()) for name, value in handover.headers.items()]

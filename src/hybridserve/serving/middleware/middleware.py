@@ -24,6 +24,7 @@ from hybridserve.serving.middleware.reply import Reply
 from hybridserve.serving.middleware.requests import Call, prepare
 from hybridserve.serving.middleware.routes import Route, route_path
 from hybridserve.serving.middleware.tracing import inner_headers, request_id
+from hybridserve.serving.middleware.two_calls import TwoCalls, check_two_calls
 from hybridserve.serving.middleware.window import Window
 from hybridserve.settings import Settings
 
@@ -174,6 +175,7 @@ class ControlMiddleware:
         waited = perf_counter()
         call = prepare(raw, route.dialect, settings, key)
         await check_prompt_length(self.app, scope, call, settings.access.max_prompt_tokens)
+        app = await self._with_budget(scope, call)
         metered = control.limits.counts_tokens(key)
         if metered:
             call.ask_for_usage()
@@ -190,7 +192,7 @@ class ControlMiddleware:
             inner = {**scope, "headers": _with_length(scope["headers"], len(call.raw))}
             control.metrics.observe(MIDDLEWARE_SECONDS.name, {"route": route.name}, perf_counter() - waited - guarded)
             control.metrics.count(ADMITTED.name, {"route": route.name})
-            await self._run(inner, line, reply, visit)
+            await self._run(app, inner, line, reply, visit)
             used = reply.tokens
             visit.tokens = used
             visit.status, visit.reason = reply.status, reply.cut or "-"
@@ -202,11 +204,11 @@ class ControlMiddleware:
             self._settle(lease, used)
             control.left()
 
-    async def _run(self, scope: Scope, line: Line, reply: Reply, visit: _Visit) -> None:
+    async def _run(self, app: App, scope: Scope, line: Line, reply: Reply, visit: _Visit) -> None:
         """The app, and an end of the answer that shows how it went."""
         failed = False
         try:
-            await call_app(self.app, scope, line, reply)
+            await call_app(app, scope, line, reply)
         except Exception as error:
             failed = True
             # Type and place only: a message may quote the prompt.
@@ -219,6 +221,28 @@ class ControlMiddleware:
                 frame.lineno,
             )
         await reply.finish(failed)
+
+    async def _with_budget(self, scope: Scope, call: Call) -> App:
+        """The app that answers this call: the engine's, or one that holds the thinking budget around it.
+
+        Raises:
+            Refusal: 400, nobody holds budgets here, or not together with what else is asked for.
+        """
+        budget = call.wish.budget if call.wish is not None else None
+        if budget is None:
+            return self.app
+        reasoning = self.control.settings.reasoning
+        holder = await self.control.budgets.find_holder(self.app, scope, call.body.get("model"))
+        if holder == "off":
+            message = "This server holds no thinking budgets; reasoning can be on or off."
+            raise Refusal(400, "reasoning_budget_unsupported", message, param="reasoning")
+        if holder == "engine":
+            call.body["thinking_token_budget"] = budget
+            return self.app
+        check_two_calls(call.body)
+        options = call.body.get("stream_options")
+        call.hide_usage = not (isinstance(options, dict) and options.get("include_usage"))
+        return TwoCalls(self.app, call.body, budget, reasoning.closing)
 
     async def _guard_input(self, call: Call, line: Line) -> asyncio.Task[Verdict] | None:
         """Check the prompt now, or start to while the engine prefills.
@@ -275,7 +299,7 @@ class ControlMiddleware:
             window=window,
             gate=gate,
             refuse=control.refusal,
-            want_usage=metered,
+            want_usage=metered or call.hide_usage,
             stalled_s=control.settings.access.stalled_reader_s,
         )
 

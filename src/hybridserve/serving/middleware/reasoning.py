@@ -117,7 +117,10 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
 
 def _defuse(content: object, pattern: re.Pattern[str]) -> Any:
     if isinstance(content, str):
-        return pattern.sub(lambda match: match[0][0] + _JOINER + match[0][1:], content)
+        # More than once: what is left of </think> behind its first letter is /think.
+        while pattern.search(content):
+            content = pattern.sub(lambda match: match[0][0] + _JOINER + match[0][1:], content)
+        return content
     if not isinstance(content, list):
         return content
     parts = [{**part, "text": _defuse(part["text"], pattern)} if _has_text(part) else part for part in content]
