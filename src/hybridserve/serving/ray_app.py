@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Application
 
+from hybridserve.catalog.accelerators import accelerator
 from hybridserve.serving import early_core
 from hybridserve.serving.admission import admit
 from hybridserve.serving.middleware.handover import from_environ
@@ -72,9 +73,12 @@ def deployment_options(settings: Settings) -> dict[str, Any]:
     The bundles are those of Ray Serve LLM's own builder (one device each, the replica's CPU in the first), without
     importing it: a test holds the two against each other.
     """
-    devices = settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
-    device = "CPU" if settings.accelerator.name == "cpu" else "GPU"
-    bundles = [{device: 1.0} for _ in range(devices)]
+    device = accelerator(settings.accelerator.name)
+    count = settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
+    worker = {"CPU": 1.0} if device.platform == "cpu" else {"GPU": 1.0}
+    if device.ray_accelerator_type is not None:
+        worker[f"accelerator_type:{device.ray_accelerator_type}"] = 0.001
+    bundles = [dict(worker) for _ in range(count)]
     bundles[0]["CPU"] = bundles[0].get("CPU", 0.0) + 1.0
     return {
         "name": DEPLOYMENT,
