@@ -16,6 +16,8 @@ from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.compliance.documents import compliance_document, digest
 from hybridserve.compliance.evaluate import evaluate
 from hybridserve.compliance.findings import Finding, Profile, Status, verdict
+from hybridserve.compliance.guard_rules import behaviour_files
+from hybridserve.compliance.view import DeploymentView
 from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.serving.gate import view_of
 from hybridserve.settings import Settings, load
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from hybridserve.compliance.canaries import Canary
     from hybridserve.compliance.evidence import Observation
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Judge a deployment: licence, guard, engine settings, exposure.")
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, help="Judge a deployment: licence, guard, engine settings, exposure."
+)
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 STYLE: Mapping[Status, str] = {"PASS": "green", "FAIL": "red", "WAIVED": "yellow", "UNKNOWN": "magenta"}
@@ -44,6 +48,9 @@ def check(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Show passed rules as well.")] = False,
     strict: Annotated[bool, typer.Option(help="Exit 1 on every finding that fails or is unknown.")] = False,
+    pins: Annotated[
+        bool, typer.Option("--pins", help="Print the hashes of the model's files for licence.pinned_files, and stop.")
+    ] = False,
     sarif_file: Annotated[
         Path | None, typer.Option("--sarif", metavar="FILE", help="Write SARIF 2.1.0 for code review.")
     ] = None,
@@ -66,7 +73,11 @@ def check(
     settings = load(config, assign or ()).settings
     judged = _profile(profile) or settings.server.profile
     today = day.date() if day is not None else datetime.now(UTC).date()
-    findings = evaluate(view_of(settings, judged), today)
+    view = view_of(settings, judged)
+    if pins:
+        _print_pins(view)
+        return
+    findings = evaluate(view, today)
     record = None
     if live is not None:
         live_found, record = _live(settings, findings, live, guard_down, key_file, quiet=as_json)
@@ -85,6 +96,14 @@ def check(
             typer.echo(f"evidence: {evidence} sha256 {record['sha256']}")
     refused = verdict(findings, judged) == "refuse" or (strict and any(finding.open for finding in findings))
     raise typer.Exit(1 if refused else 0)
+
+
+def _print_pins(view: DeploymentView) -> None:
+    if view.files.present is None:
+        raise ConfigError("model.source", "the model's folder is not here", "set it to the folder with the weights")
+    typer.echo("licence:\n  pinned_files:")
+    for name, sha256 in behaviour_files(view.files.present).items():
+        typer.echo(f"    {name}: {sha256}")
 
 
 def _profile(text: str | None) -> Profile | None:

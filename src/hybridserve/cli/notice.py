@@ -14,7 +14,9 @@ from hybridserve.errors import ConfigError
 from hybridserve.serving.gate import view_of
 from hybridserve.settings import load
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Write the attribution bundle that image and chart ship.")
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, help="Write the attribution bundle that image and chart ship."
+)
 
 
 @app.command()

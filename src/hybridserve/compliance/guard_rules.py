@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from hybridserve.compliance.alterations import overrides
@@ -263,6 +263,12 @@ def remote_code(view: DeploymentView) -> Iterator[Outcome]:
     else:
         names = frozenset(name for name in view.files.present or {} if name.endswith(".py"))
         yield from _same_files(view, names)
+
+
+def behaviour_files(present: Mapping[str, str]) -> dict[str, str]:
+    """Of the files in a model's folder, those whose hashes the rules here compare."""
+    watched = CHAT_TEMPLATE | TOKENIZER | GENERATION
+    return {name: digest for name, digest in present.items() if name in watched or name.endswith(".py")}
 
 
 def form_of(guard: str) -> str | None:

@@ -46,7 +46,7 @@ def card(**serving: Any) -> ModelCard:
             "name": "Nemotron Nano 9B v2",
             "repository": "nvidia/NVIDIA-Nemotron-Nano-9B-v2",
             "revision": None,
-            "config": source,
+            "config": {**source, "values": {}},
             "weights": source,
             "serving": {
                 **source,

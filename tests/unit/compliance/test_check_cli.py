@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 import uvicorn
-from compliance_cases import EXAMPLE, ROOT
+import yaml
+from compliance_cases import EXAMPLE, ROOT, sha256
 from fake_service import FakeService
 
+from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
 from hybridserve.compliance.evidence import record_is_whole
 
@@ -100,11 +102,11 @@ def test_a_date_shows_what_expires(capsys: pytest.CaptureFixture[str]) -> None:
     assert "production on 2027-11-23: refuse" in out
 
 
-def test_the_default_configuration_warns_as_a_demo_and_is_refused_in_production(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run("check", *DAY, capsys=capsys)[0] == 0
-    code, out, _ = run("check", "--profile", "production", *DAY, capsys=capsys)
+@pytest.mark.parametrize("model", ["nemotron-nano-9b-v2", "qwen3-8b", "granite-4.0-h-tiny"])
+def test_defaults_warn_as_a_demo_and_are_refused_in_production(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--set", f"model.id={model}", "--set", "accelerator.name=h100", *DAY]
+    assert run("check", *chosen, capsys=capsys)[0] == 0
+    code, out, _ = run("check", "--profile", "production", *chosen, capsys=capsys)
     assert code == 1
     assert "guard.input" in out
 
@@ -132,8 +134,7 @@ def test_sarif_and_notice_are_written(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(log.read_text())["version"] == "2.1.0"
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):
-        main_exit = run_ok("notice", str(folder), "-c", str(EXAMPLE), capsys=capsys)
-        assert "wrote" in main_exit
+        assert "wrote" in run_ok("notice", str(folder), "-c", str(EXAMPLE), capsys=capsys)
     assert {path.name: path.read_bytes() for path in first.iterdir()} == {
         path.name: path.read_bytes() for path in second.iterdir()
     }
@@ -142,11 +143,9 @@ def test_sarif_and_notice_are_written(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def run_ok(*argv: str, capsys: pytest.CaptureFixture[str]) -> str:
-    try:
-        main(list(argv))
-    except SystemExit as stopped:
-        assert stopped.code in (0, None), argv
-    return capsys.readouterr().out
+    code, out, err = run(*argv, capsys=capsys)
+    assert (code, err) == (0, "")
+    return out
 
 
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,9 +191,25 @@ def test_live(service: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFi
     assert {"evidence.must-block", "evidence.must-pass", "evidence.guard-down"} <= failing(document)
 
 
+def test_pins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("tokenizer.json", "chat_template.jinja", "README.md"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "config.json").write_text(json.dumps(resolve_model("nemotron-nano-9b-v2").config))
+    out = run_ok("check", "--set", f"model.id={tmp_path}", "--pins", capsys=capsys)
+    pins = yaml.safe_load(out)["licence"]["pinned_files"]
+    assert pins == {
+        "chat_template.jinja": sha256(b"chat_template.jinja"),
+        "tokenizer.json": sha256(b"tokenizer.json"),
+    }
+    code, _, err = run("check", "-c", str(EXAMPLE), "--pins", capsys=capsys)
+    assert (code, "model.source" in err) == (2, True)
+
+
 def test_live_without_a_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = tmp_path / "evidence.json"
-    code, out, err = run("check", *DAY, "--live", "http://127.0.0.1:1", "--evidence", str(record), capsys=capsys)
+    code, out, err = run(
+        "check", "-c", str(EXAMPLE), *DAY, "--live", "http://127.0.0.1:1", "--evidence", str(record), capsys=capsys
+    )
     assert (code, out) == (2, "")
     assert "does not answer" in err
     assert not record.exists()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import date
+from pathlib import Path
 
 import pytest
 
+import hybridserve
 from hybridserve.catalog.licences import (
     licence,
     licence_ids,
@@ -14,15 +17,9 @@ from hybridserve.catalog.licences import (
     normalise,
     text_sha256,
 )
-from hybridserve.compliance.guard_rules import form_of
+from hybridserve.catalog.models import load_card, model_ids
+from hybridserve.compliance.guard_rules import behaviour_files, form_of
 from hybridserve.errors import CatalogError
-
-CATALOGUE = [
-    "demo", "nemotron-nano-9b-v2", "nemotron-nano-9b-v2-base", "nemotron-nano-9b-v2-fp8", "nemotron-nano-9b-v2-nvfp4",
-    "nemotron-nano-12b-v2", "nemotron-nano-12b-v2-base", "nemotron-nano-12b-v2-vl", "nemotron-3-nano-4b",
-    "nemotron-3-nano-30b-a3b", "nemotron-3-super-120b-a12b", "qwen3-8b", "granite-4.0-h-tiny", "granite-4.0-h-small",
-    "falcon-h1-0.5b", "falcon-h1-34b",
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", licence_ids())
@@ -50,10 +47,11 @@ def test_no_entry_holds_a_licence_text() -> None:
         assert quoted < 150
 
 
-@pytest.mark.parametrize("model", CATALOGUE)
+@pytest.mark.parametrize("model", model_ids())
 def test_every_model_of_the_catalogue_is_recorded(model: str) -> None:
     entry = model_licence(model)
     assert entry is not None
+    assert entry.repository in (None, load_card(model).repository)
     assert all(licence(one).status != "unknown" for one in entry.licences)
 
 
@@ -110,3 +108,12 @@ def test_normalisation_forgives_typography_only() -> None:
     assert normalise("“Built\n with ’Llama’”") == "\"Built with 'Llama'\""
     assert text_sha256("a  b\n") == text_sha256("a b")
     assert text_sha256("a b") != text_sha256("a c")
+
+
+def test_the_demo_models_files_are_the_recorded_ones() -> None:
+    """After training it anew: `hybridserve check --pins` prints what belongs into model_licences.yaml."""
+    entry = model_licence("demo")
+    assert entry is not None
+    folder = Path(hybridserve.__file__).parent / "demo_model"
+    present = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*") if path.is_file()}
+    assert behaviour_files(present) == entry.files
