@@ -5,11 +5,13 @@ Imports neither vLLM nor torch, so that a script can hand the same cases to an a
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import fields
 from typing import Any
 
-from hybridserve.errors import HybridServeError
+from hybridserve.catalog.models import model_ids, resolve_model
+from hybridserve.errors import CatalogError, HybridServeError
 from hybridserve.planning.architecture import read_architecture
 from hybridserve.planning.plan import CacheRequest, plan_cache
 
@@ -43,12 +45,42 @@ def differences(case: Case, predicted: Answer, actual: Answer) -> list[str]:
     """Fields on which the planner and vLLM disagree, each as one line; empty when they agree or both refuse."""
     if "refused" in predicted and "refused" in actual:
         return []
-    keys = predicted.keys() | actual.keys()
+    differing = {"refused"} if "refused" in predicted or "refused" in actual else predicted.keys() | actual.keys()
     return [
         f"{case['name']}: {key}: planner {predicted.get(key)!r}, vLLM {actual.get(key)!r} ({case['request']})"
-        for key in sorted(keys)
+        for key in sorted(differing)
         if predicted.get(key) != actual.get(key)
     ]
+
+
+# What each refusal is about, by words that the planner's and vLLM's reasons share.
+REFUSALS = {
+    "ensor parallel": "tensor parallel",
+    "world size": "tensor parallel",
+    "divisible by": "tensor parallel",
+    "auto-fit": "auto-fit",
+    "No available memory": "no memory",
+    "max seq len": "too little memory",
+    "exceeds available Mamba cache blocks": "too many sequences",
+    "greater than the derived": "beyond the model",
+    "prefix_match_unit": "match unit",
+    "Chunked prefill": "chunked prefill",
+    "mamba-block-size": "mamba block size",
+    "no mamba cache mode": "cache mode",
+    "Input should be 'align' or 'none'": "cache mode",
+    "replayssm": "replayssm",
+    "ReplaySSM": "replayssm",
+    "RecoverSSM": "replayssm",
+    "KV cache layouts": "stages",
+    # vLLM 0.29 stops at an assertion without words where a stage has nothing to cache.
+    "holds no attention or Mamba layer": "empty stage",
+    "AssertionError: ": "empty stage",
+}
+
+
+def refusal_kind(reason: str) -> str | None:
+    """What a refusal is about; None when no known word is in it."""
+    return next((kind for words, kind in REFUSALS.items() if words in reason), None)
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -233,6 +265,11 @@ def qwen3(layers: int = 4, **changes: Any) -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         "tie_word_embeddings": False,
     } | changes
+
+
+def qwen3_moe(**changes: Any) -> dict[str, Any]:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1}
+    return qwen3() | {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"} | experts | changes
 
 
 def llama(layers: int = 4, **changes: Any) -> dict[str, Any]:
@@ -424,6 +461,8 @@ def curated() -> list[Case]:
             qwen3(rope_scaling={"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8192}),
             gpu,
         ),
+        ("qwen3 moe tp 2", qwen3_moe(), gpu | {"tensor_parallel_size": 2}),
+        ("qwen3 moe tp above experts", qwen3_moe(num_experts=2), gpu | {"tensor_parallel_size": 4}),
         ("llama", llama(), gpu),
         (
             "llama linear rope",
@@ -433,6 +472,17 @@ def curated() -> list[Case]:
         ("granite replayssm", granite(), gpu | {"use_replayssm": True}),
     ]
     return [{"name": name, "config": config, "request": request} for name, config, request in rows]
+
+
+def card_cases() -> list[Case]:
+    """One case a model card: the facts of the catalogue are configs that vLLM takes."""
+    cases = []
+    for name in model_ids():
+        with contextlib.suppress(CatalogError):
+            config = resolve_model(name).config
+            request = {"platform": "cuda", "kv_bytes": 40 * GIB, "max_model_len": 8192}
+            cases.append({"name": f"card {name}", "config": config, "request": request})
+    return cases
 
 
 # --- random -----------------------------------------------------------------------------------------------------------

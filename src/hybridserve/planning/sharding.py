@@ -5,6 +5,9 @@ from __future__ import annotations
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.shapes import Architecture, GatedDeltaNet, Mamba1, Mamba2
 
+# Families whose classes refuse more devices than experts.
+WHOLE_EXPERTS = ("qwen3_next", "transformer")
+
 
 def check_tensor_parallel(arch: Architecture, tp: int, *, replayssm: bool = False) -> None:
     """Raise `PlanRefused` with the engine's reason where `tp` devices cannot share the layers."""
@@ -57,6 +60,8 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
     if arch.mlp is not None:
         must_divide(arch.mlp.intermediate, "intermediate_size", "The MLP is not divisible")
     if arch.moe is not None:
+        if arch.family in WHOLE_EXPERTS and tp > arch.moe.experts:
+            faults.append((f"experts {arch.moe.experts}", "Tensor parallel size is greater than the number of experts"))
         must_divide(arch.moe.intermediate, "expert intermediate size", "Experts are not divisible")
         must_divide(arch.moe.shared_intermediate, "shared expert intermediate size", "Experts are not divisible")
     return faults

@@ -1,0 +1,111 @@
+"""The planner against vLLM's own allocator: every integer equal, or both refuse.
+
+`make test-planner-032` does the same with vLLM 0.32.0 in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import pytest
+from planner_cases import Case, card_cases, curated, differences, drawn, predict, refusal_kind, request_fields
+
+from hybridserve.planning import groups, pages, plan
+
+pytestmark = pytest.mark.engine
+
+RANDOM_CASES, SEED = 300, 20261123
+CURATED = curated()
+
+
+@pytest.fixture(scope="session")
+def allocator():
+    """vLLM, imported once."""
+    import vllm_allocator
+
+    vllm_allocator.stub_experts()
+    return vllm_allocator
+
+
+@pytest.fixture(scope="session")
+def engine(allocator) -> str:
+    return allocator.vllm.__version__.split("+")[0]
+
+
+@pytest.fixture(scope="session")
+def answers(allocator):
+    """vLLM's answers to the curated cases, asked once."""
+    return {case["name"]: allocator.allocate(case) for case in CURATED}
+
+
+@pytest.mark.parametrize("case", CURATED, ids=lambda case: case["name"])
+def test_curated(case: Case, answers, engine):
+    actual = answers[case["name"]]
+    predicted = predict(case, engine)
+    assert not differences(case, predicted, actual)
+    if "refused" in actual:
+        assert refusal_kind(predicted["refused"]) == refusal_kind(actual["refused"]) is not None
+
+
+@pytest.mark.parametrize("case", card_cases(), ids=lambda case: case["name"])
+def test_every_card(case: Case, allocator, engine):
+    assert not differences(case, predict(case, engine), allocator.allocate(case))
+
+
+@pytest.mark.timeout(600)
+def test_random(allocator, engine):
+    wrong: list[str] = []
+    refused = 0
+    for case in drawn(RANDOM_CASES, SEED):
+        actual = allocator.allocate(case)
+        refused += "refused" in actual
+        wrong += differences(case, predict(case, engine), actual)
+    assert not wrong, "\n".join(wrong)
+    assert 0.05 < refused / RANDOM_CASES < 0.5, "the draw should meet both plans and refusals"
+
+
+def test_there_are_enough_cases_and_they_touch_every_setting():
+    assert len(CURATED) >= 60
+    assert len({case["name"] for case in CURATED}) == len(CURATED)
+    touched = {field for case in [*CURATED, *drawn(RANDOM_CASES, SEED)] for field in case["request"]}
+    assert touched == request_fields()
+
+
+class TestTheComparisonCanFail:
+    """A suite that cannot fail proves nothing: each of these breaks one constant or one rule of the planner."""
+
+    @staticmethod
+    def _caught(answers, engine) -> int:
+        return sum(bool(differences(case, predict(case, engine), answers[case["name"]])) for case in CURATED)
+
+    def test_a_wrong_state_budget(self, answers, engine, monkeypatch):
+        real = plan.engine_table
+
+        def wrong(version: str):
+            table, note = real(version)
+            return table.model_copy(update={"state_blocks_align": {**table.state_blocks_align, "mamba2": 4}}), note
+
+        monkeypatch.setattr(plan, "engine_table", wrong)
+        assert self._caught(answers, engine) > 20
+
+    def test_a_wrong_kernel_block(self, answers, engine, monkeypatch):
+        real = plan.engine_table
+
+        def wrong(version: str):
+            table, note = real(version)
+            return table.model_copy(update={"kernel_block_size": {"cuda": 32, "cpu": 32}}), note
+
+        monkeypatch.setattr(plan, "engine_table", wrong)
+        assert self._caught(answers, engine) > 10
+
+    def test_a_state_that_is_one_byte_too_large(self, answers, engine, monkeypatch):
+        real = pages.state_bytes
+        monkeypatch.setattr(pages, "state_bytes", lambda *args: real(*args) + 1)
+        assert self._caught(answers, engine) > 40
+
+    def test_groups_dealt_in_runs_instead_of_in_turn(self, answers, engine, monkeypatch):
+        monkeypatch.setattr(groups, "cdiv", lambda a, b: a // b or 1)
+        assert self._caught(answers, engine) > 10
+
+    def test_the_null_block_forgotten(self, answers, engine, monkeypatch):
+        real = plan._longest
+        monkeypatch.setattr(plan, "_longest", lambda layout, blocks, limit: real(layout, blocks + 1, limit))
+        assert self._caught(answers, engine) >= 1

@@ -1,0 +1,131 @@
+"""Cards keep to the schema, say where their facts are from, and describe models that can be planned."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+
+import pytest
+
+from hybridserve.catalog import models
+from hybridserve.catalog.models import load_card, model_ids, resolve_model
+from hybridserve.errors import CatalogError
+from hybridserve.planning.architecture import read_architecture
+from hybridserve.planning.plan import CacheRequest, plan_cache
+from hybridserve.planning.weights import count_parameters
+
+NEEDED = {
+    "demo",
+    "falcon-h1-0.5b-instruct",
+    "granite-4.0-h-tiny",
+    "nemotron-3-nano-30b-a3b",
+    "nemotron-3-nano-4b",
+    "nemotron-3-super-120b-a12b",
+    "nemotron-nano-12b-v2",
+    "nemotron-nano-12b-v2-base",
+    "nemotron-nano-12b-v2-vl",
+    "nemotron-nano-9b-v2",
+    "nemotron-nano-9b-v2-base",
+    "nemotron-nano-9b-v2-fp8",
+    "nemotron-nano-9b-v2-nvfp4",
+    "qwen3-8b",
+}
+PUBLISHED = {
+    "nemotron-nano-9b-v2": 8.89e9,
+    "nemotron-nano-12b-v2": 12.31e9,
+    "nemotron-3-nano-4b": 3_973_556_832,
+    "nemotron-3-nano-30b-a3b": 31.6e9,
+    "nemotron-3-super-120b-a12b": 120.6e9,
+    "qwen3-8b": 8_190_735_360,
+    "granite-4.0-h-tiny": 7e9,
+    "granite-4.0-h-small": 32e9,
+    "falcon-h1-0.5b-instruct": 0.5e9,
+}
+
+
+def test_the_models_we_promise_are_there():
+    assert set(model_ids()) >= NEEDED
+
+
+@pytest.mark.parametrize("name", model_ids())
+def test_every_fact_has_a_source_and_a_date(name):
+    card = load_card(name)
+    for facts in (card.config, card.weights, card.serving):
+        assert facts.source
+        assert date(2025, 1, 1) < facts.read <= date(2027, 1, 1)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_the_architecture_has_the_published_number_of_parameters(name):
+    counted = count_parameters(read_architecture(resolve_model(name).config))
+    published = PUBLISHED[name]
+    rounded_to_a_billion_or_less = published % 1e9 == 0 or published < 1e9
+    assert counted == pytest.approx(published, rel=0.05 if rounded_to_a_billion_or_less else 0.005)
+    stated = load_card(name).weights.parameters
+    assert stated is None or stated == counted
+
+
+@pytest.mark.parametrize("name", sorted(set(model_ids()) - {"demo"}))
+def test_every_card_can_be_planned(name):
+    plan = plan_cache(
+        read_architecture(resolve_model(name).config), CacheRequest(kv_bytes=40 << 30, max_model_len=8192)
+    )
+    assert plan.n_safe(8192) >= 1
+
+
+def test_a_repository_name_is_an_alias_in_any_case():
+    assert resolve_model("nvidia/NVIDIA-Nemotron-Nano-9B-v2").id == "nemotron-nano-9b-v2"
+    assert resolve_model("NVIDIA/nvidia-nemotron-nano-9b-V2").id == "nemotron-nano-9b-v2"
+
+
+def test_a_folder_and_a_file_work_too(tmp_path):
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(resolve_model("qwen3-8b").config))
+    for name in (str(folder), str(folder / "config.json")):
+        model = resolve_model(name)
+        assert (model.id, model.card, model.folder) == ("my-model", None, folder)
+        assert read_architecture(model.config).attention_layers == 36
+
+
+def test_the_demo_model_is_read_from_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "demo_model").mkdir()
+    (tmp_path / "demo_model" / "config.json").write_text(json.dumps({"architectures": ["X"]}))
+    monkeypatch.setattr(models, "_PACKAGE", tmp_path)
+    model = resolve_model("demo")
+    assert model.folder == tmp_path / "demo_model"
+    assert model.config == {"architectures": ["X"]}
+
+
+def test_an_unknown_name_is_told_what_is_near():
+    with pytest.raises(CatalogError) as caught:
+        resolve_model("nvidia/Nemotron-Nano-9B")
+    assert "nemotron-nano-9b-v2" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(None, "no such file"), ("{", "not readable as JSON"), ("[]", "not a JSON object")]
+)
+def test_a_broken_config_is_an_error_that_names_the_file(tmp_path, content, what):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CatalogError) as caught:
+        resolve_model(str(tmp_path))
+    assert caught.value.where == str(tmp_path / "config.json")
+    assert what in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [("surprise: 1", "surprise"), ("revision: main", "revision"), ("id: other", "its id is other")],
+)
+def test_a_card_that_breaks_the_schema_is_an_error(tmp_path, monkeypatch, change, what):
+    field = change.partition(":")[0]
+    lines = (models._CARDS / "qwen3-8b.yaml").read_text().splitlines()
+    text = "\n".join([line for line in lines if not line.startswith(f"{field}:")] + [change])
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.setattr(models, "_CARDS", tmp_path)
+    with pytest.raises(CatalogError) as caught:
+        load_card("mine")
+    assert "catalog/models/mine.yaml" in caught.value.where
+    assert what in caught.value.what

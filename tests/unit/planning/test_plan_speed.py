@@ -1,0 +1,40 @@
+"""Fast, and light: no torch, no vllm, no ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from hybridserve.catalog.models import resolve_model
+from hybridserve.planning.architecture import read_architecture
+from hybridserve.planning.plan import CacheRequest, plan_cache
+
+
+def test_a_plan_takes_less_than_a_millisecond():
+    """Processor time, best of five runs of 200 plans: the machine may be busy with something else."""
+    arch = read_architecture(resolve_model("nemotron-nano-9b-v2").config)
+    plan_cache(arch, CacheRequest(kv_bytes=4 << 30))
+
+    def run() -> float:
+        start = time.process_time()
+        for extra in range(200):
+            plan_cache(arch, CacheRequest(kv_bytes=(4 << 30) + extra))
+        return (time.process_time() - start) / 200
+
+    assert min(run() for _ in range(5)) < 1e-3
+
+
+def test_planning_imports_no_engine():
+    """In a process of its own: read a card, make a plan, look at what was imported."""
+    script = """
+import sys
+from hybridserve.catalog.models import resolve_model
+from hybridserve.planning.architecture import read_architecture
+from hybridserve.planning.plan import CacheRequest, plan_cache
+plan = plan_cache(read_architecture(resolve_model("nemotron-nano-9b-v2").config), CacheRequest(kv_bytes=4 << 30))
+assert plan.num_blocks == 199
+heavy = {"torch", "vllm", "ray", "transformers", "fastapi", "numpy", "starlette"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
