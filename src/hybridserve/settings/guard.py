@@ -28,9 +28,10 @@ class GuardSection(Section):
     """When the prompt is checked: before the engine sees it, or while it already prefills (the answer waits)."""
     output: bool = True
     """Check the answer, its reasoning and its tool calls before the client gets them."""
-    window_chars: int = Field(default=400, ge=16, le=100_000)
-    """Streamed answers are checked and delivered in windows of so many characters: the most that is held back."""
-    overlap_chars: int = Field(default=80, ge=0)
+    window_chars: int | None = Field(default=None, ge=16, le=100_000)
+    """Streamed answers are checked and delivered in windows of so many characters: the most that is held back.
+    Empty: twice the overlap for `rules`, which cost nothing to ask often, else 400."""
+    overlap_chars: int = Field(default=60, ge=0)
     """Tail of a window that is checked again with the next: nothing shorter can slip through a boundary."""
     max_hold_s: float = Field(default=1.0, gt=0)
     """A slow stream is checked after this long, even where the window is not full."""
@@ -78,3 +79,10 @@ class GuardSection(Section):
         if self.kind == "nemo" and not (self.url and self.config_id):
             raise ValueError("kind nemo needs url and config_id")
         return self
+
+    @property
+    def window(self) -> int:
+        """The window in force, in characters."""
+        if self.window_chars is not None:
+            return self.window_chars
+        return max(16, 2 * self.overlap_chars) if self.kind == "rules" else 400
