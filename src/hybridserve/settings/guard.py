@@ -70,10 +70,8 @@ class GuardSection(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.overlap_chars * 2 > self.window_chars:
-            raise ValueError(
-                f"overlap_chars {self.overlap_chars} is more than half of window_chars {self.window_chars}"
-            )
+        if self.overlap_chars * 2 > self.window:
+            raise ValueError(f"overlap_chars {self.overlap_chars} is more than half of the window of {self.window}")
         if self.kind == "model" and not (self.url and self.model and self.format):
             raise ValueError("kind model needs url, model and format")
         if self.kind == "nemo" and not (self.url and self.config_id):
