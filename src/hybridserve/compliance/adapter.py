@@ -69,7 +69,9 @@ def deployment_view(
     """
     card, section = model.card, settings.licence
     repository = _repository(settings, model)
-    entry = model_licence(model.id) or (model_licence(repository) if repository else None)
+    # A folder's name says nothing about what lies in it: only a card, or the repository, brings a licence.
+    named = card is not None or model.folder is None
+    entry = (model_licence(model.id) if named else None) or (model_licence(repository) if repository else None)
     if repository is None and entry is not None and model.folder is None and settings.model.source is None:
         repository = entry.repository
     triggers: set[Trigger] = {"host"}

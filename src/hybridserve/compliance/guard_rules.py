@@ -250,6 +250,18 @@ def generation_config(view: DeploymentView) -> Iterator[Outcome]:
 
 
 @GUARD.rule(
+    "pinned-files",
+    "Every other file with a recorded hash is unchanged",
+    basis=POLICY,
+    remedy="restore the file; or record the hash you trust in licence.pinned_files",
+)
+def pinned_files(view: DeploymentView) -> Iterator[Outcome]:
+    others = frozenset(view.files.pinned) - CHAT_TEMPLATE - TOKENIZER - GENERATION
+    if others and view.files.present is not None:
+        yield from _same_files(view, others)
+
+
+@GUARD.rule(
     "remote-code",
     "Python that comes with the weights runs only where the model needs it, and unchanged",
     basis=POLICY,

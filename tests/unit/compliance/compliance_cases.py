@@ -37,12 +37,12 @@ FACTS = CacheFacts(
 )
 
 
-def card(**serving: Any) -> ModelCard:
+def card(id: str = "nemotron-nano-9b-v2", **serving: Any) -> ModelCard:  # noqa: A002
     """A card like the catalogue's for the example's model."""
     source = {"source": "test", "read": TODAY}
     return ModelCard.model_validate(
         {
-            "id": "nemotron-nano-9b-v2",
+            "id": id,
             "name": "Nemotron Nano 9B v2",
             "repository": "nvidia/NVIDIA-Nemotron-Nano-9B-v2",
             "revision": None,

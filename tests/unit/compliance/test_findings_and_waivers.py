@@ -176,3 +176,11 @@ def test_mounted_weights_that_nobody_can_see_are_unknown(case: Case) -> None:
 
 def test_files_without_a_recorded_hash_are_unknown(baked: Case) -> None:
     assert baked.set("licence.pinned_files", {}).status("guard.chat-template") == {"UNKNOWN"}
+
+
+def test_a_folder_of_a_known_models_name_has_no_licence(baked: Case) -> None:
+    folder = replace(baked, card=None)
+    assert folder.status("licence.known") == {"UNKNOWN", "PASS"}
+    (found,) = [one for one in folder.findings() if one.rule == "licence.known" and one.status == "UNKNOWN"]
+    assert found.subject == "nemotron-nano-9b-v2"
+    assert verdict(folder.findings(), "production") == "refuse"

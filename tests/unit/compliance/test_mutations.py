@@ -221,6 +221,8 @@ ON_BAKED = [
     *(Mutation(f"{name}-gone", rule, file(name, None)) for name, rule in (
         ("chat_template.jinja", "guard.chat-template"), ("tokenizer.json", "guard.tokenizer"),
         ("special_tokens_map.json", "guard.tokenizer"), ("generation_config.json", "guard.generation-config"))),
+    Mutation("config-changed", "guard.pinned-files", file("config.json", b'{"hidden_size": 1}')),
+    Mutation("config-gone", "guard.pinned-files", file("config.json", None)),
     Mutation("new-template", "guard.chat-template", file("chat_template.json", b"{}")),
     Mutation("changed-with-guardrail", "licence.guardrail", file("tokenizer.json", b"changed")),
     Mutation("code-not-pinned", "guard.remote-code",
@@ -296,7 +298,7 @@ def test_the_untouched_one_passes_under_every_profile(base: str, request: pytest
 
 def test_unpinned_notice_files_of_the_model_are_retained(baked: Case) -> None:
     # Apache asks to retain notices; the example's own licence does not.
-    apache = replace(baked.set("model.id", "qwen3-8b"), card=None)
+    apache = replace(baked.set("model.id", "qwen3-8b"), card=card(id="qwen3-8b"))
     assert "licence.retained" not in broken_rules(apache.findings())
     lost = shipped("upstream/bias.md", None)(apache)
     assert lost.status("licence.retained") == {"FAIL"}
