@@ -164,6 +164,7 @@ def service() -> Iterator[tuple[str, str]]:
     for fake in (FakeService(), FakeService(guard_up=False)):
         bound = socket.socket()
         bound.bind(("127.0.0.1", 0))
+        bound.listen(16)  # so that a request waits for the server instead of being refused
         server = uvicorn.Server(uvicorn.Config(fake, log_level="error", lifespan="off"))  # type: ignore[arg-type]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
