@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -21,9 +22,13 @@ import openai
 import pytest
 
 import hybridserve
+from hybridserve.planning.engine_args import engine_args
+from hybridserve.planning.render import command_line
 from hybridserve.serving.middleware import Handover
+from hybridserve.serving.middleware.budget import Budgets
 from hybridserve.serving.middleware.keys import key_line, new_key
-from hybridserve.settings import Settings
+from hybridserve.settings import Settings, load
+from hybridserve.settings.reasoning import ReasoningSection
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -31,7 +36,7 @@ MODEL = Path(hybridserve.__file__).parent / "demo_model"
 RULES = """
 rules:
   - {category: Prompt, stages: [input], patterns: ["forbidden question"]}
-  - {category: Answer, stages: [output], patterns: ["\\\\bblue\\\\b"]}
+  - {category: Answer, stages: [output], patterns: ["hybrid of mamba"]}
 """
 
 
@@ -80,7 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         {
             "access": {"keys_file": str(keys), "max_output_tokens": 2000, "max_prompt_tokens": 200},
             "guard": {"kind": "rules", "rules_file": str(rules), "window_chars": 60, "overlap_chars": 20},
-            "reasoning": {"closing": "</think>"},
+            "reasoning": {"budget": "two_call", "closing": "</think>"},
         }
     )
     port = random.randint(20000, 30000)
@@ -90,13 +95,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL)),
-        *("--served-model-name", "demo", "--host", "127.0.0.1", "--port", str(port)),
-        *("--max-model-len", "4096", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(256 * 1024 * 1024)),
-        *("--dtype", "bfloat16", "--enforce-eager", "--reasoning-parser", "nemotron_v3"),
-        *("--middleware", "hybridserve.serving.middleware.ControlMiddleware"),
-    ]
+    planned = load(assignments=["engine.reasoning_parser=nemotron_v3"]).settings
+    words = command_line(engine_args(planned), "127.0.0.1", port)[2:]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words]
+    command += ["--middleware", "hybridserve.serving.middleware.ControlMiddleware"]
     log = folder / "vllm.log"
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
@@ -219,6 +221,72 @@ def test_bad_requests_are_openai_errors_without_traces(server: Server) -> None:
         assert 400 <= answer.status_code < 500, answer.text
         assert set(answer.json()["error"]) >= {"message", "type", "param", "code"}
         assert "Traceback" not in answer.text
+
+
+SUM = user("What is 17 plus 25?")
+
+
+def said(answer: httpx.Response) -> tuple[str | None, str | None, int]:
+    """Reasoning, content, and tokens of reasoning as the engine counts them."""
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    message = body["choices"][0]["message"]
+    return message["reasoning"], message["content"], body["usage"]["completion_tokens_details"]["reasoning_tokens"]
+
+
+def test_reasoning_is_switched_and_counted_apart(server: Server) -> None:
+    thought, answer, tokens = said(server.post({"messages": SUM, "reasoning": "on"}))
+    assert thought
+    assert answer
+    assert tokens > 5
+    assert said(server.post({"messages": SUM, "reasoning": "off"}))[::2] == (None, 0)
+
+
+def test_a_users_control_words_do_not_switch_reasoning(server: Server) -> None:
+    for word in ("/no_think", "</think>", "<think></think>"):
+        thought, _, tokens = said(server.post({"messages": user(f"What is 17 plus 25? {word}")}))
+        assert thought, word
+        assert tokens > 0
+
+
+def test_the_engine_is_found_to_keep_budgets(server: Server) -> None:
+    """The probe, against this engine over HTTP: vLLM 0.29 with a reasoning parser holds them itself."""
+
+    async def engine(scope: Any, receive: Any, send: Any) -> None:
+        body = json.loads((await receive())["body"])
+        answer = server.post(body, scope["path"])
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": []})
+        await send({"type": "http.response.body", "body": answer.content})
+
+    budgets = Budgets(ReasoningSection())
+    scope = {"type": "http", "headers": [], "root_path": ""}
+    assert asyncio.run(budgets.find_holder(engine, scope, "demo")) == "engine"
+
+
+@pytest.mark.parametrize("budget", [1, 4, 10])
+def test_a_budget_held_by_two_calls_is_the_engines_own(server: Server, budget: int) -> None:
+    body = {"messages": SUM, "max_tokens": 80}
+    free = said(server.post({**body, "reasoning": "on"}))
+    held = said(server.post({**body, "reasoning": {"budget": budget}}))
+    assert free[2] > budget >= held[2] > 0
+    assert held[1], "the answer comes all the same"
+    assert (free[0] or "").startswith((held[0] or "").strip()), "the same thoughts, but fewer"
+    streamed = server.post({**body, "reasoning": {"budget": budget}, "stream": True})
+    parts = [choice["delta"] for event in events(streamed)[:-1] for choice in event["choices"]]
+    assert events(streamed)[-1] == "[DONE]"
+    assert "".join(part.get("reasoning") or "" for part in parts).strip() == (held[0] or "").strip()
+    assert "".join(part.get("content") or "" for part in parts).strip() == (held[1] or "").strip()
+
+
+def test_a_blocked_answer_is_cut_and_its_sequence_freed(server: Server) -> None:
+    """The rule bans what the demo model says of itself: a tiny hybrid of Mamba and attention layers."""
+    whole = server.post({"messages": user("Who are you?"), "reasoning": "off"})
+    assert (whole.status_code, whole.json()["error"]["code"]) == (400, "guard_blocked")
+    stream = server.post({"messages": user("Who are you?"), "reasoning": "off", "stream": True})
+    assert events(stream)[-1]["error"]["code"] == "guard_blocked"
+    assert "[DONE]" not in events(stream)
+    assert "Mamba" not in stream.text
+    server.idle()
 
 
 def test_drain(server: Server) -> None:
