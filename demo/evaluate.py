@@ -1,0 +1,150 @@
+"""Judge the demo model: `python demo/evaluate.py src/hybridserve/demo_model`.
+
+Greedy decoding with transformers in float32. An answer counts as right only when the whole reply, reasoning included, is
+the corpus's own text and ends with the end marker. The margin of a reply is the smallest gap between the best and the
+second-best logit over its tokens: where it is wide, another engine with other rounding chooses the same tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from dialogues import Corpus, Dialogue, Reply
+from tokenizer import END, THINK_END
+from transformers import AutoTokenizer, NemotronHForCausalLM, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One greedy reply: its text, whether it is the expected one, its smallest logit gap and the prompt's length."""
+
+    text: str
+    right: bool
+    margin: float
+    prompt_tokens: int
+
+
+class Judge:
+    """A loaded checkpoint that answers and is measured."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        self.model = NemotronHForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def answer(self, messages: list[dict[str, str]], thinking: bool | None, limit: int = 120) -> tuple[str, float, int]:
+        """Greedy reply with markers, its margin, and the number of prompt tokens."""
+        switch = {} if thinking is None else {"enable_thinking": thinking}
+        prompt = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switch)
+        ids = self.tokenizer(prompt, return_tensors="pt").input_ids
+        out = self.model.generate(
+            ids, max_new_tokens=limit, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+        best = torch.stack(out.logits)[:, 0].topk(2).values
+        text = self.tokenizer.decode(out.sequences[0, ids.shape[1] :])
+        return text, float((best[:, 0] - best[:, 1]).min()), ids.shape[1]
+
+    @torch.inference_mode()
+    def is_right(self, dialogue: Dialogue) -> Outcome:
+        """Whether greedy decoding yields exactly the expected reply.
+
+        One forward pass over prompt and expected reply tells: greedy decoding follows it if each token is the best one.
+        """
+        prompt = self.tokenizer.encode(
+            self.tokenizer.apply_chat_template(
+                dialogue.messages, tokenize=False, add_generation_prompt=True, enable_thinking=dialogue.thinking
+            )
+        )
+        reply = self.tokenizer.encode(expected(dialogue.reply, dialogue.thinking))
+        logits = self.model(torch.tensor([prompt + reply[:-1]]), use_cache=False).logits[0, len(prompt) - 1 :]
+        wanted = torch.tensor(reply)
+        best = logits.topk(2).values
+        chosen = logits.argmax(-1)
+        return Outcome(
+            self.tokenizer.decode(chosen),
+            bool((chosen == wanted).all()),
+            float((best[:, 0] - best[:, 1]).min()),
+            len(prompt),
+        )
+
+
+def expected(reply: Reply, thinking: bool) -> str:
+    """The text that the model should write after the prompt, end marker included."""
+    return (reply.think + THINK_END if thinking else "") + reply.answer + END
+
+
+def cases(corpus: Corpus, rng: random.Random) -> dict[str, list[tuple[list[dict[str, str]], Reply]]]:
+    """Named sets of conversations: known and new wordings, sums, system messages, several turns, long prompts."""
+
+    def user(text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": text}]
+
+    known = [(user(q), r) for questions in corpus.topics.values() for q, r in rng.sample(questions, min(4, len(questions)))]
+    sums = [(user(corpus.sum_question(rng, *s)), corpus.sum_reply(*s)) for s in corpus.sums()]
+    random_dialogues = [corpus.dialogue(rng) for _ in range(600)]
+    long_dialogues = [corpus.dialogue(rng, notes=(25, 60)) for _ in range(60)]
+    return {
+        "known wordings": known,
+        "new wordings": [(user(q), r) for q, r in corpus.held_out],
+        "beyond its topics": [(user(q), r) for q, r in corpus.unknown],
+        "sums": sums,
+        "system message": [(d.messages, d.reply) for d in random_dialogues if d.messages[0]["role"] == "system"],
+        "several turns": [(d.messages, d.reply) for d in random_dialogues if len(d.messages) > 3],
+        "long prompts": [(d.messages, d.reply) for d in long_dialogues],
+    }
+
+
+def main() -> int:
+    """Print the table; exit 1 when known wordings fall below 95 % in either mode."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--prompts", type=Path, help="also run tests/data/demo_prompts.json")
+    parser.add_argument("--wrong", action="store_true", help="show the wrong answers")
+    parser.add_argument("--json", action="store_true", help="machine-readable table")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    judge, corpus = Judge(options.folder), Corpus()
+    table: dict[str, dict[str, float]] = {}
+    for name, dialogues in cases(corpus, random.Random(1)).items():
+        for thinking in (False, True):
+            outcomes = [(m, r, judge.is_right(Dialogue(m, thinking, r))) for m, r in dialogues]
+            right = [o for _, _, o in outcomes if o.right]
+            table[f"{name}, reasoning {'on' if thinking else 'off'}"] = {
+                "cases": len(outcomes),
+                "right": round(len(right) / len(outcomes), 4),
+                "smallest margin of the right": round(min(o.margin for o in right), 3),
+            }
+            if options.wrong:
+                for messages, _, outcome in outcomes:
+                    if not outcome.right:
+                        print(f"  {name}: {messages[-1]['content'][-80:]!r} -> {outcome.text[:110]!r}")
+    if options.prompts:
+        prompts = json.loads(options.prompts.read_text(encoding="utf-8"))["prompts"]
+        margins, hits = [], 0
+        for prompt in prompts:
+            text, margin, _ = judge.answer(prompt["messages"], prompt.get("enable_thinking"))
+            hit = text.endswith(END) and prompt.get("expect", "") in text.split(THINK_END)[-1]
+            hits += hit
+            margins.append(margin)
+            if options.wrong and not (hit and margin > 0.2):
+                print(f"  {prompt['id']}: margin {margin:.3f} -> {text[:160]!r}")
+        table["evaluation prompts"] = {
+            "cases": len(prompts), "right": round(hits / len(prompts), 4), "smallest margin": round(min(margins), 3)
+        }
+    if options.json:
+        print(json.dumps(table, indent=2))
+    else:
+        for name, row in table.items():
+            print(f"{name:34s}" + "  ".join(f"{key} {value}" for key, value in row.items()))
+    known = [row["right"] for name, row in table.items() if name.startswith("known wordings")]
+    return 0 if min(known) >= 0.95 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The demo model's tokenizer: byte-level BPE, so that any text has tokens, with one token per marker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+THINK, THINK_END = "<think>", "</think>"
+# Ids of these markers are their places in this list.
+MARKERS = [PAD, SYSTEM, USER, ASSISTANT, END, THINK, THINK_END]
+
+
+def build(texts: Iterable[str], vocab_size: int, max_length: int, chat_template: str) -> PreTrainedTokenizerFast:
+    """Learn `vocab_size` tokens (markers and the 256 bytes included) from `texts`."""
+    tokenizer = Tokenizer(models.BPE())
+    # Digits stand alone: the model sees 12 as 1, 2, and a sum looks the same in every text.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=MARKERS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # The think markers are part of the text: a reasoning parser must find them after special tokens are skipped.
+    tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in (THINK, THINK_END)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = chat_template
+    assert fast.convert_tokens_to_ids(MARKERS) == list(range(len(MARKERS)))
+    return fast
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja."""
+    tokenizer.save_pretrained(folder)
