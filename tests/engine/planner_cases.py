@@ -72,9 +72,10 @@ REFUSALS = {
     "ReplaySSM": "replayssm",
     "RecoverSSM": "replayssm",
     "KV cache layouts": "stages",
-    # vLLM 0.29 stops at an assertion without words where a stage has nothing to cache.
-    "holds no attention or Mamba layer": "empty stage",
-    "AssertionError: ": "empty stage",
+    # vLLM 0.29 stops at an assertion without words where a stage has nothing to cache or a state outgrows its page.
+    "holds no attention or Mamba layer": "assertion",
+    "more than the page": "assertion",
+    "AssertionError: ": "assertion",
 }
 
 
@@ -438,6 +439,13 @@ def curated() -> list[Case]:
         ("granite, avx512, asked", granite(), cpu | {"avx512_bf16": True, "mamba_ssm_cache_dtype": "float16"}),
         ("granite tp 4, one group", granite(), gpu | {"tensor_parallel_size": 4}),
         ("granite speculative", granite(), gpu | {"num_speculative_tokens": 2}),
+        ("granite, state outgrows its page", granite(mamba_d_state=60), gpu | {"num_speculative_tokens": 5}),
+        (
+            "granite, state outgrows a page it fitted exactly",
+            granite(mamba_d_state=256, mamba_d_conv=5),
+            gpu | {"num_speculative_tokens": 1},
+        ),
+        ("falcon h1 speculative", falcon_h1(), gpu | {"num_speculative_tokens": 5}),
         ("granite without mamba", granite("****"), gpu),
         ("granite mode all", granite(), gpu | {"mamba_cache_mode": "all"}),
         ("falcon h1", falcon_h1(), cpu),

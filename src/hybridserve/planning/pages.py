@@ -46,7 +46,8 @@ def size_page(
 
     speculated = request.num_speculative_tokens
     state = state_bytes(arch.state, request, dtypes, speculated)
-    aligned = state if arch.speculation_in_page else state_bytes(arch.state, request, dtypes, 0)
+    forgotten = arch.name in table.speculation_not_in_page
+    aligned = state_bytes(arch.state, request, dtypes, 0) if forgotten else state
     unit = max(table.kernel_block_size[request.platform], block)
     if mode == "all":
         chunk = arch.state.chunk if isinstance(arch.state, Mamba2) else table.default_mamba_chunk_size
@@ -54,6 +55,10 @@ def size_page(
     covering = unit * cdiv(aligned, unit * token_bytes)
     block = max(block, covering)
     page = block * token_bytes
+    padding = 100 * (page - aligned) / aligned
+    if state > page == aligned:
+        # An exact fit is not padded, and what is not padded may grow: the allocator pads the attention page instead.
+        page = state
     if state > page:
         raise PlanRefused(
             "engine.num_speculative_tokens",
@@ -62,7 +67,7 @@ def size_page(
             "fewer speculative tokens, or none",
         )
     between_states = {"align": block, "all": covering, "none": max_len}[mode]
-    return Page(block, between_states, token_bytes, state, page, 100 * (page - aligned) / aligned)
+    return Page(block, between_states, token_bytes, state, page, padding)
 
 
 def attention_token_bytes(arch: Architecture, tp: int, dtypes: CacheDtypes) -> int:

@@ -127,8 +127,6 @@ class Architecture:
         yarn_context: original context times factor of a YaRN config, which some engine versions take instead.
         ssm_dtype: what `--mamba-ssm-cache-dtype auto` means for the family; None is "as the conv state".
         marks_linear_attention: config.layer_types names `linear_attention`, which the CPU backend looks at.
-        speculation_in_page: vLLM counts the speculative tokens' conv state when it aligns the page of this family.
-            Where it does not (Granite, Falcon-H1), a state that outgrows the page is refused.
     """
 
     name: str
@@ -147,7 +145,6 @@ class Architecture:
     kv_cache_dtype: str | None = None
     ssm_dtype: Dtype | None = None
     marks_linear_attention: bool = False
-    speculation_in_page: bool = True
 
     @property
     def attention_layers(self) -> int:

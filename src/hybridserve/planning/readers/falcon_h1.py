@@ -47,5 +47,4 @@ def read(fields: Fields) -> Architecture:
         moe=None,
         yarn_context=fields.yarn_context,
         kv_cache_dtype=fields.kv_cache_dtype,
-        speculation_in_page=False,
     )

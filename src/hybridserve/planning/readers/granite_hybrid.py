@@ -57,7 +57,6 @@ def read(fields: Fields) -> Architecture:
         yarn_context=fields.yarn_context,
         kv_cache_dtype=fields.kv_cache_dtype,
         marks_linear_attention=True,
-        speculation_in_page=False,
     )
 
 
