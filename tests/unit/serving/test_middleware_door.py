@@ -538,3 +538,31 @@ def test_the_control_is_handed_in_and_counts() -> None:
     assert "hybridserve_middleware_seconds" in names
     assert ("hybridserve_requests_rejected_total", {"route": "chat", "reason": "guard_blocked_input"}) in seen
     assert json.dumps(seen), "labels are plain text"
+
+
+def test_a_generation_is_one_span_between_the_callers_and_the_engines() -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from hybridserve.serving.middleware.spans import Spans
+
+    exporter, provider, engine = InMemorySpanExporter(), TracerProvider(), SmallEngine(STREAM, ANSWER)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    settings = Settings.model_validate({"guard": {"kind": "rules"}})
+    app = ControlMiddleware(engine, control=Control(Handover(settings), spans=Spans(provider)))
+    caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    ask(app, headers={"traceparent": caller})
+    ask(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})
+    ask(app, None, "/health", method="GET")
+    good, blocked = exporter.get_finished_spans()
+    assert good.parent is not None
+    assert f"{good.context.trace_id:032x}" == caller[3:35]
+    assert f"{good.parent.span_id:016x}" == caller[36:52]
+    assert engine.headers.get("traceparent") is None, "the last request was no generation"
+    ask(app, headers={"traceparent": caller})
+    assert engine.headers["traceparent"].split("-")[1] == caller[3:35]
+    assert engine.headers["traceparent"] != caller
+    assert good.attributes["http.response.status_code"] == 200  # type: ignore[index]
+    assert blocked.attributes["hybridserve.reason"] == "guard_blocked_input"  # type: ignore[index]
+    assert "pipe" not in str(blocked.to_json())

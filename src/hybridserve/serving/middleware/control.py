@@ -17,6 +17,7 @@ from hybridserve.serving.middleware.limits import Limits
 from hybridserve.serving.middleware.metrics import GUARD_SECONDS, VERDICTS, Metrics, NoMetrics
 from hybridserve.serving.middleware.replies import Refusal
 from hybridserve.serving.middleware.routes import Route, Routes
+from hybridserve.serving.middleware.spans import Spans
 from hybridserve.settings import Settings
 from hybridserve.settings.access import Scope
 
@@ -25,16 +26,29 @@ _PROBE_EVERY_S = 5.0
 
 
 class Control:
-    """The state behind the middleware, for whoever serves to hold on to: drain, gate, readiness, metrics.
+    """The state behind the middleware, for whoever serves to hold on to: drain, gate, readiness.
+
+    Args:
+        guard: instead of the one that the settings describe.
+        metrics: where counts go; nowhere when None.
+        spans: instead of the process's own tracing.
 
     Raises:
         ConfigError: the key file or a guard's file cannot be used.
     """
 
-    def __init__(self, handover: Handover, *, guard: Reliable | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        handover: Handover,
+        *,
+        guard: Reliable | None = None,
+        metrics: Metrics | None = None,
+        spans: Spans | None = None,
+    ) -> None:
         settings = handover.settings
         self.settings = settings
         self.metrics: Metrics = metrics or NoMetrics()
+        self.spans = spans or Spans()
         self.guard = guard or build_guard(settings.guard, served_name(settings))
         self.keys = KeyRing(Path(settings.access.keys_file)) if settings.access.keys_file else None
         self.limits = Limits(settings.access)

@@ -7,6 +7,7 @@ import json
 import logging
 import traceback
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from hybridserve.serving.guards import Verdict
 from hybridserve.serving.middleware.asgi import App, Event, RawHeaders, Receive, Scope, Send
@@ -23,10 +24,14 @@ from hybridserve.serving.middleware.replies import Refusal, clean_error, first_h
 from hybridserve.serving.middleware.reply import Reply
 from hybridserve.serving.middleware.requests import Call, prepare
 from hybridserve.serving.middleware.routes import Route, route_path
+from hybridserve.serving.middleware.spans import end
 from hybridserve.serving.middleware.tracing import inner_headers, request_id
 from hybridserve.serving.middleware.two_calls import TwoCalls, check_two_calls
 from hybridserve.serving.middleware.window import Window
 from hybridserve.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 log = logging.getLogger("hybridserve.access")
 
@@ -91,6 +96,7 @@ class ControlMiddleware:
             if route.dialect is None:
                 await self._pass(inner, receive, send, ours, visit)
             else:
+                visit.span, inner["headers"] = self.control.spans.begin(f"hybridserve {route.name}", inner["headers"])
                 await self._generate(route, key, inner, receive, send, ours, visit)
         except Refusal as refusal:
             self.control.metrics.count(REJECTED.name, {"route": visit.route, "reason": refusal.reason})
@@ -99,7 +105,7 @@ class ControlMiddleware:
         except ConnectionResetError:
             visit.status, visit.reason = 499, "client_gone"
         finally:
-            visit.log()
+            visit.close()
 
     # --- what the door answers itself
 
@@ -312,7 +318,7 @@ class ControlMiddleware:
 class _Visit:
     """One line of the log: who, what, how it went. Never a key, a prompt or an answer."""
 
-    __slots__ = ("_began", "ident", "key", "method", "reason", "route", "status", "tokens")
+    __slots__ = ("_began", "ident", "key", "method", "reason", "route", "span", "status", "tokens")
 
     def __init__(self, ident: str, method: str, began: float) -> None:
         self.ident = ident
@@ -323,8 +329,11 @@ class _Visit:
         self.status = 0
         self.reason = "-"
         self.tokens: int | None = None
+        self.span: Span | None = None
 
-    def log(self) -> None:
+    def close(self) -> None:
+        if self.span is not None:
+            end(self.span, key=self.key, status=self.status, reason=self.reason, tokens=self.tokens)
         if log.isEnabledFor(logging.INFO):
             log.info(
                 "event=request id=%s key=%s method=%s route=%s status=%d reason=%s ms=%.1f tokens=%s",
