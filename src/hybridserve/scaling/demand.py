@@ -1,0 +1,293 @@
+"""From counters of replicas to demand: how many slots are due now, and how many will be when a new replica is ready.
+
+Demand is the number of requests that arrived within the last service time: what would be running were there no queue.
+Unlike the number of running requests it does not saturate when the slots are full, and unlike the length of the queue it
+is there before a queue is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+
+from hybridserve.scaling.observation import Observation
+from hybridserve.scaling.spec import ScalingSpec
+
+# Service time is taken over about this many finished requests: enough to be a mean, few enough to follow the traffic.
+REQUESTS_IN_A_MEAN = 200.0
+# Shorter windows count too few arrivals, longer ones too old ones.
+WINDOW_S = (5.0, 120.0)
+# How fast an engine is changes with the traffic's lengths, within tens of minutes.
+PACE_S = 1800.0
+# Forecasts a start-up time apart are independent of each other; those in between show when a surprise began.
+SAMPLES_PER_START_UP = 12
+# Errors up to this many standard deviations of chance are no surprise (1 in 1000).
+CHANCE_SIGMAS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What one replica had counted when it was last seen."""
+
+    arrived: int = 0
+    finished: int = 0
+    prompt_tokens: int = 0
+    prompt_squares: float = 0.0
+    generated: int = 0
+    slot_seconds: float = 0.0
+
+    def since(self, last: Counters) -> Counters:
+        """The difference. An engine that has counted less than before was started again: then from zero."""
+        if self.arrived < last.arrived or self.finished < last.finished:
+            return self
+        return Counters(
+            self.arrived - last.arrived,
+            self.finished - last.finished,
+            self.prompt_tokens - last.prompt_tokens,
+            self.prompt_squares - last.prompt_squares,
+            self.generated - last.generated,
+            self.slot_seconds - last.slot_seconds,
+        )
+
+    def plus(self, other: Counters) -> Counters:
+        return Counters(
+            self.arrived + other.arrived,
+            self.finished + other.finished,
+            self.prompt_tokens + other.prompt_tokens,
+            self.prompt_squares + other.prompt_squares,
+            self.generated + other.generated,
+            self.slot_seconds + other.slot_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How the seconds that one output token takes depend on how many sequences share a replica: a running line.
+
+    Weighted sums over the tokens that came out, old ones forgotten. A line, because a step reads the weights once and
+    each sequence's state and cache once more.
+    """
+
+    weight: float = 0.0
+    running: float = 0.0
+    seconds: float = 0.0
+    squares: float = 0.0
+    product: float = 0.0
+
+    def with_point(self, weight: float, running: float, seconds: float, age_s: float) -> Pace:
+        """The line with one more point, `age_s` after the last one."""
+        keep = max(0.0, 1 - age_s / PACE_S)
+        return Pace(
+            self.weight * keep + weight,
+            self.running * keep + weight * running,
+            self.seconds * keep + weight * seconds,
+            self.squares * keep + weight * running * running,
+            self.product * keep + weight * running * seconds,
+        )
+
+    def slowdown(self, at: float) -> float:
+        """Seconds of a token with `at` sequences a replica, relative to what was measured; at most 2, at least 1."""
+        if not self.weight or not self.seconds:
+            return 1.0
+        running, seconds = self.running / self.weight, self.seconds / self.weight
+        spread = self.squares / self.weight - running * running
+        if spread < 0.25:
+            return 1.0  # it has always been equally full: a line through one point has no slope
+        slope = max(0.0, (self.product / self.weight - running * seconds) / spread)
+        return min(2.0, max(1.0, 1.0 + slope * (at - running) / seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Demand at one moment, and what was then forecast for a start-up time later."""
+
+    at: float
+    demand: float
+    forecast: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the law remembers of the past. Everything in it is plain data.
+
+    Attributes:
+        replicas: counters by replica.
+        arrived: requests since the law began to look, at each of the last moments: (time, count).
+        service_s: mean time a request holds a slot; 0 while none has finished.
+        prompt, prompt_square: mean prompt tokens of a request, and mean of their square.
+        pace: how service slows down as replicas fill.
+        blocks: mean blocks of a running sequence.
+        samples: demand and forecasts, some in each start-up time, as far back as the spec remembers.
+    """
+
+    replicas: Mapping[str, Counters] = field(default_factory=dict)
+    arrived: tuple[tuple[float, float], ...] = ()
+    service_s: float = 0.0
+    prompt: float = 0.0
+    prompt_square: float = 0.0
+    pace: Pace = field(default_factory=Pace)
+    blocks: float = 0.0
+    samples: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Slots that are due.
+
+    Attributes:
+        now: requests that arrived within the last service time.
+        forecast: the same when a replica that is asked for now is ready.
+        surprise: by how much forecasts have lately been too low, beyond chance.
+    """
+
+    now: float
+    forecast: float
+    surprise: float
+
+
+def remember(memory: Memory, seen: Observation, spec: ScalingSpec) -> tuple[Memory, Demand]:
+    """Take in one observation. Returns the new memory and the demand it shows."""
+    memory, new = _count(memory, seen)
+    before = memory.arrived[-1][1] if memory.arrived else 0.0
+    memory = replace(memory, arrived=_recent(memory.arrived, seen.now, before + new))
+    now = _arrivals(memory, seen.now) + seen.queued
+    if not memory.service_s:
+        # Nothing has finished yet: all that is known is who is there.
+        now = float(seen.queued + sum(reading.running + reading.waiting for reading in seen.readings))
+    forecast = max(0.0, _forecast(memory.samples, now, seen.now, memory.service_s, spec.start_up_s))
+    memory = replace(memory, samples=_sampled(memory.samples, Sample(seen.now, now, forecast), spec))
+    return memory, Demand(now, forecast, surprise(memory.samples, forecast, spec))
+
+
+def _count(memory: Memory, seen: Observation) -> tuple[Memory, float]:
+    """Differences of the counters since the last look; a replica seen for the first time counts from zero."""
+    first_look = not memory.arrived
+    new = Counters()
+    blocks, running = 0, 0
+    counters = dict(memory.replicas)
+    for reading in seen.readings:
+        now = Counters(
+            reading.arrived,
+            reading.finished,
+            reading.prompt_tokens,
+            reading.prompt_squares,
+            reading.generated,
+            reading.slot_seconds,
+        )
+        last = counters.get(reading.replica)
+        if last is None:
+            last = now if first_look else Counters()
+        new = new.plus(now.since(last))
+        counters[reading.replica] = now
+        blocks += reading.blocks_used
+        running += reading.running
+    if len(counters) > 2 * len(seen.readings) + 8:
+        alive = {reading.replica for reading in seen.readings}
+        counters = {name: kept for name, kept in counters.items() if name in alive}
+    memory = replace(memory, replicas=counters)
+    if new.finished:
+        memory = _with_finished(memory, new)
+    if new.generated and running and memory.arrived:
+        seconds = seen.now - memory.arrived[-1][0]
+        each = running * seconds / new.generated
+        memory = replace(memory, pace=memory.pace.with_point(seconds, running / len(seen.readings), each, seconds))
+    if running:
+        weight = 1.0 if not memory.blocks else running / (running + 10 * REQUESTS_IN_A_MEAN)
+        memory = replace(memory, blocks=memory.blocks + weight * (blocks / running - memory.blocks))
+    return memory, float(new.arrived)
+
+
+def _with_finished(memory: Memory, new: Counters) -> Memory:
+    """Means over finished requests."""
+    share = new.finished / (new.finished + REQUESTS_IN_A_MEAN)
+    mean = 1.0 if not memory.service_s else share
+    return replace(
+        memory,
+        service_s=memory.service_s + mean * (new.slot_seconds / new.finished - memory.service_s),
+        prompt=memory.prompt + mean * (new.prompt_tokens / new.finished - memory.prompt),
+        prompt_square=memory.prompt_square + mean * (new.prompt_squares / new.finished - memory.prompt_square),
+    )
+
+
+def _recent(arrived: tuple[tuple[float, float], ...], now: float, count: float) -> tuple[tuple[float, float], ...]:
+    """The counts within the longest window, at most about one a second."""
+    if len(arrived) > 1 and now - arrived[-2][0] < 1.0:
+        arrived = arrived[:-1]
+    start = 0
+    while start + 1 < len(arrived) and arrived[start + 1][0] <= now - WINDOW_S[1]:
+        start += 1
+    return (*arrived[start:], (now, count))
+
+
+def _arrivals(memory: Memory, now: float) -> float:
+    """Requests that arrived within the last service time, scaled where the window cannot be that long."""
+    window = min(max(memory.service_s, WINDOW_S[0]), WINDOW_S[1])
+    at, count = memory.arrived[0]
+    for earlier, value in reversed(memory.arrived):
+        if earlier <= now - window:
+            at, count = earlier, value
+            break
+    seconds = now - at
+    if seconds <= 0:
+        return 0.0
+    return (memory.arrived[-1][1] - count) / seconds * memory.service_s
+
+
+def _forecast(samples: tuple[Sample, ...], demand: float, now: float, service_s: float, start_up_s: float) -> float:
+    """Demand a start-up time ahead: the mean of two start-up times, or their growth carried on.
+
+    Growth counts only beyond what chance makes of it. The mean of demand over a window w varies by about
+    ``sqrt(demand * 2 * service / w)``: at 100 slots, 13 s and two minutes that is 5 slots, and a forecast that carried
+    them on would ask for a replica more every few minutes and give it back. It must also still go on: five minutes
+    after a step from 50 to 150 the means still grow, and 250 will not come.
+    """
+    recent = [sample.demand for sample in samples if sample.at > now - start_up_s]
+    earlier = [sample.demand for sample in samples if now - 2 * start_up_s < sample.at <= now - start_up_s]
+    if len(recent) < SAMPLES_PER_START_UP // 2 or len(earlier) < SAMPLES_PER_START_UP // 2:
+        return max(_mean(recent), demand)
+    level, before = _mean(recent), _mean(earlier)
+    half = _mean(recent[len(recent) // 2 :])
+    chance = sqrt(2 * max(level, 1.0) * min(1.0, 2 * service_s / start_up_s))
+    if level < before - chance:
+        return level  # giving back is at once: no need to foresee a decline
+    even = (level + before) / 2
+    growth = min(level - before, 2 * (half - _mean(recent[: len(recent) // 2]))) - chance
+    return max(even, half + 1.25 * growth) if growth > 0 else even
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _sampled(samples: tuple[Sample, ...], sample: Sample, spec: ScalingSpec) -> tuple[Sample, ...]:
+    period = spec.start_up_s / SAMPLES_PER_START_UP
+    if samples and sample.at - samples[-1].at < period:
+        return samples
+    start = 0
+    while start < len(samples) and samples[start].at < sample.at - spec.memory_s - spec.start_up_s:
+        start += 1
+    return (*samples[start:], sample)
+
+
+def surprise(samples: tuple[Sample, ...], forecast: float, spec: ScalingSpec) -> float:
+    """How far demand has exceeded forecasts at the quantile of the goal, beyond chance, in slots.
+
+    Chance leaves errors of a few ``sqrt(forecast)``, and that is what `spare_servers` is for. What is beyond are bursts, and as long as they are remembered room is kept for the next one. The worst of them
+    is left out with all errors around it: once in the memory is an accident, twice is a pattern.
+    """
+    lag = SAMPLES_PER_START_UP
+    errors = [
+        (after.at, (after.demand - before.forecast) / sqrt(max(before.forecast, 1.0)))
+        for before, after in zip(samples, samples[lag:], strict=False)
+    ]
+    if len(errors) <= 2 * lag:
+        return 0.0
+    worst = max(errors, key=lambda error: error[1])[0]
+    left = sorted(error for at, error in errors if abs(at - worst) > 2 * spec.start_up_s)
+    if not left:
+        return 0.0
+    quantile = left[min(len(left) - 1, int(spec.attainment * len(left)))]
+    beyond = max(0.0, quantile - CHANCE_SIGMAS) * sqrt(max(forecast, 1.0))
+    # In the middle of a burst there is no need of room for another one on top: what was the most stays the most.
+    return min(beyond, max(0.0, max(sample.demand for sample in samples) - forecast))

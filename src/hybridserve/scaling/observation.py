@@ -1,0 +1,87 @@
+"""What the law sees: one reading a replica, and what waits outside of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One replica's engine, as it last said.
+
+    Attributes:
+        replica: id of the replica.
+        age_s: seconds since the reading was taken.
+        running: sequences that hold a state slot, those in prefill included.
+        waiting: requests that wait for a slot, blocks or the token budget.
+        deferred: requests that wait for something a replica more would not give (a grammar, a transfer).
+        blocks_used: blocks of the pool in use, states included.
+        state_blocks_used: of these, the blocks that hold states.
+        prefill_backlog: prompt tokens not yet computed, of waiting requests and of those in prefill.
+        preemptions: sequences thrown out of the cache since the engine started.
+        arrived, finished: requests since the engine started.
+        prompt_tokens: of all requests that finished, since the engine started.
+        prompt_squares: sum of the squares of their prompt lengths: how uneven prompts are.
+        generated: tokens that came out, since the engine started.
+        slot_seconds: sum over finished requests of the time they held a slot.
+    """
+
+    replica: str
+    age_s: float = 0.0
+    running: int = 0
+    waiting: int = 0
+    deferred: int = 0
+    blocks_used: int = 0
+    state_blocks_used: int = 0
+    prefill_backlog: int = 0
+    preemptions: int = 0
+    arrived: int = 0
+    finished: int = 0
+    prompt_tokens: int = 0
+    prompt_squares: float = 0.0
+    generated: int = 0
+    slot_seconds: float = 0.0
+
+    @property
+    def kv_blocks_used(self) -> int:
+        """Blocks in use apart from state blocks."""
+        return max(0, self.blocks_used - self.state_blocks_used)
+
+    def numbers(self) -> dict[str, int | float]:
+        """Everything but the id, as Ray Serve wants it: a flat dict of numbers."""
+        return {name: value for name, value in asdict(self).items() if name != "replica"}
+
+
+NUMBERS = tuple(field.name for field in fields(Reading) if field.name != "replica")
+
+
+def reading_from_numbers(replica: str, numbers: dict[str, Any]) -> Reading | None:
+    """The reading of a replica, or None when it did not say all of it (an older version, a half-filled report)."""
+    if not set(NUMBERS) <= numbers.keys():
+        return None
+    floats = ("age_s", "slot_seconds", "prompt_squares")
+    return Reading(
+        replica, **{name: float(numbers[name]) if name in floats else int(numbers[name]) for name in NUMBERS}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The deployment at one moment.
+
+    Attributes:
+        now: seconds on any clock that only moves forward.
+        target: replicas that were last asked for.
+        ready: replicas that take requests.
+        queued: requests that no replica has yet taken: all of them, when there is no replica.
+        draining: replicas that were told to stop and still have streams.
+        readings: of ready replicas. Fewer than `ready` means that some are silent.
+    """
+
+    now: float
+    target: int
+    ready: int
+    queued: int = 0
+    draining: int = 0
+    readings: tuple[Reading, ...] = ()

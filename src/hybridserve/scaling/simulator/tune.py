@@ -1,0 +1,168 @@
+"""Every policy with the settings to try: what a patient operator would find for one workload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from hybridserve.errors import ConfigError
+from hybridserve.scaling.simulator.calibration import ServiceTimes
+from hybridserve.scaling.simulator.fleet import FleetOptions, Policy, simulate
+from hybridserve.scaling.simulator.oracle import needs, schedule
+from hybridserve.scaling.simulator.policies import (
+    Fixed,
+    KedaWaiting,
+    KnativeConcurrency,
+    KvUsage,
+    Law,
+    RayQueueLength,
+    RayTtft,
+)
+from hybridserve.scaling.simulator.score import Goals, Score, score
+from hybridserve.scaling.simulator.workloads import Arrival
+from hybridserve.scaling.spec import ScalingSpec
+
+STOCK = ("fixed", "ray-queue-length", "ray-ttft", "keda-waiting", "knative-concurrency", "kv-usage")
+POLICIES = ("hybridserve", *STOCK, "oracle")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A policy with one choice of settings."""
+
+    policy: str
+    settings: str
+    build: Callable[[], Policy]
+    initial: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A candidate and what it came to."""
+
+    policy: str
+    settings: str
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A workload on an engine with goals and bounds: everything but the policy."""
+
+    arrivals: Sequence[Arrival]
+    times: ServiceTimes
+    goals: Goals
+    options: FleetOptions
+
+    def run(self, candidate: Candidate, progress: Callable[[float], None] | None = None) -> Trial:
+        """Replay it under one candidate."""
+        options = self.options
+        if candidate.initial is not None:
+            options = FleetOptions(
+                **{name: getattr(options, name) for name in FleetOptions.__slots__} | {"initial": candidate.initial}
+            )
+        run = simulate(self.arrivals, self.times, candidate.build(), options, progress)
+        return Trial(candidate.policy, candidate.settings, score(run, self.goals, self.times.request_overhead_s))
+
+    def spec(self) -> ScalingSpec:
+        """What our law is told: bounds, goals, the plan. Nothing about the workload."""
+        return ScalingSpec(
+            capacity=self.times.capacity(),
+            min_replicas=self.options.min_replicas,
+            max_replicas=self.options.max_replicas,
+            start_up_s=self.times.start_up_s,
+            ttft_s=self.goals.ttft_s,
+            ttft_per_prompt_token_s=self.goals.ttft_per_prompt_token_s,
+        )
+
+
+def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
+    """The settings to try for a policy, the ones that keep most in reserve first.
+
+    Raises:
+        ConfigError: no such policy.
+    """
+    slots = scene.times.capacity().state_slots
+    if policy == "hybridserve":
+        yield Candidate(policy, "none to tune", lambda: Law(scene.spec()))
+    elif policy == "fixed":
+        need = needs(scene.arrivals, scene.times).seconds
+        mean, peak = sum(need) / len(need), max(need)
+        counts = {max(1, ceil(mean + (1.1 * peak - mean) * step / 8)) for step in range(9)}
+        for count in sorted(counts, reverse=True):
+            yield Candidate(policy, f"{count} replicas", lambda count=count: Fixed(count), initial=count)
+    elif policy == "ray-queue-length":
+        for up, down in ((5, 120), (30, 600)):
+            for share in (0.5, 0.65, 0.8, 0.95):
+                yield Candidate(
+                    policy,
+                    f"target {share * slots:.1f}, delays {up}/{down} s",
+                    lambda share=share, up=up, down=down: RayQueueLength(share * slots, up, down),
+                )
+    elif policy == "ray-ttft":
+        for goal in (0.5, 1.0, 2.0):
+            for idle in (1.0, slots / 2):
+                yield Candidate(
+                    policy,
+                    f"p99 {goal:g} s, idle {idle:g}, delays 5/60 s",
+                    lambda goal=goal, idle=idle: RayTtft(goal, idle, 5, 60),
+                )
+    elif policy == "keda-waiting":
+        for stabilisation in (60, 300):
+            for threshold in (0.25, 0.5, 1.0, 5.0):
+                yield Candidate(
+                    policy,
+                    f"threshold {threshold:g}, window {stabilisation} s",
+                    lambda threshold=threshold, stabilisation=stabilisation: KedaWaiting(threshold, stabilisation),
+                )
+    elif policy == "knative-concurrency":
+        for delay in (0, 120):
+            for share in (0.5, 0.65, 0.8, 0.95):
+                yield Candidate(
+                    policy,
+                    f"concurrency {share * slots:.1f}, down delay {delay} s",
+                    lambda share=share, delay=delay: KnativeConcurrency(share * slots, down_delay_s=delay),
+                )
+    elif policy == "kv-usage":
+        usable = scene.times.capacity().usable_blocks
+        for stabilisation in (60, 300):
+            for threshold in (0.4, 0.5, 0.65, 0.8):
+                yield Candidate(
+                    policy,
+                    f"threshold {threshold:g}, window {stabilisation} s",
+                    lambda threshold=threshold, stabilisation=stabilisation: KvUsage(
+                        threshold, stabilisation, usable_blocks=usable
+                    ),
+                )
+    elif policy == "oracle":
+        need = needs(scene.arrivals, scene.times)
+        for window in (30, 90):
+            for packing in (0.85, 0.92, 0.98, 1.04, 1.1):
+                plan = schedule(need, scene.times.start_up_s, packing, window)
+                yield Candidate(
+                    policy, f"packing {packing:g}, mean over {window} s", lambda plan=plan: plan, plan.replicas[0]
+                )
+    else:
+        raise ConfigError("--policy", f"{policy!r} is not one", ", ".join(POLICIES))
+
+
+def tune(policy: str, scene: Scene, tried: Callable[[Trial], None] | None = None) -> list[Trial]:
+    """All trials of a policy."""
+    trials = []
+    for candidate in candidates(policy, scene):
+        trials.append(scene.run(candidate))
+        if tried is not None:
+            tried(trials[-1])
+    return trials
+
+
+def cheapest(trials: Sequence[Trial], attainment: float) -> Trial | None:
+    """The cheapest trial that attains at least so much, or None."""
+    reached = [trial for trial in trials if trial.score.attainment >= attainment]
+    return min(reached, key=lambda trial: trial.score.replica_hours) if reached else None
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The trial that attains most; of equals the cheapest."""
+    return max(trials, key=lambda trial: (trial.score.attainment, -trial.score.replica_hours))
