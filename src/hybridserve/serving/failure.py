@@ -8,7 +8,13 @@ from collections.abc import Iterable
 # "ValueError: max_num_seqs (256) exceeds ..." possibly behind vLLM's log prefix "(EngineCore pid=1) ERROR ... ]".
 _RAISED = re.compile(r"(?:^|\] )(?P<kind>(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Refused|Fault)): (?P<message>.+)$")
 # Said by the outer process about an inner one: true, and no help.
-_ENVELOPES = ("RayTaskError", "ActorDiedError", "Engine core initialization failed", "WorkerProc initialization failed")
+_ENVELOPES = (
+    "RayTaskError",
+    "ActorDiedError",
+    "Traceback (most recent call last)",
+    "Engine core initialization failed",
+    "WorkerProc initialization failed",
+)
 
 
 def root_cause(messages: Iterable[str]) -> str:

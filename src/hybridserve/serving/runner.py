@@ -153,8 +153,10 @@ def _wait_until_ready(settings: Settings, progress: Progress, application: Calla
         if status == "RUNNING":
             break
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            # The engine core is a process of its own: its reason is in the replica's log, not in Serve's message.
+            logs = [log.read_text(errors="replace") for log in scratch.glob("session_latest/logs/worker-*.err")]
             messages = [deployment.message for deployment in state.deployments.values()]
-            raise EnvironmentFault("engine", root_cause(messages), f"see the logs in {scratch}")
+            raise EnvironmentFault("engine", root_cause([*logs, *messages]), f"see the logs in {scratch}")
         if time.monotonic() > deadline:
             raise EnvironmentFault(
                 "server.ready_timeout_s",
