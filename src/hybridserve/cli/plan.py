@@ -58,15 +58,19 @@ def plan(
     ] = False,
     lengths: Annotated[str, typer.Option(help="Lengths to compare at, in tokens.")] = "8192,32768,131072",
     chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw cache bytes over sequence length.")] = None,
+    bound: Annotated[bool, typer.Option("--bound", help="Throughput bounds, and ratios to the last model.")] = False,
+    batches: Annotated[str | None, typer.Option(metavar="N,N", help="With --bound: sequences of each model.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Models and GPUs of the catalogue.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Plan a model on a GPU before renting it.
 
+    \b
     Examples:
       hybridserve plan nemotron-nano-9b-v2 --gpu a10g --prompt 1024/4096 --output 512/2048
       hybridserve plan nemotron-nano-9b-v2 --gpu a10g --goal context
       hybridserve plan --compare nemotron-nano-9b-v2 qwen3-8b --gpu a10g,h100 --chart crossover.png
+      hybridserve plan --bound nemotron-nano-9b-v2 qwen3-8b --gpu a10g --prompt 8192 --output 16384
     """
     if list_:
         from hybridserve.cli.plan_list import show
@@ -99,6 +103,12 @@ def plan(
         named += [f"accelerator.name={json.dumps(device)}"] if device else []
         return load(config, [*named, *flags, *(assign or ())]).settings
 
+    if bound:
+        from hybridserve.cli.plan_bound import show_bound
+
+        groups = [[settings(model, device) for model in models or (None,)] for device in gpus or (None,)]
+        show_bound(groups, wishes, batches, as_json)
+        return
     if compare or chart or len(models or ()) > 1 or len(gpus) > 1:
         from hybridserve.cli.plan_compare import compare_plans
 

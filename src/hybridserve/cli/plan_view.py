@@ -39,15 +39,16 @@ def _headline(plan: dict[str, Any]) -> None:
             "the flags below hold at the low end"
         )
     alone = plan["without_advice"]
-    if alone["verdict"] != "starts":
+    if "what" in alone:
         word = "would not start" if alone["verdict"] == "refused" else "may not start"
         _item(f"Without the flags below it {word}: {alone['what']}", mark="!")
 
 
 def _memory(plan: dict[str, Any]) -> None:
     memory = plan["memory"]
-    _title(f"Memory of one device: {memory['total'] / GIB:.2f} GiB")
-    if sys.stdout.isatty():
+    total = memory["total"]
+    _title(f"Memory of one device: {total / GIB:.2f} GiB" if total else "Memory it takes")
+    if total and sys.stdout.isatty():
         _bar(memory)
     rows = [
         ("weights", memory["weights"], memory["weights_source"]),
@@ -55,7 +56,7 @@ def _memory(plan: dict[str, Any]) -> None:
         ("activation", memory["activation"], "peak of one full step, or of the sampler"),
         ("graphs", memory["graphs"], "captured CUDA graphs"),
         ("cache pool", memory["pool"], memory["pool_source"]),
-        ("left alone", memory["total"] - memory["requested"], "holds the CUDA context"),
+        ("left alone", total - memory["requested"] if total else 0, "holds the CUDA context"),
         ("start-up peak", memory["startup_peak"], _peak_reason(memory)),
     ]
     for name, size, note in rows:

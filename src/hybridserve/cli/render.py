@@ -36,6 +36,7 @@ def vllm(
 ) -> None:
     """Print the `vllm serve` command or the Ray LLMConfig that `hybridserve serve` would use.
 
+    \b
     Examples:
       hybridserve render vllm nemotron-nano-9b-v2 --gpu l40s
       hybridserve render vllm -c hybridserve.yaml --format llmconfig

@@ -69,7 +69,7 @@ def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | b
     steady = now.n_steady(length), other.n_steady(length)
     safe = now.n_safe(length), other.n_safe(length)
     counts = [(*steady, f"requests of {length:,} tokens at once")]
-    counts += [(*safe, "of them without preemption")] if safe != steady else []
+    counts += [(*safe, f"requests of {length:,} tokens without preemption")] if safe != steady else []
     counts += [(now.longest_context, other.longest_context, "tokens of context")]
     gains = [f"{after:,} instead of {before:,} {what}" for before, after, what in counts if after > before]
     return Option(name, value, ", ".join(gains), price) if gains else None

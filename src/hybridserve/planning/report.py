@@ -44,11 +44,11 @@ def report(planned: Planned) -> dict[str, Any]:
 
 
 def memory_data(plan: DeploymentPlan) -> dict[str, Any]:
-    """Where the memory of the fullest device goes."""
+    """Where the memory of the fullest device goes; `total` is None for a CPU whose memory nobody has told."""
     budget = plan.budget
     return {
-        "total": budget.total,
-        "requested": budget.requested,
+        "total": budget.total if plan.deployment.total_bytes else None,
+        "requested": budget.requested if plan.deployment.total_bytes else None,
         "weights": budget.weights,
         "weights_source": plan.weights.how,
         "runtime": budget.runtime,
@@ -150,9 +150,15 @@ def _bound_data(limit: Bound | None) -> dict[str, Any] | None:
 
 
 def _without_advice(planned: Planned) -> dict[str, Any]:
-    """What would happen with the settings alone and the engine's defaults for the rest."""
+    """What would happen with the settings alone and the engine's defaults for the rest.
+
+    `unknown` on a CPU whose memory nobody has told: there the engine takes its share of the NUMA node.
+    """
+    asked = planned.asked
+    if not (asked.total_bytes or asked.accelerator.memory_bytes or asked.kv_cache_memory_bytes):
+        return {"verdict": "unknown"}
     try:
-        plan = plan_deployment(planned.asked)
+        plan = plan_deployment(asked)
     except PlanRefused as refusal:
         return {"verdict": "refused", **refusal.as_dict()}
     refusal_ = plan.refusal or plan.low_refusal

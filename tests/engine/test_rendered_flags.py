@@ -1,0 +1,81 @@
+"""Every flag that is rendered is one the installed engine's own parser takes, with a value it takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridserve.catalog.accelerators import accelerators
+from hybridserve.catalog.models import model_ids
+from hybridserve.errors import PlanRefused
+from hybridserve.planning.engine_args import Wishes, engine_args, plan_settings
+from hybridserve.planning.render import command_line
+from hybridserve.settings import load
+
+pytestmark = pytest.mark.engine
+
+GPUS = [entry.id for entry in accelerators()]
+
+
+@pytest.fixture(scope="module")
+def parser():
+    from vllm.entrypoints.cli.serve import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    return make_arg_parser(FlexibleArgumentParser())
+
+
+def accepted(parser, args) -> None:
+    """Parse the command line, and find every value again under its own name."""
+    words = command_line(args, "127.0.0.1", 8000)
+    assert words[:2] == ["vllm", "serve"]
+    parsed, unknown = parser.parse_known_args(words[2:])
+    assert unknown == []
+    for name, value in args.items():
+        found = parsed.model_tag if name == "model" else getattr(parsed, name)
+        assert found == value, name
+
+
+@pytest.mark.parametrize("goal", ["throughput", "latency", "context"])
+@pytest.mark.parametrize("model", model_ids())
+def test_every_model_on_every_device(parser, model, goal):
+    started = 0
+    for gpu in GPUS:
+        settings = load(None, [f"model.id={model}", f"accelerator.name={gpu}"], environ={}).settings
+        try:
+            planned = plan_settings(settings, Wishes(goal=goal))
+        except PlanRefused:
+            continue
+        accepted(parser, engine_args(settings, planned))
+        started += 1
+    assert started
+
+
+def test_settings_that_are_passed_on(parser):
+    settings = load(
+        None,
+        [
+            "model.id=nemotron-nano-9b-v2",
+            "accelerator.name=h200",
+            "engine.tensor_parallel_size=2",
+            "engine.pipeline_parallel_size=2",
+            "engine.mamba_cache_mode=align",
+            "engine.prefix_match_unit=16",
+            "engine.mamba_cache_dtype=bfloat16",
+            "engine.mamba_ssm_cache_dtype=float16",
+            "engine.enable_mamba_cache_stochastic_rounding=true",
+            "engine.kv_cache_dtype=fp8",
+            "engine.watermark=0.1",
+            "engine.max_num_queued_reqs=64",
+            "engine.enforce_eager=true",
+            "engine.trust_remote_code=true",
+            "engine.hf_overrides={max_position_embeddings: 131072}",
+            "engine.chat_template=template.jinja",
+            "engine.tool_call_parser=hermes",
+            "engine.reasoning_parser=deepseek_r1",
+            "engine.logits_processors=[package.module.Processor]",
+            "engine.extra_args={max_logprobs: 5}",
+            "model.revision=0123456789012345678901234567890123456789",
+        ],
+        environ={},
+    ).settings
+    accepted(parser, engine_args(settings))
