@@ -31,7 +31,7 @@ def nano_folder(tmp_path):
 def test_the_demo_on_a_cpu_gets_a_modest_set():
     args = engine_args(settings_of())
     assert args["served_model_name"] == ["demo"]
-    assert args["dtype"] == "float32"
+    assert args["dtype"] == "bfloat16"
     assert args["kv_cache_memory_bytes"] == 256 << 20
     assert args["mamba_ssm_cache_dtype"] == "float32"
     assert args["enforce_eager"] is True
