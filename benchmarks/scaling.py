@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --workloads poisson,bursts --out results.json
 
-Writes what each trial came to as JSON after every workload (a broken run is continued), and the table of docs/scaling.md.
+Writes what each trial came to as JSON after every policy (a broken run is continued), and the table of docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ GOALS = {"extraction": Goals(inter_token_s=2.0)}
 
 
 def main() -> None:
+    """Run the trials that are missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--policies", default=",".join(POLICIES))
@@ -88,8 +89,8 @@ def _trials(policy: str, rows: list[dict[str, Any]]) -> list[Trial]:
 def render(results: dict[str, Any]) -> str:
     """Two tables: the race at equal attainment, and each stock policy with the settings that won."""
     lines = [
-        f"Replica-hours at equal attainment: the cheapest trial of each policy that attains as much as ours, or {GOAL:.0%}"
-        " where ours attains more. In brackets the highest attainment of a policy that never gets there.",
+        f"Replica-hours at equal attainment: the cheapest trial of each policy that attains as much as ours, or "
+        f"{GOAL:.0%} where ours attains more. In brackets the highest attainment of a policy that never gets there.",
         "",
         "| workload | ours: attainment | ours: hours | oracle | over oracle | " + " | ".join(STOCK) + " |",
         "|---|---|---|---|---|" + "---|" * len(STOCK),
@@ -133,8 +134,8 @@ def render(results: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"Ours is cheaper, or the only one to get there, in {wins} of {races} races; within 10 % of the oracle on {near} "
-        f"workloads; at {GOAL:.0%} or more on {kept} of the {reached} where the oracle is.",
+        f"Ours is cheaper, or the only one to get there, in {wins} of {races} races; within 10 % of the oracle on "
+        f"{near} workloads; at {GOAL:.0%} or more on {kept} of the {reached} where the oracle is.",
     ]
     return "\n".join(lines + detail) + "\n"
 

@@ -22,6 +22,7 @@ VERBS = {
     "explain": "What a rule or a licence asks, and what it rests on.",
     "config": "Show the settings, where each came from, and their JSON schema.",
     "serve": "Serve a model: Ray Serve, the OpenAI API, metrics.",
+    "simulate": "Replay traffic against scaling policies before users do.",
     "key": "Make API keys; only their hashes are stored.",
 }
 

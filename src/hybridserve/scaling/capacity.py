@@ -66,7 +66,7 @@ class ReplicaCapacity:
 
     @property
     def state_slots(self) -> int:
-        """Sequences whose state fits, were attention to take one block of each growing group; scheduler's cap applied."""
+        """Sequences whose state fits with one block of each growing group, at most what the scheduler runs."""
         return min(self.max_num_seqs, self.usable_blocks // (self.state_blocks + self.growing_groups))
 
     def blocks(self, length: float) -> int:

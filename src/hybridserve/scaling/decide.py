@@ -1,7 +1,7 @@
 """The law: how many replicas there shall be.
 
-`decide` is pure. The clock is in the observation, what it remembers is in the state, and both come back in the decision.
-It runs in the control loop of Ray Serve and in the simulator, unchanged.
+`decide` is pure: the clock is in the observation, what it remembers is in the state, which comes back in the decision.
+It runs in Ray Serve's control loop and in the simulator, unchanged.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hybridserve.scaling.spec import ScalingSpec
 
 # Demand this many standard deviations above the forecast is no chance (1 in 30,000) and does not wait for a trend.
 BURST_SIGMAS = 4.0
-# Giving back waits until nothing has asked for more for this many start-up times: the time a forecast looks back. With one
-# instead of two, steady traffic worth 8.4 replicas fell to 8 now and then, and 1.5 % instead of 0.2 % came late.
+# Giving back waits until nothing has asked for more for this many start-up times: the time a forecast looks back. With
+# one instead of two, steady traffic worth 8.4 replicas fell to 8 now and then, and 1.5 % instead of 0.2 % came late.
 HOLD_START_UPS = 2.0
 
 
@@ -28,12 +28,14 @@ class State:
     Attributes:
         memory: of demand.
         wanted: (time, replicas) that raw decisions asked for lately, the largest first: a sliding maximum.
-        busy_at: when there was last any request; None before the first look.
+        since: when the law began to look; None before.
+        busy_at: when there was last any request.
     """
 
     memory: Memory = field(default_factory=Memory)
     wanted: tuple[tuple[float, int], ...] = ()
-    busy_at: float | None = None
+    since: float | None = None
+    busy_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +75,34 @@ def decide(seen: Observation, spec: ScalingSpec, state: State) -> Decision:
     fresh = tuple(reading for reading in seen.readings if reading.age_s <= spec.stale_s)
     silent = seen.ready - len(fresh)
     seen = replace(seen, readings=fresh)
+    if state.since is None:
+        state = replace(state, since=seen.now, busy_at=seen.now)
+    if seen.ready and not fresh:
+        # Nothing is learnt from silence either: a hole in the readings would look like a lull to every forecast.
+        return _bounded(seen, spec, seen.target, f"no reading from any of {seen.ready} replicas: hold", Limits(), state)
     memory, demand = remember(state.memory, seen, spec)
     present = seen.queued + sum(reading.running + reading.waiting for reading in fresh)
-    busy_at = seen.now if present or state.busy_at is None else state.busy_at
-    state = State(memory, state.wanted, busy_at)
-
-    if seen.ready and not fresh:
-        return _bounded(seen, spec, seen.target, f"no reading from any of {seen.ready} replicas: hold", Limits(), state)
+    state = replace(state, memory=memory, busy_at=seen.now if present else state.busy_at)
 
     limits, why = _limits(demand, present, seen, spec, memory)
     wanted = limits.replicas
     if present or demand.now > 0:
         wanted = max(wanted, 1)
     elif wanted <= 1:
-        wanted, why = _idle(seen, spec, busy_at)
+        wanted, why = _idle(seen, spec, state.busy_at)
 
     # A replica that is taken back and then needed again costs its start-up, and users wait for it.
-    kept = tuple(
-        (at, count) for at, count in state.wanted if at > seen.now - HOLD_START_UPS * spec.start_up_s and count > wanted
-    )
+    hold_s = HOLD_START_UPS * spec.start_up_s
+    kept = tuple((at, count) for at, count in state.wanted if at > seen.now - hold_s and count > wanted)
     state = replace(state, wanted=(*kept, (seen.now, wanted)))
     if wanted >= seen.target:
         return _bounded(seen, spec, wanted, why, limits, state)
     if silent > 0:
         return _bounded(seen, spec, seen.target, f"{silent} of {seen.ready} replicas are silent: hold", limits, state)
+    if state.since is not None and seen.now - state.since < hold_s:
+        # A controller that was started again has no past: who it finds running was wanted by somebody who had one.
+        why = f"looking for {seen.now - state.since:.0f} s only: hold"
+        return _bounded(seen, spec, seen.target, why, limits, state)
     if seen.draining:
         # The longest streams say when: what is not yet gone may still show that it is missing.
         return _bounded(seen, spec, seen.target, f"{seen.draining} replicas still drain: hold", limits, state)

@@ -1,8 +1,8 @@
 """From counters of replicas to demand: how many slots are due now, and how many will be when a new replica is ready.
 
 Demand is the number of requests that arrived within the last service time: what would be running were there no queue.
-Unlike the number of running requests it does not saturate when the slots are full, and unlike the length of the queue it
-is there before a queue is.
+Unlike the number of running requests it does not saturate when the slots are full, and unlike the length of the queue
+it is there before a queue is.
 """
 
 from __future__ import annotations
@@ -273,8 +273,9 @@ def _sampled(samples: tuple[Sample, ...], sample: Sample, spec: ScalingSpec) -> 
 def surprise(samples: tuple[Sample, ...], forecast: float, spec: ScalingSpec) -> float:
     """How far demand has exceeded forecasts at the quantile of the goal, beyond chance, in slots.
 
-    Chance leaves errors of a few ``sqrt(forecast)``, and that is what `spare_servers` is for. What is beyond are bursts, and as long as they are remembered room is kept for the next one. The worst of them
-    is left out with all errors around it: once in the memory is an accident, twice is a pattern.
+    Chance leaves errors of a few ``sqrt(forecast)``, and that is what `spare_servers` is for. What is beyond them are
+    bursts, and as long as they are remembered room is kept for the next one. The worst of them is left out with all
+    errors around it: once in the memory is an accident, twice is a pattern.
     """
     lag = SAMPLES_PER_START_UP
     errors = [

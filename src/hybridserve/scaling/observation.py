@@ -53,6 +53,8 @@ class Reading:
         return {name: value for name, value in asdict(self).items() if name != "replica"}
 
 
+# Numbers of a replica travel under these names, beside Ray's own.
+PREFIX = "hybridserve_"
 NUMBERS = tuple(field.name for field in fields(Reading) if field.name != "replica")
 
 
@@ -61,9 +63,8 @@ def reading_from_numbers(replica: str, numbers: dict[str, Any]) -> Reading | Non
     if not set(NUMBERS) <= numbers.keys():
         return None
     floats = ("age_s", "slot_seconds", "prompt_squares")
-    return Reading(
-        replica, **{name: float(numbers[name]) if name in floats else int(numbers[name]) for name in NUMBERS}
-    )
+    values: dict[str, Any] = {name: float(numbers[name]) if name in floats else int(numbers[name]) for name in NUMBERS}
+    return Reading(replica, **values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def spare_servers(load: float, service_s: float, wait_s: float, miss: float) -> 
 def highest_utilization(work_s: float, wait_s: float, miss: float) -> float:
     """The largest utilization of one server at which at most `miss` of the jobs of `work_s` wait longer than `wait_s`.
 
-    A single server with even jobs (M/D/1) in heavy traffic: ``P(wait > t) = rho * exp(-2 * (1 - rho) * t / (rho * x))``.
+    One server with even jobs (M/D/1) in heavy traffic: ``P(wait > t) = rho * exp(-2 * (1 - rho) * t / (rho * x))``.
     Source: Kingman, On queues in heavy traffic, 1962. It bounds how much of a replica's time prompts may take: a
     utilization of 1 keeps up with the tokens and never ends a queue.
     """

@@ -1,13 +1,13 @@
 """A schedule made with the whole workload in hand: the floor that no policy without foresight can be asked to reach.
 
-For every second it counts what is needed, starts each replica exactly a start-up time before, and stops it at once, unless
-it is needed again before a stop and a new start would pay. How tightly to pack the replicas it finds by trying.
+For every second it counts what is needed, starts each replica exactly a start-up time before, and stops it at once,
+unless it is needed again before a stop and a new start would pay. How tightly to pack the replicas it finds by trying.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil
 
@@ -27,15 +27,8 @@ class Schedule:
         return self.replicas[min(int(view.observation.now), len(self.replicas) - 1)]
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Replicas that a workload keeps busy in each second, as fractions, were there no queue."""
-
-    seconds: list[float] = field(default_factory=list)
-
-
-def needs(arrivals: Sequence[Arrival], times: ServiceTimes) -> Needs:
-    """Count slots, blocks and prefill work of every second.
+def needs(arrivals: Sequence[Arrival], times: ServiceTimes) -> list[float]:
+    """Replicas that a workload keeps busy in each second, as fractions, were there no queue.
 
     A request's stay is that on a replica whose slots are nearly all taken, which is where a tight schedule keeps them.
     """
@@ -57,22 +50,20 @@ def needs(arrivals: Sequence[Arrival], times: ServiceTimes) -> Needs:
         blocks[last] -= held
         work[first] += prefill
     slots, blocks = list(accumulate(slots)), list(accumulate(blocks))
-    return Needs(
-        [
-            max(slot / capacity.state_slots, block / capacity.usable_blocks, prefill)
-            for slot, block, prefill in zip(slots, blocks, _mean(work, 10), strict=True)
-        ]
-    )
+    return [
+        max(slot / capacity.state_slots, block / capacity.usable_blocks, prefill)
+        for slot, block, prefill in zip(slots, blocks, _mean(work, 10), strict=True)
+    ]
 
 
-def schedule(need: Needs, start_up_s: float, packing: float, window_s: int) -> Schedule:
+def schedule(need: Sequence[float], start_up_s: float, packing: float, window_s: int) -> Schedule:
     """Replicas for each second.
 
     Args:
         packing: share of a replica that may be in use.
         window_s: needs are averaged over so long: shorter peaks wait in the queue.
     """
-    wanted = [max(1, ceil(value / packing - 1e-9)) for value in _mean(need.seconds, window_s)]
+    wanted = [max(1, ceil(value / packing - 1e-9)) for value in _mean(need, window_s)]
     lead = int(start_up_s) + 1
     total = [0] * len(wanted)
     for level in range(1, max(wanted) + 1):

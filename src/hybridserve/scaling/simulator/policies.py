@@ -68,8 +68,8 @@ class Delays:
 class RayQueueLength:
     """Ray Serve's default: ongoing requests over a target per replica, mean over a look-back, delays.
 
-    Source: ray/serve/autoscaling_policy.py 2.60; defaults of AutoscalingConfig: target 2, look-back 30 s, delays 30 s up
-    and 600 s down.
+    Source: ray/serve/autoscaling_policy.py 2.60; defaults of AutoscalingConfig: target 2, look-back 30 s, delays 30 s
+    up and 600 s down.
     """
 
     target_ongoing: float
@@ -206,8 +206,8 @@ class KvUsage:
 class KnativeConcurrency:
     """Knative's autoscaler on concurrency: a stable and a panic window.
 
-    Source: Knative documentation: stable window 60 s, panic window 10 % of it, panic at 200 % of what the ready replicas
-    should hold, at most 1000 times up and half down in one decision, every 2 s.
+    Source: Knative documentation: stable window 60 s, panic window 10 % of it, panic at 200 % of what the ready
+    replicas should hold, at most 1000 times up and half down in one decision, every 2 s.
     """
 
     concurrency: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hybridserve.scaling.simulator.fleet import Run
 
@@ -112,7 +113,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 def _oscillation(targets: Sequence[tuple[float, int]], since: float) -> int:
     """Turns from up to down or back, soon after the change before."""
     turns, direction, at = 0, 0, -math.inf
-    for (_, before), (when, count) in zip(targets, targets[1:], strict=False):
+    for (_, before), (when, count) in pairwise(targets):
         new = 1 if count > before else -1
         if when > since and direction and new != direction and when - at <= OSCILLATION_S:
             turns += 1

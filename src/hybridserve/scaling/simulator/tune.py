@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 
 from hybridserve.errors import ConfigError
@@ -59,9 +60,7 @@ class Scene:
         """Replay it under one candidate."""
         options = self.options
         if candidate.initial is not None:
-            options = FleetOptions(
-                **{name: getattr(options, name) for name in FleetOptions.__slots__} | {"initial": candidate.initial}
-            )
+            options = replace(options, initial=candidate.initial)
         run = simulate(self.arrivals, self.times, candidate.build(), options, progress)
         return Trial(candidate.policy, candidate.settings, score(run, self.goals, self.times.request_overhead_s))
 
@@ -85,20 +84,20 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
     """
     slots = scene.times.capacity().state_slots
     if policy == "hybridserve":
-        yield Candidate(policy, "none to tune", lambda: Law(scene.spec()))
+        yield Candidate(policy, "none to tune", partial(Law, scene.spec()))
     elif policy == "fixed":
-        need = needs(scene.arrivals, scene.times).seconds
-        mean, peak = sum(need) / len(need), max(need)
+        busy = needs(scene.arrivals, scene.times)
+        mean, peak = sum(busy) / len(busy), max(busy)
         counts = {max(1, ceil(mean + (1.1 * peak - mean) * step / 8)) for step in range(9)}
         for count in sorted(counts, reverse=True):
-            yield Candidate(policy, f"{count} replicas", lambda count=count: Fixed(count), initial=count)
+            yield Candidate(policy, f"{count} replicas", partial(Fixed, count), initial=count)
     elif policy == "ray-queue-length":
         for up, down in ((5, 120), (30, 600)):
             for share in (0.5, 0.65, 0.8, 0.95):
                 yield Candidate(
                     policy,
                     f"target {share * slots:.1f}, delays {up}/{down} s",
-                    lambda share=share, up=up, down=down: RayQueueLength(share * slots, up, down),
+                    partial(RayQueueLength, share * slots, up, down),
                 )
     elif policy == "ray-ttft":
         for goal in (0.5, 1.0, 2.0):
@@ -106,7 +105,7 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
                 yield Candidate(
                     policy,
                     f"p99 {goal:g} s, idle {idle:g}, delays 5/60 s",
-                    lambda goal=goal, idle=idle: RayTtft(goal, idle, 5, 60),
+                    partial(RayTtft, goal, idle, 5, 60),
                 )
     elif policy == "keda-waiting":
         for stabilisation in (60, 300):
@@ -114,7 +113,7 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
                 yield Candidate(
                     policy,
                     f"threshold {threshold:g}, window {stabilisation} s",
-                    lambda threshold=threshold, stabilisation=stabilisation: KedaWaiting(threshold, stabilisation),
+                    partial(KedaWaiting, threshold, stabilisation),
                 )
     elif policy == "knative-concurrency":
         for delay in (0, 120):
@@ -122,7 +121,7 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
                 yield Candidate(
                     policy,
                     f"concurrency {share * slots:.1f}, down delay {delay} s",
-                    lambda share=share, delay=delay: KnativeConcurrency(share * slots, down_delay_s=delay),
+                    partial(KnativeConcurrency, share * slots, down_delay_s=delay),
                 )
     elif policy == "kv-usage":
         usable = scene.times.capacity().usable_blocks
@@ -131,9 +130,7 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
                 yield Candidate(
                     policy,
                     f"threshold {threshold:g}, window {stabilisation} s",
-                    lambda threshold=threshold, stabilisation=stabilisation: KvUsage(
-                        threshold, stabilisation, usable_blocks=usable
-                    ),
+                    partial(KvUsage, threshold, stabilisation, usable_blocks=usable),
                 )
     elif policy == "oracle":
         need = needs(scene.arrivals, scene.times)
@@ -141,7 +138,10 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
             for packing in (0.85, 0.92, 0.98, 1.04, 1.1):
                 plan = schedule(need, scene.times.start_up_s, packing, window)
                 yield Candidate(
-                    policy, f"packing {packing:g}, mean over {window} s", lambda plan=plan: plan, plan.replicas[0]
+                    policy,
+                    f"packing {packing:g}, mean over {window} s",
+                    partial(schedule, need, scene.times.start_up_s, packing, window),
+                    plan.replicas[0],
                 )
     else:
         raise ConfigError("--policy", f"{policy!r} is not one", ", ".join(POLICIES))

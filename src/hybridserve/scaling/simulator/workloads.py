@@ -74,7 +74,8 @@ class Workload:
         shares = [share for share, _ in self.mix]
         kinds = [lengths for _, lengths in self.mix]
         peak = self.base * self.highest * scale
-        now, drawn = 0.0, []
+        now = 0.0
+        drawn: list[Arrival] = []
         while True:
             now += source.expovariate(peak)
             if now >= self.seconds:
@@ -103,7 +104,7 @@ def _flash(now: float) -> float:
     since = now - 3000
     if since < 0:
         return 1.0
-    return 1.0 + 4.0 * min(1.0, since / 30) * 0.5 ** (since / 600)
+    return 1.0 + 4.0 * min(1.0, since / 30) * math.exp(-math.log(2) * since / 600)
 
 
 def _ramp(now: float) -> float:

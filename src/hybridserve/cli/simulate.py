@@ -1,0 +1,195 @@
+"""`hybridserve simulate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybridserve.cli.options import AsJson
+from hybridserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from hybridserve.scaling.simulator.tune import Candidate, Scene, Trial
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def simulate(
+    workload: Annotated[str, typer.Option(help="Name of a workload; --list shows them.")] = "diurnal",
+    trace: Annotated[Path | None, typer.Option(metavar="CSV", help="Recorded requests: time, prompt, output.")] = None,
+    policy: Annotated[str, typer.Option(help="One policy, several with commas, or all.")] = "hybridserve,oracle",
+    calibration: Annotated[str, typer.Option(help="Service times: a name, or a file.")] = "nano-9b-a10g",
+    tuned: Annotated[bool, typer.Option("--tune", help="Show only the cheapest settings that reach the goal.")] = False,
+    attainment: Annotated[float, typer.Option(help="Share of requests that shall meet the goals.")] = 0.99,
+    ttft: Annotated[float, typer.Option(help="Goal: seconds to first token, for a prompt of no length.")] = 2.0,
+    ttft_per_1000: Annotated[float, typer.Option(help="Goal: seconds more for each 1000 prompt tokens.")] = 1.0,
+    inter_token: Annotated[float, typer.Option(help="Goal: mean seconds between tokens.")] = 0.1,
+    minimum: Annotated[int, typer.Option("--min", help="Fewest replicas.")] = 1,
+    maximum: Annotated[int, typer.Option("--max", help="Most replicas.")] = 100,
+    initial: Annotated[int, typer.Option(help="Replicas that are ready when it begins.")] = 4,
+    start_up: Annotated[
+        float | None, typer.Option(help="Seconds a replica takes to start; else as calibrated.")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Multiplies the rate of a named workload.")] = 1.0,
+    warm_up: Annotated[float, typer.Option(help="Seconds that are replayed first and do not count.")] = 0.0,
+    max_ongoing: Annotated[int | None, typer.Option(help="Requests a replica takes before the router waits.")] = None,
+    seed: Annotated[int, typer.Option(help="Of arrivals and of the router.")] = 1,
+    chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw replicas over time.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="Show workloads, policies and calibrations.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replay traffic against scaling policies before users do.
+
+    A policy with settings is tried with all of a grid.
+
+    Examples:
+      hybridserve simulate --workload bursts --policy hybridserve,fixed,oracle --tune
+      hybridserve simulate --trace monday.csv --policy all --tune --json
+    """
+    from hybridserve.scaling.simulator.calibration import built_in, load_service_times
+    from hybridserve.scaling.simulator.fleet import FleetOptions
+    from hybridserve.scaling.simulator.score import Goals
+    from hybridserve.scaling.simulator.tune import POLICIES, Scene, best, candidates, cheapest
+    from hybridserve.scaling.simulator.workloads import WORKLOADS, read_trace
+
+    if listing:
+        _list({name: one.about for name, one in WORKLOADS.items()}, POLICIES, built_in(), as_json)
+        return
+    names = list(POLICIES) if policy == "all" else policy.split(",")
+    times = load_service_times(calibration)
+    if start_up is not None:
+        if start_up <= 0:
+            raise ConfigError("--start-up", f"{start_up:g} is not positive", "give it in seconds")
+        times = times.model_copy(update={"start_up_s": start_up})
+    for flag, value in (("--scale", scale), ("--ttft", ttft), ("--inter-token", inter_token)):
+        if not value > 0:
+            raise ConfigError(flag, f"{value:g} is not positive", "give a number above 0")
+    if trace is not None:
+        arrivals = read_trace(trace)
+    elif workload in WORKLOADS:
+        arrivals = WORKLOADS[workload].arrivals(seed, scale)
+    else:
+        raise ConfigError("--workload", f"{workload!r} is not one", ", ".join(WORKLOADS))
+    if warm_up < 0 or (arrivals and warm_up >= arrivals[-1][0]):
+        raise ConfigError("--warm-up", f"{warm_up:g} s leave nothing to count", "less than the length of the workload")
+    scene = Scene(
+        arrivals,
+        times,
+        Goals(ttft, ttft_per_1000 / 1000, inter_token),
+        FleetOptions(
+            min_replicas=minimum,
+            max_replicas=maximum,
+            initial=initial,
+            max_ongoing=max_ongoing,
+            warm_up_s=warm_up,
+            seed=seed,
+        ),
+    )
+    plans = [candidate for name in names for candidate in candidates(name, scene)]
+    trials = _run(scene, plans, quiet=as_json)
+    if tuned:
+        groups = [[trial for trial in trials if trial.policy == name] for name in names]
+        trials = [cheapest(group, attainment) or best(group) for group in groups]
+    if chart is not None:
+        _draw(chart, trials, workload if trace is None else trace.name)
+    if as_json:
+        rows = [{"policy": trial.policy, "settings": trial.settings, **asdict(trial.score)} for trial in trials]
+        about = {"workload": workload if trace is None else str(trace), "calibration": times.name, "kind": times.kind}
+        typer.echo(json.dumps({**about, "requests": len(arrivals), "trials": rows}, indent=2))
+        return
+    _table(trials, f"{len(arrivals):,} requests on {times.name}", attainment)
+    if times.kind == "bound":
+        typer.echo("Service times are bounds from the data sheet: real engines are slower. `make calibrate` measures.")
+
+
+def _run(scene: Scene, plans: Sequence[Candidate], quiet: bool) -> list[Trial]:
+    """All trials, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True, quiet=quiet or not Console(stderr=True).is_terminal)
+    trials = []
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("simulating", total=len(plans))
+        for index, plan in enumerate(plans):
+            bar.update(task, description=f"{plan.policy} {plan.settings}")
+            trials.append(scene.run(plan, partial(_advance, bar, task, index)))
+            bar.update(task, completed=index + 1)
+    return trials
+
+
+def _advance(bar: Progress, task: TaskID, before: int, done: float) -> None:
+    bar.update(task, completed=before + done)
+
+
+def _table(trials: Sequence[Trial], title: str, attainment: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in ("policy", "settings"):
+        table.add_column(name)
+    for name in ("in goal", "TTFT p50", "p99", "inter-token p99", "good tok/s", "replica-h", "changes", "osc."):
+        table.add_column(name, justify="right")
+    for trial in trials:
+        one = trial.score
+        mark = "" if one.attainment >= attainment else " !"
+        table.add_row(
+            trial.policy,
+            trial.settings,
+            f"{one.attainment:.2%}{mark}",
+            f"{one.ttft_p50:.2f} s",
+            f"{one.ttft_p99:.1f} s",
+            f"{one.inter_token_p99 * 1000:.0f} ms",
+            f"{one.goodput:,.0f}",
+            f"{one.replica_hours:.2f}",
+            str(one.scale_events),
+            str(one.oscillation),
+        )
+    Console(width=None if Console().is_terminal else 160).print(table)
+    if any(trial.score.attainment < attainment for trial in trials):
+        typer.echo(f"! fewer than {attainment:.0%} of the requests met both goals")
+
+
+def _list(workloads: dict[str, str], policies: Sequence[str], calibrations: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        found = {"workloads": workloads, "policies": list(policies), "calibrations": list(calibrations)}
+        typer.echo(json.dumps(found, indent=2))
+        return
+    width = max(len(name) for name in workloads)
+    for name, about in workloads.items():
+        typer.echo(f"{name:<{width}}  {about}")
+    typer.echo(f"\npolicies      {', '.join(policies)}\ncalibrations  {', '.join(calibrations)}")
+
+
+def _draw(path: Path, trials: Sequence[Trial], title: str) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError("--chart", "needs matplotlib, which is not installed", "pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(10, 4.5))
+    for trial in trials:
+        hours = [at / 3600 for at, _ in trial.score.timeline]
+        counts = [count for _, count in trial.score.timeline]
+        label = f"{trial.policy} ({trial.settings}): {trial.score.attainment:.1%}, {trial.score.replica_hours:.1f} h"
+        axes.step(hours, counts, where="post", label=label)
+    axes.set(xlabel="hours", ylabel="replicas asked for", title=title)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ConfigError("--chart", f"{str(path)!r}: {error}", "a file that ends in .png or .svg") from None
