@@ -267,6 +267,11 @@ def curated() -> list[Case]:
             granite(mamba_d_state=256, mamba_d_conv=5),
             gpu | {"num_speculative_tokens": 1},
         ),
+        (
+            "falcon h1 0.5b, the same with a published model",
+            resolve_model("falcon-h1-0.5b-instruct").config,
+            gpu | {"kv_cache_dtype": "fp8", "tensor_parallel_size": 2, "num_speculative_tokens": 3},
+        ),
         ("falcon h1 speculative", falcon_h1(), gpu | {"num_speculative_tokens": 5}),
         ("granite without mamba", granite("****"), gpu),
         ("granite mode all", granite(), gpu | {"mamba_cache_mode": "all"}),

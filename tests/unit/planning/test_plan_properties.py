@@ -137,7 +137,9 @@ def test_pages_cover_the_state_and_groups_cover_the_layers(arch, request_):
     except PlanRefused:
         assume(False)
     assert layout.page_bytes >= layout.state_bytes
-    assert layout.page_bytes == layout.block_size * layout.token_bytes
+    # A state that fitted its page exactly before it grew by speculative tokens sets the page itself.
+    grown = arch.hybrid and request_.num_speculative_tokens and layout.padding_percent == 0
+    assert layout.page_bytes == (layout.state_bytes if grown else layout.block_size * layout.token_bytes)
     for kind, layers in (("attention", arch.attention_layers), ("state", arch.state_layers)):
         assert sum(group.layers for group in layout.groups if group.kind == kind) == layers
     assert all(group.layers * layout.page_bytes <= sum(layout.stage_block_bytes) for group in layout.groups)
