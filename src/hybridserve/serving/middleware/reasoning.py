@@ -13,6 +13,7 @@ from hybridserve.settings.reasoning import ReasoningSection
 _OFF_EFFORTS = ("none",)
 # A word joiner: nobody sees it, and neither a substring test nor a tokenizer's special token survives it.
 _JOINER = "\u2060"
+_SWITCH = re.compile("/think|/no_think")
 _UNTRUSTED_ROLES = ("user", "tool", "function")
 
 
@@ -32,7 +33,7 @@ def take_wish(body: dict[str, Any], settings: ReasoningSection) -> Wish | None:
     """
     value = body.pop("reasoning", None)
     if value is None:
-        return None if settings.default is None else Wish(settings.default == "on")
+        return _system_wish(body) or (None if settings.default is None else Wish(settings.default == "on"))
     if isinstance(value, bool):
         return Wish(value)
     if value in ("on", "off"):
@@ -53,6 +54,24 @@ def take_wish(body: dict[str, Any], settings: ReasoningSection) -> Wish | None:
         f'reasoning must be "on", "off", {{"budget": tokens}} or {{"effort": name}} with a name of {names}.',
         param="reasoning",
     )
+
+
+def _system_wish(body: dict[str, Any]) -> Wish | None:
+    """What the operator's own system message switches with /think or /no_think; the last word wins.
+
+    The template would act on the word by itself, but the engine's reasoning parser looks only at the template's
+    argument: without it an answer given with reasoning off comes back as reasoning, with no content (vLLM 0.29).
+    """
+    kwargs, messages = body.get("chat_template_kwargs"), body.get("messages")
+    if (isinstance(kwargs, dict) and "enable_thinking" in kwargs) or not isinstance(messages, list):
+        return None
+    switches = [
+        word
+        for message in messages
+        if isinstance(message, dict) and message.get("role") in ("system", "developer")
+        for word in _SWITCH.findall(message["content"] if isinstance(message.get("content"), str) else "")
+    ]
+    return Wish(switches[-1] == "/think") if switches else None
 
 
 def apply_switch(body: dict[str, Any], wish: Wish, settings: ReasoningSection) -> None:
