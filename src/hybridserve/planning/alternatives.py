@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment, with_cache
+from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment, plan_low_end, with_cache
 from hybridserve.planning.plan import AUTO_LEN
 from hybridserve.planning.workload import Workload
 
@@ -101,6 +101,6 @@ def _starts(deployment: Deployment) -> bool:
         max_model_len=deployment.cache.max_model_len or AUTO_LEN,
     )
     try:
-        return plan_deployment(replace(deployment, cache=cache)).low is not None
+        return not isinstance(plan_low_end(replace(deployment, cache=cache)), PlanRefused)
     except PlanRefused:
         return False

@@ -97,23 +97,12 @@ def plan_deployment(deployment: Deployment) -> DeploymentPlan:
     Raises:
         PlanRefused: the settings are impossible with any amount of memory (such as a TP that does not divide groups).
     """
-    table, table_warning = engine_table(deployment.cache.engine)
-    deployment = with_engine_defaults(deployment, table)
-    layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
-    weights = count_weights(
-        deployment.arch,
-        dtype=deployment.cache.dtype,
-        tensor_parallel_size=deployment.cache.tensor_parallel_size,
-        pipeline_parallel_size=deployment.cache.pipeline_parallel_size,
-        quantization=deployment.quantization,
-        published_bytes=deployment.published_weight_bytes,
-    )
-    budget = budget_memory(
-        deployment.arch, weights, _memory_request(deployment, table, weights), layout.bytes_per_block
-    )
-    warnings = [table_warning] if table_warning else []
-
-    middle, low, high = (_plan_end(deployment, budget, offset) for offset in (0, -budget.band, budget.band))
+    deployment, weights, layout, budget = _share_out(deployment)
+    warning = engine_table(deployment.cache.engine)[1]
+    warnings = [warning] if warning else []
+    middle = low = high = _plan_end(deployment, budget, 0)
+    if budget.band:
+        low, high = (_plan_end(deployment, budget, offset) for offset in (-budget.band, budget.band))
     verdict: Verdict = "starts"
     if isinstance(low, PlanRefused):
         verdict = "refused" if isinstance(high, PlanRefused) else "uncertain"
@@ -134,6 +123,33 @@ def plan_deployment(deployment: Deployment) -> DeploymentPlan:
         verdict=verdict,
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def plan_low_end(deployment: Deployment) -> CachePlan | PlanRefused:
+    """The cache at the low end of the band, or why the engine would not start there: all that a search needs.
+
+    Raises:
+        PlanRefused: as `plan_deployment`.
+    """
+    deployment, _, _, budget = _share_out(deployment)
+    return _plan_end(deployment, budget, -budget.band)
+
+
+def _share_out(deployment: Deployment) -> tuple[Deployment, WeightBytes, CacheLayout, MemoryBudget]:
+    """The deployment with the engine's defaults, its weights, block layout and memory."""
+    table, _ = engine_table(deployment.cache.engine)
+    deployment = with_engine_defaults(deployment, table)
+    layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
+    weights = count_weights(
+        deployment.arch,
+        dtype=deployment.cache.dtype,
+        tensor_parallel_size=deployment.cache.tensor_parallel_size,
+        pipeline_parallel_size=deployment.cache.pipeline_parallel_size,
+        quantization=deployment.quantization,
+        published_bytes=deployment.published_weight_bytes,
+    )
+    request = _memory_request(deployment, table, weights)
+    return deployment, weights, layout, budget_memory(deployment.arch, weights, request, layout.bytes_per_block)
 
 
 def with_engine_defaults(deployment: Deployment, table: EngineTable) -> Deployment:

@@ -7,6 +7,7 @@ For Nemotron-H the whole count is the published one (8,888,227,328 for Nano 9B v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from hybridserve.planning.architecture import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2
@@ -64,6 +65,7 @@ class WeightBytes:
     how: str
 
 
+@lru_cache(maxsize=64)
 def count_parameters(arch: Architecture) -> int:
     """Parameters of the whole model."""
     return _stage(arch, arch.layers, tp=1, first=True, last=True).total
@@ -82,6 +84,7 @@ def count_active_parameters(arch: Architecture) -> int:
     return total
 
 
+@lru_cache(maxsize=64)
 def count_weights(
     arch: Architecture,
     *,
