@@ -119,6 +119,7 @@ class Memory:
         pace: how service slows down as replicas fill.
         blocks: mean blocks of a running sequence.
         samples: demand and forecasts, some in each start-up time, as far back as the spec remembers.
+        surprise: what follows from them.
     """
 
     replicas: Mapping[str, Counters] = field(default_factory=dict)
@@ -129,6 +130,24 @@ class Memory:
     pace: Pace = field(default_factory=Pace)
     blocks: float = 0.0
     samples: tuple[Sample, ...] = ()
+    surprise: Surprise = field(default_factory=lambda: Surprise())
+
+
+@dataclass(frozen=True, slots=True)
+class Surprise:
+    """What the remembered errors of forecasts come to.
+
+    Attributes:
+        sigmas: how far demand exceeded them at the quantile of the goal, beyond chance, in roots of the forecast.
+        peak: the most that was due for half a start-up time.
+    """
+
+    sigmas: float = 0.0
+    peak: float = 0.0
+
+    def slots(self, forecast: float) -> float:
+        """Slots to keep on top of a forecast. In the middle of a burst there is no need of room for another on top."""
+        return min(self.sigmas * sqrt(max(forecast, 1.0)), max(0.0, self.peak - forecast))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +175,14 @@ def remember(memory: Memory, seen: Observation, spec: ScalingSpec) -> tuple[Memo
         # Nothing has finished yet: all that is known is who is there.
         now = float(seen.queued + sum(reading.running + reading.waiting for reading in seen.readings))
     forecast = max(0.0, _forecast(memory.samples, now, seen.now, memory.service_s, spec.start_up_s))
-    memory = replace(memory, samples=_sampled(memory.samples, Sample(seen.now, now, forecast), spec))
-    return memory, Demand(now, forecast, surprise(memory.samples, forecast, spec))
+    if memory.surprise.sigmas:
+        # Where bursts are known a steep rise is one more of them, and they end where they ended: without this, three
+        # times the rate for three minutes was answered with room for five times.
+        forecast = min(forecast, max(memory.surprise.peak, now))
+    samples = _sampled(memory.samples, Sample(seen.now, now, forecast), spec)
+    if samples is not memory.samples:
+        memory = replace(memory, samples=samples, surprise=surprise(samples, spec))
+    return memory, Demand(now, forecast, memory.surprise.slots(forecast))
 
 
 def _count(memory: Memory, seen: Observation) -> tuple[Memory, float]:
@@ -252,7 +277,9 @@ def _forecast(samples: tuple[Sample, ...], demand: float, now: float, service_s:
     if level < before - chance:
         return level  # giving back is at once: no need to foresee a decline
     even = (level + before) / 2
-    growth = min(level - before, 2 * (half - _mean(recent[: len(recent) // 2]))) - chance
+    quarter = len(recent) // 4
+    lately = 4 * (_mean(recent[-quarter:]) - _mean(recent[-2 * quarter : -quarter]))
+    growth = min(level - before, 2 * (half - _mean(recent[: len(recent) // 2])), lately) - chance
     return max(even, half + 1.25 * growth) if growth > 0 else even
 
 
@@ -270,8 +297,8 @@ def _sampled(samples: tuple[Sample, ...], sample: Sample, spec: ScalingSpec) -> 
     return (*samples[start:], sample)
 
 
-def surprise(samples: tuple[Sample, ...], forecast: float, spec: ScalingSpec) -> float:
-    """How far demand has exceeded forecasts at the quantile of the goal, beyond chance, in slots.
+def surprise(samples: tuple[Sample, ...], spec: ScalingSpec) -> Surprise:
+    """How far demand has exceeded forecasts, beyond chance.
 
     Chance leaves errors of a few ``sqrt(forecast)``, and that is what `spare_servers` is for. What is beyond them are
     bursts, and as long as they are remembered room is kept for the next one. The worst of them is left out with all
@@ -283,12 +310,12 @@ def surprise(samples: tuple[Sample, ...], forecast: float, spec: ScalingSpec) ->
         for before, after in zip(samples, samples[lag:], strict=False)
     ]
     if len(errors) <= 2 * lag:
-        return 0.0
+        return Surprise()
     worst = max(errors, key=lambda error: error[1])[0]
     left = sorted(error for at, error in errors if abs(at - worst) > 2 * spec.start_up_s)
     if not left:
-        return 0.0
+        return Surprise()
     quantile = left[min(len(left) - 1, int(spec.attainment * len(left)))]
-    beyond = max(0.0, quantile - CHANCE_SIGMAS) * sqrt(max(forecast, 1.0))
-    # In the middle of a burst there is no need of room for another one on top: what was the most stays the most.
-    return min(beyond, max(0.0, max(sample.demand for sample in samples) - forecast))
+    demand = [sample.demand for sample in samples]
+    peak = max(_mean(demand[index : index + lag // 2]) for index in range(len(demand) - lag // 2 + 1))
+    return Surprise(max(0.0, quantile - CHANCE_SIGMAS), peak)
