@@ -200,6 +200,15 @@ def test_a_key_is_valid_through_its_last_day(tmp_path: Path) -> None:
     assert ring.find(key.encode()) is None
 
 
+def test_the_whole_hash_is_compared(tmp_path: Path) -> None:
+    file, key = tmp_path / "keys.txt", new_key()
+    line = key_line("a", key)
+    end = line.index(" scopes=")
+    other = "0" if line[end - 1] != "0" else "1"
+    file.write_text(line[: end - 1] + other + line[end:])
+    assert KeyRing(file).find(key.encode()) is None
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -423,6 +432,7 @@ TRACE = 'Traceback (most recent call last):\n  File "/secret/path.py", line 1, i
     [
         (500, {"error": {"message": TRACE, "type": "InternalServerError", "code": 500}}, "error"),
         (500, {"object": "error", "message": TRACE}, "error"),
+        (500, {"error": {"message": "cannot handle the text hello"}}, "error"),
         (503, {"error": {"message": "too many queued requests", "code": 503}}, "engine_unavailable"),
         (404, {"detail": "Not Found"}, "not_found"),
         (

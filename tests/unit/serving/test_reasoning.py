@@ -95,7 +95,16 @@ def test_system_and_assistant_keep_their_words() -> None:
     assert sent({"messages": messages})[1]["messages"] == messages
 
 
-@given(st.lists(st.text("/no_think<>", max_size=12), min_size=1, max_size=4))
+@st.composite
+def cut_words(draw: st.DrawFn) -> list[str]:
+    """Control words and scraps of them, cut anywhere."""
+    scraps = st.sampled_from([*WORDS, "/", "th", "ink", "<", "no_", " "])
+    text = "".join(draw(st.lists(scraps, min_size=1, max_size=5)))
+    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=3)))
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+@given(cut_words())
 def test_no_cut_into_parts_smuggles_a_word(parts: list[str]) -> None:
     """Templates join parts with nothing, a space or a line end between."""
     body = user([{"type": "text", "text": part} for part in parts])
