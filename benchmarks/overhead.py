@@ -282,6 +282,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=3, help="requests of one client in one round")
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--doors", nargs="*", default=["keys", "rules", "guard model"], help="which doors to compare")
     parser.add_argument("--ray", action="store_true", help="also hybridserve serve and Ray Serve LLM's own ingress")
     parser.add_argument("-c", "--config", type=Path, help="settings; the demo model on this CPU when left out")
     parser.add_argument("--json", action="store_true")
@@ -315,10 +316,11 @@ def compare(folder: Path, settings: Settings, asked: argparse.Namespace) -> list
     key = new_key()
     keys = folder / "keys.txt"
     keys.write_text(key_line("bench", key, ("inference",), rpm=10**6, tpm=10**9, streams=1000) + "\n")
-    stub, base = free_port(), {name: free_port() for name in ("vllm", "keys", "rules", "guard model")}
+    stub, base = free_port(), {name: free_port() for name in ("vllm", *asked.doors)}
     args = {**engine_args(settings), "served_model_name": "demo"}
     words = [*command_line(args)[3:], "--model", str(args["model"])]
-    doors = {"words": words, "ports": base, "settings": door_settings(keys, f"http://127.0.0.1:{stub}")}
+    known = door_settings(keys, f"http://127.0.0.1:{stub}")
+    doors = {"words": words, "ports": base, "settings": {name: known[name] for name in asked.doors}}
     with (
         running(child("stub", port=stub), folder / "stub.log"),
         running(child("doors", **doors), folder / "doors.log") as pid,

@@ -20,6 +20,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import hybridserve
 from hybridserve.planning.engine_args import engine_args
@@ -81,7 +83,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     keys.write_text(f"{key_line('user', key)}\n{key_line('root', admin, ('inference', 'metrics', 'admin'))}\n")
     rules = folder / "rules.yaml"
     rules.write_text(RULES)
-    settings = Settings.model_validate(
+    door = Settings.model_validate(
         {
             "access": {"keys_file": str(keys), "max_output_tokens": 2000, "max_prompt_tokens": 200},
             "guard": {"kind": "rules", "rules_file": str(rules), "window_chars": 60, "overlap_chars": 20},
@@ -91,7 +93,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port = random.randint(20000, 30000)
     environment = {
         **os.environ,
-        "HYBRIDSERVE_SETTINGS_JSON": Handover(settings, headers={"X-Model-License": "Apache-2.0"}).to_json(),
+        "HYBRIDSERVE_SETTINGS_JSON": Handover(door, headers={"X-Model-License": "Apache-2.0"}).to_json(),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
@@ -287,6 +289,30 @@ def test_a_blocked_answer_is_cut_and_its_sequence_freed(server: Server) -> None:
     assert "[DONE]" not in events(stream)
     assert "Mamba" not in stream.text
     server.idle()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+fields = st.sampled_from(
+    [
+        *("messages", "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "stop", "tools"),
+        *("tool_choice", "temperature", "top_p", "logprobs", "response_format", "seed", "reasoning", "logit_bias"),
+        *("chat_template_kwargs", "include_reasoning", "thinking_token_budget", "cache_salt", "min_tokens", "user"),
+    ]
+)
+
+
+@given(st.dictionaries(fields, json_values, max_size=4), st.booleans())
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_request_makes_a_500(server: Server, fuzz: dict[str, Any], plausible: bool) -> None:
+    start = {"messages": user("Hi"), "max_tokens": 3} if plausible else {}
+    answer = server.post({**start, **fuzz})
+    assert answer.status_code < 500, f"{fuzz}: {answer.text}"
+    if answer.status_code >= 400:
+        assert set(answer.json()["error"]) >= {"message", "type", "param", "code"}
 
 
 def test_drain(server: Server) -> None:
