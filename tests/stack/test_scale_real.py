@@ -1,0 +1,167 @@
+"""Scaling on real Ray: 1 -> 2 -> 1 and 1 -> 0 -> 1 under load, and no request fails in any step.
+
+Times of every step are written to the file that HYBRIDSERVE_SCALE_REPORT names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+
+START_UP_S = 20.0
+
+
+class Load:
+    """Streams that are opened again as soon as they end, in threads, until told to stop."""
+
+    def __init__(self, url: str, model: str, streams: int, tokens: int) -> None:
+        self.url, self.model, self.tokens = url, model, tokens
+        self.ended = threading.Event()
+        self.finished = 0
+        self.failures: list[str] = []
+        self.lock = threading.Lock()
+        self.threads = [threading.Thread(target=self._one, daemon=True) for _ in range(streams)]
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Open no more streams, and wait for those that are open to end by themselves."""
+        self.ended.set()
+        for thread in self.threads:
+            thread.join(timeout=300)
+            assert not thread.is_alive(), "a stream did not end"
+
+    def _one(self) -> None:
+        body = {
+            "model": self.model,
+            "prompt": [5, 6, 7, 8] * 8,
+            "max_tokens": self.tokens,
+            "min_tokens": self.tokens,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        with httpx.Client(base_url=self.url, timeout=300, trust_env=False) as client:
+            while not self.ended.is_set():
+                problem = answer_of(client, body)
+                with self.lock:
+                    if problem:
+                        self.failures.append(problem)
+                    else:
+                        self.finished += 1
+
+
+def answer_of(client: httpx.Client, body: dict[str, Any]) -> str | None:
+    """What was wrong with one stream, or None: status, an error inside, or an end without [DONE]."""
+    done = False
+    try:
+        with client.stream("POST", "/v1/completions", json=body) as answer:
+            if answer.status_code != 200:
+                return f"{answer.status_code}: {answer.read().decode()[:200]}"
+            for line in answer.iter_lines():
+                if '"error"' in line:
+                    return line[:200]
+                done = done or line == "data: [DONE]"
+    except httpx.HTTPError as error:
+        return f"{type(error).__name__}: {error}"
+    return None if done else "the stream ended without [DONE]"
+
+
+def replicas(service: Any) -> list[psutil.Process]:
+    """Replica processes of the engine deployment that are alive; Ray names them after the class."""
+    found = []
+    for process in service.processes():
+        try:
+            if "ServeReplica:hybridserve:engine" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for(count: int, service: Any, timeout_s: float) -> float:
+    """Seconds until there are so many replica processes."""
+    began = time.monotonic()
+    while len(replicas(service)) != count:
+        if time.monotonic() - began > timeout_s:
+            pytest.fail(f"{len(replicas(service))} replicas after {timeout_s:.0f} s, not {count}")
+        time.sleep(0.5)
+    return time.monotonic() - began
+
+
+def report(name: str, times: dict[str, float]) -> None:
+    target = os.environ.get("HYBRIDSERVE_SCALE_REPORT")
+    if target:
+        file = Path(target)
+        known = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps({**known, name: {step: round(value, 1) for step, value in times.items()}}, indent=1))
+
+
+def test_one_two_one(start_service: Callable[..., Any]) -> None:
+    """Load for more than one replica brings a second; when it ends the second goes; every stream is whole."""
+    service = start_service(
+        "--set", "scaling.max_replicas=2", "--set", f"scaling.start_up_s={START_UP_S}",
+        "--set", "engine.max_num_seqs=4", "--set", "server.drain_timeout_s=120",
+    )  # fmt: skip
+    assert len(replicas(service)) == 1
+    load = Load(service.url, service.model, streams=12, tokens=100)
+    times = {"load to second process": wait_for(2, service, 120)}
+    time.sleep(90)  # both serve, streams open on both
+    before = load.finished
+    assert before > 0
+    # A few long streams stay open across the step down.
+    long = Load(service.url, service.model, streams=2, tokens=800)
+    load.stop()
+    times["end of load to one process"] = wait_for(1, service, 300)
+    long.stop()
+    assert load.failures == []
+    assert long.failures == []
+    report("1-2-1", times | {"requests": float(load.finished + long.finished)})
+
+
+def test_one_zero_one(start_service: Callable[..., Any]) -> None:
+    """Idle it goes to zero; the first request waits for a start and is answered."""
+    service = start_service(
+        "--set", "scaling.min_replicas=0", "--set", f"scaling.start_up_s={START_UP_S}", "--set", "scaling.idle_s=15"
+    )
+    times = {"idle to zero": wait_for(0, service, 180)}
+    body = {"model": service.model, "prompt": "Hello", "max_tokens": 8, "stream": True}
+    began = time.monotonic()
+    with httpx.Client(base_url=service.url, timeout=300, trust_env=False) as client:
+        assert answer_of(client, body) is None
+    times["first request from zero"] = time.monotonic() - began
+    assert len(replicas(service)) == 1
+    report("1-0-1", times)
+
+
+def test_a_killed_replica_is_replaced_and_nothing_flaps(start_service: Callable[..., Any]) -> None:
+    """Under a load for one replica, its death brings one new one, and not two."""
+    service = start_service("--set", "scaling.max_replicas=2", "--set", f"scaling.start_up_s={START_UP_S}")
+    load = Load(service.url, service.model, streams=1, tokens=50)
+    time.sleep(10)
+    (victim,) = replicas(service)
+    victim.kill()
+    began = time.monotonic()
+    seen = []
+    while time.monotonic() - began < 240:
+        alive = [process.pid for process in replicas(service) if process.pid != victim.pid]
+        seen.append(len(alive))
+        finished = load.finished
+        time.sleep(1)
+        if alive and load.finished > finished and time.monotonic() - began > 90:
+            break
+    load.stop()
+    assert seen[-1] == 1
+    assert max(seen) == 1
+    assert len(load.failures) <= 1, load.failures  # the stream that was open on the killed replica
+    report("killed", {"replaced and serving": time.monotonic() - began})
