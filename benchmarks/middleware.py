@@ -93,7 +93,7 @@ async def once(app: Any, scope: dict[str, Any], body: bytes) -> None:
 
 
 def rounds(apps: dict[str, Any], key: str, repeat: int, calls: int) -> dict[str, float]:
-    """Median microseconds of processor time of one call of each app, in turns so that a busy neighbour hits all alike."""
+    """Median microseconds of processor time of one call of each app, in turns so that a neighbour hits all alike."""
     scope, body = scope_and_body(key)
     taken: dict[str, list[float]] = {name: [] for name in apps}
 
