@@ -24,6 +24,7 @@ import httpx
 import numpy as np
 import yaml
 
+from hybridserve.planning.engine_args import plan_settings
 from hybridserve.scaling.simulator.calibration import parse_service_times
 from hybridserve.serving.capacity import replica_capacity
 from hybridserve.settings import load
@@ -54,10 +55,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     settings = load(asked.config, ()).settings
-    capacity = replica_capacity(settings)
+    planned = plan_settings(settings)
+    capacity = replica_capacity(settings, planned)
     with httpx.Client(base_url=asked.url, timeout=60, trust_env=False) as client:
         model = client.get("/v1/models").raise_for_status().json()["data"][0]["id"]
-    budget = settings.engine.max_num_batched_tokens or 2048
+    budget = planned.advice.plan.max_num_batched_tokens
     streams = [n for n in (1, 2, 4, 8, 16, 32) if n <= capacity.max_num_seqs]
     firsts, gaps = asyncio.run(measure(asked.url, model, streams, asked.repeats))
 
@@ -99,7 +101,7 @@ def main() -> None:
         },
         "request_overhead_s": float(f"{overhead:.4g}"),
         "start_up_s": asked.start_up,
-        "error": {"ttft": round(first_error, 3), "inter_token": round(gap_error, 3)},
+        "error": {"ttft": round(float(first_error), 3), "inter_token": round(float(gap_error), 3)},
     }
     text = yaml.safe_dump(tree, sort_keys=False, width=110)
     parse_service_times(text, "calibration")
