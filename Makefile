@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast lint format demo-model bench-start lock clean
+.PHONY: help install serve test test-fast lint format demo-model bench-start bench-scaling calibrate test-scale lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -23,6 +23,10 @@ test: install lint ## every test, with the real engine and the real stack
 test-fast: LOCK = dev
 test-fast: install ## the tests that need no engine, in under a minute
 	$(BIN)/pytest -m "not engine and not stack and not chart"
+
+test-planner-032: LOCK = dev
+test-planner-032: install ## the planner against the allocator of vLLM 0.32.0, in an environment of its own
+	$(BIN)/python scripts/planner_032.py
 
 lint: LOCK = dev
 lint: install ## format, lint, types, and the one direction of imports
@@ -43,6 +47,23 @@ demo-model: install ## train the demo model again, in minutes
 bench-start: LOCK = dev
 bench-start: install ## time to ready, ours and vLLM's own, in pairs
 	$(BIN)/python benchmarks/start.py
+
+bench-scaling: LOCK = dev
+bench-scaling: install ## every scaling policy on every workload, in the simulator
+	$(BIN)/python benchmarks/scaling.py
+
+calibrate: LOCK = dev
+calibrate: install ## fit the simulator to a server that runs (CALIBRATE_ARGS="--url ... --start-up 45 --out my.yaml")
+	$(BIN)/python benchmarks/calibrate.py $(CALIBRATE_ARGS)
+
+test-scale: LOCK = dev
+test-scale: install ## scaling on real Ray: 1, 2, 1 and 1, 0, 1 replicas under load
+	$(BIN)/pytest tests/stack/test_scale_real.py
+
+bench-overhead: LOCK = dev
+bench-overhead: install ## what the control layer costs: by itself, and in front of the engine
+	$(BIN)/python benchmarks/middleware.py
+	$(BIN)/python benchmarks/overhead.py
 
 lock: LOCK = dev
 lock: install ## resolve pyproject.toml into requirements/*.txt again

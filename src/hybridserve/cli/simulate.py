@@ -73,6 +73,8 @@ def simulate(
     for flag, value in (("--scale", scale), ("--ttft", ttft), ("--inter-token", inter_token)):
         if not value > 0:
             raise ConfigError(flag, f"{value:g} is not positive", "give a number above 0")
+    if not 0 <= minimum <= maximum or maximum < 1:
+        raise ConfigError("--min/--max", f"bounds {minimum} to {maximum} are impossible", "0 <= min <= max, 1 <= max")
     if trace is not None:
         arrivals = read_trace(trace)
     elif workload in WORKLOADS:

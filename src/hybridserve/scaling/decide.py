@@ -16,8 +16,8 @@ from hybridserve.scaling.spec import ScalingSpec
 
 # Demand this many standard deviations above the forecast is no chance (1 in 30,000) and does not wait for a trend.
 BURST_SIGMAS = 4.0
-# Giving back waits until nothing has asked for more for this many start-up times: an idle replica costs no more than the
-# start-up of the one that would have to be asked for again.
+# Giving back waits until nothing has asked for more for this many start-up times: an idle replica costs no more than
+# the start-up of the one that would have to be asked for again.
 HOLD_START_UPS = 1.0
 
 

@@ -229,7 +229,8 @@ def _with_finished(memory: Memory, new: Counters) -> Memory:
     mean = 1.0 if not memory.service_s else share
     return replace(
         memory,
-        service_s=memory.service_s + mean * (new.slot_seconds / new.finished - memory.service_s),
+        # Nothing holds a slot for less than a step; a clock that says so would make the rate of arrivals infinite.
+        service_s=max(0.001, memory.service_s + mean * (new.slot_seconds / new.finished - memory.service_s)),
         prompt=memory.prompt + mean * (new.prompt_tokens / new.finished - memory.prompt),
         prompt_square=memory.prompt_square + mean * (new.prompt_squares / new.finished - memory.prompt_square),
     )
