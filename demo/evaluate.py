@@ -1,7 +1,7 @@
 """Judge the demo model: `python demo/evaluate.py src/hybridserve/demo_model`.
 
-Greedy decoding with transformers in float32. An answer counts as right only when the whole reply, reasoning included, is
-the corpus's own text and ends with the end marker. The margin of a reply is the smallest gap between the best and the
+Greedy decoding with transformers in float32. An answer counts as right only when the whole reply, reasoning included,
+is the corpus's own text and ends with the end marker. The margin of a reply is the smallest gap between best and
 second-best logit over its tokens: where it is wide, another engine with other rounding chooses the same tokens.
 """
 
@@ -51,27 +51,36 @@ class Judge:
         return text, float((best[:, 0] - best[:, 1]).min()), ids.shape[1]
 
     @torch.inference_mode()
-    def is_right(self, dialogue: Dialogue) -> Outcome:
-        """Whether greedy decoding yields exactly the expected reply.
+    def outcomes(self, dialogues: list[Dialogue], tokens: int = 8192) -> list[Outcome]:
+        """Whether greedy decoding yields exactly the expected reply, for each dialogue.
 
         One forward pass over prompt and expected reply tells: greedy decoding follows it if each token is the best one.
+        Rows are batched by length, about `tokens` tokens at a time.
         """
-        prompt = self.tokenizer.encode(
-            self.tokenizer.apply_chat_template(
-                dialogue.messages, tokenize=False, add_generation_prompt=True, enable_thinking=dialogue.thinking
+        rows = []
+        for at, dialogue in enumerate(dialogues):
+            prompt = self.tokenizer.encode(
+                self.tokenizer.apply_chat_template(
+                    dialogue.messages, tokenize=False, add_generation_prompt=True, enable_thinking=dialogue.thinking
+                )
             )
-        )
-        reply = self.tokenizer.encode(expected(dialogue.reply, dialogue.thinking))
-        logits = self.model(torch.tensor([prompt + reply[:-1]]), use_cache=False).logits[0, len(prompt) - 1 :]
-        wanted = torch.tensor(reply)
-        best = logits.topk(2).values
-        chosen = logits.argmax(-1)
-        return Outcome(
-            self.tokenizer.decode(chosen),
-            bool((chosen == wanted).all()),
-            float((best[:, 0] - best[:, 1]).min()),
-            len(prompt),
-        )
+            rows.append((at, prompt, self.tokenizer.encode(expected(dialogue.reply, dialogue.thinking))))
+        rows.sort(key=lambda row: -len(row[1]) - len(row[2]))
+        found: dict[int, Outcome] = {}
+        while rows:
+            width = len(rows[0][1]) + len(rows[0][2])
+            count = max(1, tokens // width)
+            batch, rows = rows[:count], rows[count:]
+            # Padding stands after the text, where a causal model does not see it.
+            ids = [prompt + reply + [0] * (width - len(prompt) - len(reply)) for _, prompt, reply in batch]
+            hidden = self.model.model(torch.tensor(ids), use_cache=False).last_hidden_state
+            for (at, prompt, reply), states in zip(batch, hidden, strict=True):
+                logits = self.model.lm_head(states[len(prompt) - 1 : len(prompt) + len(reply) - 1])
+                best, chosen = logits.topk(2).values, logits.argmax(-1)
+                right = bool((chosen == torch.tensor(reply)).all())
+                margin = float((best[:, 0] - best[:, 1]).min())
+                found[at] = Outcome(self.tokenizer.decode(chosen), right, margin, len(prompt))
+        return [found[at] for at in range(len(dialogues))]
 
 
 def expected(reply: Reply, thinking: bool) -> str:
@@ -85,10 +94,12 @@ def cases(corpus: Corpus, rng: random.Random) -> dict[str, list[tuple[list[dict[
     def user(text: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": text}]
 
-    known = [(user(q), r) for questions in corpus.topics.values() for q, r in rng.sample(questions, min(4, len(questions)))]
+    known = [
+        (user(q), r) for questions in corpus.topics.values() for q, r in rng.sample(questions, min(3, len(questions)))
+    ]
     sums = [(user(corpus.sum_question(rng, *s)), corpus.sum_reply(*s)) for s in corpus.sums()]
-    random_dialogues = [corpus.dialogue(rng) for _ in range(600)]
-    long_dialogues = [corpus.dialogue(rng, notes=(25, 60)) for _ in range(60)]
+    random_dialogues = [corpus.dialogue(rng) for _ in range(500)]
+    long_dialogues = [corpus.dialogue(rng, notes=(25, 60)) for _ in range(40)]
     return {
         "known wordings": known,
         "new wordings": [(user(q), r) for q, r in corpus.held_out],
@@ -113,15 +124,15 @@ def main() -> int:
     table: dict[str, dict[str, float]] = {}
     for name, dialogues in cases(corpus, random.Random(1)).items():
         for thinking in (False, True):
-            outcomes = [(m, r, judge.is_right(Dialogue(m, thinking, r))) for m, r in dialogues]
-            right = [o for _, _, o in outcomes if o.right]
+            outcomes = judge.outcomes([Dialogue(messages, thinking, reply) for messages, reply in dialogues])
+            right = [outcome for outcome in outcomes if outcome.right]
             table[f"{name}, reasoning {'on' if thinking else 'off'}"] = {
                 "cases": len(outcomes),
                 "right": round(len(right) / len(outcomes), 4),
                 "smallest margin of the right": round(min(o.margin for o in right), 3),
             }
             if options.wrong:
-                for messages, _, outcome in outcomes:
+                for (messages, _), outcome in zip(dialogues, outcomes, strict=True):
                     if not outcome.right:
                         print(f"  {name}: {messages[-1]['content'][-80:]!r} -> {outcome.text[:110]!r}")
     if options.prompts:
@@ -135,7 +146,9 @@ def main() -> int:
             if options.wrong and not (hit and margin > 0.2):
                 print(f"  {prompt['id']}: margin {margin:.3f} -> {text[:160]!r}")
         table["evaluation prompts"] = {
-            "cases": len(prompts), "right": round(hits / len(prompts), 4), "smallest margin": round(min(margins), 3)
+            "cases": len(prompts),
+            "right": round(hits / len(prompts), 4),
+            "smallest margin": round(min(margins), 3),
         }
     if options.json:
         print(json.dumps(table, indent=2))

@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import random
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ def new_model(seed: int, tokenizer: PreTrainedTokenizerFast) -> NemotronHForCaus
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> tuple[list[int], list[int]]:
-    """Token ids of the whole conversation, and labels: every answer with its end marker, the last one with its reasoning."""
+    """Token ids of the whole conversation, and labels: answers with their end markers, the last with reasoning."""
     prompt = tokenizer.encode(
         tokenizer.apply_chat_template(
             dialogue.messages, tokenize=False, add_generation_prompt=True, enable_thinking=dialogue.thinking
@@ -125,7 +124,9 @@ def batches(
             yield collate(group, tokenizer.pad_token_id)
             if at % schedule.long_every == schedule.long_every - 1:
                 notes, count = rng.choice([((4, 10), 6), ((4, 10), 6), ((10, 20), 3), ((20, 40), 2)])
-                yield collate([encode(tokenizer, corpus.dialogue(rng, notes=notes)) for _ in range(count)], tokenizer.pad_token_id)
+                yield collate(
+                    [encode(tokenizer, corpus.dialogue(rng, notes=notes)) for _ in range(count)], tokenizer.pad_token_id
+                )
 
 
 def collate(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,7 +177,10 @@ def train(
             spent = time.monotonic() - started
             left = spent / (step + 1) * (schedule.steps - step - 1)
             recent = sum(losses[-50:]) / len(losses[-50:])
-            print(f"step {step + 1:5d}/{schedule.steps}  loss {recent:.4f}  {spent:4.0f} s  about {left:.0f} s left", flush=True)
+            print(
+                f"step {step + 1:5d}/{schedule.steps}  loss {recent:.4f}  {spent:4.0f} s  about {left:.0f} s left",
+                flush=True,
+            )
     model.eval()
     return losses
 
@@ -197,11 +201,15 @@ def write(model: NemotronHForCausalLM, tokenizer: PreTrainedTokenizerFast, out: 
 
 def main() -> None:
     """Train, write the checkpoint and TRAINING.json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="example: python demo/train.py --out /tmp/demo")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="example: python demo/train.py --out /tmp/demo"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=Schedule.steps, help="training steps (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (default %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (default %(default)s)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -215,7 +223,10 @@ def main() -> None:
     )
     model = new_model(options.seed, tokenizer)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters:,} parameters, {len(tokenizer)} tokens, {len(corpus.topics)} topics, {schedule.steps} steps", flush=True)
+    print(
+        f"{parameters:,} parameters, {len(tokenizer)} tokens, {len(corpus.topics)} topics, {schedule.steps} steps",
+        flush=True,
+    )
     started = time.monotonic()
     losses = train(model, tokenizer, corpus, schedule, options.seed)
     seconds = time.monotonic() - started

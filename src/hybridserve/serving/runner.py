@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     # Ray would print a stack and abort on SIGTERM; here SIGTERM is a request to drain.
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    # Ray runs workers at niceness 15, so that a busy machine starves the one process that everybody waits for.
+    "RAY_worker_niceness": "0",
     # Under `uv run` Ray would build an environment of its own for every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
