@@ -17,8 +17,8 @@ serve: install ## serve the demo model on this CPU (SERVE_ARGS="--port 8080")
 	@exec $(BIN)/hybridserve serve $(SERVE_ARGS)
 
 test: LOCK = dev
-test: install lint ## every test, with the real engine and the real stack
-	$(BIN)/pytest
+test: install lint ## the tests, with the real engine and the real stack (scaling on Ray: make test-scale)
+	$(BIN)/pytest -m "not scale" --durations=15
 
 test-fast: LOCK = dev
 test-fast: install ## the tests that need no engine, in under a minute

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.scale, pytest.mark.timeout(900)]
 
 START_UP_S = 20.0
 
