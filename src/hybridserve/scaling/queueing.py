@@ -10,10 +10,11 @@ def spare_servers(load: float, service_s: float, wait_s: float, miss: float) -> 
 
     Square-root staffing: with ``s = load + beta * sqrt(load)`` servers the share of customers who wait at all is
     ``1 / (1 + beta * Phi(beta) / phi(beta))``, and a wait is exponential with rate ``(s - load) / service_s``.
-    Source: Halfin and Whitt, Heavy-traffic limits for queues with many exponential servers, 1981.
+    Source: Halfin and Whitt, Heavy-traffic limits for queues with many exponential servers, 1981. It is a limit: with
+    10 busy slots and nobody to wait, 1 in 100 promised is 1.6 in 100 by Erlang's exact formula; with 2000 it is 1.0.
 
     Example: 100 slots in use, 13 s a request, 2 s to wait, 1 in 100 may miss: 15 spare slots. One may wait not at all:
-    22.
+    24.
     """
     if load <= 0:
         return 0.0
@@ -30,7 +31,8 @@ def spare_servers(load: float, service_s: float, wait_s: float, miss: float) -> 
 def highest_utilization(work_s: float, wait_s: float, miss: float) -> float:
     """The largest utilization of one server at which at most `miss` of the jobs of `work_s` wait longer than `wait_s`.
 
-    One server with even jobs (M/D/1) in heavy traffic: ``P(wait > t) = rho * exp(-2 * (1 - rho) * t / (rho * x))``.
+    One server with even jobs (M/D/1): a share rho waits, for an exponential time of mean ``x / (2 * (1 - rho))``, which
+    is the mean that Pollaczek and Khinchine give: ``P(wait > t) = rho * exp(-2 * (1 - rho) * t / x)``.
     Source: Kingman, On queues in heavy traffic, 1962. It bounds how much of a replica's time prompts may take: a
     utilization of 1 keeps up with the tokens and never ends a queue.
     """
@@ -39,6 +41,6 @@ def highest_utilization(work_s: float, wait_s: float, miss: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(40):
         rho = (low + high) / 2
-        late = rho * exp(-2 * (1 - rho) * max(0.0, wait_s) / (rho * work_s)) if rho > 0 else 0.0
+        late = rho * exp(-2 * (1 - rho) * max(0.0, wait_s) / work_s)
         low, high = (rho, high) if late <= miss else (low, rho)
     return max(low, 0.05)
