@@ -14,7 +14,7 @@ from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
 from hybridserve.errors import ConfigError
 from hybridserve.planning.advice import Advice, Goal, Reuse, advise
 from hybridserve.planning.architecture import read_architecture
-from hybridserve.planning.calibration import Calibration
+from hybridserve.planning.calibration import Calibration, read_calibration
 from hybridserve.planning.deployment import Deployment
 from hybridserve.planning.memory import GIB
 from hybridserve.planning.plan import CacheRequest
@@ -69,8 +69,14 @@ def plan_settings(settings: Settings, wishes: Wishes = ANY_WISHES) -> Planned:
         PlanRefused: the engine would not start.
     """
     model = find_model(settings)
-    asked = deployment_from(settings, model, wishes.calibration)
+    asked = deployment_from(settings, model, wishes.calibration or _calibration(settings))
     return Planned(settings, model, asked, advise(asked, wishes.workload, wishes.goal, wishes.reuse))
+
+
+def _calibration(settings: Settings) -> Calibration | None:
+    """The calibration file of the settings; one that is not there yet is empty."""
+    file = settings.accelerator.calibration
+    return read_calibration(file.read_text(encoding="utf-8"), str(file)) if file and file.exists() else None
 
 
 def find_model(settings: Settings) -> ResolvedModel:

@@ -10,6 +10,9 @@ from hybridserve.compliance import compliance_document, evaluate, licences_docum
 from hybridserve.compliance.documents import attribution_header
 from hybridserve.errors import HybridServeError
 from hybridserve.planning.backcheck import differences
+from hybridserve.planning.calibration import record
+from hybridserve.planning.deployment import profiled_settings
+from hybridserve.planning.engine_args import Planned
 from hybridserve.planning.plan import CachePlan
 from hybridserve.serving.gate import view_of
 from hybridserve.serving.middleware.handover import Handover
@@ -78,3 +81,25 @@ def plan_document(plan: CachePlan | None, reported: ReportedCache) -> dict[str, 
         "holds": not different,
         "differences": [str(difference) for difference in different],
     }
+
+
+def remember_pool(planned: Planned, reported: ReportedCache) -> None:
+    """Write the pool that this start profiled into the calibration file, so that the next plan is exact.
+
+    The engine does not report its bytes, but its blocks: blocks times bytes per block give the same plan.
+    """
+    file = planned.settings.accelerator.calibration
+    plan = planned.advice.plan
+    if file is None or plan.deployment.kv_cache_memory_bytes is not None:
+        return
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    content = record(
+        text,
+        model=planned.model.id,
+        accelerator=plan.deployment.accelerator.id,
+        settings=profiled_settings(plan.deployment),
+        kv_bytes=reported.num_gpu_blocks * plan.layout.bytes_per_block,
+        read=date.today(),
+        where=str(file),
+    )
+    file.write_text(content, encoding="utf-8")

@@ -19,12 +19,14 @@ from ray.serve.llm.deployment import LLMServer
 from hybridserve.planning.engine_args import Planned, engine_args, plan_settings
 from hybridserve.planning.render import llm_config
 from hybridserve.serving import early_core
-from hybridserve.serving.admission import plan_document
+from hybridserve.serving.admission import plan_document, remember_pool
 from hybridserve.serving.executor import ENVIRONMENT, InlineExecutor
 from hybridserve.serving.middleware import ControlMiddleware
 from hybridserve.serving.middleware.control import Control
 from hybridserve.serving.middleware.handover import Handover
+from hybridserve.serving.middleware.metrics import SPECS
 from hybridserve.serving.reported import reported_cache
+from hybridserve.telemetry.prometheus import PrometheusMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +94,15 @@ class HybridServer(LLMServer):
         plan = plan_document(self.planned.advice.plan.cache, reported)
         for difference in plan["differences"]:
             logger.warning("the plan does not hold: %s", difference)
+        metrics = PrometheusMetrics(SPECS)
+        metrics.plan(len(plan["differences"]))
+        metrics.findings(self.handover.documents["/compliance"]["counts"])
+        remember_pool(self.planned, reported)
         documents = {**self.handover.documents, "/plan": plan}
+        handover = replace(self.handover, documents=documents)
         app = await super().__serve_build_asgi_app__()
         app.middleware_stack = None  # vLLM has built it already; it is built again with ours in it
-        app.add_middleware(ControlMiddleware, control=Control(replace(self.handover, documents=documents)))
+        app.add_middleware(ControlMiddleware, control=Control(handover, metrics=metrics))
         return app
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from hybridserve.settings.section import Section
@@ -27,3 +29,5 @@ class AcceleratorSection(Section):
     """Catalogue id of the accelerator, such as a10g, l40s, h100 or cpu."""
     memory_gib: float | None = Field(default=None, gt=0)
     """Memory of one device in GiB where it differs from the catalogue's, as on a shared GPU."""
+    calibration: Path | None = None
+    """YAML file of pools that earlier starts reported: read by every plan, written after a start that profiled one."""
