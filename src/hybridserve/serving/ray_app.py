@@ -19,7 +19,9 @@ from ray.serve.deployment import Application
 from hybridserve.catalog.accelerators import accelerator
 from hybridserve.serving import early_core
 from hybridserve.serving.admission import admit
+from hybridserve.serving.capacity import replica_capacity
 from hybridserve.serving.middleware.handover import from_environ
+from hybridserve.serving.scaling_policy import autoscaling_options
 from hybridserve.settings import Settings
 from hybridserve.settings.load import SETTINGS_JSON
 
@@ -48,6 +50,10 @@ class Replica:
     async def check_health(self) -> None:
         """Asked by Serve's controller every few seconds."""
         await self._server.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Serve as often, for the scaling policy; numbers only."""
+        return self._server.signals.numbers()
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -87,12 +93,7 @@ def deployment_options(settings: Settings) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": settings.server.drain_timeout_s,
         "health_check_period_s": 5,
         "health_check_timeout_s": 30,
-        "autoscaling_config": AutoscalingConfig(
-            min_replicas=settings.scaling.min_replicas,
-            max_replicas=settings.scaling.max_replicas,
-            initial_replicas=max(settings.scaling.min_replicas, 1),
-            target_ongoing_requests=100_000,
-        ),
+        "autoscaling_config": AutoscalingConfig(**autoscaling_options(settings.scaling, replica_capacity(settings))),
         "placement_group_bundles": bundles,
         "placement_group_strategy": "PACK",
     }

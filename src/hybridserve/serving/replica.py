@@ -20,12 +20,14 @@ from hybridserve.planning.engine_args import Planned, engine_args, plan_settings
 from hybridserve.planning.render import llm_config
 from hybridserve.serving import early_core
 from hybridserve.serving.admission import plan_document, remember_pool
+from hybridserve.serving.capacity import replica_capacity
 from hybridserve.serving.executor import ENVIRONMENT, InlineExecutor
 from hybridserve.serving.middleware import ControlMiddleware
 from hybridserve.serving.middleware.control import Control
 from hybridserve.serving.middleware.handover import Handover
 from hybridserve.serving.middleware.metrics import SPECS
 from hybridserve.serving.reported import reported_cache
+from hybridserve.serving.signals import EngineSignals
 from hybridserve.telemetry.prometheus import PrometheusMetrics
 
 logger = logging.getLogger(__name__)
@@ -61,11 +63,16 @@ class HybridServer(LLMServer):
 
     handover: Handover
     planned: Planned
+    signals: EngineSignals
 
     async def _start_engine(self) -> None:
         """Start the engine without Ray's telemetry actor, warm it up, then watch it."""
         await self.engine.start()
         await self._warm_up()
+        client = self.engine._engine_client
+        capacity = replica_capacity(self.handover.settings, self.planned)
+        self.signals = EngineSignals(capacity, client.get_num_unfinished_requests)
+        client.logger_manager.stat_loggers.append(self.signals)
         self._watchdog = asyncio.create_task(self._die_with_the_engine())
 
     async def _warm_up(self) -> None:
