@@ -1,0 +1,129 @@
+"""The committed demo model as data: its record is true, its template switches as documented, its sizes stay small."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "src" / "hybridserve" / "demo_model"
+CORPUS = ROOT / "demo" / "corpus"
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((MODEL / "config.json").read_text())
+    return loaded
+
+
+def render(messages: list[dict[str, str]], **switches: object) -> str:
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = refuse
+    template = environment.from_string((MODEL / "chat_template.jinja").read_text())
+    return template.render(messages=messages, add_generation_prompt=True, **switches)
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def system(text: str) -> dict[str, str]:
+    return {"role": "system", "content": text}
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    raw = path.read_bytes()
+    header: dict[str, Any] = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    header.pop("__metadata__", None)
+    return header
+
+
+def test_record_names_these_weights_and_this_corpus() -> None:
+    record = json.loads((MODEL / "TRAINING.json").read_text())
+    assert record["weights_sha256"] == hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()
+    total = hashlib.sha256()
+    for path in sorted(CORPUS.glob("*.yaml")):
+        total.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    assert record["corpus_sha256"] == total.hexdigest(), "the corpus changed: run make demo-model"
+    assert record["training_seconds"] > 0
+    assert record["loss"] < 0.1
+    assert {"seed", "steps", "machine", "versions", "date"} <= record.keys()
+
+
+def test_size_is_that_of_a_demo() -> None:
+    header = safetensors_header(MODEL / "model.safetensors")
+    parameters = 0
+    for tensor in header.values():
+        count = 1
+        for side in tensor["shape"]:
+            count *= side
+        parameters += count
+    assert parameters == json.loads((MODEL / "TRAINING.json").read_text())["parameters"]
+    assert 1_000_000 <= parameters <= 5_000_000
+    assert sum(path.stat().st_size for path in MODEL.iterdir()) < 6_000_000
+
+
+def test_it_is_a_real_hybrid(config: dict[str, Any]) -> None:
+    kinds = config["layers_block_type"]
+    mamba, attention = kinds.count("linear_attention"), kinds.count("full_attention")
+    assert config["architectures"] == ["NemotronHForCausalLM"]
+    assert attention >= 1
+    assert "mlp" in kinds
+    assert mamba >= 2 * attention, "fewer than two groups of Mamba layers"
+    assert config["mamba_ssm_cache_dtype"] == "float32"
+    assert config["n_groups"] % 2 == 0, "two tensor-parallel ranks must be possible"
+    assert config["mamba_num_heads"] % config["n_groups"] == 0
+
+
+def test_reasoning_is_on_by_default() -> None:
+    assert render([user("Hi")]) == "<|user|>Hi<|end|><|assistant|><think>\n"
+
+
+@pytest.mark.parametrize(
+    ("messages", "switches", "on"),
+    [
+        ([system("Be kind. /no_think"), user("Hi")], {}, False),
+        ([system("/no_think"), user("Hi")], {}, False),
+        ([system("/think"), user("Hi")], {}, True),
+        ([system("/no_think then /think"), user("Hi")], {}, True),
+        ([system("/think then /no_think"), user("Hi")], {}, False),
+        ([user("Hi /no_think")], {}, True),
+        ([system("/no_think"), user("/think Hi")], {}, False),
+        ([user("Hi")], {"enable_thinking": False}, False),
+        ([user("Hi")], {"enable_thinking": None}, True),
+        ([system("/no_think"), user("Hi")], {"enable_thinking": True}, True),
+        ([system("/think"), user("Hi")], {"enable_thinking": False}, False),
+    ],
+)
+def test_switch(messages: list[dict[str, str]], switches: dict[str, object], on: bool) -> None:
+    end = "<|assistant|><think>\n" if on else "<|assistant|><think></think>"
+    assert render(messages, **switches).endswith(end)
+
+
+def test_switch_words_leave_the_system_message_and_stay_in_the_user_message() -> None:
+    text = render([system("Be kind. /no_think"), user("What is /no_think?")])
+    assert text == "<|system|>Be kind.<|end|><|user|>What is /no_think?<|end|><|assistant|><think></think>"
+    assert "<|system|>" not in render([system("/no_think"), user("Hi")])
+
+
+def test_reasoning_of_earlier_turns_is_dropped() -> None:
+    said = {"role": "assistant", "content": "<think>\nSecret thoughts.</think>Hello!"}
+    text = render([user("Hi"), said, user("Bye")])
+    assert "Secret" not in text
+    assert "<|assistant|><think></think>Hello!<|end|>" in text
+
+
+def test_unknown_roles_and_late_system_messages_are_refused() -> None:
+    with pytest.raises(TemplateError, match="roles"):
+        render([user("Hi"), system("late")])
+    with pytest.raises(TemplateError, match="tool"):
+        render([user("Hi"), {"role": "tool", "content": "7"}])
