@@ -33,7 +33,7 @@ lint: install ## format, lint, types, and the one direction of imports
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
-	$(BIN)/lint-imports --no-timing
+	$(BIN)/lint-imports --no-logo
 
 format: LOCK = dev
 format: install ## rewrite the code in the one format
