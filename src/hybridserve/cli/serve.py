@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.errors import EnvironmentFault
 from hybridserve.settings import load
 
 app = typer.Typer(rich_markup_mode=None)
@@ -30,7 +31,14 @@ def serve(
     flags = [f"{path}={json.dumps(value)}" for path, value in _given(model, host, port) if value is not None]
     settings = load(config, [*flags, *(assign or ())]).settings
 
-    from hybridserve.serving.runner import Progress, Ready, serve
+    try:
+        from hybridserve.serving.runner import Progress, Ready, serve
+    except ModuleNotFoundError as missing:
+        raise EnvironmentFault(
+            "install",
+            f"{missing.name} is not installed; planning needs less than serving",
+            "make install LOCK=cpu, or gpu",
+        ) from None
 
     def tell(phase: str) -> None:
         if not as_json:
