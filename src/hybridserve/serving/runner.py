@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import httpx
 
 from hybridserve.errors import EnvironmentFault, HybridServeError
+from hybridserve.serving.admission import admit
 from hybridserve.serving.failure import root_cause
 from hybridserve.serving.middleware.control import served_name
 from hybridserve.serving.preflight import RAY_OBJECT_STORE_BYTES, check_machine
@@ -87,10 +89,12 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
     """Serve until SIGINT or SIGTERM; then drain and end every process that was started.
 
     Raises:
+        GateClosed: its profile's checks failed; nothing was started.
         HybridServeError: it could not start, or the engine died for good.
     """
     progress.enter("checking this machine")
     check_machine(settings)
+    admit(settings, date.today())
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     adopt_orphans()
