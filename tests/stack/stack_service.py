@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -21,8 +20,6 @@ import psutil
 import pytest
 
 HYBRIDSERVE = Path(sys.executable).parent / "hybridserve"
-# In the environment of every process of one service, so that a test finds each of them whatever became of its parent.
-MARK = "STACK_TEST_ID"
 
 
 @dataclass
@@ -30,7 +27,6 @@ class Service:
     """A running `hybridserve serve`."""
 
     process: subprocess.Popen[str]
-    mark: str
     url: str
     model: str
     cache: str
@@ -46,16 +42,9 @@ class Service:
         assert values, f"{name} is not exported"
         return sum(values)
 
-    def processes(self) -> list[psutil.Process]:
-        """Every living process of this service."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+    def family(self) -> list[psutil.Process]:
+        """Every process below the command; it adopts those that lose their own parent."""
+        return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to stop; its exit code."""
@@ -72,17 +61,20 @@ def free_port() -> int:
 
 def start(flags: Sequence[str] = (), port: int | None = None) -> Service:
     """Start a service and wait until it says that it is ready."""
-    mark = uuid.uuid4().hex
-    log = Path(tempfile.gettempdir()) / f"hybridserve-test-{mark}.log"
+    log = Path(tempfile.gettempdir()) / f"hybridserve-test-{uuid.uuid4().hex}.log"
     command = [str(HYBRIDSERVE), "serve", "--json", "--port", str(port or free_port()), *flags]
     with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, MARK: mark}
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     said: dict[str, Any] = json.loads(line) if line else {}
     if "url" not in said:
         process.wait(timeout=60)
         pytest.fail(f"the service did not start: {said} {log.read_text()[-3000:]}")
-    return Service(process, mark, said["url"], said["model"], said["cache"], said["ready_s"])
+    return Service(process, said["url"], said["model"], said["cache"], said["ready_s"])
+
+
+def living(processes: Sequence[psutil.Process]) -> list[str]:
+    """Those that still run, by name."""
+    alive = [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    return [f"{process.pid} {process.name()}" for process in alive]
