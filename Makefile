@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast lint format demo-model bench-start bench-scaling calibrate test-scale lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-start bench-overhead bench-scaling calibrate lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
