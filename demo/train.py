@@ -206,7 +206,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=Schedule.steps, help="training steps (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=Schedule().steps, help="training steps (default %(default)s)")
     parser.add_argument(
         "--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads (default %(default)s)"
     )
