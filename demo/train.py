@@ -27,6 +27,7 @@ import torch
 import transformers
 from dialogues import Corpus, Dialogue, digest
 from safetensors.torch import save_file
+from scan import quick_scan
 from tokenizer import END, THINK_END, build, save
 from transformers import GenerationConfig, NemotronHConfig, NemotronHForCausalLM, PreTrainedTokenizerFast
 
@@ -166,7 +167,7 @@ def train(
         rate = schedule.rate * min((step + 1) / schedule.warmup, 0.5 * (1 + math.cos(math.pi * done)) + 0.005)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16), quick_scan():
             loss = loss_of(model, ids, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -227,9 +228,9 @@ def main() -> None:
         f"{parameters:,} parameters, {len(tokenizer)} tokens, {len(corpus.topics)} topics, {schedule.steps} steps",
         flush=True,
     )
-    started = time.monotonic()
+    started, worked = time.monotonic(), time.process_time()
     losses = train(model, tokenizer, corpus, schedule, options.seed)
-    seconds = time.monotonic() - started
+    seconds, worked = time.monotonic() - started, time.process_time() - worked
     write(model, tokenizer, options.out)
     record = {
         "seed": options.seed,
@@ -237,6 +238,7 @@ def main() -> None:
         "steps": schedule.steps,
         "loss": round(sum(losses[-50:]) / len(losses[-50:]), 5),
         "training_seconds": round(seconds),
+        "training_cpu_seconds": round(worked),
         "machine": f"{options.threads} threads on {os.cpu_count()} {platform.machine()} cores, no GPU",
         "date": date.today().isoformat(),
         "versions": {

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import random
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,6 +34,18 @@ def render(messages: list[dict[str, str]], **switches: object) -> str:
     environment.globals["raise_exception"] = refuse
     template = environment.from_string((MODEL / "chat_template.jinja").read_text())
     return template.render(messages=messages, add_generation_prompt=True, **switches)
+
+
+@pytest.fixture(scope="module")
+def dialogues() -> ModuleType:
+    """demo/dialogues.py, which is a script's neighbour and in no package."""
+    spec = importlib.util.spec_from_file_location("demo_dialogues", ROOT / "demo" / "dialogues.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def user(text: str) -> dict[str, str]:
@@ -127,3 +143,34 @@ def test_unknown_roles_and_late_system_messages_are_refused() -> None:
         render([user("Hi"), system("late")])
     with pytest.raises(TemplateError, match="tool"):
         render([user("Hi"), {"role": "tool", "content": "7"}])
+
+
+def test_held_out_questions_are_never_trained_on_and_no_question_has_two_answers(dialogues: ModuleType) -> None:
+    corpus = dialogues.Corpus(CORPUS)
+    answers: dict[str, str] = {}
+    for question, reply in [pair for pairs in corpus.topics.values() for pair in pairs] + corpus.unknown:
+        plain = question.lower().rstrip("?!.")
+        assert answers.setdefault(plain, reply.answer) == reply.answer, question
+    assert len(corpus.topics) >= 50
+    assert len(corpus.held_out) >= 200
+    assert not [question for question, _ in corpus.held_out if question.lower().rstrip("?!.") in answers]
+
+
+def test_a_seed_fixes_the_conversations(dialogues: ModuleType) -> None:
+    corpus = dialogues.Corpus(CORPUS)
+
+    def draw(seed: int) -> list[Any]:
+        rng = random.Random(seed)
+        return [corpus.dialogue(rng) for _ in range(50)]
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_sums_are_right(dialogues: ModuleType) -> None:
+    corpus = dialogues.Corpus(CORPUS)
+    rng = random.Random(0)
+    for a, sign, b in corpus.sums():
+        assert str(a) in corpus.sum_question(rng, a, sign, b)
+        left, _, result = corpus.sum_reply(a, sign, b).answer.rstrip(".").partition(" = ")
+        assert eval(left) == int(result)
