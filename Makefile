@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-start bench-overhead bench-scaling calibrate lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-cli bench-start bench-overhead bench-scaling calibrate lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -43,6 +43,10 @@ format: install ## rewrite the code in the one format
 demo-model: LOCK = dev
 demo-model: install ## train the demo model again, in minutes
 	$(BIN)/python demo/train.py --out src/hybridserve/demo_model
+
+bench-cli: LOCK = dev
+bench-cli: install ## time of plan and check from a cold start
+	$(BIN)/python benchmarks/cli.py
 
 bench-start: LOCK = dev
 bench-start: install ## time to ready, ours and vLLM's own, in pairs
