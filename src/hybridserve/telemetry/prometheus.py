@@ -29,9 +29,12 @@ class PrometheusMetrics:
     def __init__(self, specs: Iterable[Spec], registry: CollectorRegistry = REGISTRY) -> None:
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._gauges: dict[str, Gauge] = {}
         for spec in specs:
             if spec.kind == "counter":
                 self._counters[spec.name] = Counter(spec.name, spec.help, spec.labels, registry=registry)
+            elif spec.kind == "gauge":
+                self._gauges[spec.name] = Gauge(spec.name, spec.help, spec.labels, registry=registry)
             else:
                 self._histograms[spec.name] = Histogram(
                     spec.name, spec.help, spec.labels, registry=registry, buckets=spec.buckets
@@ -52,6 +55,11 @@ class PrometheusMetrics:
         """Put one value, in seconds, into a histogram."""
         histogram = self._histograms[name]
         (histogram.labels(**labels) if labels else histogram).observe(value)
+
+    def set(self, name: str, labels: Mapping[str, str], value: float) -> None:
+        """Put a gauge to this value."""
+        gauge = self._gauges[name]
+        (gauge.labels(**labels) if labels else gauge).set(value)
 
     def plan(self, differences: int) -> None:
         """How many fields of the engine's cache are not as planned."""

@@ -15,7 +15,7 @@ class MetricSpec:
     """A metric of ours: enough to register it anywhere."""
 
     name: str
-    kind: Literal["counter", "histogram"]
+    kind: Literal["counter", "histogram", "gauge"]
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
@@ -50,7 +50,32 @@ MIDDLEWARE_SECONDS = MetricSpec(
     ("route",),
     _LATENCY,
 )
-SPECS = (REJECTED, ADMITTED, CUT, TOKENS, VERDICTS, GUARD_SECONDS, MIDDLEWARE_SECONDS)
+CANARY_OK = MetricSpec(
+    "hybridserve_guard_canary_ok",
+    "gauge",
+    "1 when the last canary of this kind came back as it must, 0 when not.",
+    ("kind",),
+)
+CANARY_SECONDS = MetricSpec(
+    "hybridserve_guard_canary_latency_seconds",
+    "histogram",
+    "Time for one canary of the repeated pair; the passing one is answered by the engine.",
+    ("kind",),
+    _GUARD,
+)
+DRAINING = MetricSpec("hybridserve_draining", "gauge", "1 while no new generations are taken because of a shutdown.")
+SPECS = (
+    REJECTED,
+    ADMITTED,
+    CUT,
+    TOKENS,
+    VERDICTS,
+    GUARD_SECONDS,
+    MIDDLEWARE_SECONDS,
+    CANARY_OK,
+    CANARY_SECONDS,
+    DRAINING,
+)
 
 
 class Metrics(Protocol):
@@ -64,6 +89,10 @@ class Metrics(Protocol):
         """Put one value, in seconds, into a histogram."""
         ...
 
+    def set(self, name: str, labels: Mapping[str, str], value: float) -> None:
+        """Put a gauge to this value."""
+        ...
+
 
 class NoMetrics:
     """Drops everything."""
@@ -72,4 +101,7 @@ class NoMetrics:
         return
 
     def observe(self, name: str, labels: Mapping[str, str], value: float) -> None:
+        return
+
+    def set(self, name: str, labels: Mapping[str, str], value: float) -> None:
         return
