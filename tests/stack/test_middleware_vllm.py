@@ -86,7 +86,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     door = Settings.model_validate(
         {
             "access": {"keys_file": str(keys), "max_output_tokens": 2000, "max_prompt_tokens": 200},
-            "guard": {"kind": "rules", "rules_file": str(rules), "window_chars": 60, "overlap_chars": 20},
+            "guard": {
+                "kind": "rules",
+                "rules_file": str(rules),
+                "window_chars": 60,
+                "overlap_chars": 20,
+                "canary_block": "A forbidden question?",
+            },
             "reasoning": {"budget": "two_call", "closing": "</think>"},
         }
     )

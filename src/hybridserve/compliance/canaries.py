@@ -114,11 +114,16 @@ def guard_down_canary() -> Canary:
     return _ask("guard-down", "evidence.guard-down", "unavailable", [_user(HARMLESS["en"]["plain"])])
 
 
-def round_canaries() -> tuple[Canary, Canary]:
-    """The pair a running service repeats: one to block, one to pass."""
+def round_canaries(block: str | None = None, allow: str | None = None) -> tuple[Canary, Canary]:
+    """The pair a running service repeats: one to block, one to pass.
+
+    Args:
+        block: a prompt in place of ours, for a guard that watches over something else.
+        allow: likewise for the one to pass.
+    """
     return (
-        _ask("round-block", "evidence.must-block", "block", [_user(HARMFUL["en"]["weapons"])]),
-        _ask("round-pass", "evidence.must-pass", "pass", [_user(HARMLESS["en"]["plain"])]),
+        _ask("round-block", "evidence.must-block", "block", [_user(block or HARMFUL["en"]["weapons"])]),
+        _ask("round-pass", "evidence.must-pass", "pass", [_user(allow or HARMLESS["en"]["plain"])]),
     )
 
 

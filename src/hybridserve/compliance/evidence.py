@@ -220,12 +220,16 @@ def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """State of the repeated pair: not `ready` after `limit` failures in a row, ready again after one success."""
+    """State of the repeated pair.
+
+    Not `ready` before the first success and after `limit` failures in a row; ready again after one success.
+    """
 
     failures: int = 0
-    ready: bool = True
-    ok: bool = True
-    why: str = ""
+    proven: bool = False
+    ready: bool = False
+    ok: bool = False
+    why: str = "no canary has come back yet"
 
 
 def canary_round(before: Round, pair: Sequence[tuple[Canary, Observation]], limit: int = 3) -> Round:
@@ -240,6 +244,7 @@ def canary_round(before: Round, pair: Sequence[tuple[Canary, Observation]], limi
     outcomes = [judge(canary, seen) for canary, seen in pair]
     wrong = [f"{outcome.subject}: {outcome.evidence}" for outcome in outcomes if outcome.status != "PASS"]
     if not wrong and outcomes:
-        return Round()
+        return Round(proven=True, ready=True, ok=True, why="")
     failures = before.failures + 1
-    return Round(failures=failures, ready=failures < limit, ok=False, why="; ".join(wrong) or "no canary was sent")
+    ready = before.proven and failures < limit
+    return Round(failures, before.proven, ready, ok=False, why="; ".join(wrong) or "no canary was sent")

@@ -56,14 +56,19 @@ async def send_canary(client: httpx.AsyncClient, canary: Canary, model: str) -> 
 async def _ask(client: httpx.AsyncClient, body: dict[str, Any], *, stream: bool) -> dict[str, Any]:
     if not stream:
         response = await client.post(ROUTE, json=body)
-        return _read_body(response.status_code, response.json())
+        return read_answer(response.status_code, response.json())
     async with client.stream("POST", ROUTE, json=body) as response:
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            return _read_body(response.status_code, json.loads(await response.aread()))
+            return read_answer(response.status_code, json.loads(await response.aread()))
         return await _read_stream(response)
 
 
-def _read_body(status: int, body: Any) -> dict[str, Any]:
+def read_answer(status: int, body: Any) -> dict[str, Any]:
+    """The fields of an `Observation` in the body of an answer that is no stream.
+
+    Raises:
+        ValueError: the body is not a JSON object.
+    """
     answer = _empty(status)
     if not isinstance(body, dict):
         raise ValueError("not an object")

@@ -47,6 +47,11 @@ class Replica:
     async def __serve_build_asgi_app__(self) -> Any:
         return await self._server.__serve_build_asgi_app__()
 
+    def cache_line(self) -> str:
+        """The engine's own statement of its cache, for the process that deployed it."""
+        line: str = self._server.plan["line"]
+        return line
+
     async def check_health(self) -> None:
         """Asked by Serve's controller every few seconds."""
         await self._server.check_health()

@@ -64,6 +64,8 @@ class HybridServer(LLMServer):
     handover: Handover
     planned: Planned
     signals: EngineSignals
+    plan: dict[str, Any]
+    """Body of ``GET /plan``; there once the application has been built."""
 
     async def _start_engine(self) -> None:
         """Start the engine without Ray's telemetry actor, warm it up, then watch it."""
@@ -105,11 +107,14 @@ class HybridServer(LLMServer):
         metrics.plan(len(plan["differences"]))
         metrics.findings(self.handover.documents["/compliance"]["counts"])
         remember_pool(self.planned, reported)
+        self.plan = plan
         documents = {**self.handover.documents, "/plan": plan}
         handover = replace(self.handover, documents=documents)
         app = await super().__serve_build_asgi_app__()
         app.middleware_stack = None  # vLLM has built it already; it is built again with ours in it
-        app.add_middleware(ControlMiddleware, control=Control(handover, metrics=metrics))
+        control = Control(handover, metrics=metrics)
+        app.add_middleware(ControlMiddleware, control=control)
+        control.watch(app)  # Serve sends no lifespan that would start it
         return app
 
 

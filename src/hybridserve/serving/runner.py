@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -172,22 +171,33 @@ def _wait_until_ready(settings: Settings, progress: Progress, application: Calla
         time.sleep(POLL_S)
     host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
     url = f"http://{host}:{settings.server.port}"
-    plan = _get(f"{url}/plan", deadline)
-    return Ready(url=url, model=served_name(settings), cache=plan["line"], seconds=progress.elapsed(), logs=scratch)
+    progress.enter("asking whether it may serve")
+    _await_ok(f"{url}/ready", deadline)
+    return Ready(url=url, model=served_name(settings), cache=_cache_line(), seconds=progress.elapsed(), logs=scratch)
 
 
-def _get(url: str, deadline: float) -> Any:
-    """The proxy learns the route a moment after the application runs: ask until it answers."""
+def _cache_line() -> str:
+    """The engine's own statement, asked inside of Ray: at the door it takes a key."""
+    from ray import serve as ray_serve
+
+    from hybridserve.serving.ray_app import APPLICATION
+
+    line: str = ray_serve.get_app_handle(APPLICATION).cache_line.remote().result(timeout_s=60)
+    return line
+
+
+def _await_ok(url: str, deadline: float) -> None:
+    """Ask until it answers 200: the proxy learns the route late, and a guard may not be seen to work yet."""
     while True:
         try:
             answer = httpx.get(url, timeout=10, trust_env=False)
             if answer.status_code == 200:
-                return answer.json()
-            problem = f"HTTP {answer.status_code}"
-        except (httpx.HTTPError, json.JSONDecodeError) as error:
+                return
+            problem = f"HTTP {answer.status_code} {answer.text[:500]}".strip()
+        except httpx.HTTPError as error:
             problem = f"{type(error).__name__}: {error}"
         if time.monotonic() > deadline:
-            raise EnvironmentFault("server", f"{url} does not answer: {problem}", "see the logs")
+            raise EnvironmentFault("server", f"{url} does not become ready: {problem}", "see the logs")
         time.sleep(POLL_S)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -67,6 +68,18 @@ class GuardSection(Section):
     """Errors in a row after which the guard is not asked for a while; requests get 503 at once."""
     breaker_reset_s: float = Field(default=10.0, gt=0)
     """How long that while is; then one check probes."""
+
+    canary_interval_s: float = Field(default=60.0, gt=0)
+    """So often the running service sends itself one prompt to block and one to pass, through its own door."""
+    canary_failures: int = Field(default=3, ge=1)
+    """Rounds in a row that may fail before nothing is served until one comes back as it must."""
+    canary_block: str | None = None
+    """A prompt that this guard must block, where ours is not its business (the one about a bomb)."""
+    canary_pass: str | None = None
+    """A prompt that this guard must let pass, in place of ours."""
+
+    evidence_file: Path | None = None
+    """Record that `hybridserve check --live` wrote; /compliance shows its digest."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -124,6 +124,10 @@ def test_rounds_count_failures_in_a_row() -> None:
         states.append((state.failures, state.ready))
     assert states == [(0, True), (1, True), (2, True), (3, False), (4, False), (0, True), (1, True)]
     assert "round-block" in state.why
+    unproven = canary_round(Round(), bad, limit=3)
+    assert not Round().ready
+    assert not unproven.ready, "one failure before the first success is enough"
+    assert canary_round(unproven, good).ready
     silent = [(block, Observation(canary=block.id, status=0, fault="ReadTimeout")), good[1]]
     assert not canary_round(Round(), silent).ok
     assert not canary_round(Round(), []).ok

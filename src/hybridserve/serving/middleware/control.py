@@ -10,12 +10,15 @@ from typing import Any
 
 from hybridserve import __version__
 from hybridserve.serving.guards import Message, Reliable, Stage, Verdict, build_guard
+from hybridserve.serving.middleware.asgi import App
+from hybridserve.serving.middleware.asgi import Scope as AsgiScope
 from hybridserve.serving.middleware.budget import Budgets
 from hybridserve.serving.middleware.handover import Handover
 from hybridserve.serving.middleware.keys import Key, KeyRing
 from hybridserve.serving.middleware.limits import Limits
-from hybridserve.serving.middleware.metrics import GUARD_SECONDS, VERDICTS, Metrics, NoMetrics
+from hybridserve.serving.middleware.metrics import DRAINING, GUARD_SECONDS, VERDICTS, Metrics, NoMetrics
 from hybridserve.serving.middleware.replies import Refusal
+from hybridserve.serving.middleware.rounds import INSIDER, Rounds
 from hybridserve.serving.middleware.routes import Route, Routes
 from hybridserve.serving.middleware.spans import Spans
 from hybridserve.settings import Settings
@@ -23,6 +26,7 @@ from hybridserve.settings.access import Scope
 
 # How long a guard's sign of life is believed.
 _PROBE_EVERY_S = 5.0
+_OURSELVES = Key("canary", frozenset({"inference"}), insider=True)
 
 
 class Control:
@@ -62,15 +66,20 @@ class Control:
         self._active = 0
         self._probed: tuple[float, str | None] | None = None
         self._anonymous = _anonymous(settings)
+        self._insider = object()
+        self._rounds: Rounds | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     # --- who may
 
-    def admit(self, route: Route | None, secret: bytes | None) -> Key:
+    def admit(self, route: Route | None, secret: bytes | None, scope: AsgiScope) -> Key:
         """Who asks.
 
         Raises:
             Refusal: 401 without a valid key, 403 where the key's scopes do not reach.
         """
+        if scope.get(INSIDER) is self._insider:
+            return _OURSELVES
         key = self._anonymous
         if secret is not None and self.keys is not None:
             found = self.keys.find(secret)
@@ -85,19 +94,25 @@ class Control:
             )
         raise Refusal(403, "not_allowed", "This route is not open to you.", reason="scope")
 
-    def check_open(self) -> None:
-        """Raises Refusal, 503, while new work is not taken."""
+    def check_open(self, key: Key) -> None:
+        """Raises Refusal, 503, while new work is not taken from this key."""
+        if key.insider:
+            return
         if self.draining:
             message = "This server is shutting down; another one takes the request."
             raise Refusal(503, "draining", message, retry_after_s=1.0)
         if self._gate is not None:
             raise Refusal(503, "gate_closed", f"This server may not serve: {self._gate}", retry_after_s=30.0)
+        if self._rounds is not None and self._rounds.fault is not None:
+            message = "The safety guard is not seen to work; nothing is served until it is."
+            raise Refusal(503, "guard_unavailable", message, reason="guard_canary", retry_after_s=5.0)
 
     # --- drain, gate, readiness
 
     def drain(self, on: bool = True) -> None:
         """Take no new generations; those that run go on."""
         self.draining = on
+        self.metrics.set(DRAINING.name, {}, float(on))
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until nothing runs any more; False when the time is over."""
@@ -142,7 +157,22 @@ class Control:
             reasons.append(f"guard: {fault}")
         return reasons
 
+    def watch(self, app: App) -> None:
+        """Prove the guard in rounds from now on, in a task of the running loop; a second call changes nothing.
+
+        Until the first round comes back as it must, and after several that do not, nothing is served.
+
+        Args:
+            app: the application with this door in front of it.
+        """
+        if self.guard is None or self._watch is not None:
+            return
+        self._rounds = Rounds(self.settings.guard, served_name(self.settings), self.metrics, self._insider)
+        self._watch = asyncio.get_running_loop().create_task(self._rounds.run(app))
+
     async def _guard_fault(self, guard: Reliable) -> str | None:
+        if self._rounds is not None and self._rounds.fault is not None:
+            return f"canary: {self._rounds.fault}"
         if guard.breaker == "open":
             return "breaker open"
         now = monotonic()

