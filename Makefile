@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-cli bench-start bench-overhead bench-scaling calibrate lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-cli bench-start bench-overhead bench-scaling calibrate chart-tools test-chart lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -68,6 +68,13 @@ bench-overhead: LOCK = dev
 bench-overhead: install ## what the control layer costs: by itself, and in front of the engine
 	$(BIN)/python benchmarks/middleware.py
 	$(BIN)/python benchmarks/overhead.py
+
+chart-tools: ## fetch the pinned helm and kubectl into .cache/chart-tools
+	$(PYTHON) scripts/chart_tools.py
+
+test-chart: LOCK = dev
+test-chart: install ## the chart, with both majors of Helm
+	$(BIN)/pytest tests/chart
 
 lock: LOCK = dev
 lock: install ## resolve pyproject.toml into requirements/*.txt again
