@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-cli bench-start bench-overhead bench-scaling calibrate chart-tools test-chart lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-cli bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -71,6 +71,10 @@ bench-overhead: install ## what the control layer costs: by itself, and in front
 
 chart-tools: ## fetch the pinned helm and kubectl into .cache/chart-tools
 	$(PYTHON) scripts/chart_tools.py
+
+chart-files: LOCK = dev
+chart-files: install ## write what the chart takes from elsewhere: schema of the settings, README table, profiles, dashboards
+	$(BIN)/python scripts/chart_files.py
 
 test-chart: LOCK = dev
 test-chart: install ## the chart, with both majors of Helm

@@ -23,7 +23,7 @@ from hybridserve.errors import HybridServeError
 # verb -> one line for --help. Module `hybridserve.cli.<verb>` holds a Typer `app`.
 VERBS = {
     "plan": "What fits on a GPU, which flags to set, and why.",
-    "render": "Write the planned engine arguments out: vllm serve, LLMConfig.",
+    "render": "Write the plan out: vllm serve, LLMConfig, values for the Helm chart.",
     "check": "Judge licence, guard, engine settings and exposure; findings with evidence.",
     "notice": "Write NOTICE, licence references and the list of models.",
     "explain": "What a rule or a licence asks, and what it rests on.",

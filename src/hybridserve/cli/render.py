@@ -1,25 +1,22 @@
-"""`hybridserve render vllm`: the planned arguments for people and programs who start the engine themselves."""
+"""`hybridserve render`: the planned arguments for who starts the engine themselves, and the values of the chart."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
 
-from hybridserve.cli.options import Assignments, ConfigFile
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.planning.advice import Goal
 from hybridserve.planning.engine_args import Wishes, engine_args, plan_settings
 from hybridserve.planning.render import command_line, llm_config, shell
-from hybridserve.settings import load
+from hybridserve.settings import Settings, load
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write the planned engine arguments out.")
-
-
-@app.callback()
-def root() -> None:
-    """Keep `vllm` a word of its own: other engines and files may follow."""
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write the plan out.")
 
 
 @app.command()
@@ -41,9 +38,7 @@ def vllm(
       hybridserve render vllm nemotron-nano-9b-v2 --gpu l40s
       hybridserve render vllm -c hybridserve.yaml --format llmconfig
     """
-    named = [f"model.id={json.dumps(model)}"] if model else []
-    named += [f"accelerator.name={json.dumps(gpu)}"] if gpu else []
-    settings = load(config, [*named, *(assign or ())]).settings
+    settings = _load(config, model, gpu, assign)
     args = engine_args(settings, plan_settings(settings, Wishes(goal=goal)))
     if as_json or format_ == "json":
         typer.echo(json.dumps(args, indent=2))
@@ -51,3 +46,46 @@ def vllm(
         typer.echo(yaml.safe_dump(llm_config(settings, args), sort_keys=False), nl=False)
     else:
         typer.echo(shell(command_line(args, settings.server.host, settings.server.port)))
+
+
+@app.command()
+def helm(
+    model: Annotated[str | None, typer.Argument(help="Catalogue id, repository or folder.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Catalogue id of the GPU.")] = None,
+    config: ConfigFile = None,
+    assign: Assignments = None,
+    mode: Annotated[
+        Literal["standalone", "rayservice"], typer.Option(help="Deployment with Ray inside, or KubeRay RayService.")
+    ] = "standalone",
+    as_json: AsJson = False,
+) -> None:
+    """Print values for the Helm chart: the settings with the plan pinned, and a machine of that size.
+
+    \b
+    Examples:
+      hybridserve render helm nemotron-nano-9b-v2 --gpu l40s > values.yaml
+      hybridserve render helm -c hybridserve.yaml --mode rayservice > values.yaml
+    """
+    from hybridserve.cli.helm_values import helm_values  # compliance's imports: only who asks for values pays
+
+    values = helm_values(_load(config, model, gpu, assign), mode)
+    typer.echo(json.dumps(values, indent=2) if as_json else dump(values), nl=as_json)
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """YAML for people: in the order given, texts of several lines as blocks."""
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _load(config: Path | None, model: str | None, gpu: str | None, assign: list[str] | None) -> Settings:
+    named = [f"model.id={json.dumps(model)}"] if model else []
+    named += [f"accelerator.name={json.dumps(gpu)}"] if gpu else []
+    return load(config, [*named, *(assign or ())]).settings

@@ -1,0 +1,189 @@
+{{/*
+What stands inside rayClusterConfig. A change there starts a second RayCluster, with as many GPUs again; so it carries
+no chart version, no common labels and no checksums, and settings go through serveConfigV2 alone.
+*/}}
+{{- define "hybridserve.rayEnv" -}}
+{{ include "hybridserve.env" . }}
+- {name: RAY_worker_niceness, value: "0"}
+{{- end -}}
+
+{{/* The raylet lives. Ray's agent answers here on every node. */}}
+{{- define "hybridserve.rayletProbe" -}}
+httpGet: {path: /api/healthz, port: 52365}
+{{- end -}}
+
+{{- define "hybridserve.rayHead" -}}
+rayStartParams:
+  # Nothing of ours runs on the head.
+  num-cpus: "0"
+  num-gpus: "0"
+  dashboard-host: 0.0.0.0
+template:
+  metadata:
+    labels: {{- mustMerge (include "hybridserve.selector" (dict "root" . "component" "head") | fromYaml) .Values.podLabels | toYaml | nindent 6 }}
+    {{- with .Values.podAnnotations }}
+    annotations: {{- toYaml . | nindent 6 }}
+    {{- end }}
+  spec:
+    serviceAccountName: {{ include "hybridserve.headServiceAccount" . }}
+    # The autoscaler beside the head is a client of the API server; nothing else of the release is.
+    automountServiceAccountToken: {{ .Values.ray.autoscaler.enabled }}
+    enableServiceLinks: false
+    terminationGracePeriodSeconds: {{ include "hybridserve.graceSeconds" . }}
+    securityContext: {{- include "hybridserve.podSecurityContext" . | nindent 6 }}
+    {{- with .Values.imagePullSecrets }}
+    imagePullSecrets: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.priorityClassName }}
+    priorityClassName: {{ . }}
+    {{- end }}
+    {{- with .Values.ray.head.nodeSelector }}
+    nodeSelector: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.ray.head.tolerations }}
+    tolerations: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.ray.head.affinity }}
+    affinity: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    containers:
+      - name: ray-head
+        image: {{ include "hybridserve.image" . | quote }}
+        imagePullPolicy: {{ .Values.image.pullPolicy }}
+        env: {{- include "hybridserve.rayEnv" . | nindent 10 }}
+        ports:
+          - {name: gcs-server, containerPort: 6379}
+          - {name: dashboard, containerPort: 8265}
+          - {name: client, containerPort: 10001}
+          - {name: serve, containerPort: 8000}
+          - {name: metrics, containerPort: 8080}
+          - {name: as-metrics, containerPort: 44217}
+          - {name: dash-metrics, containerPort: 44227}
+        startupProbe:
+          {{- include "hybridserve.rayletProbe" . | nindent 10 }}
+          periodSeconds: 5
+          timeoutSeconds: 5
+          failureThreshold: 60
+        readinessProbe:
+          {{- include "hybridserve.rayletProbe" . | nindent 10 }}
+          periodSeconds: 5
+          timeoutSeconds: 5
+          failureThreshold: 6
+        livenessProbe:
+          {{- include "hybridserve.rayletProbe" . | nindent 10 }}
+          periodSeconds: 10
+          timeoutSeconds: 10
+          failureThreshold: 12
+        securityContext: {{- include "hybridserve.containerSecurityContext" . | nindent 10 }}
+        resources: {{- toYaml .Values.ray.head.resources | nindent 10 }}
+        volumeMounts:
+          - {name: tmp, mountPath: /tmp}
+          - {name: shm, mountPath: /dev/shm}
+          {{- if include "hybridserve.keysSecret" . }}
+          - {name: keys, mountPath: /etc/hybridserve-keys, readOnly: true}
+          {{- end }}
+          {{- if .Values.notice.files }}
+          - {name: notice, mountPath: /etc/hybridserve-notice, readOnly: true}
+          {{- end }}
+    volumes:
+      - name: tmp
+        emptyDir: {sizeLimit: 4Gi}
+      - name: shm
+        emptyDir: {medium: Memory, sizeLimit: {{ .Values.shmSize }}}
+      {{- with include "hybridserve.keysSecret" . }}
+      - name: keys
+        secret:
+          secretName: {{ . }}
+          items: [{key: {{ $.Values.auth.secretKey }}, path: keys}]
+      {{- end }}
+      {{- if .Values.notice.files }}
+      - name: notice
+        configMap: {name: {{ include "hybridserve.fullname" . }}-notice}
+      {{- end }}
+{{- end -}}
+
+{{/* Arguments: root, group. */}}
+{{- define "hybridserve.rayWorkers" -}}
+{{- $root := .root -}}
+{{- $group := .group -}}
+{{- $worker := dict "root" $root "component" "worker" -}}
+groupName: {{ $group.name }}
+replicas: {{ $group.replicas }}
+minReplicas: {{ $group.minReplicas }}
+maxReplicas: {{ $group.maxReplicas }}
+numOfHosts: 1
+rayStartParams: {}
+{{- with $group.acceleratorType }}
+# Ray asks for a device by its type, which the autoscaler cannot see on a node that does not run yet.
+resources: {{ dict (printf "accelerator_type:%s" .) "1" | toJson }}
+{{- end }}
+template:
+  metadata:
+    labels: {{- mustMerge (include "hybridserve.selector" $worker | fromYaml) $root.Values.podLabels | toYaml | nindent 6 }}
+    {{- with $root.Values.podAnnotations }}
+    annotations: {{- toYaml . | nindent 6 }}
+    {{- end }}
+  spec:
+    serviceAccountName: {{ include "hybridserve.serviceAccount" $root }}
+    automountServiceAccountToken: false
+    enableServiceLinks: false
+    terminationGracePeriodSeconds: {{ include "hybridserve.graceSeconds" $root }}
+    securityContext: {{- include "hybridserve.podSecurityContext" $root | nindent 6 }}
+    {{- with $root.Values.imagePullSecrets }}
+    imagePullSecrets: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with default $root.Values.runtimeClassName $group.runtimeClassName }}
+    runtimeClassName: {{ . }}
+    {{- end }}
+    {{- with $root.Values.priorityClassName }}
+    priorityClassName: {{ . }}
+    {{- end }}
+    {{- with default $root.Values.nodeSelector $group.nodeSelector }}
+    nodeSelector: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with default $root.Values.tolerations $group.tolerations }}
+    tolerations: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with default $root.Values.affinity $group.affinity }}
+    affinity: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    topologySpreadConstraints: {{- include "hybridserve.spread" $worker | nindent 6 }}
+    {{- if $root.Values.weights.download }}
+    initContainers: {{- include "hybridserve.downloadContainer" $root | nindent 6 }}
+    {{- end }}
+    containers:
+      - name: ray-worker
+        image: {{ include "hybridserve.image" $root | quote }}
+        imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+        env: {{- include "hybridserve.rayEnv" $root | nindent 10 }}
+        {{- with $root.Values.extraEnvFrom }}
+        envFrom: {{- toYaml . | nindent 10 }}
+        {{- end }}
+        ports:
+          - {name: serve, containerPort: 8000}
+          - {name: metrics, containerPort: 8080}
+        startupProbe:
+          {{- include "hybridserve.rayletProbe" $root | nindent 10 }}
+          periodSeconds: 5
+          timeoutSeconds: 5
+          failureThreshold: 60
+        # The proxy of this node answers for a replica that may serve. KubeRay's own probe would need wget and bash.
+        readinessProbe:
+          httpGet: {path: /ready, port: serve}
+          periodSeconds: 5
+          timeoutSeconds: 5
+          failureThreshold: 2
+        livenessProbe:
+          {{- include "hybridserve.rayletProbe" $root | nindent 10 }}
+          periodSeconds: 10
+          timeoutSeconds: 10
+          failureThreshold: 12
+        lifecycle:
+          preStop:
+            # Off every list first; then open streams may run on; then Ray ends.
+            exec: {command: [/bin/sh, -c, "sleep {{ add (include "hybridserve.preStopSeconds" $root) $root.Values.drainSeconds }}; ray stop"]}
+        securityContext: {{- include "hybridserve.containerSecurityContext" $root | nindent 10 }}
+        resources: {{- default $root.Values.resources $group.resources | toYaml | nindent 10 }}
+        volumeMounts: {{- include "hybridserve.engineMounts" $root | nindent 10 }}
+    volumes: {{- include "hybridserve.engineVolumes" $root | nindent 6 }}
+{{- end -}}

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Write what the chart holds of things that stand elsewhere: `make chart-files`; --check only says what differs.
+
+- values.schema.json: the settings' own schema, and every description from the comments of values.yaml
+- README.md: the table of values
+- profiles/*.yaml: values for the profiles of helm/profiles, as `hybridserve render helm` makes them
+- files/: licence and notice of the project, dashboards and alert rules (Helm reads no file outside of the chart)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hybridserve.cli.helm_values import helm_values
+from hybridserve.cli.render import dump
+from hybridserve.settings import load
+from hybridserve.settings.schema import json_schema
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "helm" / "hybridserve"
+TABLE = ("<!-- values: made by `make chart-files` -->", "<!-- end of values -->")
+# Folder in the chart -> folder it equals, and the files that count.
+COPIES = {
+    "dashboards": (ROOT / "deploy" / "grafana" / "dashboards", "*.json"),
+    "rules": (ROOT / "deploy" / "prometheus" / "rules", "*.yaml"),
+}
+KEY = re.compile(r"^( *)([A-Za-z][A-Za-z0-9]*):(.*)$")
+
+
+def comments(text: str) -> dict[str, str]:
+    """Dotted path to the comment right above each value of values.yaml; a blank line ends a comment."""
+    found: dict[str, str] = {}
+    above: list[str] = []
+    path: list[str] = []
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            above.append(line.lstrip()[1:].strip())
+            continue
+        if match := KEY.match(line):
+            del path[len(match[1]) // 2 :]
+            path.append(match[2])
+            if above:
+                found[".".join(path)] = " ".join(above)
+        above = []
+    return found
+
+
+def schema(text: str, values: str) -> str:
+    """values.schema.json with the settings' schema and the descriptions put in."""
+    tree = json.loads(text)
+    settings = json_schema()
+    inner = settings.pop("$defs")
+    for key in ("$schema", "title"):
+        settings.pop(key)
+    ours = {name: part for name, part in tree["$defs"].items() if name[0].islower() and name != "settings"}
+    tree["$defs"] = ours | {"settings": settings} | inner
+    told = comments(values)
+    for path, node in nodes(tree):
+        if path in told:
+            node["description"] = told[path]
+        else:
+            node.pop("description", None)
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+def nodes(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every value of ours in the schema: dotted path and its node."""
+    for name, node in tree.get("properties", {}).items():
+        yield f"{prefix}{name}", node
+        yield from nodes(node, f"{prefix}{name}.")
+
+
+def leaves(tree: dict[str, Any], told: dict[str, str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values that have a line of their own in the table: those that are documented."""
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if path in told:
+            yield path, value
+        elif isinstance(value, dict):
+            yield from leaves(value, told, f"{path}.")
+
+
+def table(values: str) -> str:
+    """The Markdown table of values, their defaults and what they are."""
+    told = comments(values)
+    lines = ["| value | default | |", "| --- | --- | --- |"]
+    for path, value in leaves(yaml.safe_load(values), told):
+        lines.append(f"| `{path}` | `{json.dumps(value)}` | {told[path]} |".replace("\\|", "|"))
+    return "\n".join(lines)
+
+
+def readme(text: str, values: str) -> str:
+    """README.md with the table between its two marks."""
+    before, _, rest = text.partition(TABLE[0])
+    _, _, after = rest.partition(TABLE[1])
+    return f"{before}{TABLE[0]}\n\n{table(values)}\n\n{TABLE[1]}{after}"
+
+
+def profile(file: Path) -> str:
+    """Values of one profile, under the comment of its settings."""
+    settings = load(file, environ={}).settings
+    title = file.read_text(encoding="utf-8").splitlines()[0]
+    made = (
+        f"# Made from helm/profiles/{file.name} by `make chart-files`; the same as `hybridserve render helm -c` prints."
+    )
+    return f"{title}\n{made}\n{dump(helm_values(settings))}"
+
+
+def wanted() -> dict[Path, str]:
+    """Content of every made file."""
+    values = (CHART / "values.yaml").read_text(encoding="utf-8")
+    files = {
+        CHART / "values.schema.json": schema((CHART / "values.schema.json").read_text(encoding="utf-8"), values),
+        CHART / "README.md": readme((CHART / "README.md").read_text(encoding="utf-8"), values),
+    }
+    for file in sorted((ROOT / "helm" / "profiles").glob("*.yaml")):
+        files[CHART / "profiles" / file.name] = profile(file)
+    for name in ("LICENSE", "NOTICE"):
+        files[CHART / "files" / name] = (ROOT / name).read_text(encoding="utf-8")
+    for name, (folder, pattern) in COPIES.items():
+        for file in sorted(folder.glob(pattern)):
+            files[CHART / "files" / name / file.name] = file.read_text(encoding="utf-8")
+    return files
+
+
+def surplus(files: dict[Path, str]) -> list[Path]:
+    """Files in made folders that nothing makes any more."""
+    folders = [CHART / "profiles", *(CHART / "files" / name for name in COPIES)]
+    return [file for folder in folders for file in sorted(folder.glob("*")) if file not in files]
+
+
+def main() -> int:
+    """Write or check; exit code 1 when --check finds a difference."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file differs")
+    asked = parser.parse_args()
+    files = wanted()
+    stale = [file for file, text in files.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
+    stale += surplus(files)
+    for file in stale:
+        print(f"{'differs' if asked.check else 'wrote'}: {file.relative_to(ROOT)}")
+        if not asked.check and file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(files[file], encoding="utf-8")
+        elif not asked.check:
+            file.unlink()
+    return 1 if asked.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Values for the Helm chart from settings: the plan pinned, the machine sized, what the chart sets itself left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from hybridserve.compliance.bundle import attribution_bundle
+from hybridserve.errors import ConfigError
+from hybridserve.planning.engine_args import Planned, plan_settings, weights_source
+from hybridserve.planning.memory import GIB
+from hybridserve.serving.gate import view_of
+from hybridserve.settings import Settings
+
+Mode = Literal["standalone", "rayservice"]
+
+# Settings that the chart sets, because only it knows them: path of the setting.
+CHART_SETS = (
+    "server.host",
+    "server.port",
+    "server.ready_timeout_s",
+    "server.drain_timeout_s",
+    "access.keys_file",
+    "licence.bundle",
+    "licence.image",
+)
+# Settings that name a file of the machine that plans; the plan is pinned, so that nothing in the pod reads it.
+LEFT_BEHIND = ("accelerator.calibration",)
+
+# Memory of the host beside the weights, which pass through it once: engine, Ray, page cache. Seen on CPU: 5 GiB.
+HOST_MEMORY_GIB = 16
+CPUS_PER_DEVICE = 4
+# The hub's cache holds one more copy of the largest file while it downloads.
+DISK_SHARE = 1.3
+
+
+def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]:
+    """Values of the chart for this deployment. The engine arguments of the result are those of `settings`.
+
+    Args:
+        settings: as loaded; only what somebody set is carried over, and what the plan chose is pinned.
+        mode: how the chart shall run it.
+
+    Raises:
+        CatalogError, ConfigError, PlanRefused: as `plan_settings`.
+        ConfigError: licence.image names no repository and digest.
+    """
+    planned = plan_settings(settings)
+    device = planned.advice.plan.deployment.accelerator
+    gpu = device.platform != "cpu"
+    values: dict[str, Any] = {"mode": mode}
+    if settings.licence.image is not None:
+        values["image"] = _image(settings.licence.image)
+    values["settings"] = _settings(settings, planned)
+    values["plan"] = _plan(settings, planned)
+    values |= _times(settings)
+    if gpu:
+        values |= _machine(settings, planned, mode)
+    if _repository(settings, planned) is not None:
+        disk = math.ceil(planned.advice.plan.weights.bytes * _devices(settings) * DISK_SHARE / GIB) + 5
+        values["weights"] = {"download": True, "cache": {"persistent": True, "size": f"{disk}Gi"}}
+    if settings.access.keys_file is not None:
+        values["auth"] = {"existingSecret": "hybridserve-keys"}
+    if mode == "rayservice":
+        scaling = settings.scaling
+        group: dict[str, Any] = {"name": "engine", "replicas": max(1, scaling.min_replicas)}
+        group |= {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.max_replicas}
+        if device.ray_accelerator_type is not None:
+            group["acceleratorType"] = device.ray_accelerator_type
+        values["ray"] = {"token": {"existingSecret": "hybridserve-ray-token"}, "workerGroups": [group]}
+    unbundled = settings.licence.model_copy(update={"bundle": None})
+    values["notice"] = {"files": dict(attribution_bundle(view_of(settings.model_copy(update={"licence": unbundled}))))}
+    return values
+
+
+def _settings(settings: Settings, planned: Planned) -> dict[str, Any]:
+    tree = settings.model_dump(mode="json", exclude_unset=True)
+    tree.setdefault("model", {})["id"] = settings.model.id
+    tree.setdefault("accelerator", {})["name"] = settings.accelerator.name
+    if (repository := _repository(settings, planned)) is not None:
+        tree["model"]["source"] = repository
+    engine = tree.setdefault("engine", {})
+    engine["version"] = settings.engine.version
+    for name, value in planned.advice.values.items():
+        engine.setdefault(name, value)
+        if engine[name] is None:
+            engine[name] = value
+    for path in (*CHART_SETS, *LEFT_BEHIND):
+        section, key = path.split(".")
+        tree.get(section, {}).pop(key, None)
+    return {section: content for section, content in tree.items() if content}
+
+
+def _repository(settings: Settings, planned: Planned) -> str | None:
+    """Where the pod downloads from; None where the weights are in the image or on a volume."""
+    if settings.model.source is None and planned.model.folder is not None:
+        return None
+    source = weights_source(settings, planned.model)
+    return None if source.startswith(("/", ".")) else source
+
+
+def _plan(settings: Settings, planned: Planned) -> dict[str, Any]:
+    plan = planned.advice.plan
+    cache = plan.low or plan.cache
+    assert cache is not None  # `advise` refuses what has none
+    facts: dict[str, Any] = {
+        "model": planned.model.id,
+        "accelerator": settings.accelerator.name,
+        "engine": settings.engine.version,
+        "devices": _devices(settings),
+        "numBlocks": cache.num_blocks,
+        "maxModelLen": cache.longest_context,
+        "exact": plan.low == plan.cache,
+    }
+    asked = plan.deployment.cache
+    if plan.deployment.arch.hybrid and asked.platform == "cuda" and asked.full_cudagraphs:
+        facts["maxNumSeqs"] = cache.num_blocks
+    return facts
+
+
+def _times(settings: Settings) -> dict[str, Any]:
+    """The two numbers that the chart derives probes, hooks and grace from, where somebody set them."""
+    named = {"ready_timeout_s": "startupSeconds", "drain_timeout_s": "drainSeconds"}
+    given = settings.server.model_fields_set
+    return {value: math.ceil(getattr(settings.server, name)) for name, value in named.items() if name in given}
+
+
+def _machine(settings: Settings, planned: Planned, mode: Mode) -> dict[str, Any]:
+    """Resources of one pod: of all replicas in mode standalone, of one in mode rayservice."""
+    devices = _devices(settings) * (settings.scaling.max_replicas if mode == "standalone" else 1)
+    weights = planned.advice.plan.weights.bytes * devices
+    memory = math.ceil(weights / GIB) + HOST_MEMORY_GIB
+    # Ray asks for one CPU for each device and one more for the replica.
+    cpus = CPUS_PER_DEVICE * devices
+    disk = {"ephemeral-storage": "10Gi"}
+    return {
+        "resources": {
+            "requests": {"cpu": str(cpus), "memory": f"{memory}Gi", "nvidia.com/gpu": devices, **disk},
+            "limits": {"memory": f"{2 * memory}Gi", "nvidia.com/gpu": devices, **disk},
+        },
+        "shmSize": f"{2 * devices}Gi",
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    }
+
+
+def _devices(settings: Settings) -> int:
+    return settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
+
+
+def _image(reference: str) -> Mapping[str, str]:
+    name, at, digest = reference.partition("@")
+    if not at or not name:
+        raise ConfigError(
+            "licence.image", f"{reference!r} is not pinned by digest", "write registry/name@sha256:..., or leave it out"
+        )
+    registry, slash, repository = name.partition("/")
+    # As container runtimes read it: the first part is a registry when it looks like a host.
+    if not slash or not (set(".:") & set(registry) or registry == "localhost"):
+        return {"repository": name, "digest": digest}
+    return {"registry": registry, "repository": repository, "digest": digest}
