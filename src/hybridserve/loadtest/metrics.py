@@ -1,0 +1,178 @@
+"""What a run measured: records in, one summary out. Seconds and tokens; the words are defined here and nowhere else.
+
+====================  ==================================================  =======================================
+here                  definition                                          the same number elsewhere
+====================  ==================================================  =======================================
+ttft                  first token - intended start                        vLLM bench TTFT, GuideLLM TTFT (from send)
+tpot                  (last token - first token) / (output tokens - 1)    vLLM bench TPOT (*), GuideLLM "ITL"
+itl                   all gaps between chunks, pooled over requests       vLLM bench ITL
+e2e                   last event - intended start                         vLLM bench E2EL, GuideLLM request latency
+norm_tpot             e2e / output tokens                                 GuideLLM "TPOT", inference-perf NTPOT
+ttfa                  first token that is not reasoning - intended start  GuideLLM time to first output token
+output_throughput     output tokens of whole answers / duration           vLLM bench output throughput
+goodput               requests/s that meet every limit at once            vLLM bench request goodput
+attainment            their share of all attempted, failures included     AIPerf good request fraction
+====================  ==================================================  =======================================
+
+(*) For chat, vLLM bench counts the role chunk as the first and the usage event as the last; vLLM sends them together
+with the first and the last token.
+
+Those tools count from the send; we count from the *intended* start, which in a closed loop is the same instant. The
+difference in an open loop is reported as `schedule_lag`. Duration is from the first intended start to the last event.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hybridserve.loadtest.record import Record
+from hybridserve.loadtest.statistics import Distribution, Interval, wilson
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request must keep to be good; seconds, None for no limit."""
+
+    ttft: float | None = None
+    tpot: float | None = None
+    e2e: float | None = None
+
+    def good(self, one: Record) -> bool:
+        """Met by this request. An answer of one token has no time per output token, and keeps that limit."""
+        if not one.as_expected:
+            return False
+        if not one.ok:
+            return self.e2e is None or one.e2e <= self.e2e
+        return (
+            (self.ttft is None or (one.ttft is not None and one.ttft <= self.ttft))
+            and (self.tpot is None or (one.tpot or 0.0) <= self.tpot)
+            and (self.e2e is None or one.e2e <= self.e2e)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run, or one part of it. Times in seconds, rates per second."""
+
+    attempted: int
+    completed: int
+    as_expected: int
+    outcomes: dict[str, int]
+    duration: float
+    ttft: Distribution | None
+    tpot: Distribution | None
+    itl: Distribution | None
+    e2e: Distribution | None
+    norm_tpot: Distribution | None
+    ttfa: Distribution | None
+    schedule_lag: Distribution | None
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    request_throughput: float
+    output_throughput: float
+    total_throughput: float
+    goodput: float
+    attainment: Interval | None
+    peak_concurrency: int
+    mean_concurrency: float
+    tokens_per_chunk: float | None
+    usage_share: float
+    """Share of completed requests whose tokens the server counted."""
+
+    @property
+    def error_rate(self) -> float:
+        return 1 - self.as_expected / self.attempted if self.attempted else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "error_rate": self.error_rate}
+
+
+def summarise(records: Sequence[Record], limits: Limits | None = None, warm_up: bool = False) -> Summary:
+    """Measures over the requests that were not warm-up (or over only those that were, with `warm_up`).
+
+    A request that failed has no latency of its own, but stays in `attempted`, `error_rate` and `attainment`.
+    """
+    limits = limits or Limits()
+    chosen = [one for one in records if one.warm_up == warm_up]
+    whole = [one for one in chosen if one.ok]
+    good = sum(limits.good(one) for one in chosen)
+    duration = max(one.sent + one.end for one in chosen) - min(one.intended for one in chosen) if chosen else 0.0
+    output = sum(one.output_tokens for one in whole)
+    prompt = sum(one.prompt_tokens for one in whole)
+    chunks = sum(len(one.chunks) for one in whole)
+
+    def per_second(count: float) -> float:
+        return count / duration if duration > 0 else 0.0
+
+    return Summary(
+        attempted=len(chosen),
+        completed=len(whole),
+        as_expected=sum(one.as_expected for one in chosen),
+        outcomes=dict(Counter(str(one.outcome) for one in chosen).most_common()),
+        duration=duration,
+        ttft=Distribution.of([one.ttft for one in whole if one.ttft is not None]),
+        tpot=Distribution.of([one.tpot for one in whole if one.tpot is not None]),
+        itl=Distribution.of([gap for one in whole for gap in one.itls]),
+        e2e=Distribution.of([one.e2e for one in whole]),
+        norm_tpot=Distribution.of([one.e2e / one.output_tokens for one in whole if one.output_tokens]),
+        ttfa=Distribution.of([one.queued + one.first_answer for one in whole if one.first_answer is not None]),
+        schedule_lag=Distribution.of([one.queued for one in chosen]),
+        prompt_tokens=prompt,
+        cached_tokens=sum(one.cached_tokens for one in whole),
+        output_tokens=output,
+        reasoning_tokens=sum(one.reasoning_tokens for one in whole),
+        request_throughput=per_second(len(whole)),
+        output_throughput=per_second(output),
+        total_throughput=per_second(prompt + output),
+        goodput=per_second(good),
+        attainment=wilson(good, len(chosen)) if chosen else None,
+        peak_concurrency=peak_concurrency(chosen),
+        mean_concurrency=per_second(sum(one.end for one in chosen)),
+        tokens_per_chunk=output / chunks if chunks else None,
+        usage_share=sum(one.usage for one in whole) / len(whole) if whole else 0.0,
+    )
+
+
+def peak_concurrency(records: Sequence[Record]) -> int:
+    """Most requests that were out at one instant."""
+    edges = sorted(
+        [(one.sent, 1) for one in records] + [(one.sent + one.end, -1) for one in records],
+        key=lambda edge: (edge[0], edge[1]),
+    )
+    running = most = 0
+    for _, step in edges:
+        running += step
+        most = max(most, running)
+    return most
+
+
+def by_level(records: Sequence[Record], limits: Limits | None = None) -> dict[float, Summary]:
+    """One summary for each load level, in rising order."""
+    levels = sorted({one.level for one in records if not one.warm_up})
+    return {level: summarise([one for one in records if one.level == level], limits) for level in levels}
+
+
+def by_kind(records: Sequence[Record], limits: Limits | None = None) -> dict[str, Summary]:
+    """One summary for each part of the scenario's mix."""
+    kinds = sorted({one.kind for one in records if not one.warm_up})
+    return {kind: summarise([one for one in records if one.kind == kind], limits) for kind in kinds}
+
+
+def tokens_over_time(records: Sequence[Record], step: float = 1.0) -> list[tuple[float, float]]:
+    """(seconds since the start, output tokens/s) by the arrival of tokens."""
+    if not records:
+        return []
+    start = min(one.intended for one in records)
+    counts: Counter[int] = Counter()
+    for one in records:
+        share = one.output_tokens / len(one.chunks) if one.chunks else 0.0
+        for at in one.chunks:
+            counts[int((one.sent + at - start) / step)] += share  # type: ignore[assignment]
+    if not counts:
+        return []
+    return [(index * step, counts[index] / step) for index in range(max(counts) + 1)]

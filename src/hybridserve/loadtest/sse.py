@@ -1,0 +1,119 @@
+"""What a stream of server-sent events says, worked out after it ended: no JSON is parsed while tokens are timed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Stream:
+    """One answer. Times are as given with the events."""
+
+    chunks: list[float] = field(default_factory=list)
+    first_answer: float | None = None
+    end: float | None = None
+    finish_reason: str | None = None
+    done: bool = False
+    usage: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    reasoning_chunks: int = 0
+    text: list[str] = field(default_factory=list)
+    """Pieces of the answer, without reasoning: the next turn of a conversation needs them."""
+    tools: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def output_tokens(self) -> int:
+        return int(self.usage["completion_tokens"]) if self.usage else len(self.chunks)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return int(self.usage.get("prompt_tokens", 0)) if self.usage else 0
+
+    @property
+    def cached_tokens(self) -> int:
+        details = (self.usage or {}).get("prompt_tokens_details") or {}
+        return int(details.get("cached_tokens") or 0)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """The server's count; where it gives none, output tokens shared out by chunks (exact at one token a chunk)."""
+        details = (self.usage or {}).get("completion_tokens_details") or {}
+        if details.get("reasoning_tokens") is not None:
+            return int(details["reasoning_tokens"])
+        if not self.chunks:
+            return 0
+        return round(self.output_tokens * self.reasoning_chunks / len(self.chunks))
+
+    @property
+    def tool_calls_are_json(self) -> bool:
+        """At least one tool was called, and every call has a name and arguments that parse."""
+        try:
+            parsed = [json.loads(call["arguments"]) for call in self.tools.values() if call["name"]]
+        except ValueError:
+            return False
+        return bool(parsed) and len(parsed) == len(self.tools)
+
+
+def read_stream(lines: Sequence[tuple[float, bytes]]) -> Stream:
+    """Read the lines of a stream, each with the instant of its arrival.
+
+    A chunk counts as a token unless it only announces the role or only carries the finish reason of a chat. A
+    completion's chunk always counts: a token may well have no text of its own (half of a character).
+    """
+    seen = Stream()
+    for at, line in lines:
+        if not line.startswith(b"data:"):
+            continue
+        payload = line[5:].strip()
+        if payload == b"[DONE]":
+            seen.done = True
+            continue
+        try:
+            event = json.loads(payload)
+        except ValueError:
+            # Cut in the middle of an event: what came before still counts, and `done` stays false.
+            continue
+        if not isinstance(event, dict):
+            continue
+        if "error" in event:
+            error = event["error"]
+            seen.error = error if isinstance(error, dict) else {"message": str(error)}
+            seen.end = at
+            continue
+        seen.end = at
+        if event.get("usage"):
+            seen.usage = event["usage"]
+        for choice in event.get("choices") or ():
+            _choice(seen, at, choice)
+    return seen
+
+
+def _choice(seen: Stream, at: float, choice: dict[str, Any]) -> None:
+    if choice.get("finish_reason"):
+        seen.finish_reason = choice["finish_reason"]
+    delta = choice.get("delta")
+    if delta is None:
+        seen.chunks.append(at)
+        seen.text.append(choice.get("text") or "")
+        seen.first_answer = at if seen.first_answer is None else seen.first_answer
+        return
+    content = delta.get("content")
+    reasoning = delta.get("reasoning") or delta.get("reasoning_content")
+    tools = delta.get("tool_calls") or ()
+    if not (content or reasoning or tools) and ("role" in delta or choice.get("finish_reason") or content is None):
+        return
+    seen.chunks.append(at)
+    if reasoning and not (content or tools):
+        seen.reasoning_chunks += 1
+    elif seen.first_answer is None:
+        seen.first_answer = at
+    if content:
+        seen.text.append(content)
+    for call in tools:
+        one = seen.tools.setdefault(call.get("index", 0), {"name": "", "arguments": ""})
+        function = call.get("function") or {}
+        one["name"] += function.get("name") or ""
+        one["arguments"] += function.get("arguments") or ""
