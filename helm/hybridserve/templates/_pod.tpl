@@ -107,8 +107,8 @@ seccompProfile: {type: RuntimeDefault}
   env:
     - {name: HOME, value: /tmp}
     - {name: HF_HOME, value: /models/huggingface}
-    - {name: REPOSITORY, value: {{ .Values.settings.model.source | quote }}}
-    - {name: REVISION, value: {{ .Values.settings.model.revision | quote }}}
+    - {name: REPOSITORY, value: {{ dig "model" "source" "" .Values.settings | quote }}}
+    - {name: REVISION, value: {{ dig "model" "revision" "" .Values.settings | quote }}}
     {{- if include "hybridserve.hubSecret" . }}
     - {name: HF_TOKEN_PATH, value: /etc/hub-token/token}
     {{- end }}

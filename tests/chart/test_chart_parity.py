@@ -1,0 +1,121 @@
+"""The chart starts what `hybridserve render vllm` prints: the same arguments, in both modes, for every profile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chart_helm import CHART, HELM_3, HELM_4, ROOT, Object, only, template
+
+from hybridserve.cli import main
+from hybridserve.cli.helm_values import Mode, helm_values
+from hybridserve.errors import ConfigError
+from hybridserve.planning.engine_args import engine_args, plan_settings
+from hybridserve.settings import Settings, load
+
+PROFILES = sorted((ROOT / "helm" / "profiles").glob("*.yaml"))
+EXAMPLE = ROOT / "deploy" / "examples" / "nemotron-nano-9b-v2-production.yaml"
+COMMIT = "model.revision=0123456789abcdef0123456789abcdef01234567"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    with pytest.raises(SystemExit) as ended:
+        main(["render", *words])
+    assert ended.value.code == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def settings_in(objects: list[Object]) -> dict[str, Any]:
+    """The settings that the engine of a rendered chart gets."""
+    if services := [one for one in objects if one["kind"] == "RayService"]:
+        config = yaml.safe_load(services[0]["spec"]["serveConfigV2"])
+        return dict(config["applications"][0]["args"]["settings"])
+    return dict(yaml.safe_load(only(objects, "ConfigMap", "demo-settings")["data"]["hybridserve.yaml"]))
+
+
+@pytest.mark.parametrize("mode", ["standalone", "rayservice"])
+@pytest.mark.parametrize("file", [*PROFILES, EXAMPLE], ids=lambda file: file.stem)
+def test_engine_arguments_are_the_rendered_ones(
+    file: Path, mode: Mode, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    named = load(file).settings
+    assign = [] if named.model.id == "demo" or named.model.revision else ["--set", COMMIT]
+    wanted = printed(capsys, "vllm", "-c", str(file), *assign, "--json")
+    values = printed(capsys, "helm", "-c", str(file), *assign, "--mode", mode, "--json")
+    if named.guard.kind == "model":
+        values["networkPolicy"] = {"guard": [{"podSelector": {}}]}  # where the guard runs is the user's to say
+    for binary in (HELM_3, HELM_4):
+        inside = tmp_path / "hybridserve.yaml"
+        inside.write_text(yaml.safe_dump(settings_in(template(values, binary=binary))))
+        assert printed(capsys, "vllm", "-c", str(inside), "--json") == wanted
+
+
+def test_large_numbers_stay_whole() -> None:
+    """Helm reads numbers as floats: 42949672960 must not become 4.294967296e+10."""
+    values = {"settings": {"engine": {"kv_cache_memory_bytes": 42949672960}}}
+    for binary in (HELM_3, HELM_4):
+        text = only(template(values, binary=binary), "ConfigMap", "demo-settings")["data"]["hybridserve.yaml"]
+        assert "kv_cache_memory_bytes: 42949672960\n" in text
+
+
+def test_what_the_chart_sets_is_left_to_it() -> None:
+    settings = load(EXAMPLE).settings
+    values = helm_values(settings)
+    assert values["image"] == {
+        "registry": "registry.example",
+        "repository": "hybridserve",
+        "digest": "sha256:" + "0" * 64,
+    }
+    assert values["auth"] == {"existingSecret": "hybridserve-keys"}
+    assert "host" not in values["settings"]["server"]
+    assert "access" not in values["settings"]
+    values["networkPolicy"] = {"guard": [{"podSelector": {}}]}
+    inside = settings_in(template(values))
+    assert inside["server"]["host"] == "0.0.0.0"
+    assert inside["access"]["keys_file"] == "/etc/hybridserve-keys/keys"
+    assert inside["licence"]["image"] == settings.licence.image
+    assert inside["licence"]["bundle"] == "/etc/hybridserve-notice"
+    assert inside["licence"]["accepted"] == settings.model_dump(mode="json")["licence"]["accepted"]
+
+
+def test_an_image_without_digest_is_refused() -> None:
+    settings = Settings.model_validate({"licence": {"image": "hybridserve:latest"}})
+    with pytest.raises(ConfigError, match=r"licence\.image"):
+        helm_values(settings)
+
+
+def test_gpus_follow_from_the_settings() -> None:
+    settings = Settings.model_validate(
+        {
+            "model": {"id": "nemotron-nano-9b-v2"},
+            "accelerator": {"name": "l40s"},
+            "engine": {"tensor_parallel_size": 2},
+            "scaling": {"max_replicas": 3},
+        }
+    )
+    assert helm_values(settings, "standalone")["resources"]["limits"]["nvidia.com/gpu"] == 6
+    values = helm_values(settings, "rayservice")
+    assert values["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert values["ray"]["workerGroups"][0] == {
+        "name": "engine",
+        "replicas": 1,
+        "minReplicas": 1,
+        "maxReplicas": 3,
+        "acceleratorType": "L40S",
+    }
+
+
+def test_pinning_changes_no_argument() -> None:
+    """The values hold the plan's choices as settings: planned again, they are the same."""
+    for file in PROFILES:
+        settings = load(file).settings
+        pinned = Settings.model_validate(helm_values(settings)["settings"])
+        assert engine_args(pinned) == engine_args(settings, plan_settings(settings))
+
+
+def test_profiles_are_in_the_chart() -> None:
+    assert {file.name for file in (CHART / "profiles").glob("*.yaml")} == {file.name for file in PROFILES}
+    assert len(PROFILES) >= 7
