@@ -1,0 +1,147 @@
+"""A server that streams tokens on an exact clock: what a client measures against it is the client's own error.
+
+    python loadtests/mock_server.py --port 9000 --first 0.010 --gap 0.005 --tokens 20
+
+It speaks enough of the OpenAI API for one client: GET /v1/models, POST /v1/completions and /v1/chat/completions. A
+request may ask for its own times with the field `mock`: {"first": s, "gap": s, "tokens": n, "stall": [token, s],
+"cut": token, "idle": token, "error": token, "status": 400|401|413|429|500|503, "code": text, "usage": false,
+"reasoning": n, "merge": n, "split": true}. Times are deadlines from the arrival of the request, so delays of one token
+never add up. This is no model: it is a clock with an HTTP face.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+from typing import Any
+
+KEY: str | None = None
+EXACT = False
+DEFAULTS: dict[str, Any] = {}
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """All requests of one connection."""
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            began = asyncio.get_running_loop().time()
+            lines = head.decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+            raw = await reader.readexactly(int(headers.get("content-length", 0)))
+            if not await answer(writer, lines[0].split(" ")[1], headers, raw, began):
+                break
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+
+
+async def answer(writer: asyncio.StreamWriter, path: str, headers: dict[str, str], raw: bytes, began: float) -> bool:
+    """One answer; False closes the connection."""
+    if KEY is not None and headers.get("authorization") != f"Bearer {KEY}":
+        return plain(writer, 401, {"error": {"message": "no such key", "code": "invalid_api_key"}})
+    if path == "/v1/models":
+        model = {"id": "mock", "object": "model", "max_model_len": 1_000_000}
+        return plain(writer, 200, {"object": "list", "data": [model]})
+    body = json.loads(raw)
+    ask = {**DEFAULTS, **body.get("mock", {})}
+    if ask.get("status"):
+        code = ask.get("code", "mock")
+        return plain(writer, ask["status"], {"error": {"message": "as you wish", "code": code}}, "Retry-After: 7\r\n")
+    return await stream(writer, body, ask, path.endswith("chat/completions"), began)
+
+
+async def stream(
+    writer: asyncio.StreamWriter, body: dict[str, Any], ask: dict[str, Any], chat: bool, began: float
+) -> bool:
+    """Tokens, each at its deadline."""
+    loop = asyncio.get_running_loop()
+    tokens = ask["tokens"] or body.get("max_tokens", 16)
+    merge, reasoning = ask.get("merge", 1), ask.get("reasoning", 0)
+    stall_at, stall = ask.get("stall", (0, 0.0))
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    if chat:
+        send(writer, {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+    for index in range(tokens):
+        if (index + 1) % merge and index + 1 < tokens:
+            continue
+        due = began + ask["first"] + ask["gap"] * index + (stall if stall and index >= stall_at else 0.0)
+        await until(due)
+        if index == ask.get("cut"):
+            return False
+        if index == ask.get("idle"):
+            await asyncio.sleep(3600)
+        if index == ask.get("error"):
+            send(writer, {"error": {"message": "engine died", "code": 500}})
+            writer.write(b"0\r\n\r\n")
+            return True
+        finish = "length" if index == tokens - 1 else None
+        part: dict[str, Any] = {"text": "x"}
+        if chat:
+            part = {"delta": {"reasoning" if index < reasoning else "content": "x"}}
+        send(writer, {"choices": [{"index": 0, **part, "finish_reason": finish}]}, ask.get("split", False))
+        if ask.get("split"):
+            await writer.drain()
+    if ask.get("usage", True):
+        usage = {"prompt_tokens": 11, "completion_tokens": tokens, "total_tokens": tokens + 11}
+        send(writer, {"choices": [], "usage": usage})
+    frame(writer, b"data: [DONE]\n\n")
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+    return True
+
+
+async def until(due: float) -> None:
+    """Sleep. A timer of asyncio may be a millisecond late; with --exact the last two milliseconds are waited busily."""
+    loop = asyncio.get_running_loop()
+    if (wait := due - loop.time() - (0.002 if EXACT else 0.0)) > 0:
+        await asyncio.sleep(wait)
+    while EXACT and loop.time() < due:
+        await asyncio.sleep(0)
+
+
+def send(writer: asyncio.StreamWriter, event: dict[str, Any], split: bool = False) -> None:
+    """One event; with `split` in two pieces, as a network may cut it."""
+    data = b"data: " + json.dumps({"id": "mock", "object": "chunk", "model": "mock", **event}).encode() + b"\n\n"
+    if split:
+        frame(writer, data[:9])
+        data = data[9:]
+    frame(writer, data)
+
+
+def frame(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """One chunk of HTTP/1.1."""
+    writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+def plain(writer: asyncio.StreamWriter, status: int, body: dict[str, Any], extra: str = "") -> bool:
+    """An answer that is no stream."""
+    data = json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} Mock\r\ncontent-type: application/json\r\n{extra}content-length: {len(data)}\r\n\r\n"
+    writer.write(head.encode() + data)
+    return True
+
+
+async def main() -> None:
+    """Serve until stopped; prints its address."""
+    global EXACT, KEY
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--first", type=float, default=0.010)
+    parser.add_argument("--gap", type=float, default=0.005)
+    parser.add_argument("--tokens", type=int, default=0, help="0: as many as max_tokens")
+    parser.add_argument("--key")
+    parser.add_argument("--exact", action="store_true", help="to a tenth of a millisecond, with a core that is busy")
+    asked = parser.parse_args()
+    KEY, EXACT = asked.key, asked.exact
+    DEFAULTS.update(first=asked.first, gap=asked.gap, tokens=asked.tokens)
+    server = await asyncio.start_server(serve, "127.0.0.1", asked.port, backlog=2048, limit=1 << 24)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,180 @@
+"""The streaming client: geventhttpclient, one connection a user, a time stamp for each line as it arrives.
+
+Nothing is parsed while a stream runs. locust's own `iter_lines` reads blocks of 1024 bytes, which at 200 bytes a token
+reports five tokens as one; `readline` hands a line over when it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter, time
+from typing import Any
+from urllib.parse import urlsplit
+
+from gevent.socket import timeout as socket_timeout  # type: ignore[import-untyped]
+from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
+
+from hybridserve.loadtest.prompts import Request
+from hybridserve.loadtest.record import Outcome, Record
+from hybridserve.loadtest.sse import Stream, read_stream
+
+_BLOCK = 16 * 1024
+# One reading of both clocks: durations come from the monotonic one, and are placed in the world by this.
+_ANCHOR = time() - perf_counter()
+
+_BY_STATUS = {
+    401: Outcome.DENIED,
+    403: Outcome.DENIED,
+    413: Outcome.LIMIT,
+    429: Outcome.LIMIT,
+    503: Outcome.UNAVAILABLE,
+}
+_BY_CODE = {"guard_blocked": Outcome.GUARD, "guard_unavailable": Outcome.GUARD_DOWN}
+
+
+def now() -> float:
+    """Seconds since the epoch that never jump."""
+    return perf_counter() + _ANCHOR
+
+
+@dataclass(slots=True)
+class Answer:
+    """A record, and the words that the next turn needs."""
+
+    record: Record
+    text: str = ""
+
+
+class StreamingClient:
+    """Sends one request at a time to one server.
+
+    Args:
+        url: as http://host:port, with or without a path before /v1.
+        key: sent as a bearer token.
+        timeout: seconds of silence after which a request failed.
+    """
+
+    def __init__(self, url: str, key: str | None = None, timeout: float = 120.0, worker: int = 0) -> None:
+        self._base = urlsplit(url).path.rstrip("/").removesuffix("/v1")
+        self._headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._worker = worker
+        tls: dict[str, Any] = {"ssl_context_factory": lambda: _TLS} if url.startswith("https") else {}
+        self._http = HTTPClient.from_url(
+            url, concurrency=1, connection_timeout=min(timeout, 30.0), network_timeout=timeout, block_size=_BLOCK, **tls
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def ask(self, request: Request, intended: float | None = None, **about: Any) -> Answer:
+        """Send it, read the whole answer, say how it went; never raises for what a server does.
+
+        Args:
+            request: what to send.
+            intended: when it was due, seconds since the epoch; None means at once.
+            about: further fields of the record.
+        """
+        lines: list[tuple[float, bytes]] = []
+        sent = perf_counter()
+        status, fault, detail, after = 0, None, "", None
+        try:
+            response = self._send(request)
+            status = response.status_code
+            if status == 200:
+                readline = response.readline
+                append = lines.append
+                while line := readline(b"\n"):
+                    if len(line) > 2:
+                        append((perf_counter() - sent, line))
+            else:
+                fault, detail = _refused(status, response.read())
+                after = _seconds(response.get("retry-after"))
+        except socket_timeout:
+            fault = Outcome.TIMEOUT_IDLE if lines else Outcome.TIMEOUT_FIRST
+        except (OSError, HTTPParseError) as error:
+            fault = Outcome.CUT if status == 200 else Outcome.CONNECT
+            detail = type(error).__name__ if not str(error) else str(error)[:120]
+            self._http.close()
+        ended = perf_counter() - sent
+        seen = read_stream(lines)
+        if fault is None or (fault is Outcome.CUT and seen.error):
+            fault, detail = _judge(seen, request)
+        start = sent + _ANCHOR
+        record = Record(
+            intended=start if intended is None else intended,
+            sent=start,
+            end=seen.end if fault is Outcome.OK and seen.end is not None else ended,
+            outcome=fault,
+            expected=request.expected,
+            kind=request.kind,
+            turn=request.turn,
+            conversation=request.conversation,
+            chunks=tuple(seen.chunks),
+            first_answer=seen.first_answer,
+            prompt_tokens=seen.prompt_tokens,
+            cached_tokens=seen.cached_tokens,
+            output_tokens=seen.output_tokens,
+            reasoning_tokens=seen.reasoning_tokens,
+            usage=seen.usage is not None,
+            finish_reason=seen.finish_reason,
+            status=status,
+            retry_after=after,
+            detail=detail,
+            worker=self._worker,
+            **about,
+        )
+        return Answer(record, "".join(seen.text))
+
+    def _send(self, request: Request) -> Any:
+        """A connection that was closed while it was idle says nothing about the service: once more on a new one."""
+        try:
+            return self._http.request("POST", self._base + request.path, request.body, self._headers)
+        except (HTTPConnectionClosed, BrokenPipeError, ConnectionResetError):
+            return self._http.request("POST", self._base + request.path, request.body, self._headers)
+
+
+def _judge(seen: Stream, request: Request) -> tuple[Outcome, str]:
+    """The outcome of a stream that came with status 200."""
+    if seen.error is not None:
+        code = seen.error.get("code")
+        return _BY_CODE.get(str(code), Outcome.IN_BAND), str(code)
+    if seen.finish_reason is None or not seen.done:
+        return Outcome.CUT, "no finish reason" if seen.finish_reason is None else "no [DONE]"
+    if not seen.chunks:
+        return Outcome.EMPTY, ""
+    if request.exact is not None and seen.usage is not None and seen.output_tokens != request.exact:
+        return Outcome.LENGTH, f"{seen.output_tokens} of {request.exact} tokens"
+    if request.budget is not None and seen.reasoning_tokens > request.budget:
+        return Outcome.OVERRUN, f"{seen.reasoning_tokens} reasoning tokens"
+    if request.tool and not seen.tool_calls_are_json:
+        return Outcome.BAD_TOOL, ""
+    return Outcome.OK, ""
+
+
+def _refused(status: int, body: bytes) -> tuple[Outcome, str]:
+    try:
+        error = json.loads(body)["error"]
+        code = str(error.get("code") or error.get("type") or "") if isinstance(error, Mapping) else str(error)
+    except (ValueError, KeyError, TypeError):
+        code = ""
+    outcome = _BY_CODE.get(code) or _BY_STATUS.get(status)
+    return outcome or (Outcome.HTTP_5XX if status >= 500 else Outcome.HTTP_4XX), f"HTTP {status} {code}".strip()[:120]
+
+
+def _seconds(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+# Made once, before the clock runs: reading the certificates of the system takes tens of milliseconds.
+_TLS = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))

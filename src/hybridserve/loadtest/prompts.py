@@ -1,0 +1,183 @@
+"""Bodies of requests. Built before they are due where that can be, and cheap where it cannot."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hybridserve.errors import ConfigError
+from hybridserve.loadtest.record import Outcome
+from hybridserve.loadtest.scenario import ChatKind, FileKind, Scenario, TokenKind
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+_POOL = 16
+_UNIQUE = 6
+"""Token ids at the front of a prompt that no other has: whatever follows is no cached prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, ready to be sent."""
+
+    path: str
+    body: bytes
+    kind: str
+    expected: Outcome = Outcome.OK
+    exact: int | None = None
+    """The answer must have exactly so many tokens."""
+    budget: int | None = None
+    """More reasoning tokens than this are an overrun."""
+    tool: bool = False
+    conversation: int = -1
+    turn: int = 0
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What was said so far."""
+
+    kind: ChatKind
+    number: int
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    turn: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.turn >= self.kind.turns
+
+    def answered(self, text: str) -> None:
+        """The model's words, for the next turn."""
+        self.messages.append({"role": "assistant", "content": text})
+        self.turn += 1
+
+
+class Prompts:
+    """Draws what to ask, from one seed.
+
+    Args:
+        scenario: the mix.
+        model: the served name.
+        token_ids: first and last id that random prompts are made of.
+        worker: index of this worker: no two draw the same.
+
+    Raises:
+        ConfigError: a file of prompts cannot be read.
+    """
+
+    def __init__(self, scenario: Scenario, model: str, token_ids: tuple[int, int], worker: int = 0) -> None:
+        self._scenario = scenario
+        self._model = model
+        self._low, self._high = token_ids
+        self._random = random.Random(f"{scenario.seed}/{worker}")
+        self._shared = random.Random(scenario.seed)
+        self._weights = [kind.weight for kind in scenario.mix]
+        self._count = worker * 1_000_000
+        self._tails = {kind.name: self._tokens(kind) for kind in scenario.mix if isinstance(kind, TokenKind)}
+        self._files = {kind.name: _read_prompts(kind) for kind in scenario.mix if isinstance(kind, FileKind)}
+        self._conversations = 0
+
+    def next(self, index: int | None = None) -> Request | Conversation:
+        """What the next user asks; `index` is the place in a file of prompts."""
+        kind = self._random.choices(self._scenario.mix, self._weights)[0]
+        if isinstance(kind, TokenKind):
+            return self.completion(kind)
+        if isinstance(kind, FileKind):
+            rows = self._files[kind.name]
+            self._count += 1
+            row = rows[(self._count - 1 if index is None else index) % len(rows)]
+            output = int(row.get("output_tokens", kind.output))
+            head = json.dumps({"prompt": row["prompt"]})[1:-1]
+            return self._completion(kind.name, kind.expect, head, output)
+        self._conversations += 1
+        return Conversation(kind, self._conversations)
+
+    def completion(self, kind: TokenKind) -> Request:
+        """Random token ids."""
+        prefix, tails = self._tails[kind.name]
+        front = self._random.choices(range(self._low, self._high + 1), k=min(_UNIQUE, kind.prompt - kind.shared_prefix))
+        ids = ",".join([*prefix, *map(str, front), *([tail] if (tail := self._random.choice(tails)) else [])])
+        return self._completion(kind.name, kind.expect, f'"prompt":[{ids}]', kind.output)
+
+    def lengths(self, prompt: int, output: int) -> Request:
+        """One request of a trace."""
+        ids = ",".join(map(str, self._random.choices(range(self._low, self._high + 1), k=prompt)))
+        return self._completion("trace", Outcome.OK, f'"prompt":[{ids}]', output)
+
+    def turn(self, talk: Conversation) -> Request:
+        """The next question of a conversation, with all that was said."""
+        kind = talk.kind
+        if not talk.messages and kind.system is not None:
+            talk.messages.append({"role": "system", "content": "\n".join([kind.system] * kind.repeat_system)})
+        question = kind.questions[talk.turn] if kind.turns > 1 and talk.turn < len(kind.questions) else None
+        talk.messages.append({"role": "user", "content": question or self._random.choice(kind.questions)})
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": talk.messages,
+            "max_tokens": kind.max_tokens,
+            "temperature": self._scenario.temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if kind.fixed_length:
+            body |= {"ignore_eos": True, "min_tokens": kind.max_tokens}
+        if kind.budget is not None:
+            body["reasoning"] = {"budget": kind.budget}
+        elif kind.reasoning != "default":
+            body["reasoning"] = kind.reasoning
+        if kind.tools:
+            body["tools"] = list(kind.tools)
+        if kind.tool_choice is not None:
+            body["tool_choice"] = kind.tool_choice
+        return Request(
+            CHAT,
+            json.dumps(body).encode(),
+            kind.name,
+            kind.expect,
+            exact=kind.max_tokens if kind.fixed_length else None,
+            budget=None if kind.budget is None else kind.budget + kind.budget_slack,
+            tool=bool(kind.tools) and kind.tool_choice not in (None, "none", "auto"),
+            conversation=talk.number,
+            turn=talk.turn,
+        )
+
+    def pause(self, kind: ChatKind) -> float:
+        """Seconds until the next turn."""
+        return self._random.expovariate(1 / kind.think_s) if kind.think_s else 0.0
+
+    def _tokens(self, kind: TokenKind) -> tuple[list[str], list[str]]:
+        """The shared prefix, and a few tails: the front of a prompt alone must be its own, and is drawn each time."""
+        if kind.shared_prefix >= kind.prompt:
+            raise ConfigError(
+                f"mix.{kind.name}.shared_prefix", "leaves nothing of the prompt", "less than prompt tokens"
+            )
+        prefix = self._shared.choices(range(self._low, self._high + 1), k=kind.shared_prefix)
+        rest = max(0, kind.prompt - kind.shared_prefix - _UNIQUE)
+        draws = [self._random.choices(range(self._low, self._high + 1), k=rest) for _ in range(_POOL)]
+        return [str(one) for one in prefix], [",".join(map(str, one)) for one in draws]
+
+    def _completion(self, name: str, expected: Outcome, prompt: str, output: int) -> Request:
+        rest = {
+            "model": self._model,
+            "max_tokens": output,
+            "min_tokens": output,
+            "ignore_eos": True,
+            "temperature": self._scenario.temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        body = f"{{{prompt},{json.dumps(rest)[1:]}"
+        return Request(COMPLETIONS, body.encode(), name, expected, exact=output)
+
+
+def _read_prompts(kind: FileKind) -> Sequence[Mapping[str, Any]]:
+    where = f"mix.{kind.name}.path"
+    try:
+        rows = [json.loads(line) for line in kind.path.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(where, f"{str(kind.path)!r}: {error}", 'JSON lines with "prompt"') from None
+    if not rows or not all(isinstance(row, dict) and "prompt" in row for row in rows):
+        raise ConfigError(where, f"{str(kind.path)!r} has lines without a prompt", 'JSON lines with "prompt"')
+    return rows

@@ -1,0 +1,23 @@
+"""The mock server in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SERVER = Path(__file__).parents[3] / "loadtests" / "mock_server.py"
+
+
+@contextmanager
+def mock_server(*flags: str) -> Iterator[str]:
+    """Its address, while it runs."""
+    process = subprocess.Popen([sys.executable, str(SERVER), *flags], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(10)

@@ -1,0 +1,155 @@
+"""The client against a server with known delays. Medians, since other work shares the machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from statistics import median
+from typing import Any
+
+import pytest
+
+from hybridserve.loadtest.client import StreamingClient, now
+from hybridserve.loadtest.prompts import CHAT, COMPLETIONS, Request
+from hybridserve.loadtest.record import Outcome, Record
+
+MS = 0.001
+
+
+def ask(url: str, tokens: int = 20, path: str = COMPLETIONS, timeout: float = 5.0, **mock: Any) -> Record:
+    return asks(url, 1, tokens, path, timeout, **mock)[0]
+
+
+def asks(
+    url: str, times: int, tokens: int = 20, path: str = COMPLETIONS, timeout: float = 5.0, **mock: Any
+) -> list[Record]:
+    client = StreamingClient(url, timeout=timeout)
+    body = json.dumps({"max_tokens": tokens, "stream": True, "mock": mock}).encode()
+    found = [client.ask(Request(path, body, "test")).record for _ in range(times)]
+    client.close()
+    return found
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+def test_each_measure_to_the_millisecond(mock_url: str, path: str) -> None:
+    records = asks(mock_url, 15, 20, path)
+    assert {one.outcome for one in records} == {Outcome.OK}
+    assert median(one.ttft or 0 for one in records) == pytest.approx(10 * MS, abs=1 * MS)
+    assert median(gap for one in records for gap in one.itls) == pytest.approx(5 * MS, abs=0.5 * MS)
+    assert median(one.tpot or 0 for one in records) == pytest.approx(5 * MS, abs=0.2 * MS)
+    assert median(one.e2e for one in records) == pytest.approx((10 + 19 * 5) * MS, abs=1.5 * MS)
+    assert {(one.prompt_tokens, one.output_tokens, len(one.chunks)) for one in records} == {(11, 20, 20)}
+
+
+def test_a_stall_is_one_gap(mock_url: str) -> None:
+    records = asks(mock_url, 7, 20, stall=[10, 0.1])
+    assert median(max(one.itls) for one in records) == pytest.approx(105 * MS, abs=1.5 * MS)
+    assert median(sorted(one.itls)[-2] for one in records) == pytest.approx(5 * MS, abs=1.5 * MS)
+    assert median(one.tpot or 0 for one in records) == pytest.approx((19 * 5 + 100) / 19 * MS, abs=0.3 * MS)
+
+
+def test_events_cut_by_the_network_are_whole(mock_url: str) -> None:
+    one = ask(mock_url, 10, split=True)
+    assert one.ok
+    assert len(one.chunks) == 10
+
+
+def test_merged_tokens(mock_url: str) -> None:
+    records = asks(mock_url, 7, 20, merge=4)
+    assert {(len(one.chunks), one.output_tokens) for one in records} == {(5, 20)}
+    assert median(gap for one in records for gap in one.itls) == pytest.approx(20 * MS, abs=1 * MS)
+
+
+def test_reasoning_and_the_first_answer(mock_url: str) -> None:
+    records = asks(mock_url, 7, 20, CHAT, reasoning=12)
+    assert {one.reasoning_tokens for one in records} == {12}
+    assert median(one.first_answer or 0 for one in records) == pytest.approx((10 + 12 * 5) * MS, abs=1.5 * MS)
+    assert median(one.ttft or 0 for one in records) == pytest.approx(10 * MS, abs=1 * MS)
+
+
+@pytest.mark.parametrize(
+    ("mock", "outcome", "chunks"),
+    [
+        ({"cut": 5}, Outcome.CUT, 5),
+        ({"error": 5}, Outcome.IN_BAND, 5),
+        ({"status": 400, "code": "guard_blocked"}, Outcome.GUARD, 0),
+        ({"status": 503, "code": "guard_unavailable"}, Outcome.GUARD_DOWN, 0),
+        ({"status": 503, "code": "engine_unavailable"}, Outcome.UNAVAILABLE, 0),
+        ({"status": 429}, Outcome.LIMIT, 0),
+        ({"status": 413}, Outcome.LIMIT, 0),
+        ({"status": 401}, Outcome.DENIED, 0),
+        ({"status": 404}, Outcome.HTTP_4XX, 0),
+        ({"status": 500}, Outcome.HTTP_5XX, 0),
+    ],
+)
+def test_how_a_request_ends(mock_url: str, mock: dict[str, Any], outcome: Outcome, chunks: int) -> None:
+    one = ask(mock_url, 20, **mock)
+    assert (one.outcome, len(one.chunks)) == (outcome, chunks)
+    assert one.ok is False
+    if one.status == 429:
+        assert one.retry_after == 7
+
+
+def test_silence_before_and_after_the_first_token(mock_url: str) -> None:
+    assert ask(mock_url, timeout=0.2, first=2.0).outcome is Outcome.TIMEOUT_FIRST
+    assert ask(mock_url, timeout=0.2, idle=3).outcome is Outcome.TIMEOUT_IDLE
+
+
+def test_an_answer_of_the_wrong_length(mock_url: str) -> None:
+    client = StreamingClient(mock_url)
+    body = json.dumps({"stream": True, "mock": {"tokens": 3}}).encode()
+    assert client.ask(Request(COMPLETIONS, body, "test", exact=4)).record.outcome is Outcome.LENGTH
+    assert client.ask(Request(COMPLETIONS, body, "test", exact=3)).record.ok
+
+
+def test_reasoning_over_the_budget(mock_url: str) -> None:
+    client = StreamingClient(mock_url)
+    body = json.dumps({"stream": True, "mock": {"tokens": 9, "reasoning": 6}}).encode()
+    assert client.ask(Request(CHAT, body, "test", budget=5)).record.outcome is Outcome.OVERRUN
+    assert client.ask(Request(CHAT, body, "test", budget=6)).record.ok
+
+
+def test_without_usage_chunks_are_counted_and_it_is_said(mock_url: str) -> None:
+    one = ask(mock_url, 6, usage=False)
+    assert (one.output_tokens, one.usage, one.ok) == (6, False, True)
+
+
+def test_latency_from_the_intended_start(mock_url: str) -> None:
+    client = StreamingClient(mock_url)
+    body = json.dumps({"max_tokens": 4}).encode()
+    due = now() - 0.25
+    one = client.ask(Request(COMPLETIONS, body, "test"), due).record
+    assert one.ttft == pytest.approx(0.260, abs=0.02)
+    assert one.chunks[0] == pytest.approx(0.010, abs=0.02)
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert ask(f"http://127.0.0.1:{port}").outcome is Outcome.CONNECT
+
+
+def test_an_idle_connection_that_the_server_closed_is_no_failure() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        import threading
+
+        def serve() -> None:
+            reply = b'data: {"choices":[{"text":"a","finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(reply)
+            for _ in range(2):
+                taken, _ = server.accept()
+                taken.recv(65536)
+                taken.sendall(head + reply)
+                taken.close()
+
+        worker = threading.Thread(target=serve)
+        worker.start()
+        client = StreamingClient(f"http://127.0.0.1:{server.getsockname()[1]}")
+        outcomes = []
+        for _ in range(2):
+            outcomes.append(client.ask(Request(COMPLETIONS, b"{}", "test")).record.outcome)
+            time.sleep(0.05)
+        worker.join(5)
+    assert outcomes == [Outcome.OK, Outcome.OK]
