@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-cli bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-cli bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart chart-score lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -79,6 +79,10 @@ chart-files: install ## write what the chart takes from elsewhere: schema of the
 test-chart: LOCK = dev
 test-chart: install ## the chart, with both majors of Helm
 	$(BIN)/pytest tests/chart
+
+chart-score: LOCK = dev
+chart-score: install ## the chart's score sheet beside other charts, checkov included, into docs/chart-score.md
+	$(BIN)/python scripts/chart_score.py
 
 lock: LOCK = dev
 lock: install ## resolve pyproject.toml into requirements/*.txt again

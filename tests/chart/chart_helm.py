@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def template(
     words += [part for file in files for part in ("--values", str(file))]
     if values is not None:
         words += ["--values", "-"]
-    text = helm(*words, *options, binary=binary, stdin=yaml.safe_dump(dict(values)) if values is not None else None)
+    text = helm(*words, *options, binary=binary, stdin=json.dumps(values) if values is not None else None)
     return parse(text)
 
 

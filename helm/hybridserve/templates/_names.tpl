@@ -26,8 +26,8 @@ and of KubeRay still fits. A shortened or altered name carries a hash, so that t
 
 {{/* Labels that select. They carry nothing a user can change, because selectors are immutable. */}}
 {{- define "hybridserve.selector" -}}
-app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ .root.Chart.Name | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
@@ -45,8 +45,8 @@ Metadata of an object. Arguments: root, suffix (of the name; optional), componen
       "app.kubernetes.io/part-of" "hybridserve" -}}
 {{- $labels = mustMerge $labels (include "hybridserve.selector" . | fromYaml) (default dict .labels) $root.Values.commonLabels -}}
 {{- $annotations := mustMerge dict (default dict .annotations) $root.Values.commonAnnotations -}}
-name: {{ include "hybridserve.fullname" $root }}{{ with .suffix }}-{{ . }}{{ end }}
-namespace: {{ include "hybridserve.namespace" $root }}
+name: "{{ include "hybridserve.fullname" $root }}{{ with .suffix }}-{{ . }}{{ end }}"
+namespace: {{ include "hybridserve.namespace" $root | quote }}
 labels: {{- toYaml $labels | nindent 2 }}
 {{- with $annotations }}
 annotations: {{- toYaml . | nindent 2 }}

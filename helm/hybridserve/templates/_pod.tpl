@@ -1,8 +1,8 @@
 {{- define "hybridserve.podSecurityContext" -}}
 runAsNonRoot: true
-runAsUser: {{ .Values.runAsUser }}
-runAsGroup: {{ .Values.runAsUser }}
-fsGroup: {{ .Values.runAsUser }}
+runAsUser: {{ .Values.runAsUser | int64 }}
+runAsGroup: {{ .Values.runAsUser | int64 }}
+fsGroup: {{ .Values.runAsUser | int64 }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
@@ -11,7 +11,7 @@ seccompProfile: {type: RuntimeDefault}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 runAsNonRoot: true
-runAsUser: {{ .Values.runAsUser }}
+runAsUser: {{ .Values.runAsUser | int64 }}
 capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
@@ -55,35 +55,35 @@ seccompProfile: {type: RuntimeDefault}
 - name: tmp
   emptyDir: {sizeLimit: 2Gi}
 - name: shm
-  emptyDir: {medium: Memory, sizeLimit: {{ .Values.shmSize }}}
+  emptyDir: {medium: Memory, sizeLimit: {{ .Values.shmSize | quote }}}
 - name: weights
 {{- if or .Values.weights.cache.persistent .Values.weights.cache.existingClaim }}
-  persistentVolumeClaim: {claimName: {{ default (printf "%s-weights" (include "hybridserve.fullname" .)) .Values.weights.cache.existingClaim }}}
+  persistentVolumeClaim: {claimName: {{ default (printf "%s-weights" (include "hybridserve.fullname" .)) .Values.weights.cache.existingClaim | quote }}}
 {{- else }}
-  emptyDir: {sizeLimit: {{ .Values.weights.cache.size }}}
+  emptyDir: {sizeLimit: {{ .Values.weights.cache.size | quote }}}
 {{- end }}
 - name: compile-cache
 {{- if .Values.compileCache.existingClaim }}
-  persistentVolumeClaim: {claimName: {{ .Values.compileCache.existingClaim }}}
+  persistentVolumeClaim: {claimName: {{ .Values.compileCache.existingClaim | quote }}}
 {{- else }}
-  emptyDir: {sizeLimit: {{ .Values.compileCache.size }}}
+  emptyDir: {sizeLimit: {{ .Values.compileCache.size | quote }}}
 {{- end }}
 {{- with include "hybridserve.keysSecret" . }}
 - name: keys
   secret:
-    secretName: {{ . }}
-    items: [{key: {{ $.Values.auth.secretKey }}, path: keys}]
+    secretName: {{ . | quote }}
+    items: [{key: {{ $.Values.auth.secretKey | quote }}, path: keys}]
 {{- end }}
 {{- if .Values.notice.files }}
 - name: notice
-  configMap: {name: {{ include "hybridserve.fullname" . }}-notice}
+  configMap: {name: "{{ include "hybridserve.fullname" . }}-notice"}
 {{- end }}
 {{- if .Values.weights.download }}
 {{- with include "hybridserve.hubSecret" . }}
 - name: hub-token
   secret:
-    secretName: {{ . }}
-    items: [{key: {{ $.Values.weights.secretKey }}, path: token}]
+    secretName: {{ . | quote }}
+    items: [{key: {{ $.Values.weights.secretKey | quote }}, path: token}]
 {{- end }}
 {{- end }}
 {{- with .Values.extraVolumes }}

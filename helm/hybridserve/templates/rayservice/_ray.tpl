@@ -25,7 +25,7 @@ template:
     annotations: {{- toYaml . | nindent 6 }}
     {{- end }}
   spec:
-    serviceAccountName: {{ include "hybridserve.headServiceAccount" . }}
+    serviceAccountName: {{ include "hybridserve.headServiceAccount" . | quote }}
     # The autoscaler beside the head is a client of the API server; nothing else of the release is.
     automountServiceAccountToken: {{ .Values.ray.autoscaler.enabled }}
     enableServiceLinks: false
@@ -35,7 +35,7 @@ template:
     imagePullSecrets: {{- toYaml . | nindent 6 }}
     {{- end }}
     {{- with .Values.priorityClassName }}
-    priorityClassName: {{ . }}
+    priorityClassName: {{ . | quote }}
     {{- end }}
     {{- with .Values.ray.head.nodeSelector }}
     nodeSelector: {{- toYaml . | nindent 6 }}
@@ -89,16 +89,16 @@ template:
       - name: tmp
         emptyDir: {sizeLimit: 4Gi}
       - name: shm
-        emptyDir: {medium: Memory, sizeLimit: {{ .Values.shmSize }}}
+        emptyDir: {medium: Memory, sizeLimit: {{ .Values.shmSize | quote }}}
       {{- with include "hybridserve.keysSecret" . }}
       - name: keys
         secret:
-          secretName: {{ . }}
-          items: [{key: {{ $.Values.auth.secretKey }}, path: keys}]
+          secretName: {{ . | quote }}
+          items: [{key: {{ $.Values.auth.secretKey | quote }}, path: keys}]
       {{- end }}
       {{- if .Values.notice.files }}
       - name: notice
-        configMap: {name: {{ include "hybridserve.fullname" . }}-notice}
+        configMap: {name: "{{ include "hybridserve.fullname" . }}-notice"}
       {{- end }}
 {{- end -}}
 
@@ -107,7 +107,7 @@ template:
 {{- $root := .root -}}
 {{- $group := .group -}}
 {{- $worker := dict "root" $root "component" "worker" -}}
-groupName: {{ $group.name }}
+groupName: {{ $group.name | quote }}
 replicas: {{ $group.replicas }}
 minReplicas: {{ $group.minReplicas }}
 maxReplicas: {{ $group.maxReplicas }}
@@ -124,7 +124,7 @@ template:
     annotations: {{- toYaml . | nindent 6 }}
     {{- end }}
   spec:
-    serviceAccountName: {{ include "hybridserve.serviceAccount" $root }}
+    serviceAccountName: {{ include "hybridserve.serviceAccount" $root | quote }}
     automountServiceAccountToken: false
     enableServiceLinks: false
     terminationGracePeriodSeconds: {{ include "hybridserve.graceSeconds" $root }}
@@ -133,10 +133,10 @@ template:
     imagePullSecrets: {{- toYaml . | nindent 6 }}
     {{- end }}
     {{- with default $root.Values.runtimeClassName $group.runtimeClassName }}
-    runtimeClassName: {{ . }}
+    runtimeClassName: {{ . | quote }}
     {{- end }}
     {{- with $root.Values.priorityClassName }}
-    priorityClassName: {{ . }}
+    priorityClassName: {{ . | quote }}
     {{- end }}
     {{- with default $root.Values.nodeSelector $group.nodeSelector }}
     nodeSelector: {{- toYaml . | nindent 6 }}

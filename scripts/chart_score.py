@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""The score sheet of the chart, measured on what Helm renders: `make chart-score` writes docs/chart-score.md.
+
+Two charts of others stand beside ours with the figures that were measured on 2026-11-23 with the same tools: vLLM
+production-stack's vllm-stack 0.1.12 and NVIDIA's nim-llm 1.1.2. checkov is heavy (340 MB), so it lives in an
+environment of its own under .cache.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "chart"))
+
+from chart_cases import CASES, values_of  # noqa: E402
+from chart_helm import CHART, HelmError, Object, chart_tools, helm, template  # noqa: E402
+from pod_security import pods, violations  # noqa: E402
+
+CHECKOV = ROOT / ".cache" / "checkov"
+CHECKOV_VERSION = "3.3.30"
+SHEET = ROOT / "docs" / "chart-score.md"
+WANTED_SHARE = 0.97
+# Rules of checkov that are left out, and why.
+SKIPPED = {
+    "CKV_K8S_11": "a CPU limit throttles the engine in the middle of a step; requests share CPUs fairly",
+}
+DIGEST = "sha256:" + "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One check: ours is measured, the others' figures were."""
+
+    what: str
+    ours: Callable[[], str]
+    production_stack: str
+    nim: str
+
+
+def rendered(case: str, **changes: Any) -> list[Object]:
+    """Objects of one values file, digests pinned as docs/kubernetes.md asks for, with values changed."""
+    values = values_of(case)
+    values.setdefault("image", {})["digest"] = DIGEST
+    values.get("settings", {}).get("licence", {}).pop("image", None)
+    values.setdefault("check", {}).setdefault("image", {"repository": "check"})["digest"] = DIGEST
+    return template({**values, **changes})
+
+
+def restricted() -> str:
+    """Pods of every values file that meet the restricted standard."""
+    found = [violations(spec) for case in CASES for one in rendered(case) for _, spec in pods(one)]
+    return verdict(not any(found), f"{sum(not one for one in found)}/{len(found)} pods of {len(CASES)} values files")
+
+
+def checkov() -> str:
+    """Share of checkov's rules that pass, RayService taken apart into pods."""
+    documents = [as_pods for case in CASES for one in rendered(case) for as_pods in projected(one, case)]
+    file = CHECKOV / "rendered.yaml"
+    file.write_text(yaml.safe_dump_all(documents))
+    words = [str(CHECKOV / "venv/bin/checkov"), "-f", str(file), "--framework", "kubernetes", "--quiet", "--compact"]
+    words += ["--skip-download", "--skip-check", ",".join(SKIPPED), "-o", "json"]
+    report = json.loads(subprocess.run(words, capture_output=True, text=True, check=False).stdout)
+    summary = report["summary"]
+    passed, failed = summary["passed"], summary["failed"]
+    for one in report["results"]["failed_checks"]:
+        print(f"  checkov {one['check_id']} {one['resource']}: {one['check_name']}", file=sys.stderr)
+    share = passed / (passed + failed)
+    return verdict(share >= WANTED_SHARE, f"{passed}/{passed + failed} = {share:.1%}")
+
+
+def projected(thing: Object, case: str) -> Iterator[Object]:
+    """checkov knows no RayService: its pods, KubeRay's additions included, stand for it."""
+    thing = copy.deepcopy(thing)
+    thing["metadata"]["name"] = f"{case}-{thing['metadata']['name']}"
+    if thing["kind"] != "RayService":
+        yield thing
+        return
+    for where, spec in pods(thing):
+        metadata = {"name": f"{case}-{where.rpartition(' ')[2]}", "namespace": thing["metadata"]["namespace"]}
+        yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def refused(*sets: str) -> str:
+    """How many of these values Helm refuses."""
+    count = 0
+    for assignment in sets:
+        try:
+            helm("template", "x", str(CHART), "--set", assignment)
+        except HelmError:
+            count += 1
+    return verdict(count == len(sets), f"{count}/{len(sets)} refused")
+
+
+def selectors_stay() -> str:
+    """A changed label leaves every immutable field as it was."""
+    before, after = rendered("defaults"), rendered("defaults", commonLabels={"team": "x"}, podLabels={"team": "x"})
+    same = [
+        one["spec"]["selector"] == other["spec"]["selector"]
+        for one, other in zip(before, after, strict=True)
+        if one["kind"] in ("Deployment", "Service")
+    ]
+    return verdict(all(same) and bool(same), "selectors hold no value")
+
+
+def storage_grows() -> str:
+    """Storage stands in a plain claim, whose size may grow."""
+    kinds = [one["kind"] for one in rendered("nemotron-nano-9b-v2-l40s")]
+    return verdict("PersistentVolumeClaim" in kinds and "StatefulSet" not in kinds, "a plain claim")
+
+
+def names_fit() -> str:
+    """The longest name of an object for the longest release name."""
+    objects = [one for case in CASES for one in template(values_of(case), release="a" * 53)]
+    longest = max(len(one["metadata"]["name"]) for one in objects)
+    return verdict(longest <= 63, f"longest name {longest} characters for a release of 53")
+
+
+def apart() -> str:
+    """Two releases share no object and no selector."""
+    names, selectors = [], []
+    for release in ("one", "two"):
+        objects = template(values_of("standalone-secrets"), release=release)
+        names.append({(one["kind"], one["metadata"]["name"]) for one in objects})
+        selectors.append([one["spec"]["selector"] for one in objects if one["kind"] == "Service"])
+    return verdict(not names[0] & names[1] and selectors[0] != selectors[1], "no shared object or selector")
+
+
+def has(kind: str, case: str = "standalone-production") -> Callable[[], str]:
+    """A kind is among the objects."""
+
+    def ask() -> str:
+        count = sum(one["kind"] == kind for one in rendered(case))
+        return verdict(count > 0, f"{count} of kind {kind}")
+
+    return ask
+
+
+def drains() -> str:
+    """The grace period is longer than hook and drain together."""
+    good = []
+    for case in CASES:
+        drain = values_of(case).get("drainSeconds", 60)
+        for one in rendered(case):
+            for where, spec in pods(one):
+                if where.startswith("Deployment/"):
+                    good.append("preStop" in spec["containers"][0]["lifecycle"])
+                    good.append(spec["terminationGracePeriodSeconds"] > drain)
+    return verdict(all(good) and bool(good), "grace > preStop + drain, from one number")
+
+
+def probes() -> str:
+    """Every serving container has the three probes."""
+    wanted = {"startupProbe", "readinessProbe", "livenessProbe"}
+    good = [
+        wanted <= set(spec["containers"][0])
+        for case in CASES
+        for one in rendered(case)
+        for where, spec in pods(one)
+        if where.startswith(("Deployment/", "RayService/"))
+    ]
+    return verdict(all(good), f"{sum(good)}/{len(good)} serving pods")
+
+
+def no_token() -> str:
+    """Only the Ray head, whose autoscaler needs it, gets a token of the API server."""
+    tokens = [where for case in CASES for one in rendered(case) for where, spec in pods(one)
+              if spec["automountServiceAccountToken"]]  # fmt: skip
+    return verdict(all(where.endswith(" head") for where in tokens), "none but the Ray head's")
+
+
+def no_plain_secret() -> str:
+    """No environment variable holds a secret as text."""
+    text = json.dumps([spec for one in template(values_of("rayservice")) for _, spec in pods(one)])
+    return verdict("hf_example" not in text, "Secrets are mounted as files")
+
+
+def unit_tests() -> str:
+    """Cases of this repository's chart tests."""
+    words = [sys.executable, "-m", "pytest", "tests/chart", "--collect-only", "-q"]
+    ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    return f"{ran.stdout.strip().splitlines()[-1].split()[0]} cases"
+
+
+def verdict(good: bool, detail: str) -> str:
+    """One cell."""
+    return f"{'pass' if good else 'FAIL'}: {detail}"
+
+
+def restarts() -> str:
+    """A changed setting changes the pod template, so that it is rolled out."""
+    hashes = set()
+    for settings in ({}, {"engine": {"max_num_seqs": 2}}):
+        (pod,) = [
+            one["spec"]["template"] for one in rendered("defaults", settings=settings) if one["kind"] == "Deployment"
+        ]
+        hashes.add(pod["metadata"]["annotations"]["checksum/settings"])
+    return verdict(len(hashes) == 2, "checksum of the settings on the pods")
+
+
+def one_target() -> str:
+    """Services that the ServiceMonitor selects."""
+    objects = rendered("standalone-production")
+    (monitor,) = [one["spec"]["selector"]["matchLabels"] for one in objects if one["kind"] == "ServiceMonitor"]
+    services = [one for one in objects if one["kind"] == "Service"]
+    found = sum(monitor.items() <= one["metadata"]["labels"].items() for one in services)
+    return verdict(found == 1, f"{found} Service selected")
+
+
+def table_is_made() -> str:
+    """README's table against its generator."""
+    words = [sys.executable, str(ROOT / "scripts" / "chart_files.py"), "--check"]
+    return verdict(subprocess.run(words, capture_output=True, check=False).returncode == 0, "and compared in a test")
+
+
+def annotated(*keys: str) -> Callable[[], str]:
+    """Keys that Chart.yaml has to have."""
+
+    def ask() -> str:
+        chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+        return verdict(set(keys) <= set(chart), ", ".join(keys))
+
+    return ask
+
+
+def labelled() -> str:
+    """Standard labels on every object."""
+    wanted = {"helm.sh/chart", "app.kubernetes.io/version", "app.kubernetes.io/managed-by"}
+    good = [wanted <= set(one["metadata"].get("labels", {})) for one in rendered("defaults")]
+    return verdict(all(good), f"{sum(good)}/{len(good)} objects")
+
+
+def image_pinned() -> str:
+    """`latest` is refused, a digest is taken."""
+    digest = any(DIGEST in json.dumps(spec) for one in rendered("defaults") for _, spec in pods(one))
+    return verdict(
+        digest and refused("image.tag=latest").startswith("pass"), "version tag by default, digest supported"
+    )
+
+
+LINES = [
+    Line("pods meet `restricted`", restricted, "FAIL 0/2", "FAIL 0/4"),
+    Line("checkov", checkov, "159/194 = 82.0%", "280/357 = 78.4%"),
+    Line("upgrade after a changed label", selectors_stay, "FAIL", "FAIL"),
+    Line("upgrade after growing storage", storage_grows, "pass", "FAIL"),
+    Line("names of long releases", names_fit, "FAIL", "FAIL, 65 to 81 characters"),
+    Line("two releases in one namespace", apart, "FAIL", "pass"),
+    Line("a typo is refused", lambda: refused("replicaCout=2", "replicaCounts=2", "image.tagg=x"), "FAIL", "FAIL"),
+    Line(
+        "nonsense is refused",
+        lambda: refused("resources.limits.nvidia\\.com/gpu=abc", "replicaCount=-3", "service.type=Foo",
+                        "service.port=99999999"),
+        "FAIL 0/4",
+        "FAIL 0/5",
+    ),
+    Line("network policies", has("NetworkPolicy"), "none", "none"),
+    Line("pod disruption budget", has("PodDisruptionBudget"), "off, minAvailable 0", "none"),
+    Line("drain", drains, "FAIL", "part: 60 s, no preStop"),
+    Line("three probes", probes, "pass", "pass"),
+    Line("image pinned, digest", image_pinned, "FAIL", "tag, no digest"),
+    Line("kubeVersion and appVersion", annotated("kubeVersion", "appVersion"), "FAIL", "pass"),
+    Line("standard labels", labelled, "FAIL", "pass"),
+    Line("`helm test`", has("Pod"), "none", "3 pods"),
+    Line("table of values generated", table_is_made, "by hand, 550 lines", "by hand"),
+    Line("changed configuration is rolled out", restarts, "FAIL", "FAIL"),
+    Line("one target for each port", one_target, "pass", "FAIL, scraped twice"),
+    Line("unit tests of the chart", unit_tests, "144 cases", "none"),
+    Line("no secret as plain environment", no_plain_secret, "FAIL", "pass"),
+    Line("no service account token", no_token, "FAIL", "FAIL"),
+    Line(
+        "renders offline, no remote dependency",
+        lambda: verdict("dependencies" not in (CHART / "Chart.yaml").read_text(encoding="utf-8"), "no dependency"),
+        "FAIL, 2 OCI charts",
+        "pass",
+    ),
+    Line(
+        "no RuntimeClass needed",
+        lambda: verdict("runtimeClassName" not in json.dumps(rendered("nemotron-nano-9b-v2-l40s")), "none by default"),
+        "FAIL",
+        "pass",
+    ),
+]  # fmt: skip
+
+
+def sheet() -> str:
+    """The sheet as Markdown."""
+    rows = ["| check | hybridserve | production-stack 0.1.12 | nim-llm 1.1.2 |", "| --- | --- | --- | --- |"]
+    rows += [f"| {line.what} | {line.ours()} | {line.production_stack} | {line.nim} |" for line in LINES]
+    skips = [f"- {rule}: {why}" for rule, why in SKIPPED.items()]
+    return "\n".join(
+        [
+            "# The chart's score sheet",
+            "",
+            "Made by `make chart-score`: our column is measured on every values file of the chart, images pinned by",
+            "digest. The other two were measured on 2026-11-23 with the same tools and are copied here.",
+            "",
+            *rows,
+            "",
+            f"checkov {CHECKOV_VERSION}, RayServices taken apart into their pods. Left out:",
+            "",
+            *skips,
+            "",
+        ]
+    )
+
+
+def main() -> int:
+    """Measure and write; exit code 1 when a line of ours fails."""
+    chart_tools.fetch()
+    if not (CHECKOV / "venv/bin/checkov").exists():
+        print("installing checkov into .cache/checkov (340 MB, a minute or two)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(CHECKOV / "venv")], check=True)
+        pip = [str(CHECKOV / "venv/bin/python"), "-m", "pip", "install", "--quiet", f"checkov=={CHECKOV_VERSION}"]
+        subprocess.run(pip, check=True)
+    text = sheet()
+    SHEET.write_text(text, encoding="utf-8")
+    print(text)
+    return 1 if "FAIL: " in text else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
