@@ -6,7 +6,8 @@ It speaks enough of the OpenAI API for one client: GET /v1/models, POST /v1/comp
 request may ask for its own times with the field `mock`: {"first": s, "gap": s, "tokens": n, "stall": [token, s],
 "cut": token, "idle": token, "error": token, "status": 400|401|413|429|500|503, "code": text, "usage": false,
 "reasoning": n, "merge": n, "split": true}. Times are deadlines from the arrival of the request, so delays of one token
-never add up. This is no model: it is a clock with an HTTP face.
+never add up; GET /mock/sent tells when the latest answer was really written. This is no model: it is a clock with an
+HTTP face.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 
 KEY: str | None = None
 EXACT = False
+SENT: list[float] = []
+"""When the tokens of the latest answer were written, on the machine's monotonic clock: GET /mock/sent."""
 DEFAULTS: dict[str, Any] = {}
 
 
@@ -43,6 +46,8 @@ async def answer(writer: asyncio.StreamWriter, path: str, headers: dict[str, str
     """One answer; False closes the connection."""
     if KEY is not None and headers.get("authorization") != f"Bearer {KEY}":
         return plain(writer, 401, {"error": {"message": "no such key", "code": "invalid_api_key"}})
+    if path == "/mock/sent":
+        return plain(writer, 200, {"sent": SENT})
     if path == "/v1/models":
         model = {"id": "mock", "object": "model", "max_model_len": 1_000_000}
         return plain(writer, 200, {"object": "list", "data": [model]})
@@ -58,7 +63,7 @@ async def stream(
     writer: asyncio.StreamWriter, body: dict[str, Any], ask: dict[str, Any], chat: bool, began: float
 ) -> bool:
     """Tokens, each at its deadline."""
-    loop = asyncio.get_running_loop()
+    SENT.clear()
     tokens = ask["tokens"] or body.get("max_tokens", 16)
     merge, reasoning = ask.get("merge", 1), ask.get("reasoning", 0)
     stall_at, stall = ask.get("stall", (0, 0.0))
@@ -70,6 +75,7 @@ async def stream(
             continue
         due = began + ask["first"] + ask["gap"] * index + (stall if stall and index >= stall_at else 0.0)
         await until(due)
+        SENT.append(asyncio.get_running_loop().time())
         if index == ask.get("cut"):
             return False
         if index == ask.get("idle"):

@@ -13,12 +13,12 @@ from hybridserve.loadtest.scenario import Client
 from hybridserve.loadtest.statistics import percentile
 
 PROBE_S = 0.01
-WINDOW_S = 1.0
+WINDOW_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """About one second of one worker."""
+    """About half a second of one worker."""
 
     at: float
     """Its end, seconds since the epoch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from itertools import accumulate, pairwise
 from typing import Any
@@ -79,7 +79,6 @@ class Record:
     """One short line about a failure; never a prompt, an answer or a key."""
     worker: int = 0
     conversation: int = -1
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -141,8 +140,7 @@ class Record:
 
 
 _MISSING = object()
-_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Record) if one.name not in ("chunks", "extra")}
-_DEFAULTS["extra"] = {}
+_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Record) if one.name != "chunks"}
 
 
 def read_records(lines: Iterable[str]) -> list[Record]:

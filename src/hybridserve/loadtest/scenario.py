@@ -134,7 +134,7 @@ class Scenario(_Part):
     drain: PositiveFloat = 120.0
     """Seconds that requests get to finish after the curve ended."""
     requests: PositiveInt | None = None
-    """Stop after so many, counted after the warm-up."""
+    """Stop after so many, counted after the warm-up, if the curve does not end first."""
     trace: Path | None = None
     """Replay this CSV (time, prompt, output) instead of the curve and the mix."""
     temperature: NonNegativeFloat = 0.0

@@ -1,0 +1,117 @@
+"""What locust loads: the users, the shape, and the options of a run.
+
+`hybridserve loadtest` starts locust with this file and hands the run over in a file of its own. By hand:
+
+    locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --scenario chat --headless
+
+There the scenario decides users and duration, and the records go to --out; the key is read from HYBRIDSERVE_API_KEY.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+import gevent  # type: ignore[import-untyped]
+from locust import events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.runners import MasterRunner, WorkerRunner
+
+from hybridserve.errors import HybridServeError
+from hybridserve.loadtest import export
+from hybridserve.loadtest.client import now
+from hybridserve.loadtest.health import Probe
+from hybridserve.loadtest.preflight import preflight
+from hybridserve.loadtest.scenario import load_scenario, validate_scenario
+from hybridserve.loadtest.session import KEY, RUN_FILE, RunFile, Session
+from hybridserve.loadtest.shapes import CurveShape
+from hybridserve.loadtest.user import ClosedLoop, OpenLoop, StreamingUser
+
+_FINISHED = "hybridserve-finished"
+
+__all__ = ["ClosedLoop", "OpenLoop"]
+
+
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
+def _options(parser: LocustArgumentParser) -> None:
+    group = parser.add_argument_group("hybridserve", "what to send")
+    group.add_argument("--scenario", default="chat", help="name of a scenario, or a file")
+    group.add_argument("--model", default=None, help="served name; default: the first of /v1/models")
+    group.add_argument("--scale", type=float, default=1.0, help="multiplies all token counts")
+    group.add_argument("--out", default="loadtest-out", help="folder for the records")
+    group.add_argument(
+        "--client-workers", type=int, default=1, help="set by the master: how many workers share the load"
+    )
+    group.add_argument("--client-metrics-port", type=int, default=0, help="port for Prometheus; 0 for none")
+
+
+def _run(environment: Environment) -> RunFile:
+    if path := os.environ.get(RUN_FILE):
+        return RunFile.read(Path(path))
+    asked = environment.parsed_options
+    url = environment.host or asked.host or "http://127.0.0.1:8000"
+    scenario = load_scenario(asked.scenario).scaled(asked.scale)
+    out = Path(asked.out)
+    out.mkdir(parents=True, exist_ok=True)
+    about = preflight(url, os.environ.get(KEY), asked.model, scenario)
+    tree = scenario.model_dump(mode="json")
+    port = asked.client_metrics_port or None
+    return RunFile(url, about.model, about.token_ids, str(out), asked.client_workers, tree, port)
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _init(environment: Environment, runner: Any, **_: Any) -> None:
+    """Choose the user class and the shape, once the options are known."""
+    if isinstance(runner, WorkerRunner):
+        # Options come from the master with the first users, and the run is read then.
+        environment.events.test_start.add_listener(lambda **_: _begin(_resolved(environment), runner))
+        return
+    if isinstance(runner, MasterRunner):
+        environment.parsed_options.client_workers = max(1, environment.parsed_options.expect_workers)
+    run = _resolved(environment)
+    scenario = validate_scenario(run.scenario, "scenario")
+    environment.user_classes = [OpenLoop if scenario.mode == "open" else ClosedLoop]
+    environment.stop_timeout = scenario.drain
+    if isinstance(runner, MasterRunner):
+        finished: set[int] = set()
+        runner.register_message(_FINISHED, lambda msg, **_: finished.add(msg.data["worker"]))
+        environment.shape_class = CurveShape(scenario, run.workers, lambda: len(finished) >= run.workers)
+        return
+    environment.shape_class = CurveShape(scenario, 1, StreamingUser.finished)
+    environment.events.test_start.add_listener(lambda **_: _begin(run, runner))
+
+
+def _resolved(environment: Environment) -> RunFile:
+    try:
+        return _run(environment)
+    except HybridServeError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _begin(run: RunFile, runner: Any) -> None:
+    """Users are about to start in this process."""
+    worker = max(0, runner.worker_index) if isinstance(runner, WorkerRunner) else 0
+    runner.environment.stop_timeout = run.scenario["drain"]
+    StreamingUser.session = session = Session(run, worker, os.environ.get(KEY))
+    if run.metrics_port:
+        export.serve(run.metrics_port + worker, runner.environment)
+    # What was made so far stays: the collector shall not look through it while tokens are timed.
+    gc.freeze()
+    session.begin()
+    gevent.spawn(_watch, session)
+    if isinstance(runner, WorkerRunner):
+        gevent.spawn(_tell, session, runner)
+
+
+def _watch(session: Session) -> None:
+    for window in Probe(session.worker, now).windows(gevent.sleep):
+        session.windows.write(window.to_json() + "\n")
+
+
+def _tell(session: Session, runner: WorkerRunner) -> None:
+    while not session.finished:
+        gevent.sleep(0.2)
+    runner.send_message(_FINISHED, {"worker": session.worker})

@@ -1,0 +1,80 @@
+"""Before the first request: is the server there, does it know the key and the model, and can it take these lengths?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from hybridserve.errors import ConfigError, ServiceError
+from hybridserve.loadtest.scenario import Scenario, TokenKind
+
+_SMALL, _LARGE = (100, 900), (2000, 30000)
+"""Ids of random prompts: every vocabulary has the small ones; large vocabularies keep special tokens among those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the server said about itself."""
+
+    model: str
+    max_model_len: int | None
+    token_ids: tuple[int, int]
+
+
+def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) -> Target:
+    """Ask /v1/models, and one token, before anything is measured.
+
+    Raises:
+        ServiceError: nobody answers, the key is refused, or the answer is no OpenAI API.
+        ConfigError: the model is not served, or the scenario is longer than its context.
+    """
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    base = url.rstrip("/").removesuffix("/v1")
+    try:
+        with httpx.Client(base_url=base, headers=headers, timeout=60, trust_env=False) as client:
+            found = _models(client, base)
+            names = [str(one.get("id")) for one in found]
+            if model is not None and model not in names:
+                raise ConfigError("--model", f"{model!r} is not served", f"one of {', '.join(names)}")
+            chosen = found[names.index(model)] if model is not None else found[0]
+            limit = chosen.get("max_model_len")
+            if limit is not None and scenario.longest > limit:
+                raise ConfigError(
+                    "--scale",
+                    f"the scenario needs {scenario.longest:,} tokens of context, the server has {limit:,}",
+                    f"--scale {limit / scenario.longest * 0.98:.3g} or less",
+                )
+            ids = _token_ids(client, str(chosen["id"])) if _needs_ids(scenario) else _SMALL
+            return Target(str(chosen["id"]), limit, ids)
+    except httpx.InvalidURL as error:
+        raise ConfigError("--url", f"{url!r}: {error}", "as http://127.0.0.1:8000") from None
+    except httpx.HTTPError as error:
+        raise ServiceError(
+            base, f"does not answer ({type(error).__name__})", "start it: hybridserve serve; or give --url"
+        ) from None
+
+
+def _models(client: httpx.Client, base: str) -> list[dict[str, Any]]:
+    answer = client.get("/v1/models")
+    if answer.status_code in (401, 403):
+        raise ServiceError(base, f"refused the key (HTTP {answer.status_code})", "set HYBRIDSERVE_API_KEY, or --key")
+    try:
+        found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
+        found[0]["id"]
+    except (httpx.HTTPStatusError, ValueError, KeyError, IndexError, TypeError):
+        raise ServiceError(
+            f"{base}/v1/models", f"HTTP {answer.status_code}, and no list of models", "is this the address of the API?"
+        ) from None
+    return found
+
+
+def _needs_ids(scenario: Scenario) -> bool:
+    return scenario.trace is not None or any(isinstance(kind, TokenKind) for kind in scenario.mix)
+
+
+def _token_ids(client: httpx.Client, model: str) -> tuple[int, int]:
+    """The large range where the model's vocabulary has it: vLLM refuses an id that is not in the vocabulary."""
+    body = {"model": model, "prompt": [_LARGE[1]], "max_tokens": 1, "temperature": 0}
+    return _LARGE if client.post("/v1/completions", json=body).status_code == 200 else _SMALL
