@@ -52,6 +52,11 @@ class Replica:
         line: str = self._server.plan["line"]
         return line
 
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no new generations, and wait for those that run; False when the time is over."""
+        drained: bool = await self._server.drain(timeout_s)
+        return drained
+
     async def check_health(self) -> None:
         """Asked by Serve's controller every few seconds."""
         await self._server.check_health()

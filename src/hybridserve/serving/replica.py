@@ -6,9 +6,7 @@ Everything that touches a private name of Ray Serve LLM 2.60 or vLLM 0.29 stands
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
@@ -19,18 +17,14 @@ from ray.serve.llm.deployment import LLMServer
 from hybridserve.planning.engine_args import Planned, engine_args, plan_settings
 from hybridserve.planning.render import llm_config
 from hybridserve.serving import early_core
-from hybridserve.serving.admission import plan_document, remember_pool
-from hybridserve.serving.capacity import replica_capacity
 from hybridserve.serving.executor import ENVIRONMENT, InlineExecutor
 from hybridserve.serving.middleware import ControlMiddleware
 from hybridserve.serving.middleware.control import Control
 from hybridserve.serving.middleware.handover import Handover
 from hybridserve.serving.middleware.metrics import SPECS
-from hybridserve.serving.reported import reported_cache
 from hybridserve.serving.signals import EngineSignals
+from hybridserve.serving.started import hold_against_plan, listen, warm_up
 from hybridserve.telemetry.prometheus import PrometheusMetrics
-
-logger = logging.getLogger(__name__)
 
 WATCHDOG_PERIOD_S = 0.2
 
@@ -70,22 +64,9 @@ class HybridServer(LLMServer):
     async def _start_engine(self) -> None:
         """Start the engine without Ray's telemetry actor, warm it up, then watch it."""
         await self.engine.start()
-        await self._warm_up()
-        client = self.engine._engine_client
-        capacity = replica_capacity(self.handover.settings, self.planned)
-        self.signals = EngineSignals(capacity, client.get_num_unfinished_requests)
-        client.logger_manager.stat_loggers.append(self.signals)
+        await warm_up(self.engine._engine_client)
+        self.signals = listen(self.engine._engine_client, self.handover, self.planned)
         self._watchdog = asyncio.create_task(self._die_with_the_engine())
-
-    async def _warm_up(self) -> None:
-        """Run one prompt, so that the first user does not wait for kernels to be compiled."""
-        from vllm import SamplingParams
-
-        client = self.engine._engine_client
-        params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
-        async for _ in client.generate({"prompt_token_ids": [0, 0, 0, 0]}, params, "hybridserve-warm-up"):
-            pass
-        await client.reset_prefix_cache()
 
     async def _die_with_the_engine(self) -> None:
         """End this process when its engine is dead.
@@ -97,22 +78,20 @@ class HybridServer(LLMServer):
             await asyncio.sleep(WATCHDOG_PERIOD_S)
         os._exit(1)
 
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no new generations, and wait for those that run; False when the time is over."""
+        self._control.drain()
+        return await self._control.drained(timeout_s)
+
     async def __serve_build_asgi_app__(self) -> Any:
         """vLLM's own application behind the control layer."""
-        reported = reported_cache(self.engine._engine_client.vllm_config)
-        plan = plan_document(self.planned.advice.plan.cache, reported)
-        for difference in plan["differences"]:
-            logger.warning("the plan does not hold: %s", difference)
         metrics = PrometheusMetrics(SPECS)
-        metrics.plan(len(plan["differences"]))
-        metrics.findings(self.handover.documents["/compliance"]["counts"])
-        remember_pool(self.planned, reported)
+        plan = hold_against_plan(self.engine._engine_client, self.handover, self.planned, metrics)
         self.plan = plan
-        documents = {**self.handover.documents, "/plan": plan}
-        handover = replace(self.handover, documents=documents)
         app = await super().__serve_build_asgi_app__()
         app.middleware_stack = None  # vLLM has built it already; it is built again with ours in it
-        control = Control(handover, metrics=metrics)
+        self._control = control = Control(self.handover, metrics=metrics, names_requests=False)
+        control.publish("/plan", plan)
         app.add_middleware(ControlMiddleware, control=control)
         control.watch(app)  # Serve sends no lifespan that would start it
         return app

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import httpx
 
 from hybridserve.errors import EnvironmentFault, HybridServeError
 from hybridserve.serving.admission import admit
-from hybridserve.serving.failure import root_cause
+from hybridserve.serving.data_path import DataPath, choose
+from hybridserve.serving.hosts import Host
 from hybridserve.serving.middleware.control import served_name
-from hybridserve.serving.preflight import RAY_OBJECT_STORE_BYTES, check_machine
+from hybridserve.serving.middleware.handover import Handover
+from hybridserve.serving.preflight import check_machine
 from hybridserve.serving.processes import adopt_orphans, end_descendants
 from hybridserve.settings import Settings
 
@@ -73,6 +71,7 @@ class Ready:
         url: address of the API.
         model: name to put into `model`.
         cache: the engine's own statement of its capacity.
+        data_path: how requests reach the engine.
         seconds: from start to ready.
         logs: folder with the logs of every process.
     """
@@ -80,6 +79,7 @@ class Ready:
     url: str
     model: str
     cache: str
+    data_path: str
     seconds: float
     logs: Path
 
@@ -92,98 +92,67 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
         HybridServeError: it could not start, or the engine died for good.
     """
     progress.enter("checking this machine")
-    check_machine(settings)
-    admit(settings, date.today())
+    path = choose(settings)
+    check_machine(settings, ray=path != "single")
+    handover = admit(settings, date.today())
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     adopt_orphans()
     scratch = Path(tempfile.mkdtemp(prefix="hybridserve-"))
     failed = True
+    host = _host(path, settings, handover, scratch)
     try:
         with _stop_signals() as rearm:
-            application = _deploy(settings, progress, scratch, rearm)
-            on_ready(_wait_until_ready(settings, progress, application, scratch))
-            _watch(application)
+            host.start(progress.enter, rearm)
+            on_ready(_wait_until_ready(settings, progress, host, scratch))
+            while host.running():
+                time.sleep(1.0)
+            raise EnvironmentFault("engine", "the application is gone", "see the logs and start again")
     except Stopped:
         failed = False
     finally:
         with _ignored_signals():
             progress.enter("stopping")
-            _shut_down(scratch)
+            host.stop()
+            end_descendants()
             if not failed:
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _deploy(settings: Settings, progress: Progress, scratch: Path, rearm: Callable[[], None]) -> Callable[[], Any]:
-    """Start Ray and submit the application. Returns a function that gives its state as Serve sees it."""
-    progress.enter("starting Ray")
-    import ray
-    from ray import serve as ray_serve
-    from ray.serve import RunTarget
+def _host(path: DataPath, settings: Settings, handover: Handover, scratch: Path) -> Host:
+    """What runs the engine. Ray is imported only where it is used."""
+    if path == "single":
+        from hybridserve.serving.hosts.single import SingleHost
 
-    from hybridserve.serving.ray_app import APPLICATION, build_app
+        return SingleHost(settings, handover, scratch)
+    from hybridserve.serving.hosts.on_ray import RayHost
 
-    for name in ("ray", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    replicas = settings.scaling.max_replicas
-    devices = settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
-    ray.init(
-        num_cpus=max(os.cpu_count() or 1, replicas * (devices + 1) + 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        object_store_memory=RAY_OBJECT_STORE_BYTES,
-        _temp_dir=str(scratch),
-    )
-    rearm()  # ray.init has put its own handler in place
-    progress.enter("starting Ray Serve")
-    ray_serve.start(
-        http_options={"host": settings.server.host, "port": settings.server.port},
-        logging_config={"log_level": "WARNING", "enable_access_log": False},
-    )
-    progress.enter("starting the engine")
-    target = RunTarget(
-        target=build_app({"settings": settings.model_dump(mode="json")}), name=APPLICATION, route_prefix="/"
-    )
-    ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-    return lambda: ray_serve.status().applications.get(APPLICATION)
+    return RayHost(path, settings, scratch)
 
 
-def _wait_until_ready(settings: Settings, progress: Progress, application: Callable[[], Any], scratch: Path) -> Ready:
-    """Wait for Serve's own verdict: the proxy answers long before the model does."""
+def _wait_until_ready(settings: Settings, progress: Progress, host: Host, scratch: Path) -> Ready:
+    """Wait for the host's own verdict: a proxy answers long before the model does."""
     deadline = time.monotonic() + settings.server.ready_timeout_s
-    while True:
-        state = application()
-        status = str(state.status.value) if state else "NOT_STARTED"
-        if status == "RUNNING":
-            break
-        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            # The engine core is a process of its own: its reason is in the replica's log, not in Serve's message.
-            logs = [log.read_text(errors="replace") for log in scratch.glob("session_latest/logs/worker-*.err")]
-            messages = [deployment.message for deployment in state.deployments.values()]
-            raise EnvironmentFault("engine", root_cause([*logs, *messages]), f"see the logs in {scratch}")
+    while not host.running():
         if time.monotonic() > deadline:
             raise EnvironmentFault(
                 "server.ready_timeout_s",
-                f"not ready after {settings.server.ready_timeout_s:g} s (Ray Serve says {status})",
+                f"not ready after {settings.server.ready_timeout_s:g} s ({host.status})",
                 f"raise it, or see the logs in {scratch}",
             )
         time.sleep(POLL_S)
-    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
-    url = f"http://{host}:{settings.server.port}"
+    name = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    url = f"http://{name}:{settings.server.port}"
     progress.enter("asking whether it may serve")
     _await_ok(f"{url}/ready", deadline)
-    return Ready(url=url, model=served_name(settings), cache=_cache_line(), seconds=progress.elapsed(), logs=scratch)
-
-
-def _cache_line() -> str:
-    """The engine's own statement, asked inside of Ray: at the door it takes a key."""
-    from ray import serve as ray_serve
-
-    from hybridserve.serving.ray_app import APPLICATION
-
-    line: str = ray_serve.get_app_handle(APPLICATION).cache_line.remote().result(timeout_s=60)
-    return line
+    return Ready(
+        url=url,
+        model=served_name(settings),
+        cache=host.cache_line(),
+        data_path=host.data_path,
+        seconds=progress.elapsed(),
+        logs=scratch,
+    )
 
 
 def _await_ok(url: str, deadline: float) -> None:
@@ -199,31 +168,6 @@ def _await_ok(url: str, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise EnvironmentFault("server", f"{url} does not become ready: {problem}", "see the logs")
         time.sleep(POLL_S)
-
-
-def _watch(application: Callable[[], Any]) -> None:
-    """Stay until a signal; Serve itself replaces a dead replica."""
-    while True:
-        state = application()
-        if state is None or state.status.value == "DEPLOY_FAILED":
-            raise EnvironmentFault("engine", "the application is gone", "see the logs and start again")
-        time.sleep(1.0)
-
-
-def _shut_down(scratch: Path) -> None:
-    """Let streams finish (Serve waits for the replicas), then end Ray and whatever outlived it."""
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        from ray import serve as ray_serve
-
-        # Ray tells of every actor that it ends itself, in the middle of our last lines.
-        with (scratch / "shutdown.log").open("w") as log, redirect_stderr(log), redirect_stdout(log):
-            try:
-                ray_serve.shutdown()
-            except Exception:  # Serve may be the very thing that broke; the processes must end all the same.
-                traceback.print_exc()
-            ray.shutdown()
-    end_descendants()
 
 
 @contextmanager

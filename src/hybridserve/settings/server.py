@@ -18,6 +18,9 @@ class ServerSection(Section):
     """Public HTTP port."""
     ready_timeout_s: float = Field(default=600.0, gt=0)
     """How long start-up may take before `serve` gives up."""
+    data_path: Literal["auto", "haproxy", "proxy", "single"] = "auto"
+    """How requests reach the engine: `haproxy` to the replica's own HTTP server, `proxy` through Ray Serve's Python
+    proxy, `single` to one engine without Ray. `auto`: HAProxy where there is one for this machine, else `proxy`."""
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """How long open streams may run on after a stop was asked for."""
     profile: Literal["demo", "staging", "production"] = "demo"

@@ -36,6 +36,7 @@ class Control:
         guard: instead of the one that the settings describe.
         metrics: where counts go; nowhere when None.
         spans: instead of the process's own tracing.
+        names_requests: put ``x-request-id`` on answers. Ray Serve does that by itself, with the same id.
 
     Raises:
         ConfigError: the key file or a guard's file cannot be used.
@@ -48,6 +49,7 @@ class Control:
         guard: Reliable | None = None,
         metrics: Metrics | None = None,
         spans: Spans | None = None,
+        names_requests: bool = True,
     ) -> None:
         settings = handover.settings
         self.settings = settings
@@ -60,6 +62,7 @@ class Control:
         self.routes = Routes(settings.access.open_routes, guarded=self.guard is not None)
         self.documents = _documents(handover, self.guard)
         self.headers = [(name.lower().encode(), value.encode()) for name, value in handover.headers.items()]
+        self.names_requests = names_requests
         self.draining = False
         self._gate: str | None = None
         self._idle = asyncio.Event()
@@ -107,7 +110,11 @@ class Control:
             message = "The safety guard is not seen to work; nothing is served until it is."
             raise Refusal(503, "guard_unavailable", message, reason="guard_canary", retry_after_s=5.0)
 
-    # --- drain, gate, readiness
+    # --- documents, drain, gate, readiness
+
+    def publish(self, route: str, document: Any) -> None:
+        """Serve this as JSON from now on."""
+        self.documents = {**self.documents, route: document}
 
     def drain(self, on: bool = True) -> None:
         """Take no new generations; those that run go on."""

@@ -82,7 +82,9 @@ class ControlMiddleware:
         given = scope["headers"]
         method, path = scope["method"], route_path(scope)
         ident = request_id(first_header(given, b"x-request-id"))
-        ours = [(b"x-request-id", ident), *self.control.headers]
+        ours = [*self.control.headers]
+        if self.control.names_requests:
+            ours.append((b"x-request-id", ident))
         visit = _Visit(ident.decode(), method, began)
         try:
             if method == "OPTIONS" and self.control.routes.known(path) and first_header(given, b"origin"):

@@ -1,0 +1,72 @@
+"""One engine without Ray: vLLM's own server with the control layer mounted in it.
+
+`vllm serve MODEL --middleware hybridserve.serving.single_engine.Door`, with the handover in the environment. It
+answers as under Ray Serve. What takes several processes is missing: replicas, scaling, replacement of a dead engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from hybridserve.planning.engine_args import plan_settings
+from hybridserve.serving.middleware import ControlMiddleware
+from hybridserve.serving.middleware.asgi import App, Receive, Scope, Send
+from hybridserve.serving.middleware.control import Control
+from hybridserve.serving.middleware.handover import from_environ
+from hybridserve.serving.middleware.metrics import SPECS
+from hybridserve.serving.started import hold_against_plan, listen, warm_up
+from hybridserve.telemetry.prometheus import PrometheusMetrics
+
+logger = logging.getLogger("hybridserve.engine")
+
+# Names a file that gets the body of /plan once the engine has started, for the process that started it.
+PLAN_FILE = "HYBRIDSERVE_PLAN_FILE"
+
+
+class Door(ControlMiddleware):
+    """The control layer, which here also holds the engine against its plan, warms it up, and drains at SIGTERM."""
+
+    def __init__(self, app: App) -> None:
+        self._handover = from_environ()
+        self._metrics = PrometheusMetrics(SPECS)
+        super().__init__(app, control=Control(self._handover, metrics=self._metrics))
+        self._stop: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            try:
+                await self._begin(scope["app"].state.engine_client)
+            except Exception:
+                # Uvicorn takes an exception here for an app without lifespan, and would serve.
+                logger.exception("event=start_failed")
+                os._exit(1)
+        await super().__call__(scope, receive, send)
+
+    async def _begin(self, client: Any) -> None:
+        planned = plan_settings(self._handover.settings)
+        await warm_up(client)
+        listen(client, self._handover, planned)
+        plan = hold_against_plan(client, self._handover, planned, self._metrics)
+        self.control.publish("/plan", plan)
+        if PLAN_FILE in os.environ:
+            Path(os.environ[PLAN_FILE]).write_text(json.dumps(plan), encoding="utf-8")
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._drain_and_stop)
+
+    def _drain_and_stop(self) -> None:
+        """In place of vLLM's handler, which ends the engine under open streams. A second SIGTERM waits no longer."""
+        if self._stop is not None:
+            os.kill(os.getpid(), signal.SIGINT)
+            return
+
+        async def stop() -> None:
+            await self.control.drained(self._handover.settings.server.drain_timeout_s)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        self.control.drain()
+        self._stop = asyncio.get_running_loop().create_task(stop())
