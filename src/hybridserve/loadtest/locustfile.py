@@ -21,15 +21,15 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from hybridserve.errors import HybridServeError
-from hybridserve.loadtest import export
+from hybridserve.loadtest import export, shapes
 from hybridserve.loadtest.client import now
 from hybridserve.loadtest.health import Probe
 from hybridserve.loadtest.preflight import preflight
 from hybridserve.loadtest.scenario import load_scenario, validate_scenario
 from hybridserve.loadtest.session import KEY, RUN_FILE, RunFile, Session
-from hybridserve.loadtest.shapes import CurveShape
 from hybridserve.loadtest.user import ClosedLoop, OpenLoop, StreamingUser
 
+# `shapes` and not its class: locust would make one of every LoadTestShape that it finds here.
 _FINISHED = "hybridserve-finished"
 
 __all__ = ["ClosedLoop", "OpenLoop"]
@@ -78,9 +78,9 @@ def _init(environment: Environment, runner: Any, **_: Any) -> None:
     if isinstance(runner, MasterRunner):
         finished: set[int] = set()
         runner.register_message(_FINISHED, lambda msg, **_: finished.add(msg.data["worker"]))
-        environment.shape_class = CurveShape(scenario, run.workers, lambda: len(finished) >= run.workers)
+        environment.shape_class = shapes.CurveShape(scenario, run.workers, lambda: len(finished) >= run.workers)
         return
-    environment.shape_class = CurveShape(scenario, 1, StreamingUser.finished)
+    environment.shape_class = shapes.CurveShape(scenario, 1, StreamingUser.finished)
     environment.events.test_start.add_listener(lambda **_: _begin(run, runner))
 
 
