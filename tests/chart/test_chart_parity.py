@@ -14,6 +14,7 @@ from hybridserve.cli import main
 from hybridserve.cli.helm_values import Mode, helm_values
 from hybridserve.errors import ConfigError
 from hybridserve.planning.engine_args import engine_args, plan_settings
+from hybridserve.serving.data_path import ray_environment
 from hybridserve.settings import Settings, load
 
 PROFILES = sorted((ROOT / "helm" / "profiles").glob("*.yaml"))
@@ -119,3 +120,20 @@ def test_pinning_changes_no_argument() -> None:
 def test_profiles_are_in_the_chart() -> None:
     assert {file.name for file in (CHART / "profiles").glob("*.yaml")} == {file.name for file in PROFILES}
     assert len(PROFILES) >= 7
+
+
+def test_haproxy_gets_the_environment_that_serve_gives_it() -> None:
+    """Ray reads it in every process of every node, so in mode rayservice it stands on the pods."""
+    wrapper = "/opt/hybridserve/.venv/bin/hybridserve-haproxy"
+    values = {"mode": "rayservice", "drainSeconds": 7200, "ray": {"token": {"existingSecret": "t"}},
+              "settings": {"server": {"data_path": "haproxy"}}}  # fmt: skip
+    wanted = ray_environment("haproxy", Settings.model_validate({"server": {"drain_timeout_s": 7200}}), wrapper)
+    cluster = only(template(values), "RayService")["spec"]["rayClusterConfig"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        variables = group["template"]["spec"]["containers"][0]["env"]
+        given = {one["name"]: one["value"] for one in variables if one["name"].startswith("RAY_SERVE")}
+        assert set(given) == set(wanted)
+        # The number of threads is that of the machine.
+        assert {name: given[name] for name in given if "NBTHREAD" not in name} == {
+            name: wanted[name] for name in wanted if "NBTHREAD" not in name
+        }

@@ -82,6 +82,10 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"serviceAccount": {"create": False}}, "serviceAccount.name: none is made"),
     ({"extraEnv": [{"name": "HF_TOKEN", "value": "x"}]}, "extraEnv: HF_TOKEN holds a secret as plain text"),
     ({**RAY, "replicaCount": 2}, "replicaCount: belongs to mode standalone"),
+    (
+        {**RAY, **settings(server={"data_path": "single"})},
+        "settings.server.data_path: single is one engine without Ray; set mode to standalone",
+    ),
     ({"mode": "rayservice"}, "ray.token.existingSecret: the cluster asks for a token, and none is given"),
     (
         {"mode": "rayservice", "ray": {"token": {"existingSecret": "t", "value": "v"}}},

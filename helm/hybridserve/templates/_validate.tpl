@@ -112,6 +112,9 @@ extraEnv: {{ .name }} holds a secret as plain text; take it from a Secret with v
 {{- if ne (int .Values.replicaCount) 1 }}
 replicaCount: belongs to mode standalone; set settings.scaling.max_replicas and ray.workerGroups
 {{- end }}
+{{- if eq (dig "server" "data_path" "auto" .Values.settings) "single" }}
+settings.server.data_path: single is one engine without Ray; set mode to standalone, or take haproxy or proxy
+{{- end }}
 {{- if and $ray.token.enabled (not $ray.token.existingSecret) (not $ray.token.value) }}
 ray.token.existingSecret: the cluster asks for a token, and none is given; name a Secret with the key auth_token
 {{- end }}

@@ -5,6 +5,15 @@ no chart version, no common labels and no checksums, and settings go through ser
 {{- define "hybridserve.rayEnv" -}}
 {{ include "hybridserve.env" . }}
 - {name: RAY_worker_niceness, value: "0"}
+{{- if eq (dig "server" "data_path" "auto" .Values.settings) "haproxy" }}
+- {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
+- {name: RAY_SERVE_HAPROXY_BINARY_PATH, value: {{ .Values.ray.haproxyPath | quote }}}
+- {name: RAY_SERVE_HAPROXY_NBTHREAD, value: "4"}
+- {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: {{ max 3600 .Values.drainSeconds | quote }}}
+- {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: "3"}
+- {name: RAY_SERVE_HAPROXY_RETRY_ON, value: "conn-failure empty-response"}
+- {name: RAY_SERVE_HAPROXY_RETRIES, value: "1"}
+{{- end }}
 {{- end -}}
 
 {{/* The raylet lives. Ray's agent answers here on every node. */}}
