@@ -67,7 +67,7 @@ test-scale: install ## scaling on real Ray: 1, 2, 1 and 1, 0, 1 replicas under l
 bench-overhead: LOCK = dev
 bench-overhead: install ## what the control layer costs: by itself, and in front of the engine
 	$(BIN)/python benchmarks/middleware.py
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/overhead.py --paths haproxy proxy single "ray default"
 
 chart-tools: ## fetch the pinned helm and kubectl into .cache/chart-tools
 	$(PYTHON) scripts/chart_tools.py

@@ -1,13 +1,13 @@
 """What the data path costs: one streaming workload, interleaved, against vLLM itself, ours, and Ray Serve LLM.
 
     python benchmarks/overhead.py                       # the door on vLLM's own server
-    python benchmarks/overhead.py --ray --json          # and both Ray paths
+    python benchmarks/overhead.py --paths --json        # and the data paths, beside Ray Serve LLM's own
 
 `vllm`, `keys`, `rules` and `guard model` are one process and one engine on four ports, so that only the control layer
 differs: vLLM's app alone; with keys and limits; with the rules guard on top; with a guard model instead that answers
-after 50 ms. `hybridserve` is `hybridserve serve`; `ray default` is Ray Serve LLM's own ingress. All get the same engine
-arguments. Every round visits all of them in a new order; ratios are taken round by round. Client and servers share the
-machine: trust ratios, not figures.
+after 50 ms. `haproxy`, `proxy` and `single` are `hybridserve serve` on each data path, with keys and limits; `ray
+default` is Ray Serve LLM's own ingress. All get the same engine arguments. Every round visits all of them in a new
+order; ratios are taken round by round. Client and servers share the machine: trust ratios, not figures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ from hybridserve.settings import Settings, load
 
 PROMPT = "Tell me about the sea, the ships on it and the people who sail them."
 GUARD_S = 0.05
+PATHS = ("haproxy", "proxy", "single", "ray default")
+# A request that takes longer counts as failed; nothing here may hang.
+LONGEST_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +116,8 @@ async def drive(port: int, key: str, concurrency: int, requests: int, tokens: in
         while left > 0:
             left -= 1
             try:
-                results.append(await one(port, key, tokens))
-            except OSError:
+                results.append(await asyncio.wait_for(one(port, key, tokens), LONGEST_S))
+            except (OSError, TimeoutError):
                 results.append(None)
 
     start = time.perf_counter()
@@ -283,7 +286,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=3, help="requests of one client in one round")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--doors", nargs="*", default=["keys", "rules", "guard model"], help="which doors to compare")
-    parser.add_argument("--ray", action="store_true", help="also hybridserve serve and Ray Serve LLM's own ingress")
+    parser.add_argument(
+        "--paths", nargs="*", default=[], choices=PATHS, help="also hybridserve serve, and Ray Serve LLM's own ingress"
+    )
     parser.add_argument("-c", "--config", type=Path, help="settings; the demo model on this CPU when left out")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -328,22 +333,31 @@ def compare(folder: Path, settings: Settings, asked: argparse.Namespace) -> list
         targets = [Target(name, f"http://127.0.0.1:{port}", pid) for name, port in base.items()]
         for target in targets:
             wait_for(target, key, folder / "doors.log")
-        if not asked.ray:
+        if not asked.paths:
             return rounds(targets, key, asked)
-        port, other = free_port(), free_port()
-        ours = [str(Path(sys.executable).parent / "hybridserve"), "serve", "--port", str(port)]
-        ours += ["--set", f"access.keys_file={keys}", "--set", "model.served_name=demo"]
-        ours += ["-c", str(asked.config)] if asked.config else []
-        config = llm_config(settings, args)
-        config["model_loading_config"]["model_id"] = "demo"
-        with (
-            running(ours, folder / "ours.log") as pid,
-            running(child("ray", config=config, port=other), folder / "ray.log") as rival,
-        ):
-            for name, where, owner in (("hybridserve", port, pid), ("ray default", other, rival)):
-                targets.append(Target(name, f"http://127.0.0.1:{where}", owner))
-                wait_for(targets[-1], key, folder / ("ours.log" if name == "hybridserve" else "ray.log"))
+        with ExitStack() as stack:
+            for name in asked.paths:
+                port, log = free_port(), folder / f"{name}.log"
+                command = ray_default(settings, args, port) if name == "ray default" else ours(name, port, keys, asked)
+                owner = stack.enter_context(running(command, log))
+                targets.append(Target(name, f"http://127.0.0.1:{port}", owner))
+                wait_for(targets[-1], key, log)
             return rounds(targets, key, asked)
+
+
+def ours(path: str, port: int, keys: Path, asked: argparse.Namespace) -> list[str]:
+    """`hybridserve serve` on one data path."""
+    command = [str(Path(sys.executable).parent / "hybridserve"), "serve", "--port", str(port), "--data-path", path]
+    command += ["--set", f"access.keys_file={keys}", "--set", "access.max_in_flight=1000"]
+    command += ["--set", "model.served_name=demo"]
+    return command + (["-c", str(asked.config)] if asked.config else [])
+
+
+def ray_default(settings: Settings, args: dict[str, Any], port: int) -> list[str]:
+    """Ray Serve LLM's own application for the same engine."""
+    config = llm_config(settings, args)
+    config["model_loading_config"]["model_id"] = "demo"
+    return child("ray", config=config, port=port)
 
 
 def child(kind: str, **rest: Any) -> list[str]:
@@ -365,7 +379,7 @@ def rounds(targets: list[Target], key: str, asked: argparse.Namespace) -> list[d
                 f"concurrency {concurrency}: round {max(number, 0) + (number >= 0)} of {asked.rounds}", file=sys.stderr
             )
         for target in targets:
-            base = "ray default" if target.name == "hybridserve" else "vllm"
+            base = "ray default" if target.name in PATHS and "ray default" in taken else "vllm"
             pairs = list(zip(taken[target.name], taken[base], strict=True))
             names = [name for name in asdict(taken[base][0]) if name != "failed"]
             rows.append(
