@@ -27,8 +27,10 @@ VERBS = {
     "check": "Judge licence, guard, engine settings and exposure; findings with evidence.",
     "notice": "Write NOTICE, licence references and the list of models.",
     "explain": "What a rule or a licence asks, and what it rests on.",
+    "fetch": "Download weights at their pinned commit, checked, resumed.",
     "config": "Show the settings, where each came from, and their JSON schema.",
     "serve": "Serve a model: Ray Serve, the OpenAI API, metrics.",
+    "loadtest": "Load a server, judge it by the SLO, write a report.",
     "simulate": "Replay traffic against scaling policies before users do.",
     "key": "Make API keys; only their hashes are stored.",
 }
