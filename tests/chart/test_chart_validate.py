@@ -80,6 +80,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"ingress": {"enabled": True}}, "ingress.hosts: the Ingress has no host"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: the route hangs on no Gateway"),
     ({"serviceAccount": {"create": False}}, "serviceAccount.name: none is made"),
+    ({"extraVolumes": [{"name": "shm", "emptyDir": {}}]}, "extraVolumes: shm is a volume of the chart"),
     ({"extraEnv": [{"name": "HF_TOKEN", "value": "x"}]}, "extraEnv: HF_TOKEN holds a secret as plain text"),
     ({**RAY, "replicaCount": 2}, "replicaCount: belongs to mode standalone"),
     (

@@ -100,6 +100,11 @@ httpRoute.parentRefs: the route hangs on no Gateway; add [{name: NAME}]
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
 serviceAccount.name: none is made (serviceAccount.create is false); name one
 {{- end }}
+{{- range .Values.extraVolumes }}
+{{- if has .name (list "tmp" "shm" "weights" "compile-cache" "keys" "notice" "hub-token" "settings") }}
+extraVolumes: {{ .name }} is a volume of the chart; give yours another name
+{{- end }}
+{{- end }}
 {{- range .Values.extraEnv }}
 {{- if and (hasKey . "value") (regexMatch "(?i)(token|secret|password|api_?key)$" .name) }}
 extraEnv: {{ .name }} holds a secret as plain text; take it from a Secret with valueFrom.secretKeyRef

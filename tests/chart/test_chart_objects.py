@@ -1,0 +1,155 @@
+"""Single objects: notes and warnings, policies, hooks, the claim that stays, times that follow from one number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from chart_cases import values_of
+from chart_helm import CHART, Object, helm, only, template
+
+
+def notes(values: dict[str, Any]) -> str:
+    words = ("install", "demo", str(CHART), "--dry-run=client", "--namespace", "serving")
+    return helm(*words, "--values", "-", stdin=yaml.safe_dump(values)).partition("NOTES:")[2]
+
+
+def pod_of(objects: list[Object], kind: str) -> dict[str, Any]:
+    return dict(only(objects, kind)["spec"]["template"]["spec"])
+
+
+def test_notes_say_how_to_reach_it_and_warn() -> None:
+    said = notes(values_of("standalone-secrets"))
+    assert "port-forward service/demo 8000:8000" in said
+    assert "helm test demo -n serving" in said
+    for warned in ("settings.guard.kind", "networkPolicy.enabled", "check.enabled", "image.digest", "replicaCount",
+                   "release record"):  # fmt: skip
+        assert warned in said
+    assert "auth:" not in said
+
+
+def test_notes_warn_of_nothing_where_all_is_set() -> None:
+    values = values_of("standalone-production")
+    said = notes(values)
+    assert "https://assistant.example/v1" in said
+    assert "Mind:" not in said
+
+
+def test_times_follow_from_one_number() -> None:
+    objects = template({"drainSeconds": 300, "startupSeconds": 1201})
+    pod = pod_of(objects, "Deployment")
+    (container,) = pod["containers"]
+    slept = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
+    settings = yaml.safe_load(only(objects, "ConfigMap", "demo-settings")["data"]["hybridserve.yaml"])
+    assert settings["server"]["drain_timeout_s"] == 300
+    assert settings["server"]["ready_timeout_s"] == 1201
+    assert slept + 300 < pod["terminationGracePeriodSeconds"] <= slept + 330
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 1201
+
+
+def test_probes_have_three_meanings() -> None:
+    (container,) = pod_of(template({}), "Deployment")["containers"]
+    paths = [container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")]
+    assert paths == ["/ready", "/ready", "/health"]
+
+
+def policies(case: str) -> dict[str, Any]:
+    return {one["metadata"]["name"]: one["spec"] for one in template(values_of(case)) if one["kind"] == "NetworkPolicy"}
+
+
+@pytest.mark.parametrize("case", ["defaults", "standalone-production", "rayservice"])
+def test_everything_is_closed_first(case: str) -> None:
+    deny = policies(case)["demo-deny"]
+    assert deny["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in deny
+    assert "egress" not in deny
+    assert set(deny["podSelector"]["matchLabels"]) == {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
+
+
+def test_only_the_public_port_is_open() -> None:
+    spec = policies("standalone-production")["demo-engine"]
+    assert {port["port"] for rule in spec["ingress"] for port in rule["ports"]} == {8000}
+    assert all(rule["from"] for rule in spec["ingress"])  # an empty list would be everybody
+    assert all(rule.get("to") for rule in spec["egress"])
+    guard = [rule for rule in spec["egress"] if rule["ports"] == [{"port": 8080, "protocol": "TCP"}]]
+    assert len(guard) == 1  # the port stands in settings.guard.url
+
+
+def test_ray_is_reachable_for_ray_alone() -> None:
+    found = policies("rayservice")
+    ray = found["demo-ray"]
+    inside, operator = ray["ingress"]
+    assert "ports" not in inside
+    assert inside["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "demo"
+    assert operator["from"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
+    clients = found["demo-engine"]["ingress"][0]
+    assert [port["port"] for port in clients["ports"]] == [8000]
+    assert not any(rule["ports"][0]["port"] == 8000 for rule in found["demo-head"]["ingress"])
+
+
+def test_weights_stay_when_the_release_goes() -> None:
+    claim = only(template(values_of("nemotron-nano-9b-v2-l40s")), "PersistentVolumeClaim")
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    values = {"weights": {"cache": {"persistent": True, "keepOnUninstall": False}}}
+    assert "annotations" not in only(template(values), "PersistentVolumeClaim")["metadata"]
+
+
+def test_the_check_judges_what_the_engine_gets() -> None:
+    objects = template(values_of("standalone-production"))
+    judged = only(objects, "ConfigMap", "demo-check")
+    assert judged["data"]["hybridserve.yaml"] == only(objects, "ConfigMap", "demo-settings")["data"]["hybridserve.yaml"]
+    job = only(objects, "Job")
+    for hook in (judged, job):
+        assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+        assert hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+    order = [int(hook["metadata"]["annotations"]["helm.sh/hook-weight"]) for hook in (judged, job)]
+    assert order == sorted(order)
+    assert order[0] < order[1]
+    assert job["spec"]["backoffLimit"] == 0
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/ai/hybridserve-check:0.1.0"
+    assert {"name": "rules", "mountPath": "/etc/guard-rules", "readOnly": True} in container["volumeMounts"]
+
+
+def test_the_notice_is_mounted_where_the_settings_say() -> None:
+    objects = template(values_of("standalone-production"))
+    data = only(objects, "ConfigMap", "demo-notice")["data"]
+    assert "NVIDIA Open Model License" in data["NOTICE"]
+    assert "Apache License" in data["hybridserve-LICENSE"]
+    settings = yaml.safe_load(only(objects, "ConfigMap", "demo-settings")["data"]["hybridserve.yaml"])
+    (container,) = pod_of(objects, "Deployment")["containers"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert mounts[settings["licence"]["bundle"]] == "notice"
+
+
+@pytest.mark.parametrize("kind", ["dashboards", "rules"])
+def test_what_stands_in_files_is_rendered(kind: str) -> None:
+    files = sorted((CHART / "files" / kind).glob("*"))
+    objects = template(values_of("standalone-production"))
+    if kind == "rules":
+        groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+        rendered = [one["spec"]["groups"] for one in objects if one["kind"] == "PrometheusRule"]
+        assert rendered == ([groups] if groups else [])
+    else:
+        rendered = [one for one in objects if "grafana_dashboard" in one["metadata"].get("labels", {})]
+        assert [next(iter(one["data"].values())) for one in rendered] == [file.read_text() for file in files]
+
+
+def test_extra_objects_are_templates() -> None:
+    objects = template(values_of("standalone-production"))
+    names = {one["metadata"]["name"] for one in objects}
+    assert {"demo-extra", "demo-extra-text"} <= names
+
+
+def test_secrets_from_values_and_from_elsewhere() -> None:
+    given = template(values_of("standalone-secrets"))
+    secret = only(given, "Secret")
+    assert secret["stringData"] == {"keys": "demo:hash-of-a-key"}
+    volumes = {one["name"]: one for one in pod_of(given, "Deployment")["volumes"]}
+    assert volumes["keys"]["secret"]["secretName"] == secret["metadata"]["name"]
+    brought = template({"auth": {"existingSecret": "mine", "secretKey": "file"}})
+    assert not [one for one in brought if one["kind"] == "Secret"]
+    volumes = {one["name"]: one for one in pod_of(brought, "Deployment")["volumes"]}
+    assert volumes["keys"]["secret"] == {"secretName": "mine", "items": [{"key": "file", "path": "keys"}]}
