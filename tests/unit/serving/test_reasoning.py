@@ -183,7 +183,7 @@ class Thinker:
 
 
 def ask(engine: Thinker, body: dict[str, Any], **reasoning: Any) -> Result:
-    app = ControlMiddleware(engine, Settings.model_validate({"reasoning": reasoning}))
+    app = ControlMiddleware(engine, Settings.model_validate({"model": {"id": "qwen3-8b"}, "reasoning": reasoning}))
     return asyncio.run(call(app, body={**user(), **body}))
 
 

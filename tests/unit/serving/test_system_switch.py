@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hybridserve.serving.middleware.reasoning import Wish, take_wish
+from hybridserve.catalog.models import load_card, model_ids
+from hybridserve.serving.middleware.reasoning import Wish, apply_switch, for_model, take_wish
 from hybridserve.settings.reasoning import ReasoningSection
 
 USER = {"role": "user", "content": "hello /no_think"}
@@ -33,3 +34,31 @@ def test_users_words_and_silence_switch_nothing() -> None:
 def test_the_field_and_the_templates_argument_come_first() -> None:
     assert wish(system("/no_think"), reasoning="on") == Wish(True)
     assert wish(system("/no_think"), chat_template_kwargs={"enable_thinking": True}) is None
+
+
+def test_the_switch_is_the_one_that_the_model_is_known_to_have() -> None:
+    known = {
+        model: load_card(model).serving for model in ("nemotron-nano-9b-v2", "qwen3-8b", "demo", "granite-4.0-h-small")
+    }
+    switches = {model: for_model(ReasoningSection(), facts).switch for model, facts in known.items()}
+    assert switches == {
+        "nemotron-nano-9b-v2": "system",
+        "qwen3-8b": "template",
+        "demo": "template",
+        "granite-4.0-h-small": "none",
+    }
+    assert for_model(ReasoningSection(), None).switch == "template"
+    assert for_model(ReasoningSection(switch="none"), known["demo"]).switch == "none"
+    assert for_model(ReasoningSection(), known["demo"]).closing == "</think>"
+    assert for_model(ReasoningSection(), known["qwen3-8b"]).closing == "\n</think>\n\n"
+
+
+def test_where_words_switch_the_engines_parser_is_told_too() -> None:
+    body: dict[str, object] = {"messages": [USER]}
+    apply_switch(body, Wish(False), ReasoningSection(switch="system"))
+    assert body["messages"] == [system("/no_think"), USER]
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_every_card_of_a_chat_model_says_how_it_is_switched() -> None:
+    assert [model for model in model_ids() if load_card(model).serving.reasoning_switch is None] == []

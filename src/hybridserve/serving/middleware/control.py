@@ -9,6 +9,8 @@ from time import monotonic
 from typing import Any
 
 from hybridserve import __version__
+from hybridserve.catalog.models import ServingFacts, resolve_model
+from hybridserve.errors import CatalogError
 from hybridserve.serving.guards import Message, Reliable, Stage, Verdict, build_guard
 from hybridserve.serving.middleware.asgi import App
 from hybridserve.serving.middleware.asgi import Scope as AsgiScope
@@ -17,6 +19,7 @@ from hybridserve.serving.middleware.handover import Handover
 from hybridserve.serving.middleware.keys import Key, KeyRing
 from hybridserve.serving.middleware.limits import Limits
 from hybridserve.serving.middleware.metrics import DRAINING, GUARD_SECONDS, VERDICTS, Metrics, NoMetrics
+from hybridserve.serving.middleware.reasoning import for_model
 from hybridserve.serving.middleware.replies import Refusal
 from hybridserve.serving.middleware.rounds import INSIDER, Rounds
 from hybridserve.serving.middleware.routes import Route, Routes
@@ -52,7 +55,8 @@ class Control:
         names_requests: bool = True,
     ) -> None:
         settings = handover.settings
-        self.settings = settings
+        reasoning = for_model(settings.reasoning, _serving_facts(settings))
+        self.settings = settings = settings.model_copy(update={"reasoning": reasoning})
         self.metrics: Metrics = metrics or NoMetrics()
         self.spans = spans or Spans()
         self.guard = guard or build_guard(settings.guard, served_name(settings))
@@ -221,6 +225,14 @@ class Control:
 def served_name(settings: Settings) -> str:
     """The name that clients put into `model`."""
     return settings.model.served_name or settings.model.id
+
+
+def _serving_facts(settings: Settings) -> ServingFacts | None:
+    try:
+        card = resolve_model(settings.model.id).card
+    except CatalogError:  # the door may stand before a model that only its engine knows
+        return None
+    return card.serving if card is not None else None
 
 
 def _anonymous(settings: Settings) -> Key:

@@ -253,6 +253,7 @@ class ControlMiddleware:
         check_two_calls(call.body)
         options = call.body.get("stream_options")
         call.hide_usage = not (isinstance(options, dict) and options.get("include_usage"))
+        assert reasoning.closing is not None  # filled in from the model's card
         return TwoCalls(self.app, call.body, budget, reasoning.closing)
 
     async def _guard_input(self, call: Call, line: Line) -> asyncio.Task[Verdict] | None:

@@ -7,14 +7,23 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from hybridserve.catalog.models import ServingFacts
 from hybridserve.serving.middleware.replies import Refusal
 from hybridserve.settings.reasoning import ReasoningSection
 
+_CLOSING = "\n</think>\n\n"
 _OFF_EFFORTS = ("none",)
 # A word joiner: nobody sees it, and neither a substring test nor a tokenizer's special token survives it.
 _JOINER = "\u2060"
 _SWITCH = re.compile("/think|/no_think")
 _UNTRUSTED_ROLES = ("user", "tool", "function")
+
+
+def for_model(section: ReasoningSection, facts: ServingFacts | None) -> ReasoningSection:
+    """The section with what it leaves open filled in from the model's card."""
+    switch = section.switch if section.switch != "auto" else (facts and facts.reasoning_switch) or "template"
+    closing = section.closing if section.closing is not None else (facts and facts.reasoning_closing) or _CLOSING
+    return section.model_copy(update={"switch": switch, "closing": closing})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +91,10 @@ def apply_switch(body: dict[str, Any], wish: Wish, settings: ReasoningSection) -
     """
     if settings.switch == "none":
         raise Refusal(400, "reasoning_unsupported", "This model's reasoning cannot be switched.", param="reasoning")
+    # Where the template acts on words, the engine's reasoning parser still looks at nothing but this argument.
+    kwargs = body.get("chat_template_kwargs")
+    body["chat_template_kwargs"] = {**(kwargs if isinstance(kwargs, dict) else {}), "enable_thinking": wish.on}
     if settings.switch == "template":
-        kwargs = body.get("chat_template_kwargs")
-        body["chat_template_kwargs"] = {**(kwargs if isinstance(kwargs, dict) else {}), "enable_thinking": wish.on}
         return
     word = "/think" if wish.on else "/no_think"
     messages = body.get("messages")
