@@ -20,6 +20,8 @@ from hybridserve.catalog.accelerators import accelerator
 from hybridserve.serving import early_core
 from hybridserve.serving.admission import admit
 from hybridserve.serving.capacity import replica_capacity
+from hybridserve.serving.logs import configure
+from hybridserve.serving.middleware.control import served_name
 from hybridserve.serving.middleware.handover import from_environ
 from hybridserve.serving.scaling_policy import autoscaling_options
 from hybridserve.settings import Settings
@@ -35,6 +37,7 @@ class Replica:
 
     async def __init__(self, handover: str) -> None:  # type: ignore[misc]
         known = from_environ({SETTINGS_JSON: handover})
+        configure(known.settings.telemetry)
         engine = known.settings.engine
         devices = engine.tensor_parallel_size * engine.pipeline_parallel_size
         one_cpu = known.settings.accelerator.name == "cpu" and devices == 1
@@ -103,7 +106,11 @@ def deployment_options(settings: Settings) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": settings.server.drain_timeout_s,
         "health_check_period_s": 5,
         "health_check_timeout_s": 30,
-        "autoscaling_config": AutoscalingConfig(**autoscaling_options(settings.scaling, replica_capacity(settings))),
+        "autoscaling_config": AutoscalingConfig(
+            **autoscaling_options(
+                settings.scaling, replica_capacity(settings), settings.telemetry, served_name(settings)
+            )
+        ),
         "placement_group_bundles": bundles,
         "placement_group_strategy": "PACK",
     }

@@ -9,6 +9,7 @@ import asyncio
 import os
 from typing import Any, ClassVar
 
+from ray import serve
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
@@ -18,6 +19,7 @@ from hybridserve.planning.engine_args import Planned, engine_args, plan_settings
 from hybridserve.planning.render import llm_config
 from hybridserve.serving import early_core
 from hybridserve.serving.executor import ENVIRONMENT, InlineExecutor
+from hybridserve.serving.exporting import export_replica
 from hybridserve.serving.middleware import ControlMiddleware
 from hybridserve.serving.middleware.control import Control
 from hybridserve.serving.middleware.handover import Handover
@@ -86,8 +88,9 @@ class HybridServer(LLMServer):
     async def __serve_build_asgi_app__(self) -> Any:
         """vLLM's own application behind the control layer."""
         metrics = PrometheusMetrics(SPECS)
-        plan = hold_against_plan(self.engine._engine_client, self.handover, self.planned, metrics)
+        plan = hold_against_plan(self.engine._engine_client, self.planned)
         self.plan = plan
+        export_replica(self.engine._engine_client, self.handover, self.signals, plan, "ray", _name())
         app = await super().__serve_build_asgi_app__()
         app.middleware_stack = None  # vLLM has built it already; it is built again with ours in it
         self._control = control = Control(self.handover, metrics=metrics, names_requests=False)
@@ -95,6 +98,11 @@ class HybridServer(LLMServer):
         app.add_middleware(ControlMiddleware, control=control)
         control.watch(app)  # Serve sends no lifespan that would start it
         return app
+
+
+def _name() -> str:
+    """This replica's id in Ray Serve, as its metrics have it."""
+    return str(serve.get_replica_context().replica_id.unique_id)
 
 
 async def start_server(handover: Handover, begun: dict[str, str] | None) -> HybridServer:

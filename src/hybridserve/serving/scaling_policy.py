@@ -6,8 +6,10 @@ every one of them (Ray 2.60). So nothing is raised here, nothing is waited for, 
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 from hybridserve.scaling.capacity import ReplicaCapacity
@@ -15,6 +17,9 @@ from hybridserve.scaling.decide import Decision, State, decide
 from hybridserve.scaling.observation import NUMBERS, PREFIX, Observation, Reading, reading_from_numbers
 from hybridserve.scaling.spec import ScalingSpec
 from hybridserve.settings.scaling import ScalingSection
+from hybridserve.settings.telemetry import TelemetrySection
+from hybridserve.telemetry.exporter import export
+from hybridserve.telemetry.scaling import ScalingMetrics
 
 logger = logging.getLogger("ray.serve")
 
@@ -31,9 +36,14 @@ class HybridPolicy:
     Args:
         spec: fields of `ScalingSpec` as plain data, `capacity` as a dict of its own.
         dry_run: log decisions, change nothing.
+        telemetry: section `telemetry` of the settings as plain data; None shows nothing.
+        model: name that the service serves.
     """
 
-    def __init__(self, spec: dict[str, Any], dry_run: bool = False) -> None:
+    def __init__(
+        self, spec: dict[str, Any], dry_run: bool = False, telemetry: dict[str, Any] | None = None, model: str = ""
+    ) -> None:
+        self.metrics = _metrics(json.dumps([telemetry, model]))
         self.spec = ScalingSpec(**{**spec, "capacity": ReplicaCapacity(**spec["capacity"])})
         self.dry_run = dry_run
         self.state = State()
@@ -45,6 +55,7 @@ class HybridPolicy:
         try:
             return self._decide(context), {}
         except Exception as error:  # Never out of here: see the module's docstring.
+            self.metrics.failed()
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
                 logger.error("hybridserve scaling holds: %s", problem, exc_info=True)
@@ -62,10 +73,26 @@ class HybridPolicy:
         decision = decide(seen, spec, self.state)
         self.state, self.last = decision.state, decision
         self._problem = ""
+        self.metrics.decided(seen, spec, decision, self.dry_run)
         if decision.replicas != seen.target:
             verb = "would scale" if self.dry_run else "scales"
             logger.info("hybridserve %s %d -> %d: %s", verb, seen.target, decision.replicas, decision.reason)
         return seen.target if self.dry_run else decision.replicas
+
+
+@cache
+def _metrics(shown: str) -> ScalingMetrics:
+    """One for the life of Ray's controller, which makes a new policy object at every deployment."""
+    metrics = ScalingMetrics()
+    telemetry, model = json.loads(shown)
+    if telemetry is not None:
+        try:
+            section = TelemetrySection.model_validate(telemetry)
+            labels = {"namespace": section.namespace, "model": model, "replica": "controller"}
+            export(section, metrics.registry, labels)
+        except Exception:  # A controller without metrics still scales.
+            logger.exception("event=no_scaling_metrics")
+    return metrics
 
 
 def observe(context: Any) -> Observation:
@@ -93,7 +120,9 @@ def observe(context: Any) -> Observation:
     )
 
 
-def autoscaling_options(section: ScalingSection, capacity: ReplicaCapacity) -> dict[str, Any]:
+def autoscaling_options(
+    section: ScalingSection, capacity: ReplicaCapacity, telemetry: TelemetrySection | None = None, model: str = ""
+) -> dict[str, Any]:
     """Keyword arguments of Ray Serve's `AutoscalingConfig` for these settings.
 
     Ray's own delays are zero under our policy: it has its own, and Ray's would only come on top.
@@ -129,6 +158,11 @@ def autoscaling_options(section: ScalingSection, capacity: ReplicaCapacity) -> d
         "downscale_delay_s": 0.0,
         "policy": {
             "policy_function": f"{__name__}:{HybridPolicy.__name__}",
-            "policy_kwargs": {"spec": spec, "dry_run": section.dry_run},
+            "policy_kwargs": {
+                "spec": spec,
+                "dry_run": section.dry_run,
+                "telemetry": telemetry.model_dump(mode="json") if telemetry is not None else None,
+                "model": model,
+            },
         },
     }

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hybridserve.planning.engine_args import plan_settings
+from hybridserve.serving.exporting import export_replica
+from hybridserve.serving.logs import configure
 from hybridserve.serving.middleware import ControlMiddleware
 from hybridserve.serving.middleware.asgi import App, Receive, Scope, Send
 from hybridserve.serving.middleware.control import Control
@@ -34,6 +36,7 @@ class Door(ControlMiddleware):
 
     def __init__(self, app: App) -> None:
         self._handover = from_environ()
+        configure(self._handover.settings.telemetry)
         self._metrics = PrometheusMetrics(SPECS)
         super().__init__(app, control=Control(self._handover, metrics=self._metrics))
         self._stop: asyncio.Task[None] | None = None
@@ -51,8 +54,9 @@ class Door(ControlMiddleware):
     async def _begin(self, client: Any) -> None:
         planned = plan_settings(self._handover.settings)
         await warm_up(client)
-        listen(client, self._handover, planned)
-        plan = hold_against_plan(client, self._handover, planned, self._metrics)
+        signals = listen(client, self._handover, planned)
+        plan = hold_against_plan(client, planned)
+        export_replica(client, self._handover, signals, plan, "single", "single")
         self.control.publish("/plan", plan)
         if PLAN_FILE in os.environ:
             Path(os.environ[PLAN_FILE]).write_text(json.dumps(plan), encoding="utf-8")

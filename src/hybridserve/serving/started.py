@@ -11,7 +11,6 @@ from hybridserve.serving.capacity import replica_capacity
 from hybridserve.serving.middleware.handover import Handover
 from hybridserve.serving.reported import reported_cache
 from hybridserve.serving.signals import EngineSignals
-from hybridserve.telemetry.prometheus import PrometheusMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +32,11 @@ def listen(client: Any, handover: Handover, planned: Planned) -> EngineSignals:
     return signals
 
 
-def hold_against_plan(client: Any, handover: Handover, planned: Planned, metrics: PrometheusMetrics) -> dict[str, Any]:
-    """The engine's cache beside the plan's: in the log, in the metrics, and as the body of ``GET /plan``."""
+def hold_against_plan(client: Any, planned: Planned) -> dict[str, Any]:
+    """The engine's cache beside the plan's: in the log, and as the body of ``GET /plan``."""
     reported = reported_cache(client.vllm_config)
     plan = plan_document(planned.advice.plan.cache, reported)
     for difference in plan["differences"]:
         logger.warning("the plan does not hold: %s", difference)
-    metrics.plan(len(plan["differences"]))
-    findings = handover.documents.get("/compliance")
-    if findings is not None:  # settings alone were handed over, and nobody has judged them
-        metrics.findings(findings["counts"])
     remember_pool(planned, reported)
     return plan

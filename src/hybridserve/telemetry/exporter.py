@@ -1,0 +1,111 @@
+"""A metrics port for each process, and a file that tells Prometheus of it.
+
+Behind a proxy ``/metrics`` is that of one replica, another at every scrape, and Ray's own export falsifies histogram
+sums and forgets zero counters. So each process with metrics has a port of its own. Whatever goes wrong here is logged
+and forgotten: a service without metrics still serves.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from hybridserve.settings.telemetry import TelemetrySection
+
+logger = logging.getLogger(__name__)
+
+# Ports tried from `telemetry.metrics_port` on: processes of one machine share the range.
+PORTS = 32
+_PREFIX = "hybridserve-"
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """A metrics port that listens."""
+
+    address: str
+    file: Path | None
+
+
+def export(section: TelemetrySection, registry: CollectorRegistry, labels: Mapping[str, str]) -> Exporter | None:
+    """Serve a registry on the first free port, and write its target file; None where that is off or fails.
+
+    Args:
+        labels: put on every series by Prometheus; `namespace`, `model` and `replica` are what dashboards choose by.
+    """
+    if section.metrics_port == 0:
+        return None
+    port = _listen(section.metrics_host, section.metrics_port, registry)
+    if port is None:
+        logger.warning(
+            "event=no_metrics_port host=%s ports=%d-%d", section.metrics_host, section.metrics_port,
+            section.metrics_port + PORTS - 1,
+        )  # fmt: skip
+        return None
+    host = _reachable(section.metrics_host)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    logger.info("event=metrics_port address=%s", address)
+    return Exporter(address, announce(section.targets_dir, address, labels))
+
+
+def announce(folder: Path | None, address: str, labels: Mapping[str, str]) -> Path | None:
+    """Write a target file for Prometheus' file_sd, removed at exit; files of dead processes of this host go too."""
+    if folder is None:
+        return None
+    host, pid = socket.gethostname(), os.getpid()
+    file = folder / f"{_PREFIX}{host}-{pid}-{address.rsplit(':', 1)[1]}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        forget_dead(folder)
+        # Whole or not at all: Prometheus reads on every change.
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps([{"targets": [address], "labels": dict(labels)}]), encoding="utf-8")
+        fresh.replace(file)
+    except OSError as error:
+        logger.warning("event=no_target_file folder=%s error=%s", folder, error)
+        return None
+    atexit.register(_remove, file, pid)
+    return file
+
+
+def forget_dead(folder: Path) -> None:
+    """Remove the target files of processes of this host that are gone: an engine that dies says no goodbye."""
+    for file in folder.glob(f"{_PREFIX}{socket.gethostname()}-*.json"):
+        pid = file.stem.rsplit("-", 2)[1]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            file.unlink(missing_ok=True)
+
+
+def _remove(file: Path, pid: int) -> None:
+    if os.getpid() == pid:  # not in a forked child
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+def _listen(host: str, first: int, registry: CollectorRegistry) -> int | None:
+    for port in range(first, min(first + PORTS, 65536)):
+        try:
+            start_http_server(port, host, registry)
+        except OSError:
+            continue
+        return port
+    return None
+
+
+def _reachable(host: str) -> str:
+    """An address that others can use: a wildcard is none."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return "127.0.0.1"
