@@ -78,8 +78,8 @@ class Health:
 def judge(windows: Iterable[Window], summary: Summary, rules: Client, start: float, end: float) -> Health:
     """Judge the windows that end between `start` and `end` (seconds since the epoch).
 
-    A late event loop reads tokens late: TTFT grows, and tokens then come in a lump. So lag is held against the median
-    TTFT. No windows at all is a fault too: an unwatched client is not a healthy one.
+    A late event loop reads tokens late: TTFT grows, and tokens then come in a lump. So percentiles of the lag are held
+    against the same ones of TTFT. No windows at all is a fault too: an unwatched client is not a healthy one.
     """
     seen = [one for one in windows if start <= one.at - WINDOW_S / 2 <= end] or [
         one for one in windows if start <= one.at
@@ -99,14 +99,18 @@ def judge(windows: Iterable[Window], summary: Summary, rules: Client, start: flo
         faults.append(f"a worker used {cpu:.0%} of its core (limit {rules.max_cpu:.0%})")
     if rate > rules.max_tokens_per_s:
         faults.append(f"{rate:,.0f} streamed tokens/s on one worker (limit {rules.max_tokens_per_s:,.0f})")
-    if summary.ttft is not None:
-        limit = max(rules.lag_floor_s, rules.max_lag_share * summary.ttft.p50)
-        if p99 > limit:
-            faults.append(f"the event loop was {p99 * 1000:.0f} ms late (99th percentile; limit {limit * 1000:.0f} ms)")
-        lag = summary.schedule_lag
-        if lag is not None:
-            # Of few requests the 99th percentile is the one that had bad luck.
-            late = lag.p99 if lag.sure(99) else lag.p95
-            if late > limit:
-                faults.append(f"requests left {late * 1000:.0f} ms late (limit {limit * 1000:.0f} ms)")
+    ttft, late = summary.ttft, summary.schedule_lag
+    if ttft is not None and late is not None:
+        # Of few requests the 99th percentile is the one that had bad luck.
+        rank = 99 if ttft.sure(99) else 90
+        for name, lag, whole in (
+            ("the event loop was", p50, ttft.p50),
+            ("the event loop was", percentile(lags, rank), getattr(ttft, f"p{rank}")),
+            ("requests left", late.p50, ttft.p50),
+            ("requests left", getattr(late, f"p{rank}"), getattr(ttft, f"p{rank}")),
+        ):
+            limit = max(rules.lag_floor_s, rules.max_lag_share * whole)
+            if lag > limit:
+                where = "median" if whole == ttft.p50 else f"p{rank}"
+                faults.append(f"{name} {lag * 1000:.0f} ms late ({where}; limit {limit * 1000:.0f} ms)")
     return Health(len(workers), cpu, p50, p99, rate, tuple(faults))

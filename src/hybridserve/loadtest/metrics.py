@@ -86,7 +86,7 @@ class Summary:
 
     @property
     def error_rate(self) -> float:
-        return 1 - self.as_expected / self.attempted if self.attempted else 0.0
+        return (self.attempted - self.as_expected) / self.attempted if self.attempted else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "error_rate": self.error_rate}

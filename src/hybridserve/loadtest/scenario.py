@@ -111,8 +111,8 @@ class Client(_Part):
 
     max_cpu: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of one core, of the busiest worker, over the measured part."""
-    max_lag_share: PositiveFloat = 0.1
-    """99th percentile of the event loop's lag, as a share of the median TTFT ..."""
+    max_lag_share: PositiveFloat = 0.2
+    """Lag of the event loop, and of requests behind their schedule: a share of the same percentile of TTFT ..."""
     lag_floor_s: PositiveFloat = 0.01
     """... but never stricter than this."""
     max_tokens_per_s: PositiveFloat = 5000.0
