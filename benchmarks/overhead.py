@@ -270,7 +270,7 @@ def serve_ray_default(config: dict[str, Any], port: int) -> None:
     from ray import serve
     from ray.serve.llm import LLMConfig, build_openai_app
 
-    ray.init(num_cpus=os.cpu_count(), include_dashboard=False, object_store_memory=100 * 1024 * 1024)
+    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=100 * 1024 * 1024)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(build_openai_app({"llm_configs": [LLMConfig(**config)]}), blocking=True)
 
