@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from hybridserve.errors import EnvironmentFault, HybridServeError
 from hybridserve.serving.admission import admit
 from hybridserve.serving.data_path import DataPath, choose
 from hybridserve.serving.hosts import Host
+from hybridserve.serving.logs import ENGINE_CONFIG, LOG_DIR, Forwarder, engine_config
 from hybridserve.serving.middleware.control import served_name
 from hybridserve.serving.middleware.handover import Handover
 from hybridserve.serving.preflight import check_machine
@@ -99,6 +102,7 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
         os.environ.setdefault(name, value)
     adopt_orphans()
     scratch = Path(tempfile.mkdtemp(prefix="hybridserve-"))
+    lines = _gather_logs(settings, scratch)
     failed = True
     host = _host(path, settings, handover, scratch)
     try:
@@ -115,8 +119,23 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
             progress.enter("stopping")
             host.stop()
             end_descendants()
+            lines.stop()
             if not failed:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _gather_logs(settings: Settings, scratch: Path) -> Forwarder:
+    """Lines of every process to standard error, in one form."""
+    folder = scratch / "log"
+    folder.mkdir()
+    os.environ[LOG_DIR] = str(folder)
+    if settings.telemetry.log_format == "json" and ENGINE_CONFIG not in os.environ:
+        engine = folder / "vllm.json"
+        engine.write_text(json.dumps(engine_config(settings.telemetry)), encoding="utf-8")
+        os.environ[ENGINE_CONFIG] = str(engine)
+    lines = Forwarder(folder, sys.stderr)
+    lines.start()
+    return lines
 
 
 def _host(path: DataPath, settings: Settings, handover: Handover, scratch: Path) -> Host:

@@ -57,7 +57,11 @@ class RayHost:
         enter("starting Ray Serve")
         ray_serve.start(
             http_options={"host": settings.server.host, "port": settings.server.port},
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
+            logging_config={
+                "log_level": "WARNING",
+                "enable_access_log": False,
+                "encoding": settings.telemetry.log_format.upper(),
+            },
         )
         enter("starting the engine")
         app = build_app({"settings": settings.model_dump(mode="json")})
