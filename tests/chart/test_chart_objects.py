@@ -153,3 +153,17 @@ def test_secrets_from_values_and_from_elsewhere() -> None:
     assert not [one for one in brought if one["kind"] == "Secret"]
     volumes = {one["name"]: one for one in pod_of(brought, "Deployment")["volumes"]}
     assert volumes["keys"]["secret"] == {"secretName": "mine", "items": [{"key": "file", "path": "keys"}]}
+
+
+def test_the_small_image_follows_the_engines_registry() -> None:
+    def images(values: dict[str, Any]) -> list[str]:
+        objects = template(values)
+        return [
+            pod_of(objects, "Job")["containers"][0]["image"],
+            only(objects, "Pod")["spec"]["containers"][0]["image"],
+        ]
+
+    assert images({}) == ["hybridserve:0.1.0-control"] * 2
+    assert images({"image": {"registry": "a.example"}}) == ["a.example/hybridserve:0.1.0-control"] * 2
+    own = {"image": {"registry": "a.example", "tag": "7"}, "check": {"image": {"repository": ""}}}
+    assert images(own) == ["a.example/hybridserve:7"] * 2

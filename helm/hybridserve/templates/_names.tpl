@@ -94,9 +94,11 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- include "hybridserve.imageOf" (dict "image" .Values.image "fallback" (printf "%s-%s" .Chart.AppVersion $platform)) -}}
 {{- end -}}
 
+{{/* The small image, from the engine's registry where none is named; the engine's own where no repository is. */}}
 {{- define "hybridserve.checkImage" -}}
 {{- if .Values.check.image.repository -}}
-{{- include "hybridserve.imageOf" (dict "image" .Values.check.image "fallback" .Chart.AppVersion) -}}
+{{- $image := mustMerge (dict "registry" (default .Values.image.registry .Values.check.image.registry)) .Values.check.image -}}
+{{- include "hybridserve.imageOf" (dict "image" $image "fallback" (printf "%s-control" .Chart.AppVersion)) -}}
 {{- else -}}
 {{- include "hybridserve.image" . -}}
 {{- end -}}
