@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-scale lint format demo-model bench-cli bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart chart-score lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-scale lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart chart-score lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -48,6 +48,14 @@ bench-cli: LOCK = dev
 bench-cli: install ## time of plan and check from a cold start
 	$(BIN)/python benchmarks/cli.py
 
+bench-hybrid: LOCK = dev
+bench-hybrid: install ## hybrid against transformer on one engine (HYBRID_ARGS="--shapes published" on a GPU)
+	$(BIN)/python benchmarks/hybrid.py $(HYBRID_ARGS)
+
+bench-loadtest: LOCK = dev
+bench-loadtest: install ## what the load-test client costs per token, and where one worker begins to distort
+	$(BIN)/python benchmarks/loadtest_client.py
+
 bench-start: LOCK = dev
 bench-start: install ## time to ready, ours and vLLM's own, in pairs
 	$(BIN)/python benchmarks/start.py
@@ -59,6 +67,10 @@ bench-scaling: install ## every scaling policy on every workload, in the simulat
 calibrate: LOCK = dev
 calibrate: install ## fit the simulator to a server that runs (CALIBRATE_ARGS="--url ... --start-up 45 --out my.yaml")
 	$(BIN)/python benchmarks/calibrate.py $(CALIBRATE_ARGS)
+
+test-loadtest-agreement: LOCK = dev
+test-loadtest-agreement: install ## our load test against vllm bench serve, at concurrency 1, 8 and 32
+	LOADTEST_AGREEMENT=1,8,32 LOADTEST_AGREEMENT_ROUNDS=5 $(BIN)/pytest tests/stack/test_loadtest_agreement.py
 
 test-scale: LOCK = dev
 test-scale: install ## scaling on real Ray: 1, 2, 1 and 1, 0, 1 replicas under load

@@ -24,7 +24,7 @@ def loadtest(
     url: Annotated[str, typer.Option(help="The server, with or without /v1.")] = "http://127.0.0.1:8000",
     model: Annotated[str | None, typer.Option(help="Served name; else the first of /v1/models.")] = None,
     key: Annotated[
-        str | None, typer.Option(envvar="HYBRIDSERVE_API_KEY", show_envvar=True, help="Other users see options.")
+        str | None, typer.Option(envvar="LOADTEST_API_KEY", show_envvar=True, help="Other users see options.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for records and report.")] = None,
     level: Annotated[float | None, typer.Option(help="Constant load: users, or requests/s in an open loop.")] = None,

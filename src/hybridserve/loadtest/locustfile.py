@@ -4,7 +4,7 @@
 
     locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --scenario chat --headless
 
-There the scenario decides users and duration, and the records go to --out; the key is read from HYBRIDSERVE_API_KEY.
+There the scenario decides users and duration, and the records go to --out; the key is read from LOADTEST_API_KEY.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) 
 def _models(client: httpx.Client, base: str) -> list[dict[str, Any]]:
     answer = client.get("/v1/models")
     if answer.status_code in (401, 403):
-        raise ServiceError(base, f"refused the key (HTTP {answer.status_code})", "set HYBRIDSERVE_API_KEY, or --key")
+        raise ServiceError(base, f"refused the key (HTTP {answer.status_code})", "set LOADTEST_API_KEY, or --key")
     try:
         found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
         found[0]["id"]

@@ -13,8 +13,8 @@ from hybridserve.loadtest.prompts import Prompts, Request
 from hybridserve.loadtest.record import Record
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
 
-RUN_FILE = "HYBRIDSERVE_LOADTEST_RUN"
-KEY = "HYBRIDSERVE_API_KEY"
+RUN_FILE = "LOADTEST_RUN"
+KEY = "LOADTEST_API_KEY"
 
 
 @dataclass(frozen=True, slots=True)

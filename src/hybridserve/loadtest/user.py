@@ -14,6 +14,8 @@ from hybridserve.loadtest.prompts import Conversation, Request
 from hybridserve.loadtest.record import Record
 from hybridserve.loadtest.session import Session
 
+_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.25, 5.0
+
 
 class StreamingUser(User):  # type: ignore[misc]
     """A user that streams answers and keeps a record of each. `session` is set by the locustfile."""
@@ -29,13 +31,16 @@ class StreamingUser(User):  # type: ignore[misc]
     def talk(self, client: StreamingClient, asked: Request | Conversation, due: float | None = None) -> None:
         """One request, or one conversation to its end. Only the first request of a conversation has a due time."""
         if isinstance(asked, Request):
-            self.report(self.session.ask(client, asked, due)[0])
+            record = self.session.ask(client, asked, due)[0]
+            self.report(record)
+            self.back_off(record)
             return
         prompts = self.session.prompts
         while not asked.over:
             record, text = self.session.ask(client, prompts.turn(asked), due if asked.turn == 0 else None)
             self.report(record)
             if not record.ok:
+                self.back_off(record)
                 return
             asked.answered(text)
             if not asked.over and (pause := prompts.pause(asked.kind)):
@@ -56,6 +61,11 @@ class StreamingUser(User):  # type: ignore[misc]
                 exception=None,
                 context={},
             )
+
+    def back_off(self, record: Record) -> None:
+        """Wait a little after a failure, or what the server asked for: a dead one is not to be flooded."""
+        if not record.as_expected:
+            gevent.sleep(min(record.retry_after or _BACK_OFF_S, _LONGEST_BACK_OFF_S))
 
 
 class ClosedLoop(StreamingUser):

@@ -195,9 +195,9 @@ def test_search_finds_the_border(border: float, first: float) -> None:
 
 
 def test_search_that_never_keeps_never_misses_or_is_void() -> None:
-    never = find_max(lambda rate: "missed", 1, 1000, lowest=0.1)
+    never = find_max(lambda _: "missed", 1, 1000, lowest=0.1)
     assert (never.best, never.stopped) == (None, False)
-    always = find_max(lambda rate: "kept", 1, 100)
+    always = find_max(lambda _: "kept", 1, 100)
     assert (always.best, always.open_ended) == (100, True)
     answers: dict[bool, Verdict] = {True: "kept", False: "void"}
     void = find_max(lambda rate: answers[rate < 5], 1, 100)

@@ -1,0 +1,90 @@
+"""What the load-test client costs per streamed token, and what it distorts: `make bench-loadtest`.
+
+Against the mock server of `loadtests/`: 200 ms to the first token, 20 ms between the others, more and more streams.
+What is measured beyond that is the error of client and mock together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hybridserve.loadtest.preflight import preflight
+from hybridserve.loadtest.run import Bench
+from hybridserve.loadtest.scenario import validate_scenario
+
+MOCK = Path(__file__).parents[1] / "loadtests" / "mock_server.py"
+FIRST_S, GAP_S, TOKENS = 0.200, 0.020, 100
+
+
+def main() -> None:
+    """One line for each concurrency."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--levels", default="1,8,32,64,128,256")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    flags = ["--first", str(FIRST_S), "--gap", str(GAP_S)]
+    server = subprocess.Popen([sys.executable, str(MOCK), *flags], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    url = server.stdout.readline().strip()
+    rows = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for level in (int(one) for one in asked.levels.split(",")):
+                rows.append(_measure(url, level, asked.seconds, Path(folder) / str(level)))
+                if not asked.json:
+                    print(_line(rows[-1]), flush=True)
+    finally:
+        server.terminate()
+        server.wait(10)
+    if asked.json:
+        print(json.dumps(rows, indent=2))
+
+
+def _measure(url: str, level: int, seconds: float, out: Path) -> dict[str, Any]:
+    scenario = validate_scenario(
+        {
+            "about": "client calibration",
+            "mode": "closed",
+            "curve": {"shape": "constant", "level": level, "seconds": seconds},
+            "warm_up": 3,
+            "mix": [{"name": "mock", "type": "tokens", "prompt": 16, "output": TOKENS}],
+        },
+        "calibration",
+    )
+    result = Bench(url, None, preflight(url, None, None, scenario)).run(scenario, out)
+    one, client = result.summary, result.health
+    assert one.ttft is not None
+    assert one.tpot is not None
+    assert one.itl is not None
+    return {
+        "streams": level,
+        "tokens_per_s": one.output_throughput,
+        "cpu": client.cpu,
+        "us_per_token": client.cpu / one.output_throughput * 1e6,
+        "ttft_ms": one.ttft.p50 * 1000,
+        "ttft_p99_ms": one.ttft.p99 * 1000,
+        "tpot_ms": one.tpot.p50 * 1000,
+        "itl_p50_ms": one.itl.p50 * 1000,
+        "itl_p99_ms": one.itl.p99 * 1000,
+        "loop_lag_p99_ms": client.lag_p99 * 1000,
+        "verdict": list(client.faults) or "valid",
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"| {row['streams']} | {row['tokens_per_s']:,.0f} | {row['us_per_token']:.0f} | {row['cpu']:.0%} | "
+        f"{row['ttft_ms']:.1f} / {row['ttft_p99_ms']:.1f} | {row['itl_p50_ms']:.2f} / {row['itl_p99_ms']:.2f} | "
+        f"{row['loop_lag_p99_ms']:.1f} | {row['verdict']} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
