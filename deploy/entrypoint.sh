@@ -1,0 +1,50 @@
+#!/bin/sh
+# Says in one line what this container lacks, then becomes hybridserve.
+# What the settings themselves get wrong is said by hybridserve; here is what only the container's edge shows.
+set -eu
+
+CGROUPS=${CGROUPS:-/sys/fs/cgroup}
+DEVICES=${DEVICES:-/dev}
+NEEDED_MIB=${HYBRIDSERVE_NEEDS_MEMORY_MIB:-4096}
+TMP_MIB=${HYBRIDSERVE_NEEDS_TMP_MIB:-256}
+
+refuse() {
+    echo "hybridserve: $1; $2" >&2
+    exit 2
+}
+
+[ "${1:-serve}" = serve ] || exec hybridserve "$@"
+
+# Secrets come as files. Docker shows a file that is not there as an empty folder.
+for name in HYBRIDSERVE_ACCESS__KEYS_FILE HYBRIDSERVE_GUARD__API_KEY_FILE HF_TOKEN_PATH; do
+    eval "file=\${$name:-}"
+    [ -n "$file" ] || continue
+    [ ! -d "$file" ] || refuse "the secret $file is a folder" "make the file on the host before the container is made"
+    [ -e "$file" ] || refuse "the secret $file is missing" "mount it, or unset $name"
+    [ -r "$file" ] || refuse "the secret $file cannot be read by uid $(id -u)" "chmod or chown it on the host"
+    [ -s "$file" ] || refuse "the secret $file is empty" "hybridserve key makes one"
+done
+
+if [ "${HYBRIDSERVE_NEEDS_GPU:-0}" = 1 ] && [ ! -e "$DEVICES/nvidiactl" ] && [ ! -e "$DEVICES/dxg" ]; then
+    refuse "no GPU is visible in this container" "install nvidia-container-toolkit, then compose --profile gpu or docker run --gpus all"
+fi
+
+# The limit of the container, which free memory of the machine does not show. cgroup v2, then v1.
+for file in "$CGROUPS/memory.max" "$CGROUPS/memory/memory.limit_in_bytes"; do
+    [ -r "$file" ] || continue
+    limit=$(cat "$file")
+    # "max", or v1's number of 19 digits, is no limit.
+    if [ "$limit" != max ] && [ ${#limit} -lt 16 ] && [ $((limit / 1048576)) -lt "$NEEDED_MIB" ]; then
+        refuse "the container may use $((limit / 1048576)) MiB of memory and needs $NEEDED_MIB" "raise its limit (compose: MEMORY)"
+    fi
+    break
+done
+
+for folder in /tmp "${HF_HOME:-/tmp}"; do
+    while [ ! -e "$folder" ]; do folder=$(dirname "$folder"); done
+    [ -w "$folder" ] || refuse "$folder cannot be written by uid $(id -u)" "mount a volume or tmpfs that it owns"
+    free=$(df -Pk "$folder" | awk 'NR == 2 { print int($4 / 1024) }')
+    [ "$free" -ge "$TMP_MIB" ] || refuse "$folder has $free MiB free and needs $TMP_MIB" "make room, or give it a larger volume"
+done
+
+exec hybridserve "$@"

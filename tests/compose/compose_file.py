@@ -1,0 +1,48 @@
+"""docker-compose.yml as data, with its variables at their defaults, without a Docker engine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "docker-compose.yml"
+ENV_EXAMPLE = ROOT / ".env.example"
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Z][A-Z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+def interpolate(text: str, environ: dict[str, str] | None = None) -> str:
+    """`${NAME:-default}` replaced as compose does it; a variable without a default and a value is an error."""
+
+    def value(match: re.Match[str]) -> str:
+        found = (environ or {}).get(match["name"]) or match["default"]
+        assert found is not None, f"{match['name']} has no default"
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def compose(environ: dict[str, str] | None = None) -> dict[str, Any]:
+    """The file's content."""
+    return dict(yaml.safe_load(interpolate(FILE.read_text(encoding="utf-8"), environ)))
+
+
+def services() -> dict[str, dict[str, Any]]:
+    return dict(compose()["services"])
+
+
+def variables() -> dict[str, str | None]:
+    """Every variable of the file with its default."""
+    text = FILE.read_text(encoding="utf-8")
+    return {match["name"]: match["default"] for match in _VARIABLE.finditer(text)}
+
+
+def settings_file(service: dict[str, Any]) -> Path:
+    """The settings that a service is started with, on the host."""
+    command = service["command"]
+    inside = command[command.index("-c") + 1]
+    (source,) = [one["source"] for one in service["configs"] if one["target"] == inside]
+    return ROOT / str(compose()["configs"][source]["file"])

@@ -1,0 +1,173 @@
+"""docker-compose.yml keeps its rules: schema, hardening, limits, private networks, pinned images."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compose_file import ENV_EXAMPLE, FILE, ROOT, compose, services, settings_file, variables
+
+from hybridserve.settings import load
+
+SERVICES = sorted(services())
+PUBLISHED = {"demo", "gpu", "prometheus", "grafana"}
+
+
+def schema_check(file: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def test_schema(tmp_path: Path) -> None:
+    ran = schema_check(FILE)
+    assert ran.returncode == 0, ran.stdout
+    wrong = tmp_path / "docker-compose.yml"
+    wrong.write_text(FILE.read_text().replace("read_only:", "read_onyl:"))
+    assert schema_check(wrong).returncode == 1
+
+
+def test_profiles() -> None:
+    by_profile: dict[str, set[str]] = {}
+    for name, service in services().items():
+        for profile in service.get("profiles", ["default"]):
+            by_profile.setdefault(profile, set()).add(name)
+    assert by_profile == {
+        "default": {"demo"},
+        "gpu": {"gpu"},
+        "guard": {"guard"},
+        "monitoring": {"prometheus", "grafana"},
+        "loadtest": {"loadtest"},
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_hardening(name: str) -> None:
+    service = services()[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "pid", "ipc", "network_mode", "devices", "userns_mode"} & set(service)
+    uid = int(service["user"].partition(":")[0])
+    assert uid > 0
+    assert not any("docker.sock" in str(volume) for volume in service.get("volumes", []))
+    assert service["restart"] in ("unless-stopped", "no")
+    assert service["logging"]["options"]["max-size"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_limits(name: str) -> None:
+    limits = services()[name]["deploy"]["resources"]["limits"]
+    assert float(limits["cpus"]) > 0
+    assert re.fullmatch(r"\d+[mg]", limits["memory"])
+    assert limits["pids"] > 0
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_are_pinned(name: str) -> None:
+    repository, _, tag = services()[name]["image"].rpartition(":")
+    assert repository
+    assert re.search(r"\d+\.\d+\.\d+", tag), tag
+
+
+def test_ports_are_published_on_loopback_by_variables() -> None:
+    text = FILE.read_text()
+    for line in re.findall(r"ports: .*", text):
+        assert re.fullmatch(r'ports: \["\$\{BIND:-127\.0\.0\.1\}:\$\{[A-Z_]+:-\d+\}:\d+"\]', line), line
+    assert {name for name, service in services().items() if service.get("ports")} == PUBLISHED
+    hosts = [port for service in services().values() for port in service.get("ports", [])]
+    assert len(hosts) == len(set(hosts))
+
+
+def test_networks_keep_the_guard_and_the_engine_private() -> None:
+    networks: dict[str, Any] = compose()["networks"]
+    assert networks == {"front": {}, "scrape": {"internal": True}, "guarded": {"internal": True}}
+    on = {name: set(service["networks"]) for name, service in services().items()}
+    assert on["guard"] == {"guarded"}
+    assert {name for name, nets in on.items() if "guarded" in nets} == {"guard", "gpu"}
+    assert {name for name, nets in on.items() if "front" in nets} == PUBLISHED
+    assert on["loadtest"] == {"scrape"}
+    # One port for each service that serves: Ray's and the engine's own are never published.
+    for name in ("demo", "gpu"):
+        assert [port.rpartition(":")[2] for port in services()[name]["ports"]] == ["8000"]
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "loadtest"])
+def test_healthchecks(name: str) -> None:
+    check = services()[name]["healthcheck"]
+    assert check["test"][0] == "CMD"
+    assert {"interval", "timeout", "retries"} <= set(check)
+
+
+def test_dependencies_wait_for_health() -> None:
+    for service in services().values():
+        for needed, how in service.get("depends_on", {}).items():
+            assert how["condition"] == "service_healthy"
+            assert "healthcheck" in services()[needed]
+
+
+def test_secrets_are_files_and_never_variables() -> None:
+    document = compose()
+    assert all(set(secret) == {"file"} for secret in document["secrets"].values())
+    for service in services().values():
+        for name, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|SECRET|TOKEN|KEY", name):
+                assert name.endswith("__FILE"), name
+                assert str(value).startswith("/run/secrets/")
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert "/secrets/" in ignored
+    assert ".env" in ignored
+
+
+def test_mounted_files_are_there() -> None:
+    for config in compose()["configs"].values():
+        assert (ROOT / config["file"]).is_file(), config
+    for service in services().values():
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            if source.startswith("."):
+                assert source in ("./deploy/prometheus", "./deploy/grafana")
+            else:
+                assert source in compose()["volumes"]
+
+
+def test_the_example_names_every_variable_with_its_default() -> None:
+    pairs = [line.split("=", 1) for line in ENV_EXAMPLE.read_text().splitlines() if line and not line.startswith("#")]
+    example = dict(pairs)
+    assert len(example) == len(pairs)
+    assert set(example) == set(variables())
+    for name, default in variables().items():
+        if not (name.startswith("GUARD_") and not example[name]):
+            assert example[name] == default, name
+
+
+def test_the_grace_period_outlasts_the_drain() -> None:
+    from hybridserve.settings import Settings
+
+    for name in ("demo", "gpu"):
+        assert int(services()[name]["stop_grace_period"].rstrip("s")) > Settings().server.drain_timeout_s + 10
+
+
+def test_prometheus_reads_what_replicas_write() -> None:
+    """The folder that settings name, that both mount, and that the configuration reads."""
+    config = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "hybridserve"]
+    assert job["file_sd_configs"][0]["files"] == ["/targets/*.json"]
+    assert "targets:/targets:ro" in services()["prometheus"]["volumes"]
+    for name in ("demo", "gpu"):
+        telemetry = load(settings_file(services()[name]), environ={}).settings.telemetry
+        assert (telemetry.metrics_host, str(telemetry.targets_dir)) == ("0.0.0.0", "/targets")
+        assert "targets:/targets" in services()[name]["volumes"]
+
+
+def test_prometheus_finds_the_rules() -> None:
+    config = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())
+    for pattern in config["rule_files"]:
+        inside = pattern.removeprefix("/etc/prometheus/hybridserve/")
+        assert inside != pattern
+        assert list((ROOT / "deploy/prometheus").glob(inside))
