@@ -1,4 +1,4 @@
-"""A model hub of one repository, as far as `hf download` and `hf cache verify` ask; the real one is out of reach."""
+"""A model hub of one repository, as far as `hybridserve fetch` asks; the real one is out of reach."""
 
 from __future__ import annotations
 

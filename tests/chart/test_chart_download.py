@@ -17,7 +17,7 @@ from fake_hub import COMMIT, REPOSITORY, Hub, serve_hub
 def container() -> dict[str, Any]:
     values = {
         "settings": {"model": {"source": REPOSITORY, "revision": COMMIT}},
-        "weights": {"download": True, "existingSecret": "hub-token", "cache": {"persistent": True}},
+        "weights": {"download": True, "cache": {"persistent": True}},
     }
     pod = only(template(values), "Deployment")["spec"]["template"]["spec"]
     (init,) = pod["initContainers"]
@@ -33,7 +33,6 @@ def run(container: dict[str, Any], hub: Hub, folder: Path) -> subprocess.Complet
         "HOME": str(folder),
         "HF_ENDPOINT": hub.url,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HF_TOKEN_PATH": str(folder / "token"),
     }
     return subprocess.run(
         [*container["command"], *container["args"]], env={**given, **here}, capture_output=True, text=True, timeout=120

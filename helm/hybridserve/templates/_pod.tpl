@@ -94,24 +94,20 @@ seccompProfile: {type: RuntimeDefault}
 {{/* Fetches the weights once for each revision and believes them only after every checksum was compared. */}}
 {{- define "hybridserve.downloadContainer" -}}
 - name: weights
-  image: {{ include "hybridserve.image" . | quote }}
+  image: {{ include "hybridserve.checkImage" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [/bin/sh, -euc]
   args:
     - |
       verified="$HF_HOME/verified-$(echo "$REPOSITORY" | tr / -)-$REVISION"
       if [ -e "$verified" ]; then echo "$REPOSITORY at $REVISION was verified before"; exit 0; fi
-      hf download "$REPOSITORY" --revision "$REVISION" --quiet
-      hf cache verify "$REPOSITORY" --revision "$REVISION" --fail-on-missing-files
+      hybridserve fetch "$REPOSITORY" --revision "$REVISION"{{ if include "hybridserve.hubSecret" . }} --token-file /etc/hub-token/token{{ end }}
       touch "$verified"
   env:
     - {name: HOME, value: /tmp}
     - {name: HF_HOME, value: /models/huggingface}
     - {name: REPOSITORY, value: {{ dig "model" "source" "" .Values.settings | quote }}}
     - {name: REVISION, value: {{ dig "model" "revision" "" .Values.settings | quote }}}
-    {{- if include "hybridserve.hubSecret" . }}
-    - {name: HF_TOKEN_PATH, value: /etc/hub-token/token}
-    {{- end }}
   securityContext: {{- include "hybridserve.containerSecurityContext" . | nindent 4 }}
   resources:
     requests: {cpu: 500m, memory: 1Gi, ephemeral-storage: 64Mi}
