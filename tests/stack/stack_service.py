@@ -59,9 +59,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(flags: Sequence[str] = (), port: int | None = None) -> Service:
-    """Start a service and wait until it says that it is ready."""
-    log = Path(tempfile.gettempdir()) / f"hybridserve-test-{uuid.uuid4().hex}.log"
+def start(flags: Sequence[str] = (), port: int | None = None, log: Path | None = None) -> Service:
+    """Start a service and wait until it says that it is ready; its standard error goes to `log`."""
+    log = log or Path(tempfile.gettempdir()) / f"hybridserve-test-{uuid.uuid4().hex}.log"
     command = [str(HYBRIDSERVE), "serve", "--json", "--port", str(port or free_port()), *flags]
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)

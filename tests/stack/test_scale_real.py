@@ -80,7 +80,7 @@ def answer_of(client: httpx.Client, body: dict[str, Any]) -> str | None:
 def replicas(service: Any) -> list[psutil.Process]:
     """Replica processes of the engine deployment that are alive; Ray names them after the class."""
     found = []
-    for process in service.processes():
+    for process in service.family():
         try:
             if "ServeReplica:hybridserve:engine" in " ".join(process.cmdline()):
                 found.append(process)

@@ -181,6 +181,8 @@ def engine_args(settings: Settings, planned: Planned | None = None) -> dict[str,
     args.update({name: value for name in PASSED_ON if (value := getattr(engine, name)) is not None})
     if _eager(engine, cpu):
         args["enforce_eager"] = True
+    if settings.telemetry.otlp_endpoint is not None:
+        args["otlp_traces_endpoint"] = settings.telemetry.otlp_endpoint
     args["seed"] = engine.seed
     args.update(_from_card(engine, model.card))
     if engine.trust_remote_code:

@@ -23,6 +23,9 @@ class TelemetrySection(Section):
     """Least severe line that is written."""
     log_format: Literal["text", "json"] = "text"
     """key=value lines, or one JSON object a line."""
+    otlp_endpoint: str | None = Field(default=None, pattern="^https?://")
+    """Where spans go, of the control layer and the engine: http://collector:4317 (gRPC), or an OTLP/HTTP address with
+    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf. Empty: no tracing."""
     metrics_host: str = "127.0.0.1"
     """Address that each replica's metrics port binds to; 0.0.0.0 in a pod that Prometheus reaches from outside."""
     metrics_port: int = Field(default=9464, ge=0, le=65535)

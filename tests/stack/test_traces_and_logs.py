@@ -1,0 +1,108 @@
+"""One request seen from outside: its spans at a real OTLP receiver, its line in the logs, by one id and no secret."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from stack_service import Service, start
+
+from hybridserve.serving.middleware.keys import key_line, new_key
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SECRET = "a word that no log may hold"
+
+
+class Receiver:
+    """An OTLP/HTTP receiver that keeps every span."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        spans = self.spans
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                message = ExportTraceServiceRequest.FromString(body)
+                for resource in message.resource_spans:
+                    for scope in resource.scope_spans:
+                        spans.extend(scope.spans)
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def named(self, name: str, trace: str, timeout_s: float = 30.0) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            for span in list(self.spans):
+                if span.name.startswith(name) and span.trace_id.hex() == trace:
+                    return span
+            assert time.monotonic() < deadline, [(span.name, span.trace_id.hex()) for span in self.spans]
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module", params=["haproxy", "single"])
+def watched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, Receiver, str, Path]]:
+    receiver, key = Receiver(), new_key()
+    folder = tmp_path_factory.mktemp("watched")
+    keys = folder / "keys.txt"
+    keys.write_text(f"{key_line('user', key, tpm=100_000)}\n")
+    flags = [f"access.keys_file={keys}", f"telemetry.otlp_endpoint={receiver.url}", "telemetry.log_format=json"]
+    patch = pytest.MonkeyPatch()
+    patch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+    log = folder / "stderr.log"
+    service = start(["--data-path", request.param, *[w for flag in flags for w in ("--set", flag)]], log=log)
+    yield service, receiver, key, log
+    assert service.stop() == 0
+    patch.undo()
+    receiver.server.shutdown()
+
+
+def test_one_request_is_one_trace_and_one_line(watched: tuple[Service, Receiver, str, Path]) -> None:
+    service, receiver, key, log = watched
+    headers = {
+        "authorization": f"Bearer {key}",
+        "x-request-id": "asked-by-a-test",
+        "traceparent": f"00-{TRACE}-b7ad6b7169203331-01",
+    }
+    body = {"model": "demo", "max_tokens": 8, "messages": [{"role": "user", "content": SECRET}]}
+    answer = httpx.post(f"{service.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200
+    ours = receiver.named("hybridserve chat", TRACE)
+    engines = receiver.named("llm_request", TRACE)
+    assert ours.parent_span_id.hex() == "b7ad6b7169203331"
+    assert engines.parent_span_id == ours.span_id, "the engine's span hangs below ours"
+
+    deadline = time.monotonic() + 10
+    lines: list[dict[str, Any]] = []
+    while not lines:
+        assert time.monotonic() < deadline, log.read_text()[-2000:]
+        texts = [line for line in log.read_text().splitlines() if "asked-by-a-test" in line]
+        lines = [json.loads(line) for line in texts]
+        time.sleep(0.1)
+    (line,) = lines
+    assert (line["event"], line["id"], line["key"], line["status"]) == ("request", "asked-by-a-test", "user", 200)
+    assert line["tokens"] == answer.json()["usage"]["total_tokens"]
+    spans = " ".join(str(span) for span in receiver.spans)
+    for where in (log.read_text(), spans):
+        assert SECRET not in where
+        assert key not in where
