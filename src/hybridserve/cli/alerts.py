@@ -1,0 +1,64 @@
+"""`hybridserve alerts list | export`: recording rules and alerts, made from the settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.errors import ConfigError
+from hybridserve.settings import load
+from hybridserve.telemetry.alerts import alerts
+from hybridserve.telemetry.rules import rule_files
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Alerts and recording rules for Prometheus.")
+
+
+@app.command("list")
+def show(config: ConfigFile = None, assign: Assignments = None, as_json: AsJson = False) -> None:
+    """Print every alert with its severity and runbook.
+
+    Example: hybridserve alerts list
+    """
+    found = alerts(load(config, assign or ()).settings.telemetry)
+    if as_json:
+        typer.echo(json.dumps([{**asdict(one), "runbook_url": one.runbook_url} for one in found], indent=2))
+        return
+    width = max(len(one.name) for one in found)
+    for one in found:
+        typer.echo(f"{one.name:<{width}}  {one.severity:<6}  for {one.hold:<3}  {one.description}")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the rule files to.")],
+    config: ConfigFile = None,
+    assign: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the rule files, with the targets of section `telemetry`.
+
+    Example: hybridserve alerts export --out deploy/prometheus/rules
+    """
+    files = rule_files(load(config, assign or ()).settings.telemetry)
+    written = write(out, files)
+    typer.echo(json.dumps({"files": written}) if as_json else "\n".join(written))
+
+
+def write(folder: Path, files: dict[str, str]) -> list[str]:
+    """Write files into a folder; their paths.
+
+    Raises:
+        ConfigError: it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError("--out", f"{folder} cannot be written: {error.strerror}", "name another folder") from None
+    return [str(folder / name) for name in files]

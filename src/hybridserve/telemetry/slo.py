@@ -1,0 +1,182 @@
+"""Service level objectives as Prometheus rules: error ratios over eight windows, and alerts on two at a time.
+
+Names and labels of the recordings are sloth's, so that boards made for it show them unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hybridserve.settings.telemetry import TelemetrySection
+
+BY = "namespace, model"
+# Refusals that are this service's fault, not the client's.
+OURS = (
+    "draining|gate_closed|guard_canary|guard_unavailable|"
+    "engine_unavailable|engine_error|stream_unreadable|stream_interrupted"
+)
+# (short window, long window, share of the budget that may go in the long one, hours of it, severity).
+_ALERTS = (
+    ("5m", "1h", 0.02, 1, "page"),
+    ("30m", "6h", 0.05, 6, "page"),
+    ("2h", "1d", 0.10, 24, "ticket"),
+    ("6h", "3d", 0.10, 72, "ticket"),
+)
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+# Under so few requests in the last hour one slow one would be a burnt budget.
+MIN_REQUESTS = 20
+# A budget of a tenth cannot burn 14.4 times too fast: all would be bad at 10. Nearly all bad always counts.
+_NEARLY_ALL = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """One objective.
+
+    Attributes:
+        objective: share of good events.
+        bad, total: PromQL with ``$window``, rates by namespace and model.
+        good_word: what a good event is.
+    """
+
+    name: str
+    alert: str
+    runbook: str
+    objective: float
+    bad: str
+    total: str
+    good_word: str
+
+    def error(self, window: str) -> str:
+        """Share of bad events in this window; nothing where there were none at all."""
+        return f"({self.bad}) / (({self.total}) > 0)".replace("$window", window)
+
+
+def objectives(section: TelemetrySection) -> tuple[Slo, ...]:
+    """The four objectives with the targets of the settings."""
+    return (
+        _latency(
+            "ttft",
+            "HybridServeTTFTBudgetBurn",
+            "ttft",
+            "vllm:time_to_first_token_seconds",
+            section.slo_ttft_s,
+            section.slo_ttft,
+            "first token within {:g} s",
+        ),
+        _latency(
+            "inter-token",
+            "HybridServeInterTokenBudgetBurn",
+            "inter-token",
+            "vllm:request_time_per_output_token_seconds",
+            section.slo_inter_token_s,
+            section.slo_inter_token,
+            "mean time between tokens within {:g} s",
+        ),
+        _availability(section.slo_availability),
+        Slo(
+            "goodput",
+            "HybridServeGoodputBudgetBurn",
+            "goodput",
+            section.slo_goodput,
+            f'sum by ({BY}) (rate(hybridserve_requests_slo_total{{outcome!="good"}}[$window]))',
+            f"sum by ({BY}) (rate(hybridserve_requests_slo_total[$window]))",
+            "both latencies good in one request",
+        ),
+    )
+
+
+def _latency(name: str, alert: str, runbook: str, metric: str, bound: float, objective: float, word: str) -> Slo:
+    total = f"sum by ({BY}) (rate({metric}_count[$window]))"
+    good = f'sum by ({BY}) (rate({metric}_bucket{{le="{bound}"}}[$window]))'
+    return Slo(name, alert, runbook, objective, f"{total} - {good}", total, word.format(bound))
+
+
+def _availability(objective: float) -> Slo:
+    admitted = f"sum by ({BY}) (rate(hybridserve_requests_admitted_total[$window]))"
+    refused = f'sum by ({BY}) (rate(hybridserve_requests_rejected_total{{reason=~"{OURS}"}}[$window]))'
+    # A stream that dies after its 200 is a success to every status code: cut streams are counted apart.
+    cut = f'sum by ({BY}) (rate(hybridserve_streams_cut_total{{reason=~"{OURS}"}}[$window]))'
+    failed = f'sum by ({BY}) (rate(http_requests_total{{handler=~"/v1/.*", status="5xx"}}[$window]))'
+    # A series that does not exist yet counts as zero, with the labels of one that does.
+    both = f"(({refused}) or 0 * ({admitted}))"
+    bad = f"{both} + (({cut}) or 0 * {both}) + (({failed}) or 0 * {both})"
+    total = f"(({admitted}) or 0 * ({refused})) + {both}"
+    return Slo(
+        "availability",
+        "HybridServeAvailabilityBudgetBurn",
+        "availability",
+        objective,
+        bad,
+        total,
+        "answered without a fault of ours",
+    )
+
+
+def recordings(section: TelemetrySection, service: str = "hybridserve") -> list[dict[str, Any]]:
+    """Recording rules of all objectives."""
+    rules: list[dict[str, Any]] = []
+    period = f"{section.slo_days}d"
+    for slo in objectives(section):
+        labels = {"sloth_service": service, "sloth_slo": slo.name, "sloth_id": f"{service}-{slo.name}"}
+        chosen = f'{{sloth_id="{service}-{slo.name}"}}'
+        rules += [
+            {
+                "record": f"slo:sli_error:ratio_rate{window}",
+                "expr": slo.error(window),
+                "labels": {**labels, "sloth_window": window},
+            }
+            for window in WINDOWS
+        ]
+        # Summed from the five-minute ratios: a rate over a month of raw samples would be read at every evaluation.
+        short = f"slo:sli_error:ratio_rate5m{chosen}"
+        month = f"sum_over_time({short}[{period}]) / count_over_time({short}[{period}])"
+        rules += [
+            {
+                "record": f"slo:sli_error:ratio_rate{period}",
+                "expr": month,
+                "labels": {**labels, "sloth_window": period},
+            },
+            {"record": "slo:objective:ratio", "expr": f"vector({slo.objective:g})", "labels": labels},
+            {"record": "slo:error_budget:ratio", "expr": f"vector({_budget(slo):g})", "labels": labels},
+            {
+                "record": "slo:current_burn_rate:ratio",
+                "expr": f"{short} / {_budget(slo):g}",
+                "labels": labels,
+            },
+            {
+                "record": "slo:period_error_budget_remaining:ratio",
+                "expr": f"1 - slo:sli_error:ratio_rate{period}{chosen} / {_budget(slo):g}",
+                "labels": labels,
+            },
+        ]
+    return rules
+
+
+def burn_alerts(section: TelemetrySection, service: str = "hybridserve") -> list[tuple[Slo, str, str]]:
+    """(objective, severity, expression) of every alert: a page and a ticket for each objective."""
+    alerts = []
+    for slo in objectives(section):
+        for severity in ("page", "ticket"):
+            pairs = [
+                _pair(slo, service, short, long, share * section.slo_days * 24 / hours)
+                for short, long, share, hours, kind in _ALERTS
+                if kind == severity
+            ]
+            busy = slo.total.replace("rate(", "increase(").replace("$window", "1h")
+            alerts.append((slo, severity, f"({' or '.join(pairs)}) and on ({BY}) (({busy}) > {MIN_REQUESTS})"))
+    return alerts
+
+
+def _pair(slo: Slo, service: str, short: str, long: str, factor: float) -> str:
+    threshold = min(factor * _budget(slo), _NEARLY_ALL)
+    chosen = f'{{sloth_id="{service}-{slo.name}"}}'
+    return (
+        f"(max without (sloth_window) (slo:sli_error:ratio_rate{short}{chosen}) > {threshold:g} and "
+        f"max without (sloth_window) (slo:sli_error:ratio_rate{long}{chosen}) > {threshold:g})"
+    )
+
+
+def _budget(slo: Slo) -> float:
+    return round(1 - slo.objective, 9)

@@ -1,0 +1,182 @@
+"""For each alert: series under which it must fire, and series under which it must stay silent.
+
+Values are promtool's: ``1+2x60`` begins at 1 and grows by 2 a minute for an hour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WHO = 'namespace="n",model="m",replica="r"'
+CONTROLLER = 'namespace="n",model="m",replica="controller"'
+# Samples of an hour, one a minute; of a day, one in two minutes.
+HOUR, DAYS = 60, 24 * 30
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Series by name, and the severities that fire at `at`."""
+
+    alert: str
+    fires: tuple[str, ...]
+    series: dict[str, str]
+    at: str = "1h"
+
+
+def latency(metric: str, bound: str, slow: int, minutes: int) -> dict[str, str]:
+    """100 requests a minute, of which `slow` are beyond the bound."""
+    return {
+        f"{metric}_count{{{WHO}}}": f"0+100x{minutes}",
+        f'{metric}_bucket{{{WHO},le="{bound}"}}': f"0+{100 - slow}x{minutes}",
+    }
+
+
+def availability(failed: int, minutes: int, where: str = "rejected") -> dict[str, str]:
+    """100 requests a minute, of which `failed` fail by our fault."""
+    reason = 'reason="guard_unavailable"'
+    admitted = 100 - failed if where == "rejected" else 100
+    series = {f'hybridserve_requests_admitted_total{{{WHO},route="chat"}}': f"0+{admitted}x{minutes}"}
+    if where == "rejected":
+        series[f'hybridserve_requests_rejected_total{{{WHO},route="chat",{reason}}}'] = f"0+{failed}x{minutes}"
+    elif where == "cut":
+        series[f'hybridserve_streams_cut_total{{{WHO},reason="engine_error"}}'] = f"0+{failed}x{minutes}"
+    else:
+        fault = 'handler="/v1/chat/completions",method="POST",status="5xx"'
+        series[f"http_requests_total{{{WHO},{fault}}}"] = f"0+{failed}x{minutes}"
+    return series
+
+
+def goodput(slow: int, minutes: int) -> dict[str, str]:
+    return {
+        f'hybridserve_requests_slo_total{{{WHO},outcome="good"}}': f"0+{100 - slow}x{minutes}",
+        f'hybridserve_requests_slo_total{{{WHO},outcome="slow_tokens"}}': f"0+{slow}x{minutes}",
+    }
+
+
+def slots(used: int, waiting: int, usage: float) -> dict[str, str]:
+    """A replica of 8 slots."""
+    return {
+        f"hybridserve_state_slots{{{WHO}}}": "8x60",
+        f"hybridserve_state_slots_used{{{WHO}}}": f"{used}x60",
+        f'vllm:num_requests_waiting_by_reason{{{WHO},engine="0",reason="capacity"}}': f"{waiting}x60",
+        f'vllm:kv_cache_usage_perc{{{WHO},engine="0"}}': f"{usage}x60",
+    }
+
+
+def cache(hits: int, queries: int, inert: int = 0) -> dict[str, str]:
+    """Tokens a minute."""
+    return {
+        f'vllm:prefix_cache_hits_total{{{WHO},engine="0"}}': f"0+{hits}x180",
+        f'vllm:prefix_cache_queries_total{{{WHO},engine="0"}}': f"0+{queries}x180",
+        f"hybridserve_prefix_cache_inert{{{WHO}}}": f"{inert}x180",
+    }
+
+
+def verdicts(errors: int) -> dict[str, str]:
+    labels = f'{WHO},guard="rules",stage="input"'
+    return {
+        f'hybridserve_guard_verdicts_total{{{labels},outcome="allow"}}': f"0+{100 - errors}x60",
+        f'hybridserve_guard_verdicts_total{{{labels},outcome="error"}}': f"0+{errors}x60",
+    }
+
+
+def gauge(name: str, value: str, labels: str = WHO) -> dict[str, str]:
+    return {f"{name}{{{labels}}}": f"{value}x60"}
+
+
+def bounds(demand: float, highest: int) -> dict[str, str]:
+    return {
+        f'hybridserve_scaling_demand_replicas{{{CONTROLLER},resource="state_slots"}}': f"{demand}x60",
+        f'hybridserve_scaling_bound_replicas{{{CONTROLLER},bound="max"}}': f"{highest}x60",
+    }
+
+
+def sizes(ready: int, target: int) -> dict[str, str]:
+    return gauge("hybridserve_scaling_ready_replicas", f"{ready}", CONTROLLER) | gauge(
+        "hybridserve_scaling_target_replicas", f"{target}", CONTROLLER
+    )
+
+
+def tokens(running: int, generated: int) -> dict[str, str]:
+    return {
+        f'vllm:num_requests_running{{{WHO},engine="0"}}': f"{running}x60",
+        f'vllm:generation_tokens_total{{{WHO},engine="0"}}': f"0+{generated}x60",
+        f'vllm:prompt_tokens_total{{{WHO},engine="0"}}': "100x60",
+    }
+
+
+TTFT, TPOT = "vllm:time_to_first_token_seconds", "vllm:request_time_per_output_token_seconds"
+FINDING = 'hybridserve_compliance_findings{%s,severity="%s",status="%s"}'
+AGE = f'hybridserve_licence_reading_age_seconds{{{WHO},licence="apache-2.0",role="model"}}'
+UP = 'up{job="hybridserve",namespace="n",model="m",replica="%s"}'
+BURNS = ("HybridServeTTFTBudgetBurn", "HybridServeInterTokenBudgetBurn", "HybridServeAvailabilityBudgetBurn",
+         "HybridServeGoodputBudgetBurn")  # fmt: skip
+
+CASES = (
+    # 95 % good: 90 % slow burns 18 times too fast, 30 % six times (for days: a ticket), 4 % less than allowed.
+    Case(BURNS[0], ("page", "ticket"), latency(TTFT, "2.5", 90, HOUR)),
+    Case(BURNS[0], ("ticket",), latency(TTFT, "2.5", 20, DAYS), "1d"),
+    Case(BURNS[0], (), latency(TTFT, "2.5", 4, DAYS), "1d"),
+    # Three slow requests in an hour are no reason to wake somebody.
+    Case(BURNS[0], (), {f"{TTFT}_count{{{WHO}}}": "0+0.1x60", f'{TTFT}_bucket{{{WHO},le="2.5"}}': "0x60"}),
+    Case(BURNS[1], ("page", "ticket"), latency(TPOT, "0.05", 90, HOUR)),
+    Case(BURNS[1], ("ticket",), latency(TPOT, "0.05", 20, DAYS), "1d"),
+    Case(BURNS[1], (), latency(TPOT, "0.05", 4, DAYS), "1d"),
+    # 99.9 % good: one in fifty.
+    Case(BURNS[2], ("page", "ticket"), availability(2, HOUR)),
+    Case(BURNS[2], ("page", "ticket"), availability(2, HOUR, "cut")),
+    Case(BURNS[2], ("page", "ticket"), availability(2, HOUR, "status")),
+    Case(BURNS[2], (), availability(0, HOUR)),
+    # A client's own faults are no outage.
+    Case(
+        BURNS[2],
+        (),
+        {
+            f'hybridserve_requests_admitted_total{{{WHO},route="chat"}}': "0+50x60",
+            f'hybridserve_requests_rejected_total{{{WHO},route="chat",reason="guard_blocked_input"}}': "0+50x60",
+        },
+    ),
+    # 90 % good: the factor 14.4 would ask for more than all; nine in ten wake somebody.
+    Case(BURNS[3], ("page", "ticket"), goodput(95, HOUR)),
+    Case(BURNS[3], ("ticket",), goodput(40, DAYS), "1d"),
+    Case(BURNS[3], (), goodput(8, DAYS), "1d"),
+    Case("HybridServeStateSlotsFull", ("ticket",), slots(8, 3, 0.01)),
+    Case("HybridServeStateSlotsFull", (), slots(8, 0, 0.01)),
+    Case("HybridServeStateSlotsFull", (), slots(4, 3, 0.01)),
+    Case("HybridServeWaitingWhileFree", ("ticket",), slots(4, 3, 0.2)),
+    Case("HybridServeWaitingWhileFree", (), slots(4, 3, 0.97)),
+    Case("HybridServeWaitingWhileFree", (), slots(8, 3, 0.2)),
+    Case("HybridServePreempting", ("ticket",), {f'vllm:num_preemptions_total{{{WHO},engine="0"}}': "0+12x60"}),
+    Case("HybridServePreempting", (), {f'vllm:num_preemptions_total{{{WHO},engine="0"}}': "0+3x60"}),
+    Case("HybridServePrefixCacheInert", ("info",), cache(5, 10_000), "3h"),
+    Case("HybridServePrefixCacheInert", ("info",), cache(0, 0, inert=1), "3h"),
+    Case("HybridServePrefixCacheInert", (), cache(3_000, 10_000), "3h"),
+    Case("HybridServePrefixCacheInert", (), cache(0, 100), "3h"),
+    Case("HybridServePlanDrift", ("ticket",), gauge("hybridserve_plan_differences", "2")),
+    Case("HybridServePlanDrift", (), gauge("hybridserve_plan_differences", "0")),
+    Case("HybridServeGuardDown", ("page",), verdicts(20)),
+    Case("HybridServeGuardDown", (), verdicts(1)),
+    Case("HybridServeGuardCanaryFailing", ("page",), gauge("hybridserve_guard_canary_ok", "0", f'{WHO},kind="block"')),
+    Case("HybridServeGuardCanaryFailing", (), gauge("hybridserve_guard_canary_ok", "1", f'{WHO},kind="block"')),
+    Case("HybridServeComplianceFail", ("ticket",), {FINDING % (WHO, "error", "FAIL"): "1x60"}),
+    Case("HybridServeComplianceFail", (), {FINDING % (WHO, "warning", "FAIL"): "3x60"}),
+    Case("HybridServeComplianceFail", (), {FINDING % (WHO, "error", "PASS"): "9x60"}),
+    Case("HybridServeLicenceReadingOld", ("info",), {AGE: "16000000x120"}, "2h"),
+    Case("HybridServeLicenceReadingOld", (), {AGE: "864000x120"}, "2h"),
+    Case("HybridServeScalerAtBound", ("ticket",), bounds(3.4, 3)),
+    Case("HybridServeScalerAtBound", (), bounds(2.9, 3)),
+    Case("HybridServeScaleDownStuck", ("ticket",), sizes(3, 2)),
+    Case("HybridServeScaleDownStuck", (), sizes(2, 2)),
+    Case("HybridServeScaleDownStuck", (), sizes(1, 2)),
+    Case("HybridServeScalerBlind", ("ticket",), gauge("hybridserve_scaling_silent_replicas", "1", CONTROLLER)),
+    Case("HybridServeScalerBlind", ("ticket",), {f"hybridserve_scaling_faults_total{{{CONTROLLER}}}": "0+60x60"}),
+    Case("HybridServeScalerBlind", (), gauge("hybridserve_scaling_silent_replicas", "0", CONTROLLER)),
+    Case("HybridServeEngineDown", ("page",), {UP % "r": "1 1 0x60"}),
+    Case("HybridServeEngineDown", (), {UP % "r": "1x60"}),
+    Case("HybridServeEngineDown", (), {UP % "controller": "0x60"}),
+    Case("HybridServeEngineStuck", ("page",), tokens(2, 0)),
+    Case("HybridServeEngineStuck", (), tokens(2, 50)),
+    Case("HybridServeEngineStuck", (), tokens(0, 0)),
+    Case("HybridServeMetricsMissing", ("page",), {}),
+    Case("HybridServeMetricsMissing", (), {f'hybridserve_build_info{{job="hybridserve",{WHO}}}': "1x60"}),
+)  # fmt: skip
