@@ -51,6 +51,8 @@ async def answer(writer: asyncio.StreamWriter, path: str, headers: dict[str, str
     if path == "/v1/models":
         model = {"id": "mock", "object": "model", "max_model_len": 1_000_000}
         return plain(writer, 200, {"object": "list", "data": [model]})
+    if not raw:
+        return plain(writer, 404, {"error": {"message": f"no {path} here", "code": "not_found"}})
     body = json.loads(raw)
     ask = {**DEFAULTS, **body.get("mock", {})}
     if ask.get("status"):

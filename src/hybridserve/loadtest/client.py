@@ -102,7 +102,6 @@ class StreamingClient:
         except (OSError, HTTPParseError) as error:
             fault = Outcome.CUT if status == 200 else Outcome.CONNECT
             detail = type(error).__name__ if not str(error) else str(error)[:120]
-            self._http.close()
         ended = perf_counter() - sent
         seen = read_stream(lines)
         if fault is None or (fault is Outcome.CUT and seen.error):

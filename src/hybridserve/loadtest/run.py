@@ -109,6 +109,8 @@ class Bench:
             environment[KEY] = self.key
         limit = scenario.warm_up + scenario.curve.seconds + scenario.drain + 30
         began, interrupted = time.monotonic(), False
+        # locust has a session of its own, so that one Ctrl-C is ours to handle; nothing may leave it behind.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with (out / "locust.log").open("w") as log:
             process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True

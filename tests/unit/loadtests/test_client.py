@@ -168,3 +168,13 @@ def test_an_idle_connection_that_the_server_closed_is_no_failure() -> None:
             time.sleep(0.05)
         worker.join(5)
     assert outcomes == [Outcome.OK, Outcome.OK]
+
+
+def test_a_client_goes_on_after_every_kind_of_failure(mock_url: str) -> None:
+    client = StreamingClient(mock_url, timeout=0.3)
+    outcomes = []
+    for mock in ({"cut": 3}, {}, {"idle": 3}, {}, {"status": 503}, {}, {"error": 2}, {}, {"first": 1.0}, {}):
+        body = json.dumps({"max_tokens": 8, "mock": mock}).encode()
+        outcomes.append(client.ask(Request(COMPLETIONS, body, "test")).record.outcome)
+    assert outcomes[1::2] == [Outcome.OK] * 5
+    assert Outcome.OK not in outcomes[::2]

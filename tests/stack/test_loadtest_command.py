@@ -1,0 +1,246 @@
+"""`hybridserve loadtest` as a user runs it, against the mock server: exit codes, errors, and what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from stack_service import free_port
+
+from hybridserve.loadtest.arrivals import arrivals
+from hybridserve.loadtest.curves import Constant
+from hybridserve.loadtest.run import read_run
+
+pytestmark = pytest.mark.stack
+LOADTESTS = Path(__file__).parents[2] / "loadtests"
+COMMAND = [str(Path(sys.executable).parent / "hybridserve"), "loadtest"]
+SCENARIO = """
+about: a test
+mode: {mode}
+curve: {{shape: constant, level: {level}, seconds: {seconds}}}
+warm_up: 0.5
+mix: [{{name: a, type: tokens, prompt: 20, output: {output}}}]
+slo: {{ttft: {ttft}, tpot: 0.1}}
+client: {{lag_floor_s: {lag}, max_cpu: {cpu}, timeout_s: 5}}
+"""
+
+
+@contextmanager
+def mock_server(*flags: str) -> Iterator[str]:
+    """The address of the server with known delays, while it runs."""
+    command = [sys.executable, str(LOADTESTS / "mock_server.py"), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def mock_url() -> Iterator[str]:
+    with mock_server() as url:
+        yield url
+
+
+def write(
+    folder: Path,
+    mode: str = "closed",
+    level: float = 3,
+    seconds: float = 1.5,
+    output: int = 10,
+    ttft: float = 1.0,
+    lag: float = 0.5,
+    cpu: float = 1.0,
+) -> str:
+    path = folder / f"{mode}.yaml"
+    path.write_text(
+        SCENARIO.format(mode=mode, level=level, seconds=seconds, output=output, ttft=ttft, lag=lag, cpu=cpu)
+    )
+    return str(path)
+
+
+def command(*flags: str, key: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **({"LOADTEST_API_KEY": key} if key else {})}
+    return subprocess.run([*COMMAND, *flags], capture_output=True, text=True, timeout=90, env=environment)
+
+
+def test_a_run_and_what_it_leaves(mock_url: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = command(write(tmp_path), "--url", mock_url, "--out", str(out), "--json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    assert found["verdict"] == "kept"
+    summary = found["summary"]
+    assert summary["outcomes"] == {"ok": summary["attempted"]}
+    # Three users, 55 ms an answer, 1.5 s.
+    assert summary["attempted"] == pytest.approx(3 * 1.5 / 0.057, rel=0.15)
+    assert summary["mean_concurrency"] == pytest.approx(3, abs=0.3)
+    assert summary["output_tokens"] == summary["attempted"] * 10
+    assert summary["ttft"]["p50"] == pytest.approx(0.010, abs=0.003)
+    assert summary["tpot"]["p50"] == pytest.approx(0.005, abs=0.0005)
+
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") >= 4
+    assert not re.search(r"<script|<link|src=|@import|url\(http", page), "the page needs nothing else"
+    assert (out / "charts" / "ttft-over-time.png").read_bytes().startswith(b"\x89PNG")
+    rows = (out / "requests.csv").read_text().splitlines()
+    records = read_run(out)[1]
+    assert len(rows) == len(records) + 1
+    bench = json.loads((out / "vllm-bench.json").read_text())
+    assert bench["completed"] == summary["attempted"] == len(bench["ttfts"])
+    assert bench["median_tpot_ms"] == pytest.approx(summary["tpot"]["p50"] * 1000)
+    again = command(write(tmp_path), "--url", mock_url, "--out", str(out))
+    assert (again.returncode, "holds another run" in again.stderr) == (2, True)
+
+
+def test_two_workers_share_an_open_loop(mock_url: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "open", level=40, seconds=2)
+    ran = command(path, "--url", mock_url, "--workers", "2", "--json", "--out", str(tmp_path / "two"))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    records = read_run(tmp_path / "two")[1]
+    by_worker = [sum(one.worker == worker for one in records) for worker in (0, 1)]
+    assert abs(by_worker[0] - by_worker[1]) <= 1
+    due = [at for at in arrivals(Constant(level=40, seconds=2), "poisson", 1, 0.5) if at >= 0]
+    assert json.loads(ran.stdout)["summary"]["attempted"] == len(due)
+
+
+def test_an_open_loop_does_not_wait_for_a_slow_server(tmp_path: Path) -> None:
+    # Ten a second to a server that takes a second: a closed loop of one would send one a second.
+    with mock_server("--first", "1.0", "--gap", "0.001") as url:
+        path = write(tmp_path, "open", level=10, seconds=2, ttft=3)
+        ran = command(path, "--url", url, "--json", "--out", str(tmp_path / "out"))
+    summary = json.loads(ran.stdout)["summary"]
+    assert summary["attempted"] > 10
+    assert summary["peak_concurrency"] > 5
+    assert summary["completed"] == summary["attempted"], "those that are out at the end are waited for"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "verdict"),
+    [({"ttft": 0.001}, 1, "missed"), ({"cpu": 0.001}, 3, "void")],
+)
+def test_exit_codes(mock_url: str, tmp_path: Path, change: dict[str, float], code: int, verdict: str) -> None:
+    path = write(tmp_path, seconds=1, **change)  # type: ignore[arg-type]
+    ran = command(path, "--url", mock_url, "--json", "--out", str(tmp_path / "out"))
+    assert (ran.returncode, json.loads(ran.stdout)["verdict"]) == (code, verdict)
+
+
+@pytest.mark.parametrize(
+    ("flags", "where", "what"),
+    [
+        (["caht"], "SCENARIO", "is not one"),
+        (["chat", "--url", "http://127.0.0.1:1"], "127.0.0.1:1", "does not answer"),
+        (["chat", "--model", "gpt"], "--model", "is not served"),
+        (["chat", "--find", "rate"], "--find", "is not one"),
+        (["chat", "--sweep", "concurrency"], "--sweep", "type tokens"),
+        (["grid", "--scale", "1000"], "--scale", "tokens of context"),
+        (["chat", "--level", "-1"], "--level", "not positive"),
+        (["--compare", "nowhere", "here"], "nowhere", "no run"),
+        ([], "SCENARIO", "missing"),
+    ],
+)
+def test_bad_input_is_one_error(mock_url: str, tmp_path: Path, flags: list[str], where: str, what: str) -> None:
+    url = [] if "--url" in flags else ["--url", mock_url]
+    ran = command(*flags, *url, "--out", str(tmp_path / "out"))
+    assert ran.returncode == 2
+    assert where in ran.stderr.splitlines()[0]
+    assert what in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 3
+
+
+def test_keys(tmp_path: Path) -> None:
+    with mock_server("--key", "hs-right-key") as url:
+        wrong = command("chat", "--url", url, key="wrong")
+        assert (wrong.returncode, "refused the key" in wrong.stderr) == (2, True)
+        path = write(tmp_path, seconds=0.5)
+        right = command(path, "--url", url, "--json", "--out", str(tmp_path / "out"), key="hs-right-key")
+    assert json.loads(right.stdout)["summary"]["error_rate"] == 0
+    kept = "".join(path.read_text(errors="replace") for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert "hs-right-key" not in kept, "a key is never written"
+
+
+def test_a_server_that_dies_leaves_partial_results(tmp_path: Path) -> None:
+    path = write(tmp_path, seconds=3)
+    with mock_server() as url:
+        running = subprocess.Popen(
+            [*COMMAND, path, "--url", url, "--json", "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, text=True
+        )
+        time.sleep(3.2)
+    said, _ = running.communicate(timeout=60)
+    found = json.loads(said)
+    assert running.returncode == 1
+    assert found["summary"]["outcomes"]["ok"] > 0
+    assert found["summary"]["outcomes"]["connect"] > 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_an_interrupted_run_is_judged_by_what_it_has(mock_url: str, tmp_path: Path) -> None:
+    path = write(tmp_path, seconds=60)
+    running = subprocess.Popen(
+        [*COMMAND, path, "--url", mock_url, "--json", "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, text=True
+    )
+    records = tmp_path / "out" / "requests-0.jsonl"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not (records.exists() and records.read_text().count("\n") > 60):
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    said, _ = running.communicate(timeout=30)
+    found = json.loads(said)
+    assert found["interrupted"] is True
+    assert found["summary"]["completed"] > 0
+
+
+def test_find_sweep_and_compare(mock_url: str, tmp_path: Path) -> None:
+    # The mock serves any rate alike: the SLO is never reachable, or always.
+    def asked(path: str, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        return command(path, *flags, "--url", mock_url, "--json", "--seconds", "0.5", "--out", str(tmp_path / name))
+
+    find = ["--find", "max-rate", "--level"]
+    never = asked(write(tmp_path, "open", ttft=0.001), "never", *find, "0.02")
+    assert (never.returncode, json.loads(never.stdout)["max_rate"]) == (1, None)
+    always = asked(write(tmp_path, "open"), "always", *find, "30", "--highest", "30")
+    assert (always.returncode, json.loads(always.stdout)["max_rate"]) == (0, 30)
+    swept = asked(write(tmp_path), "swept", "--sweep", "concurrency", "--levels", "1,4")
+    assert swept.returncode == 0, swept.stdout
+    curve = json.loads((tmp_path / "swept" / "operating-curve.json").read_text())
+    rates = [one["summary"]["output_throughput"] for one in curve["points"]]
+    assert rates[1] == pytest.approx(4 * rates[0], rel=0.2)
+    sides = [str(tmp_path / "swept" / name) for name in ("a-4", "a-1")]
+    against = command("--compare", *sides, "--json", "--out", str(tmp_path / "both"))
+    rows = {row["name"]: row for row in json.loads(against.stdout)["rows"]}
+    assert rows["tpot p50"]["ratio"]["value"] == pytest.approx(1, abs=0.1)
+    assert "<svg" in (tmp_path / "both" / "compare.html").read_text()
+
+
+def test_plain_locust_and_client_side_metrics(mock_url: str, tmp_path: Path) -> None:
+    locust = [sys.executable, "-m", "locust", "-f", str(LOADTESTS / "locustfile.py")]
+    port = free_port()
+    flags = ["--host", mock_url, "--scenario", write(tmp_path, seconds=4), "--out", str(tmp_path / "out"), "--headless"]
+    running = subprocess.Popen([*locust, *flags, "--client-metrics-port", str(port)], stderr=subprocess.PIPE, text=True)
+    text = ""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and 'outcome="ok"' not in text:
+        time.sleep(0.2)
+        try:
+            text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        except httpx.HTTPError:
+            continue
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 0, said
+    assert 'hybridserve_loadtest_requests_total{kind="a",outcome="ok"}' in text
+    assert "hybridserve_loadtest_ttft_seconds_bucket" in text
+    assert len((tmp_path / "out" / "requests-0.jsonl").read_text().splitlines()) > 50
