@@ -96,12 +96,11 @@ def _latency(name: str, alert: str, runbook: str, metric: str, bound: float, obj
 def _availability(objective: float) -> Slo:
     admitted = f"sum by ({BY}) (rate(hybridserve_requests_admitted_total[$window]))"
     refused = f'sum by ({BY}) (rate(hybridserve_requests_rejected_total{{reason=~"{OURS}"}}[$window]))'
-    # A stream that dies after its 200 is a success to every status code: cut streams are counted apart.
+    # What fails behind the door, before its 200 or after, the door counts as cut; status codes miss the latter.
     cut = f'sum by ({BY}) (rate(hybridserve_streams_cut_total{{reason=~"{OURS}"}}[$window]))'
-    failed = f'sum by ({BY}) (rate(http_requests_total{{handler=~"/v1/.*", status="5xx"}}[$window]))'
     # A series that does not exist yet counts as zero, with the labels of one that does.
     both = f"(({refused}) or 0 * ({admitted}))"
-    bad = f"{both} + (({cut}) or 0 * {both}) + (({failed}) or 0 * {both})"
+    bad = f"{both} + (({cut}) or 0 * {both})"
     total = f"(({admitted}) or 0 * ({refused})) + {both}"
     return Slo(
         "availability",

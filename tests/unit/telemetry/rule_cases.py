@@ -38,11 +38,8 @@ def availability(failed: int, minutes: int, where: str = "rejected") -> dict[str
     series = {f'hybridserve_requests_admitted_total{{{WHO},route="chat"}}': f"0+{admitted}x{minutes}"}
     if where == "rejected":
         series[f'hybridserve_requests_rejected_total{{{WHO},route="chat",{reason}}}'] = f"0+{failed}x{minutes}"
-    elif where == "cut":
-        series[f'hybridserve_streams_cut_total{{{WHO},reason="engine_error"}}'] = f"0+{failed}x{minutes}"
     else:
-        fault = 'handler="/v1/chat/completions",method="POST",status="5xx"'
-        series[f"http_requests_total{{{WHO},{fault}}}"] = f"0+{failed}x{minutes}"
+        series[f'hybridserve_streams_cut_total{{{WHO},reason="engine_error"}}'] = f"0+{failed}x{minutes}"
     return series
 
 
@@ -125,7 +122,6 @@ CASES = (
     # 99.9 % good: one in fifty.
     Case(BURNS[2], ("page", "ticket"), availability(2, HOUR)),
     Case(BURNS[2], ("page", "ticket"), availability(2, HOUR, "cut")),
-    Case(BURNS[2], ("page", "ticket"), availability(2, HOUR, "status")),
     Case(BURNS[2], (), availability(0, HOUR)),
     # A client's own faults are no outage.
     Case(
