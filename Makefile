@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-scale lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart chart-score lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-scale lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart chart-score test-cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -95,6 +95,14 @@ test-chart: install ## the chart, with both majors of Helm
 chart-score: LOCK = dev
 chart-score: install ## the chart's score sheet beside other charts, checkov included, into docs/chart-score.md
 	$(BIN)/python scripts/chart_score.py
+
+test-cluster: LOCK = dev
+test-cluster: install chart-tools ## the chart on a real Kubernetes 1.20, built from Debian's source: minutes, needs root
+	tests/chart/cluster/run.sh
+
+test-compose: LOCK = dev
+test-compose: install ## images and compose under a real Docker engine, got from Debian's packages; needs root
+	$(BIN)/pytest -v -p no:cacheprovider tests/compose/docker_suite.py
 
 lock: LOCK = dev
 lock: install ## resolve pyproject.toml into requirements/*.txt again

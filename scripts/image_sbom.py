@@ -24,9 +24,9 @@ def python_component(found: Distribution) -> dict[str, Any]:
         "purl": f"pkg:pypi/{name.lower().replace('_', '-')}@{version}",
     }
     # The old field holds whole licence texts in some packages; only one line is a name.
-    licence = found.metadata.get("License-Expression") or found.metadata.get("License") or ""
-    if licence and "\n" not in licence.strip():
-        told["licenses"] = [{"license": {"name": licence.strip()}}]
+    fields = [found.metadata[key] for key in ("License-Expression", "License") if key in found.metadata]
+    if fields and "\n" not in fields[0].strip():
+        told["licenses"] = [{"license": {"name": fields[0].strip()}}]
     return told
 
 

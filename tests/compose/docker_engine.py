@@ -1,0 +1,173 @@
+"""The stack under a real Docker engine: builds, one compose project, and what the tests ask of it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from compose_file import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import docker_tools
+
+FIGURES = docker_tools.CACHE / "figures.json"
+PROMETHEUS_IMAGE = "hybridserve-test/prometheus:2.42.0"
+
+
+def record(name: str, value: float) -> None:
+    """Keep a measured figure for docs/containers.md."""
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    FIGURES.write_text(json.dumps({**figures, name: round(value, 1)}, indent=1, sort_keys=True) + "\n")
+    print(f"{name}: {value:.1f}")
+
+
+def build(dockerfile: str, tag: str, *options: str) -> None:
+    """Build one image on the bootstrapped base, with the host's pip configuration and certificates as secrets."""
+    environ = docker_tools.environment()
+    with _wheels() as pip_conf:
+        words = ["docker", "build", "--progress", "plain", "--network", "host"]
+        words += ["--build-arg", f"BASE_IMAGE={docker_tools.BASE_IMAGE}", "--build-arg", f"REVISION={_commit()}"]
+        words += ["--secret", f"id=pip_conf,src={pip_conf}"]
+        if authorities := os.environ.get("SSL_CERT_FILE"):
+            words += ["--secret", f"id=ca,src={authorities}"]
+        started = time.monotonic()
+        ran = subprocess.run(
+            [*words, *options, "-f", dockerfile, "-t", tag, "."], cwd=ROOT, env=environ, capture_output=True, text=True
+        )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    size = int(docker("image", "inspect", "--format", "{{.Size}}", tag))
+    record(f"build s {tag}", time.monotonic() - started)
+    record(f"size MB {tag}", size / 1e6)
+
+
+def docker(*words: str, check: bool = True) -> str:
+    """Standard output of a docker command."""
+    ran = docker_tools.run("docker", *words, check=False)
+    assert ran.returncode == 0 or not check, ran.stderr
+    return ran.stdout.strip()
+
+
+@dataclass
+class Project:
+    """One compose project of docker-compose.yml, with names and ports of its own."""
+
+    name: str
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def compose(self, *words: str, profiles: tuple[str, ...] = (), **extra: str) -> subprocess.CompletedProcess[str]:
+        command = ["docker-compose", "--ansi", "never", "-p", self.name]
+        command += [word for profile in profiles for word in ("--profile", profile)]
+        environ = {**docker_tools.environment(), **self.environ, **extra}
+        return subprocess.run(
+            [*command, *words],
+            cwd=ROOT,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def up(self, *words: str, **extra: Any) -> None:
+        ran = self.compose("up", "--no-build", "--pull", "never", "--wait", *words, **extra)
+        assert ran.returncode == 0, f"{ran.stderr[-2000:]}\n{self.logs()}"
+
+    def down(self) -> subprocess.CompletedProcess[str]:
+        return self.compose("down", "--volumes", "--remove-orphans", "--timeout", "60", profiles=("*",))
+
+    def logs(self) -> str:
+        return self.compose("logs", "--tail", "40", profiles=("*",)).stdout[-6000:]
+
+    def containers(self, service: str) -> list[str]:
+        return docker(
+            "ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}",
+            "--filter", f"label=com.docker.compose.service={service}",
+        ).split()  # fmt: skip
+
+    def leftovers(self) -> dict[str, list[str]]:
+        """Containers, networks and volumes that carry the project's name."""
+        label = f"label=com.docker.compose.project={self.name}"
+        return {
+            "containers": docker("ps", "-aq", "--filter", label).split(),
+            "networks": docker("network", "ls", "-q", "--filter", label).split(),
+            "volumes": docker("volume", "ls", "-q", "--filter", label).split(),
+        }
+
+
+def ask(port: int, question: str = "What is this?") -> str:
+    """The demo model's answer."""
+    body = {"model": "demo", "messages": [{"role": "user", "content": question}], "temperature": 0}
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def free_port(count: int = 1) -> int:
+    """The first of so many neighbouring free ports."""
+    for first in range(28100, 29000, count):
+        with contextmanager(_bound)(first, count) as ok:
+            if ok:
+                return first
+    raise OSError("no free port")
+
+
+def until(what: str, done: Callable[[], bool], seconds: float) -> float:
+    """Wait; the seconds that it took."""
+    started = time.monotonic()
+    while not done():
+        assert time.monotonic() - started < seconds, f"{what}: not after {seconds:g} s"
+        time.sleep(0.5)
+    return time.monotonic() - started
+
+
+def _bound(first: int, count: int) -> Iterator[bool]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for offset, one in enumerate(sockets):
+            one.bind(("127.0.0.1", first + offset))
+        yield True
+    except OSError:
+        yield False
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _commit() -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+@contextmanager
+def _wheels() -> Iterator[Path]:
+    """A pip.conf for inside a build; wheels that pip finds in a folder of this machine come over loopback."""
+    wheels = Path(os.environ.get("PIP_FIND_LINKS", "/nonexistent"))
+    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *words: handler(*words, directory=str(wheels)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    lines = ["[global]", "timeout = 180"]
+    if wheels.is_dir():
+        lines.append(f"find-links = http://127.0.0.1:{server.server_address[1]}/")
+    if os.environ.get("SSL_CERT_FILE"):
+        lines.append("cert = /etc/ssl/certs/build-ca.crt")
+    file = docker_tools.CACHE / "pip.conf"
+    file.write_text("\n".join(lines) + "\n")
+    try:
+        yield file
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
