@@ -18,7 +18,7 @@ serve: install ## serve the demo model on this CPU (SERVE_ARGS="--port 8080")
 
 test: LOCK = dev
 test: install lint ## the tests, with the real engine and the real stack (scaling on Ray: make test-scale)
-	$(BIN)/pytest -m "not scale" --durations=15
+	$(BIN)/pytest -m "not scale and not fault" --durations=15
 
 test-fast: LOCK = dev
 test-fast: install ## the tests that need no engine, in under a minute
@@ -71,6 +71,14 @@ calibrate: install ## fit the simulator to a server that runs (CALIBRATE_ARGS="-
 test-loadtest-agreement: LOCK = dev
 test-loadtest-agreement: install ## our load test against vllm bench serve, at concurrency 1, 8 and 32
 	LOADTEST_AGREEMENT=1,8,32 LOADTEST_AGREEMENT_ROUNDS=5 $(BIN)/pytest tests/stack/test_loadtest_agreement.py
+
+test-fuzz: LOCK = dev
+test-fuzz: install ## schemathesis over every route, a hundred times what `make test` sends
+	FUZZ_EXAMPLES=400 $(BIN)/pytest -s tests/stack/test_openapi_fuzz.py
+
+test-faults: LOCK = dev
+test-faults: install ## kill, stop and break parts under a steady load, and count what was lost
+	$(BIN)/pytest -s tests/faults
 
 test-scale: LOCK = dev
 test-scale: install ## scaling on real Ray: 1, 2, 1 and 1, 0, 1 replicas under load

@@ -184,7 +184,7 @@ def wait_for(target: Target, key: str, log: Path, timeout_s: float = 400) -> Non
     deadline = time.monotonic() + timeout_s
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     while True:
-        if time.monotonic() > deadline or not psutil.pid_exists(target.pid):
+        if time.monotonic() > deadline or psutil.Process(target.pid).status() == psutil.STATUS_ZOMBIE:
             raise SystemExit(f"{target.name} did not start:\n{log.read_text()[-2000:]}")
         try:
             url = f"{target.url}/v1/chat/completions"
