@@ -31,6 +31,7 @@ class Faults:
         flip: paths whose last byte is wrong.
         longer: paths with a byte too many, sent without Content-Length.
         status: path -> statuses to answer first.
+        stall: path -> bytes after which nothing more comes until `resume` is set.
         no_ranges: ignore Range headers.
         commit: what X-Repo-Commit says.
         listing: replaces the whole listing.
@@ -42,6 +43,8 @@ class Faults:
     flip: set[str] = field(default_factory=set)
     longer: set[str] = field(default_factory=set)
     status: dict[str, list[int]] = field(default_factory=dict)
+    stall: dict[str, int] = field(default_factory=dict)
+    resume: threading.Event = field(default_factory=threading.Event)
     no_ranges: bool = False
     commit: str = COMMIT
     listing: Any = None
@@ -147,6 +150,11 @@ def running() -> Iterator[Running]:
             else:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            if path in faults.stall:
+                self.wfile.write(body[: faults.stall[path]])
+                faults.resume.wait(30)
+                self.close_connection = True
+                return
             if cuts := faults.cut.get(path):
                 self.wfile.write(body[: cuts.pop(0)])
                 self.close_connection = True
@@ -171,6 +179,7 @@ def running() -> Iterator[Running]:
     try:
         yield state
     finally:
+        state.faults.resume.set()
         server.shutdown()
         thread.join()
         server.server_close()

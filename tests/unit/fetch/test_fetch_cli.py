@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,30 @@ def test_a_branch_is_refused_with_the_commit_it_is_at(hub_server: Running, capsy
         assert code == 2
         assert f"give --revision {COMMIT}" in err
         assert err.count("\n") == 3
+
+
+def test_killed_in_the_middle_it_goes_on(
+    hub_server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL leaves what came; nothing is visible before all of it is right, and the next run asks for the rest."""
+    words = (REPOSITORY, "--revision", COMMIT, "--cache", str(tmp_path), "--mirror", hub_server.url)
+    hub_server.faults.stall["model.safetensors"] = 1_500_000
+    process = subprocess.Popen([sys.executable, "-c", "from hybridserve.cli import main; main()", "fetch", *words])
+    try:
+        deadline = time.monotonic() + 30
+        while not any(file.stat().st_size > 1_000_000 for file in tmp_path.rglob("*.incomplete")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    assert not list(tmp_path.rglob("snapshots"))
+    kept = max(file.stat().st_size for file in tmp_path.rglob("*.incomplete"))
+    hub_server.faults.stall.clear()
+    hub_server.faults.resume.set()
+    hub_server.asked.clear()
+    assert run(capsys, *words)[0] == 0
+    assert [wanted for path, wanted in hub_server.asked if path.endswith("model.safetensors")] == [f"bytes={kept}-"]
 
 
 def test_a_model_of_this_package_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
