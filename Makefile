@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-scale lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart chart-score test-cluster lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-scale test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart chart-score test-cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -78,7 +78,11 @@ test-fuzz: install ## schemathesis over every route, a hundred times what `make 
 
 test-faults: LOCK = dev
 test-faults: install ## kill, stop and break parts under a steady load, and count what was lost
-	$(BIN)/pytest -s tests/faults
+	$(BIN)/pytest -s tests/faults --ignore tests/faults/test_soak.py
+
+soak: LOCK = dev
+soak: install ## 64 streams for SOAK_S seconds (600): nothing is lost, nothing grows
+	$(BIN)/pytest -s tests/faults/test_soak.py
 
 test-scale: LOCK = dev
 test-scale: install ## scaling on real Ray: 1, 2, 1 and 1, 0, 1 replicas under load
