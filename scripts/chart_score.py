@@ -208,12 +208,12 @@ def restarts() -> str:
 
 
 def one_target() -> str:
-    """Services that the ServiceMonitor selects."""
+    """Endpoints of the PodMonitor, and whether one of them stands there twice."""
     objects = rendered("standalone-production")
-    (monitor,) = [one["spec"]["selector"]["matchLabels"] for one in objects if one["kind"] == "ServiceMonitor"]
-    services = [one for one in objects if one["kind"] == "Service"]
-    found = sum(monitor.items() <= one["metadata"]["labels"].items() for one in services)
-    return verdict(found == 1, f"{found} Service selected")
+    (monitor,) = [one["spec"] for one in objects if one["kind"] == "PodMonitor"]
+    ports = [one["port"] for one in monitor["podMetricsEndpoints"]]
+    others = [one for one in objects if one["kind"] == "ServiceMonitor"]
+    return verdict(len(ports) == len(set(ports)) and not others, f"{len(ports)} ports, one PodMonitor")
 
 
 def table_is_made() -> str:

@@ -70,7 +70,10 @@ def test_everything_is_closed_first(case: str) -> None:
 
 def test_only_the_public_port_is_open() -> None:
     spec = policies("standalone-production")["demo-engine"]
-    assert {port["port"] for rule in spec["ingress"] for port in rule["ports"]} == {8000}
+    clients, monitoring = spec["ingress"]
+    assert clients["ports"] == [{"port": 8000, "protocol": "TCP"}]
+    # One replica, and the controller that scales it.
+    assert monitoring["ports"] == [{"port": port, "protocol": "TCP"} for port in (9464, 9465)]
     assert all(rule["from"] for rule in spec["ingress"])  # an empty list would be everybody
     assert all(rule.get("to") for rule in spec["egress"])
     guard = [rule for rule in spec["egress"] if rule["ports"] == [{"port": 8080, "protocol": "TCP"}]]

@@ -76,7 +76,7 @@ VALUES = optional(
     httpRoute=st.fixed_dictionaries({"enabled": SWITCH, "parentRefs": st.just([{"name": "public"}])}),
     podDisruptionBudget=optional(enabled=SWITCH, maxUnavailable=st.sampled_from([1, 2, "50%"])),
     networkPolicy=optional(enabled=SWITCH, clients=PEERS, monitoring=PEERS, operator=PEERS),
-    monitoring=st.fixed_dictionaries({"keySecret": NAME, "monitor": st.fixed_dictionaries({"enabled": SWITCH})}),
+    monitoring=st.fixed_dictionaries({"monitor": st.fixed_dictionaries({"enabled": SWITCH})}),
     check=optional(enabled=SWITCH, deadlineSeconds=st.integers(10, 3600)),
     notice=optional(files=st.dictionaries(NAME, PRINTABLE, max_size=2)),
 )

@@ -60,7 +60,7 @@ def test_workers(case: str) -> None:
         (container,) = group["template"]["spec"]["containers"]
         # With a readiness probe of its own a worker needs no wget and no bash for KubeRay's.
         assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "serve"}
-        assert {port["name"] for port in container["ports"]} == {"serve", "metrics"}
+        assert {port["name"] for port in container["ports"]} == {"serve", "metrics", "replica-0"}
 
 
 def test_the_head_serves_nothing(case: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from chart_cases import CASES, values_of
 from chart_helm import CHART, Object, only, template
+from pod_security import pods
 
 LONGEST = "a" + "b" * 51 + "9"
 # Kinds whose names must be DNS labels; others may be longer.
@@ -175,13 +176,13 @@ def test_two_releases_live_side_by_side(case: str) -> None:
 def test_selectors_stay_in_their_release(case: str) -> None:
     """Every selector of ours names the release, and selects pods that exist."""
     objects = template(values_of(case), release="one")
-    pods = [one["spec"]["template"]["metadata"]["labels"] for one in objects if one["kind"] in ("Deployment", "Job")]
-    pods += [one["metadata"]["labels"] for one in objects if one["kind"] == "Pod"]
+    made = [one["spec"]["template"]["metadata"]["labels"] for one in objects if one["kind"] in ("Deployment", "Job")]
+    made += [one["metadata"]["labels"] for one in objects if one["kind"] == "Pod"]
     for one in objects:
         if one["kind"] == "RayService":
             cluster = one["spec"]["rayClusterConfig"]
             groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-            pods += [group["template"]["metadata"]["labels"] for group in groups]
+            made += [group["template"]["metadata"]["labels"] for group in groups]
     for one in objects:
         spec = one.get("spec", {})
         selectors = {
@@ -193,18 +194,25 @@ def test_selectors_stay_in_their_release(case: str) -> None:
         }
         if (labels := selectors.get(one["kind"])) is not None:
             assert labels["app.kubernetes.io/instance"] == "one"
-            assert any(labels.items() <= pod.items() for pod in pods), one["metadata"]["name"]
+            assert any(labels.items() <= pod.items() for pod in made), one["metadata"]["name"]
 
 
-def test_one_target_for_each_port() -> None:
-    """A ServiceMonitor that matched two Services would count everything twice."""
-    objects = template(values_of("standalone-production"))
-    wanted = only(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
-    services = [
-        one for one in objects if one["kind"] == "Service" and wanted.items() <= one["metadata"]["labels"].items()
-    ]
-    assert len(services) == 1
-    assert [port["name"] for port in services[0]["spec"]["ports"]] == ["http"]
+@pytest.mark.parametrize("case", ["standalone-production", "rayservice"])
+def test_one_target_for_each_port(case: str) -> None:
+    """What is scraped twice is counted twice; a port that no pod has is a dead target."""
+    objects = template(values_of(case))
+    endpoints = [one["port"] for one in only(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]]
+    assert len(endpoints) == len(set(endpoints))
+    assert not [one for one in objects if one["kind"] == "ServiceMonitor"]
+    ports = {
+        port["name"]
+        for one in objects
+        for _, spec in pods(one)
+        for container in spec["containers"]
+        for port in container.get("ports", [])
+    }
+    assert set(endpoints) <= ports
+    assert "replica-0" in endpoints
 
 
 def merged(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

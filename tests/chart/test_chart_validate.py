@@ -73,10 +73,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
         {"weights": {"cache": {"persistent": True, "existingClaim": "c"}}},
         "weights.cache.persistent: weights.cache.existingClaim is set as well",
     ),
-    (
-        {"auth": {"existingSecret": "s"}, "monitoring": {"monitor": {"enabled": True}}},
-        "monitoring.keySecret: API keys are asked for, and Prometheus has none",
-    ),
+    (settings(telemetry={"metrics_port": 1}), "settings.telemetry.metrics_port: the chart sets it; remove it"),
     ({"ingress": {"enabled": True}}, "ingress.hosts: the Ingress has no host"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: the route hangs on no Gateway"),
     ({"serviceAccount": {"create": False}}, "serviceAccount.name: none is made"),

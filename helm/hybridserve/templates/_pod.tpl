@@ -94,7 +94,7 @@ seccompProfile: {type: RuntimeDefault}
 {{/* Fetches the weights once for each revision and believes them only after every checksum was compared. */}}
 {{- define "hybridserve.downloadContainer" -}}
 - name: weights
-  image: {{ include "hybridserve.checkImage" . | quote }}
+  image: {{ include "hybridserve.image" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [/bin/sh, -euc]
   args:

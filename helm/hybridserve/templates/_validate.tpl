@@ -12,7 +12,7 @@ to do. All of them are shown at once.
 {{- define "hybridserve.errors.settings" -}}
 {{- $settings := .Values.settings -}}
 {{- $owned := dict "server.host" "" "server.port" "service.port" "server.ready_timeout_s" "startupSeconds"
-      "server.drain_timeout_s" "drainSeconds" "access.keys_file" "auth.existingSecret" "licence.bundle" "notice.files" -}}
+      "server.drain_timeout_s" "drainSeconds" "access.keys_file" "auth.existingSecret" "licence.bundle" "notice.files" "telemetry.metrics_host" "" "telemetry.metrics_port" "" -}}
 {{- range $path, $instead := $owned }}
 {{- $parts := splitList "." $path }}
 {{- if hasKey (default dict (get $settings (first $parts))) (last $parts) }}
@@ -75,7 +75,6 @@ settings.engine.max_model_len: {{ $length }} tokens do not fit into the {{ .maxM
 {{- end -}}
 
 {{- define "hybridserve.errors.objects" -}}
-{{- $keys := include "hybridserve.keysSecret" . }}
 {{- if and .Values.auth.keys .Values.auth.existingSecret }}
 auth.keys: auth.existingSecret is set as well; keep one of them
 {{- end }}
@@ -87,9 +86,6 @@ weights.download: a token is given, and nothing is downloaded; set it to true, o
 {{- end }}
 {{- if and .Values.weights.cache.persistent .Values.weights.cache.existingClaim }}
 weights.cache.persistent: weights.cache.existingClaim is set as well; keep one of them
-{{- end }}
-{{- if and .Values.monitoring.monitor.enabled $keys (not .Values.monitoring.keySecret) (eq .Values.mode "standalone") }}
-monitoring.keySecret: API keys are asked for, and Prometheus has none; name a Secret with a key of scope metrics
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 ingress.hosts: the Ingress has no host; add [{host: NAME}]

@@ -24,9 +24,11 @@ CHART_SETS = (
     "access.keys_file",
     "licence.bundle",
     "licence.image",
+    "telemetry.metrics_host",
+    "telemetry.metrics_port",
 )
-# Settings that name a file of the machine that plans; the plan is pinned, so that nothing in the pod reads it.
-LEFT_BEHIND = ("accelerator.calibration",)
+# Settings that mean this machine: the plan is pinned, and Prometheus finds pods by itself.
+LEFT_BEHIND = ("accelerator.calibration", "telemetry.targets_dir", "telemetry.namespace")
 
 # Memory of the host beside the weights, which pass through it once: engine, Ray, page cache. Seen on CPU: 5 GiB.
 HOST_MEMORY_GIB = 16

@@ -68,6 +68,7 @@ template:
           - {name: metrics, containerPort: 8080}
           - {name: as-metrics, containerPort: 44217}
           - {name: dash-metrics, containerPort: 44227}
+          {{- include "hybridserve.metricsPortList" 1 | nindent 10 }}
         startupProbe:
           {{- include "hybridserve.rayletProbe" . | nindent 10 }}
           periodSeconds: 5
@@ -171,6 +172,7 @@ template:
         ports:
           - {name: serve, containerPort: 8000}
           - {name: metrics, containerPort: 8080}
+          {{- include "hybridserve.metricsPortList" (include "hybridserve.workerMetricsPorts" .) | nindent 10 }}
         startupProbe:
           {{- include "hybridserve.rayletProbe" $root | nindent 10 }}
           periodSeconds: 5
