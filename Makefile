@@ -70,7 +70,7 @@ calibrate: install ## fit the simulator to a server that runs (CALIBRATE_ARGS="-
 
 test-loadtest-agreement: LOCK = dev
 test-loadtest-agreement: install ## our load test against vllm bench serve, at concurrency 1, 8 and 32
-	LOADTEST_AGREEMENT=1,8,32 LOADTEST_AGREEMENT_ROUNDS=5 $(BIN)/pytest tests/stack/test_loadtest_agreement.py
+	LOADTEST_AGREEMENT=1,8,32 LOADTEST_AGREEMENT_ROUNDS=6 $(BIN)/pytest tests/stack/test_loadtest_agreement.py
 
 test-fuzz: LOCK = dev
 test-fuzz: install ## schemathesis over every route, a hundred times what `make test` sends

@@ -23,7 +23,7 @@ from hybridserve.loadtest.scenario import Scenario, validate_scenario
 pytestmark = pytest.mark.stack
 
 CONCURRENCY = [int(one) for one in os.environ.get("LOADTEST_AGREEMENT", "1,8").split(",")]
-ROUNDS = int(os.environ.get("LOADTEST_AGREEMENT_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("LOADTEST_AGREEMENT_ROUNDS", "4"))
 OUTPUT = 32
 TOLERANCE = 0.03
 WORDS = ["cache", "state", "slot", "token", "plan", "server", "block", "prompt", "answer", "model", "memory", "page"]

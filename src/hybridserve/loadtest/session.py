@@ -58,7 +58,7 @@ class Session:
         self.prompts = Prompts(self.scenario, run.model, run.token_ids, worker)
         self.start = now()
         self._taken = 0
-        self._done = 0
+        self._out = 0
         self.sent_all = False
         """Open loop: the schedule is over, and all is answered."""
         out = Path(run.out)
@@ -78,8 +78,13 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Everything was sent, and answered."""
-        return self.sent_all or (self._quota is not None and self._done >= self._quota)
+        """Everything was sent, and answered. The shutdown of locust stalls the event loop: nothing may be out then."""
+        return self.sent_all or (self._over and not self._out)
+
+    @property
+    def _over(self) -> bool:
+        """Nothing new shall be sent."""
+        return self.second >= self.scenario.curve.seconds or (self._quota is not None and self._taken >= self._quota)
 
     def client(self) -> StreamingClient:
         """A connection of its own."""
@@ -87,10 +92,11 @@ class Session:
 
     def take(self) -> int | None:
         """The place of the next request among all; None when no more shall be sent."""
+        if self._over:
+            return None
+        self._out += 1
         if self.second < 0:
             return -1
-        if self._quota is not None and self._taken >= self._quota:
-            return None
         self._taken += 1
         return (self._taken - 1) * self.workers + self.worker
 
@@ -113,10 +119,9 @@ class Session:
         """One line, on disk at once: a run that is killed keeps what it had."""
         self._records.write(record.to_json() + "\n")
 
-    def answered(self, place: int) -> None:
-        """What was taken as `place` has come to its end."""
-        if place >= 0:
-            self._done += 1
+    def answered(self) -> None:
+        """What was taken has come to its end."""
+        self._out -= 1
 
     def schedule(self) -> list[tuple[int, float, Request | None]]:
         """Open loop: (place, second, request) of this worker; a request only where a trace gives its lengths."""

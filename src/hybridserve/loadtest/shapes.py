@@ -28,9 +28,10 @@ class CurveShape(LoadTestShape):  # type: ignore[misc]
         """Users, and how many to add in a second: all at once."""
         scenario = self._scenario
         second = self.get_run_time() - scenario.warm_up
-        if self._finished() or (second >= scenario.curve.seconds and scenario.trace is None):
+        if self._finished() or (second >= scenario.curve.seconds + scenario.drain and scenario.trace is None):
             return None
         if scenario.mode == "open":
             return self._workers, self._workers
-        users = max(1, round(scenario.curve.at(max(second, 0.0))))
+        # Users end by themselves where the curve ends; another level then would bring them back.
+        users = max(1, round(scenario.curve.at(min(max(second, 0.0), scenario.curve.seconds - 1e-6))))
         return users, max(users, self._workers)

@@ -80,8 +80,10 @@ class ClosedLoop(StreamingUser):
         place = self.session.take()
         if place is None:
             raise StopUser
-        self.talk(self._client, self.session.prompts.next(max(place, 0)))
-        self.session.answered(place)
+        try:
+            self.talk(self._client, self.session.prompts.next(max(place, 0)))
+        finally:
+            self.session.answered()
 
     def on_stop(self) -> None:
         self._client.close()
