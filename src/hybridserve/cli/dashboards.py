@@ -1,0 +1,42 @@
+"""`hybridserve dashboards export`: Grafana's dashboards, made from code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridserve.cli.alerts import write
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.settings import load
+from hybridserve.telemetry.boards import boards
+from hybridserve.telemetry.grafana import Format, dashboard
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dashboards for Grafana 11 and later.")
+
+
+@app.callback()
+def group() -> None:
+    """Keeps `export` a command of its own."""
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the dashboards to.")],
+    form: Annotated[
+        Format, typer.Option("--format", help="classic: Grafana 11 and later; resource: Grafana 12's API object.")
+    ] = "classic",
+    config: ConfigFile = None,
+    assign: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one file for each dashboard.
+
+    Example: hybridserve dashboards export --out deploy/grafana/dashboards
+    """
+    section = load(config, assign or ()).settings.telemetry
+    files = {f"{board.slug}.json": dashboard(board, form) for board in boards(section)}
+    written = write(out, files)
+    typer.echo(json.dumps({"files": written}) if as_json else "\n".join(written))

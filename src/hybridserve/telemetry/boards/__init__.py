@@ -1,0 +1,14 @@
+"""The dashboards as plain data: what they ask, in which unit, and what it means."""
+
+from hybridserve.settings.telemetry import TelemetrySection
+from hybridserve.telemetry.boards.model import Board, Panel, Query, Row
+from hybridserve.telemetry.boards.operating import AUTOSCALING, COMPLIANCE, LOAD_TEST, REPLICAS
+from hybridserve.telemetry.boards.serving import HYBRID_CACHE, LATENCY, overview
+
+
+def boards(section: TelemetrySection) -> tuple[Board, ...]:
+    """All seven, with the targets of the settings."""
+    return (overview(section), HYBRID_CACHE, LATENCY, AUTOSCALING, COMPLIANCE, REPLICAS, LOAD_TEST)
+
+
+__all__ = ["Board", "Panel", "Query", "Row", "boards"]

@@ -1,0 +1,151 @@
+"""Dashboards as Grafana's JSON, built with Grafana's own SDK, which comes with the `dev` extra."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from hybridserve.errors import EnvironmentFault
+from hybridserve.telemetry.alerts import RUNBOOKS
+from hybridserve.telemetry.boards import Board, Panel
+
+Format = Literal["classic", "resource"]
+"""`classic`: Grafana 11 and later, by file or import. `resource`: Grafana 12's dashboard.grafana.app/v1beta1."""
+
+_WIDTH, _HEIGHT, _STAT_HEIGHT = 24, 8, 5
+_TAG = "hybridserve"
+# name, label, what its values are asked from; each is asked with the ones before it already chosen.
+_VARIABLES = (
+    ("namespace", "Namespace", "label_values(hybridserve_build_info, namespace)"),
+    ("model", "Model", 'label_values(hybridserve_build_info{namespace=~"$namespace"}, model)'),
+    ("replica", "Replica", 'label_values(hybridserve_build_info{namespace=~"$namespace", model=~"$model"}, replica)'),
+)
+
+
+def dashboard(board: Board, form: Format = "classic") -> str:
+    """One dashboard as JSON text.
+
+    Raises:
+        EnvironmentFault: the SDK is not installed.
+    """
+    tree = json.loads(_classic(board))
+    if form == "resource":
+        tree = {
+            "apiVersion": "dashboard.grafana.app/v1beta1",
+            "kind": "Dashboard",
+            "metadata": {"name": board.uid},
+            "spec": {key: value for key, value in tree.items() if key not in ("id", "uid", "version")},
+        }
+    return json.dumps(tree, indent=1, sort_keys=True) + "\n"
+
+
+def _classic(board: Board) -> str:
+    try:
+        from grafana_foundation_sdk.builders import common
+        from grafana_foundation_sdk.builders import dashboard as build
+        from grafana_foundation_sdk.cog.encoder import JSONEncoder
+        from grafana_foundation_sdk.models import common as models
+        from grafana_foundation_sdk.models import dashboard as kinds
+    except ImportError:
+        raise EnvironmentFault(
+            "grafana-foundation-sdk",
+            "is not installed",
+            "pip install grafana-foundation-sdk==0.0.21, or take the files in deploy/grafana/dashboards",
+        ) from None
+
+    made = (
+        build.Dashboard(board.title)
+        .uid(board.uid)
+        .description(board.description)
+        .tags([_TAG])
+        .readonly()
+        .refresh("30s")
+        .time("now-1h", "now")
+        .timezone("browser")
+        .tooltip(kinds.DashboardCursorSync.CROSSHAIR)
+        .link(
+            build.DashboardLink("Dashboards")
+            .type(kinds.DashboardLinkType.DASHBOARDS)
+            .tags([_TAG])
+            .as_dropdown(True)
+            .include_vars(True)
+            .keep_time(True)
+        )
+        .link(
+            build.DashboardLink("Runbooks")
+            .type(kinds.DashboardLinkType.LINK)
+            .url(f"{RUNBOOKS}/README.md")
+            .target_blank(True)
+        )
+        .with_variable(build.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+    )
+    source = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+    for name, label, query in _VARIABLES:
+        made = made.with_variable(
+            build.QueryVariable(name)
+            .label(label)
+            .datasource(source)
+            .query({"query": query, "refId": name})
+            .refresh(kinds.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .multi(True)
+            .include_all(True)
+            .all_value(".*")
+            .current(kinds.VariableOption(selected=True, text="All", value="$__all"))
+        )
+    for kind, expr in (
+        ("Scaling", 'changes(hybridserve_scaling_target_replicas{namespace=~"$namespace", model=~"$model"}[1m]) > 0'),
+    ):
+        made = made.annotation(
+            build.AnnotationQuery().name(kind).datasource(source).enable(True).icon_color("blue").expr(expr)
+        )
+    for row in board.rows:
+        made = made.with_row(build.Row(row.title))
+        for panel in row.panels:
+            made = made.with_panel(_panel(panel, _WIDTH // len(row.panels), source, common))
+    text: str = JSONEncoder(sort_keys=True).encode(made.build())
+    return text
+
+
+def _panel(panel: Panel, span: int, source: Any, common: Any) -> Any:
+    from grafana_foundation_sdk.builders import dashboard as build
+    from grafana_foundation_sdk.builders import prometheus, stat, timeseries
+    from grafana_foundation_sdk.models import common as models
+    from grafana_foundation_sdk.models import dashboard as kinds
+
+    made: Any
+    if panel.kind == "stat":
+        made = stat.Panel().height(_STAT_HEIGHT).reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    else:
+        made = (
+            timeseries.Panel()
+            .height(_HEIGHT)
+            .fill_opacity(20 if panel.stack else 5)
+            .min(0)
+            .legend(common.VizLegendOptions().show_legend(True).placement(models.LegendPlacement.BOTTOM))
+        )
+        if panel.stack:
+            made = made.stacking(common.StackingConfig().mode(models.StackingMode.NORMAL))
+        if panel.limits:
+            made = made.thresholds_style(
+                common.GraphThresholdsStyleConfig().mode(models.GraphThresholdsStyleMode.DASHED)
+            )
+    steps = [kinds.Threshold(value=None, color="green")]
+    steps += [kinds.Threshold(value=value, color=colour) for value, colour in panel.limits]
+    made = (
+        made.title(panel.title)
+        .description(panel.description)
+        .unit(panel.unit)
+        .span(span)
+        .datasource(source)
+        .no_value("nothing yet")
+        .thresholds(build.ThresholdsConfig().mode(kinds.ThresholdsMode.ABSOLUTE).steps(steps))
+    )
+    if panel.highest is not None:
+        made = made.max(panel.highest)
+    if panel.runbook is not None:
+        link = build.DashboardLink("Runbook").url(f"{RUNBOOKS}/{panel.runbook}.md").target_blank(True)
+        made = made.links([link.type(kinds.DashboardLinkType.LINK)])
+    for number, query in enumerate(panel.queries):
+        asked = prometheus.Dataquery().ref_id(chr(ord("A") + number)).expr(query.expr)
+        made = made.with_target(asked.legend_format(query.legend) if query.legend else asked)
+    return made
