@@ -5,7 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-scale test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files test-chart chart-score test-cluster lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-scale test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files prometheus-tools test-chart chart-score test-cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -99,6 +99,15 @@ chart-tools: ## fetch the pinned helm and kubectl into .cache/chart-tools
 chart-files: LOCK = dev
 chart-files: install ## write what the chart takes from elsewhere: schema of the settings, README table, profiles, dashboards
 	$(BIN)/python scripts/chart_files.py
+
+telemetry-files: LOCK = dev
+telemetry-files: install ## write rules and dashboards into deploy/, and into the chart
+	$(BIN)/hybridserve alerts export --out deploy/prometheus/rules
+	$(BIN)/hybridserve dashboards export --out deploy/grafana/dashboards
+	$(BIN)/python scripts/chart_files.py
+
+prometheus-tools: ## fetch Debian's prometheus and promtool into .cache/prometheus
+	$(PYTHON) scripts/prometheus_tools.py
 
 test-chart: LOCK = dev
 test-chart: install ## the chart, with both majors of Helm

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from typing import Any, Literal
 
 from hybridserve.errors import EnvironmentFault
 from hybridserve.telemetry.alerts import RUNBOOKS
 from hybridserve.telemetry.boards import Board, Panel
+from hybridserve.telemetry.boards.model import MODEL
 
 Format = Literal["classic", "resource"]
 """`classic`: Grafana 11 and later, by file or import. `resource`: Grafana 12's dashboard.grafana.app/v1beta1."""
 
 _WIDTH, _HEIGHT, _STAT_HEIGHT = 24, 8, 5
 _TAG = "hybridserve"
+SCALED = f"changes(hybridserve_scaling_target_replicas{{{MODEL}}}[1m]) > 0"
+"""Marks on every dashboard: when the number of replicas was changed."""
 # name, label, what its values are asked from; each is asked with the ones before it already chosen.
 _VARIABLES = (
     ("namespace", "Namespace", "label_values(hybridserve_build_info, namespace)"),
@@ -92,16 +96,14 @@ def _classic(board: Board) -> str:
             .all_value(".*")
             .current(kinds.VariableOption(selected=True, text="All", value="$__all"))
         )
-    for kind, expr in (
-        ("Scaling", 'changes(hybridserve_scaling_target_replicas{namespace=~"$namespace", model=~"$model"}[1m]) > 0'),
-    ):
-        made = made.annotation(
-            build.AnnotationQuery().name(kind).datasource(source).enable(True).icon_color("blue").expr(expr)
-        )
+    made = made.annotation(
+        build.AnnotationQuery().name("Scaling").datasource(source).enable(True).icon_color("blue").expr(SCALED)
+    )
+    ids = count(1)
     for row in board.rows:
-        made = made.with_row(build.Row(row.title))
+        made = made.with_row(build.Row(row.title).id(next(ids)))
         for panel in row.panels:
-            made = made.with_panel(_panel(panel, _WIDTH // len(row.panels), source, common))
+            made = made.with_panel(_panel(panel, _WIDTH // len(row.panels), source, common).id(next(ids)))
     text: str = JSONEncoder(sort_keys=True).encode(made.build())
     return text
 
