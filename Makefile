@@ -78,7 +78,9 @@ test-fuzz: install ## schemathesis over every route, a hundred times what `make 
 
 test-faults: LOCK = dev
 test-faults: install ## kill, stop and break parts under a steady load, and count what was lost
-	$(BIN)/pytest -s tests/faults --ignore tests/faults/test_soak.py
+	@rm -f .cache/faults.jsonl; mkdir -p .cache
+	HYBRIDSERVE_FAULT_ROWS=.cache/faults.jsonl $(BIN)/pytest -s tests/faults --ignore tests/faults/test_soak.py
+	$(BIN)/python scripts/fault_table.py .cache/faults.jsonl docs/faults.md
 
 soak: LOCK = dev
 soak: install ## 64 streams for SOAK_S seconds (600): nothing is lost, nothing grows
