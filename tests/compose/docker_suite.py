@@ -230,7 +230,7 @@ def test_a_port_in_use_is_one_line(project: Project) -> None:
 
 def test_a_missing_secret_is_one_line(project: Project, tmp_path: Path) -> None:
     ran = project.compose(
-        "up", "--no-build", "-d", "gpu", profiles=("gpu",), KEYS_FILE=str(tmp_path / "no-keys"), GPU_IMAGE=CPU
+        "up", "--no-build", "-d", "gpu", profiles=("gpu",), KEYS_FILE=str(tmp_path / "no-keys"), GPU_IMAGE=CONTROL
     )
     project.down()
     one_line(ran, str(tmp_path / "no-keys"))
@@ -239,7 +239,9 @@ def test_a_missing_secret_is_one_line(project: Project, tmp_path: Path) -> None:
 def test_no_gpu_runtime_is_one_line(project: Project, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("x\n")
-    ran = project.compose("up", "--no-build", "-d", "gpu", profiles=("gpu",), KEYS_FILE=str(keys), GPU_IMAGE=CPU)
+    ran = project.compose(
+        "up", "--no-build", "-d", "gpu", profiles=("gpu",), KEYS_FILE=str(keys), GPU_IMAGE=CONTROL, GPU_CPUS="1"
+    )
     project.down()
     one_line(ran, 'could not select device driver "nvidia"')
 
