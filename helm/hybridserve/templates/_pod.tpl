@@ -132,3 +132,13 @@ seccompProfile: {type: RuntimeDefault}
     matchLabels: {{- include "hybridserve.selector" . | nindent 6 }}
 {{- end -}}
 {{- end -}}
+
+{{/* Requests and limits with every amount as text: servers that merge by schema take a bare 1 for no quantity. */}}
+{{- define "hybridserve.resources" -}}
+{{- range $part, $amounts := . }}
+{{ $part }}:
+  {{- range $name, $amount := $amounts }}
+  {{ $name }}: {{ $amount | toString | quote }}
+  {{- end }}
+{{- end }}
+{{- end -}}

@@ -60,7 +60,7 @@ Arguments: root, group.
 {{/* Argument: how many. */}}
 {{- define "hybridserve.metricsPortList" -}}
 {{- range $index := until (int .) }}
-- {name: replica-{{ $index }}, containerPort: {{ add 9464 $index }}}
+- {name: replica-{{ $index }}, containerPort: {{ add 9464 $index }}, protocol: TCP}
 {{- end }}
 {{- end -}}
 

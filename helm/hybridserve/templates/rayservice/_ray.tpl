@@ -61,13 +61,13 @@ template:
         imagePullPolicy: {{ .Values.image.pullPolicy }}
         env: {{- include "hybridserve.rayEnv" . | nindent 10 }}
         ports:
-          - {name: gcs-server, containerPort: 6379}
-          - {name: dashboard, containerPort: 8265}
-          - {name: client, containerPort: 10001}
-          - {name: serve, containerPort: 8000}
-          - {name: metrics, containerPort: 8080}
-          - {name: as-metrics, containerPort: 44217}
-          - {name: dash-metrics, containerPort: 44227}
+          - {name: gcs-server, containerPort: 6379, protocol: TCP}
+          - {name: dashboard, containerPort: 8265, protocol: TCP}
+          - {name: client, containerPort: 10001, protocol: TCP}
+          - {name: serve, containerPort: 8000, protocol: TCP}
+          - {name: metrics, containerPort: 8080, protocol: TCP}
+          - {name: as-metrics, containerPort: 44217, protocol: TCP}
+          - {name: dash-metrics, containerPort: 44227, protocol: TCP}
           {{- include "hybridserve.metricsPortList" 1 | nindent 10 }}
         startupProbe:
           {{- include "hybridserve.rayletProbe" . | nindent 10 }}
@@ -85,7 +85,7 @@ template:
           timeoutSeconds: 10
           failureThreshold: 12
         securityContext: {{- include "hybridserve.containerSecurityContext" . | nindent 10 }}
-        resources: {{- toYaml .Values.ray.head.resources | nindent 10 }}
+        resources: {{- include "hybridserve.resources" .Values.ray.head.resources | nindent 10 }}
         volumeMounts:
           - {name: tmp, mountPath: /tmp}
           - {name: shm, mountPath: /dev/shm}
@@ -170,8 +170,8 @@ template:
         envFrom: {{- toYaml . | nindent 10 }}
         {{- end }}
         ports:
-          - {name: serve, containerPort: 8000}
-          - {name: metrics, containerPort: 8080}
+          - {name: serve, containerPort: 8000, protocol: TCP}
+          - {name: metrics, containerPort: 8080, protocol: TCP}
           {{- include "hybridserve.metricsPortList" (include "hybridserve.workerMetricsPorts" .) | nindent 10 }}
         startupProbe:
           {{- include "hybridserve.rayletProbe" $root | nindent 10 }}
@@ -194,7 +194,7 @@ template:
             # Off every list first; then open streams may run on; then Ray ends.
             exec: {command: [/bin/sh, -c, "sleep {{ add (include "hybridserve.preStopSeconds" $root) $root.Values.drainSeconds }}; ray stop"]}
         securityContext: {{- include "hybridserve.containerSecurityContext" $root | nindent 10 }}
-        resources: {{- default $root.Values.resources $group.resources | toYaml | nindent 10 }}
+        resources: {{- include "hybridserve.resources" (default $root.Values.resources $group.resources) | nindent 10 }}
         volumeMounts: {{- include "hybridserve.engineMounts" $root | nindent 10 }}
     volumes: {{- include "hybridserve.engineVolumes" $root | nindent 6 }}
 {{- end -}}

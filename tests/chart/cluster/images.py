@@ -1,0 +1,61 @@
+"""The images the pods run: this machine's own environment, packed. Not what deploy/Dockerfile builds, and it says so.
+
+No registry can be reached where these tests run, so a base image cannot be pulled. What runs in the pods is the same
+Python, the same locked packages and the same source.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from chart_helm import ROOT
+from cluster import CACHE, Cluster
+
+ENGINE = "hybridserve:0.1.0-cpu"
+PROGRAMS = ("bash", "dash", "sh", "sleep", "env", "cat", "ls", "touch", "tr", "id", "mkdir", "uname")
+SYSTEM = (
+    "bin", "lib", "lib64", "sbin", "usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/share/zoneinfo/UTC",
+    "etc/passwd", "etc/group", "etc/nsswitch.conf", "etc/ld.so.cache", "etc/ssl/openssl.cnf",
+    *(f"usr/bin/{name}" for name in PROGRAMS),
+)  # fmt: skip
+
+
+def build(cluster: Cluster) -> None:
+    """Make the images that are missing."""
+    have = cluster.docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    if "local/pause:1" not in have:
+        pipe(cluster, ["tar", "-C", str(CACHE / "root/usr/bin"), "-c", "catatonit"],
+             ["-c", 'ENTRYPOINT ["/catatonit","-P"]', "-", "local/pause:1"])  # fmt: skip
+    if ENGINE not in have:
+        python = Path(sys.executable).resolve().parents[1]
+        mine = [str(path).lstrip("/") for path in (ROOT / ".venv", ROOT / "src", python)]
+        skip = ["--exclude=__pycache__/test", "--exclude=*.a", f"--exclude={mine[2]}/lib/python3*/test"]
+        system = [name for name in SYSTEM if (Path("/") / name).exists()]
+        words = ["tar", "-C", "/", "--mode=a+rX,go-w", "--owner=0", "--group=0", *skip, "-c", *system, *mine]
+        entry = f'ENTRYPOINT ["{ROOT}/.venv/bin/hybridserve"]'
+        path = f"ENV PATH={ROOT}/.venv/bin:/usr/bin:/bin"
+        pipe(cluster, words, ["-c", entry, "-c", path, "-c", "USER 10001:10001", "-", ENGINE])
+
+
+def pipe(cluster: Cluster, tar: list[str], options: list[str]) -> None:
+    """`tar | docker import`."""
+    with subprocess.Popen(tar, stdout=subprocess.PIPE) as source:
+        words = [str(CACHE / "root/usr/bin/docker"), "import", *options]
+        subprocess.run(words, stdin=source.stdout, env=cluster.environment(), check=True)
+    if source.returncode != 0:
+        raise RuntimeError(f"tar ended with {source.returncode}")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Cluster(Path(folder))
+        alone.network()
+        alone.start_docker()
+        try:
+            build(alone)
+            print(alone.docker("images"))
+        finally:
+            alone.stop()
