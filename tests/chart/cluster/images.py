@@ -16,11 +16,14 @@ from chart_helm import ROOT
 from cluster import CACHE, Cluster
 
 ENGINE = "hybridserve:0.1.0-cpu"
-PROGRAMS = ("bash", "dash", "sh", "sleep", "env", "cat", "ls", "touch", "tr", "id", "mkdir", "uname")
+TAR = ("tar", "-C", "/", "--mode=a+rX,go-w", "--owner=0", "--group=0", "-c")
+# vLLM asks lscpu for the cores it may use.
+NAMES = ("bash", "dash", "sh", "sleep", "env", "cat", "ls", "touch", "tr", "id", "mkdir", "uname", "lscpu", "ps")
+PROGRAMS = tuple(f"usr/bin/{name}" for name in NAMES)
 SYSTEM = (
     "bin", "lib", "lib64", "sbin", "usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/share/zoneinfo/UTC",
     "etc/passwd", "etc/group", "etc/nsswitch.conf", "etc/ld.so.cache", "etc/ssl/openssl.cnf",
-    *(f"usr/bin/{name}" for name in PROGRAMS),
+    *PROGRAMS,
 )  # fmt: skip
 
 
@@ -30,19 +33,18 @@ def build(cluster: Cluster) -> None:
     cluster.docker("image", "prune", "--force")
     have = cluster.docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
     if "local/pause:1" not in have:
-        pipe(cluster, ["tar", "-C", str(CACHE / "root/usr/bin"), "-c", "catatonit"],
-             ["-c", 'ENTRYPOINT ["/catatonit","-P"]', "-", "local/pause:1"])  # fmt: skip
+        catatonit = ["tar", "-C", str(CACHE / "root/usr/bin"), "-c", "catatonit"]
+        pipe(cluster, catatonit, "import", "-c", 'ENTRYPOINT ["/catatonit","-P"]', "-", "local/pause:1")
     base = f"hybridserve-base:{hashlib.sha256((ROOT / 'requirements/dev.txt').read_bytes()).hexdigest()[:12]}"
     if base not in have:
         python = Path(sys.executable).resolve().parents[1]
         mine = [str(path).lstrip("/") for path in (ROOT / ".venv", python)]
         skip = ["--exclude=*.a", f"--exclude={mine[1]}/lib/python3*/test"]
         system = [name for name in SYSTEM if (Path("/") / name).exists()]
-        words = ["tar", "-C", "/", "--mode=a+rX,go-w", "--owner=0", "--group=0", *skip, "-c", *system, *mine]
-        pipe(cluster, words, ["-", base])
-    # The source changes more often than the lock: it is laid over the packages at every run.
+        pipe(cluster, [*TAR, *skip, *system, *mine], "import", "-", base)
+    # The source changes more often than the lock: it and the few programs are laid over the packages at every run.
     container = cluster.docker("create", base, "true").strip()
-    cluster.docker("cp", f"{ROOT}/src", f"{container}:{ROOT}/")
+    pipe(cluster, [*TAR, *PROGRAMS, str(ROOT / "src").lstrip("/")], "cp", "-", f"{container}:/")
     words = [
         f'ENTRYPOINT ["{ROOT}/.venv/bin/hybridserve"]',
         f"ENV PATH={ROOT}/.venv/bin:/usr/bin:/bin",
@@ -52,11 +54,11 @@ def build(cluster: Cluster) -> None:
     cluster.docker("rm", container)
 
 
-def pipe(cluster: Cluster, tar: list[str], options: list[str]) -> None:
-    """`tar | docker import`."""
+def pipe(cluster: Cluster, tar: list[str], *words: str) -> None:
+    """`tar | docker ...`."""
     with subprocess.Popen(tar, stdout=subprocess.PIPE) as source:
-        words = [str(CACHE / "root/usr/bin/docker"), "import", *options]
-        subprocess.run(words, stdin=source.stdout, env=cluster.environment(), check=True)
+        docker = str(CACHE / "root/usr/bin/docker")
+        subprocess.run([docker, *words], stdin=source.stdout, env=cluster.environment(), check=True)
     if source.returncode != 0:
         raise RuntimeError(f"tar ended with {source.returncode}")
 
