@@ -30,9 +30,10 @@ class Check:
 def gate(summary: Summary, slo: Slo) -> tuple[Check, ...]:
     """Every promise of the scenario, held against the run."""
     attainment = summary.attainment.value if summary.attainment is not None else None
+    errors = summary.error_rate if summary.attempted else None
     checks = [
         Check("goodput", slo.goodput, attainment, attainment is not None and attainment >= slo.goodput),
-        Check("errors", slo.errors, summary.error_rate, summary.attempted > 0 and summary.error_rate <= slo.errors),
+        Check("errors", slo.errors, errors, errors is not None and errors <= slo.errors),
     ]
     for name, limit in slo.percentiles.items():
         measure, rank = name.split("_")

@@ -1,0 +1,77 @@
+"""Load tests against the real service: reasoning, lengths, and an operating curve that the simulator reads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stack_service import Service
+
+pytestmark = pytest.mark.stack
+COMMAND = str(Path(sys.executable).parent / "hybridserve")
+# Server, client and other work share the machine: here the server is under test, not whether the client was alone.
+CLIENT = {"lag_floor_s": 1.0}
+
+
+def hybridserve(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *words], capture_output=True, text=True, timeout=120)
+
+
+def test_reasoning_on_off_and_with_a_budget(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "reasoning.json"
+    kinds = [{"name": "on", "reasoning": "on"}, {"name": "off", "reasoning": "off"}, {"name": "budget", "budget": 8}]
+    base = {"type": "chat", "questions": ["What is 17 plus 25?", "Who are you?"], "max_tokens": 96}
+    mix = [{**base, **kind} for kind in kinds]
+    curve = {"shape": "constant", "level": 3, "seconds": 5}
+    path.write_text(
+        json.dumps({"about": "t", "mode": "closed", "curve": curve, "warm_up": 1, "mix": mix, "client": CLIENT})
+    )
+    ran = hybridserve("loadtest", str(path), "--url", service.url, "--json", "--out", str(tmp_path / "out"))
+    found = json.loads(ran.stdout)
+    parts = found["by_kind"]
+    assert ran.returncode == 0, (found["summary"]["outcomes"], found["client"])
+    assert parts["off"]["reasoning_tokens"] == 0
+    assert parts["on"]["reasoning_tokens"] > 0
+    longest = parts["budget"]["reasoning_tokens"] / parts["budget"]["completed"]
+    assert longest <= 16, "the budget is kept, and the client counts what was reasoning"
+    assert found["summary"]["usage_share"] == 1.0
+
+
+def test_lengths_are_exact_and_checked_before_the_run(service: Service, tmp_path: Path) -> None:
+    flags = ["--url", service.url, "--json", "--out", str(tmp_path / "out"), "--level", "2", "--seconds", "3"]
+    refused = hybridserve("loadtest", "grid", *flags)
+    assert (refused.returncode, "tokens of context" in refused.stdout) == (2, True)
+    ran = hybridserve("loadtest", "grid", *flags, "--scale", "0.01")
+    found = json.loads(ran.stdout)
+    assert set(found["summary"]["outcomes"]) == {"ok"}
+    for kind in found["by_kind"].values():
+        assert kind["cached_tokens"] == 0
+    kind = found["by_kind"]["8k/1k"]
+    assert (kind["prompt_tokens"], kind["output_tokens"]) == (82 * kind["completed"], 10 * kind["completed"])
+
+
+def test_a_sweep_that_the_simulator_reads(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.json"
+    mix = [
+        {"name": f"{prompt}/{output}", "type": "tokens", "prompt": prompt, "output": output}
+        for prompt, output in ((32, 32), (512, 32))
+    ]
+    curve = {"shape": "constant", "level": 1, "seconds": 3}
+    path.write_text(
+        json.dumps({"about": "t", "mode": "closed", "curve": curve, "warm_up": 1, "mix": mix, "client": CLIENT})
+    )
+    out = tmp_path / "out"
+    flags = ["--url", service.url, "--sweep", "concurrency", "--levels", "1,4", "--start-up", "30"]
+    swept = hybridserve("loadtest", str(path), *flags, "--json", "--out", str(out))
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    curve_file = json.loads((out / "operating-curve.json").read_text())
+    assert len(curve_file["points"]) == 4
+    assert curve_file["law"]["fixed_s"] + curve_file["law"]["per_sequence_s"] > 0
+    simulated = hybridserve(
+        "simulate", "--calibration", str(out / "calibration.yaml"), "--policy", "fixed", "--scale", "0.1", "--json"
+    )
+    assert simulated.returncode == 0, simulated.stdout + simulated.stderr
+    assert json.loads(simulated.stdout)["kind"] == "measured"
