@@ -69,7 +69,8 @@ class Cluster:
     def network(self) -> None:
         """Loopback, and the bridge that the pods hang on."""
         bridge = ("link add hsbr0 type bridge", f"addr add {HOST}/24 dev hsbr0", "link set hsbr0 up")
-        for words in ("link set lo up", *bridge):
+        # Without a route a packet to a Service is refused before the proxy's rules can turn it to a pod.
+        for words in ("link set lo up", *bridge, f"route add {SERVICES} dev hsbr0"):
             subprocess.run(["ip", *words.split()], check=True)
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
