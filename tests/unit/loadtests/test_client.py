@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -32,37 +33,62 @@ def asks(
     return found
 
 
+Measures = dict[str, Callable[[list[Record]], float]]
+
+
+def nearest(url: str, truth: dict[str, float], measures: Measures, path: str = COMPLETIONS, **mock: Any) -> str:
+    """Rounds until all medians are near the truth, given in milliseconds; what was wrong with the last.
+
+    A busy neighbour makes a round late, never a client that is wrong right.
+    """
+    wrong = ""
+    for _ in range(8):
+        records = asks(url, 9, 20, path, **mock)
+        assert {one.outcome for one in records} == {Outcome.OK}
+        found = {name: measures[name](records) / MS for name in truth}
+        wrong = ", ".join(
+            f"{name} {found[name]:.2f} ms, not {value}" for name, value in truth.items() if abs(found[name] - value) > 1
+        )
+        if not wrong:
+            break
+    return wrong
+
+
+MEDIANS: Measures = {
+    "ttft": lambda records: median(one.ttft or 0 for one in records),
+    "itl": lambda records: median(gap for one in records for gap in one.itls),
+    "longest gap": lambda records: median(max(one.itls) for one in records),
+    "tpot": lambda records: median(one.tpot or 0 for one in records),
+    "e2e": lambda records: median(one.e2e for one in records),
+}
+
+
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
 def test_each_measure_to_the_millisecond(mock_url: str, path: str) -> None:
-    records = asks(mock_url, 15, 20, path)
-    assert {one.outcome for one in records} == {Outcome.OK}
-    assert median(one.ttft or 0 for one in records) == pytest.approx(10 * MS, abs=1 * MS)
-    assert median(gap for one in records for gap in one.itls) == pytest.approx(5 * MS, abs=0.5 * MS)
-    assert median(one.tpot or 0 for one in records) == pytest.approx(5 * MS, abs=0.2 * MS)
-    assert median(one.e2e for one in records) == pytest.approx((10 + 19 * 5) * MS, abs=1.5 * MS)
-    assert {(one.prompt_tokens, one.output_tokens, len(one.chunks)) for one in records} == {(11, 20, 20)}
+    assert not nearest(mock_url, {"ttft": 10, "itl": 5, "tpot": 5, "e2e": 10 + 19 * 5}, MEDIANS, path)
+    one = ask(mock_url, 20, path)
+    assert (one.prompt_tokens, one.output_tokens, len(one.chunks)) == (11, 20, 20)
 
 
 def test_what_the_client_saw_is_what_the_server_wrote(mock_url: str) -> None:
     """Both clocks are the machine's monotonic one: the client's own error is what lies between."""
     late, stalls, answers = [], [], []
-    for _ in range(7):
+    for _ in range(15):
         one = ask(mock_url, 20, CHAT, stall=[10, 0.1], reasoning=12)
         truth = httpx.get(f"{mock_url}/mock/sent").json()["sent"]
         sent = one.sent - (now() - time.perf_counter())
         late += [sent + seen - written for seen, written in zip(one.chunks, truth, strict=True)]
         stalls.append(max(one.itls) - (truth[10] - truth[9]))
         answers.append((one.first_answer or 0) - one.chunks[0] - (truth[12] - truth[0]))
-    assert 0 <= median(late) < 1 * MS
+    assert min(late) > 0, "no token is read before it was written"
+    assert median(late) < 1 * MS
     assert abs(median(stalls)) < 1 * MS
     assert abs(median(answers)) < 1 * MS
 
 
 def test_a_stall_is_one_gap_and_counts_in_the_time_per_token(mock_url: str) -> None:
-    records = asks(mock_url, 7, 20, stall=[10, 0.1])
-    assert median(max(one.itls) for one in records) == pytest.approx(105 * MS, abs=2 * MS)
-    assert median(gap for one in records for gap in one.itls) == pytest.approx(5 * MS, abs=0.5 * MS)
-    assert median(one.tpot or 0 for one in records) == pytest.approx((19 * 5 + 100) / 19 * MS, abs=0.5 * MS)
+    truth = {"longest gap": 105, "itl": 5, "tpot": (19 * 5 + 100) / 19}
+    assert not nearest(mock_url, truth, MEDIANS, stall=[10, 0.1])
 
 
 def test_events_cut_by_the_network_are_whole(mock_url: str) -> None:
@@ -72,9 +98,9 @@ def test_events_cut_by_the_network_are_whole(mock_url: str) -> None:
 
 
 def test_merged_tokens(mock_url: str) -> None:
-    records = asks(mock_url, 7, 20, merge=4)
-    assert {(len(one.chunks), one.output_tokens) for one in records} == {(5, 20)}
-    assert median(gap for one in records for gap in one.itls) == pytest.approx(20 * MS, abs=1 * MS)
+    one = ask(mock_url, 20, merge=4)
+    assert (len(one.chunks), one.output_tokens) == (5, 20)
+    assert not nearest(mock_url, {"itl": 20}, MEDIANS, merge=4)
 
 
 def test_reasoning_tokens_are_counted_apart(mock_url: str) -> None:
@@ -135,8 +161,10 @@ def test_latency_from_the_intended_start(mock_url: str) -> None:
     body = json.dumps({"max_tokens": 4}).encode()
     due = now() - 0.25
     one = client.ask(Request(COMPLETIONS, body, "test"), due).record
-    assert one.ttft == pytest.approx(0.260, abs=0.02)
-    assert one.chunks[0] == pytest.approx(0.010, abs=0.02)
+    assert 0.25 <= one.queued < 0.35
+    assert one.ttft == pytest.approx(one.queued + one.chunks[0])
+    assert one.e2e == pytest.approx(one.queued + one.end)
+    assert one.intended == pytest.approx(due)
 
 
 def test_nobody_there() -> None:
