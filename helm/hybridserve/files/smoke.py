@@ -25,6 +25,8 @@ def ask(url, key=None, body=None):
             status, text = answer.status, answer.read()
     except urllib.error.HTTPError as error:
         status, text = error.code, error.read()
+    except OSError as error:
+        sys.exit(f"{url} cannot be reached: {error}")
     try:
         return status, json.loads(text)
     except ValueError:

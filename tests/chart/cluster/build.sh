@@ -25,12 +25,12 @@ Dir::Etc::sourcelist "$W/apt/sources.list";
 Dir::Etc::sourceparts "-";
 CONF
 export APT_CONFIG=$W/apt/apt.conf
-if [ -n "$missing" ] || [ ! -x "$OUT/root/usr/sbin/dnsmasq" ]; then
+if [ -n "$missing" ] || [ ! -e "$OUT/root/usr/lib/x86_64-linux-gnu/libnftables.so.1" ]; then
   apt-get update -qq || cannot "Debian's package lists cannot be fetched"
 fi
-if [ ! -x "$OUT/root/usr/sbin/dnsmasq" ]; then
+if [ ! -e "$OUT/root/usr/lib/x86_64-linux-gnu/libnftables.so.1" ]; then
   (cd "$W" && apt-get download -qq etcd-server docker.io containerd runc catatonit tini libdevmapper1.02.1 iptables \
-    libip4tc2 libip6tc2 libxtables12 libnftnl11 libnetfilter-conntrack3 libnfnetlink0 conntrack ethtool socat dnsmasq-base libnettle8 libhogweed6 libgmp10 libidn2-0 libunistring2 libdbus-1-3 \
+    libip4tc2 libip6tc2 libxtables12 libnftnl11 libnetfilter-conntrack3 libnfnetlink0 conntrack ethtool socat dnsmasq-base libnettle8 libhogweed6 libgmp10 libidn2-0 libunistring2 libdbus-1-3 libnftables1 libjansson4 libmnl0 \
     golang-github-modern-go-reflect2-dev) || cannot "packages cannot be fetched"
   for deb in "$W"/*.deb; do dpkg-deb -x "$deb" "$OUT/root"; done
 fi
