@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ import pytest
 import yaml
 from compose_file import ROOT
 from docker_engine import PROMETHEUS_IMAGE, Project, ask, build, docker, free_port, record, until
+
+sys.path.insert(0, str(ROOT / "tests" / "unit" / "fetch"))
+
+from hub_server import COMMIT, REPOSITORY, running
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -82,6 +87,22 @@ def test_the_control_image_is_small_and_plans(images: None) -> None:
     plan = json.loads(docker("run", *hardened, CONTROL, "plan", "nemotron-nano-9b-v2", "--gpu", "l40s", "--json"))
     assert plan
     assert docker("run", *hardened, "--entrypoint", "id", CONTROL, "-u") == "10001"
+
+
+def test_weights_are_fetched_into_a_volume(images: None) -> None:
+    """A read-only container without capabilities fills the volume; a second one without a network finds it whole."""
+    volume = f"hybridserve-test-weights-{os.getpid()}"
+    words = ("run", "--rm", "--read-only", "--cap-drop", "ALL", "-v", f"{volume}:/models")
+    try:
+        with running() as hub:
+            asked = (CONTROL, "fetch", REPOSITORY, "--revision", COMMIT, "--json")
+            first = json.loads(docker(*words, "--network", "host", *asked, "--mirror", hub.url))
+        second = json.loads(docker(*words, "--network", "none", *asked, "--offline"))
+    finally:
+        docker("volume", "rm", "--force", volume)
+    assert first["folder"] == second["folder"]
+    assert first["folder"].startswith("/models/huggingface/hub/models--hybridserve--demo-model/snapshots/")
+    assert (first["downloaded_bytes"], second["downloaded_bytes"]) == (first["bytes"], 0)
 
 
 @pytest.mark.parametrize("image", [CONTROL, CPU])

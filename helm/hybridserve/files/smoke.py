@@ -9,6 +9,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 TIMEOUT_S = 120
 
@@ -43,7 +44,7 @@ def expect(what, status, wanted=200):
 def main(base, door):
     """Ask everything; the exit code is the verdict."""
     key_file = os.environ.get("API_KEY_FILE")
-    key = open(key_file, encoding="utf-8").read().strip() if key_file else None
+    key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else None
     expect("/ready", ask(base + "/ready")[0])
     if door == "closed":
         expect("/v1/models without a key", ask(base + "/v1/models")[0], wanted=401)

@@ -33,6 +33,9 @@ VERBS = {
     "loadtest": "Load a server, judge it by the SLO, write a report.",
     "simulate": "Replay traffic against scaling policies before users do.",
     "key": "Make API keys; only their hashes are stored.",
+    "alerts": "Alerts and recording rules for Prometheus, from the settings.",
+    "dashboards": "Dashboards for Grafana, from code.",
+    "top": "Watch slots, pages, latency and findings live.",
 }
 
 

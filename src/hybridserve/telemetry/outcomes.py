@@ -15,7 +15,7 @@ class RequestOutcomes:
 
     Attributes:
         requests: finished requests by outcome.
-        prompts: finished prompts by whether they reach `cacheable_min`.
+        prompts: finished prompts by whether they are longer than `cacheable_min`.
     """
 
     def __init__(self, ttft_s: float, inter_token_s: float, cacheable_min: float) -> None:
@@ -35,7 +35,7 @@ class RequestOutcomes:
     ) -> None:
         """One engine step."""
         for request in iteration_stats.finished_requests if iteration_stats is not None else ():
-            self.prompts["yes" if request.num_prompt_tokens >= self._cacheable_min else "no"] += 1
+            self.prompts["yes" if request.num_prompt_tokens > self._cacheable_min else "no"] += 1
             reason = str(request.finish_reason)
             if reason == _LEFT:
                 continue

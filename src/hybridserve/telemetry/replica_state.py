@@ -45,8 +45,8 @@ class ReplicaFacts:
 
     @property
     def cacheable_min(self) -> float:
-        """Shortest prompt, in tokens, whose prefix can hit: one whole block, and a token more that is computed."""
-        return self.capacity.block_size + 1 if self.prefix_caching else math.inf
+        """Shortest prefix, in tokens, that can hit: one whole block. Its prompt has a token more, which is computed."""
+        return float(self.plan["engine"]["block_size"]) if self.prefix_caching else math.inf
 
     @property
     def inert(self) -> bool:

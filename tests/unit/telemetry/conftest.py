@@ -46,7 +46,7 @@ LICENCES = {"models": [{"role": "model", "licences": [{"id": "apache-2.0", "read
 
 @pytest.fixture
 def outcomes() -> RequestOutcomes:
-    return RequestOutcomes(ttft_s=1.0, inter_token_s=0.05, cacheable_min=65)
+    return RequestOutcomes(ttft_s=1.0, inter_token_s=0.05, cacheable_min=64)
 
 
 @pytest.fixture

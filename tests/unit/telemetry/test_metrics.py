@@ -79,7 +79,7 @@ def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(s
     assert seen['hybridserve_plan_value{field="num_gpu_blocks",source="plan"}'] == 101
     assert seen['hybridserve_plan_value{field="num_gpu_blocks",source="engine"}'] == 90
     assert seen["hybridserve_plan_differences"] == 1
-    assert seen["hybridserve_prefix_cacheable_min_tokens"] == 65
+    assert seen["hybridserve_prefix_cacheable_min_tokens"] == 64
     assert seen["hybridserve_prefix_cache_inert"] == 0
     assert seen['hybridserve_compliance_findings{severity="error",status="PASS"}'] == 2
     assert seen['hybridserve_compliance_findings{severity="warning",status="FAIL"}'] == 1
@@ -88,7 +88,8 @@ def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(s
 
 def test_a_cache_that_no_prompt_can_hit_is_inert(state: ReplicaState) -> None:
     off = replace(state._facts, prefix_caching=False)
-    short = replace(state._facts, capacity=ReplicaCapacity(8, 89, 1024, 2, 1, 1e12))
+    engine = {**state._facts.plan["engine"], "block_size": 1024}
+    short = replace(state._facts, plan={**state._facts.plan, "engine": engine})
     assert not state._facts.inert
     assert off.inert
     assert off.cacheable_min == float("inf")

@@ -1,0 +1,114 @@
+"""`hybridserve top`: slots, pages, latency, tokens and findings of every replica, live."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from hybridserve.cli.options import AsJson
+from hybridserve.settings.telemetry import TelemetrySection
+from hybridserve.telemetry.query import Prometheus
+from hybridserve.telemetry.watch import Ports, ReplicaRow, from_prometheus
+
+_BAR = 10
+
+app = typer.Typer(rich_markup_mode=None, help="Watch slots, pages, latency and findings live.")
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    urls: Annotated[
+        list[str] | None, typer.Option("--url", metavar="URL", help="A replica's metrics port. Repeatable.")
+    ] = None,
+    prometheus: Annotated[
+        str | None, typer.Option("--prometheus", metavar="URL", help="Ask this Prometheus instead, for a whole fleet.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", help="First metrics port of this machine, where no address is named.")
+    ] = TelemetrySection.model_fields["metrics_port"].default,
+    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="One look, then end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch every replica until Ctrl-C.
+
+    Example: hybridserve top --prometheus http://127.0.0.1:9090
+    """
+    ports = Ports(urls or (), port)
+    look: Callable[[], list[ReplicaRow]] = ports.rows
+    if prometheus is not None:
+        asked = Prometheus(prometheus)
+
+        def look() -> list[ReplicaRow]:
+            return from_prometheus(asked)
+
+    rows = look()
+    if once or as_json:
+        if prometheus is None:
+            time.sleep(min(interval, 1.0))  # rates need a second reading
+            rows = look()
+        if as_json:
+            typer.echo(json.dumps({"replicas": [row.as_dict() for row in rows]}, indent=2))
+        else:
+            Console(width=None if Console().is_terminal else 132).print(table(rows))
+        return
+    with Live(table(rows), screen=False, refresh_per_second=4) as live:
+        try:
+            while True:
+                time.sleep(interval)
+                live.update(table(look()))
+        except KeyboardInterrupt:
+            return
+
+
+def table(rows: list[ReplicaRow]) -> Table:
+    """The rows as a table."""
+    shown = Table(title="hybridserve top", title_justify="left", box=None, pad_edge=False)
+    shown.add_column("replica")
+    shown.add_column("model")
+    for name in ("state slots", "blocks: state + attention", "run", "wait", "TTFT", "tokens/s", "req/s", "notes"):
+        shown.add_column(name, justify="left" if name == "notes" else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(
+            row.replica,
+            row.model,
+            f"{_bar(row.slots_used, row.slots)} {_text(row.slots_used)}/{_text(row.slots)}",
+            f"{_text(row.state_blocks)} + {_text(row.attention_blocks)} of {_text(row.blocks)}",
+            _text(row.running),
+            _text(row.waiting),
+            "-" if row.ttft_s is None else f"{row.ttft_s * 1000:,.0f} ms",
+            _text(row.tokens_per_s),
+            "-" if row.requests_per_s is None else f"{row.requests_per_s:.1f}",
+            ", ".join(notes(row)) or "ok",
+        )
+    return shown
+
+
+def notes(row: ReplicaRow) -> list[str]:
+    """What somebody should look at."""
+    told = []
+    if row.plan_differences:
+        told.append(f"{row.plan_differences:.0f} fields off plan")
+    if row.failed_findings:
+        told.append(f"{row.failed_findings:.0f} findings FAIL")
+    if row.draining:
+        told.append("draining")
+    if row.slots and row.slots_used is not None and row.slots_used >= row.slots and row.waiting:
+        told.append("slots full")
+    return told
+
+
+def _bar(used: float | None, whole: float | None) -> str:
+    filled = round(_BAR * min(used / whole, 1.0)) if used is not None and whole else 0
+    return "#" * filled + "." * (_BAR - filled)
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

@@ -1,0 +1,45 @@
+"""What `hybridserve fetch` leaves is what vLLM loads by name and commit, with no network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridserve.fetch.hub import Hub
+from hybridserve.fetch.run import fetch
+from hybridserve.fetch.store import CacheStore
+
+pytestmark = pytest.mark.engine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fetch"))
+
+PROGRAM = """
+import sys
+from vllm import LLM, SamplingParams
+if __name__ == "__main__":
+    engine = LLM(model=sys.argv[1], revision=sys.argv[2], dtype="bfloat16", max_model_len=512, max_num_seqs=2,
+                 enforce_eager=True, kv_cache_memory_bytes=64 * 2**20)
+    asked = [{"role": "user", "content": "What is this? /no_think"}]
+    said = engine.chat(asked, SamplingParams(temperature=0, max_tokens=60))
+    print("ANSWER", said[0].outputs[0].text)
+"""
+
+
+def test_vllm_loads_it_offline(tmp_path: Path) -> None:
+    from hub_server import COMMIT, REPOSITORY, running
+
+    cache = tmp_path / "hub"
+    with running() as server:
+        fetch(Hub(server.url), REPOSITORY, COMMIT, CacheStore(cache, REPOSITORY, COMMIT))
+    program = tmp_path / "load.py"
+    program.write_text(PROGRAM)
+    environ = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    ran = subprocess.run(
+        [sys.executable, program, REPOSITORY, COMMIT], env=environ, capture_output=True, text=True, timeout=240
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "hybridserve demo model" in ran.stdout.partition("ANSWER")[2]
