@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from prometheus_client import CollectorRegistry, start_http_server
 
 from hybridserve.settings.telemetry import TelemetrySection
@@ -81,8 +82,17 @@ def forget_dead(folder: Path) -> None:
     """Remove the target files of processes of this host that are gone: an engine that dies says no goodbye."""
     for file in folder.glob(f"{_PREFIX}{socket.gethostname()}-*.json"):
         pid = file.stem.rsplit("-", 2)[1]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        if pid.isdigit() and not _wrote(int(pid), file):
             file.unlink(missing_ok=True)
+
+
+def _wrote(pid: int, file: Path) -> bool:
+    """Whether the process is there and was before the file: in a container that starts again the ids do so, too."""
+    try:
+        # Two seconds for the granularity of both clocks.
+        return psutil.Process(pid).create_time() < file.stat().st_mtime + 2
+    except (psutil.Error, OSError):
+        return False
 
 
 def _remove(file: Path, pid: int) -> None:

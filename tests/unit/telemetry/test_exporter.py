@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from pydantic import ValidationError
@@ -52,7 +52,6 @@ def test_two_processes_of_one_machine_get_two_ports_and_two_files(
 def test_no_port_no_folder_no_harm(
     tmp_path: Path, registry: CollectorRegistry, port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, logger="hybridserve")  # vLLM, imported by other tests, raises the root's level
     assert export(TelemetrySection(metrics_port=0), registry, LABELS) is None
     assert export(TelemetrySection(metrics_host="192.0.2.1", metrics_port=port), registry, LABELS) is None
     assert "event=no_metrics_port" in caplog.text
@@ -75,6 +74,15 @@ def test_files_of_the_dead_go_when_the_next_one_starts(tmp_path: Path) -> None:
     forget_dead(tmp_path)
     assert mine.exists()
     assert str(os.getpid()) in mine.name
+
+
+def test_a_file_older_than_the_process_of_its_id_is_of_another_one(tmp_path: Path) -> None:
+    """As in a container that was killed and started again: its name and its process ids are those of before."""
+    old = announce(tmp_path, "127.0.0.1:1", {})
+    assert old is not None
+    os.utime(old, (0, psutil.Process().create_time() - 10))
+    forget_dead(tmp_path)
+    assert not old.exists()
 
 
 def test_a_process_that_ends_takes_its_file_along(tmp_path: Path) -> None:
