@@ -20,6 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from hybridserve.catalog.licences import model_licence
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli.options import AsJson
 from hybridserve.errors import CatalogError, ConfigError
@@ -81,7 +82,10 @@ def main(
 
 
 def _named(model: str) -> tuple[str | None, str | None]:
-    """Repository and pinned commit. No repository: the model's files come with this package."""
+    """Repository and pinned commit. No repository: the model's files come with this package.
+
+    Where the model's facts name no commit it is the one whose licence was read: of another nobody knows the terms.
+    """
     try:
         found = resolve_model(model)
     except CatalogError:
@@ -90,7 +94,8 @@ def _named(model: str) -> tuple[str | None, str | None]:
         raise
     if found.card is None:
         raise ConfigError("MODEL", f"{model} is a folder", "nothing is to be fetched: give it as model.source")
-    return found.card.repository, found.card.revision
+    known = model_licence(found.card.id)
+    return found.card.repository, found.card.revision or (known.revision if known else None)
 
 
 def _commit(hub: Hub, model: str, repository: str, revision: str | None, offline: bool) -> str:

@@ -99,6 +99,19 @@ def test_killed_in_the_middle_it_goes_on(
     assert [wanted for path, wanted in hub_server.asked if path.endswith("model.safetensors")] == [f"bytes={kept}-"]
 
 
+def test_a_model_of_the_catalogue_has_the_commit_whose_licence_was_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hybridserve.catalog.licences import model_licence
+
+    known = model_licence("nemotron-nano-9b-v2")
+    assert known is not None
+    assert known.revision is not None
+    code, _, err = run(capsys, "nemotron-nano-9b-v2", "--offline", "--cache", str(tmp_path))
+    assert code == 2
+    assert f"{known.repository} at {known.revision[:12]} was never fetched here" in err
+
+
 def test_a_model_of_this_package_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "demo") == (0, "demo comes with this package: nothing to fetch\n", "")
     assert json.loads(run(capsys, "demo", "--json")[1])["files"] == 0
