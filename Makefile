@@ -125,7 +125,8 @@ test-cluster: install chart-tools ## the chart on a real Kubernetes 1.20, built 
 
 test-compose: LOCK = dev
 test-compose: install ## images and compose under a real Docker engine, got from Debian's packages; needs root
-	$(BIN)/pytest -v -p no:cacheprovider tests/compose/docker_suite.py
+	$(BIN)/pytest -v -p no:cacheprovider tests/compose/docker_images.py tests/compose/docker_stack.py
+	$(BIN)/python scripts/container_figures.py .cache/docker/figures.json docs/containers.md
 
 lock: LOCK = dev
 lock: install ## resolve pyproject.toml into requirements/*.txt again

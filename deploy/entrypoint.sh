@@ -1,5 +1,5 @@
 #!/bin/sh
-# Says in one line what this container lacks, then becomes hybridserve.
+# Says in one line what this container lacks, then becomes hybridserve, or vLLM (`vllm serve`) for a guard model.
 # What the settings themselves get wrong is said by hybridserve; here is what only the container's edge shows.
 set -eu
 
@@ -13,7 +13,16 @@ refuse() {
     exit 2
 }
 
-[ "${1:-serve}" = serve ] || exec hybridserve "$@"
+case ${1:-serve} in
+    serve) program=hybridserve ;;
+    vllm) program= ;;
+    *) exec hybridserve "$@" ;;
+esac
+
+# Compose passes a variable that is not set as an empty word.
+for word; do
+    [ -n "$word" ] || refuse "an argument of \"$*\" is empty" "set what is missing in .env (GUARD_MODEL, GUARD_REVISION)"
+done
 
 # Secrets come as files. Docker shows a file that is not there as an empty folder.
 for name in HYBRIDSERVE_ACCESS__KEYS_FILE HYBRIDSERVE_GUARD__API_KEY_FILE HF_TOKEN_PATH; do
@@ -47,4 +56,4 @@ for folder in /tmp "${HF_HOME:-/tmp}"; do
     [ "$free" -ge "$TMP_MIB" ] || refuse "$folder has $free MiB free and needs $TMP_MIB" "make room, or give it a larger volume"
 done
 
-exec hybridserve "$@"
+exec $program "$@"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -31,9 +32,10 @@ def python_component(found: Distribution) -> dict[str, Any]:
 
 
 def debian_components() -> list[dict[str, Any]]:
-    """What dpkg has installed; none without dpkg."""
+    """What dpkg has installed, named by its distribution (Debian's, or the Ubuntu of vLLM's own image)."""
     if shutil.which("dpkg-query") is None:
         return []
+    distribution = platform.freedesktop_os_release()["ID"]
     form = "${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n"
     lines = subprocess.run(["dpkg-query", "-W", "-f", form], capture_output=True, text=True, check=True).stdout
     rows = [line.split("\t") for line in lines.splitlines() if line.startswith("installed\t")]
@@ -43,7 +45,7 @@ def debian_components() -> list[dict[str, Any]]:
             "bom-ref": f"deb:{name}@{version}",
             "name": name,
             "version": version,
-            "purl": f"pkg:deb/debian/{name}@{version}?arch={architecture}",
+            "purl": f"pkg:deb/{distribution}/{name}@{version}?arch={architecture}",
         }
         for _, name, version, architecture in rows
     ]

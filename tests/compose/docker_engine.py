@@ -24,33 +24,34 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import docker_tools
 
 FIGURES = docker_tools.CACHE / "figures.json"
+CPU, CONTROL, LOADTEST = (f"hybridserve:0.1.0-{kind}" for kind in ("cpu", "control", "loadtest"))
 PROMETHEUS_IMAGE = "hybridserve-test/prometheus:2.42.0"
+START_S = 240.0
+"""Budget of a container, from its start until it is healthy."""
 
 
-def record(name: str, value: float) -> None:
-    """Keep a measured figure for docs/containers.md."""
+def record(name: str, value: float, unit: str) -> None:
+    """Keep a measured figure for docs/containers.md (scripts/container_figures.py)."""
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    FIGURES.write_text(json.dumps({**figures, name: round(value, 1)}, indent=1, sort_keys=True) + "\n")
-    print(f"{name}: {value:.1f}")
+    FIGURES.write_text(json.dumps({**figures, name: [round(value, 1), unit]}, indent=1) + "\n")
+    print(f"{name}: {value:.1f} {unit}")
 
 
-def build(dockerfile: str, tag: str, *options: str) -> None:
-    """Build one image on the bootstrapped base, with the host's pip configuration and certificates as secrets."""
+def build(dockerfile: str, tag: str, *options: str, base: str = docker_tools.BASE_IMAGE) -> None:
+    """Build one image on a base of ours, with the host's pip configuration and certificates as secrets."""
     environ = docker_tools.environment()
     with _wheels() as pip_conf:
         words = ["docker", "build", "--progress", "plain", "--network", "host"]
-        words += ["--build-arg", f"BASE_IMAGE={docker_tools.BASE_IMAGE}", "--build-arg", f"REVISION={_commit()}"]
+        words += ["--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"REVISION={_commit()}"]
         words += ["--secret", f"id=pip_conf,src={pip_conf}"]
         if authorities := os.environ.get("SSL_CERT_FILE"):
             words += ["--secret", f"id=ca,src={authorities}"]
-        started = time.monotonic()
         ran = subprocess.run(
             [*words, *options, "-f", dockerfile, "-t", tag, "."], cwd=ROOT, env=environ, capture_output=True, text=True
         )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    size = int(docker("image", "inspect", "--format", "{{.Size}}", tag))
-    record(f"build s {tag}", time.monotonic() - started)
-    record(f"size MB {tag}", size / 1e6)
+    if tag.startswith("hybridserve:"):
+        record(f"size of `{tag}`", int(docker("image", "inspect", "--format", "{{.Size}}", tag)) / 1e6, "MB")
 
 
 def docker(*words: str, check: bool = True) -> str:
@@ -81,8 +82,8 @@ class Project:
             stdin=subprocess.DEVNULL,
         )
 
-    def up(self, *words: str, **extra: Any) -> None:
-        ran = self.compose("up", "--no-build", "--pull", "never", "--wait", *words, **extra)
+    def up(self, *options: str, services: tuple[str, ...] = (), **extra: Any) -> None:
+        ran = self.compose("up", "--no-build", "--pull", "never", "--wait", *options, *services, **extra)
         assert ran.returncode == 0, f"{ran.stderr[-2000:]}\n{self.logs()}"
 
     def down(self) -> subprocess.CompletedProcess[str]:
@@ -113,6 +114,12 @@ def ask(port: int, question: str = "What is this?") -> str:
     answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60, trust_env=False)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def one_line(ran: subprocess.CompletedProcess[str], what: str) -> None:
+    """The command failed, and said why in one line."""
+    assert ran.returncode != 0
+    assert len([line for line in ran.stderr.splitlines() if what in line]) == 1, ran.stderr
 
 
 def free_port(count: int = 1) -> int:

@@ -131,7 +131,9 @@ def test_mounted_files_are_there() -> None:
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
             if source.startswith("."):
-                assert source in ("./deploy/prometheus", "./deploy/grafana")
+                assert (ROOT / source).is_dir(), source
+                assert Path(source).parts[:2] in (("deploy", "prometheus"), ("deploy", "grafana"))
+                assert volume.endswith(":ro"), volume
             else:
                 assert source in compose()["volumes"]
 
@@ -142,8 +144,7 @@ def test_the_example_names_every_variable_with_its_default() -> None:
     assert len(example) == len(pairs)
     assert set(example) == set(variables())
     for name, default in variables().items():
-        if not (name.startswith("GUARD_") and not example[name]):
-            assert example[name] == default, name
+        assert example[name] == default, name
 
 
 def test_the_grace_period_outlasts_the_drain() -> None:
@@ -153,21 +154,41 @@ def test_the_grace_period_outlasts_the_drain() -> None:
         assert int(services()[name]["stop_grace_period"].rstrip("s")) > Settings().server.drain_timeout_s + 10
 
 
+def mounted(service: str, inside: str) -> Path:
+    """The folder of this repository that a service sees at or above a path, joined with what is below it."""
+    for volume in services()[service]["volumes"]:
+        source, target = volume.split(":")[:2]
+        if source.startswith(".") and Path(inside).is_relative_to(target):
+            return Path(ROOT / source / Path(inside).relative_to(target))
+    raise AssertionError(f"{service} has nothing of ours at {inside}")
+
+
 def test_prometheus_reads_what_replicas_write() -> None:
     """The folder that settings name, that both mount, and that the configuration reads."""
-    config = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())
-    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "hybridserve"]
-    assert job["file_sd_configs"][0]["files"] == ["/targets/*.json"]
-    assert "targets:/targets:ro" in services()["prometheus"]["volumes"]
+    (file,) = [word.partition("=")[2] for word in services()["prometheus"]["command"] if "config.file" in word]
+    config = yaml.safe_load(mounted("prometheus", file).read_text())
+    (job,) = config["scrape_configs"]
+    (read,) = job["file_sd_configs"][0]["files"]
+    assert f"targets:{Path(read).parent}:ro" in services()["prometheus"]["volumes"]
     for name in ("demo", "gpu"):
         telemetry = load(settings_file(services()[name]), environ={}).settings.telemetry
-        assert (telemetry.metrics_host, str(telemetry.targets_dir)) == ("0.0.0.0", "/targets")
-        assert "targets:/targets" in services()[name]["volumes"]
-
-
-def test_prometheus_finds_the_rules() -> None:
-    config = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())
+        assert telemetry.metrics_host == "0.0.0.0"
+        assert f"targets:{telemetry.targets_dir}" in services()[name]["volumes"]
     for pattern in config["rule_files"]:
-        inside = pattern.removeprefix("/etc/prometheus/hybridserve/")
-        assert inside != pattern
-        assert list((ROOT / "deploy/prometheus").glob(inside))
+        assert list(mounted("prometheus", file).parent.glob(pattern)), pattern
+
+
+def test_grafana_is_provisioned_with_every_dashboard() -> None:
+    """The provisioning that it is told of names a folder that holds the dashboards, and the Prometheus beside it."""
+    inside = services()["grafana"]["environment"]["GF_PATHS_PROVISIONING"]
+    provisioning = {
+        kind: [yaml.safe_load(file.read_text()) for file in mounted("grafana", f"{inside}/{kind}").glob("*.yaml")]
+        for kind in ("datasources", "dashboards")
+    }
+    (source,) = provisioning["datasources"][0]["datasources"]
+    assert (source["url"], source["type"]) == ("http://prometheus:9090", "prometheus")
+    assert set(services()["grafana"]["networks"]) & set(services()["prometheus"]["networks"])
+    (provider,) = provisioning["dashboards"][0]["providers"]
+    shown = mounted("grafana", provider["options"]["path"])
+    assert shown == ROOT / "deploy/grafana/dashboards"
+    assert len(list(shown.glob("*.json"))) >= 7

@@ -21,9 +21,10 @@ def box(tmp_path: Path) -> dict[str, str]:
     """An environment in which nothing is missing; `hybridserve` says what it was called with."""
     for folder in ("bin", "cgroup/memory", "dev", "models"):
         (tmp_path / folder).mkdir(parents=True)
-    program = tmp_path / "bin" / "hybridserve"
-    program.write_text('#!/bin/sh\necho "started: $*"\n')
-    program.chmod(0o755)
+    for name, word in (("hybridserve", "started"), ("vllm", "vllm")):
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\necho "{word}: $*"\n')
+        program.chmod(0o755)
     (tmp_path / "cgroup/memory.max").write_text(f"{8192 * MIB}\n")
     return {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
@@ -40,8 +41,8 @@ def start(box: dict[str, str], *words: str) -> tuple[int, str, str]:
     return ran.returncode, ran.stdout, ran.stderr
 
 
-def refusal(box: dict[str, str]) -> str:
-    code, out, err = start(box, "serve")
+def refusal(box: dict[str, str], *words: str) -> str:
+    code, out, err = start(box, *(words or ("serve",)))
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert err.startswith("hybridserve: ")
@@ -56,6 +57,13 @@ def test_nothing_is_missing(box: dict[str, str]) -> None:
 def test_other_verbs_are_not_asked_for_memory(box: dict[str, str]) -> None:
     Path(box["CGROUPS"], "memory.max").write_text(f"{64 * MIB}\n")
     assert start(box, "plan", "demo")[1] == "started: plan demo\n"
+
+
+def test_a_guard_model_is_served_by_vllm(box: dict[str, str]) -> None:
+    assert start(box, "vllm", "serve", "org/guard") == (0, "vllm: serve org/guard\n", "")
+    assert 'an argument of "vllm serve " is empty; set what is missing in .env' in refusal(box, "vllm", "serve", "")
+    Path(box["CGROUPS"], "memory.max").write_text(f"{64 * MIB}\n")
+    assert "may use 64 MiB of memory" in refusal(box, "vllm", "serve", "org/guard")
 
 
 @pytest.mark.parametrize("name", ["HYBRIDSERVE_ACCESS__KEYS_FILE", "HYBRIDSERVE_GUARD__API_KEY_FILE", "HF_TOKEN_PATH"])

@@ -1,0 +1,36 @@
+"""Write the table of docs/containers.md from what `make test-compose` has measured.
+
+Run ``python scripts/container_figures.py .cache/docker/figures.json docs/containers.md``: the block between the two
+markers is replaced. Figures that the last run did not measure keep the value of the run before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->"
+
+
+def table(figures: dict[str, tuple[float, str]]) -> str:
+    """Name, value and unit in Markdown, in the order in which they were first measured."""
+    lines = [f"| {name} | {value:g} {unit} |" for name, (value, unit) in figures.items()]
+    return "\n".join(["| what | measured |", "|---|---|", *lines]) + "\n"
+
+
+def main() -> None:
+    """Replace the block."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", type=Path)
+    parser.add_argument("page", type=Path)
+    asked = parser.parse_args()
+    page = asked.page.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    figures = json.loads(asked.figures.read_text(encoding="utf-8"))
+    asked.page.write_text(f"{before}{BEGIN}{table(figures)}{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

