@@ -1,4 +1,5 @@
-"""Every flag that is rendered is one the installed engine's own parser takes, with a value it takes."""
+"""Every flag that is rendered is one the installed engine's own parser takes, with a value it takes; and every argument
+of the rendered LLMConfig one that Ray hands on to that engine."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from hybridserve.catalog.accelerators import accelerators
 from hybridserve.catalog.models import model_ids
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.engine_args import Wishes, engine_args, plan_settings
-from hybridserve.planning.render import command_line
+from hybridserve.planning.render import command_line, llm_config
 from hybridserve.settings import load
 
 pytestmark = pytest.mark.engine
@@ -79,3 +80,22 @@ def test_settings_that_are_passed_on(parser):
         environ={},
     ).settings
     accepted(parser, engine_args(settings))
+
+
+@pytest.mark.parametrize("model", model_ids())
+def test_rays_own_config_class_takes_the_rendered_one_and_hands_all_of_it_on(model):
+    from ray.serve.llm import LLMConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import FrontendArgs
+
+    for gpu in GPUS:
+        settings = load(None, [f"model.id={model}", f"accelerator.name={gpu}"], environ={}).settings
+        try:
+            args = engine_args(settings, plan_settings(settings))
+        except PlanRefused:
+            continue
+        config = LLMConfig(**llm_config(settings, args)).get_engine_config()
+        engine = config.get_initialization_kwargs()
+        assert args.items() <= {**engine, **config.frontend_kwargs}.items()
+        taken = {**vars(AsyncEngineArgs(**engine)), **vars(FrontendArgs(**config.frontend_kwargs))}
+        assert {name: taken[name] for name in args} == args

@@ -16,6 +16,8 @@ from hybridserve.planning.engine_args import Wishes, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv, from_quantiles
 from hybridserve.settings import Settings, load
 
+LENGTHS = (8192, 32768, 131072)
+
 app = typer.Typer(rich_markup_mode=None, help="Plan a model on a GPU: memory, cache, capacity, flags to set.")
 
 
@@ -56,7 +58,9 @@ def plan(
     compare: Annotated[
         bool, typer.Option("--compare", help="Models and GPUs side by side at several lengths.")
     ] = False,
-    lengths: Annotated[str, typer.Option(help="Lengths to compare at, in tokens.")] = "8192,32768,131072",
+    lengths: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Lengths to compare at, in tokens: 8192,32768,131072.")
+    ] = None,
     chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw cache bytes over sequence length.")] = None,
     bound: Annotated[bool, typer.Option("--bound", help="Throughput bounds, and ratios to the last model.")] = False,
     batches: Annotated[str | None, typer.Option(metavar="N,N", help="With --bound: sequences of each model.")] = None,
@@ -95,6 +99,10 @@ def plan(
     if memory_gib is not None:
         flags.append(f"accelerator.memory_gib={memory_gib}")
     gpus = [name for group in gpu or () for name in group.split(",") if name]
+    if gpu and not gpus:
+        raise ConfigError("--gpu", f"{' '.join(gpu)!r} names no GPU", "as --gpu a10g; --list shows all")
+    if batches is not None and not bound:
+        raise ConfigError("--batches", "is about throughput bounds, and none are asked for", "add --bound")
     workload = _workload(prompt, output, requests)
     wishes = Wishes(workload, goal, reuse, _calibration(calibration))
 
@@ -109,13 +117,13 @@ def plan(
         groups = [[settings(model, device) for model in models or (None,)] for device in gpus or (None,)]
         show_bound(groups, wishes, batches, as_json)
         return
-    if compare or chart or len(models or ()) > 1 or len(gpus) > 1:
+    if compare or chart or lengths is not None or len(models or ()) > 1 or len(gpus) > 1:
         from hybridserve.cli.plan_compare import compare_plans
 
         compare_plans(
             [settings(model, device) for device in gpus or (None,) for model in models or (None,)],
             wishes,
-            _lengths(lengths),
+            LENGTHS if lengths is None else _lengths(lengths),
             chart,
             as_json,
         )

@@ -75,9 +75,12 @@ def read_calibration(text: str, where: str = "calibration file") -> Calibration:
     """
     try:
         tree = yaml.safe_load(text)
-        return Calibration.model_validate(tree or {})
     except yaml.YAMLError as error:
         raise ConfigError(where, f"is not valid YAML: {' '.join(str(error).split())}", "repair or delete it") from None
+    if tree is not None and not isinstance(tree, dict):
+        raise ConfigError(where, "is not a mapping with the key pools", "take a file that `serve` wrote")
+    try:
+        return Calibration.model_validate(tree or {})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"])

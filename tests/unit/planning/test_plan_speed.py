@@ -25,6 +25,21 @@ def test_a_plan_takes_less_than_a_millisecond():
     assert min(run() for _ in range(5)) < 1e-3
 
 
+def test_ten_thousand_plans_take_seconds():
+    """Processor time of a sweep over memory, length and concurrency; a second on a quiet machine."""
+    arch = read_architecture(resolve_model("nemotron-nano-9b-v2").config)
+    start = time.process_time()
+    blocks = [
+        plan_cache(arch, CacheRequest(kv_bytes=(4 + step) << 29, max_model_len=length, max_num_seqs=seqs)).num_blocks
+        for step in range(100)
+        for length in range(1024, 9216, 820)
+        for seqs in range(1, 11)
+    ]
+    assert len(blocks) == 10_000
+    assert len(set(blocks)) == 100
+    assert time.process_time() - start < 5
+
+
 def test_planning_imports_no_engine():
     """In a process of its own: read a card, make a plan, look at what was imported."""
     script = """

@@ -67,6 +67,8 @@ def test_the_digest_does_not_depend_on_order(settings):
     ("text", "named"),
     [
         ("pools: [", "YAML"),
+        ("just words", "pools"),
+        ("[]", "pools"),
         ("pools: [{model: m}]", "pools.0.accelerator"),
         ("pool: []", "pool"),
         ("pools: [{model: m, accelerator: a, digest: d, kv_bytes: 0, read: 2026-01-01}]", "kv_bytes"),

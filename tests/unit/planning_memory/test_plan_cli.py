@@ -164,6 +164,11 @@ def test_compare_shows_where_the_hybrid_wins_and_where_not(capsys):
     assert 2000 < crossing["tokens"] < 2600
 
 
+def test_lengths_alone_ask_for_the_table(capsys):
+    (row,) = json.loads(run(capsys, NANO, "--gpu", "l40s", "--lengths", "1000", "--json"))["rows"]
+    assert list(row["lengths"]) == ["1000"]
+
+
 def test_a_model_that_does_not_fit_keeps_its_row(capsys):
     text = run(capsys, NANO, "nemotron-3-super-120b-a12b", "--gpu", "a10g")
     assert "does not start" in text
@@ -219,6 +224,9 @@ def test_a_terminal_gets_a_memory_bar():
         ([NANO, "--gpu", "a10g", "--engine", "latest"], "engine.version", "0.29.0"),
         ([NANO, "--gpu", "a10g", "--requests", "/nowhere.csv"], "--requests", "existing"),
         (["nemotron-3-super-120b-a12b", "--gpu", "h100"], "accelerator.name", "--tp 4"),
+        ([NANO, "--gpu", ","], "--gpu", "a10g"),
+        ([NANO, "--gpu", "a10g", "--lengths", "long"], "--lengths", "8192"),
+        ([NANO, "--gpu", "a10g", "--batches", "8"], "--batches", "--bound"),
     ],
 )
 def test_bad_input_names_the_field_and_what_is_allowed(capsys, argv, where, fix):
