@@ -12,13 +12,17 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import psutil
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from hybridserve.settings.telemetry import TelemetrySection
 
@@ -104,11 +108,43 @@ def _remove(file: Path, pid: int) -> None:
 def _listen(host: str, first: int, registry: CollectorRegistry) -> int | None:
     for port in range(first, min(first + PORTS, 65536)):
         try:
-            start_http_server(port, host, registry)
+            server = make_server(host, port, _text_app(registry), _Server6 if ":" in host else _Server, _Silent)
         except OSError:
             continue
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
         return port
     return None
+
+
+def _text_app(registry: CollectorRegistry) -> Any:
+    """The registry in Prometheus' text format, whatever is asked for.
+
+    prometheus_client 0.26 writes ``vllm:x`` as ``vllm_x`` in the OpenMetrics format that Prometheus 2 asks for.
+    """
+    app = make_wsgi_app(registry)
+
+    def text(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        answer: Iterable[bytes] = app({**environ, "HTTP_ACCEPT": "text/plain; version=0.0.4"}, start_response)
+        return answer
+
+    return text
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each scrape, that ends with the process."""
+
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Silent(WSGIRequestHandler):
+    """Scrapes are no news."""
+
+    def log_message(self, *_: Any) -> None:
+        return
 
 
 def _reachable(host: str) -> str:

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from pydantic import ValidationError
 
+from hybridserve.cli.app import main
 from hybridserve.settings.telemetry import TelemetrySection
 from hybridserve.telemetry.exporter import announce, export, forget_dead
 
@@ -48,6 +49,31 @@ def test_two_processes_of_one_machine_get_two_ports_and_two_files(
         assert "answer 42.0" in httpx.get(f"http://{exporter.address}/metrics", trust_env=False).text
         assert exporter.file is not None
         assert json.loads(exporter.file.read_text()) == [{"targets": [exporter.address], "labels": LABELS}]
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+        "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3",
+    ],
+    ids=["Prometheus 2", "Prometheus 3"],
+)
+def test_names_of_the_engine_keep_their_colon(registry: CollectorRegistry, port: int, accept: str) -> None:
+    Gauge("vllm:num_requests_running", "Of the engine.", registry=registry).set(3)
+    exporter = export(TelemetrySection(metrics_port=port), registry, LABELS)
+    assert exporter is not None
+    scraped = httpx.get(f"http://{exporter.address}/metrics", headers={"accept": accept}, trust_env=False)
+    assert "vllm:num_requests_running 3.0" in scraped.text
+    assert scraped.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def test_an_address_of_the_sixth_version(registry: CollectorRegistry, port: int) -> None:
+    exporter = export(TelemetrySection(metrics_host="::1", metrics_port=port), registry, LABELS)
+    assert exporter is not None
+    assert exporter.address == f"[::1]:{port}"
+    assert "answer 42.0" in httpx.get(f"http://{exporter.address}/metrics", trust_env=False).text
 
 
 def test_no_port_no_folder_no_harm(
@@ -91,6 +117,18 @@ def test_a_process_that_ends_takes_its_file_along(tmp_path: Path) -> None:
     code = "import sys,pathlib; from hybridserve.telemetry.exporter import announce; "
     code += "assert announce(pathlib.Path(sys.argv[1]), '127.0.0.1:1', {}).exists()"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_target_is_one_clear_error_with_its_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for command in (["alerts", "export", "--out", str(tmp_path)], ["dashboards", "export", "--out", str(tmp_path)]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--set", "telemetry.slo_ttft_s=2"])
+        assert ended.value.code == 2
+        told = capsys.readouterr().err
+        assert "slo_ttft_s 2 is no bound of the engine's histogram" in told
+        assert "nearest are 1 and 2.5" in told
+        assert "Traceback" not in told
     assert list(tmp_path.iterdir()) == []
 
 
