@@ -178,12 +178,28 @@ STATE = (
     ),
     Alert(
         "HybridServeEngineDown",
-        'up{job="hybridserve", replica!~"|controller"} == 0',
+        # Known by what it exported, not by its address: in a pod unused ports are targets too. And who was told to go
+        # is not down.
+        "up == 0 and on (namespace, model, replica) "
+        "max by (namespace, model, replica) (max_over_time(hybridserve_build_info[15m])) "
+        "unless on (namespace, model) "
+        "max by (namespace, model) (max_over_time(hybridserve_scaling_target_replicas[15m])) "
+        "> on (namespace, model) max by (namespace, model) (hybridserve_scaling_target_replicas)",
         "1m",
         "page",
         "engine-down",
         "{{ $labels.replica }} does not answer Prometheus",
         "An engine that crashes takes its replica and its metrics along.",
+    ),
+    Alert(
+        "HybridServeReplicasMissing",
+        "max by (namespace, model) (hybridserve_scaling_ready_replicas) "
+        "< on (namespace, model) max by (namespace, model) (hybridserve_scaling_target_replicas)",
+        "15m",
+        "page",
+        "replicas-missing",
+        "{{ $labels.model }}: replicas that shall run do not come",
+        "{{ $value }} run, fewer than Ray Serve was told to have, for longer than a start takes.",
     ),
     Alert(
         "HybridServeEngineStuck",
@@ -198,7 +214,7 @@ STATE = (
     ),
     Alert(
         "HybridServeMetricsMissing",
-        'absent(hybridserve_build_info{job="hybridserve"})',
+        "absent(hybridserve_build_info)",
         "5m",
         "page",
         "metrics-missing",

@@ -115,8 +115,13 @@ def _panel(panel: Panel, span: int, source: Any, common: Any) -> Any:
     from grafana_foundation_sdk.models import dashboard as kinds
 
     made: Any
-    if panel.kind == "stat":
-        made = stat.Panel().height(_STAT_HEIGHT).reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    if panel.kind != "timeseries":
+        made = stat.Panel().reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        if panel.kind == "names":
+            made = made.height(_HEIGHT).text_mode(models.BigValueTextMode.NAME)
+            made = made.orientation(models.VizOrientation.HORIZONTAL).graph_mode(models.BigValueGraphMode.NONE)
+        else:
+            made = made.height(_STAT_HEIGHT)
     else:
         made = (
             timeseries.Panel()
@@ -131,7 +136,7 @@ def _panel(panel: Panel, span: int, source: Any, common: Any) -> Any:
             made = made.thresholds_style(
                 common.GraphThresholdsStyleConfig().mode(models.GraphThresholdsStyleMode.DASHED)
             )
-    steps = [kinds.Threshold(value=None, color="green")]
+    steps = [kinds.Threshold(value=None, color=panel.base)]
     steps += [kinds.Threshold(value=value, color=colour) for value, colour in panel.limits]
     made = (
         made.title(panel.title)

@@ -31,7 +31,7 @@ def latency(metric: str, bound: str, slow: int, minutes: int) -> dict[str, str]:
     }
 
 
-def availability(failed: int, minutes: int, where: str = "rejected") -> dict[str, str]:
+def availability(failed: float, minutes: int, where: str = "rejected") -> dict[str, str]:
     """100 requests a minute, of which `failed` fail by our fault."""
     reason = 'reason="guard_unavailable"'
     admitted = 100 - failed if where == "rejected" else 100
@@ -94,6 +94,11 @@ def sizes(ready: int, target: int) -> dict[str, str]:
     )
 
 
+def lost() -> dict[str, str]:
+    """A replica that answers for 50 minutes and then no more."""
+    return {UP: "1x50 0x10", BUILD: "1x50 stale"}
+
+
 def tokens(running: int, generated: int) -> dict[str, str]:
     return {
         f'vllm:num_requests_running{{{WHO},engine="0"}}': f"{running}x60",
@@ -105,7 +110,8 @@ def tokens(running: int, generated: int) -> dict[str, str]:
 TTFT, TPOT = "vllm:time_to_first_token_seconds", "vllm:request_time_per_output_token_seconds"
 FINDING = 'hybridserve_compliance_findings{%s,severity="%s",status="%s"}'
 AGE = f'hybridserve_licence_reading_age_seconds{{{WHO},licence="apache-2.0",role="model"}}'
-UP = 'up{job="hybridserve",namespace="n",model="m",replica="%s"}'
+UP = f'up{{job="n/podmonitor",{WHO}}}'
+BUILD = f"hybridserve_build_info{{{WHO}}}"
 BURNS = ("HybridServeTTFTBudgetBurn", "HybridServeInterTokenBudgetBurn", "HybridServeAvailabilityBudgetBurn",
          "HybridServeGoodputBudgetBurn")  # fmt: skip
 
@@ -122,6 +128,8 @@ CASES = (
     # 99.9 % good: one in fifty.
     Case(BURNS[2], ("page", "ticket"), availability(2, HOUR)),
     Case(BURNS[2], ("page", "ticket"), availability(2, HOUR, "cut")),
+    # One in 250 burns four times too fast: gone in a week, nobody is woken.
+    Case(BURNS[2], ("ticket",), availability(0.4, DAYS), "1d"),
     Case(BURNS[2], (), availability(0, HOUR)),
     # A client's own faults are no outage.
     Case(
@@ -167,12 +175,26 @@ CASES = (
     Case("HybridServeScalerBlind", ("ticket",), gauge("hybridserve_scaling_silent_replicas", "1", CONTROLLER)),
     Case("HybridServeScalerBlind", ("ticket",), {f"hybridserve_scaling_faults_total{{{CONTROLLER}}}": "0+60x60"}),
     Case("HybridServeScalerBlind", (), gauge("hybridserve_scaling_silent_replicas", "0", CONTROLLER)),
-    Case("HybridServeEngineDown", ("page",), {UP % "r": "1 1 0x60"}),
-    Case("HybridServeEngineDown", (), {UP % "r": "1x60"}),
-    Case("HybridServeEngineDown", (), {UP % "controller": "0x60"}),
+    Case("HybridServeEngineDown", ("page",), lost()),
+    Case("HybridServeEngineDown", ("page",), lost() | sizes(1, 2)),
+    Case("HybridServeEngineDown", (), {UP: "1x60", BUILD: "1x60"}),
+    # A port of the pod that no replica ever took; a replica that was told to go.
+    Case("HybridServeEngineDown", (), {UP: "0x60"}),
+    Case("HybridServeEngineDown", (), lost() | gauge("hybridserve_scaling_target_replicas", "2x50 1", CONTROLLER)),
+    Case("HybridServeReplicasMissing", ("page",), sizes(1, 2)),
+    Case("HybridServeReplicasMissing", (), sizes(2, 2)),
+    # A start-up is no fault.
+    Case(
+        "HybridServeReplicasMissing",
+        (),
+        {
+            f"hybridserve_scaling_ready_replicas{{{CONTROLLER}}}": "1x60",
+            f"hybridserve_scaling_target_replicas{{{CONTROLLER}}}": "1x50 2x10",
+        },
+    ),
     Case("HybridServeEngineStuck", ("page",), tokens(2, 0)),
     Case("HybridServeEngineStuck", (), tokens(2, 50)),
     Case("HybridServeEngineStuck", (), tokens(0, 0)),
     Case("HybridServeMetricsMissing", ("page",), {}),
-    Case("HybridServeMetricsMissing", (), {f'hybridserve_build_info{{job="hybridserve",{WHO}}}': "1x60"}),
+    Case("HybridServeMetricsMissing", (), {BUILD: "1x60"}),
 )  # fmt: skip

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from promql import parse, selectors
+from ray.dashboard.consts import GPU_TAG_KEYS
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app
@@ -41,7 +44,15 @@ def known() -> dict[str, set[str]]:
     for rule in RULES:
         if "record" in rule:
             names.setdefault(rule["record"], set()).update(rule.get("labels", {}))
-    return names | {"up": set()}
+    return names | of_gpu_nodes() | {"up": set(), "ALERTS": {"alertname", "alertstate", "severity"}}
+
+
+def of_gpu_nodes() -> dict[str, set[str]]:
+    """What Ray exports of a GPU, from its own table: here there is none to record it from."""
+    source = (Path(ray.__file__).parent / "dashboard/modules/reporter/reporter_agent.py").read_text()
+    names = re.findall(r'Gauge\(\s+"(node_g\w+)",[^()]*GPU_TAG_KEYS', source)
+    assert names
+    return {f"ray_{name}": set(GPU_TAG_KEYS) for name in names}
 
 
 def asked(expr: str) -> list[tuple[str, set[str]]]:
@@ -98,6 +109,8 @@ def test_ray_histograms_are_never_summed() -> None:
 def test_every_panel_explains_itself(board: Board, panel: Panel) -> None:
     assert panel.description.endswith(".")
     assert panel.unit
+    # A panel that sends to a runbook shows from where on it is time to read it: a limit, or the limit as a line.
+    assert panel.runbook is None or panel.limits or any("bound" in query.expr for query in panel.queries)
     if panel.runbook is not None:
         assert (ROOT / "docs" / "runbooks" / f"{panel.runbook}.md").is_file()
 
@@ -124,6 +137,7 @@ def test_grafana_gets_variables_links_units_and_places(board: Board) -> None:
     for panel in shown:
         assert panel["datasource"]["uid"] == "${datasource}"
         assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
         assert panel["description"]
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])

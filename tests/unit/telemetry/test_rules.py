@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -42,13 +43,18 @@ def run(promtool: Path, folder: Path, case: Case, section: TelemetrySection) -> 
 
 
 def promtool_test(case: Case) -> dict[str, Any]:
-    """One case in promtool's form: how many series of the alert fire, by severity."""
+    """One case in promtool's form: how many series of the alert fire, by severity.
+
+    Only those count that have every label which the alert's words name.
+    """
+    words = " ".join(one.summary + one.description for one in ALERTS if one.name == case.alert)
+    named = "".join(f',{label}!=""' for label in sorted(set(re.findall(r"\$labels\.(\w+)", words))))
     return {
         "interval": "2m" if case.at == "1d" else "1m",
         "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
         "promql_expr_test": [
             {
-                "expr": f'count by (severity) (ALERTS{{alertname="{case.alert}",alertstate="firing"}})',
+                "expr": f'count by (severity) (ALERTS{{alertname="{case.alert}",alertstate="firing"{named}}})',
                 "eval_time": case.at,
                 "exp_samples": [{"labels": f'{{severity="{severity}"}}', "value": 1} for severity in case.fires],
             }

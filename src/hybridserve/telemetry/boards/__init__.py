@@ -2,13 +2,13 @@
 
 from hybridserve.settings.telemetry import TelemetrySection
 from hybridserve.telemetry.boards.model import Board, Panel, Query, Row
-from hybridserve.telemetry.boards.operating import AUTOSCALING, COMPLIANCE, LOAD_TEST, REPLICAS
-from hybridserve.telemetry.boards.serving import HYBRID_CACHE, LATENCY, overview
+from hybridserve.telemetry.boards.operating import AUTOSCALING, COMPLIANCE, REPLICAS, load_test
+from hybridserve.telemetry.boards.serving import HYBRID_CACHE, latency, overview
 
 
 def boards(section: TelemetrySection) -> tuple[Board, ...]:
     """All seven, with the targets of the settings."""
-    return (overview(section), HYBRID_CACHE, LATENCY, AUTOSCALING, COMPLIANCE, REPLICAS, LOAD_TEST)
+    return (overview(section), HYBRID_CACHE, latency(section), AUTOSCALING, COMPLIANCE, REPLICAS, load_test(section))
 
 
 __all__ = ["Board", "Panel", "Query", "Row", "boards"]

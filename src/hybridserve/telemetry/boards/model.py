@@ -28,8 +28,9 @@ class Panel:
 
     Attributes:
         unit: Grafana's name of a unit.
+        kind: over time, one number, or the legends themselves.
         description: what is shown, and when to worry.
-        limits: (from this value on, colour), rising; below the first it is green.
+        limits: (from this value on, colour), rising; below the first it is `base`.
         runbook: page under docs/runbooks.
         rare: why it may be empty in a healthy service.
     """
@@ -38,7 +39,8 @@ class Panel:
     description: str
     unit: str
     queries: tuple[Query, ...]
-    kind: Literal["timeseries", "stat"] = "timeseries"
+    kind: Literal["timeseries", "stat", "names"] = "timeseries"
+    base: str = "green"
     limits: tuple[tuple[float, str], ...] = ()
     stack: bool = False
     highest: float | None = None
