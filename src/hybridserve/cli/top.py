@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from hybridserve.cli.options import AsJson
+from hybridserve.errors import ServiceError
 from hybridserve.settings.telemetry import TelemetrySection
 from hybridserve.telemetry.query import Prometheus
 from hybridserve.telemetry.watch import Ports, ReplicaRow, from_prometheus
@@ -59,18 +62,26 @@ def top(
         else:
             Console(width=None if Console().is_terminal else 132).print(table(rows))
         return
-    with Live(table(rows), screen=False, refresh_per_second=4) as live:
-        try:
-            while True:
-                time.sleep(interval)
-                live.update(table(look()))
-        except KeyboardInterrupt:
-            return
+    with Live(table(rows), auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(interval)
+            rows, missed = again(look, rows)
+            live.update(Group(table(rows), Text(missed, style="red")) if missed else table(rows), refresh=True)
+
+
+def again(look: Callable[[], list[ReplicaRow]], before: list[ReplicaRow]) -> tuple[list[ReplicaRow], str]:
+    """Another look; when it fails, the rows of the one before and why. Whoever watches a restart shall see its end."""
+    try:
+        return look(), ""
+    except ServiceError as error:
+        return before, f"no answer, this is the last one: {error.where} {error.what}"
 
 
 def table(rows: list[ReplicaRow]) -> Table:
     """The rows as a table."""
-    shown = Table(title="hybridserve top", title_justify="left", box=None, pad_edge=False)
+    total = sum(row.tokens_per_s or 0.0 for row in rows)
+    title = f"hybridserve top  {time.strftime('%H:%M:%S')}  {len(rows)} replicas  {total:,.0f} tokens/s"
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     shown.add_column("replica")
     shown.add_column("model")
     for name in ("state slots", "blocks: state + attention", "run", "wait", "TTFT", "tokens/s", "req/s", "notes"):

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app, main
-from hybridserve.cli.top import notes
+from hybridserve.cli.top import again, notes
 from hybridserve.errors import ServiceError
 from hybridserve.telemetry.query import Prometheus
 from hybridserve.telemetry.replica_state import ReplicaState
@@ -39,15 +39,15 @@ def url(registry: CollectorRegistry) -> Iterator[str]:
     server.server_close()
 
 
-@pytest.fixture
-def stranger() -> Iterator[str]:
-    """Answers, but not as Prometheus does."""
+@pytest.fixture(params=[b"<html>hello</html>"])
+def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Answers, but not as a Prometheus of ours does."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"<html>hello</html>")
+            self.wfile.write(request.param)
 
         def log_message(self, *_: Any) -> None:
             return
@@ -101,3 +101,31 @@ def test_nobody_there_is_one_clear_error(words: list[str], capsys: pytest.Captur
 def test_something_else_on_that_port_is_no_prometheus(stranger: str) -> None:
     with pytest.raises(ServiceError, match="does not answer like Prometheus"):
         Prometheus(stranger).now("up")
+
+
+@pytest.mark.parametrize(
+    "stranger", [b'{"status": "success", "data": {"resultType": "vector", "result": []}}'], indirect=True
+)
+def test_a_prometheus_without_our_metrics_is_told_so(stranger: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["top", "--once", "--prometheus", stranger])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "has no hybridserve_state_slots" in told
+    assert "see its targets" in told
+
+
+def test_numbers_that_are_absent_are_shown_as_such(registry: CollectorRegistry, url: str) -> None:
+    """An engine of another version, or one that has not spoken yet."""
+    registry.unregister(registry._names_to_collectors["vllm:generation_tokens"])
+    (row,) = Ports([url], 0).rows()
+    assert (row.tokens_per_s, row.waiting, row.slots) == (None, None, 8)
+    assert CliRunner().invoke(app, ["top", "--once", "--url", url]).exit_code == 0
+
+
+def test_a_watch_goes_on_while_the_service_is_away(url: str) -> None:
+    before = Ports([url], 0).rows()
+    rows, missed = again(Ports(["http://127.0.0.1:1"], 0).rows, before)
+    assert rows == before
+    assert "no answer, this is the last one: http://127.0.0.1:1 cannot be read" in missed
+    assert again(lambda: before, []) == (before, "")
