@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
+import pytest
 from fake_service import FakeService
 
 from hybridserve.compliance.canaries import Canary, canary_set, guard_down_canary
@@ -16,8 +17,12 @@ from hybridserve.serving.canaries import send_canaries
 from hybridserve.serving.guards import Message, Stage, Verdict
 from hybridserve.serving.guards.rules import RulesGuard
 from hybridserve.serving.middleware import Control, ControlMiddleware, Handover
+from hybridserve.serving.middleware.keys import Key
+from hybridserve.serving.middleware.limits import Limits
+from hybridserve.serving.middleware.replies import Refusal
 from hybridserve.serving.middleware.rounds import INSIDER
 from hybridserve.settings import Settings
+from hybridserve.settings.access import AccessSection
 
 DEAD_GUARD = {"kind": "model", "url": "http://127.0.0.1:1/v1", "model": "guard", "format": "qwen3guard", "timeout_s": 2}
 
@@ -104,6 +109,19 @@ class Lenient(RulesGuard):
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
         return Verdict("allow", self.name)
+
+
+def test_a_canary_takes_no_clients_place() -> None:
+    limits = Limits(AccessSection(max_in_flight=1))
+    ours = Key("canary", frozenset({"inference"}), insider=True)
+    client = Key("client", frozenset({"inference"}))
+    canary, lease = limits.open(ours, 0), limits.open(client, 0)
+    canary.close()
+    with pytest.raises(Refusal):
+        limits.open(client, 0)
+    assert limits.open(ours, 0)
+    lease.close()
+    limits.open(client, 0).close()
 
 
 def test_nobody_else_can_pass_as_the_service_itself() -> None:

@@ -57,11 +57,12 @@ class _Account:
 class Lease:
     """A place among the running requests. Close it once, with the tokens that were used."""
 
-    __slots__ = ("_account", "_limits", "_open", "reserved")
+    __slots__ = ("_account", "_limits", "_open", "_places", "reserved")
 
-    def __init__(self, limits: Limits, account: _Account, reserved: float) -> None:
+    def __init__(self, limits: Limits, account: _Account, reserved: float, places: int = 1) -> None:
         self._limits = limits
         self._account = account
+        self._places = places
         self.reserved = reserved
         self._open = True
 
@@ -71,7 +72,7 @@ class Lease:
             return
         self._open = False
         self._account.running -= 1
-        self._limits.running -= 1
+        self._limits.running -= self._places
         if self._account.tokens is not None and used is not None:
             self._account.tokens.settle(self.reserved, used)
 
@@ -115,9 +116,11 @@ class Limits:
             raise _too_many("max_streams", "This key runs as many requests at once as it may.", 1.0)
         if account.tokens is not None and (wait := account.tokens.take(tokens)):
             raise _too_many("tokens_per_minute", "Too many tokens in a minute for this key.", wait)
+        # The service's own canaries take no client's place: with max_in_flight 1 each would turn one away.
+        places = 0 if key.insider else 1
         account.running += 1
-        self.running += 1
-        return Lease(self, account, tokens)
+        self.running += places
+        return Lease(self, account, tokens, places)
 
     def _account(self, key: Key) -> _Account:
         # A key that was changed in the file gets a new account; it costs one full bucket, and needs no bookkeeping.
