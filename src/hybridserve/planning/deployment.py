@@ -36,6 +36,7 @@ class Deployment:
         served_len: context the model is served with by default, where that is not its longest.
         kv_cache_memory_bytes: given pool of each device.
         published_weight_bytes: size of a quantised checkpoint as published.
+        full_cudagraphs: graphs of whole steps, where graphs are captured at all; False with mode PIECEWISE.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Deployment:
     kv_cache_memory_bytes: int | None = None
     max_num_batched_tokens: int | None = None
     enforce_eager: bool = False
+    full_cudagraphs: bool = True
     quantization: Quantization = "none"
     published_weight_bytes: int | None = None
     calibration: Calibration | None = None
@@ -180,9 +182,13 @@ def with_engine_defaults(deployment: Deployment, table: EngineTable) -> Deployme
             cache,
             platform=deployment.accelerator.platform,
             max_num_seqs=seqs,
-            full_cudagraphs=deployment.accelerator.platform == "cuda" and not deployment.enforce_eager,
+            full_cudagraphs=_captures(deployment) and deployment.full_cudagraphs,
         ),
     )
+
+
+def _captures(deployment: Deployment) -> bool:
+    return deployment.accelerator.platform == "cuda" and not deployment.enforce_eager
 
 
 def with_cache(deployment: Deployment, **changes: object) -> Deployment:
@@ -196,7 +202,7 @@ def profiled_settings(deployment: Deployment) -> Mapping[str, Any]:
     `deployment` has the engine's defaults filled in (`DeploymentPlan.deployment` has).
     """
     cache = deployment.cache
-    return {
+    profiled: dict[str, Any] = {
         "engine": cache.engine,
         "dtype": cache.dtype,
         "quantization": deployment.quantization,
@@ -212,6 +218,12 @@ def profiled_settings(deployment: Deployment) -> Mapping[str, Any]:
         "enforce_eager": deployment.enforce_eager,
         "num_speculative_tokens": cache.num_speculative_tokens,
     }
+    # Rarely set; left out where they are not, so that a file stays readable.
+    if not deployment.full_cudagraphs:
+        profiled["full_cudagraphs"] = False
+    if cache.use_replayssm:
+        profiled |= {"use_replayssm": True, "replayssm_buffer_len": cache.replayssm_buffer_len}
+    return profiled
 
 
 def _memory_request(deployment: Deployment, table: EngineTable, weights: WeightBytes) -> MemoryRequest:
@@ -239,7 +251,7 @@ def _memory_request(deployment: Deployment, table: EngineTable, weights: WeightB
         gpu_memory_utilization=deployment.gpu_memory_utilization,
         max_num_seqs=cache.max_num_seqs,
         max_num_batched_tokens=deployment.max_num_batched_tokens,
-        max_capture_size=min(capture, deployment.max_num_batched_tokens) if cache.full_cudagraphs else 0,
+        max_capture_size=min(capture, deployment.max_num_batched_tokens) if _captures(deployment) else 0,
         kv_cache_memory_bytes=deployment.kv_cache_memory_bytes,
         profiled_kv_bytes=pool.kv_bytes if pool else None,
         dtype=cache.dtype,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ PASSED_ON = (
     "speculative_config",
     "kv_transfer_config",
 )
+# Arguments that decide the cache and have no setting of their own: they come through `engine.extra_args`.
+DECIDING_EXTRAS: dict[str, type] = {
+    "mamba_block_size": int,
+    "enable_chunked_prefill": bool,
+    "use_replayssm": bool,
+    "replayssm_buffer_len": int,
+    "num_gpu_blocks_override": int,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,7 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Calib
         quantization=card.weights.quantization if card else "none",
         published_weight_bytes=card.weights.bytes if card else None,
         calibration=calibration,
+        full_cudagraphs=_full_cudagraphs(engine.extra_args),
         cache=CacheRequest(
             engine=engine.version,
             platform=device.platform,
@@ -141,8 +151,31 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Calib
             max_model_len=engine.max_model_len,
             max_num_seqs=engine.max_num_seqs,
             num_speculative_tokens=int(speculative.get("num_speculative_tokens", 0)),
+            **_deciding_extras(engine.extra_args),
         ),
     )
+
+
+def _deciding_extras(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the free-form arguments that the cache depends on, under the planner's names."""
+    found = {}
+    for written, value in extra.items():
+        name = written.replace("-", "_")
+        kind = DECIDING_EXTRAS.get(name)
+        if kind is None or value is None:
+            continue
+        if type(value) is not kind:
+            needed = "true or false" if kind is bool else "a whole number"
+            raise ConfigError(f"engine.extra_args.{written}", f"{value!r} is not {needed}", "correct it")
+        found[name] = value
+    return found
+
+
+def _full_cudagraphs(extra: Mapping[str, Any]) -> bool:
+    """Whole steps are captured unless `compilation_config` asks for less; eager mode is a setting of its own."""
+    config = extra.get("compilation_config", extra.get("compilation-config"))
+    mode = config.get("cudagraph_mode") if isinstance(config, Mapping) else None
+    return mode is None or str(mode).upper() not in ("PIECEWISE", "NONE")
 
 
 def engine_args(settings: Settings, planned: Planned | None = None) -> dict[str, Any]:

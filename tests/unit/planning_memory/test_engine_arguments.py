@@ -78,6 +78,48 @@ def test_an_argument_is_not_set_twice():
     assert caught.value.fix == "set engine.max_num_seqs instead"
 
 
+NANO_ON_H100 = ("model.id=nemotron-nano-9b-v2", "accelerator.name=h100", "engine.kv_cache_memory_bytes=4294967296")
+
+
+@pytest.mark.parametrize(
+    ("extra", "field", "value"),
+    [
+        ("num_gpu_blocks_override: 150", "num_blocks", 150),
+        ("num-gpu-blocks-override: 150", "num_blocks", 150),
+        ("mamba_block_size: 2816", "mamba_block_size", 2816),
+    ],
+)
+def test_free_form_arguments_that_decide_the_cache_are_planned(extra, field, value):
+    more = ("engine.mamba_cache_mode=all", "engine.max_model_len=4096") if "mamba" in extra else ()
+    plan = plan_settings(settings_of(*NANO_ON_H100, *more, f"engine.extra_args={{{extra}}}")).advice.plan.cache
+    assert plan is not None
+    assert {"num_blocks": plan.num_blocks, "mamba_block_size": plan.layout.mamba_block_size}[field] == value
+
+
+def test_piecewise_graphs_need_no_block_for_each_sequence():
+    asked = (*NANO_ON_H100, "engine.max_num_seqs=256", "engine.max_model_len=8192")
+    with pytest.raises(PlanRefused, match="exceeds available Mamba cache blocks"):
+        plan_settings(settings_of(*asked))
+    plan = plan_settings(settings_of(*asked, "engine.extra_args={compilation_config: {cudagraph_mode: PIECEWISE}}"))
+    assert plan.advice.plan.max_num_seqs == 256
+    assert plan.advice.plan.budget.graphs > 0, "they are captured all the same"
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"),
+    [
+        ("enable_chunked_prefill: false", "Chunked prefill"),
+        ("use_replayssm: true", "Model Runner"),
+        ("num_gpu_blocks_override: many", "whole number"),
+        ("use_replayssm: 1", "true or false"),
+    ],
+)
+def test_free_form_arguments_are_refused_as_the_engine_would(extra, what):
+    version = "engine.version=0.32.0" if "replay" in extra else "engine.version=0.29.0"
+    with pytest.raises((PlanRefused, ConfigError), match=what):
+        plan_settings(settings_of(*NANO_ON_H100, version, f"engine.extra_args={{{extra}}}"))
+
+
 def test_a_tool_parser_comes_with_the_switch_it_needs():
     args = engine_args(settings_of("model.id=qwen3-8b", "accelerator.name=l40s"))
     assert args["tool_call_parser"] == "hermes"
