@@ -167,6 +167,7 @@ def _exposure(settings: Settings, profile: Profile) -> ExposureView:
         scopes = ("inference", "metrics")
     return ExposureView(
         host=settings.server.host,
+        metrics_port_host=settings.telemetry.metrics_host if settings.telemetry.metrics_port else None,
         keys=access.keys_file is not None,
         anonymous=frozenset(scopes),
         open_routes=access.open_routes,

@@ -68,6 +68,21 @@ def metrics(view: DeploymentView) -> Iterator[Outcome]:
 
 
 @EXPOSURE.rule(
+    "ports",
+    "No port without a key is open to the network",
+    basis="policy: a replica's metrics port asks nobody for a key, so that a scraper finds it",
+    remedy="bind telemetry.metrics_host to loopback; where the scraper is elsewhere let a NetworkPolicy (the chart's "
+    "does) or a firewall admit it alone, and waive this rule by naming that",
+    severity="warning",
+)
+def ports(view: DeploymentView) -> Iterator[Outcome]:
+    host = view.exposure.metrics_port_host
+    if host is not None:
+        told = f"metrics ports of replicas on {host}"
+        yield passed(told) if _loopback(host) else failed(told)
+
+
+@EXPOSURE.rule(
     "routes",
     "No route reaches the model past the guard",
     basis="vLLM's /invocations and like routes answer the same prompts as the guarded ones",

@@ -160,9 +160,14 @@ class EngineView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposureView:
-    """Who can reach what. `values` is every setting by its dotted path, for the search for secrets."""
+    """Who can reach what. `values` is every setting by its dotted path, for the search for secrets.
+
+    Attributes:
+        metrics_port_host: address of the replicas' metrics ports, which ask for no key; None without such ports.
+    """
 
     host: str
+    metrics_port_host: str | None = None
     keys: bool
     anonymous: frozenset[str]
     open_routes: tuple[str, ...] = ()

@@ -195,6 +195,7 @@ ANYWHERE = [
     Mutation("anonymous", "exposure.keys", put("access.anonymous_scopes", ["inference"])),
     Mutation("anonymous-admin", "exposure.keys", put("access.anonymous_scopes", ["admin"])),
     Mutation("public-metrics", "exposure.metrics", put("access.anonymous_scopes", ["metrics"])),
+    Mutation("open-metrics-port", "exposure.ports", put("telemetry.metrics_host", "0.0.0.0")),
     Mutation("invocations", "exposure.routes", put("access.open_routes", ["POST /invocations"])),
     Mutation("branch", "exposure.model-revision", put("model.revision", "main"), frozenset({"licence.revision"})),
     Mutation("tag", "exposure.image", put("licence.image", "registry.example/hybridserve:latest")),
