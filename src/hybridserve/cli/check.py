@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
+from urllib.parse import urlsplit
 
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.compliance.adapter import evidence_sha256
 from hybridserve.compliance.documents import compliance_document, digest
 from hybridserve.compliance.evaluate import evaluate
 from hybridserve.compliance.findings import Finding, Profile, Status, verdict
@@ -70,6 +72,8 @@ def check(
 
     Example: hybridserve check -c hybridserve.yaml --profile production --sarif check.sarif
     """
+    if live is None and (guard_down is not None or key_file is not None):
+        raise ConfigError("--guard-down" if guard_down else "--key-file", "is for a running service", "add --live URL")
     settings = load(config, assign or ()).settings
     judged = _profile(profile) or settings.server.profile
     today = day.date() if day is not None else datetime.now(UTC).date()
@@ -78,8 +82,10 @@ def check(
         _print_pins(view)
         return
     findings = evaluate(view, today)
-    record = None
-    if live is not None:
+    kept, record = None, None
+    if live is None:
+        kept = evidence_sha256(settings.guard.evidence_file)
+    else:
         live_found, record = _live(settings, findings, live, guard_down, key_file, quiet=as_json)
         findings += live_found
         _write(evidence, json.dumps(record, indent=2) + "\n")
@@ -88,7 +94,7 @@ def check(
 
         _write(sarif_file, json.dumps(sarif(findings, config.as_posix() if config else None), indent=2) + "\n")
     if as_json:
-        document = compliance_document(findings, judged, today, record["sha256"] if record else None)
+        document = compliance_document(findings, judged, today, record["sha256"] if record else kept)
         typer.echo(json.dumps(document, indent=2))
     else:
         _print(findings, judged, today, everything=everything)
@@ -172,6 +178,9 @@ def _live(
     from hybridserve.compliance.canaries import canary_set, guard_down_canary
     from hybridserve.compliance.evidence import evidence_record, live_findings
 
+    _check_address("--live", url)
+    if guard_down is not None:
+        _check_address("--guard-down", guard_down)
     # Patterns are written for one language; a guard model has to hold in more.
     languages = ("en",) if settings.guard.kind in ("none", "rules") else ("en", "es")
     canaries = canary_set(languages)
@@ -221,11 +230,21 @@ async def _send(url: str, key: str | None, canaries: Sequence[Canary], model: st
     try:
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60.0) as client:
             return await send_canaries(client, canaries, model, progress)
-    except httpx.InvalidURL:
-        raise ConfigError("--live", f"{url!r} is not an address", "as http://127.0.0.1:8000") from None
+    except httpx.InvalidURL as error:
+        raise ConfigError("--live", f"{url!r} is not an address: {error}", "as http://127.0.0.1:8000") from None
     finally:
         if not quiet and sys.stderr.isatty():
             print(file=sys.stderr)
+
+
+def _check_address(flag: str, url: str) -> None:
+    parts = urlsplit(url)
+    try:
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no port
+        right = False
+    if not right:
+        raise ConfigError(flag, f"{url!r} is not an address", "as http://127.0.0.1:8000")
 
 
 def _key(file: Path | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from hybridserve.catalog.licences import ModelLicence, Trigger, licence, model_licence
 from hybridserve.catalog.models import ResolvedModel
 from hybridserve.compliance.evaluate import RULES
-from hybridserve.compliance.evidence import LIVE_RULES
+from hybridserve.compliance.evidence import LIVE_RULES, record_is_whole
 from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.licence_rules import NOTICE_FILE
 from hybridserve.compliance.view import (
@@ -114,6 +115,25 @@ def deployment_view(
         ),
         exposure=_exposure(settings, profile),
     )
+
+
+def evidence_sha256(file: Path | None) -> str | None:
+    """Digest of the record that `check --live` left; None where the settings name none.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not as it was written.
+    """
+    if file is None:
+        return None
+    fix = "write it with hybridserve check --live URL --evidence FILE"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError("guard.evidence_file", f"{file} cannot be read: {error}", fix) from None
+    if not isinstance(record, dict) or not record_is_whole(record):
+        raise ConfigError("guard.evidence_file", f"{file} is not as it was written: its digest does not fit", fix)
+    sha256: str = record["sha256"]
+    return sha256
 
 
 def _repository(settings: Settings, model: ResolvedModel) -> str | None:

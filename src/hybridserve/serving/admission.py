@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from hybridserve.compliance import compliance_document, evaluate, licences_document, verdict
+from hybridserve.compliance.adapter import evidence_sha256
 from hybridserve.compliance.documents import attribution_header
-from hybridserve.compliance.evidence import record_is_whole
-from hybridserve.errors import ConfigError, HybridServeError
+from hybridserve.errors import HybridServeError
 from hybridserve.planning.backcheck import differences
 from hybridserve.planning.calibration import record
 from hybridserve.planning.deployment import profiled_settings
@@ -53,27 +51,11 @@ def admit(settings: Settings, today: date) -> Handover:
     return Handover(
         settings,
         documents={
-            "/compliance": compliance_document(
-                findings, profile, today, _evidence_sha256(settings.guard.evidence_file)
-            ),
+            "/compliance": compliance_document(findings, profile, today, evidence_sha256(settings.guard.evidence_file)),
             "/licenses": licences_document(view),
         },
         headers={ATTRIBUTION_HEADER: header} if header else {},
     )
-
-
-def _evidence_sha256(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    fix = "write it with hybridserve check --live URL --evidence FILE"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError("guard.evidence_file", f"{file} cannot be read: {error}", fix) from None
-    if not isinstance(record, dict) or not record_is_whole(record):
-        raise ConfigError("guard.evidence_file", f"{file} is not as it was written: its digest does not fit", fix)
-    sha256: str = record["sha256"]
-    return sha256
 
 
 def plan_document(plan: CachePlan | None, reported: ReportedCache) -> dict[str, Any]:

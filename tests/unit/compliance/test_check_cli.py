@@ -20,7 +20,8 @@ from fake_service import FakeService
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
-from hybridserve.compliance.evidence import record_is_whole
+from hybridserve.compliance.documents import digest
+from hybridserve.compliance.evidence import SCHEMA, record_is_whole
 
 DAY = ["--date", "2026-11-23"]
 HEAVY = ("torch", "ray", "vllm", "fastapi", "starlette", "transformers", "httpx", "rich")
@@ -214,6 +215,34 @@ def test_live_without_a_service(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (code, out) == (2, "")
     assert "does not answer" in err
     assert not record.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "where"),
+    [
+        (["--live", "here"], "--live"),
+        (["--live", "ftp://host"], "--live"),
+        (["--live", "http://127.0.0.1:99999"], "--live"),
+        (["--live", "http://127.0.0.1:1", "--guard-down", "http://"], "--guard-down"),
+        (["--guard-down", "http://127.0.0.1:1"], "--guard-down"),
+        (["--key-file", "key"], "--key-file"),
+        (["--set", "guard.evidence_file=/nowhere.json"], "guard.evidence_file"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_clear_error(
+    argv: list[str], where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run("check", "-c", str(EXAMPLE), *DAY, *argv, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0] == f"error: {where}"
+
+
+def test_the_digest_of_kept_evidence_is_in_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = {"schema": SCHEMA, "canaries": []}
+    file = tmp_path / "evidence.json"
+    file.write_text(json.dumps({**body, "sha256": digest(body)}))
+    _, document = check("--set", f"guard.evidence_file={file}", capsys=capsys)
+    assert document["evidence_sha256"] == digest(body)
 
 
 def test_the_check_imports_nothing_heavy_and_is_quick() -> None:
