@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import httpx
+from cache_probe import CacheProbe
 from hybrid_models import write_pair
 
 from hybridserve.loadtest.preflight import preflight
@@ -37,8 +38,8 @@ from hybridserve.planning.roofline import Machine, Served, bound
 from hybridserve.planning.weights import count_weights
 
 HEAD = (
-    "| prompt/output | at once | tokens/s | ratio (planned bound) | TTFT ms | ratio (planned bound) | fit in the cache "
-    "(planned) | MiB of cache a sequence (planned) |\n|---|---|---|---|---|---|---|---|"
+    "| prompt/output | at once | tokens/s | ratio (planned bound) | TTFT ms | ratio (planned bound) | ran at once "
+    "(planned) | MiB of cache a sequence (planned) | fit in the cache, planned |\n|---|---|---|---|---|---|---|---|---|"
 )
 NAMES = ("hybrid", "transformer")
 BIN = Path(sys.executable).parent
@@ -204,12 +205,17 @@ def _scenario(prompt: int, output: int, concurrency: int) -> Any:
 def _row(
     sides: dict[str, Side], machine: Machine, prompt: int, output: int, concurrency: int, rounds: int, out: Path
 ) -> dict[str, Any]:
-    """One length at one concurrency: medians over the rounds, and the planner's word on each ratio."""
+    """One length at one concurrency: medians over the rounds, and the planner's word on each number."""
     scenario = _scenario(prompt, output, concurrency)
     seen: dict[str, list[Any]] = {name: [] for name in NAMES}
+    probes: dict[str, list[CacheProbe]] = {name: [] for name in NAMES}
     for turn in range(rounds):
         for name in NAMES if turn % 2 == 0 else reversed(NAMES):
-            result = sides[name].bench.run(scenario, out / f"{name}-{prompt}-{output}-{concurrency}-{turn}")
+            side = sides[name]
+            pool = (side.plan.num_blocks - 1) * side.plan.layout.bytes_per_block
+            with CacheProbe(side.bench.url, pool) as probe:
+                result = side.bench.run(scenario, out / f"{name}-{prompt}-{output}-{concurrency}-{turn}")
+            probes[name].append(probe)
             if result.summary.completed != concurrency:
                 raise SystemExit(f"{name} at {prompt}/{output} x{concurrency}: {result.summary.outcomes}")
             seen[name].append(result.summary)
@@ -221,10 +227,13 @@ def _row(
             "spread": (max(rates) - min(rates)) / median(rates),
             "ttft_ms": median(one.ttft.p50 * 1000 for one in seen[name]),
             "tpot_ms": median(one.tpot.p50 * 1000 for one in seen[name]),
-            "fits": sides[name].plan.n_steady(prompt + output),
-            "cache_bytes": _cache_bytes(sides[name], prompt + output),
+            "ran": max(one.running for one in probes[name]),
+            "ran_planned": min(concurrency, sides[name].plan.n_steady(prompt + output)),
+            "fits_planned": sides[name].plan.n_steady(prompt + output),
+            "cache_bytes": max(one.bytes_per_sequence for one in probes[name]),
+            "cache_bytes_planned": _cache_bytes(sides[name], prompt + output),
         }
-    batches = {name: min(concurrency, row[name]["fits"]) for name in NAMES}
+    batches = {name: row[name]["ran_planned"] for name in NAMES}
     bounds = {name: bound(sides[name].served, machine, max(1, batches[name]), prompt, output) for name in NAMES}
     first, second = row["hybrid"], row["transformer"]
     row["ratio"] = {
@@ -232,8 +241,10 @@ def _row(
         "throughput_planned": bounds["hybrid"].output_tokens_per_s / bounds["transformer"].output_tokens_per_s,
         "ttft": first["ttft_ms"] / second["ttft_ms"],
         "ttft_planned": bounds["hybrid"].first_token_s / bounds["transformer"].first_token_s,
-        "concurrency_planned": first["fits"] / second["fits"],
-        "cache_planned": first["cache_bytes"] / second["cache_bytes"],
+        "concurrency": first["ran"] / second["ran"],
+        "concurrency_planned": first["fits_planned"] / second["fits_planned"],
+        "cache": first["cache_bytes"] / second["cache_bytes"],
+        "cache_planned": first["cache_bytes_planned"] / second["cache_bytes_planned"],
     }
     return row
 
@@ -245,8 +256,11 @@ def _cache_bytes(side: Side, length: int) -> int:
 
 def _line(row: dict[str, Any]) -> str:
     ratio, first, second = row["ratio"], row["hybrid"], row["transformer"]
-    fits = f"{first['fits']} / {second['fits']} = {ratio['concurrency_planned']:.1f}"
-    cache = " / ".join(f"{side['cache_bytes'] / 2**20:.1f}" for side in (first, second))
+    ran = " / ".join(f"{side['ran']} ({side['ran_planned']})" for side in (first, second))
+    fits = f"{first['fits_planned']} / {second['fits_planned']} = {ratio['concurrency_planned']:.1f}"
+    cache = " / ".join(
+        f"{side['cache_bytes'] / 2**20:.1f} ({side['cache_bytes_planned'] / 2**20:.1f})" for side in (first, second)
+    )
     cells = [
         f"{row['prompt']}/{row['output']}",
         f"{row['concurrency']}",
@@ -254,8 +268,9 @@ def _line(row: dict[str, Any]) -> str:
         f"{ratio['throughput']:.2f} ({ratio['throughput_planned']:.2f})",
         f"{first['ttft_ms']:.0f} / {second['ttft_ms']:.0f}",
         f"{ratio['ttft']:.2f} ({ratio['ttft_planned']:.2f})",
-        fits,
+        ran,
         cache,
+        fits,
     ]
     return f"| {' | '.join(cells)} |"
 

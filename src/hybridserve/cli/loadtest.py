@@ -44,12 +44,16 @@ def loadtest(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(metavar="A B", help="Two folders of earlier runs, side by side.")
     ] = None,
+    judge: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Judge the records of a folder again.")
+    ] = None,
     listing: Annotated[bool, typer.Option("--list", help="Show the scenarios.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Load a server, judge it by the SLO, and write a report.
 
     Exit code 0: the SLO is kept. 1: missed. 2: bad input, or no server. 3: void, the client was the bottleneck.
+    130: a search or a sweep was interrupted.
 
     Examples:
       hybridserve loadtest chat --url http://127.0.0.1:8000
@@ -58,6 +62,7 @@ def loadtest(
       hybridserve loadtest --compare before after
     """
     from hybridserve.cli import loadtest_modes as modes
+    from hybridserve.cli import loadtest_search as searches
     from hybridserve.loadtest.scenario import BUILT_IN, built_in, load_scenario
 
     if listing:
@@ -72,8 +77,11 @@ def loadtest(
         return
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     if compare is not None:
-        modes.compare_runs(*compare, out or Path(f"loadtest-compare-{stamp}"), as_json)
-        return
+        from hybridserve.cli.loadtest_compare import compare_folders
+
+        raise typer.Exit(compare_folders(*compare, out or Path(f"loadtest-compare-{stamp}"), as_json))
+    if judge is not None:
+        raise typer.Exit(modes.report_run(judge, as_json))
     if scenario is None:
         raise ConfigError("SCENARIO", "is missing", f"one of {', '.join(built_in())}, or a file")
     if find not in (None, "max-rate"):
@@ -85,9 +93,9 @@ def loadtest(
     target = modes.Target(url, key, model, workers, metrics_port)
     folder = out or Path(f"loadtest-{name}-{stamp}")
     if find is not None:
-        raise typer.Exit(modes.find_rate(target, chosen, folder, level or 1.0, highest, as_json))
+        raise typer.Exit(searches.find_rate(target, chosen, folder, level or 1.0, highest, as_json))
     if sweep is not None:
-        raise typer.Exit(modes.sweep(target, chosen, folder, levels, config, start_up, as_json))
+        raise typer.Exit(searches.sweep(target, chosen, folder, levels, config, start_up, as_json))
     raise typer.Exit(modes.run_once(target, chosen, folder, name, as_json))
 
 

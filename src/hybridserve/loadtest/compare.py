@@ -27,8 +27,15 @@ class Row:
         """The interval leaves out 1: more than luck."""
         return self.ratio is not None and self.ratio.excludes(1.0)
 
+    @property
+    def quotient(self) -> float | None:
+        """a over b, also where too little was measured for an interval."""
+        if self.ratio is not None:
+            return self.ratio.value
+        return self.a / self.b if self.a is not None and self.b else None
+
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "differs": self.differs}
+        return {**asdict(self), "quotient": self.quotient, "differs": self.differs}
 
 
 def compare(a: Sequence[Record], b: Sequence[Record], seed: int = 1) -> tuple[Row, ...]:
@@ -49,8 +56,7 @@ def compare(a: Sequence[Record], b: Sequence[Record], seed: int = 1) -> tuple[Ro
     rates = [[rate for _, rate in tokens_over_time(side)] for side in (ours, theirs)]
     row = _row("output throughput", "tokens/s", _blocks(rates[0]), _blocks(rates[1]), _mean, seed)
     first, second = summarise(a), summarise(b)
-    exact = (first.output_throughput, second.output_throughput)
-    rows.append(Row(row.name, row.unit, exact[0], exact[1], row.ratio))
+    rows.append(Row(row.name, row.unit, first.output_throughput, second.output_throughput, row.ratio))
     rows.append(Row("errors", "share", first.error_rate, second.error_rate, None))
     return tuple(rows)
 

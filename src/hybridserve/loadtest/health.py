@@ -75,12 +75,19 @@ class Health:
         return not self.faults
 
 
-def judge(windows: Iterable[Window], summary: Summary, rules: Client, start: float, end: float) -> Health:
+_SILENT_S = 10.0
+
+
+def judge(
+    windows: Iterable[Window], summary: Summary, rules: Client, start: float, end: float, expected: int = 1
+) -> Health:
     """Judge the windows that end between `start` and `end` (seconds since the epoch).
 
     A late event loop reads tokens late: TTFT grows, and tokens then come in a lump. So percentiles of the lag are held
-    against the same ones of TTFT. No windows at all is a fault too: an unwatched client is not a healthy one.
+    against the same ones of TTFT. No windows at all is a fault too: an unwatched client is not a healthy one. Nor is
+    one with fewer workers than the `expected` ones, or with one that fell silent: what it should have sent is missing.
     """
+    windows = tuple(windows)
     seen = [one for one in windows if start <= one.at - WINDOW_S / 2 <= end] or [
         one for one in windows if start <= one.at
     ][:1]
@@ -95,6 +102,12 @@ def judge(windows: Iterable[Window], summary: Summary, rules: Client, start: flo
     p50, p99 = percentile(lags, 50), percentile(lags, 99)
     rate = summary.output_throughput / len(workers)
     faults = []
+    last = {one.worker: one.at for one in sorted(windows, key=lambda one: one.at)}
+    if len(last) < expected:
+        faults.append(f"{len(last)} of {expected} workers were heard of")
+    for worker, at in last.items():
+        if end - at > _SILENT_S:
+            faults.append(f"worker {worker} fell silent {at - start:.0f} s after the start")
     if cpu > rules.max_cpu:
         faults.append(f"a worker used {cpu:.0%} of its core (limit {rules.max_cpu:.0%})")
     if rate > rules.max_tokens_per_s:

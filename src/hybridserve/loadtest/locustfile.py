@@ -4,7 +4,9 @@
 
     locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --scenario chat --headless
 
-There the scenario decides users and duration, and the records go to --out; the key is read from LOADTEST_API_KEY.
+There the scenario decides users and duration; the records go to --out, and at the end files, report and exit code are
+those of the command. The key is read from LOADTEST_API_KEY. With workers on other machines each keeps its own records:
+bring the `requests-*.jsonl` and `client-*.jsonl` together beside the master's run.json, and `--report` judges them.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def _run(environment: Environment) -> RunFile:
     out = Path(asked.out)
     out.mkdir(parents=True, exist_ok=True)
     about = preflight(url, os.environ.get(KEY), asked.model, scenario)
-    tree = scenario.model_dump(mode="json")
+    tree = scenario.fitted(about.max_model_len).model_dump(mode="json")
     port = asked.client_metrics_port or None
     return RunFile(url, about.model, about.token_ids, str(out), asked.client_workers, tree, port)
 
@@ -72,6 +74,8 @@ def _init(environment: Environment, runner: Any, **_: Any) -> None:
     if isinstance(runner, MasterRunner):
         environment.parsed_options.client_workers = max(1, environment.parsed_options.expect_workers)
     run = _resolved(environment)
+    if RUN_FILE not in os.environ:
+        _by_hand(environment, run)
     scenario = validate_scenario(run.scenario, "scenario")
     environment.user_classes = [OpenLoop if scenario.mode == "open" else ClosedLoop]
     environment.stop_timeout = scenario.drain
@@ -82,6 +86,32 @@ def _init(environment: Environment, runner: Any, **_: Any) -> None:
         return
     environment.shape_class = shapes.CurveShape(scenario, 1, StreamingUser.finished)
     environment.events.test_start.add_listener(lambda **_: _begin(run, runner))
+
+
+def _by_hand(environment: Environment, run: RunFile) -> None:
+    """Plain locust: no command waits for it, so it leaves the same files itself."""
+    out = Path(run.out)
+    if any(out.glob("requests-*.jsonl")):
+        raise SystemExit(f"error: --out: {run.out!r} holds another run (give a new folder)")
+    run.write(out / "run.json")
+    environment.events.quitting.add_listener(_conclude)
+
+
+def _conclude(environment: Environment, **_: Any) -> None:
+    """Judge the records, write the report, set the exit code."""
+    from hybridserve.loadtest.report import VERDICTS, write_report
+    from hybridserve.loadtest.run import judge_run, write_result
+    from hybridserve.loadtest.slo import EXIT_CODES
+
+    out = Path(environment.parsed_options.out)
+    if not any(out.glob("requests-*.jsonl")):
+        print(f"no records in {out}: the workers have them; see hybridserve loadtest --report")
+        return
+    result = judge_run(out)
+    write_result(result, out)
+    write_report(result, out, f"Load test: {Path(environment.parsed_options.scenario).stem}")
+    print("\n".join([*result.health.faults, VERDICTS[result.verdict], str(out / "report.html")]))
+    environment.process_exit_code = EXIT_CODES[result.verdict]
 
 
 def _resolved(environment: Environment) -> RunFile:
@@ -95,9 +125,10 @@ def _begin(run: RunFile, runner: Any) -> None:
     """Users are about to start in this process."""
     worker = max(0, runner.worker_index) if isinstance(runner, WorkerRunner) else 0
     runner.environment.stop_timeout = run.scenario["drain"]
-    StreamingUser.session = session = Session(run, worker, os.environ.get(KEY))
-    if run.metrics_port:
+    # A second start, from locust's page, finds the port open already.
+    if run.metrics_port and not hasattr(StreamingUser, "session"):
         export.serve(run.metrics_port + worker, runner.environment)
+    StreamingUser.session = session = Session(run, worker, os.environ.get(KEY))
     # What was made so far stays: the collector shall not look through it while tokens are timed.
     gc.freeze()
     session.begin()

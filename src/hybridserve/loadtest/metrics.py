@@ -24,7 +24,7 @@ difference in an open loop is reported as `schedule_lag`. Duration is from the f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -151,10 +151,36 @@ def peak_concurrency(records: Sequence[Record]) -> int:
     return most
 
 
+_STEPS, _BANDS = 16, 8
+
+
 def by_level(records: Sequence[Record], limits: Limits | None = None) -> dict[float, Summary]:
-    """One summary for each load level, in rising order."""
-    levels = sorted({one.level for one in records if not one.warm_up})
-    return {level: summarise([one for one in records if one.level == level], limits) for level in levels}
+    """One summary for each load level, in rising order; a curve without steps is cut into eight bands of equal width.
+
+    A band goes by the mean level of its requests.
+    """
+    chosen = [one for one in records if not one.warm_up]
+    levels = sorted({one.level for one in chosen})
+    parts: dict[float, list[Record]] = {}
+    width = (levels[-1] - levels[0]) / _BANDS if len(levels) > _STEPS else 0.0
+    for one in chosen:
+        key = min(int((one.level - levels[0]) / width), _BANDS - 1) if width else one.level
+        parts.setdefault(key, []).append(one)
+    if width:
+        parts = {round(sum(one.level for one in part) / len(part), 3): part for part in parts.values()}
+    return {level: summarise(parts[level], limits) for level in sorted(parts)}
+
+
+def saturation(levels: Mapping[float, Summary], share: float = 0.95) -> float | None:
+    """The lowest level with `share` of the highest output throughput; None where that is the highest level.
+
+    Below it more load still brings more tokens; above it only longer queues.
+    """
+    if len(levels) < 3:
+        return None
+    most = max(one.output_throughput for one in levels.values())
+    first = min(level for level, one in levels.items() if one.output_throughput >= share * most)
+    return first if first < max(levels) else None
 
 
 def by_kind(records: Sequence[Record], limits: Limits | None = None) -> dict[str, Summary]:

@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 
 from hybridserve.errors import ConfigError, ServiceError
-from hybridserve.loadtest.scenario import Scenario, TokenKind
+from hybridserve.loadtest.prompts import read_prompts
+from hybridserve.loadtest.scenario import FileKind, Scenario, TokenKind
+from hybridserve.scaling.simulator.workloads import read_trace
 
 _SMALL, _LARGE = (100, 900), (2000, 30000)
 """Ids of random prompts: every vocabulary has the small ones; large vocabularies keep special tokens among those."""
@@ -28,8 +30,10 @@ def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) 
 
     Raises:
         ServiceError: nobody answers, the key is refused, or the answer is no OpenAI API.
-        ConfigError: the model is not served, or the scenario is longer than its context.
+        ConfigError: the model is not served, the scenario is longer than its context, or a file that it names cannot
+            be read.
     """
+    longest = _longest(scenario)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     base = url.rstrip("/").removesuffix("/v1")
     try:
@@ -40,15 +44,15 @@ def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) 
                 raise ConfigError("--model", f"{model!r} is not served", f"one of {', '.join(names)}")
             chosen = found[names.index(model)] if model is not None else found[0]
             limit = chosen.get("max_model_len")
-            if limit is not None and scenario.longest > limit:
+            if limit is not None and longest > limit:
                 raise ConfigError(
                     "--scale",
-                    f"the scenario needs {scenario.longest:,} tokens of context, the server has {limit:,}",
-                    f"--scale {limit / scenario.longest * 0.98:.3g} or less",
+                    f"the scenario needs {longest:,} tokens of context, the server has {limit:,}",
+                    f"--scale {limit / longest * 0.98:.3g} or less",
                 )
             ids = _token_ids(client, str(chosen["id"])) if _needs_ids(scenario) else _SMALL
             return Target(str(chosen["id"]), limit, ids)
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise ConfigError("--url", f"{url!r}: {error}", "as http://127.0.0.1:8000") from None
     except httpx.HTTPError as error:
         raise ServiceError(
@@ -68,6 +72,16 @@ def _models(client: httpx.Client, base: str) -> list[dict[str, Any]]:
             f"{base}/v1/models", f"HTTP {answer.status_code}, and no list of models", "is this the address of the API?"
         ) from None
     return found
+
+
+def _longest(scenario: Scenario) -> int:
+    """Tokens of the longest request that is asked for by count. Reads the files, so that a fault shows before a run."""
+    for kind in scenario.mix:
+        if isinstance(kind, FileKind):
+            read_prompts(kind)
+    if scenario.trace is None:
+        return scenario.longest
+    return max(round((prompt + output) * scenario.trace_scale) for _, prompt, output in read_trace(scenario.trace))
 
 
 def _needs_ids(scenario: Scenario) -> bool:

@@ -76,7 +76,7 @@ class Prompts:
         self._weights = [kind.weight for kind in scenario.mix]
         self._count = worker * 1_000_000
         self._tails = {kind.name: self._tokens(kind) for kind in scenario.mix if isinstance(kind, TokenKind)}
-        self._files = {kind.name: _read_prompts(kind) for kind in scenario.mix if isinstance(kind, FileKind)}
+        self._files = {kind.name: read_prompts(kind) for kind in scenario.mix if isinstance(kind, FileKind)}
         self._conversations = 0
 
     def next(self, index: int | None = None) -> Request | Conversation:
@@ -149,10 +149,6 @@ class Prompts:
 
     def _tokens(self, kind: TokenKind) -> tuple[list[str], list[str]]:
         """The shared prefix, and a few tails: the front of a prompt alone must be its own, and is drawn each time."""
-        if kind.shared_prefix >= kind.prompt:
-            raise ConfigError(
-                f"mix.{kind.name}.shared_prefix", "leaves nothing of the prompt", "less than prompt tokens"
-            )
         prefix = self._shared.choices(range(self._low, self._high + 1), k=kind.shared_prefix)
         rest = max(0, kind.prompt - kind.shared_prefix - _UNIQUE)
         draws = [self._random.choices(range(self._low, self._high + 1), k=rest) for _ in range(_POOL)]
@@ -172,7 +168,12 @@ class Prompts:
         return Request(COMPLETIONS, body.encode(), name, expected, exact=output)
 
 
-def _read_prompts(kind: FileKind) -> Sequence[Mapping[str, Any]]:
+def read_prompts(kind: FileKind) -> Sequence[Mapping[str, Any]]:
+    """The lines of a file of prompts.
+
+    Raises:
+        ConfigError: not readable, or a line has no prompt.
+    """
     where = f"mix.{kind.name}.path"
     try:
         rows = [json.loads(line) for line in kind.path.read_text().splitlines() if line.strip()]

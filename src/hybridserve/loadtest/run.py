@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hybridserve.errors import ConfigError, EnvironmentFault
 from hybridserve.loadtest.health import Health, Window, judge
-from hybridserve.loadtest.metrics import Summary, by_kind, by_level, summarise
+from hybridserve.loadtest.metrics import Summary, by_kind, by_level, saturation, summarise
 from hybridserve.loadtest.preflight import Target
 from hybridserve.loadtest.record import Record, read_records
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
@@ -30,6 +31,7 @@ class Result:
     """One run, judged."""
 
     scenario: Scenario
+    url: str
     model: str
     records: tuple[Record, ...]
     windows: tuple[Window, ...]
@@ -42,15 +44,19 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Everything but the single requests."""
         limits = self.scenario.slo.limits
+        levels = by_level(self.records, limits)
         return {
             "verdict": self.verdict,
             "interrupted": self.interrupted,
+            "url": self.url,
             "model": self.model,
+            "start": measured_span(self.records)[0],
             "about": self.scenario.about,
             "summary": self.summary.as_dict(),
             "client": asdict(self.health),
             "slo": {"limits": asdict(limits), "checks": [check.as_dict() for check in self.checks]},
-            "by_level": {f"{level:g}": one.as_dict() for level, one in by_level(self.records, limits).items()},
+            "by_level": {f"{level:g}": one.as_dict() for level, one in levels.items()},
+            "saturation": saturation(levels),
             "by_kind": {kind: one.as_dict() for kind, one in by_kind(self.records, limits).items()},
             "scenario": self.scenario.model_dump(mode="json"),
         }
@@ -75,13 +81,16 @@ class Bench:
             progress: called with seconds since the start, several times a second.
 
         Raises:
-            ConfigError: `out` cannot be written, or holds another run.
+            ConfigError: `out` cannot be written, or holds another run; the port for metrics is taken.
             EnvironmentFault: locust is not installed, or it failed.
         """
+        if self.metrics_port is not None:
+            _ports_are_free(range(self.metrics_port, self.metrics_port + self.workers))
         try:
             out.mkdir(parents=True, exist_ok=True)
             if any(out.glob("requests-*.jsonl")):
                 raise ConfigError("--out", f"{str(out)!r} holds another run", "give a new folder")
+            scenario = scenario.fitted(self.target.max_model_len)
             run = RunFile(
                 self.url,
                 self.target.model,
@@ -98,7 +107,7 @@ class Bench:
         return judge_run(out, interrupted)
 
     def _locust(self, scenario: Scenario, out: Path, progress: Callable[[float], None]) -> bool:
-        """Start locust and wait for it; True when it was interrupted."""
+        """Start locust and wait for it; True when it did not come to its end."""
         command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"]
         command += ["--host", self.url, "--exit-code-on-error", "0", "--loglevel", "WARNING"]
         if self.workers > 1:
@@ -129,13 +138,25 @@ class Bench:
                     except subprocess.TimeoutExpired:
                         os.killpg(process.pid, signal.SIGKILL)
                         process.wait()
-        if process.returncode and not interrupted and not any(out.glob("requests-*.jsonl")):
+        if process.returncode and not interrupted:
+            if any(out.glob("requests-*.jsonl")):
+                return True
             said = (out / "locust.log").read_text().strip().splitlines()
             if any("No module named locust" in line for line in said):
                 raise EnvironmentFault("locust", "is not installed", "pip install 'hybridserve[loadtest]'")
             said = [line for line in said if "rror" in line] or said or ["nothing"]
             raise EnvironmentFault("locust", f"failed, and said: {said[0][:300]}", f"see {out / 'locust.log'}")
         return interrupted
+
+
+def _ports_are_free(ports: Iterable[int]) -> None:
+    for port in ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except (OSError, OverflowError) as error:
+                why = error.strerror if isinstance(error, OSError) else "no port"
+                raise ConfigError("--metrics-port", f"{port}: {why}", "a free port; worker i takes it plus i") from None
 
 
 def read_run(out: Path) -> tuple[RunFile, tuple[Record, ...], tuple[Window, ...]]:
@@ -164,9 +185,10 @@ def judge_run(out: Path, interrupted: bool = False) -> Result:
     scenario = validate_scenario(run.scenario, str(out / "run.json"))
     summary = summarise(records, scenario.slo.limits)
     start, end = measured_span(records)
-    health = judge(windows, summary, scenario.client, start, end)
+    health = judge(windows, summary, scenario.client, start, end, run.workers)
     checks = gate(summary, scenario.slo)
-    return Result(scenario, run.model, records, windows, summary, health, checks, verdict(checks, health), interrupted)
+    judged = verdict(checks, health)
+    return Result(scenario, run.url, run.model, records, windows, summary, health, checks, judged, interrupted)
 
 
 def measured_span(records: Sequence[Record]) -> tuple[float, float]:

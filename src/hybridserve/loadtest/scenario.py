@@ -47,6 +47,19 @@ class TokenKind(_Kind):
     output: Tokens
     shared_prefix: Annotated[int, Field(ge=0)] = 0
     """Tokens at the start that all requests of this kind have in common."""
+    fill_context: bool = False
+    """The prompt takes all that the server's context leaves beside the output; `prompt` where the server names none."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TokenKind:
+        if self.shared_prefix >= self.prompt:
+            raise ValueError("shared_prefix leaves nothing of the prompt")
+        return self
+
+    @property
+    def least(self) -> int:
+        """Tokens of context without which it cannot be sent."""
+        return (self.shared_prefix + 1 if self.fill_context else self.prompt) + self.output
 
 
 class ChatKind(_Kind):
@@ -137,6 +150,8 @@ class Scenario(_Part):
     """Stop after so many, counted after the warm-up, if the curve does not end first."""
     trace: Path | None = None
     """Replay this CSV (time, prompt, output) instead of the curve and the mix."""
+    trace_scale: PositiveFloat = 1.0
+    """Multiplies the token counts of the trace."""
     temperature: NonNegativeFloat = 0.0
     seed: int = 1
     slo: Slo = Slo()
@@ -156,11 +171,23 @@ class Scenario(_Part):
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt and output that are asked for by count; 0 where only text is."""
-        return max((kind.prompt + kind.output for kind in self.mix if isinstance(kind, TokenKind)), default=0)
+        return max((kind.least for kind in self.mix if isinstance(kind, TokenKind)), default=0)
 
     def scaled(self, factor: float) -> Scenario:
         """All token counts times `factor`, at least one: the shape of a grid on a small machine."""
-        return self.model_copy(update={"mix": tuple(_scale(kind, factor) for kind in self.mix)})
+        mix = tuple(_scale(kind, factor) for kind in self.mix)
+        return self.model_copy(update={"mix": mix, "trace_scale": self.trace_scale * factor})
+
+    def fitted(self, context: int | None) -> Scenario:
+        """With the prompts that fill a context of so many tokens; unchanged where it is not known."""
+        if context is None:
+            return self
+        full = {
+            kind.name: kind.model_copy(update={"prompt": context - kind.output})
+            for kind in self.mix
+            if isinstance(kind, TokenKind) and kind.fill_context
+        }
+        return self.model_copy(update={"mix": tuple(full.get(kind.name, kind) for kind in self.mix)})
 
     def at_level(self, level: float, seconds: float | None = None) -> Scenario:
         """The same at one constant level."""
@@ -173,7 +200,7 @@ def _scale(kind: TokenKind | ChatKind | FileKind, factor: float) -> TokenKind | 
         return max(1, round(count * factor))
 
     if isinstance(kind, TokenKind):
-        shared = round(kind.shared_prefix * factor)
+        shared = min(round(kind.shared_prefix * factor), times(kind.prompt) - 1)
         return kind.model_copy(
             update={"prompt": times(kind.prompt), "output": times(kind.output), "shared_prefix": shared}
         )

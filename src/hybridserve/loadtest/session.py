@@ -110,7 +110,8 @@ class Session:
         """
         second = self.second if due is None else due
         intended = None if due is None else self.start + self.scenario.warm_up + due
-        level = self.scenario.curve.at(max(second, 0.0))
+        # A trace has a rate of its own, whatever the curve of the scenario says.
+        level = self.scenario.curve.at(max(second, 0.0)) if self.scenario.trace is None else 0.0
         answer = client.ask(request, intended, level=level, warm_up=second < 0)
         self.keep(answer.record)
         return answer.record, answer.text
@@ -130,8 +131,12 @@ class Session:
             from hybridserve.scaling.simulator.workloads import read_trace
 
             rows = read_trace(scenario.trace)[: scenario.requests]
-            mine = rows[self.worker :: self.workers]
-            return [(place, at, self.prompts.lengths(prompt, out)) for place, (at, prompt, out) in enumerate(mine)]
+            mine = enumerate(rows[self.worker :: self.workers])
+            factor = scenario.trace_scale
+            return [
+                (place, at, self.prompts.lengths(max(1, round(prompt * factor)), max(1, round(output * factor))))
+                for place, (at, prompt, output) in mine
+            ]
         times = arrivals(scenario.curve, scenario.arrivals, scenario.seed, scenario.warm_up)
         found: list[tuple[int, float, Request | None]] = []
         counted = 0

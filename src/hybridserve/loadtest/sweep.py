@@ -21,6 +21,11 @@ from hybridserve.loadtest.metrics import Summary
 from hybridserve.loadtest.scenario import Scenario, TokenKind
 
 
+def point_folder(kind: str, concurrency: int) -> str:
+    """Name of the folder of one point's records."""
+    return f"{kind.replace('/', '-')}-{concurrency}"
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One kind of request at one concurrency."""
@@ -32,10 +37,16 @@ class Point:
     summary: Summary
     void: bool = False
 
+    @property
+    def folder(self) -> str:
+        """Where the records of this point are."""
+        return point_folder(self.kind, self.concurrency)
+
     def as_dict(self) -> dict[str, Any]:
         """For the curve file."""
         return {
             "kind": self.kind,
+            "folder": self.folder,
             "prompt_tokens": self.prompt,
             "output_tokens": self.output,
             "concurrency": self.concurrency,

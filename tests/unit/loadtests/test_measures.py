@@ -6,6 +6,7 @@ import json
 import math
 import random
 import statistics as reference
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy
@@ -13,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridserve.loadtest.metrics import Limits, by_level, peak_concurrency, summarise, tokens_over_time
+from hybridserve.loadtest.metrics import (
+    Limits,
+    Summary,
+    by_level,
+    peak_concurrency,
+    saturation,
+    summarise,
+    tokens_over_time,
+)
 from hybridserve.loadtest.record import Outcome, Record, read_records
 from hybridserve.loadtest.sse import read_stream
 from hybridserve.loadtest.statistics import Distribution, bootstrap_ratio, percentile, wilson
@@ -254,3 +263,23 @@ def test_guidellm_definitions(requests: list[list[float]]) -> None:
     assert math.isclose(found.tpot.p50, reference.median(means), rel_tol=1e-9)
     assert found.norm_tpot is not None
     assert math.isclose(found.norm_tpot.p50, reference.median(sum(g) / len(g) for g in requests), rel_tol=1e-9)
+
+
+def test_a_curve_without_steps_is_cut_into_bands() -> None:
+    records = [replace(answer(index * 0.1), level=1 + index / 100) for index in range(100)]
+    found = by_level(records)
+    assert len(found) == 8
+    assert sum(one.attempted for one in found.values()) == 100
+    assert list(found) == sorted(found)
+    assert 1 < min(found) < 1.13
+    steps = by_level([replace(answer(index), level=float(2 ** (index % 4))) for index in range(40)])
+    assert list(steps) == [1, 2, 4, 8]
+
+
+def test_saturation_is_where_throughput_no_longer_grows() -> None:
+    def at(tokens: int) -> Summary:
+        return replace(summarise([answer()]), output_throughput=float(tokens))
+
+    assert saturation({1: at(100), 2: at(190), 4: at(300), 8: at(310), 16: at(305)}) == 4
+    assert saturation({1: at(100), 2: at(190), 4: at(300)}) is None, "it still grew"
+    assert saturation({1: at(100), 2: at(100)}) is None, "two levels are no curve"

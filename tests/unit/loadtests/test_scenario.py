@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pvariance
+from typing import Literal
 
 import pytest
 import yaml
@@ -30,7 +31,8 @@ from hybridserve.loadtest.scenario import (
     parse_scenario,
 )
 from hybridserve.loadtest.search import find_max
-from hybridserve.loadtest.slo import Verdict, gate, verdict
+from hybridserve.loadtest.session import RunFile, Session
+from hybridserve.loadtest.slo import gate, verdict
 from hybridserve.loadtest.sweep import Point, fit
 
 NAMED_IN_THE_ISSUE = {"grid", "chat", "agent", "reasoning", "long-context", "tools", "guard"}
@@ -65,9 +67,18 @@ def test_the_grid_has_the_lengths_of_the_paper() -> None:
     assert [(k.prompt, k.output) for k in small] == [(20, 20), (20, 164), (164, 20), (164, 328)]
 
 
+def test_long_context_goes_to_the_models_limit() -> None:
+    one = load_scenario("long-context")
+    for limit in (1024, 131_072, 1_000_000):
+        assert max(kind.prompt + kind.output for kind in one.fitted(limit).mix if isinstance(kind, TokenKind)) == limit
+    assert one.fitted(None) == one
+    assert one.longest <= 1024, "no context is too small but one that the short ones do not fit either"
+
+
 @pytest.mark.parametrize(
     ("change", "place", "what"),
     [
+        ({"mix": [{"name": "a", "type": "tokens", "prompt": 9, "output": 1, "shared_prefix": 9}]}, "mix", "nothing"),
         ({"warmup": 3}, "warmup", "is not a field"),
         ({"mode": "half-open"}, "mode", "closed"),
         ({"curve": {"shape": "constant", "level": 2}}, "curve.constant.seconds", "Field required"),
@@ -174,6 +185,22 @@ def test_reasoning_is_asked_for(wish: dict[str, object], field: object) -> None:
     assert json.loads(prompts.turn(talk).body)["reasoning"] == field
 
 
+def test_a_trace_is_replayed_at_its_times_and_scaled(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("time,prompt,output\n0,100,20\n0.5,30,10\n1.25,50,40\n")
+    one = scenario(mode="open", trace=str(path)).scaled(0.1)
+    found = []
+    for worker in (0, 1):
+        run = RunFile("http://127.0.0.1:1", "m", (100, 900), str(tmp_path), 2, one.model_dump(mode="json"))
+        session = Session(run, worker, None)
+        for _, at, asked in session.schedule():
+            assert asked is not None
+            body = json.loads(asked.body)
+            found.append((at, len(body["prompt"]), body["max_tokens"]))
+        session.close()
+    assert sorted(found) == [(0, 10, 2), (0.5, 3, 1), (1.25, 5, 4)]
+
+
 def test_prompts_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "one", "output_tokens": 3}\n{"prompt": [5, 6]}\n')
@@ -196,12 +223,13 @@ def test_search_finds_the_border(border: float, first: float) -> None:
 
 def test_search_that_never_keeps_never_misses_or_is_void() -> None:
     never = find_max(lambda _: "missed", 1, 1000, lowest=0.1)
-    assert (never.best, never.stopped) == (None, False)
+    assert (never.best, never.ended) == (None, "found")
     always = find_max(lambda _: "kept", 1, 100)
-    assert (always.best, always.open_ended) == (100, True)
-    answers: dict[bool, Verdict] = {True: "kept", False: "void"}
-    void = find_max(lambda rate: answers[rate < 5], 1, 100)
-    assert (void.best, void.stopped) == (4, True)
+    assert (always.best, always.ended) == (100, "open")
+    ends: list[Literal["void", "interrupted", "gone"]] = ["void", "interrupted", "gone"]
+    for end in ends:
+        stopped = find_max(lambda rate, end=end: "kept" if rate < 5 else end, 1, 100)  # type: ignore[misc]
+        assert (stopped.best, stopped.ended, stopped.tried[-1]) == (4, end, (8, end))
 
 
 def record(at: float = 0.0, late: float = 0.0, ttft: float = 0.1) -> Record:
@@ -225,6 +253,18 @@ def test_a_client_that_cannot_keep_up_voids_the_run() -> None:
     fast = judge([Window(1.0, 0, 0.1, (0.0,))], summarise(records), Client(), 0.0, 3.0)
     assert "streamed tokens/s" in fast.faults[0]
     assert not judge([], summarise(records), Client(), 0.0, 3.0).valid, "nobody watched"
+
+
+def test_a_worker_that_is_missing_or_falls_silent_voids_the_run() -> None:
+    summary = summarise([record(index) for index in range(60)])
+    both = [Window(float(second), worker, 0.1, (0.001,)) for second in range(1, 61) for worker in (0, 1)]
+    assert judge(both, summary, Client(), 0.0, 60.0, expected=2).valid
+    one = [window for window in both if window.worker == 0]
+    assert judge(one, summary, Client(), 0.0, 60.0, expected=2).faults == ("1 of 2 workers were heard of",)
+    died = [window for window in both if window.worker == 0 or window.at < 20]
+    assert judge(died, summary, Client(), 0.0, 60.0, expected=2).faults == (
+        "worker 1 fell silent 19 s after the start",
+    )
 
 
 def test_gate() -> None:
