@@ -1,18 +1,27 @@
 #!/usr/bin/env python3
-"""How long the offline verbs take from a cold start: `make bench-cli`.
+"""How long the offline verbs take from a cold start, and a plan inside a process: `make bench-cli`.
 
-Every verb runs in a process of its own, in turn with `python -c pass`, so that a busy machine shows in both.
+Every verb runs in a process of its own, in turn with `python -c pass`, so that a busy machine shows in both. Wall time
+and processor time are given: on a quiet machine they are nearly the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+from hybridserve.planning.deployment import plan_deployment
+from hybridserve.planning.engine_args import plan_settings
+from hybridserve.planning.plan import plan_cache
+from hybridserve.settings import load
 
 ROOT = Path(__file__).resolve().parent.parent
 HYBRIDSERVE = str(Path(sys.executable).parent / "hybridserve")
@@ -27,16 +36,42 @@ COMMANDS = {
 }
 
 
-def measure(rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of each command, `rounds` times, interleaved; the first round warms the page cache."""
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+def measure(rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and processor seconds of each command, `rounds` times, interleaved; the first round warms the page cache."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for number in range(rounds + 1):
         for name, command in COMMANDS.items():
-            began = time.perf_counter()
+            began, used = time.perf_counter(), _children()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             if number:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append((time.perf_counter() - began, _children() - used))
     return seconds
+
+
+def plans() -> dict[str, float]:
+    """Processor seconds of a plan of Nemotron Nano 9B v2 on an A10G, in this process: what of it, and how much."""
+    settings = load(assignments=["model.id=nemotron-nano-9b-v2", "accelerator.name=a10g"], environ={}).settings
+    deployment = plan_settings(settings).advice.plan.deployment
+    arch, cache = deployment.arch, replace(deployment.cache, kv_bytes=4 << 30)
+    return {
+        "cache": _each(lambda: plan_cache(arch, cache), 1000),
+        "memory and cache": _each(lambda: plan_deployment(deployment), 200),
+        "with advice": _each(lambda: plan_settings(settings), 50),
+        "10,000 of the cache": _each(lambda: [plan_cache(arch, cache) for _ in range(10_000)], 1),
+    }
+
+
+def _each(work: Callable[[], object], times: int) -> float:
+    work()
+    began = time.process_time()
+    for _ in range(times):
+        work()
+    return (time.process_time() - began) / times
+
+
+def _children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -46,14 +81,23 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     figures = {
-        name: {"median_s": statistics.median(values), "least_s": min(values), "most_s": max(values)}
+        name: {
+            "median_s": statistics.median(wall for wall, _ in values),
+            "least_s": min(wall for wall, _ in values),
+            "most_s": max(wall for wall, _ in values),
+            "processor_s": statistics.median(used for _, used in values),
+        }
         for name, values in measure(options.rounds).items()
     }
+    inside = plans()
     if options.json:
-        print(json.dumps(figures))
+        print(json.dumps({"commands": figures, "plans_processor_s": inside}))
         return
     for name, row in figures.items():
-        print(f"{name:26} {row['median_s']:.3f} s  ({row['least_s']:.3f} to {row['most_s']:.3f})")
+        wall = f"{row['median_s']:.3f} s  ({row['least_s']:.3f} to {row['most_s']:.3f})"
+        print(f"{name:26} {wall}, processor {row['processor_s']:.3f} s")
+    for name, seconds in inside.items():
+        print(f"plan, {name:20} {seconds * 1e3:.2f} ms of processor time")
 
 
 if __name__ == "__main__":
