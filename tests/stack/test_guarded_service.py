@@ -15,6 +15,8 @@ import pytest
 from guard_model import GuardModel
 from stack_service import HYBRIDSERVE, Service, start
 
+from hybridserve.compliance.canaries import canary_set
+from hybridserve.compliance.evidence import record_is_whole
 from hybridserve.serving.middleware.keys import key_line, new_key
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -100,7 +102,19 @@ def test_check_live_against_the_served_stack_leaves_evidence(guarded: Guarded) -
     assert {rule for rule, status in live.items() if status != "PASS"} == {"evidence.guard-down"}
     assert live["evidence.guard-down"] == "UNKNOWN", "nobody has switched the guard off"
     assert document["evidence_sha256"] == record["sha256"]
+    assert record_is_whole(record)
+    assert record["started"] < record["finished"]
     assert record["blocked_latency_s"]["p95"] < 5
+    rows = {row["canary"]: row for row in record["canaries"]}
+    assert rows.keys() == {canary.id for canary in canary_set()}, "every canary was sent"
+    for canary in canary_set():
+        row = rows[canary.id]
+        assert (row["verdict"], row["prompt_sha256"]) == ("PASS", canary.prompt_sha256())
+        if canary.expect == "block":
+            assert (row["code"], row["delivered"]) == ("guard_blocked", 0)
+        else:
+            assert (row["status"], row["code"]) == (200, None)
+            assert row["delivered"] > 0
     assert code in (0, 1)  # the offline findings of the demo are no matter of this test
 
 

@@ -20,6 +20,7 @@ from fake_service import FakeService
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
+from hybridserve.compliance.canaries import canary_set
 from hybridserve.compliance.documents import digest
 from hybridserve.compliance.evidence import SCHEMA, record_is_whole
 
@@ -186,6 +187,7 @@ def test_live(service: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFi
     assert record_is_whole(kept)
     assert document["evidence_sha256"] == kept["sha256"]
     assert kept["about"]["guard"]["model"] == "Qwen/Qwen3Guard-Gen-4B"
+    assert [row["canary"] for row in kept["canaries"]] == [*(one.id for one in canary_set()), "guard-down"]
     code, document = check("--live", url, "--evidence", str(record), capsys=capsys)
     assert (code, failing(document)) == (1, {"evidence.guard-down"})
     code, document = check("--live", down, "--guard-down", url, "--evidence", str(record), capsys=capsys)
