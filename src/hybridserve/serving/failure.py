@@ -11,7 +11,6 @@ _RAISED = re.compile(r"(?:^|\] )(?P<kind>(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception
 _ENVELOPES = (
     "RayTaskError",
     "ActorDiedError",
-    "Traceback (most recent call last)",
     "Engine core initialization failed",
     "WorkerProc initialization failed",
 )
@@ -25,6 +24,8 @@ def root_cause(messages: Iterable[str]) -> str:
     """
     text = "\n".join(messages)
     raised = [match["message"].strip() for line in text.splitlines() if (match := _RAISED.search(line.strip()))]
+    # Serve raises the text of a traceback as the message of another error.
+    raised = [line for line in raised if not line.startswith("Traceback")]
     telling = [line for line in raised if not any(envelope in line for envelope in _ENVELOPES)]
     if telling:
         return telling[0]

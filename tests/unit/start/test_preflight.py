@@ -142,4 +142,9 @@ def test_the_root_cause_is_the_innermost_telling_error() -> None:
     """
     assert root_cause([text]) == "max_num_seqs (256) exceeds available blocks (109)"
     assert root_cause(["RuntimeError: Engine core initialization failed. See above."]).startswith("Engine core")
+    wrapped = [
+        "RuntimeError: Traceback (most recent call last):",
+        "RuntimeError: Engine core initialization failed. See",
+    ]
+    assert root_cause(wrapped).startswith("Engine core")
     assert root_cause([""]) == "no reason was given"
