@@ -22,7 +22,7 @@ from hybridserve.loadtest.run import Result, write_result
 from hybridserve.loadtest.scenario import Scenario
 from hybridserve.loadtest.search import Answer, Found, find_max
 from hybridserve.loadtest.slo import EXIT_CODES
-from hybridserve.loadtest.sweep import Point, StepLaw, calibration, fit, point_folder, sweep_kinds
+from hybridserve.loadtest.sweep import Point, StepLaw, calibration, fit, point_folder, scaling_settings, sweep_kinds
 
 _INTERRUPTED = 130
 
@@ -94,7 +94,7 @@ def _found_words(found: Found) -> str:
 def sweep(
     target: Target, scenario: Scenario, out: Path, levels: str, config: Path | None, start_up: float, as_json: bool
 ) -> int:
-    """The operating curve: operating-curve.json, and calibration.yaml for the simulator."""
+    """The operating curve: operating-curve.json for the planner, calibration.yaml for the simulator, scaling.yaml."""
     counts = _counts(levels)
     kinds = sweep_kinds(scenario)
     bench = target.bench(scenario)
@@ -124,6 +124,7 @@ def sweep(
             law = fit(points)
             curve["law"] = asdict(law)
             (out / "calibration.yaml").write_text(_calibration(law, bench.target.model, points, config, start_up))
+            (out / "scaling.yaml").write_text(yaml.safe_dump(scaling_settings(law, start_up), sort_keys=False))
         except HybridServeError as error:
             why = f"no calibration.yaml: {error}"
     (out / "operating-curve.json").write_text(json.dumps(curve, indent=2) + "\n")
@@ -144,7 +145,10 @@ def sweep(
             {f"{one.kind} x{one.concurrency}": one.summary for one in points},
             {f"{one.kind} x{one.concurrency}": "void" if one.void else "" for one in points},
         )
+        typer.echo(f"{out / 'operating-curve.json'}: hybridserve plan --measured reads it")
         typer.echo(why or f"{out / 'calibration.yaml'}: hybridserve simulate --calibration reads it")
+        if why is None:
+            typer.echo(f"{out / 'scaling.yaml'}: for the settings of the service, section scaling")
     void = any(one.void for one in points)
     return _exit_code(ended, target.url, out, EXIT_CODES["void"] if void else 0)
 

@@ -64,6 +64,9 @@ def plan(
     chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw cache bytes over sequence length.")] = None,
     bound: Annotated[bool, typer.Option("--bound", help="Throughput bounds, and ratios to the last model.")] = False,
     batches: Annotated[str | None, typer.Option(metavar="N,N", help="With --bound: sequences of each model.")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An operating curve of `loadtest --sweep`, beside the plan.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Models and GPUs of the catalogue.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -128,10 +131,15 @@ def plan(
             as_json,
         )
         return
+    model, device = models[0] if models else None, gpus[0] if gpus else None
+    if measured is not None:
+        from hybridserve.cli.plan_measured import show_measured
+
+        show_measured(settings(model, device), wishes, _read(measured, "--measured"), str(measured), as_json)
+        return
     from hybridserve.cli.plan_view import show_plan
     from hybridserve.planning.report import report
 
-    model, device = models[0] if models else None, gpus[0] if gpus else None
     content = report(plan_settings(settings(model, device), wishes))
     if as_json:
         typer.echo(json.dumps(content, indent=2))

@@ -173,5 +173,14 @@ def calibration(
     return tree
 
 
+def scaling_settings(law: StepLaw, start_up: float) -> dict[str, Any]:
+    """The section of the settings that the scaler takes from a measurement.
+
+    Prompt tokens a replica computes per second are the inverse of what one adds to a step; none seen, no limit.
+    """
+    rate = _round(1 / law.per_prompt_token_s) if law.per_prompt_token_s > 0 else None
+    return {"scaling": {"start_up_s": start_up, "prefill_tokens_per_s": rate}}
+
+
 def _round(value: float) -> float:
     return float(f"{value:.4g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pvariance
@@ -33,7 +34,7 @@ from hybridserve.loadtest.scenario import (
 from hybridserve.loadtest.search import find_max
 from hybridserve.loadtest.session import RunFile, Session
 from hybridserve.loadtest.slo import gate, verdict
-from hybridserve.loadtest.sweep import Point, fit
+from hybridserve.loadtest.sweep import Point, fit, scaling_settings
 
 NAMED_IN_THE_ISSUE = {"grid", "chat", "agent", "reasoning", "long-context", "tools", "guard"}
 SHAPES_IN_THE_ISSUE = {"burst", "diurnal", "ramp", "soak"}
@@ -296,5 +297,9 @@ def test_the_law_of_a_step_is_found_again() -> None:
     assert (law.fixed_s, law.per_sequence_s) == pytest.approx((fixed, sequence), rel=0.02)
     assert (law.per_prompt_token_s, law.overhead_s) == pytest.approx((prompt, overhead), rel=0.05)
     assert law.inter_token_error < 0.01
+    scaling = scaling_settings(law, 45)["scaling"]
+    assert scaling == {"start_up_s": 45, "prefill_tokens_per_s": pytest.approx(1 / prompt, rel=0.06)}
+    blind = scaling_settings(replace(law, per_prompt_token_s=0.0), 45)["scaling"]
+    assert blind["prefill_tokens_per_s"] is None
     with pytest.raises(ConfigError, match="too small"):
         fit(points[:3])
