@@ -241,9 +241,9 @@ def _row(
         "throughput_planned": bounds["hybrid"].output_tokens_per_s / bounds["transformer"].output_tokens_per_s,
         "ttft": first["ttft_ms"] / second["ttft_ms"],
         "ttft_planned": bounds["hybrid"].first_token_s / bounds["transformer"].first_token_s,
-        "concurrency": first["ran"] / second["ran"],
+        "concurrency": first["ran"] / max(1, second["ran"]),
         "concurrency_planned": first["fits_planned"] / second["fits_planned"],
-        "cache": first["cache_bytes"] / second["cache_bytes"],
+        "cache": first["cache_bytes"] / max(1, second["cache_bytes"]),
         "cache_planned": first["cache_bytes_planned"] / second["cache_bytes_planned"],
     }
     return row

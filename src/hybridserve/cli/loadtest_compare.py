@@ -57,7 +57,9 @@ def _compare_sweeps(a: Path, b: Path, names: tuple[str, str], out: Path, as_json
     points = [_points(folder) for folder in (a, b)]
     shared = [key for key in points[0] if key in points[1]]
     if not shared:
-        raise ConfigError("--compare", "the two sweeps have no point in common", "the same scenario and --levels")
+        raise ConfigError(
+            "--compare", "the two sweeps have no point in common", "the same scenario, --scale and --levels"
+        )
     found: dict[tuple[str, int], tuple[Row, ...]] = {}
     sides: dict[str, Result] = {}
     for kind, count in shared:
@@ -117,10 +119,13 @@ def _write_page(
 
 
 def _points(folder: Path) -> dict[tuple[str, int], str]:
-    """Kind and concurrency of each point of a sweep, and the folder of its records."""
+    """Prompt/output and concurrency of each point of a sweep, and the folder of its records.
+
+    By its lengths, not by its name: the same scenario at another --scale asks for something else.
+    """
     try:
         rows = json.loads((folder / _CURVE).read_text())["points"]
-        return {(row["kind"], row["concurrency"]): row["folder"] for row in rows}
+        return {(f"{row['prompt_tokens']}/{row['output_tokens']}", row["concurrency"]): row["folder"] for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(str(folder / _CURVE), f"cannot be read ({error})", "give the --out of a sweep") from None
 
