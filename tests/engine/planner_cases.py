@@ -71,6 +71,7 @@ def differences(case: Case, predicted: Answer, actual: Answer) -> list[str]:
 
 # What each refusal is about, by words that the planner's and vLLM's reasons share.
 REFUSALS = {
+    "num_kv_heads": "query groups",
     "prefix_match_unit": "match unit",
     "ensor parallel": "tensor parallel",
     "world size": "tensor parallel",
@@ -192,6 +193,8 @@ def curated() -> list[Case]:
         ("nano 30b", nano_30b, gpu | {"kv_bytes": 8 * GIB}),
         ("nano 30b new spelling", new_spelling(nano_30b), gpu | {"kv_bytes": 8 * GIB}),
         ("qwen3 8b", qwen_8b, gpu | {"kv_bytes": 8 * GIB, "max_model_len": 32768}),
+        ("nano 9b, uneven query groups", nano | {"num_key_value_heads": 7}, gpu | {"max_model_len": 8192}),
+        ("qwen3 8b, uneven query groups", qwen_8b | {"num_attention_heads": 28}, gpu | {"max_model_len": 8192}),
         ("qwen3 8b tp 4", qwen_8b, gpu | {"kv_bytes": 8 * GIB, "tensor_parallel_size": 4}),
         (
             "qwen3 8b pp 2, more sequences than blocks",

@@ -184,3 +184,11 @@ def test_a_folder_of_a_known_models_name_has_no_licence(baked: Case) -> None:
     (found,) = [one for one in folder.findings() if one.rule == "licence.known" and one.status == "UNKNOWN"]
     assert found.subject == "nemotron-nano-9b-v2"
     assert verdict(folder.findings(), "production") == "refuse"
+
+
+def test_ports_and_routes_that_give_nothing_away(case: Case) -> None:
+    assert case.set("access.open_routes", ["POST /tokenize"]).status("exposure.routes") == {"PASS"}
+    assert case.set("telemetry.metrics_host", "::1").status("exposure.ports") == {"PASS"}
+    closed = case.set("telemetry.metrics_host", "0.0.0.0").set("telemetry.metrics_port", 0)
+    (finding,) = [one for one in closed.findings() if one.rule == "exposure.ports"]
+    assert (finding.status, finding.applies) == ("PASS", False)

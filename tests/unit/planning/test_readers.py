@@ -104,6 +104,7 @@ WRONG = [
     (NANO | {"hidden_size": "big"}, "hidden_size", "'big'"),
     (NANO | {"hidden_size": True}, "hidden_size", "True"),
     (NANO | {"mamba_num_heads": 0}, "mamba_num_heads", "0"),
+    (NANO | {"num_key_value_heads": 7}, "num_key_value_heads", "num_heads (40) is not divisible"),
     (NANO | {"sliding_window": 4096}, "sliding_window", "4096"),
     (NANO | {"block_configs": []}, "block_configs", "Puzzle"),
     (NANO | {"architectures": ["NemotronHPuzzleForCausalLM"]}, "architectures", "Puzzle"),

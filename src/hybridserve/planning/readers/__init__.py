@@ -44,7 +44,15 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         raise CatalogError("config.json: architectures", f"{name}: {OUT_OF_SCOPE[name]}", _CHOICE)
     if name not in READERS:
         raise CatalogError("config.json: architectures", f"{name} has no reader", _CHOICE)
-    return READERS[name](fields)
+    arch = READERS[name](fields)
+    if (attention := arch.attention) is not None and attention.heads % attention.kv_heads:
+        raise CatalogError(
+            "config.json: num_key_value_heads",
+            # The engine's own words, from its attention layer.
+            f"num_heads ({attention.heads}) is not divisible by num_kv_heads ({attention.kv_heads})",
+            "a number that divides num_attention_heads",
+        )
+    return arch
 
 
 _CHOICE = f"one of {', '.join(READERS)}"
