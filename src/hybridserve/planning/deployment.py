@@ -35,7 +35,8 @@ class Deployment:
         cache: settings of the cache; its `kv_bytes` and `full_cudagraphs` are filled in here.
         served_len: context the model is served with by default, where that is not its longest.
         kv_cache_memory_bytes: given pool of each device.
-        published_weight_bytes: size of a quantised checkpoint as published.
+        published_weight_bytes: size of a quantised checkpoint as published; `published_confirmed` says that it was read
+            at its source.
         full_cudagraphs: graphs of whole steps, where graphs are captured at all; False with mode PIECEWISE.
     """
 
@@ -52,6 +53,7 @@ class Deployment:
     full_cudagraphs: bool = True
     quantization: Quantization = "none"
     published_weight_bytes: int | None = None
+    published_confirmed: bool = True
     calibration: Calibration | None = None
 
 
@@ -149,6 +151,7 @@ def _share_out(deployment: Deployment) -> tuple[Deployment, WeightBytes, CacheLa
         pipeline_parallel_size=deployment.cache.pipeline_parallel_size,
         quantization=deployment.quantization,
         published_bytes=deployment.published_weight_bytes,
+        confirmed=deployment.published_confirmed,
     )
     request = _memory_request(deployment, table, weights)
     return deployment, weights, layout, budget_memory(deployment.arch, weights, request, layout.bytes_per_block)

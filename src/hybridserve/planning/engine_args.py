@@ -132,6 +132,7 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Calib
         enforce_eager=_eager(engine, device.platform == "cpu"),
         quantization=card.weights.quantization if card else "none",
         published_weight_bytes=card.weights.bytes if card else None,
+        published_confirmed=card is None or "bytes" not in card.weights.uncertain,
         calibration=calibration,
         full_cudagraphs=_full_cudagraphs(engine.extra_args),
         cache=CacheRequest(

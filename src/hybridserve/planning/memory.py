@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hybridserve.planning.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2
-from hybridserve.planning.weights import DTYPE_BYTES, WeightBytes
+from hybridserve.planning.weights import DTYPE_BYTES, QUANTIZED_BAND, WeightBytes
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -114,7 +114,7 @@ def budget_memory(
     left = requested - weights.bytes - runtime - activation - graphs
     band = round(BAND_BYTES + BAND_SHARE * (activation + graphs))
     if not weights.exact:
-        band += round(0.03 * weights.bytes)
+        band += round(QUANTIZED_BAND * weights.bytes)
     confidence: Confidence = "exact"
     if request.kv_cache_memory_bytes is not None:
         kv, source = request.kv_cache_memory_bytes, "kv_cache_memory_bytes is given"

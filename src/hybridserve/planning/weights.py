@@ -93,6 +93,7 @@ def count_weights(
     pipeline_parallel_size: int = 1,
     quantization: Quantization = "none",
     published_bytes: int | None = None,
+    confirmed: bool = True,
 ) -> WeightBytes:
     """Bytes of the weights on the fullest rank.
 
@@ -100,6 +101,7 @@ def count_weights(
         dtype: `auto` is the checkpoint's own.
         quantization: how the checkpoint is stored; it does not change with `dtype`.
         published_bytes: size of a quantised checkpoint as its publisher states it. It replaces the derived size.
+        confirmed: that size was read at its source; one that was only reported keeps the band of a derived one.
     """
     dtype_bytes = DTYPE_BYTES[arch.dtype if dtype == "auto" else dtype]
     stages = split_layers(len(arch.layers), pipeline_parallel_size)
@@ -120,9 +122,10 @@ def count_weights(
     if published_bytes is None:
         return WeightBytes(max(sizes), parameters, False, f"derived from the {quantization} recipe")
     whole = _stage(arch, arch.layers, tp=1, first=True, last=True).bytes(dtype_bytes, quantization)
-    return WeightBytes(
-        round(max(sizes) * published_bytes / whole), parameters, tensor_parallel_size == 1, "published size"
-    )
+    size = round(max(sizes) * published_bytes / whole)
+    if not confirmed:
+        return WeightBytes(size, parameters, False, "reported size, not confirmed")
+    return WeightBytes(size, parameters, tensor_parallel_size == 1, "published size")
 
 
 def _stage(arch: Architecture, layers: tuple[Layer, ...], *, tp: int, first: bool, last: bool) -> Elements:

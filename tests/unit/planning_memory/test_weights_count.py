@@ -43,6 +43,9 @@ def test_a_published_size_is_taken_as_it_is_and_shared_out(nano):
     whole = count_weights(nano, quantization="fp8", published_bytes=published)
     half = count_weights(nano, quantization="fp8", published_bytes=published, tensor_parallel_size=2)
     assert whole.bytes == published
+    assert whole.exact
+    hearsay = count_weights(nano, quantization="fp8", published_bytes=published, confirmed=False)
+    assert (hearsay.bytes, hearsay.exact, hearsay.how) == (published, False, "reported size, not confirmed")
     assert published / 2 <= half.bytes < published * 0.51
 
 
