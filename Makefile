@@ -6,7 +6,7 @@ SERVE_ARGS ?=
 AGREEMENT ?= 1,8,32
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-guidellm test-scale test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files prometheus-tools test-chart chart-score test-cluster lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-guidellm test-scale fuzz test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files prometheus-tools test-chart chart-score test-cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -81,10 +81,14 @@ test-fuzz: LOCK = dev
 test-fuzz: install ## schemathesis over every route, a hundred times what `make test` sends
 	FUZZ_EXAMPLES=400 $(BIN)/pytest -s tests/stack/test_openapi_fuzz.py
 
+fuzz: LOCK = dev
+fuzz: install ## ten thousand broken settings files, and as many of each other kind (FUZZ_FILES, FUZZ_SEED)
+	FUZZ_FILES=$${FUZZ_FILES:-10000} $(BIN)/pytest -s tests/unit/fuzz
+
 test-faults: LOCK = dev
 test-faults: install ## kill, stop and break parts under a steady load, and count what was lost
 	@rm -f .cache/faults.jsonl; mkdir -p .cache
-	HYBRIDSERVE_FAULT_ROWS=.cache/faults.jsonl $(BIN)/pytest -s tests/faults --ignore tests/faults/test_soak.py
+	FAULT_ROWS=.cache/faults.jsonl $(BIN)/pytest -s tests/faults --ignore tests/faults/test_soak.py
 	$(BIN)/python scripts/fault_table.py .cache/faults.jsonl docs/faults.md
 
 soak: LOCK = dev

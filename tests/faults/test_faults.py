@@ -45,7 +45,7 @@ class Row:
 
 
 def rows_file() -> Path | None:
-    name = os.environ.get("HYBRIDSERVE_FAULT_ROWS")
+    name = os.environ.get("FAULT_ROWS")
     return Path(name) if name else None
 
 

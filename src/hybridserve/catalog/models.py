@@ -151,12 +151,16 @@ def resolve_model(id_or_path: str) -> ResolvedModel:
     """
     if id_or_path in model_ids():
         return _resolve_card(load_card(id_or_path))
-    path = Path(id_or_path).expanduser()
-    if path.is_file():
+    try:
+        path = Path(id_or_path).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError):  # too long for a file's name; ~nobody
+        raise _unknown(id_or_path) from None
+    if is_file:
         return ResolvedModel(
             path.stem if path.name != "config.json" else path.resolve().parent.name, None, _read(path), path.parent
         )
-    if path.is_dir():
+    if is_folder:
         return ResolvedModel(path.resolve().name, None, _read(path / "config.json"), path)
     for card in map(load_card, model_ids()):
         if id_or_path.lower() in {name.lower() for name in (card.repository, *card.aliases) if name}:
@@ -182,7 +186,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CatalogError(str(path), "there is no such file", "a folder with the checkpoint's config.json") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CatalogError(str(path), f"is not readable as JSON: {error}", "take the whole config.json") from None
     if not isinstance(content, dict):
         raise CatalogError(str(path), "is not a JSON object", "take the config.json of the checkpoint")

@@ -115,7 +115,6 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Calib
         )
     device = accelerator(settings.accelerator.name)
     memory_gib = settings.accelerator.memory_gib
-    speculative = engine.speculative_config or {}
     card_dtype = card.serving.mamba_ssm_cache_dtype if card else None
     caching = engine.enable_prefix_caching
     if caching is None:
@@ -151,8 +150,8 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Calib
             prefix_match_unit=engine.prefix_match_unit,
             max_model_len=engine.max_model_len,
             max_num_seqs=engine.max_num_seqs,
-            num_speculative_tokens=int(speculative.get("num_speculative_tokens", 0)),
             **_deciding_extras(engine.extra_args),
+            num_speculative_tokens=_speculative_tokens(engine.speculative_config or {}),
         ),
     )
 
@@ -177,6 +176,13 @@ def _full_cudagraphs(extra: Mapping[str, Any]) -> bool:
     config = extra.get("compilation_config", extra.get("compilation-config"))
     mode = config.get("cudagraph_mode") if isinstance(config, Mapping) else None
     return mode is None or str(mode).upper() not in ("PIECEWISE", "NONE")
+
+
+def _speculative_tokens(config: Mapping[str, Any]) -> int:
+    count = config.get("num_speculative_tokens", 0)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ConfigError("engine.speculative_config.num_speculative_tokens", f"is {count!r}", "a whole number")
+    return count
 
 
 def engine_args(settings: Settings, planned: Planned | None = None) -> dict[str, Any]:

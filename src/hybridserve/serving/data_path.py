@@ -23,6 +23,7 @@ _LEAVE_S = 3
 # An HAProxy that was replaced by a reload (every scaling step is one) serves its open streams on for so long; Ray's
 # 120 s would cut the longer ones.
 _LONGEST_STREAM_S = 3600
+_REPEATABLE_BYTES = 128 * 1024
 
 
 def choose(settings: Settings) -> DataPath:
@@ -81,6 +82,10 @@ def ray_environment(path: DataPath, settings: Settings, wrapper: str, folder: Pa
         # A request that met a closed door, or whose replica died before it said a word, goes to another one, once.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
+        # Three failed checks and a dead HAProxy is started again; with Ray's 10 s nobody was served for half a minute.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # Only a request that is still whole in a buffer can be sent again; Ray's 16 KiB are a prompt of 4,000 tokens.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_REPEATABLE_BYTES),
     }
     if folder is not None:
         ports = ("HAPROXY_STATS_PORT", "HAPROXY_METRICS_PORT", "FALLBACK_PROXY_HTTP_PORT")

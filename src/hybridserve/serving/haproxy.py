@@ -14,6 +14,12 @@ import shutil
 import sys
 from pathlib import Path
 
+_STICK = (
+    "    stick-table type string len 255 size 100k expire 10m\n"
+    "    stick on req.hdr(idempotency-key) if { req.hdr(idempotency-key) -m found }\n"
+)
+# For a client to send its headers, and of its body as much as a buffer holds.
+_SLOWEST_S = 30
 ERROR_FILE = "unavailable.http"
 _BODY = json.dumps(
     {
@@ -53,6 +59,12 @@ def closed(text: str, error_file: str) -> str:
         # With kernel splicing HAProxy 2.8 does not notice that a client hung up: the request runs on for nobody.
         (r"^\s+option splice-(request|response)\n", ""),
         (r"^(\s+errorfile 50[234]) \S+", rf"\1 {error_file}"),
+        # Only a request that was whole before its first byte went out can be sent again; and one that never becomes
+        # whole holds a connection of 4096 for an hour.
+        (
+            r"^(\s+option abortonclose\n)",
+            rf"\1    option http-buffer-request\n    timeout http-request {_SLOWEST_S}s\n",
+        ),
     ]
     if not everywhere:
         steps.append((r"^(frontend prometheus\n\s+bind )\*?:(\d+)", rf"\g<1>{frontend['host']}:\g<2>"))
@@ -60,7 +72,8 @@ def closed(text: str, error_file: str) -> str:
         text, count = re.subn(pattern, replacement, text, flags=re.M)
         if not count:
             raise UnknownConfiguration(f"nothing matches {pattern}")
-    return text
+    # A client that asks again meets the replica that keeps its first answer. No replica yet: no backend.
+    return re.sub(r"^(    http-reuse always\n)", rf"\1{_STICK}", text, flags=re.M)
 
 
 def error_answer() -> str:

@@ -13,7 +13,9 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
 
@@ -143,3 +145,20 @@ class Forwarder:
 
 def _time(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+@contextmanager
+def serve_keeps_its_log() -> Iterator[None]:
+    """Keep the files behind Ray Serve's handlers while vLLM is imported.
+
+    vLLM configures logging at import, and Python then closes every handler; a `MemoryHandler` forgets its file.
+    Serve's controller asks each replica for the name of that file when it has been restarted, takes the failing
+    answer for a broken replica and ends them all, with every stream.
+    """
+    handlers = [one for one in logging.getLogger("ray.serve").handlers if isinstance(one, MemoryHandler)]
+    files = [(handler, handler.target) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, file in files:
+            handler.setTarget(file)  # which opens again with the next line

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
+from contextlib import suppress
+from typing import NoReturn
 
 import psutil
 
@@ -18,6 +21,14 @@ def adopt_orphans() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process and every descendant, now and without a word; also those that are stopped."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    os._exit(code)
 
 
 def end_descendants(patience_s: float = 5.0) -> int:

@@ -20,7 +20,7 @@ from hybridserve.catalog.accelerators import accelerator
 from hybridserve.serving import early_core
 from hybridserve.serving.admission import admit
 from hybridserve.serving.capacity import replica_capacity
-from hybridserve.serving.logs import configure
+from hybridserve.serving.logs import configure, serve_keeps_its_log
 from hybridserve.serving.middleware.control import served_name
 from hybridserve.serving.middleware.handover import from_environ
 from hybridserve.serving.scaling_policy import autoscaling_options
@@ -43,9 +43,10 @@ class Replica:
         one_cpu = known.settings.accelerator.name == "cpu" and devices == 1
         begun = early_core.begin() if one_cpu else None
 
-        from hybridserve.serving.replica import start_server  # torch and vLLM: after the fork server has begun
+        with serve_keeps_its_log():
+            from hybridserve.serving.replica import start_server  # torch and vLLM: after the fork server has begun
 
-        self._server = await start_server(known, begun)
+            self._server = await start_server(known, begun)
 
     async def __serve_build_asgi_app__(self) -> Any:
         return await self._server.__serve_build_asgi_app__()

@@ -36,6 +36,7 @@ class EngineSignals:
         self._unfinished = unfinished
         self._clock = clock
         self._at = clock()
+        self.steps = 0
         self._running = self._waiting = self._deferred = 0
         self._usage = 0.0
         self._arrived = self._finished = self._generated = self._preemptions = 0
@@ -50,6 +51,7 @@ class EngineSignals:
         engine_idx: int = 0,
     ) -> None:
         """One engine step."""
+        self.steps += 1
         finished = 0
         if iteration_stats is not None:
             self._generated += iteration_stats.num_generation_tokens
@@ -71,6 +73,11 @@ class EngineSignals:
         # Who is here and was not, and who came and went. An abort only leaves: it must not undo an arrival.
         self._arrived += max(0, self._running + self._waiting + self._deferred - before + finished)
         self._at = self._clock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the engine has requests."""
+        return self._unfinished() > 0
 
     def reading(self, replica: str = "") -> Reading:
         """The engine as it is now."""

@@ -22,7 +22,10 @@ from hybridserve.serving.middleware.asgi import App, Receive, Scope, Send
 from hybridserve.serving.middleware.control import Control
 from hybridserve.serving.middleware.handover import from_environ
 from hybridserve.serving.middleware.metrics import SPECS
+from hybridserve.serving.processes import end_at_once
+from hybridserve.serving.signals import EngineSignals
 from hybridserve.serving.started import hold_against_plan, listen, warm_up
+from hybridserve.serving.watchdog import until_lost
 from hybridserve.telemetry.prometheus import PrometheusMetrics
 
 logger = logging.getLogger("hybridserve.engine")
@@ -58,9 +61,16 @@ class Door(ControlMiddleware):
         plan = hold_against_plan(client, planned)
         export_replica(client, self._handover, signals, plan, "single", "single")
         self.control.publish("/plan", plan)
+        self._watchdog = asyncio.create_task(self._die_with_the_engine(client, signals))
         if PLAN_FILE in os.environ:
             Path(os.environ[PLAN_FILE]).write_text(json.dumps(plan), encoding="utf-8")
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._drain_and_stop)
+
+    async def _die_with_the_engine(self, client: Any, signals: EngineSignals) -> None:
+        """A stalled engine ends its server, for whoever restarts it. A dead one is vLLM's own business."""
+        await until_lost(lambda: bool(client.errored), signals, self._handover.settings.server.stall_timeout_s)
+        if not client.errored:
+            end_at_once(1)
 
     def _drain_and_stop(self) -> None:
         """In place of vLLM's handler, which ends the engine under open streams. A second SIGTERM waits no longer."""

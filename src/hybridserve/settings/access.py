@@ -27,8 +27,8 @@ class AccessSection(Section):
     """Prompt and output tokens of one key in a minute."""
     max_streams: int | None = Field(default=None, ge=1)
     """Requests of one key that run at once."""
-    max_in_flight: int | None = Field(default=None, ge=1)
-    """Requests of all keys that run at once."""
+    max_in_flight: int | None = Field(default=1024, ge=1)
+    """Requests of all keys that run or wait at once in one server process; further ones get 429."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """Largest request body."""
     max_prompt_tokens: int | None = Field(default=None, ge=1)
@@ -51,5 +51,7 @@ class AccessSection(Section):
     """Fields of a request that reach into the engine; a request that sets one is refused."""
     isolate_prefix_cache: bool = False
     """Give each key a prefix cache of its own, so that no key can probe another's prompts by timing."""
+    idempotency_s: float = Field(default=600.0, gt=0)
+    """How long the answer to a request with an Idempotency-Key is kept for a client that asks again."""
     stalled_reader_s: float = Field(default=60.0, gt=0)
     """A client that takes nothing from its stream for so long is cut off, and its sequence freed."""

@@ -26,9 +26,9 @@ class EngineSection(Section):
     """Share of the device's memory the engine may take."""
     kv_cache_memory_bytes: int | None = Field(default=None, ge=1)
     """Bytes of the cache pool of one device. Given, capacity is exact and profiling is skipped."""
-    tensor_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: int = Field(default=1, ge=1, le=1024)
     """Devices that share each layer."""
-    pipeline_parallel_size: int = Field(default=1, ge=1)
+    pipeline_parallel_size: int = Field(default=1, ge=1, le=1024)
     """Devices that share the stack of layers."""
     enable_prefix_caching: bool | None = None
     """Reuse of shared prompt prefixes. On a hybrid it costs state blocks: mode align instead of none."""

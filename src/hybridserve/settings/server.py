@@ -23,5 +23,7 @@ class ServerSection(Section):
     proxy, `single` to one engine without Ray. `auto`: HAProxy where there is one for this machine, else `proxy`."""
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """How long open streams may run on after a stop was asked for."""
+    stall_timeout_s: float = Field(default=120.0, gt=0)
+    """An engine that has work and says nothing for so long is taken for dead: its process ends and is replaced."""
     profile: Literal["demo", "staging", "production"] = "demo"
     """How strict the gate is: production refuses to become ready on a failed check."""

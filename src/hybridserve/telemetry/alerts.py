@@ -13,6 +13,15 @@ RUNBOOKS = "https://github.com/hybridserve/hybridserve/blob/main/docs/runbooks"
 
 _CAPACITY = 'vllm:num_requests_waiting_by_reason{reason="capacity"}'
 _DAY_S = 86400
+# Known by what it exported, not by its address: in a pod unused ports are targets too. And who was told to go is not
+# down.
+_LOST = (
+    "up == 0 and on (namespace, model, replica) "
+    "max by (namespace, model, replica) (max_over_time(hybridserve_build_info[15m])) "
+    "unless on (namespace, model) "
+    "max by (namespace, model) (max_over_time(hybridserve_scaling_target_replicas[15m])) "
+    "> on (namespace, model) max by (namespace, model) (hybridserve_scaling_target_replicas)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +187,7 @@ STATE = (
     ),
     Alert(
         "HybridServeEngineDown",
-        # Known by what it exported, not by its address: in a pod unused ports are targets too. And who was told to go
-        # is not down.
-        "up == 0 and on (namespace, model, replica) "
-        "max by (namespace, model, replica) (max_over_time(hybridserve_build_info[15m])) "
-        "unless on (namespace, model) "
-        "max by (namespace, model) (max_over_time(hybridserve_scaling_target_replicas[15m])) "
-        "> on (namespace, model) max by (namespace, model) (hybridserve_scaling_target_replicas)",
+        _LOST,
         "1m",
         "page",
         "engine-down",
@@ -200,6 +203,24 @@ STATE = (
         "replicas-missing",
         "{{ $labels.model }}: replicas that shall run do not come",
         "{{ $value }} run, fewer than Ray Serve was told to have, for longer than a start takes.",
+    ),
+    Alert(
+        "HybridServeReplicaLost",
+        _LOST,
+        "0m",
+        "info",
+        "engine-down",
+        "{{ $labels.replica }} went away without a word",
+        "Its process was killed, ended itself with its engine, or is stopped. Ray Serve starts another one.",
+    ),
+    Alert(
+        "HybridServeEngineSilent",
+        "hybridserve_engine_reading_age_seconds > 10",
+        "15s",
+        "page",
+        "engine-stuck",
+        "{{ $labels.replica }} has work and its engine says nothing",
+        "Silent for {{ $value | humanizeDuration }}. After server.stall_timeout_s its process ends itself.",
     ),
     Alert(
         "HybridServeEngineStuck",

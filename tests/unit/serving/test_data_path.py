@@ -67,6 +67,12 @@ def test_clients_that_hang_up_are_noticed() -> None:
     assert "option abortonclose" in text
 
 
+def test_a_request_is_whole_before_a_replica_sees_it_and_must_become_so_soon() -> None:
+    text = haproxy.closed(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
+    assert "option http-buffer-request" in text
+    assert re.search(r"timeout http-request \d+s", text)
+
+
 @pytest.mark.parametrize(
     "line",
     ["    bind {host}:8000\n", "  bind *:8404\n", "    bind :9101\n", "mode 666 ", "    option splice-request\n"],
@@ -118,6 +124,9 @@ api._generate_config_file_internal()
     text = (tmp_path / "haproxy.cfg").read_text()
     assert {bind.rsplit(":", 1)[0] for bind in binds(text)} == {"127.0.0.1"}
     assert "splice" not in text
+    (app,) = re.findall(r"^backend app\n((?:[ ].*\n)+)", text, re.M)
+    assert "stick on req.hdr(idempotency-key)" in app
+    assert text.count("stick on") == 1
 
 
 def test_auto_is_haproxy_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,4 +151,7 @@ def test_streams_outlive_a_reload_of_haproxy(tmp_path: Path) -> None:
     assert environment["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] == "7200"
     ports = [int(value) for name, value in environment.items() if name.endswith("_PORT")]
     assert len(set(ports)) == 3
+    # A request can be sent again only while it stands whole in a buffer.
+    assert int(environment["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]) >= 2**17
+    assert environment["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure empty-response"
     assert data_path.ray_environment("proxy", Settings(), "/bin/wrapper") == {}

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import logging.config
+import logging.handlers
 import time
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,21 @@ def test_the_engine_speaks_the_same_form(capsys: pytest.CaptureFixture[str]) -> 
     logging.getLogger("vllm-test.engine").info("GPU KV cache size: %s tokens", "1,024")
     line = json.loads(capsys.readouterr().err)
     assert line["message"] == "GPU KV cache size: 1,024 tokens"
+
+
+def test_serves_log_survives_an_engine_that_configures_logging(tmp_path: Path) -> None:
+    """Ray Serve asks the handler for its file when its controller comes back, and ends replicas that cannot say."""
+    serve = logging.getLogger("ray.serve")
+    file = logging.FileHandler(tmp_path / "replica.log")
+    handler = logging.handlers.MemoryHandler(1, target=file)
+    serve.addHandler(handler)
+    try:
+        with logs.serve_keeps_its_log():
+            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+            assert handler.target is None, "this is what it is for"
+        assert handler.target is file
+        serve.error("still here")
+        assert "still here" in (tmp_path / "replica.log").read_text()
+    finally:
+        serve.removeHandler(handler)
+        file.close()

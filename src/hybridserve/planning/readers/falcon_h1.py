@@ -10,7 +10,8 @@ def read(fields: Fields) -> Architecture:
     """The architecture of a `FalconH1ForCausalLM`."""
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     mamba_heads = fields.integer("mamba_n_heads")
-    inner = fields.get("mamba_d_ssm") or fields.integer("mamba_expand") * hidden
+    given = fields.integer("mamba_d_ssm", default=0, least=0)
+    inner = given or fields.integer("mamba_expand") * hidden
     head_dim = fields.get("mamba_d_head")
     if inner % mamba_heads or head_dim not in (None, "auto", inner // mamba_heads):
         fields.fail("mamba_d_head", f"is {head_dim!r}", f"mamba_n_heads * mamba_d_head = {inner}")
@@ -24,7 +25,7 @@ def read(fields: Fields) -> Architecture:
         tied_embeddings=fields.flag("tie_word_embeddings", default=False),
         dtype=fields.dtype,
         max_position_embeddings=fields.max_position_embeddings,
-        layers=(layer,) * fields.integer("num_hidden_layers"),
+        layers=(layer,) * fields.layer_count,
         attention=Attention(
             heads=heads,
             kv_heads=fields.integer("num_key_value_heads", default=heads),

@@ -8,6 +8,8 @@ from typing import Any, NoReturn, cast
 from hybridserve.errors import CatalogError
 from hybridserve.planning.shapes import Dtype
 
+MOST_LAYERS = 10_000
+
 
 class Fields:
     """A config.json. Methods take a field's names, newest spelling first, and raise `CatalogError` with the name."""
@@ -45,6 +47,14 @@ class Fields:
 
     def fail(self, name: str, what: str, fix: str) -> NoReturn:
         raise CatalogError(f"config.json: {name}", what, fix)
+
+    @property
+    def layer_count(self) -> int:
+        """Number of layers. A bound, because one object is made for each."""
+        count = self.integer("num_hidden_layers")
+        if count > MOST_LAYERS:
+            self.fail("num_hidden_layers", f"is {count}", f"a whole number of at most {MOST_LAYERS}")
+        return count
 
     @property
     def architecture(self) -> str:

@@ -15,7 +15,7 @@ def read(fields: Fields) -> Architecture:
     for kind in kinds:
         if kind not in STATES + ATTENTIONS:
             fields.fail("layer_types", f"contains {kind!r}", f"one of {', '.join(STATES + ATTENTIONS)}")
-    if len(kinds) != fields.integer("num_hidden_layers"):
+    if len(kinds) != fields.layer_count:
         fields.fail("num_hidden_layers", "differs from the length of layer_types", str(len(kinds)))
     if not any(kind in ATTENTIONS for kind in kinds):
         fields.fail("layer_types", "has no attention layer", "a hybrid model: both Mamba and attention layers")

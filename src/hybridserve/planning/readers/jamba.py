@@ -56,9 +56,7 @@ def _layers(fields: Fields) -> tuple[Layer, ...]:
     sparse, shift = fields.integer("expert_layer_period"), fields.integer("expert_layer_offset", least=0)
     if offset >= period or shift >= sparse:
         fields.fail("attn_layer_offset", f"is {offset} of {period}", "less than the period, as expert_layer_offset")
-    kinds = [
-        (i % period == offset, experts > 1 and i % sparse == shift) for i in range(fields.integer("num_hidden_layers"))
-    ]
+    kinds = [(i % period == offset, experts > 1 and i % sparse == shift) for i in range(fields.layer_count)]
     if len({attention for attention, _ in kinds}) != 2:
         fields.fail("attn_layer_period", "leaves one kind of layer only", "both Mamba and attention layers")
     return tuple(

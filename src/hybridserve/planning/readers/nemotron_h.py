@@ -89,10 +89,9 @@ def _layers(fields: Fields) -> tuple[Layer, ...]:
 def _mlp(fields: Fields) -> Mlp:
     width = fields.get("intermediate_size")
     if isinstance(width, list):
-        if len(set(width)) != 1:
+        if any(other != width[0] for other in width) or not width:
             fields.fail("intermediate_size", "differs from layer to layer", "one width for all MLP layers")
-        width = width[0]
-        return Mlp(intermediate=int(width), matrices=2, bias=fields.flag("mlp_bias", default=False))
+        fields = Fields({"intermediate_size": width[0], "mlp_bias": fields.get("mlp_bias")})
     return Mlp(fields.integer("intermediate_size"), matrices=2, bias=fields.flag("mlp_bias", default=False))
 
 

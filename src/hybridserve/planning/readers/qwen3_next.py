@@ -43,7 +43,7 @@ def read(fields: Fields) -> Architecture:
 
 
 def _layers(fields: Fields) -> tuple[Layer, ...]:
-    count = fields.integer("num_hidden_layers")
+    count = fields.layer_count
     every = fields.integer("full_attention_interval", default=4)
     if fields.get("layer_types") is not None:
         kinds = fields.names("layer_types")

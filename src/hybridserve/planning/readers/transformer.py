@@ -52,7 +52,5 @@ def read(fields: Fields) -> Architecture:
 def _layers(fields: Fields) -> tuple[Layer, ...]:
     experts = fields.integer("num_experts", default=0, least=0)
     step, dense = fields.integer("decoder_sparse_step", default=1), fields.get("mlp_only_layers") or []
-    sparse = [
-        experts > 0 and i not in dense and (i + 1) % step == 0 for i in range(fields.integer("num_hidden_layers"))
-    ]
+    sparse = [experts > 0 and i not in dense and (i + 1) % step == 0 for i in range(fields.layer_count)]
     return tuple(Layer(attention=True, mlp=not moe, moe=moe, norms=2) for moe in sparse)

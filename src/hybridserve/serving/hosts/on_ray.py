@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 import traceback
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class RayHost:
         """Start Ray and submit the application."""
         wrapper = Path(sys.executable).with_name("hybridserve-haproxy")
         os.environ |= ray_environment(self._path, self._settings, str(wrapper), self._scratch / "h")
+        _ask_for_a_token(self._scratch / "ray-token")
         enter("starting Ray")
         import ray
         from ray import serve as ray_serve
@@ -119,3 +121,16 @@ class RayHost:
         from hybridserve.serving.ray_app import APPLICATION
 
         return ray_serve.status().applications.get(APPLICATION)
+
+
+def _ask_for_a_token(file: Path) -> None:
+    """Whoever reaches Ray's ports can run code in the cluster: they take a token, which dies with this service.
+
+    Ray reads these variables when it is imported, in every process; a mode that the user has set stands.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    file.touch(mode=0o600)
+    file.write_text(secrets.token_urlsafe(32), encoding="ascii")
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -16,6 +16,7 @@ from hybridserve.serving.middleware.asgi import App
 from hybridserve.serving.middleware.asgi import Scope as AsgiScope
 from hybridserve.serving.middleware.budget import Budgets
 from hybridserve.serving.middleware.handover import Handover
+from hybridserve.serving.middleware.idempotency import Answers
 from hybridserve.serving.middleware.keys import Key, KeyRing
 from hybridserve.serving.middleware.limits import Limits
 from hybridserve.serving.middleware.metrics import DRAINING, GUARD_SECONDS, VERDICTS, Metrics, NoMetrics
@@ -74,6 +75,8 @@ class Control:
         self._probed: tuple[float, str | None] | None = None
         self._anonymous = _anonymous(settings)
         self._insider = object()
+        self.engine_lost: Callable[[], bool] = lambda: False
+        self.answers = Answers(settings.access.idempotency_s)
         self._rounds: Rounds | None = None
         self._watch: asyncio.Task[None] | None = None
 

@@ -178,11 +178,35 @@ class ControlMiddleware:
         ours: list[tuple[bytes, bytes]],
         visit: _Visit,
     ) -> None:
-        control, settings = self.control, self.control.settings
-        assert route.dialect is not None
+        control = self.control
         control.check_open(key)
         control.limits.request(key)
-        raw = await read_body(receive, settings.access.max_body_bytes, _declared_length(scope))
+        raw = await read_body(receive, control.settings.access.max_body_bytes, _declared_length(scope))
+        ident = first_header(scope["headers"], b"idempotency-key")
+        if ident is None:
+            await self._answer(route, key, raw, scope, receive, send, ours, visit)
+            return
+        with control.answers.open(key, ident, route.name, raw) as ticket:
+            if ticket.kept is not None:
+                visit.status, visit.reason = 200, "replayed"
+                await ticket.replay(send, ours)
+                return
+            await self._answer(route, key, raw, scope, receive, ticket.recording(send), ours, visit)
+            ticket.good = visit.status == 200 and visit.reason == "-"
+
+    async def _answer(
+        self,
+        route: Route,
+        key: Key,
+        raw: bytes,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        ours: list[tuple[bytes, bytes]],
+        visit: _Visit,
+    ) -> None:
+        control, settings = self.control, self.control.settings
+        assert route.dialect is not None
         waited = perf_counter()
         call = prepare(raw, route.dialect, settings, key)
         await check_prompt_length(self.app, scope, call, settings.access.max_prompt_tokens)
@@ -313,6 +337,7 @@ class ControlMiddleware:
             refuse=control.refusal,
             want_usage=metered or call.hide_usage,
             stalled_s=control.settings.access.stalled_reader_s,
+            lost=control.engine_lost,
         )
 
     def _settle(self, lease: Lease, used: int | None) -> None:

@@ -20,6 +20,8 @@ from hybridserve.serving.middleware.window import Stopped, Window
 Judge = Callable[[str], Awaitable[Verdict]]
 # An answer that is not streamed is held whole; beyond this something is wrong.
 _MAX_WHOLE = 64 * 1024 * 1024
+# The watchdog ends a process whose engine is dead within a fifth of a second; longer than this, something holds it.
+_LAST_WORDS_S = 5.0
 # Headers of the app's that no longer hold, or that we set ourselves.
 _REPLACED = (b"content-length", b"x-request-id", b"server")
 
@@ -37,6 +39,7 @@ class Reply:
         refuse: the refusal that belongs to a verdict.
         want_usage: read the tokens used.
         stalled_s: a client that takes nothing for so long is hung up on.
+        lost: whether this process is about to end because its engine is dead.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Reply:
         refuse: Callable[[Verdict, str], Refusal],
         want_usage: bool,
         stalled_s: float,
+        lost: Callable[[], bool],
     ) -> None:
         self._out = send
         self._line = line
@@ -63,6 +67,7 @@ class Reply:
         self._refuse = refuse
         self._want_usage = want_usage
         self._stalled = stalled_s
+        self._lost = lost
         self._mode: Literal["new", "stream", "whole", "pass"] = "new"
         self._start: Event = {}
         self._chunks: list[bytes] = []
@@ -95,8 +100,6 @@ class Reply:
             if not verdict.allowed:
                 await self.refuse(self._refuse(verdict, "input"))
                 return False
-            if self._mode == "stream":
-                await self._open()
         return not self._closed
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -109,6 +112,7 @@ class Reply:
             await self._forward({"type": "http.response.body", "body": refusal.event(), "more_body": False})
         else:
             self.status = refusal.status
+            await self._while_nobody_waits()
             self._started = True
             await refusal.send(self._forward, self._headers)
         self._stop_watch()
@@ -137,15 +141,21 @@ class Reply:
         self._start = {**message, "headers": [*headers, *self._headers]}
         if self.status < 400 and kind.startswith(b"text/event-stream"):
             self._mode = "stream"
+            # Its start waits for the first piece of its body: until then another replica can take the request over.
             self._schedule_watch()
-            if self._gate is None:
-                await self._open()
         else:
             self._mode = "whole"
 
     async def _open(self) -> None:
+        await self._while_nobody_waits()
         self._started = True
         await self._out(self._start)
+
+    async def _while_nobody_waits(self) -> None:
+        """Before the first byte: say nothing for an engine that has died. This process is about to end, and HAProxy
+        asks another replica where a connection closed without a word; an error it would hand on."""
+        if self._lost():
+            await asyncio.sleep(_LAST_WORDS_S)
 
     async def _body(self, data: bytes, more: bool) -> None:
         if self._mode == "stream":
@@ -230,6 +240,8 @@ class Reply:
     async def _forward(self, message: Event) -> None:
         self._sending_since = monotonic()
         try:
+            if not self._started:
+                await self._open()
             await self._out(message)
         finally:
             self._sending_since = None
