@@ -12,8 +12,9 @@ from typing import Any
 
 BEGIN, END = "<!-- faults -->\n", "<!-- end of faults -->"
 HEAD = [
-    "| fault | requests | finished | told | cut | lost | in flight | first failure, s | last, s | all back, s |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    "| fault | requests | finished | told | cut | lost | in flight | first failure, s | last, s | all back, s "
+    "| metric after | alert rule holds after |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 ]
 FIELDS = (
     "fault",
@@ -26,6 +27,8 @@ FIELDS = (
     "first_failure_s",
     "last_failure_s",
     "all_back_s",
+    "metric",
+    "alert",
 )
 
 

@@ -1,15 +1,24 @@
-"""The stack's own helpers, for services that live as long as a module."""
+"""Services that live as long as a module, and a Prometheus that watches them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "stack"))
+
+
+@dataclass
+class Watched:
+    """A service and the Prometheus that scrapes it every five seconds."""
+
+    service: Any
+    prometheus: Any
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +34,27 @@ def start_module_service() -> Iterator[Callable[..., Any]]:
     yield factory
     for running in started:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def start_watched(
+    start_module_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Watched]]:
+    from prometheus_server import start_prometheus
+    from stack_service import free_port
+
+    processes = []
+
+    def factory(*flags: str) -> Watched:
+        folder = tmp_path_factory.mktemp("prometheus")
+        targets = folder / "targets"
+        targets.mkdir()
+        prometheus, process = start_prometheus(folder, targets, scrape="5s", evaluation="5s")
+        processes.append(process)
+        sets = [f"telemetry.targets_dir={targets}", f"telemetry.metrics_port={free_port()}"]
+        return Watched(start_module_service(*flags, *[x for value in sets for x in ("--set", value)]), prometheus)
+
+    yield factory
+    for process in processes:
+        process.terminate()
+        process.wait(timeout=20)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 from hybridserve.compliance.canaries import HARMFUL
 
-Mood = Literal["well", "lenient", "garbage", "down"]
+Mood = Literal["well", "lenient", "garbage", "down", "slow"]
 
 
 class GuardModel:
@@ -31,6 +32,8 @@ class GuardModel:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 outer.asked += 1
+                if outer.mood == "slow":
+                    time.sleep(5)
                 self._say({"choices": [{"message": {"content": outer.verdict(body)}, "finish_reason": "stop"}]})
 
             def _say(self, answer: Any) -> None:

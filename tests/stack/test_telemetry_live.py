@@ -5,7 +5,6 @@ HYBRIDSERVE_PICTURES names a folder to draw the dashboards into, from this run.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import threading
@@ -14,17 +13,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 from guard_model import GuardModel
+from prometheus_server import script, start_prometheus, wait_until
 from stack_service import HYBRIDSERVE, Service, free_port, start
 
 from hybridserve.compliance.canaries import HARMFUL
-from hybridserve.errors import ServiceError
 from hybridserve.serving.middleware.keys import key_line, new_key
 from hybridserve.settings.telemetry import TelemetrySection
 from hybridserve.telemetry.boards import boards
@@ -38,15 +35,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SECTION = TelemetrySection()
 RATE, STEP_S, TRAFFIC_S = "15s", 2.0, 25.0
 HARM = next(iter(next(iter(HARMFUL.values())).values()))
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass
@@ -94,42 +82,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     assert code == 0
 
 
-def start_prometheus(folder: Path, targets: Path) -> tuple[Prometheus, subprocess.Popen[bytes]]:
-    """Debian's Prometheus with our rules and the scrape configuration of deploy/, only faster."""
-    programs = script("prometheus_tools").fetch()
-    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "2s"}
-    config["rule_files"] = [str(ROOT / "deploy" / "prometheus" / "rules" / "*.yaml")]
-    config["scrape_configs"][0]["file_sd_configs"] = [{"files": [f"{targets}/*.json"], "refresh_interval": "1s"}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = free_port()
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(
-            [programs / "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log,
-        )  # fmt: skip
-    asked = Prometheus(f"http://127.0.0.1:{port}")
-    wait_until(lambda: answers(asked), 20)
-    return asked, process
-
-
-def answers(prometheus: Prometheus) -> bool:
-    try:
-        prometheus.now("up")
-    except ServiceError:
-        return False
-    return True
-
-
 def up(prometheus: Prometheus) -> list[dict[str, str]]:
     return [line.labels for line in prometheus.now('up{job="hybridserve"} == 1')]
-
-
-def wait_until(true: Any, within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def traffic(service: Service, key: str, slow: str) -> list[int]:

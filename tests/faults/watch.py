@@ -1,0 +1,61 @@
+"""What Prometheus saw of a fault, and when: a metric by its expression, and any alert that was not there before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from hybridserve.errors import ServiceError
+from hybridserve.telemetry.query import Prometheus
+
+
+class Watch:
+    """Asks a Prometheus twice a second until it is left.
+
+    Args:
+        shows: PromQL that has a value when the fault is seen; None where no metric can show it.
+    """
+
+    def __init__(self, prometheus: Prometheus, shows: str | None) -> None:
+        self._prometheus = prometheus
+        self._shows = shows
+        self._began = 0.0
+        self._before: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+        self.metric_s: float | None = None
+        self.alerts: dict[str, float] = {}
+
+    async def __aenter__(self) -> Watch:
+        self._before = set(await asyncio.to_thread(self._names))
+        self._began = time.monotonic()
+        self._task = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    @property
+    def seen(self) -> tuple[str, str]:
+        """For the table."""
+        metric = "-" if self.metric_s is None else f"{self.metric_s:.0f} s"
+        alerts = [f"{name.removeprefix('HybridServe')} {at:.0f} s" for name, at in self.alerts.items()]
+        return metric, ", ".join(alerts) or "-"
+
+    async def _look(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceError):
+                names = await asyncio.to_thread(self._names)
+                if self.metric_s is None and self._shows and await asyncio.to_thread(self._prometheus.now, self._shows):
+                    self.metric_s = time.monotonic() - self._began
+                for name in names:
+                    if name not in self._before:
+                        self.alerts.setdefault(name, time.monotonic() - self._began)
+            await asyncio.sleep(0.5)
+
+    def _names(self) -> list[str]:
+        """Alerts whose rule holds: pending ones too, which fire when it goes on for their time."""
+        return [one["labels"]["alertname"] for one in self._prometheus.api("alerts")["alerts"]]
