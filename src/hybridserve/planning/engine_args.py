@@ -241,6 +241,17 @@ def engine_args(settings: Settings, planned: Planned | None = None) -> dict[str,
     return {**args, **engine.extra_args}
 
 
+def engine_environment(settings: Settings) -> dict[str, str]:
+    """Variables that the processes of the engine start with, unless the user has set them.
+
+    ``enforce_eager`` leaves vLLM's samplers compiled (vllm/v1/sample/ops): on a CPU the first request that samples, or
+    asks for logprobs, would call a C++ compiler, hold every stream up for seconds, and end the engine where there is
+    none.
+    """
+    cpu = accelerator(settings.accelerator.name).platform == "cpu"
+    return {"TORCH_COMPILE_DISABLE": "1"} if cpu and _eager(settings.engine, cpu) else {}
+
+
 def weights_source(settings: Settings, model: ResolvedModel) -> str:
     """Folder or repository the weights come from.
 

@@ -9,6 +9,7 @@ that, while the process that deploys goes on.
 
 from __future__ import annotations
 
+import os
 from datetime import date
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Application
 
 from hybridserve.catalog.accelerators import accelerator
+from hybridserve.planning.engine_args import engine_environment
 from hybridserve.serving import early_core
 from hybridserve.serving.admission import admit
 from hybridserve.serving.capacity import replica_capacity
@@ -40,6 +42,8 @@ class Replica:
         configure(known.settings.telemetry)
         engine = known.settings.engine
         devices = engine.tensor_parallel_size * engine.pipeline_parallel_size
+        for name, value in engine_environment(known.settings).items():
+            os.environ.setdefault(name, value)
         one_cpu = known.settings.accelerator.name == "cpu" and devices == 1
         begun = early_core.begin() if one_cpu else None
 

@@ -11,7 +11,7 @@ from planned_models import NANO_9B, QWEN3_8B
 from hybridserve.catalog.models import model_ids
 from hybridserve.cli import main
 from hybridserve.errors import ConfigError, PlanRefused
-from hybridserve.planning.engine_args import Wishes, engine_args, plan_settings
+from hybridserve.planning.engine_args import Wishes, engine_args, engine_environment, plan_settings
 from hybridserve.planning.render import command_line, llm_config, shell
 from hybridserve.settings import load
 
@@ -38,6 +38,12 @@ def test_the_demo_on_a_cpu_gets_a_modest_set():
     assert 1 <= args["max_num_seqs"] <= 8
     assert "gpu_memory_utilization" not in args
     assert "trust_remote_code" not in args
+
+
+def test_an_eager_engine_on_a_cpu_calls_no_compiler():
+    assert engine_environment(settings_of()) == {"TORCH_COMPILE_DISABLE": "1"}
+    assert engine_environment(settings_of("engine.enforce_eager=false")) == {}
+    assert engine_environment(settings_of("accelerator.name=l40s", "engine.enforce_eager=true")) == {}
 
 
 def test_a_setting_wins_over_advice_and_card():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybridserve.errors import EnvironmentFault
-from hybridserve.planning.engine_args import engine_args
+from hybridserve.planning.engine_args import engine_args, engine_environment
 from hybridserve.planning.render import command_line
 from hybridserve.serving.failure import root_cause
 from hybridserve.serving.middleware.handover import Handover
@@ -47,7 +47,8 @@ class SingleHost:
         words = command_line(engine_args(self._settings), server.host, server.port)[2:]
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words]
         command += ["--middleware", DOOR, "--disable-uvicorn-access-log"]
-        environment = {**os.environ, SETTINGS_JSON: str(handover), PLAN_FILE: str(self._plan)}
+        ours = engine_environment(self._settings)
+        environment = {**ours, **os.environ, SETTINGS_JSON: str(handover), PLAN_FILE: str(self._plan)}
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C in a terminal is for us, who then ask for a drain.
             self._child = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
