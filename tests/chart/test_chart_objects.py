@@ -36,6 +36,19 @@ def test_notes_warn_of_nothing_where_all_is_set() -> None:
     assert "Mind:" not in said
 
 
+def test_incremental_upgrades_are_reached_by_kuberays_gateway() -> None:
+    """KubeRay then makes a Gateway, and no Service of the release's name that notes or test could name."""
+    values = values_of("rayservice-incremental")
+    said = notes(values)
+    assert "get gateway demo-gateway" in said
+    assert "port-forward" not in said
+    assert "test.url: helm test has nothing to ask" in said
+    assert not [one for one in template(values) if one["metadata"]["name"] == "demo-test" and one["kind"] == "Pod"]
+    values["test"] = {"url": "http://public.gateways:80"}
+    assert only(template(values), "Pod")["spec"]["containers"][0]["args"] == ["http://public.gateways:80", "open"]
+    assert "test.url" not in notes(values)
+
+
 def test_times_follow_from_one_number() -> None:
     objects = template({"drainSeconds": 300, "startupSeconds": 1201})
     pod = pod_of(objects, "Deployment")

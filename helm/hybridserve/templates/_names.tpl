@@ -53,6 +53,11 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{/* Whether traffic comes by KubeRay's own Gateway; then no Service of the release's name exists. */}}
+{{- define "hybridserve.byGateway" -}}
+{{- if and (eq .Values.mode "rayservice") (eq .Values.ray.upgradeStrategy "NewClusterWithIncrementalUpgrade") }}yes{{ end -}}
+{{- end -}}
+
 {{/* Names of things the user may bring. */}}
 {{- define "hybridserve.keysSecret" -}}
 {{- if .Values.auth.existingSecret -}}
