@@ -130,7 +130,7 @@ chart-score: install ## the chart's score sheet beside other charts, checkov inc
 
 test-cluster: LOCK = dev
 test-cluster: install chart-tools ## the chart on a real Kubernetes 1.20, built from Debian's source: minutes, needs root
-	tests/chart/cluster/run.sh
+	tests/chart/cluster/run.sh $(PART)
 
 test-compose: LOCK = dev
 test-compose: install ## images and compose under a real Docker engine, got from Debian's packages; needs root

@@ -107,8 +107,12 @@ def get() -> None:
     (CACHE / "complete").touch()
 
 
-def start() -> None:
+def start(*, network: bool = True) -> None:
     """Start the engine unless it runs.
+
+    Args:
+        network: with a bridge and packet rules of its own. Without, it builds with the machine's own network and
+            touches nothing of it.
 
     Raises:
         Unavailable: it does not come up; the last line of its log says why.
@@ -118,7 +122,7 @@ def start() -> None:
         return
     STATE.mkdir(parents=True, exist_ok=True)
     rules = run("iptables-save", check=False)
-    if rules.returncode == 0:
+    if network and rules.returncode == 0:
         (STATE / "rules").write_text(rules.stdout)
     daemon = {
         "runtimes": {"clamped": {"path": str(CACHE / "bin" / "runc-clamped")}},
@@ -129,9 +133,10 @@ def start() -> None:
     words = [
         str(TREE / "usr/sbin/dockerd"),
         f"--config-file={STATE}/daemon.json", "--oom-score-adjust=0", "--default-ulimit=nofile=20000:20000",
-        "--storage-driver=overlay2", f"--bip={BRIDGE}", f"--data-root={CACHE}/data", f"--exec-root={STATE}/exec",
+        "--storage-driver=overlay2", f"--data-root={CACHE}/data", f"--exec-root={STATE}/exec",
         f"--pidfile={STATE}/pid", f"--host=unix://{CACHE}/docker.sock",
     ]  # fmt: skip
+    words += [f"--bip={BRIDGE}"] if network else ["--bridge=none", "--iptables=false", "--ip-masq=false"]
     (STATE / "pid").unlink(missing_ok=True)
     with (STATE / "log").open("wb") as log:
         daemon_process = subprocess.Popen(words, stdout=log, stderr=log, env=environment(), start_new_session=True)
@@ -158,9 +163,10 @@ def stop() -> None:
     deadline = time.monotonic() + 60
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    subprocess.run(["ip", "link", "delete", "docker0"], capture_output=True)
     if (STATE / "rules").exists():
+        subprocess.run(["ip", "link", "delete", "docker0"], capture_output=True)
         subprocess.run(["iptables-restore"], input=(STATE / "rules").read_bytes(), env=environment(), check=False)
+        (STATE / "rules").unlink()
 
 
 def base() -> None:

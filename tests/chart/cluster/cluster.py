@@ -8,7 +8,6 @@ has no controller for them).
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import docker_tools
 import yaml
 from chart_helm import HELM_4, KUBECTL, ROOT
 
@@ -25,7 +25,7 @@ HOST = "172.29.0.1"
 SERVICES = "10.98.0.0/16"
 API = f"https://{HOST}:46443"
 TOKENS = "admintoken,admin,admin,system:masters\nkubelettoken,system:node:n1,n1,system:nodes\n"
-LIBRARIES = f"{CACHE}/root/usr/lib/x86_64-linux-gnu:{CACHE}/root/lib/x86_64-linux-gnu"
+CRD_PORT = 37443
 
 
 @dataclass(slots=True)
@@ -96,6 +96,21 @@ class Cluster:
             (at / name).chmod(0o600)
         self.wait("API server", lambda: self.kubectl("get", "--raw", "/readyz").strip() == "ok", 60)
 
+    def crd_server(self) -> None:
+        """Kubernetes 1.36's own server of custom resources, beside the old one, which it asks who may do what.
+
+        It lacks `/apis`, so kubectl finds nothing there; it is talked to by HTTP.
+        """
+        at = self.folder
+        off = "NamespaceLifecycle,MutatingAdmissionWebhook,ValidatingAdmissionWebhook"
+        self._run(
+            f"""apiextensions-apiserver --etcd-servers http://127.0.0.1:42379 --etcd-prefix /crd
+            --secure-port {CRD_PORT} --bind-address 127.0.0.1 --cert-dir {at}/crd-certs --kubeconfig {at}/kubeconfig
+            --authentication-kubeconfig {at}/kubeconfig --authorization-kubeconfig {at}/kubeconfig
+            --authentication-skip-lookup --enable-priority-and-fairness=false
+            --disable-admission-plugins {off},ValidatingAdmissionPolicy,MutatingAdmissionPolicy"""
+        )
+
     def _controllers(self) -> None:
         at = self.folder
         self._run(
@@ -107,7 +122,7 @@ class Cluster:
 
     def _node(self) -> None:
         at = self.folder
-        self.start_docker()
+        self._docker()
         self._run(
             f"""dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --user=root
             --listen-address={HOST} --bind-interfaces --local=/cluster.local/ --hostsdir={at}/hosts"""
@@ -141,27 +156,13 @@ class Cluster:
 
         self.wait("node", ready, 90)
 
-    def start_docker(self) -> None:
-        """The container engine alone, as the images need it."""
-        tools = self.folder / "sbin"
-        tools.mkdir(parents=True)
-        for name in (
-            "iptables",
-            "iptables-save",
-            "iptables-restore",
-            "ip6tables",
-            "ip6tables-save",
-            "ip6tables-restore",
-        ):
-            (tools / name).symlink_to(CACHE / "root/usr/sbin/xtables-nft-multi")
-        daemon = {
-            "runtimes": {"clamped": {"path": str(ROOT / "tests/chart/cluster/oom_runc.py")}},
-            "default-runtime": "clamped",
-        }
-        (self.folder / "daemon.json").write_text(json.dumps(daemon))
+    def _docker(self) -> None:
+        """The container engine of scripts/docker_tools.py with its images, on our bridge."""
+        clamped = {"clamped": {"path": str(docker_tools.CACHE / "bin" / "runc-clamped")}}
+        (self.folder / "daemon.json").write_text(json.dumps({"runtimes": clamped, "default-runtime": "clamped"}))
         self._run(
             f"""dockerd --config-file {self.folder}/daemon.json --oom-score-adjust 0
-            --default-ulimit nofile=20000:20000 --storage-driver overlay2 --data-root {CACHE}/docker
+            --default-ulimit nofile=20000:20000 --storage-driver overlay2 --data-root {docker_tools.CACHE}/data
             --exec-root {self.folder}/docker-exec --pidfile {self.folder}/docker.pid
             --host unix://{self.folder}/docker.sock --bridge hsbr0 --iptables=false --ip-masq=false"""
         )
@@ -177,12 +178,13 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """Environment that finds the unpacked tools."""
         root = CACHE / "root"
-        path = [self.folder / "sbin", CACHE / "bin", root / "usr/sbin", root / "usr/bin", root / "sbin"]
+        docker = docker_tools.environment()
+        path = [CACHE / "bin", root / "usr/sbin", root / "usr/bin", root / "sbin"]
+        libraries = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
         return {
-            **os.environ,
-            "PATH": ":".join(map(str, path)) + ":" + os.environ["PATH"],
-            "LD_LIBRARY_PATH": LIBRARIES,
-            "XTABLES_LIBDIR": f"{root}/usr/lib/x86_64-linux-gnu/xtables",
+            **docker,
+            "PATH": ":".join([*map(str, path), docker["PATH"]]),
+            "LD_LIBRARY_PATH": ":".join([*map(str, libraries), docker["LD_LIBRARY_PATH"]]),
             "DOCKER_HOST": f"unix://{self.folder}/docker.sock",
         }
 
@@ -207,7 +209,7 @@ class Cluster:
         return self._tool([str(KUBECTL), "--kubeconfig", str(self.folder / "kubeconfig"), *words], stdin)
 
     def docker(self, *words: str) -> str:
-        return self._tool([str(CACHE / "root/usr/bin/docker"), *words])
+        return self._tool([str(docker_tools.TREE / "usr/bin/docker"), *words])
 
     def helm(self, *words: str, stdin: str | None = None) -> str:
         return self._tool([str(HELM_4), "--kubeconfig", str(self.folder / "kubeconfig"), *words], stdin)

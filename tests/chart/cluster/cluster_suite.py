@@ -1,8 +1,8 @@
 """The chart on a real cluster, `make test-cluster`: install, test, refuse, upgrade under traffic, roll back, uninstall.
 
 Kubernetes is 1.20.2, the newest that can be built where this runs, so that the chart's lower bound is taken off and
-the PodDisruptionBudget (policy/v1) stays out. The pods run the real engine, read-only and as nobody. The tests are one
-story and run in their order.
+the PodDisruptionBudget (policy/v1) stays out. The pods run the images of deploy/Dockerfile.cpu and Dockerfile.control,
+which images.py has built. The tests are one story and run in their order.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from cluster import Cluster, chart_for_old_kubernetes
 NAMESPACE = "serving"
 VALUES: dict[str, Any] = {
     "replicaCount": 1,
-    "startupSeconds": 240,
+    "startupSeconds": 600,
     "drainSeconds": 20,
-    "check": {"image": {"repository": ""}},  # one image is packed for all
     "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "8Gi"}},
     "podDisruptionBudget": {"enabled": False},
     "settings": {"engine": {"max_num_seqs": 8}},
@@ -78,7 +77,7 @@ def test_install_waits_until_it_serves(cluster: Cluster, chart: Path) -> None:
     folder.mkdir(mode=0o777)
     cluster.kubectl("apply", "-f", "-", stdin=VOLUME % folder)
     notes = cluster.helm("install", "demo", str(chart), "-n", NAMESPACE, "--create-namespace", "--wait",
-                         "--timeout", "240s", "--values", "-", stdin=values())  # fmt: skip
+                         "--timeout", "390s", "--values", "-", stdin=values())  # fmt: skip
     assert "STATUS: deployed" in notes
     assert "no API keys are asked for" in notes
     cluster.name_services()
@@ -169,7 +168,7 @@ def test_an_upgrade_under_traffic_fails_no_request(cluster: Cluster, chart: Path
     (before,) = engine_pods(cluster)
     with Traffic(service_url(cluster)) as traffic:
         time.sleep(3)
-        cluster.helm("upgrade", "demo", str(chart), "-n", NAMESPACE, "--wait", "--timeout", "300s", "--values", "-",
+        cluster.helm("upgrade", "demo", str(chart), "-n", NAMESPACE, "--wait", "--timeout", "390s", "--values", "-",
                      stdin=values(settings={"engine": {"max_num_seqs": 6}}))  # fmt: skip
 
         def replaced() -> bool:

@@ -1,75 +1,43 @@
-"""The images the pods run: this machine's own environment, packed. Not what deploy/Dockerfile builds, and it says so.
+"""The images of the pods: built from deploy/'s own Dockerfiles, by the engine that `make test-compose` uses.
 
-No registry can be reached where these tests run, so a base image cannot be pulled. What runs in the pods is the same
-Python, the same locked packages and the same source.
+No registry is asked: their base is bootstrapped from Debian's archive (scripts/docker_tools.py). An image whose files
+have not changed is not built again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
-from chart_helm import ROOT
-from cluster import CACHE, Cluster
+import docker_tools
+from cluster import CACHE
+from docker_engine import build
 
-ENGINE = "hybridserve:0.1.0-cpu"
-TAR = ("tar", "-C", "/", "--mode=a+rX,go-w", "--owner=0", "--group=0", "-c")
-# vLLM asks lscpu for the cores it may use.
-NAMES = ("bash", "dash", "sh", "sleep", "env", "cat", "ls", "touch", "tr", "id", "mkdir", "uname", "lscpu", "ps")
-PROGRAMS = tuple(f"usr/bin/{name}" for name in NAMES)
-SYSTEM = (
-    "bin", "lib", "lib64", "sbin", "usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/share/zoneinfo/UTC",
-    "etc/passwd", "etc/group", "etc/nsswitch.conf", "etc/ld.so.cache", "etc/ssl/openssl.cnf",
-    *PROGRAMS,
-)  # fmt: skip
+PAUSE = "local/pause:1"
 
 
-def build(cluster: Cluster) -> None:
-    """Make the images that are missing; what earlier runs left behind goes."""
-    cluster.docker("container", "prune", "--force")
-    cluster.docker("image", "prune", "--force")
-    have = cluster.docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
-    if "local/pause:1" not in have:
-        catatonit = ["tar", "-C", str(CACHE / "root/usr/bin"), "-c", "catatonit"]
-        pipe(cluster, catatonit, "import", "-c", 'ENTRYPOINT ["/catatonit","-P"]', "-", "local/pause:1")
-    base = f"hybridserve-base:{hashlib.sha256((ROOT / 'requirements/dev.txt').read_bytes()).hexdigest()[:12]}"
-    if base not in have:
-        python = Path(sys.executable).resolve().parents[1]
-        mine = [str(path).lstrip("/") for path in (ROOT / ".venv", python)]
-        skip = ["--exclude=*.a", f"--exclude={mine[1]}/lib/python3*/test"]
-        system = [name for name in SYSTEM if (Path("/") / name).exists()]
-        pipe(cluster, [*TAR, *skip, *system, *mine], "import", "-", base)
-    # The source changes more often than the lock: it and the few programs are laid over the packages at every run.
-    container = cluster.docker("create", base, "true").strip()
-    pipe(cluster, [*TAR, *PROGRAMS, str(ROOT / "src").lstrip("/")], "cp", "-", f"{container}:/")
-    words = [
-        f'ENTRYPOINT ["{ROOT}/.venv/bin/hybridserve"]',
-        f"ENV PATH={ROOT}/.venv/bin:/usr/bin:/bin",
-        "USER 10001:10001",
-    ]
-    cluster.docker("commit", *(part for word in words for part in ("--change", word)), container, ENGINE)
-    cluster.docker("rm", container)
+def main() -> None:
+    """Build with the machine's network and without a bridge, then leave the images to the cluster's engine."""
+    docker_tools.start(network=False)
+    try:
+        docker_tools.base()
+        left = docker_tools.run("docker", "ps", "-aq", "--filter", "label=io.kubernetes.pod.name").stdout.split()
+        if left:  # of a node that is gone
+            docker_tools.run("docker", "rm", "--force", *left)
+        build("deploy/Dockerfile.control", "hybridserve:0.1.0-control")
+        build("deploy/Dockerfile.cpu", "hybridserve:0.1.0-cpu")
+        if docker_tools.run("docker", "image", "inspect", PAUSE, check=False).returncode != 0:
+            _pause()
+    finally:
+        docker_tools.stop()
 
 
-def pipe(cluster: Cluster, tar: list[str], *words: str) -> None:
-    """`tar | docker ...`."""
-    with subprocess.Popen(tar, stdout=subprocess.PIPE) as source:
-        docker = str(CACHE / "root/usr/bin/docker")
-        subprocess.run([docker, *words], stdin=source.stdout, env=cluster.environment(), check=True)
-    if source.returncode != 0:
-        raise RuntimeError(f"tar ended with {source.returncode}")
+def _pause() -> None:
+    """What holds a pod's namespaces open: catatonit alone, which is linked statically."""
+    tar = ["tar", "-C", str(CACHE / "root/usr/bin"), "-c", "catatonit"]
+    program = subprocess.run(tar, capture_output=True, check=True).stdout
+    words = ["docker", "import", "-c", 'ENTRYPOINT ["/catatonit","-P"]', "-", PAUSE]
+    subprocess.run(words, input=program, env=docker_tools.environment(), check=True, capture_output=True)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        alone = Cluster(Path(folder))
-        alone.network()
-        alone.start_docker()
-        try:
-            build(alone)
-            print(alone.docker("images"))
-        finally:
-            alone.stop()
+    main()
