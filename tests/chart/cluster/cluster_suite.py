@@ -21,6 +21,7 @@ import pytest
 import yaml
 from cluster import Cluster, chart_for_old_kubernetes
 
+pytestmark = pytest.mark.timeout(600)
 NAMESPACE = "serving"
 VALUES: dict[str, Any] = {
     "replicaCount": 1,
@@ -74,7 +75,8 @@ def engine_pods(cluster: Cluster) -> list[dict[str, Any]]:
 
 def test_install_waits_until_it_serves(cluster: Cluster, chart: Path) -> None:
     folder = cluster.folder / "weights"
-    folder.mkdir(mode=0o777)
+    folder.mkdir()
+    folder.chmod(0o777)  # fsGroup does not reach into a hostPath
     cluster.kubectl("apply", "-f", "-", stdin=VOLUME % folder)
     notes = cluster.helm("install", "demo", str(chart), "-n", NAMESPACE, "--create-namespace", "--wait",
                          "--timeout", "390s", "--values", "-", stdin=values())  # fmt: skip
