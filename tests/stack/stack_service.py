@@ -34,6 +34,7 @@ class Service:
     model: str
     cache: str
     ready_s: float
+    log: Path
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
@@ -76,7 +77,7 @@ def start(flags: Sequence[str] = (), port: int | None = None, log: Path | None =
     if "url" not in said:
         process.wait(timeout=60)
         pytest.fail(f"the service did not start: {said} {log.read_text()[-3000:]}")
-    return Service(process, said["url"], said["model"], said["cache"], said["ready_s"])
+    return Service(process, said["url"], said["model"], said["cache"], said["ready_s"], log)
 
 
 def living(processes: Sequence[psutil.Process]) -> list[str]:

@@ -11,7 +11,13 @@ from math import ceil, sqrt
 
 from hybridserve.scaling.demand import Demand, Memory, remember
 from hybridserve.scaling.observation import Observation
-from hybridserve.scaling.queueing import highest_utilization, spare_servers
+from hybridserve.scaling.queueing import (
+    highest_share,
+    highest_utilization,
+    highest_utilization_of_two,
+    spare_for_prompts,
+    spare_servers,
+)
 from hybridserve.scaling.spec import ScalingSpec
 
 # Demand this many standard deviations above the forecast is no chance (1 in 30,000) and does not wait for a trend.
@@ -19,6 +25,8 @@ BURST_SIGMAS = 4.0
 # Giving back waits until nothing has asked for more for this many start-up times: an idle replica costs no more than
 # the start-up of the one that would have to be asked for again.
 HOLD_START_UPS = 1.0
+# When a peak has ended by the clock it is known that nothing will ask for it again: only chance is to be waited for.
+HOLD_BY_THE_CLOCK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +100,14 @@ def decide(seen: Observation, spec: ScalingSpec, state: State) -> Decision:
         wanted, why = _idle(seen, spec, state.busy_at)
 
     # A replica that is taken back and then needed again costs its start-up, and users wait for it.
-    hold_s = HOLD_START_UPS * spec.start_up_s
+    hold_s = (HOLD_BY_THE_CLOCK if demand.over else HOLD_START_UPS) * spec.start_up_s
     kept = tuple((at, count) for at, count in state.wanted if at > seen.now - hold_s and count > wanted)
     state = replace(state, wanted=(*kept, (seen.now, wanted)))
     if wanted >= seen.target:
         return _bounded(seen, spec, wanted, why, limits, state)
     if silent > 0:
         return _bounded(seen, spec, seen.target, f"{silent} of {seen.ready} replicas are silent: hold", limits, state)
-    if state.since is not None and seen.now - state.since < hold_s:
+    if state.since is not None and seen.now - state.since < HOLD_START_UPS * spec.start_up_s:
         # A controller that was started again has no past: who it finds running was wanted by somebody who had one.
         why = f"looking for {seen.now - state.since:.0f} s only: hold"
         return _bounded(seen, spec, seen.target, why, limits, state)
@@ -125,6 +133,8 @@ def _limits(demand: Demand, present: int, seen: Observation, spec: ScalingSpec, 
 
     load = demand.forecast + demand.surprise
     text = f"{demand.now:.1f} slots due, {demand.forecast:.1f} in {spec.start_up_s:.0f} s"
+    if demand.period_s:
+        text += f" by the round of {demand.period_s:.0f} s"
     if demand.surprise > 0.05:
         text += f", {demand.surprise:.1f} kept for bursts as seen"
     if demand.now > demand.forecast + BURST_SIGMAS * sqrt(max(demand.forecast, 1.0)) and demand.now > load:
@@ -139,20 +149,20 @@ def _limits(demand: Demand, present: int, seen: Observation, spec: ScalingSpec, 
         text += f", {waiting} waiting"
     rate = load / memory.service_s if memory.service_s else 0.0
     spare = spare_servers(load, memory.service_s, wait_s, miss)
-    load *= memory.pace.slowdown(full * load / (load + spare)) if load else 1.0
+    load *= memory.pace.slowdown(full * load / (load + spare), memory.fullness) if load else 1.0
     spare = spare_servers(load, memory.service_s, wait_s, miss)
     slots = load + spare
     backlog = sum(reading.prefill_backlog for reading in seen.readings)
     # Uneven prompts queue like fewer, longer ones (Pollaczek and Khinchine): their mean is weighted by their length.
     uneven_s = memory.prompt_square / memory.prompt / capacity.prefill_tokens_per_s if memory.prompt else 0.0
-    prefill_s = rate * work_s / highest_utilization(uneven_s, wait_s, miss)
+    prefill_s = _prefill(rate * work_s, uneven_s, wait_s, seen, spec, memory)
     limits = Limits(
         state_slots=slots / capacity.state_slots,
         kv_blocks=slots * memory.blocks / usable,
         prefill=prefill_s,
     )
     if not memory.service_s:
-        # Nothing has finished yet: count who is there, and what they wait for.
+        # Too few have finished: count who is there, and what they wait for.
         limits = replace(
             limits,
             state_slots=present / capacity.state_slots,
@@ -164,6 +174,26 @@ def _limits(demand: Demand, present: int, seen: Observation, spec: ScalingSpec, 
         "prefill tokens": f"{rate * memory.prompt:,.0f} prompt tokens/s",
     }[limits.binding]
     return limits, f"{text}, {spare:.1f} spare; {limits.binding} bind: {unit}"
+
+
+def _prefill(work: float, job_s: float, wait_s: float, seen: Observation, spec: ScalingSpec, memory: Memory) -> float:
+    """Replicas that `work` seconds of prompts a second need, so that neither prompts nor answers wait too long."""
+    miss = 1 - spec.attainment
+    alone = work / highest_utilization(job_s, wait_s, miss)
+    if alone > 1:
+        # Two may be chosen between, and then few wait behind two: one replica is as many as its queue allows.
+        shared = max(
+            work / highest_utilization_of_two(job_s, wait_s, miss), work + spare_for_prompts(job_s, wait_s, miss)
+        )
+        alone = min(alone, max(shared, 1.01))
+    if spec.inter_token_s is None or not memory.pace.weight or not seen.readings:
+        return alone
+    # An answer is slowed down by the prompts that are computed while it lasts.
+    pace_s = memory.pace.seconds / memory.pace.weight
+    step_s = pace_s * max(0.1, 1 - work / len(seen.readings))
+    during_s = memory.output * spec.inter_token_s
+    share = highest_share(job_s, during_s - memory.output * step_s, during_s, miss)
+    return max(alone, work / share)
 
 
 def _idle(seen: Observation, spec: ScalingSpec, busy_at: float) -> tuple[int, str]:

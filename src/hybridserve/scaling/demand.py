@@ -12,16 +12,23 @@ from dataclasses import dataclass, field, replace
 from math import sqrt
 
 from hybridserve.scaling.observation import Observation
+from hybridserve.scaling.season import BINS_PER_START_UP, Season
 from hybridserve.scaling.spec import ScalingSpec
 
 # Service time is taken over about this many finished requests: enough to be a mean, few enough to follow the traffic.
 REQUESTS_IN_A_MEAN = 200.0
+# Fewer than this say nothing: the first request of an engine waited 21 s on a busy machine where the next took 0.3 s,
+# and a second replica was started for 80 requests at once that were not there.
+REQUESTS_FOR_A_MEAN = 20
 # Shorter windows count too few arrivals, longer ones too old ones.
 WINDOW_S = (5.0, 120.0)
 # How fast an engine is changes with the traffic's lengths, within tens of minutes.
 PACE_S = 1800.0
 # Forecasts a start-up time apart are independent of each other; those in between show when a surprise began.
 SAMPLES_PER_START_UP = 12
+# Slow growth is looked for over windows of so many start-up times, and counts beyond so many deviations of chance.
+SLOW_START_UPS = (2, 4)
+SLOW_SIGMAS = 1.0
 # Errors up to this many standard deviations of chance are no surprise (1 in 1000).
 CHANCE_SIGMAS = 3.0
 
@@ -86,8 +93,8 @@ class Pace:
             self.product * keep + weight * running * seconds,
         )
 
-    def slowdown(self, at: float) -> float:
-        """Seconds of a token with `at` sequences a replica, relative to what was measured; at most 2, at least 1."""
+    def slowdown(self, at: float, measured: float) -> float:
+        """Seconds of a token with `at` sequences a replica, over those with `measured`; at most 2, at least 1."""
         if not self.weight or not self.seconds:
             return 1.0
         running, seconds = self.running / self.weight, self.seconds / self.weight
@@ -95,15 +102,21 @@ class Pace:
         if spread < 0.25:
             return 1.0  # it has always been equally full: a line through one point has no slope
         slope = max(0.0, (self.product / self.weight - running * seconds) / spread)
-        return min(2.0, max(1.0, 1.0 + slope * (at - running) / seconds))
+        # The line is extrapolated; half of the mean is as fast as it is believed to be.
+        before = max(seconds / 2, seconds + slope * (measured - running))
+        return min(2.0, max(1.0, (seconds + slope * (at - running)) / before))
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Demand at one moment, and what was then forecast for a start-up time later."""
+    """Requests a second at one moment, and what was then forecast for a start-up time later.
+
+    Kept as rates: how long a request stays depends on how full replicas are, and an hour of slots that were counted
+    while they were full is no forecast for the hour in which they are not.
+    """
 
     at: float
-    demand: float
+    rate: float
     forecast: float
 
 
@@ -114,23 +127,36 @@ class Memory:
     Attributes:
         replicas: counters by replica.
         arrived: requests since the law began to look, at each of the last moments: (time, count).
-        service_s: mean time a request holds a slot; 0 while none has finished.
+        finished: requests that the means below are over, at most `REQUESTS_IN_A_MEAN`.
+        holding_s: mean time they held a slot.
+        fullness: sequences that ran on a replica meanwhile.
         prompt, prompt_square: mean prompt tokens of a request, and mean of their square.
+        output: mean tokens of an answer.
         pace: how service slows down as replicas fill.
         blocks: mean blocks of a running sequence.
-        samples: demand and forecasts, some in each start-up time, as far back as the spec remembers.
+        samples: rates and forecasts, some in each start-up time, as far back as the spec remembers.
         surprise: what follows from them.
+        season: arrivals by the clock.
     """
 
     replicas: Mapping[str, Counters] = field(default_factory=dict)
     arrived: tuple[tuple[float, float], ...] = ()
-    service_s: float = 0.0
+    finished: float = 0.0
+    holding_s: float = 0.0
+    fullness: float = 0.0
     prompt: float = 0.0
     prompt_square: float = 0.0
+    output: float = 0.0
     pace: Pace = field(default_factory=Pace)
     blocks: float = 0.0
     samples: tuple[Sample, ...] = ()
     surprise: Surprise = field(default_factory=lambda: Surprise())
+    season: Season = field(default_factory=Season)
+
+    @property
+    def service_s(self) -> float:
+        """Mean time a request holds a slot; 0 while too few have finished to say."""
+        return self.holding_s if self.finished >= REQUESTS_FOR_A_MEAN else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +184,15 @@ class Demand:
         now: requests that arrived within the last service time.
         forecast: the same when a replica that is asked for now is ready.
         surprise: by how much forecasts have lately been too low, beyond chance.
+        period_s: of the round that the forecast follows; 0 when it follows the trend.
+        over: by the clock, a peak has just ended.
     """
 
     now: float
     forecast: float
     surprise: float
+    period_s: float = 0.0
+    over: bool = False
 
 
 def remember(memory: Memory, seen: Observation, spec: ScalingSpec) -> tuple[Memory, Demand]:
@@ -172,17 +202,30 @@ def remember(memory: Memory, seen: Observation, spec: ScalingSpec) -> tuple[Memo
     memory = replace(memory, arrived=_recent(memory.arrived, seen.now, before + new))
     now = _arrivals(memory, seen.now) + seen.queued
     if not memory.service_s:
-        # Nothing has finished yet: all that is known is who is there.
+        # Too few have finished: all that is known is who is there.
         now = float(seen.queued + sum(reading.running + reading.waiting for reading in seen.readings))
-    forecast = max(0.0, _forecast(memory.samples, now, seen.now, memory.service_s, spec.start_up_s))
-    if memory.surprise.sigmas:
+    season = memory.season.with_arrivals(seen.now, new, spec.start_up_s, spec.calendar_s)
+    if bool(season.period) != bool(memory.season.period):
+        # Errors of the other kind of forecast say nothing about this one's.
+        memory = replace(memory, samples=(), surprise=Surprise())
+    memory = replace(memory, season=season)
+    service_s = memory.service_s
+    ahead = season.ahead(spec.start_up_s) if service_s else None
+    if ahead is None:
+        forecast = max(0.0, _forecast(memory.samples, now, seen.now, memory.service_s, spec.start_up_s))
+    else:
+        forecast = ahead.rate * service_s
+    if memory.surprise.sigmas and ahead is None:
         # Where bursts are known a steep rise is one more of them, and they end where they ended: without this, three
         # times the rate for three minutes was answered with room for five times.
         forecast = min(forecast, max(memory.surprise.peak, now))
-    samples = _sampled(memory.samples, Sample(seen.now, now, forecast), spec)
-    if samples is not memory.samples:
-        memory = replace(memory, samples=samples, surprise=surprise(samples, spec))
-    return memory, Demand(now, forecast, memory.surprise.slots(forecast))
+    if service_s:
+        samples = _sampled(memory.samples, Sample(seen.now, now / service_s, forecast / service_s), spec)
+        if samples is not memory.samples:
+            memory = replace(memory, samples=samples, surprise=surprise(samples, service_s, spec))
+    period_s = season.period * spec.start_up_s / BINS_PER_START_UP
+    over = ahead is not None and ahead.over
+    return memory, Demand(now, forecast, memory.surprise.slots(forecast), period_s, over)
 
 
 def _count(memory: Memory, seen: Observation) -> tuple[Memory, float]:
@@ -212,7 +255,7 @@ def _count(memory: Memory, seen: Observation) -> tuple[Memory, float]:
         counters = {name: kept for name, kept in counters.items() if name in alive}
     memory = replace(memory, replicas=counters)
     if new.finished:
-        memory = _with_finished(memory, new)
+        memory = _with_finished(memory, new, running / max(1, len(seen.readings)))
     if new.generated and running and memory.arrived:
         seconds = seen.now - memory.arrived[-1][0]
         each = running * seconds / new.generated
@@ -223,16 +266,18 @@ def _count(memory: Memory, seen: Observation) -> tuple[Memory, float]:
     return memory, float(new.arrived)
 
 
-def _with_finished(memory: Memory, new: Counters) -> Memory:
+def _with_finished(memory: Memory, new: Counters, fullness: float) -> Memory:
     """Means over finished requests."""
-    share = new.finished / (new.finished + REQUESTS_IN_A_MEAN)
-    mean = 1.0 if not memory.service_s else share
+    mean = new.finished / (new.finished + memory.finished)
     return replace(
         memory,
+        finished=min(memory.finished + new.finished, REQUESTS_IN_A_MEAN),
         # Nothing holds a slot for less than a step; a clock that says so would make the rate of arrivals infinite.
-        service_s=max(0.001, memory.service_s + mean * (new.slot_seconds / new.finished - memory.service_s)),
+        holding_s=max(0.001, memory.holding_s + mean * (new.slot_seconds / new.finished - memory.holding_s)),
+        fullness=memory.fullness + mean * (fullness - memory.fullness),
         prompt=memory.prompt + mean * (new.prompt_tokens / new.finished - memory.prompt),
         prompt_square=memory.prompt_square + mean * (new.prompt_squares / new.finished - memory.prompt_square),
+        output=memory.output + mean * (new.generated / new.finished - memory.output),
     )
 
 
@@ -268,8 +313,8 @@ def _forecast(samples: tuple[Sample, ...], demand: float, now: float, service_s:
     them on would ask for a replica more every few minutes and give it back. It must also still go on: five minutes
     after a step from 50 to 150 the means still grow, and 250 will not come.
     """
-    recent = [sample.demand for sample in samples if sample.at > now - start_up_s]
-    earlier = [sample.demand for sample in samples if now - 2 * start_up_s < sample.at <= now - start_up_s]
+    recent = [sample.rate * service_s for sample in samples if sample.at > now - start_up_s]
+    earlier = [sample.rate * service_s for sample in samples if now - 2 * start_up_s < sample.at <= now - start_up_s]
     if len(recent) < SAMPLES_PER_START_UP // 2 or len(earlier) < SAMPLES_PER_START_UP // 2:
         return max(_mean(recent), demand)
     level, before = _mean(recent), _mean(earlier)
@@ -281,7 +326,29 @@ def _forecast(samples: tuple[Sample, ...], demand: float, now: float, service_s:
     quarter = len(recent) // 4
     lately = 4 * (_mean(recent[-quarter:]) - _mean(recent[-2 * quarter : -quarter]))
     growth = min(level - before, 2 * (half - _mean(recent[: len(recent) // 2])), lately) - chance
+    slow = _slow_growth(samples, level - before + chance, now, service_s, start_up_s)
+    even += slow * (2 + service_s / (2 * start_up_s))
     return max(even, half + 1.25 * growth) if growth > 0 else even
+
+
+def _slow_growth(samples: tuple[Sample, ...], most: float, now: float, service_s: float, start_up_s: float) -> float:
+    """Growth in a start-up time that only longer means show: a day's is a replica in ten minutes, well within chance.
+
+    The mean over a window w is off by ``sqrt(demand * 2 * service / w)``, what two of them say of growth by root two of
+    that, and growth within a start-up time by ``start_up / w`` of it: a window four times as long tells growth of an
+    eighth. It counts as far as it is beyond chance, and as the last start-up times do not deny it.
+    """
+    found = 0.0
+    for start_ups in SLOW_START_UPS:
+        window = start_ups * start_up_s
+        recent = [sample.rate * service_s for sample in samples if sample.at > now - window]
+        earlier = [sample.rate * service_s for sample in samples if now - 2 * window < sample.at <= now - window]
+        if len(earlier) < 0.9 * start_ups * SAMPLES_PER_START_UP:
+            break
+        level = _mean(recent)
+        chance = sqrt(2 * max(level, 1.0) * min(1.0, 2 * service_s / window))
+        found = max(found, (level - _mean(earlier) - SLOW_SIGMAS * chance) / start_ups)
+    return max(0.0, min(found, most))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -298,7 +365,7 @@ def _sampled(samples: tuple[Sample, ...], sample: Sample, spec: ScalingSpec) -> 
     return (*samples[start:], sample)
 
 
-def surprise(samples: tuple[Sample, ...], spec: ScalingSpec) -> Surprise:
+def surprise(samples: tuple[Sample, ...], service_s: float, spec: ScalingSpec) -> Surprise:
     """How far demand has exceeded forecasts, beyond chance.
 
     Chance leaves errors of a few ``sqrt(forecast)``, and that is what `spare_servers` is for. What is beyond them are
@@ -307,7 +374,7 @@ def surprise(samples: tuple[Sample, ...], spec: ScalingSpec) -> Surprise:
     """
     lag = SAMPLES_PER_START_UP
     errors = [
-        (after.at, (after.demand - before.forecast) / sqrt(max(before.forecast, 1.0)))
+        (after.at, (after.rate - before.forecast) * service_s / sqrt(max(before.forecast * service_s, 1.0)))
         for before, after in zip(samples, samples[lag:], strict=False)
     ]
     if len(errors) <= 2 * lag:
@@ -317,6 +384,6 @@ def surprise(samples: tuple[Sample, ...], spec: ScalingSpec) -> Surprise:
     if not left:
         return Surprise()
     quantile = left[min(len(left) - 1, int(spec.attainment * len(left)))]
-    demand = [sample.demand for sample in samples]
+    demand = [sample.rate * service_s for sample in samples]
     peak = max(_mean(demand[index : index + lag // 2]) for index in range(len(demand) - lag // 2 + 1))
     return Surprise(max(0.0, quantile - CHANCE_SIGMAS), peak)

@@ -16,12 +16,13 @@ from hybridserve.scaling.capacity import ReplicaCapacity
 from hybridserve.scaling.decide import Decision, State, decide
 from hybridserve.scaling.observation import NUMBERS, PREFIX, Observation, Reading, reading_from_numbers
 from hybridserve.scaling.spec import ScalingSpec
+from hybridserve.serving.logs import configure
 from hybridserve.settings.scaling import ScalingSection
 from hybridserve.settings.telemetry import TelemetrySection
 from hybridserve.telemetry.exporter import export
 from hybridserve.telemetry.scaling import ScalingMetrics
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("hybridserve.scaling")
 
 # So often replicas report; Ray's default of 10 s would be a sixth of a start-up.
 METRICS_INTERVAL_S = 1.0
@@ -58,7 +59,7 @@ class HybridPolicy:
             self.metrics.failed()
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
-                logger.error("hybridserve scaling holds: %s", problem, exc_info=True)
+                logger.error("event=scale_fault problem=%r", problem, exc_info=True)
                 self._problem = problem
             return context.target_num_replicas, {}
 
@@ -75,8 +76,8 @@ class HybridPolicy:
         self._problem = ""
         self.metrics.decided(seen, spec, decision, self.dry_run)
         if decision.replicas != seen.target:
-            verb = "would scale" if self.dry_run else "scales"
-            logger.info("hybridserve %s %d -> %d: %s", verb, seen.target, decision.replicas, decision.reason)
+            event = "would_scale" if self.dry_run else "scale"
+            logger.info("event=%s from=%d to=%d reason=%r", event, seen.target, decision.replicas, decision.reason)
         return seen.target if self.dry_run else decision.replicas
 
 
@@ -88,6 +89,7 @@ def _metrics(shown: str) -> ScalingMetrics:
     if telemetry is not None:
         try:
             section = TelemetrySection.model_validate(telemetry)
+            configure(section)  # Serve keeps its own loggers at WARNING: a decision would be said to nobody
             labels = {"namespace": section.namespace, "model": model, "replica": "controller"}
             export(section, metrics.registry, labels)
         except Exception:  # A controller without metrics still scales.
@@ -146,10 +148,12 @@ def autoscaling_options(
         "start_up_s": section.start_up_s,
         "ttft_s": section.ttft_s,
         "ttft_per_prompt_token_s": section.ttft_per_prompt_token_s,
+        "inter_token_s": section.inter_token_s,
         "attainment": section.attainment,
         "idle_s": section.idle_s,
         "stale_s": section.stale_s,
         "memory_s": section.memory_s,
+        "calendar_s": section.calendar_s,
     }
     return common | {
         # Ray multiplies nothing with it under a custom policy, but refuses a config without a target.

@@ -26,14 +26,18 @@ class ScalingSection(Section):
     """Time to first token that is still good, for a prompt of no length."""
     ttft_per_prompt_token_s: float = Field(default=0.0, ge=0)
     """What each prompt token may add to it."""
+    inter_token_s: float | None = Field(default=None, gt=0)
+    """Mean time between the tokens of an answer that is still good; empty: prompts may slow answers as they like."""
     attainment: float = Field(default=0.99, ge=0.5, lt=1)
-    """Share of requests that shall see a good time to first token."""
+    """Share of requests that shall see these times."""
     idle_s: float = Field(default=300.0, gt=0)
     """Without any request for so long, go to zero; only with min_replicas 0."""
     stale_s: float = Field(default=10.0, gt=0)
     """A reading older than this is silence, and silence never takes a replica away."""
     memory_s: float = Field(default=3600.0, gt=0)
     """How long bursts are remembered: room is kept for those that come at least this often."""
+    calendar_s: float = Field(default=8 * 86400.0, gt=0)
+    """How far back arrivals are kept to find what comes back by the clock; rounds of up to half of it are found."""
     prefill_tokens_per_s: float | None = Field(default=None, gt=0)
     """Prompt tokens a replica computes per second, as `make calibrate` measures them; empty: prefill is no limit."""
     target_ongoing_requests: float | None = Field(default=None, gt=0)

@@ -100,6 +100,9 @@ POOL = _replica("pool_blocks", "Blocks of the one pool that states and attention
 POOL_USED = _replica("pool_blocks_used", "Blocks in use, by what they hold.", "holds")
 BLOCK_BYTES = _replica("pool_block_bytes", "Size of one block of the pool over all layers of its group.")
 READING_AGE = _replica("engine_reading_age_seconds", "Since the engine last spoke; 0 while it is idle.")
+BACKLOG = _replica(
+    "prefill_backlog_tokens", "Prompt tokens not yet computed, an estimate: requests that wait, at the mean prompt."
+)
 PLAN_VALUE = _replica("plan_value", "A planned quantity, and what the engine made of it.", "field", "source")
 PLAN_DIFFERENCES = _replica("plan_differences", "Fields in which the engine's cache is not as planned.")
 CACHEABLE_MIN = _replica(
@@ -131,6 +134,7 @@ REPLICA = (
     POOL_USED,
     BLOCK_BYTES,
     READING_AGE,
+    BACKLOG,
     PLAN_VALUE,
     PLAN_DIFFERENCES,
     CACHEABLE_MIN,

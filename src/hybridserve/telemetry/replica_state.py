@@ -96,6 +96,7 @@ class ReplicaState(Collector):
         if "bytes_per_block" in plan:
             yield m.BLOCK_BYTES, [((), plan["bytes_per_block"])]
         yield m.READING_AGE, [((), now.age_s)]
+        yield m.BACKLOG, [((), now.prefill_backlog)]
         yield m.PLAN_VALUE, list(_sides(plan, facts.plan["engine"]))
         yield m.PLAN_DIFFERENCES, [((), len(facts.plan["differences"]))]
         yield m.CACHEABLE_MIN, [((), facts.cacheable_min)]

@@ -218,6 +218,42 @@ def test_a_burst_is_answered_before_any_trend_shows() -> None:
     assert "burst" in world.decision.reason
 
 
+def test_a_slow_first_request_is_not_taken_for_the_rule() -> None:
+    """Measured: an engine's first request took 21 s on a busy machine, those after it 0.3 s, four in a second."""
+    state, target = State(), 1
+    for second in range(1, 120):
+        finished = 0 if second < 22 else 1 + 4 * (second - 22)
+        reading = Reading(
+            "a",
+            running=1,
+            arrived=finished + 1,
+            finished=finished,
+            prompt_tokens=32 * finished,
+            generated=50 * finished,
+            slot_seconds=21.0 + 0.25 * (finished - 1) if finished else 0.0,
+        )
+        seen = Observation(now=float(second), target=target, ready=1, readings=(reading,))
+        decision = decide(seen, spec(start_up_s=20.0), state)
+        state = decision.state
+        assert decision.replicas == 1, decision.reason
+
+
+def test_bursts_that_come_by_the_clock_find_their_replicas_ready() -> None:
+    """Two minutes of four times the rate, every ten: in the fourth round the fleet has grown before the burst."""
+    world = World(spec(start_up_s=60.0), target=3)
+    for second in range(3 * 600 + 470):
+        burst = second % 600 >= 480
+        world.second(sum(world.random.random() < (0.8 if burst else 0.2) for _ in range(10)))
+    before = world.target
+    assert before * 16 >= 0.8 * 10 * 20 * 0.8  # replicas of 16 slots, for most of 160 that will be due in ten seconds
+    assert world.decision is not None
+    assert "round of 600 s" in world.decision.reason
+    for second in range(470, 600 + 60):
+        burst = second % 600 >= 480
+        world.second(sum(world.random.random() < (0.8 if burst else 0.2) for _ in range(10)))
+    assert world.target < before
+
+
 def test_scale_down_waits_and_says_so() -> None:
     world = World(spec(), target=8)
     for _ in range(900):

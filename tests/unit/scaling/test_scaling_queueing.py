@@ -1,4 +1,4 @@
-"""The two formulas against exact ones and against a queue that is played out."""
+"""The formulas against exact ones and against a queue that is played out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import random
 
 import pytest
 
-from hybridserve.scaling.queueing import highest_utilization, spare_servers
+from hybridserve.scaling.queueing import (
+    highest_share,
+    highest_utilization,
+    highest_utilization_of_two,
+    spare_for_prompts,
+    spare_servers,
+)
 
 
 def erlang_c(servers: int, load: float) -> float:
@@ -51,3 +57,30 @@ def test_utilization_keeps_waits_short_in_a_queue_played_out() -> None:
 def test_no_work_is_no_limit() -> None:
     assert highest_utilization(0.0, 2.0, 0.01) == 1.0
     assert highest_utilization(10.0, 0.0, 0.01) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("servers", [4, 20])
+def test_two_to_choose_between_keep_waits_short_in_a_queue_played_out(servers: int) -> None:
+    """A router that looks at two servers, at the utilization that the formulas allow so many."""
+    source = random.Random(3)
+    work_s, wait_s, miss = 1.0, 3.0, 0.01
+    rho = min(highest_utilization_of_two(work_s, wait_s, miss), 1 - spare_for_prompts(work_s, wait_s, miss) / servers)
+    free_at = [0.0] * servers
+    now, late, count = 0.0, 0, 60_000
+    for _ in range(count):
+        now += source.expovariate(rho * servers / work_s)
+        one, other = source.sample(range(servers), 2)
+        chosen = one if free_at[one] <= free_at[other] else other
+        wait = max(0.0, free_at[chosen] - now)
+        late += wait > wait_s
+        free_at[chosen] = now + wait + work_s
+    assert late / count <= 1.2 * miss
+    assert rho > highest_utilization(work_s, wait_s, miss)
+
+
+def test_prompts_may_delay_answers_as_much_as_is_to_spare() -> None:
+    """Answers of 10 s that may be delayed by 5 s: at most half of the time, less for longer prompts."""
+    assert highest_share(0.001, 5.0, 10.0, 0.01) == pytest.approx(0.5, abs=0.02)
+    assert highest_share(2.0, 5.0, 10.0, 0.01) < highest_share(0.5, 5.0, 10.0, 0.01)
+    assert highest_share(0.0, 5.0, 10.0, 0.01) == 1.0
+    assert highest_share(1.0, -1.0, 10.0, 0.01) == 0.05

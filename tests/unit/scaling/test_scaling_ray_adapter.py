@@ -67,11 +67,14 @@ def test_load_scales_up_within_bounds_that_change_in_place() -> None:
     assert law(context(2.0, {"a": full}, capacity_adjusted_max_replicas=2)) == (2, {})
 
 
-def test_dry_run_decides_and_changes_nothing() -> None:
+def test_dry_run_decides_says_so_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     law = policy(dry_run=True)
+    caplog.set_level("INFO", logger="hybridserve.scaling")
     assert law(context(1.0, {"a": Reading("a", running=16, waiting=100, blocks_used=128)}))[0] == 1
     assert law.last is not None
     assert law.last.replicas == 4
+    (line,) = caplog.messages
+    assert line.startswith("event=would_scale from=1 to=4 reason='")
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,27 @@ def test_every_policy_runs(name: str) -> None:
     assert result.replica_hours > 0
 
 
+def test_a_grid_search_stops_early_and_finds_the_same() -> None:
+    """A run that cannot reach the goal any more is given up, and the cheapest that reaches it ends its row."""
+    arrivals = WORKLOADS["office"].arrivals(scale=0.2)[:1500]
+    scene = Scene(arrivals, load_service_times("nano-9b-a10g"), Goals(), FleetOptions(max_replicas=20, initial=2))
+    whole, short = tune("fixed", scene), tune("fixed", scene, attainment=0.99)
+    found, quick = cheapest(whole, 0.99), cheapest(short, 0.99)
+    assert found is not None
+    assert quick is not None
+    assert (quick.settings, quick.score) == (found.settings, found.score)
+    assert len(short) < len(whole)
+    assert all(trial.given_up for trial in short[:-1])
+    assert all(trial.score.attainment < 0.99 for trial in whole[: len(short) - 1])
+
+
+def test_history_is_what_went_before() -> None:
+    """The part that counts is the same for who has seen the rounds before it and for who has not."""
+    nights = WORKLOADS["nights"].arrivals(seed=5, scale=0.5, history_s=7200.0)
+    assert {int(at // 3600) for at, _, _ in nights} == {0, 1, 2, 3}
+    assert nights[: len(WORKLOADS["nights"].arrivals(seed=5, scale=0.5))] == WORKLOADS["nights"].arrivals(5, 0.5)
+
+
 def test_unknown_policy_is_named() -> None:
     scene = Scene([(0.0, 1, 1)], TIMES, Goals(), FleetOptions())
     with pytest.raises(ConfigError, match="magic"):

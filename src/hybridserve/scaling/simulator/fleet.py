@@ -19,13 +19,17 @@ RETRY_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a policy is shown: the observation, and the one number that comes from a metrics database.
-
-    `ttft_p99` is that of requests whose first token came in the last minute; None when there was none.
-    """
+    """What a policy is shown: the observation, and the one number that comes from a metrics database."""
 
     observation: Observation
-    ttft_p99: float | None
+    firsts: Sequence[tuple[float, float]] = ()
+    """(when, seconds) of the first tokens of the last minute."""
+
+    @property
+    def ttft_p99(self) -> float | None:
+        """Of requests whose first token came in the last minute; None when there was none."""
+        values = sorted(value for _, value in self.firsts)
+        return values[min(len(values) - 1, int(0.99 * len(values)))] if values else None
 
 
 class Policy(Protocol):
@@ -72,6 +76,7 @@ class Run:
         replica_seconds: paid time within what counts, from asking for a replica until it is gone.
         targets: (time, replicas asked for) at each change, from time zero.
         preemptions: in all replicas.
+        given_up: it was stopped, as it had missed more than was allowed.
     """
 
     requests: list[Request]
@@ -80,6 +85,15 @@ class Run:
     replica_seconds: float = 0.0
     targets: list[tuple[float, int]] = field(default_factory=list)
     preemptions: int = 0
+    given_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Ends a run as soon as it cannot reach a goal any more: most settings of a grid search show that early."""
+
+    missed: Callable[[Request], bool]
+    count: int
 
 
 def simulate(
@@ -88,13 +102,14 @@ def simulate(
     policy: Policy,
     options: FleetOptions,
     progress: Callable[[float], None] | None = None,
+    allowance: Allowance | None = None,
 ) -> Run:
     """Replay `arrivals` (time, prompt tokens, output tokens; sorted by time) against a fleet under a policy.
 
     Raises:
         ConfigError: a request can never fit into the cache of one replica, or the options are impossible.
     """
-    return _Fleet(arrivals, times, policy, options, progress).run()
+    return _Fleet(arrivals, times, policy, options, progress, allowance).run()
 
 
 class _Fleet:
@@ -105,6 +120,7 @@ class _Fleet:
         policy: Policy,
         options: FleetOptions,
         progress: Callable[[float], None] | None,
+        allowance: Allowance | None,
     ) -> None:
         if not 0 <= options.min_replicas <= options.max_replicas or options.max_replicas < 1:
             raise ConfigError(
@@ -112,6 +128,7 @@ class _Fleet:
             )
         _check_fit(arrivals, times)
         self.times, self.policy, self.options, self.progress = times, policy, options, progress
+        self.allowance, self.missed = allowance, 0
         self.random = random.Random(options.seed)
         self.requests = [Request(*arrival) for arrival in arrivals]
         self.end = arrivals[-1][0]
@@ -147,6 +164,9 @@ class _Fleet:
                 self._decide(now)
                 if now > self.options.warm_up_s:
                     self._pay(period)
+            if self.allowance is not None and self.missed > self.allowance.count:
+                self.result.given_up = True
+                return self.result
             if self.progress is not None:
                 self.progress(min(1.0, now / self.end))
         for replica in self.ready:
@@ -223,6 +243,9 @@ class _Fleet:
         self.draining = still
 
     def _take(self, replica: Replica, now: float) -> None:
+        if self.allowance is not None:
+            since, missed = self.options.warm_up_s, self.allowance.missed
+            self.missed += sum(request.arrived >= since and missed(request) for request in replica.done)
         replica.done.clear()
         if replica.firsts:
             self.firsts.extend((now, value) for value in replica.firsts)
@@ -234,10 +257,6 @@ class _Fleet:
     def _decide(self, now: float) -> None:
         while self.firsts and self.firsts[0][0] < now - 60.0:
             self.firsts.popleft()
-        p99 = None
-        if self.firsts:
-            values = sorted(value for _, value in self.firsts)
-            p99 = values[min(len(values) - 1, int(0.99 * len(values)))]
         observation = Observation(
             now=now,
             target=self.target,
@@ -246,7 +265,7 @@ class _Fleet:
             draining=len(self.draining),
             readings=self.readings,
         )
-        wanted = self.policy.target(View(observation, p99))
+        wanted = self.policy.target(View(observation, self.firsts))
         wanted = min(max(wanted, self.options.min_replicas), self.options.max_replicas)
         # The next decision sees what the replicas say now: reports travel for one period.
         self.readings = tuple(replica.reading(self.options.period_s) for replica in self.ready)

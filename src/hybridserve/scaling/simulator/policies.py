@@ -119,7 +119,8 @@ class RayTtft:
         if seen.ready == 0:
             return max(1, seen.target) if ongoing else seen.target
         wanted = seen.target
-        if view.ttft_p99 is not None and view.ttft_p99 > self.goal_s:
+        p99 = view.ttft_p99
+        if p99 is not None and p99 > self.goal_s:
             wanted += 1
         elif ongoing / seen.ready < self.idle_ongoing:
             wanted -= 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hybridserve.scaling.simulator.fleet import Run
+from hybridserve.scaling.simulator.replica import Request
 
 # A change of direction this soon after the last change is oscillation, later it is traffic.
 OSCILLATION_S = 600.0
@@ -26,6 +27,13 @@ class Goals:
     ttft_s: float = 2.0
     ttft_per_prompt_token_s: float = 0.001
     inter_token_s: float = 0.1
+
+    def missed(self, request: Request, overhead_s: float) -> bool:
+        """Whether a finished request was too late, or too slow."""
+        late = (
+            request.first - request.arrived + overhead_s > self.ttft_s + self.ttft_per_prompt_token_s * request.prompt
+        )
+        return late or (request.last - request.first) / max(1, request.output - 1) > self.inter_token_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from math import ceil
 
 from hybridserve.errors import ConfigError
 from hybridserve.scaling.simulator.calibration import ServiceTimes
-from hybridserve.scaling.simulator.fleet import FleetOptions, Policy, simulate
+from hybridserve.scaling.simulator.fleet import Allowance, FleetOptions, Policy, simulate
 from hybridserve.scaling.simulator.oracle import needs, schedule
 from hybridserve.scaling.simulator.policies import (
     Fixed,
@@ -30,21 +30,28 @@ POLICIES = ("hybridserve", *STOCK, "oracle")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A policy with one choice of settings."""
+    """A policy with one choice of settings.
+
+    Attributes:
+        initial: replicas that are ready when it begins; None leaves that to the scene.
+        row: candidates of one row stand from the cheapest to the dearest.
+    """
 
     policy: str
     settings: str
     build: Callable[[], Policy]
     initial: int | None = None
+    row: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A candidate and what it came to."""
+    """A candidate and what it came to; given up, its score is that of the part that was run."""
 
     policy: str
     settings: str
     score: Score
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +63,25 @@ class Scene:
     goals: Goals
     options: FleetOptions
 
-    def run(self, candidate: Candidate, progress: Callable[[float], None] | None = None) -> Trial:
-        """Replay it under one candidate."""
-        options = self.options
+    def run(
+        self,
+        candidate: Candidate,
+        progress: Callable[[float], None] | None = None,
+        attainment: float | None = None,
+    ) -> Trial:
+        """Replay it under one candidate, with `attainment` only as long as it can still reach so much."""
+        options, overhead_s = self.options, self.times.request_overhead_s
         if candidate.initial is not None:
             options = replace(options, initial=candidate.initial)
-        run = simulate(self.arrivals, self.times, candidate.build(), options, progress)
-        return Trial(candidate.policy, candidate.settings, score(run, self.goals, self.times.request_overhead_s))
+        allowance = None
+        if attainment is not None:
+            counted = sum(at >= options.warm_up_s for at, _, _ in self.arrivals)
+            allowance = Allowance(
+                lambda request: self.goals.missed(request, overhead_s), int((1 - attainment) * counted)
+            )
+        run = simulate(self.arrivals, self.times, candidate.build(), options, progress, allowance)
+        judged = score(run, self.goals, overhead_s)
+        return Trial(candidate.policy, candidate.settings, judged, run.given_up)
 
     def spec(self) -> ScalingSpec:
         """What our law is told: bounds, goals, the plan. Nothing about the workload."""
@@ -73,11 +92,12 @@ class Scene:
             start_up_s=self.times.start_up_s,
             ttft_s=self.goals.ttft_s,
             ttft_per_prompt_token_s=self.goals.ttft_per_prompt_token_s,
+            inter_token_s=self.goals.inter_token_s,
         )
 
 
 def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
-    """The settings to try for a policy, the ones that keep most in reserve first.
+    """The settings to try for a policy.
 
     Raises:
         ConfigError: no such policy.
@@ -89,8 +109,8 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
         busy = needs(scene.arrivals, scene.times)
         mean, peak = sum(busy) / len(busy), max(busy)
         counts = {max(1, ceil(mean + (1.1 * peak - mean) * step / 8)) for step in range(9)}
-        for count in sorted(counts, reverse=True):
-            yield Candidate(policy, f"{count} replicas", partial(Fixed, count), initial=count)
+        for count in sorted(counts):
+            yield Candidate(policy, f"{count} replicas", partial(Fixed, count), initial=count, row=policy)
     elif policy == "ray-queue-length":
         for up, down in ((5, 120), (30, 600)):
             for share in (0.5, 0.65, 0.8, 0.95):
@@ -135,23 +155,34 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
     elif policy == "oracle":
         need = needs(scene.arrivals, scene.times)
         for window in (30, 90):
-            for packing in (0.85, 0.92, 0.98, 1.04, 1.1):
+            for packing in (1.1, 1.04, 0.98, 0.92, 0.85, 0.78, 0.7, 0.6, 0.5):
                 plan = schedule(need, scene.times.start_up_s, packing, window)
                 yield Candidate(
                     policy,
                     f"packing {packing:g}, mean over {window} s",
                     partial(schedule, need, scene.times.start_up_s, packing, window),
                     plan.replicas[0],
+                    f"{policy} {window}",
                 )
     else:
         raise ConfigError("--policy", f"{policy!r} is not one", ", ".join(POLICIES))
 
 
-def tune(policy: str, scene: Scene, tried: Callable[[Trial], None] | None = None) -> list[Trial]:
-    """All trials of a policy."""
-    trials = []
+def tune(
+    policy: str, scene: Scene, tried: Callable[[Trial], None] | None = None, attainment: float | None = None
+) -> list[Trial]:
+    """The trials of a policy.
+
+    With `attainment` each runs only as long as it can still reach so much, and the first of a row that does ends it.
+    """
+    trials: list[Trial] = []
+    ended: set[str] = set()
     for candidate in candidates(policy, scene):
-        trials.append(scene.run(candidate))
+        if candidate.row in ended:
+            continue
+        trials.append(scene.run(candidate, attainment=attainment))
+        if attainment is not None and candidate.row is not None and not trials[-1].given_up:
+            ended.add(candidate.row)
         if tried is not None:
             tried(trials[-1])
     return trials
@@ -159,7 +190,7 @@ def tune(policy: str, scene: Scene, tried: Callable[[Trial], None] | None = None
 
 def cheapest(trials: Sequence[Trial], attainment: float) -> Trial | None:
     """The cheapest trial that attains at least so much, or None."""
-    reached = [trial for trial in trials if trial.score.attainment >= attainment]
+    reached = [trial for trial in trials if not trial.given_up and trial.score.attainment >= attainment]
     return min(reached, key=lambda trial: trial.score.replica_hours) if reached else None
 
 

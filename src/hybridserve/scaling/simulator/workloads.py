@@ -58,6 +58,7 @@ class Workload:
         highest: the largest value of `rate`.
         mix: lengths with their shares.
         seconds: its length.
+        every_s: length of the round that comes back; 0 when nothing does. Every round is up to a fifth lower.
     """
 
     name: str
@@ -67,9 +68,15 @@ class Workload:
     mix: tuple[tuple[float, Lengths], ...]
     base: float
     seconds: float
+    every_s: float = 0.0
 
-    def arrivals(self, seed: int = 1, scale: float = 1.0) -> list[Arrival]:
-        """Draw the requests; `scale` multiplies the rate."""
+    def arrivals(self, seed: int = 1, scale: float = 1.0, history_s: float = 0.0) -> list[Arrival]:
+        """Draw the requests.
+
+        Args:
+            scale: multiplies the rate.
+            history_s: so much of it, in whole rounds, goes before; times count from its beginning.
+        """
         source = random.Random(f"{self.name}-{seed}")
         shares = [share for share, _ in self.mix]
         kinds = [lengths for _, lengths in self.mix]
@@ -78,9 +85,12 @@ class Workload:
         drawn: list[Arrival] = []
         while True:
             now += source.expovariate(peak)
-            if now >= self.seconds:
+            if now >= history_s + self.seconds:
                 return drawn
-            if source.random() * self.highest <= self.rate(now):
+            height = 1.0
+            if self.every_s:
+                height = random.Random(f"{self.name}-{seed}-{int(now / self.every_s)}").uniform(0.8, 1.0)
+            if source.random() * self.highest <= height * self.rate(now):
                 lengths = kinds[0] if len(kinds) == 1 else source.choices(kinds, shares)[0]
                 drawn.append((now, *lengths.draw(source)))
 
@@ -97,6 +107,11 @@ def _bursts(now: float) -> float:
 def _diurnal(now: float) -> float:
     """A day pressed into two hours: from a fifth of the rate to all of it and back."""
     return 0.6 - 0.4 * math.cos(2 * math.pi * now / 7200)
+
+
+def _storms(now: float) -> float:
+    """As long and as high as bursts and as many, at odds with every clock."""
+    return 3.0 if any(at <= now % 7200 < at + 180 for at in (700, 1450, 2950, 3600, 5900, 6700)) else 1.0
 
 
 def _flash(now: float) -> float:
@@ -134,9 +149,9 @@ WORKLOADS = {
         Workload("poisson", "steady chat", _steady, 1.0, ((1.0, CHAT),), 8.0, 7200),
         Workload("diurnal", "a day of chat in two hours", _diurnal, 1.0, ((1.0, CHAT),), 14.0, 7200),
         Workload("ramp", "chat that grows fivefold", _ramp, 1.0, ((1.0, CHAT),), 12.0, 7200),
-        Workload("bursts", "chat, three times as much every 20 minutes", _bursts, 3.0, ((1.0, CHAT),), 4.0, 7200),
+        Workload("bursts", "chat, three times as much every 20 minutes", _bursts, 3.0, ((1.0, CHAT),), 4.0, 7200, 1200),
         Workload("flash-crowd", "chat, five times as much at once", _flash, 5.0, ((1.0, CHAT),), 3.0, 7200),
-        Workload("square", "chat, low and high in turn", _square, 1.0, ((1.0, CHAT),), 10.0, 7200),
+        Workload("square", "chat, low and high in turn", _square, 1.0, ((1.0, CHAT),), 10.0, 7200, 1800),
         Workload("office", "two peaks with a break", _office, 1.0, ((1.0, CHAT),), 12.0, 7200),
         Workload("reasoning", "a day of long answers", _diurnal, 1.0, ((1.0, REASONING),), 5.0, 7200),
         Workload("long-context", "a day of long prompts: blocks run out before slots", _diurnal, 1.0,
@@ -145,7 +160,9 @@ WORKLOADS = {
                  ((1.0, EXTRACTION),), 12.0, 7200),
         Workload("mixed", "a day of chat, one in eight with a long prompt", _diurnal, 1.0,
                  ((0.875, CHAT), (0.125, DOCUMENTS)), 8.0, 7200),
-        Workload("nights", "twenty minutes of use, forty of nothing", _nights, 1.0, ((1.0, CHAT),), 4.0, 7200),
+        Workload("nights", "twenty minutes of use, forty of nothing", _nights, 1.0, ((1.0, CHAT),), 4.0, 7200, 3600),
+        Workload("storms", "chat, three times as much for three minutes, nobody knows when", _storms, 3.0,
+                 ((1.0, CHAT),), 4.0, 7200),
     )
 }  # fmt: skip
 
