@@ -77,6 +77,8 @@ def spare_for_prompts(work_s: float, wait_s: float, miss: float) -> float:
 
     Example: jobs of 0.9 s, 4 s to wait, 1 in 100 may miss: one server more than the work.
     """
+    if work_s <= 0:
+        return 0.0
     return work_s * log(1 / miss) / max(wait_s, work_s)
 
 

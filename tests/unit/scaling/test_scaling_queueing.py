@@ -55,6 +55,8 @@ def test_utilization_keeps_waits_short_in_a_queue_played_out() -> None:
 
 
 def test_no_work_is_no_limit() -> None:
+    assert highest_utilization_of_two(0.0, 0.0, 0.01) == 1.0
+    assert spare_for_prompts(0.0, 0.0, 0.01) == 0.0
     assert highest_utilization(0.0, 2.0, 0.01) == 1.0
     assert highest_utilization(10.0, 0.0, 0.01) == pytest.approx(0.05)
 
