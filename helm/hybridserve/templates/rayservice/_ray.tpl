@@ -13,6 +13,8 @@ no chart version, no common labels and no checksums, and settings go through ser
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: "3"}
 - {name: RAY_SERVE_HAPROXY_RETRY_ON, value: "conn-failure empty-response"}
 - {name: RAY_SERVE_HAPROXY_RETRIES, value: "1"}
+- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
+- {name: RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: "131072"}
 {{- end }}
 {{- end -}}
 
