@@ -6,7 +6,7 @@ SERVE_ARGS ?=
 AGREEMENT ?= 1,8,32
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-guidellm test-scale fuzz test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files prometheus-tools test-chart chart-score test-cluster lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-loadtest-scenarios test-guidellm test-scale fuzz test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files prometheus-tools test-chart chart-score test-cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -72,6 +72,10 @@ calibrate: install ## fit the simulator to a server that runs (CALIBRATE_ARGS="-
 test-loadtest-agreement: LOCK = dev
 test-loadtest-agreement: install ## our load test against vllm bench serve, at concurrency 1, 8 and 32 (AGREEMENT=8 for one)
 	LOADTEST_AGREEMENT=$(AGREEMENT) LOADTEST_AGREEMENT_ROUNDS=12 $(BIN)/pytest tests/stack/test_loadtest_agreement.py
+
+test-loadtest-scenarios: LOCK = dev
+test-loadtest-scenarios: install ## every load-test scenario for some seconds on the real service, with guard and tools
+	$(BIN)/pytest -v tests/stack/loadtest_scenarios_suite.py
 
 test-guidellm: LOCK = dev
 test-guidellm: install ## the load test's measures against GuideLLM's own code, unpacked beside the environment

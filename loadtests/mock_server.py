@@ -19,6 +19,7 @@ import socket
 from typing import Any
 
 KEY: str | None = None
+MODEL = "mock"
 EXACT = False
 SENT: list[float] = []
 """When the tokens of the latest answer were written, on the machine's monotonic clock: GET /mock/sent."""
@@ -49,7 +50,7 @@ async def answer(writer: asyncio.StreamWriter, path: str, headers: dict[str, str
     if path == "/mock/sent":
         return plain(writer, 200, {"sent": SENT})
     if path == "/v1/models":
-        model = {"id": "mock", "object": "model", "max_model_len": 1_000_000}
+        model = {"id": MODEL, "object": "model", "max_model_len": 1_000_000}
         return plain(writer, 200, {"object": "list", "data": [model]})
     if not raw:
         return plain(writer, 404, {"error": {"message": f"no {path} here", "code": "not_found"}})
@@ -135,16 +136,17 @@ def plain(writer: asyncio.StreamWriter, status: int, body: dict[str, Any], extra
 
 async def main() -> None:
     """Serve until stopped; prints its address."""
-    global EXACT, KEY
+    global EXACT, KEY, MODEL
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--first", type=float, default=0.010)
     parser.add_argument("--gap", type=float, default=0.005)
     parser.add_argument("--tokens", type=int, default=0, help="0: as many as max_tokens")
     parser.add_argument("--key")
+    parser.add_argument("--model", default=MODEL, help="the name that it goes by")
     parser.add_argument("--exact", action="store_true", help="to a tenth of a millisecond, with a core that is busy")
     asked = parser.parse_args()
-    KEY, EXACT = asked.key, asked.exact
+    KEY, EXACT, MODEL = asked.key, asked.exact, asked.model
     DEFAULTS.update(first=asked.first, gap=asked.gap, tokens=asked.tokens)
     server = await asyncio.start_server(serve, "127.0.0.1", asked.port, backlog=2048, limit=1 << 24)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)

@@ -75,3 +75,11 @@ def test_a_sweep_that_the_simulator_reads(service: Service, tmp_path: Path) -> N
     )
     assert simulated.returncode == 0, simulated.stdout + simulated.stderr
     assert json.loads(simulated.stdout)["kind"] == "measured"
+    planned = hybridserve("plan", "--measured", str(out / "operating-curve.json"), "--json")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert [one["running"] for one in json.loads(planned.stdout)["points"]] == [1, 4, 1, 4]
+    shown = hybridserve("config", "show", "-c", str(out / "scaling.yaml"), "--json")
+    assert shown.returncode == 0, shown.stderr
+    rate = curve_file["law"]["per_prompt_token_s"]
+    taken = json.loads(shown.stdout)["scaling"]["prefill_tokens_per_s"]
+    assert taken == (pytest.approx(1 / rate, rel=0.001) if rate else None), "the scaler takes what was measured"
