@@ -1,11 +1,16 @@
-"""One request seen from outside: its spans at a real OTLP receiver, its line in the logs, by one id and no secret."""
+"""One request seen from outside: its spans at a real OTLP receiver, its lines in the logs of the control layer, Ray and
+the engine, by one id and no secret.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,14 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SECRET = "a word that no log may hold"
+# Ray's own files and the engine's, below the folder of `serve`; which of them each data path has.
+RAY, ENGINE = (
+    "hybridserve-*/session_latest/logs/serve/replica_*.log",
+    {
+        "haproxy": "hybridserve-*/session_latest/logs/worker-*.err",
+        "single": "hybridserve-*/engine.log",
+    },
+)
 
 
 class Receiver:
@@ -58,39 +71,80 @@ class Receiver:
             time.sleep(0.2)
 
 
+@dataclass
+class Seen:
+    """A service, and the places that tell of it."""
+
+    service: Service
+    receiver: Receiver
+    key: str
+    log: Path
+    scratch: Path
+    path: str
+
+    def ask(self, ident: str) -> httpx.Response:
+        headers = {
+            "authorization": f"Bearer {self.key}",
+            "x-request-id": ident,
+            "traceparent": f"00-{TRACE}-b7ad6b7169203331-01",
+        }
+        body = {"model": "demo", "max_tokens": 8, "messages": [{"role": "user", "content": SECRET}]}
+        answer = httpx.post(f"{self.service.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        assert answer.status_code == 200
+        return answer
+
+    def lines(self, pattern: str, ident: str) -> list[dict[str, Any]]:
+        """The JSON lines of these files that hold the id, as soon as there are some. No file holds a secret."""
+        deadline = time.monotonic() + 20
+        while True:
+            texts = [file.read_text(errors="replace") for file in self.scratch.glob(pattern)]
+            assert not any(secret in text for text in texts for secret in (SECRET, self.key))
+            found = [line for text in texts for line in text.splitlines() if ident in line]
+            if found:
+                return [json.loads(line) for line in found]
+            assert time.monotonic() < deadline, [text[-1000:] for text in texts]
+            time.sleep(0.2)
+
+
 @pytest.fixture(scope="module", params=["haproxy", "single"])
-def watched(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Service, Receiver, str, Path]]:
+def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     receiver, key = Receiver(), new_key()
     folder = tmp_path_factory.mktemp("watched")
     keys = folder / "keys.txt"
     keys.write_text(f"{key_line('user', key, tpm=100_000)}\n")
-    flags = [f"access.keys_file={keys}", f"telemetry.otlp_endpoint={receiver.url}", "telemetry.log_format=json"]
+    flags = [f"access.keys_file={keys}", f"telemetry.otlp_endpoint={receiver.url}", "telemetry.log_format=json",
+             "telemetry.log_requests=true"]  # fmt: skip
     patch = pytest.MonkeyPatch()
+    scratch = Path(tempfile.mkdtemp(prefix="t-"))  # a short name: Ray's sockets lie below it
+    patch.setenv("TMPDIR", str(scratch))
     patch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
     log = folder / "stderr.log"
     service = start(["--data-path", request.param, *[w for flag in flags for w in ("--set", flag)]], log=log)
-    yield service, receiver, key, log
+    yield Seen(service, receiver, key, log, scratch, request.param)
     assert service.stop() == 0
     patch.undo()
+    shutil.rmtree(scratch)
     receiver.server.shutdown()
 
 
-def test_one_request_is_one_trace_and_one_line(watched: tuple[Service, Receiver, str, Path]) -> None:
-    service, receiver, key, log = watched
-    headers = {
-        "authorization": f"Bearer {key}",
-        "x-request-id": "asked-by-a-test",
-        "traceparent": f"00-{TRACE}-b7ad6b7169203331-01",
-    }
-    body = {"model": "demo", "max_tokens": 8, "messages": [{"role": "user", "content": SECRET}]}
-    answer = httpx.post(f"{service.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
-    assert answer.status_code == 200
+def test_ray_and_the_engine_name_the_same_request_in_json(watched: Seen) -> None:
+    watched.ask("followed-by-a-test")
+    engine = watched.lines(ENGINE[watched.path], "followed-by-a-test")
+    assert any(line["logger"].startswith("vllm.") for line in engine)
+    if watched.path != "single":
+        rays = watched.lines(RAY, "followed-by-a-test")
+        assert {line["request_id"] for line in rays} == {"followed-by-a-test"}
+
+
+def test_one_request_is_one_trace_and_one_line(watched: Seen) -> None:
+    receiver, key, log = watched.receiver, watched.key, watched.log
+    answer = watched.ask("asked-by-a-test")
     ours = receiver.named("hybridserve chat", TRACE)
     engines = receiver.named("llm_request", TRACE)
     assert ours.parent_span_id.hex() == "b7ad6b7169203331"
     assert engines.parent_span_id == ours.span_id, "the engine's span hangs below ours"
+    named = {one.key: one.value.string_value for one in engines.attributes}
+    assert "asked-by-a-test" in named["gen_ai.request.id"]
 
     deadline = time.monotonic() + 10
     lines: list[dict[str, Any]] = []

@@ -223,6 +223,8 @@ def engine_args(settings: Settings, planned: Planned | None = None) -> dict[str,
         args["enforce_eager"] = True
     if settings.telemetry.otlp_endpoint is not None:
         args["otlp_traces_endpoint"] = settings.telemetry.otlp_endpoint
+    if settings.telemetry.log_requests:
+        args["enable_log_requests"] = True
     args["seed"] = engine.seed
     args.update(_from_card(engine, model.card))
     if engine.trust_remote_code:

@@ -87,12 +87,14 @@ def configure(section: TelemetrySection, environ: Mapping[str, str] = os.environ
 
 def engine_config(section: TelemetrySection) -> dict[str, object]:
     """vLLM's logging in the same form, for the file that ``VLLM_LOGGING_CONFIG_PATH`` names."""
+    # On debug vLLM's lines on requests hold their prompts.
+    level = "INFO" if section.log_requests and section.log_level == "debug" else section.log_level.upper()
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"ours": {"()": f"{__name__}.{'Json' if section.log_format == 'json' else 'Text'}"}},
         "handlers": {"err": {"class": "logging.StreamHandler", "formatter": "ours", "stream": "ext://sys.stderr"}},
-        "loggers": {"vllm": {"handlers": ["err"], "level": section.log_level.upper(), "propagate": False}},
+        "loggers": {"vllm": {"handlers": ["err"], "level": level, "propagate": False}},
     }
 
 

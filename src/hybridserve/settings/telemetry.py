@@ -23,6 +23,9 @@ class TelemetrySection(Section):
     """Least severe line that is written."""
     log_format: Literal["text", "json"] = "text"
     """key=value lines, or one JSON object a line."""
+    log_requests: bool = False
+    """Ray Serve and the engine write lines of their own on each request, under its id; the control layer always does.
+    Prompts are in none of them."""
     otlp_endpoint: str | None = Field(default=None, pattern="^https?://")
     """Where spans go, of the control layer and the engine: http://collector:4317 (gRPC), or an OTLP/HTTP address with
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf. Empty: no tracing."""

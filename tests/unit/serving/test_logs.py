@@ -102,6 +102,13 @@ def test_a_stream_that_is_gone_disturbs_nobody(tmp_path: Path) -> None:
     forwarder.stop()
 
 
+def test_the_engine_never_writes_prompts() -> None:
+    """On debug vLLM's line on a request holds its prompt."""
+    for log_requests, level in ((False, "DEBUG"), (True, "INFO")):
+        config: Any = logs.engine_config(TelemetrySection(log_level="debug", log_requests=log_requests))
+        assert config["loggers"]["vllm"]["level"] == level
+
+
 def test_the_engine_speaks_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
     config = logs.engine_config(TelemetrySection(log_format="json"))
     config["loggers"] = {"vllm-test": config["loggers"]["vllm"]}  # type: ignore[index]

@@ -60,8 +60,8 @@ class RayHost:
         ray_serve.start(
             http_options={"host": settings.server.host, "port": settings.server.port},
             logging_config={
-                "log_level": "WARNING",
-                "enable_access_log": False,
+                "log_level": "INFO" if settings.telemetry.log_requests else "WARNING",
+                "enable_access_log": settings.telemetry.log_requests,
                 "encoding": settings.telemetry.log_format.upper(),
             },
         )
