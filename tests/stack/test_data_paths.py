@@ -16,11 +16,15 @@ import pytest
 from stack_service import Service, living, start
 
 from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.telemetry.metrics import ALL
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 CHAT = "/v1/chat/completions"
 LONG = {"max_tokens": 3000, "min_tokens": 3000, "ignore_eos": True}
+# Telemetry that cannot work: an address of nobody's, a folder below a file, a collector that is not there. Two of the
+# three paths are tested with it, to the drain and the exit code: the service must not notice.
+BROKEN = ("metrics_host=192.0.2.1", "targets_dir=/dev/null/targets", "otlp_endpoint=http://127.0.0.1:1")
 
 
 class Reached:
@@ -32,7 +36,13 @@ class Reached:
         keys = folder / "keys.txt"
         everything = ("inference", "metrics", "admin")
         keys.write_text(f"{key_line('user', self.user)}\n{key_line('operator', self.operator, everything)}\n")
-        self.service: Service = start(["--data-path", path, "--set", f"access.keys_file={keys}"])
+        self.log = folder / "stderr.log"
+        flags = [f"access.keys_file={keys}"]
+        if path != "haproxy":
+            flags += [f"telemetry.{one}" for one in BROKEN]
+        self.service: Service = start(
+            ["--data-path", path, *(word for flag in flags for word in ("--set", flag))], log=self.log
+        )
         # Made here: a TLS context takes seconds beside a busy engine.
         self.client = httpx.Client(
             base_url=self.service.url, headers={"authorization": f"Bearer {self.user}"}, timeout=120
@@ -80,6 +90,23 @@ def test_an_answer_its_stream_and_one_request_id(reached: Reached) -> None:
     plan = reached.client.get("/plan").json()
     assert plan["holds"] is True
     assert plan["line"] == reached.service.cache
+
+
+def test_every_metric_of_ours_is_exported(reached: Reached) -> None:
+    """At the door; on the metrics ports, of which Prometheus is told, in test_telemetry_live."""
+    text = reached.client.get("/metrics", headers={"authorization": f"Bearer {reached.operator}"}).text
+    for spec in ALL:
+        if spec.where != "controller":  # of Ray's controller, which is another process and has a port of its own
+            assert f"# TYPE {spec.name} {spec.kind}" in text, spec.name
+    assert reached.metric("vllm:num_requests_running{") >= 0
+
+
+def test_telemetry_trouble_is_told_and_does_no_harm(reached: Reached) -> None:
+    told = reached.log.read_text()
+    broken = reached.path != "haproxy"
+    assert ("event=no_metrics_port host=192.0.2.1" in told) == broken
+    assert ("event=metrics_port address=" in told) != broken
+    assert ("event=no_target_file folder=/dev/null/targets" in told) == (reached.path == "proxy")  # Ray's own export
 
 
 @pytest.mark.parametrize("route", ["/invocations", "/tokenize", CHAT, "/v1/completions", "/metrics", "/plan"])
