@@ -2,7 +2,7 @@
 
     python scripts/render_dashboards.py --prometheus http://127.0.0.1:9090 --minutes 5 --out docs/dashboards
 
-The layout, titles, units and queries are the JSON's; the drawing is ours and not Grafana's.
+Layout, titles, units, thresholds, annotations and queries are the JSON's; the drawing is ours and not Grafana's.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import argparse
 import json
 import math
 import re
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,38 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from hybridserve.telemetry.query import Line, Prometheus
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS, ROW_INCHES, WIDTH_INCHES = 24, 0.33, 16.0
-MAX_LINES = 12
+COLUMNS, ROW_INCHES, WIDTH_INCHES, HEAD_INCHES = 24, 0.34, 15.0, 0.75
+MAX_LINES, POINTS, DPI = 12, 240, 72
+PAGE, CARD, EDGE, INK, FAINT = "#f4f5f5", "#ffffff", "#dcdde0", "#24292e", "#8a8f98"
+COLOURS = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a"}
+LINES = ("#3274d9", "#e0752d", "#37872d", "#8f3bb8", "#c4162a", "#0a9fa6", "#b8860b", "#6e7681")
+SCALES = {
+    "s": ((86400.0, "d"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
+    "bytes": ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
+    "mbytes": ((2.0**10, "GiB"), (1.0, "MiB")),
+    "short": ((1e6, "M"), (1e4, "k")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The time that is drawn, in seconds since 1970, and the window of rates."""
+
+    prometheus: Prometheus
+    start: float
+    end: float
+    rate: str
+
+    def series(self, expr: str) -> list[Line]:
+        """What Prometheus has for an expression of a dashboard, with everything chosen."""
+        step = max(1.0, (self.end - self.start) / POINTS)
+        return self.prometheus.range(filled(expr, self.rate), self.start, self.end, step)
 
 
 def filled(expr: str, rate: str) -> str:
@@ -41,21 +68,16 @@ def scaled(unit: str) -> Callable[[float], str]:
     def text(value: float) -> str:
         if math.isinf(value):
             return "never"
-        if unit == "percentunit":
-            return f"{value * 100:.4g} %"
+        if unit in ("percentunit", "percent"):
+            return f"{value * (100 if unit == 'percentunit' else 1):.3g} %"
         if unit == "bool_yes_no":
             return "yes" if value else "no"
-        if unit == "s":
-            for size, name in ((86400.0, "d"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-                if abs(value) >= size:
-                    return f"{value / size:.3g} {name}"
-            return "0 s"
-        if unit == "bytes":
-            for power, name in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-                if abs(value) >= 2**power:
-                    return f"{value / 2**power:.3g} {name}"
-            return f"{value:.0f} B"
-        return f"{value:.4g}" + {"reqps": "/s", "ops": "/s"}.get(unit, "")
+        for size, name in SCALES.get(unit, ()):
+            if abs(value) >= size:
+                # 14 and 1.5, never 1e+01.
+                return f"{float(f'{value / size:.3g}'):g} {name}"
+        rest = {"reqps": "/s", "ops": "/s", "s": " s", "bytes": " B", "mbytes": " MiB"}
+        return f"{float(f'{value:.4g}'):g}{rest.get(unit, '')}"
 
     return text
 
@@ -65,69 +87,134 @@ def name_of(line: Line, legend: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: line.labels.get(match[1], ""), legend) or "value"
 
 
-def draw(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Line]], start: float, end: float) -> None:
-    """One panel."""
-    unit = scaled(panel["fieldConfig"]["defaults"].get("unit", "short"))
-    axes.set_title(panel["title"], fontsize=9, loc="left", fontweight="bold")
-    lines = [(name, line) for name, line in lines if line.points]
-    if panel["type"] == "stat" or not lines:
-        axes.axis("off")
-        latest = max((line.points[-1] for _, line in lines), default=None)
-        text = unit(latest[1]) if latest is not None else "nothing yet"
-        axes.text(
-            0.5,
-            0.45,
-            text,
-            ha="center",
-            va="center",
-            fontsize=20 if lines else 11,
-            color="#37872d" if lines else "#999",
-        )
-        return
-    custom = panel["fieldConfig"]["defaults"].get("custom", {})
+def colour_of(value: float, panel: dict[str, Any]) -> str:
+    """The colour of the highest threshold that the value reaches."""
+    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    reached = [step["color"] for step in steps if step["value"] is None or value >= step["value"]]
+    return COLOURS[reached[-1]]
+
+
+def draw_text(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Line]]) -> None:
+    """A stat: its last value, or the names of its series."""
+    axes.axis("off")
+    told = {"ha": "center", "va": "center", "transform": axes.transAxes}
+    if not lines:
+        axes.text(0.5, 0.5, "nothing yet", fontsize=12, color=FAINT, **told)
+    elif panel["options"].get("textMode") == "name":
+        names = "\n".join(textwrap.fill(name, 40) for name, _ in lines)
+        axes.text(0.5, 0.5, names, fontsize=9, color=INK, linespacing=1.6, **told)
+    else:
+        value = max(line.points[-1] for _, line in lines)[1]
+        unit = scaled(panel["fieldConfig"]["defaults"]["unit"])
+        axes.text(0.5, 0.45, unit(value), fontsize=22, fontweight="bold", color=colour_of(value, panel), **told)
+
+
+def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Line]], span: Span) -> None:
+    """A time series, with its thresholds."""
+    defaults = panel["fieldConfig"]["defaults"]
+    unit, custom = scaled(defaults["unit"]), defaults["custom"]
     if custom.get("stacking", {}).get("mode") == "normal":
         grid = sorted({at for _, line in lines for at, _ in line.points})
         rows = [[dict(line.points).get(at, 0.0) for at in grid] for _, line in lines]
-        axes.stackplot([at - start for at in grid], *rows, labels=[name for name, _ in lines], alpha=0.75)
+        names = [name for name, _ in lines]
+        axes.stackplot([at - span.start for at in grid], *rows, labels=names, colors=LINES, alpha=0.65, linewidth=0)
     else:
-        for name, line in lines[:MAX_LINES]:
-            shown = [(at - start, value) for at, value in line.points if math.isfinite(value)]
-            axes.plot([at for at, _ in shown], [value for _, value in shown], label=name, linewidth=1.2)
-    axes.set_xlim(0, end - start)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} s"))
+        for number, (name, line) in enumerate(lines[:MAX_LINES]):
+            shown = [(at - span.start, value) for at, value in line.points if math.isfinite(value)]
+            colour = LINES[number % len(LINES)]
+            axes.plot([at for at, _ in shown], [value for _, value in shown], label=name, linewidth=1.5, color=colour)
+    highest = max(axes.get_ylim()[1], 1.0 if defaults["unit"] == "bool_yes_no" else 0.0)
+    axes.set_ylim(0, defaults.get("max", highest) * 1.04)
+    for step in defaults["thresholds"]["steps"]:
+        if step["value"] and step["value"] <= axes.get_ylim()[1]:
+            axes.axhline(step["value"], color=COLOURS[step["color"]], linewidth=1.0, linestyle=(0, (5, 4)), alpha=0.8)
+    axes.set_xlim(0, span.end - span.start)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value // 60:.0f}:{value % 60:02.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: unit(value)))
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=6, loc="upper left", framealpha=0.6)
+    axes.yaxis.set_major_locator(
+        MaxNLocator(2 if defaults["unit"] == "bool_yes_no" else 5, integer=defaults["unit"] == "bool_yes_no")
+    )
+    axes.tick_params(labelsize=8, colors=FAINT, length=0)
+    axes.grid(color=EDGE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    below = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.1), "frameon": False, "labelcolor": INK}
+    axes.legend(fontsize=7.5, ncols=min(4, len(lines)), handlelength=1.2, columnspacing=1.2, **below)
 
 
-def render(file: Path, prometheus: Prometheus, start: float, end: float, rate: str, out: Path) -> Path:
+def events(board: dict[str, Any], span: Span) -> list[float]:
+    """When what the board's annotations ask for began to be true, in seconds since the start."""
+    found = []
+    for one in board["annotations"]["list"]:
+        for line in span.series(one["expr"]) if "expr" in one else ():
+            times = [at - span.start for at, _ in line.points]
+            found += [at for before, at in zip([-math.inf, *times], times, strict=False) if at - before > 30]
+    return found
+
+
+def draw(
+    figure: Any, panel: dict[str, Any], box: tuple[float, float, float, float], span: Span, marks: Iterable[float]
+) -> None:
+    """One panel on its card; `box` is left, bottom, width and height in shares of the figure."""
+    left, bottom, wide, tall = box
+    card = FancyBboxPatch((left, bottom), wide, tall, "square,pad=0", facecolor=CARD, edgecolor=EDGE, linewidth=0.8)
+    figure.add_artist(card)
+    inches = figure.get_size_inches()
+    figure.text(
+        left + 0.1 / inches[0],
+        bottom + tall - 0.1 / inches[1],
+        panel["title"],
+        fontsize=9.5,
+        fontweight="bold",
+        va="top",
+        color=INK,
+    )
+    lines = [
+        (name_of(line, target.get("legendFormat", "")), line)
+        for target in panel["targets"]
+        for line in span.series(target["expr"])
+        if line.points
+    ]
+    text = panel["type"] == "stat" or not lines
+    edge = (0.1, 0.1, 0.1, 0.35) if text else (0.75, 0.55, 0.15, 0.4)  # left, bottom, right, top, in inches
+    place = (
+        left + edge[0] / inches[0],
+        bottom + edge[1] / inches[1],
+        wide - (edge[0] + edge[2]) / inches[0],
+        tall - (edge[1] + edge[3]) / inches[1],
+    )
+    axes = figure.add_axes(place, facecolor="none")
+    if text:
+        draw_text(axes, panel, lines)
+        return
+    draw_lines(axes, panel, lines, span)
+    for at in marks:
+        axes.axvline(at, color=LINES[0], linewidth=0.9, linestyle=":")
+
+
+def render(file: Path, span: Span, out: Path) -> Path:
     """One dashboard as a PNG; its path."""
     board = json.loads(file.read_text(encoding="utf-8"))
     panels = board["panels"]
-    height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-    figure = plt.figure(figsize=(WIDTH_INCHES, height * ROW_INCHES + 0.6))
-    figure.suptitle(board["title"], fontsize=13, x=0.01, y=0.995, ha="left", va="top")
-    top = 0.6 / (height * ROW_INCHES + 0.6)
-    step = max(1.0, (end - start) / 240)
+    rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
+    inches = rows * ROW_INCHES + HEAD_INCHES
+    figure = plt.figure(figsize=(WIDTH_INCHES, inches), facecolor=PAGE)
+    figure.text(0.008, 1 - 0.1 / inches, board["title"], fontsize=14, fontweight="bold", va="top", color=INK)
+    figure.text(0.008, 1 - 0.4 / inches, board["description"], fontsize=9.5, va="top", color=FAINT)
+    marks = events(board, span)
     for panel in panels:
         place = panel["gridPos"]
-        bottom = (1 - top) * (1 - (place["y"] + place["h"]) / height)
-        tall = (1 - top) * place["h"] / height
-        left, wide = place["x"] / COLUMNS, place["w"] / COLUMNS
+        left, bottom = place["x"] / COLUMNS, (rows - place["y"] - place["h"]) * ROW_INCHES / inches
+        wide, tall = place["w"] / COLUMNS, place["h"] * ROW_INCHES / inches
         if panel["type"] == "row":
-            figure.text(0.01, bottom + tall * 0.2, panel["title"], fontsize=10, color="#1f60c4")
+            figure.text(left + 0.008, bottom + tall * 0.25, panel["title"], fontsize=11, color=LINES[0])
             continue
-        axes = figure.add_axes((left + 0.045, bottom + tall * 0.12, wide - 0.055, tall * 0.72))
-        lines = [
-            (name_of(line, target.get("legendFormat", "")), line)
-            for target in panel["targets"]
-            for line in prometheus.range(filled(target["expr"], rate), start, end, step)
-        ]
-        draw(axes, panel, lines, start, end)
+        gap = 0.05
+        box = (left + gap / WIDTH_INCHES, bottom + gap / inches, wide - 2 * gap / WIDTH_INCHES, tall - 2 * gap / inches)
+        draw(figure, panel, box, span, marks)
     picture = out / f"{file.stem}.png"
-    figure.savefig(picture, dpi=80)
+    figure.savefig(picture, dpi=DPI, facecolor=PAGE)
     plt.close(figure)
     return picture
 
@@ -143,8 +230,9 @@ def main() -> None:
     asked = words.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     end = time.time()
+    span = Span(Prometheus(asked.prometheus), end - 60 * asked.minutes, end, asked.rate)
     for file in sorted(asked.dashboards.glob("*.json")):
-        print(render(file, Prometheus(asked.prometheus), end - 60 * asked.minutes, end, asked.rate, asked.out))
+        print(render(file, span, asked.out))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """The proof: a real service, a real Prometheus, mixed traffic, and every panel, rule and annotation asked for data.
 
-HYBRIDSERVE_PICTURES names a folder to draw the dashboards into, from this run.
+`make telemetry-pictures` draws the dashboards of docs/ from this run: TELEMETRY_PICTURES is the folder, and the
+traffic lasts TELEMETRY_TRAFFIC_S seconds.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from hybridserve.serving.middleware.keys import key_line, new_key
 from hybridserve.settings.telemetry import TelemetrySection
 from hybridserve.telemetry.boards import boards
 from hybridserve.telemetry.grafana import SCALED
+from hybridserve.telemetry.metrics import ALL
 from hybridserve.telemetry.query import Prometheus
 from hybridserve.telemetry.rules import rule_groups
 
@@ -33,7 +36,10 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = TelemetrySection()
-RATE, STEP_S, TRAFFIC_S = "15s", 2.0, 25.0
+RATE, STEP_S = "15s", 2.0
+TRAFFIC_S = float(os.environ.get("TELEMETRY_TRAFFIC_S", 25))
+# Rounds of mishaps at least, and the longest wait for a scaling event, on however slow a machine.
+ROUNDS, SCALED_WITHIN_S = 3, 90.0
 HARM = next(iter(next(iter(HARMFUL.values())).values()))
 
 
@@ -66,16 +72,17 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         "guard.kind": "model", "guard.url": guard.url, "guard.model": guard.name, "guard.format": "qwen3guard",
         "guard.canary_interval_s": 2, "engine.max_num_seqs": 4, "scaling.max_replicas": 2, "scaling.start_up_s": 20,
     }  # fmt: skip
-    service = start([part for path, value in values.items() for part in ("--set", f"{path}={value}")])
+    service = None
     try:
+        service = start([part for path, value in values.items() for part in ("--set", f"{path}={value}")])
         wait_until(lambda: len(up(prometheus)) >= 3, 30)
         time.sleep(2)
         began = time.time()
-        statuses = traffic(service, key, slow)
+        statuses = traffic(service, key, slow, lambda: told(prometheus) > 1)
         time.sleep(4)
         yield Watched(service, prometheus, began, time.time(), statuses)
     finally:
-        code = service.stop()
+        code = service.stop() if service is not None else None
         process.terminate()
         process.wait(timeout=20)
         guard.close()
@@ -86,11 +93,17 @@ def up(prometheus: Prometheus) -> list[dict[str, str]]:
     return [line.labels for line in prometheus.now('up{job="hybridserve"} == 1')]
 
 
-def traffic(service: Service, key: str, slow: str) -> list[int]:
-    """More users than slots for a while, and everything that can go wrong with a request; the statuses seen."""
-    ended = time.monotonic() + TRAFFIC_S
+def told(prometheus: Prometheus) -> float:
+    """Replicas that Ray Serve was last told to have."""
+    return sum(line.points[0][1] for line in prometheus.now("max(hybridserve_scaling_target_replicas)"))
+
+
+def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -> list[int]:
+    """More users than slots until the service was told to grow, and all that can go wrong with a request."""
+    began = time.monotonic()
     statuses: list[int] = []
     lock = threading.Lock()
+    ended = threading.Event()
     client = httpx.Client(base_url=service.url, timeout=120, trust_env=False)
 
     def post(secret: str, body: dict[str, Any], route: str = "chat/completions") -> None:
@@ -103,25 +116,35 @@ def traffic(service: Service, key: str, slow: str) -> list[int]:
 
     def user(number: int) -> None:
         prompt = [5 + (place % 90) for place in range(400)] + [7, 8, 9 + number]
-        while time.monotonic() < ended:
+        while not ended.is_set():
             body = {"model": "demo", "prompt": prompt, "max_tokens": 48, "ignore_eos": True}
             post(key, body, "completions")
             post(key, chat("What is a list?", n=2))
 
     def mishaps() -> None:
-        while time.monotonic() < ended:
+        rounds = 0
+        while rounds < ROUNDS or not ended.is_set():
+            rounds += 1
+            post(slow, chat("Hello"))
+            post(slow, chat("Hello"))
             post(key, chat(HARM))
             post("sk-nobody", chat("Who am I?"))
             post(key, chat("Hello", max_tokens=10**6))
             post(key, {**chat("Hello"), "model": "other"})
-            post(slow, chat("Hello"))
+            body = chat("Hi", stream=True, max_tokens=500, ignore_eos=True)
             headers = {"authorization": f"Bearer {key}"}
-            with client.stream("POST", "/v1/chat/completions", json=chat("Hi", stream=True), headers=headers) as answer:
+            with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
                 next(answer.iter_raw(), None)  # and goes away
             time.sleep(0.5)
 
     with ThreadPoolExecutor(10) as pool:
-        for done in [*(pool.submit(user, number) for number in range(9)), pool.submit(mishaps)]:
+        working = [*(pool.submit(user, number) for number in range(9)), pool.submit(mishaps)]
+        while time.monotonic() - began < TRAFFIC_S or (
+            not scaled() and time.monotonic() - began < TRAFFIC_S + SCALED_WITHIN_S
+        ):
+            time.sleep(1)
+        ended.set()
+        for done in working:
             done.result()
     client.close()
     return statuses
@@ -155,6 +178,32 @@ def test_every_query_of_every_panel_has_data(watched: Watched, panel: Any) -> No
         assert all(label in series for label in labels for series, _ in found), (query.legend, found[0][0])
         shares = panel.unit == "percentunit" and panel.highest == 1
         assert not shares or all(0 <= value <= 1.0001 for _, points in found for _, value in points)
+
+
+def test_every_metric_of_ours_is_there(watched: Watched) -> None:
+    """Under Ray; the other data paths are looked at in test_data_paths."""
+    for spec in ALL:
+        name = f"{spec.name}_count" if spec.kind == "histogram" else spec.name
+        labels = {label for series, _ in watched.series(name) for label in series}
+        assert labels >= {"namespace", "model", "replica", *spec.labels}, name
+
+
+def test_promtool_finds_nothing_to_say_about_what_is_scraped(watched: Watched) -> None:
+    promtool = script("prometheus_tools").fetch() / "promtool"
+    for target in up(watched.prometheus):
+        if "replica" in target:
+            text = httpx.get(f"http://{target['instance']}/metrics", trust_env=False, timeout=30).text
+            ours = "".join(f"{line}\n" for line in text.splitlines() if re.match(r"(# \w+ )?hybridserve_", line))
+            done = subprocess.run([promtool, "check", "metrics"], input=ours, capture_output=True, text=True)
+            assert (done.returncode, done.stdout + done.stderr) == (0, ""), target
+
+
+def test_every_name_that_an_alert_asks_for_has_data(watched: Watched) -> None:
+    """A silent alert and one that can never fire look alike."""
+    for group in rule_groups(SECTION)["alerts.yaml"]:
+        for rule in group["rules"]:
+            for name in set(re.findall(r"\b(?:vllm:|hybridserve_|slo:)[\w:]+", rule["expr"])):
+                assert watched.series(name), (rule["alert"], name)
 
 
 def test_every_rule_is_evaluated_and_every_recording_has_data(watched: Watched) -> None:
@@ -201,9 +250,10 @@ def test_top_shows_the_same_service(watched: Watched) -> None:
 
 
 def test_pictures(watched: Watched, tmp_path: Path) -> None:
-    out = Path(os.environ.get("HYBRIDSERVE_PICTURES", tmp_path))
+    out = Path(os.environ.get("TELEMETRY_PICTURES", tmp_path))
     out.mkdir(parents=True, exist_ok=True)
-    render = script("render_dashboards").render
+    drawing = script("render_dashboards")
+    span = drawing.Span(watched.prometheus, watched.start, watched.end, RATE)
     for file in sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json")):
-        picture = render(file, watched.prometheus, watched.start, watched.end, RATE, out)
+        picture = drawing.render(file, span, out)
         assert picture.stat().st_size > 20_000
