@@ -6,7 +6,7 @@ SERVE_ARGS ?=
 AGREEMENT ?= 1,8,32
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-loadtest-scenarios test-guidellm test-scale fuzz test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files prometheus-tools test-chart chart-score test-cluster lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-loadtest-scenarios test-guidellm test-scale fuzz test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files telemetry-pictures prometheus-tools test-chart chart-score test-cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -116,10 +116,15 @@ chart-files: install ## write what the chart takes from elsewhere: schema of the
 	$(BIN)/python scripts/chart_files.py
 
 telemetry-files: LOCK = dev
-telemetry-files: install ## write rules and dashboards into deploy/, and into the chart
+telemetry-files: install ## write rules and dashboards into deploy/ and the chart, and the tables of docs/telemetry.md
 	$(BIN)/hybridserve alerts export --out deploy/prometheus/rules
 	$(BIN)/hybridserve dashboards export --out deploy/grafana/dashboards
+	$(BIN)/python scripts/telemetry_docs.py
 	$(BIN)/python scripts/chart_files.py
+
+telemetry-pictures: LOCK = dev
+telemetry-pictures: install ## draw the dashboards of docs/ from a real service and a real Prometheus: minutes
+	TELEMETRY_PICTURES=docs/dashboards TELEMETRY_TRAFFIC_S=150 $(BIN)/pytest tests/stack/test_telemetry_live.py
 
 prometheus-tools: ## fetch Debian's prometheus and promtool into .cache/prometheus
 	$(PYTHON) scripts/prometheus_tools.py
