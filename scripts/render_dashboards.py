@@ -23,7 +23,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from hybridserve.telemetry.query import Line, Prometheus
 
@@ -122,7 +122,8 @@ def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Line]], 
         for number, (name, line) in enumerate(lines[:MAX_LINES]):
             shown = [(at - span.start, value) for at, value in line.points if math.isfinite(value)]
             colour = LINES[number % len(LINES)]
-            axes.plot([at for at, _ in shown], [value for _, value in shown], label=name, linewidth=1.5, color=colour)
+            width = 1.4 + 1.2 * (1 - number / len(lines))  # of lines that lie on each other all are seen
+            axes.plot([at for at, _ in shown], [value for _, value in shown], label=name, linewidth=width, color=colour)
     highest = max(axes.get_ylim()[1], 1.0 if defaults["unit"] == "bool_yes_no" else 0.0)
     axes.set_ylim(0, defaults.get("max", highest) * 1.04)
     for step in defaults["thresholds"]["steps"]:
@@ -131,16 +132,27 @@ def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Line]], 
     axes.set_xlim(0, span.end - span.start)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value // 60:.0f}:{value % 60:02.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: unit(value)))
-    axes.yaxis.set_major_locator(
-        MaxNLocator(2 if defaults["unit"] == "bool_yes_no" else 5, integer=defaults["unit"] == "bool_yes_no")
-    )
+    axes.yaxis.set_major_locator(FixedLocator(ticks(defaults["unit"], axes.get_ylim()[1])))
     axes.tick_params(labelsize=8, colors=FAINT, length=0)
     axes.grid(color=EDGE, linewidth=0.6)
     axes.set_axisbelow(True)
     for side in axes.spines.values():
         side.set_visible(False)
-    below = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.1), "frameon": False, "labelcolor": INK}
-    axes.legend(fontsize=7.5, ncols=min(4, len(lines)), handlelength=1.2, columnspacing=1.2, **below)
+    names = axes.get_legend_handles_labels()[1]
+    wide = axes.get_position().width * axes.figure.get_size_inches()[0] + 0.5
+    columns = max(1, int(wide / (0.35 + 0.062 * max(len(name) for name in names))))
+    handles = axes.get_legend_handles_labels()[0][: 2 * columns]
+    below = {"loc": "upper left", "bbox_to_anchor": (-0.03, -0.1), "frameon": False, "labelcolor": INK}
+    axes.legend(handles, names, fontsize=7.5, ncols=columns, handlelength=1.2, columnspacing=1.2, **below)
+
+
+def ticks(unit: str, highest: float) -> list[float]:
+    """Where the axis has numbers: round ones in the unit that they are written in."""
+    if unit == "bool_yes_no":
+        return [0.0, 1.0]
+    size = next((size for size, _ in SCALES.get(unit, ()) if highest >= size), 1.0)
+    found = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(0, highest / size)
+    return [float(value) * size for value in found if value * size <= highest]
 
 
 def events(board: dict[str, Any], span: Span) -> list[float]:
@@ -158,7 +170,7 @@ def draw(
 ) -> None:
     """One panel on its card; `box` is left, bottom, width and height in shares of the figure."""
     left, bottom, wide, tall = box
-    card = FancyBboxPatch((left, bottom), wide, tall, "square,pad=0", facecolor=CARD, edgecolor=EDGE, linewidth=0.8)
+    card = FancyBboxPatch((left, bottom), wide, tall, "square,pad=0", facecolor=CARD, edgecolor=EDGE, lw=0.8, zorder=-1)
     figure.add_artist(card)
     inches = figure.get_size_inches()
     figure.text(

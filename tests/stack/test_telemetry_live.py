@@ -38,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SECTION = TelemetrySection()
 RATE, STEP_S = "15s", 2.0
 TRAFFIC_S = float(os.environ.get("TELEMETRY_TRAFFIC_S", 25))
+# A pool that four sequences fill to a half, so that there is something to see.
+POOL_BYTES = 8 * 2**20
 # Rounds of mishaps at least, and the longest wait for a scaling event, on however slow a machine.
 ROUNDS, SCALED_WITHIN_S = 3, 90.0
 HARM = next(iter(next(iter(HARMFUL.values())).values()))
@@ -70,7 +72,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     values = {
         "telemetry.targets_dir": targets, "telemetry.metrics_port": free_port(), "access.keys_file": folder / "keys",
         "guard.kind": "model", "guard.url": guard.url, "guard.model": guard.name, "guard.format": "qwen3guard",
-        "guard.canary_interval_s": 2, "engine.max_num_seqs": 4, "scaling.max_replicas": 2, "scaling.start_up_s": 20,
+        "guard.canary_interval_s": 2, "engine.max_num_seqs": 4, "engine.kv_cache_memory_bytes": POOL_BYTES,
+        "scaling.max_replicas": 2, "scaling.start_up_s": 20,
     }  # fmt: skip
     service = None
     try:

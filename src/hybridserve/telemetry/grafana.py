@@ -102,13 +102,20 @@ def _classic(board: Board) -> str:
     ids = count(1)
     for row in board.rows:
         made = made.with_row(build.Row(row.title).id(next(ids)))
-        for panel in row.panels:
-            made = made.with_panel(_panel(panel, _WIDTH // len(row.panels), source, common).id(next(ids)))
+        tall = _STAT_HEIGHT if all(panel.kind == "stat" for panel in row.panels) else _HEIGHT
+        for number, panel in enumerate(row.panels):
+            place = (_span(number, len(row.panels)), tall)
+            made = made.with_panel(_panel(panel, place, source, common).id(next(ids)))
     text: str = JSONEncoder(sort_keys=True).encode(made.build())
     return text
 
 
-def _panel(panel: Panel, span: int, source: Any, common: Any) -> Any:
+def _span(number: int, of: int) -> int:
+    """Columns of one of so many panels: all of a row's columns are given away."""
+    return _WIDTH // of + (number < _WIDTH % of)
+
+
+def _panel(panel: Panel, place: tuple[int, int], source: Any, common: Any) -> Any:
     from grafana_foundation_sdk.builders import dashboard as build
     from grafana_foundation_sdk.builders import prometheus, stat, timeseries
     from grafana_foundation_sdk.models import common as models
@@ -118,14 +125,11 @@ def _panel(panel: Panel, span: int, source: Any, common: Any) -> Any:
     if panel.kind != "timeseries":
         made = stat.Panel().reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         if panel.kind == "names":
-            made = made.height(_HEIGHT).text_mode(models.BigValueTextMode.NAME)
-            made = made.orientation(models.VizOrientation.HORIZONTAL).graph_mode(models.BigValueGraphMode.NONE)
-        else:
-            made = made.height(_STAT_HEIGHT)
+            made = made.text_mode(models.BigValueTextMode.NAME).graph_mode(models.BigValueGraphMode.NONE)
+            made = made.orientation(models.VizOrientation.HORIZONTAL)
     else:
         made = (
             timeseries.Panel()
-            .height(_HEIGHT)
             .fill_opacity(20 if panel.stack else 5)
             .min(0)
             .legend(common.VizLegendOptions().show_legend(True).placement(models.LegendPlacement.BOTTOM))
@@ -142,7 +146,8 @@ def _panel(panel: Panel, span: int, source: Any, common: Any) -> Any:
         made.title(panel.title)
         .description(panel.description)
         .unit(panel.unit)
-        .span(span)
+        .span(place[0])
+        .height(place[1])
         .datasource(source)
         .no_value("nothing yet")
         .thresholds(build.ThresholdsConfig().mode(kinds.ThresholdsMode.ABSOLUTE).steps(steps))

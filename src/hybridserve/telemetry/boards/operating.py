@@ -118,6 +118,11 @@ COMPLIANCE = Board(
                     "Time of a verdict", "s", "Retries included.",
                     *quantiles("hybridserve_guard_seconds", "stage"),
                 ),
+            ),
+        ),
+        Row(
+            "Canaries",
+            (
                 panel(
                     "Canaries", "bool_yes_no", "The last round: yes when it came back as it must.",
                     (f"min by (kind) (hybridserve_guard_canary_ok{{{REPLICA}}})", "{{kind}}"),
@@ -184,11 +189,11 @@ REPLICAS = Board(
             (
                 panel(
                     "Memory", "bytes", "Resident memory of the replica's process, without the engine core's.",
-                    (f"max by (replica) (process_resident_memory_bytes{{{REPLICA}}})", "{{replica}}"),
+                    (f'max by (replica) (process_resident_memory_bytes{{{REPLICA}, replica!=""}})', "{{replica}}"),
                 ),
                 panel(
                     "Processor", "short", "Cores that the replica's process uses, without the engine core's.",
-                    (f"sum by (replica) (rate(process_cpu_seconds_total{{{REPLICA}}}[{RATE}]))", "{{replica}}"),
+                    (f'sum by (replica) (rate(process_cpu_seconds_total{{{REPLICA}, replica!=""}}[{RATE}]))', "{{replica}}"),
                 ),
                 panel(
                     "Sleep state", "short", "State of the engine that is 1.",
