@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SECTION = TelemetrySection()
 BOARDS = boards(SECTION)
 RULES = [rule for groups in rule_groups(SECTION).values() for group in groups for rule in group["rules"]]
-# Put on by the target files, and by the chart's PodMonitor. `job` and `instance` differ from place to place: not asked for.
+# Put on by the target files and by the PodMonitor. `job` differs from place to place: nothing may ask for it.
 TARGET_LABELS = {"namespace", "model", "replica"}
 
 
