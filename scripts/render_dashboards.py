@@ -138,12 +138,12 @@ def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Line]], 
     axes.set_axisbelow(True)
     for side in axes.spines.values():
         side.set_visible(False)
-    names = axes.get_legend_handles_labels()[1]
+    handles, names = axes.get_legend_handles_labels()
     wide = axes.get_position().width * axes.figure.get_size_inches()[0] + 0.5
     columns = max(1, int(wide / (0.35 + 0.062 * max(len(name) for name in names))))
-    handles = axes.get_legend_handles_labels()[0][: 2 * columns]
+    shown = slice(2 * columns)  # more would leave the card
     below = {"loc": "upper left", "bbox_to_anchor": (-0.03, -0.1), "frameon": False, "labelcolor": INK}
-    axes.legend(handles, names, fontsize=7.5, ncols=columns, handlelength=1.2, columnspacing=1.2, **below)
+    axes.legend(handles[shown], names[shown], fontsize=7.5, ncols=columns, handlelength=1.2, columnspacing=1.2, **below)
 
 
 def ticks(unit: str, highest: float) -> list[float]:
@@ -156,12 +156,17 @@ def ticks(unit: str, highest: float) -> list[float]:
 
 
 def events(board: dict[str, Any], span: Span) -> list[float]:
-    """When what the board's annotations ask for began to be true, in seconds since the start."""
+    """When what the board's annotations count went up, in seconds since the start."""
     found = []
     for one in board["annotations"]["list"]:
         for line in span.series(one["expr"]) if "expr" in one else ():
-            times = [at - span.start for at, _ in line.points]
-            found += [at for before, at in zip([-math.inf, *times], times, strict=False) if at - before > 30]
+            # Out of sight for long is zero again.
+            before = [(-math.inf, 0.0), *line.points]
+            found += [
+                at - span.start
+                for (last, was), (at, value) in zip(before, line.points, strict=False)
+                if value > was or at - last > 30
+            ]
     return found
 
 

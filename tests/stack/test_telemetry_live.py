@@ -38,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SECTION = TelemetrySection()
 RATE, STEP_S = "15s", 2.0
 TRAFFIC_S = float(os.environ.get("TELEMETRY_TRAFFIC_S", 25))
+# Longer than the shortest prefix that can hit.
+SHARED = "What is a list, and what is a state slot, and what is a block? " * 40
 # A pool that four sequences fill to a half, so that there is something to see.
 POOL_BYTES = 8 * 2**20
 # Rounds of mishaps at least, and the longest wait for a scaling event, on however slow a machine.
@@ -109,8 +111,8 @@ def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -
     ended = threading.Event()
     client = httpx.Client(base_url=service.url, timeout=120, trust_env=False)
 
-    def post(secret: str, body: dict[str, Any], route: str = "chat/completions") -> None:
-        answer = client.post(f"/v1/{route}", json=body, headers={"authorization": f"Bearer {secret}"})
+    def post(secret: str, body: dict[str, Any]) -> None:
+        answer = client.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {secret}"})
         with lock:
             statuses.append(answer.status_code)
 
@@ -118,10 +120,8 @@ def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -
         return {"model": "demo", "messages": [{"role": "user", "content": text}], "max_tokens": 32, **more}
 
     def user(number: int) -> None:
-        prompt = [5 + (place % 90) for place in range(400)] + [7, 8, 9 + number]
         while not ended.is_set():
-            body = {"model": "demo", "prompt": prompt, "max_tokens": 48, "ignore_eos": True}
-            post(key, body, "completions")
+            post(key, chat(f"{SHARED} What is the number {number}?", max_tokens=48, ignore_eos=True))
             post(key, chat("What is a list?", n=2))
 
     def mishaps() -> None:

@@ -82,11 +82,11 @@ class Seen:
     scratch: Path
     path: str
 
-    def ask(self, ident: str) -> httpx.Response:
+    def ask(self, ident: str, trace: str) -> httpx.Response:
         headers = {
             "authorization": f"Bearer {self.key}",
             "x-request-id": ident,
-            "traceparent": f"00-{TRACE}-b7ad6b7169203331-01",
+            "traceparent": f"00-{trace}-b7ad6b7169203331-01",
         }
         body = {"model": "demo", "max_tokens": 8, "messages": [{"role": "user", "content": SECRET}]}
         answer = httpx.post(f"{self.service.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
@@ -128,7 +128,7 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_ray_and_the_engine_name_the_same_request_in_json(watched: Seen) -> None:
-    watched.ask("followed-by-a-test")
+    watched.ask("followed-by-a-test", "1" * 32)
     engine = watched.lines(ENGINE[watched.path], "followed-by-a-test")
     assert any(line["logger"].startswith("vllm.") for line in engine)
     if watched.path != "single":
@@ -138,7 +138,7 @@ def test_ray_and_the_engine_name_the_same_request_in_json(watched: Seen) -> None
 
 def test_one_request_is_one_trace_and_one_line(watched: Seen) -> None:
     receiver, key, log = watched.receiver, watched.key, watched.log
-    answer = watched.ask("asked-by-a-test")
+    answer = watched.ask("asked-by-a-test", TRACE)
     ours = receiver.named("hybridserve chat", TRACE)
     engines = receiver.named("llm_request", TRACE)
     assert ours.parent_span_id.hex() == "b7ad6b7169203331"

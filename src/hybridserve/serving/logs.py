@@ -85,6 +85,13 @@ def configure(section: TelemetrySection, environ: Mapping[str, str] = os.environ
     root.propagate = False
 
 
+def to_stderr() -> logging.Handler:
+    """To the file that is standard error now. vLLM puts the process's name before whatever `sys.stderr` is given, and a
+    line with that in front is no JSON any more.
+    """
+    return logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8"))
+
+
 def engine_config(section: TelemetrySection) -> dict[str, object]:
     """vLLM's logging in the same form, for the file that ``VLLM_LOGGING_CONFIG_PATH`` names."""
     # On debug vLLM's lines on requests hold their prompts.
@@ -93,7 +100,7 @@ def engine_config(section: TelemetrySection) -> dict[str, object]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"ours": {"()": f"{__name__}.{'Json' if section.log_format == 'json' else 'Text'}"}},
-        "handlers": {"err": {"class": "logging.StreamHandler", "formatter": "ours", "stream": "ext://sys.stderr"}},
+        "handlers": {"err": {"()": f"{__name__}.to_stderr", "formatter": "ours"}},
         "loggers": {"vllm": {"handlers": ["err"], "level": level, "propagate": False}},
     }
 

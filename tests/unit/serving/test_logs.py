@@ -7,6 +7,7 @@ import json
 import logging
 import logging.config
 import logging.handlers
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,15 @@ def test_the_engine_never_writes_prompts() -> None:
         assert config["loggers"]["vllm"]["level"] == level
 
 
-def test_the_engine_speaks_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_engine_speaks_the_same_form(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # As vLLM does in each of its processes.
+    write = sys.stderr.write
+    monkeypatch.setattr(sys.stderr, "write", lambda text: write(f"(EngineCore pid=1) {text}"))
     config = logs.engine_config(TelemetrySection(log_format="json"))
     config["loggers"] = {"vllm-test": config["loggers"]["vllm"]}  # type: ignore[index]
     logging.config.dictConfig(config)
     logging.getLogger("vllm-test.engine").info("GPU KV cache size: %s tokens", "1,024")
-    line = json.loads(capsys.readouterr().err)
+    line = json.loads(capfd.readouterr().err)
     assert line["message"] == "GPU KV cache size: 1,024 tokens"
 
 
