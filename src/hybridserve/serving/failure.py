@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -22,7 +23,7 @@ def root_cause(messages: Iterable[str]) -> str:
     Ray puts the replica's traceback into the deployment's message; the first error raised in it is the cause, later
     ones are its envelopes.
     """
-    text = "\n".join(messages)
+    text = "\n".join(_plain(line) for message in messages for line in message.splitlines())
     raised = [match["message"].strip() for line in text.splitlines() if (match := _RAISED.search(line.strip()))]
     # Serve raises the text of a traceback as the message of another error.
     raised = [line for line in raised if not line.startswith("Traceback")]
@@ -30,3 +31,14 @@ def root_cause(messages: Iterable[str]) -> str:
     if telling:
         return telling[0]
     return raised[0] if raised else " ".join(text.split())[-500:] or "no reason was given"
+
+
+def _plain(line: str) -> str:
+    """A line of a JSON log as it would stand in a text log; any other line as it is."""
+    if not line.startswith("{"):
+        return line
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return line
+    return "\n".join(str(fields[name]) for name in ("message", "exception") if name in fields)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hybridserve.serving import logs
+from hybridserve.serving.failure import root_cause
 from hybridserve.settings.telemetry import TelemetrySection
 
 
@@ -138,3 +139,12 @@ def test_serves_log_survives_an_engine_that_configures_logging(tmp_path: Path) -
     finally:
         serve.removeHandler(handler)
         file.close()
+
+
+def test_the_cause_of_a_failed_start_is_found_in_json_lines_too() -> None:
+    try:
+        raise ValueError("max_num_seqs (256) exceeds available Mamba cache blocks (101)")
+    except ValueError:
+        failed = record("EngineCore failed to start.", exc_info=sys.exc_info())
+    text = f"{logs.Json().format(failed)}\n{{no JSON\nRuntimeError: Engine core initialization failed. See above."
+    assert root_cause([text]) == "max_num_seqs (256) exceeds available Mamba cache blocks (101)"
