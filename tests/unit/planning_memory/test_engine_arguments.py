@@ -46,6 +46,13 @@ def test_an_eager_engine_on_a_cpu_calls_no_compiler():
     assert engine_environment(settings_of("accelerator.name=l40s", "engine.enforce_eager=true")) == {}
 
 
+def test_telemetry_reaches_the_engine_where_it_is_asked_for():
+    quiet = engine_args(settings_of())
+    assert not {"otlp_traces_endpoint", "enable_log_requests"} & set(quiet)
+    loud = engine_args(settings_of("telemetry.otlp_endpoint=http://collector:4317", "telemetry.log_requests=true"))
+    assert (loud["otlp_traces_endpoint"], loud["enable_log_requests"]) == ("http://collector:4317", True)
+
+
 def test_a_setting_wins_over_advice_and_card():
     settings = settings_of(
         "model.id=nemotron-nano-9b-v2",
