@@ -94,12 +94,16 @@ class Seen:
         return answer
 
     def lines(self, pattern: str, ident: str) -> list[dict[str, Any]]:
-        """The JSON lines of these files that hold the id, as soon as there are some. No file holds a secret."""
+        """The JSON lines of these files that hold the id, as soon as there are some. No file holds a secret.
+
+        Ray copies its line on a request as text to the worker's standard error, whatever form its own file has.
+        """
         deadline = time.monotonic() + 20
         while True:
             texts = [file.read_text(errors="replace") for file in self.scratch.glob(pattern)]
             assert not any(secret in text for text in texts for secret in (SECRET, self.key))
             found = [line for text in texts for line in text.splitlines() if ident in line]
+            found = [line for line in found if f"{ident} -- POST /v1/chat/completions" not in line]
             if found:
                 return [json.loads(line) for line in found]
             assert time.monotonic() < deadline, [text[-1000:] for text in texts]

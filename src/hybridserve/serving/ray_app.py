@@ -28,6 +28,7 @@ from hybridserve.serving.middleware.handover import from_environ
 from hybridserve.serving.scaling_policy import autoscaling_options
 from hybridserve.settings import Settings
 from hybridserve.settings.load import SETTINGS_JSON
+from hybridserve.settings.telemetry import TelemetrySection
 
 APPLICATION = "hybridserve"
 DEPLOYMENT = "engine"
@@ -91,6 +92,18 @@ def build_app(args: dict[str, Any]) -> Application:
     return serve.deployment(Replica, **deployment_options(settings)).bind(handover.to_json())
 
 
+def ray_logging(section: TelemetrySection) -> dict[str, Any]:
+    """Ray Serve's own log files; replicas take it from their deployment alone, whatever Serve was started with.
+
+    The controller says on level info what the scaling law decided.
+    """
+    return {
+        "encoding": section.log_format.upper(),
+        "log_level": section.log_level.upper(),
+        "enable_access_log": section.log_requests,
+    }
+
+
 def deployment_options(settings: Settings) -> dict[str, Any]:
     """Ray Serve's options for the one deployment.
 
@@ -109,6 +122,7 @@ def deployment_options(settings: Settings) -> dict[str, Any]:
         "max_ongoing_requests": 100_000,
         "max_constructor_retry_count": 1,
         "graceful_shutdown_timeout_s": settings.server.drain_timeout_s,
+        "logging_config": ray_logging(settings.telemetry),
         "health_check_period_s": 5,
         "health_check_timeout_s": 30,
         "autoscaling_config": AutoscalingConfig(

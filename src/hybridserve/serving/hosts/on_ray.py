@@ -41,7 +41,7 @@ class RayHost:
         from ray import serve as ray_serve
         from ray.serve import RunTarget
 
-        from hybridserve.serving.ray_app import APPLICATION, build_app
+        from hybridserve.serving.ray_app import APPLICATION, build_app, ray_logging
 
         for name in ("ray", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -59,11 +59,7 @@ class RayHost:
         enter("starting Ray Serve")
         ray_serve.start(
             http_options={"host": settings.server.host, "port": settings.server.port},
-            logging_config={
-                "log_level": "INFO" if settings.telemetry.log_requests else "WARNING",
-                "enable_access_log": settings.telemetry.log_requests,
-                "encoding": settings.telemetry.log_format.upper(),
-            },
+            logging_config=ray_logging(settings.telemetry),
         )
         enter("starting the engine")
         app = build_app({"settings": settings.model_dump(mode="json")})
