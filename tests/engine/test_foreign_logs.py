@@ -1,14 +1,19 @@
-"""What a deployment's options make of Ray Serve's own log: the way from our settings to a line in a replica's file."""
+"""The logs that others write, in the form of our settings: Ray Serve's file of a replica, vLLM's standard error."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from hybridserve.serving.logs import ENGINE_CONFIG, engine_config
 from hybridserve.settings import load
+from hybridserve.settings.telemetry import TelemetrySection
 
 pytestmark = pytest.mark.engine
 
@@ -47,3 +52,16 @@ def test_a_replica_logs_in_the_form_and_the_measure_of_the_settings(tmp_path: Pa
     if form == "json":
         read = [json.loads(one) for one in lines]
         assert [one["request_id"] for one in read if "POST" in one["message"]] == (["an-id"] if requests else [])
+
+
+def test_a_line_of_the_engine_is_json_from_its_first_character(tmp_path: Path) -> None:
+    """vLLM puts the name of its process before whatever goes through `sys.stderr`."""
+    (tmp_path / "vllm.json").write_text(json.dumps(engine_config(TelemetrySection(log_format="json"))))
+    code = (
+        "from vllm.logger import init_logger; from vllm.utils.system_utils import decorate_logs; "
+        "decorate_logs('EngineCore'); init_logger('vllm.v1.engine.async_llm').info('Added request %s.', 'an-id')"
+    )
+    environ = {**os.environ, ENGINE_CONFIG: str(tmp_path / "vllm.json")}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    (line,) = [json.loads(line) for line in done.stderr.splitlines() if "an-id" in line]
+    assert (line["logger"], line["message"]) == ("vllm.v1.engine.async_llm", "Added request an-id.")
