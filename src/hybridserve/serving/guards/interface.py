@@ -52,6 +52,8 @@ class Guard(Protocol):
     """
 
     name: str
+    instant: bool
+    """It answers without waiting for anything, so that no deadline need be set."""
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
         """A verdict.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from time import monotonic
 from typing import Literal
 
@@ -65,8 +64,11 @@ class Reliable:
         self._probing = state == "half_open"
         self._budget = min(self._budget + self._share, _RETRY_BURST if self._share else 0.0)
         try:
-            async with asyncio.timeout(self._timeout):
-                verdict = await self._attempt(messages, stage)
+            if self.guard.instant:
+                verdict = await self.guard.check(messages, stage)
+            else:
+                async with asyncio.timeout(self._timeout):
+                    verdict = await self._attempt(messages, stage)
         except TimeoutError:
             verdict = Verdict("error", self.name, detail=f"no verdict within {self._timeout:g} s")
         except GuardFault as fault:
@@ -77,7 +79,8 @@ class Reliable:
         finally:
             self._probing = False
         self._count(verdict)
-        return replace(verdict, seconds=self._clock() - start)
+        seconds = self._clock() - start
+        return Verdict(verdict.outcome, verdict.guard, verdict.categories, verdict.detail, seconds)
 
     async def probe(self) -> str | None:
         """None when the guard lives, else why not."""

@@ -19,6 +19,11 @@ class Spans:
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._tracer: Tracer | None = None
         self._given = provider
+        try:
+            from opentelemetry import trace
+        except ImportError:
+            trace = None  # type: ignore[assignment]
+        self._trace = trace
 
     def begin(self, name: str, headers: Headers) -> tuple[Span | None, Headers]:
         """A span under the caller's, and headers that make it the parent of what follows; None without tracing."""
@@ -37,9 +42,8 @@ class Spans:
         return span, kept + [(key.encode(), value.encode("latin-1")) for key, value in below.items()]
 
     def _find(self) -> Tracer | None:
-        try:
-            from opentelemetry import trace
-        except ImportError:
+        trace = self._trace
+        if trace is None:
             return None
         provider = self._given or trace.get_tracer_provider()
         if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
