@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,10 +120,42 @@ def test_conversations_alternate_and_lose_nothing(turns: list[tuple[str, str]]) 
     assert joined.replace("\n\n", "") == "".join(message["content"] for message in messages).replace("\n\n", "")
 
 
+SERVERS: list[ThreadingHTTPServer] = []
+
+
+@pytest.fixture(autouse=True)
+def end_of_servers() -> Iterator[None]:
+    yield
+    while SERVERS:
+        server = SERVERS.pop()
+        server.shutdown()
+        server.server_close()
+
+
+def url_of(handler: Callable[[httpx.Request], httpx.Response]) -> str:
+    """A real server on a port of its own, which answers what the handler says."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            said = handler(httpx.Request(self.command, f"http://guard{self.path}", content=body))
+            self.send_response_only(said.status_code)
+            for name, value in {**said.headers, "content-length": str(len(said.content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(said.content)
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    SERVERS.append(server)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
 def guard_that_answers(handler: Any, form: Any = "qwen3guard", **more: Any) -> ModelGuard:
-    return ModelGuard(
-        url="http://guard/v1", model="guard-model", form=form, transport=httpx.MockTransport(handler), **more
-    )
+    return ModelGuard(url=f"{url_of(handler)}/v1", model="guard-model", form=form, **more)
 
 
 def says(text: str, finish: str = "stop") -> Any:
@@ -134,7 +171,12 @@ def says(text: str, finish: str = "stop") -> Any:
 
 
 def verdict(guard: Any, messages: list[Message] = USER, stage: Stage = "input") -> Verdict:
-    return asyncio.run(Reliable(guard, retries=0).check(messages, stage))
+    async def ask() -> Verdict:
+        said = await Reliable(guard, retries=0).check(messages, stage)
+        await guard.close()
+        return said
+
+    return asyncio.run(ask())
 
 
 def test_a_guard_model_is_asked_and_read() -> None:
@@ -186,11 +228,49 @@ def test_a_closed_port_is_an_error() -> None:
     assert verdict(guard).outcome == "error"
 
 
+def test_as_many_verdicts_at_once_as_there_are_requests() -> None:
+    """The guard answers nobody before all have asked: a pool of 100 connections would never get there."""
+    many = 150
+
+    async def go() -> list[Verdict]:
+        asked, all_asked = 0, asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            head = await reader.readuntil(b"\r\n\r\n")
+            (length,) = re.findall(rb"(?i)content-length: (\d+)", head)
+            await reader.readexactly(int(length))
+            asked += 1
+            if asked == many:
+                all_asked.set()
+            await all_asked.wait()
+            body = json.dumps({"choices": [{"message": {"content": "safe"}, "finish_reason": "stop"}]}).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=many)
+        port = server.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}/v1"
+        guard = Reliable(ModelGuard(url=url, model="m", form="llama_guard", timeout_s=60), timeout_s=60)
+        async with server:
+            verdicts = await asyncio.gather(*[guard.check(USER, "input") for _ in range(many)])
+        await guard.close()
+        return verdicts
+
+    assert {said.outcome for said in asyncio.run(go())} == {"allow"}
+
+
 def test_the_guard_must_serve_the_model_that_was_pinned() -> None:
     def models(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"data": [{"id": "another"}]})
 
-    assert asyncio.run(Reliable(guard_that_answers(models)).probe()) == "the endpoint does not serve guard-model"
+    async def probe() -> str | None:
+        guard = Reliable(guard_that_answers(models))
+        said = await guard.probe()
+        await guard.close()
+        return said
+
+    assert asyncio.run(probe()) == "the endpoint does not serve guard-model"
 
 
 @pytest.mark.parametrize(
@@ -207,8 +287,7 @@ def test_the_guard_must_serve_the_model_that_was_pinned() -> None:
     ],
 )
 def test_nemo_guardrails(answer: dict[str, Any], outcome: str) -> None:
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=answer))
-    guard = NemoGuard(url="http://nemo", config_id="c", model="main", transport=transport)
+    guard = NemoGuard(url=url_of(lambda _: httpx.Response(200, json=answer)), config_id="c", model="main")
     assert verdict(guard).outcome == outcome
 
 
@@ -216,6 +295,7 @@ class Scripted:
     """A guard that does what its script says, once per check."""
 
     name = "scripted"
+    instant = False
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
@@ -303,6 +383,29 @@ def test_rules_see_through_case_space_and_invisible_letters(text: str) -> None:
 def test_rules_let_ordinary_text_pass() -> None:
     for text in ("How do I bake bread?", "My bath bomb broke.", "Explain what ransomware is."):
         assert verdict(RulesGuard(), [{"role": "user", "content": text}]).outcome == "allow"
+
+
+@pytest.mark.parametrize(
+    ("second", "text"),
+    [
+        (r"\b(\w+) \1\b", "it is so so"),  # its group has number 2 behind the first rule's
+        (r"(?P<word>q)r", "a qr code"),  # named as in the first rule
+        (r"(?s)a.b", "a-b"),  # flags stand only at a beginning
+        (r"(?P<x>u)v(?P=x)", "uvu"),
+    ],
+)
+def test_rules_that_cannot_be_searched_for_together_are_found_all_the_same(
+    tmp_path: Path, second: str, text: str
+) -> None:
+    file = tmp_path / "rules.yaml"
+    rules = [
+        {"category": "first", "patterns": ["(?P<word>first)"]},
+        {"category": "second", "patterns": ["zzz", second]},
+    ]
+    file.write_text(yaml.safe_dump({"rules": rules}))
+    guard = RulesGuard(file)
+    for said, found in ((text, ("second",)), ("the first", ("first",)), ("1 2 3", ())):
+        assert verdict(guard, [{"role": "user", "content": said}]).categories == found
 
 
 def test_a_broken_rules_file_is_a_clear_error(tmp_path: Path) -> None:

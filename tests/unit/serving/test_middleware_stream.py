@@ -22,11 +22,13 @@ class Word:
     """A guard that blocks a word on either side, and remembers what it was asked."""
 
     name = "word"
+    instant = False
 
     def __init__(self, word: str = "BANNED", delay: float = 0.0, fail: bool = False) -> None:
         self.word = word
         self.delay = delay
         self.fail = fail
+        self.closed = False
         self.asked: list[tuple[Stage, list[Message]]] = []
 
     async def check(self, messages: Any, stage: Stage) -> Verdict:
@@ -42,7 +44,8 @@ class Word:
         if self.fail:
             raise ZeroDivisionError
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        self.closed = True
 
 
 def door(engine: SmallEngine, word: Word | None = None, **sections: Any) -> ControlMiddleware:
@@ -484,3 +487,21 @@ def test_many_streams_leave_nothing_behind() -> None:
     asyncio.run(go())
     assert app.control.limits.running == app.control.active == 0
     assert json.dumps(engine.finished) == "500"
+
+
+def test_with_the_server_end_its_rounds_and_the_guards_connections() -> None:
+    word = Word()
+    app = door(SmallEngine([DONE]), word)
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        assert not word.closed
+        await asyncio.sleep(0.01)
+
+    async def go() -> None:
+        app.app = server
+        await app({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) == 1, "the rounds have ended"
+
+    asyncio.run(go())
+    assert word.closed

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from hybridserve.errors import ConfigError
 from hybridserve.serving.guards.interface import Guard
-from hybridserve.serving.guards.model import ModelGuard
-from hybridserve.serving.guards.nemo import NemoGuard
 from hybridserve.serving.guards.reliable import Reliable
 from hybridserve.serving.guards.rules import RulesGuard
 from hybridserve.settings.guard import GuardSection
@@ -31,6 +29,8 @@ def build_guard(settings: GuardSection, main_model: str = "main") -> Reliable | 
         assert settings.url is not None
         key = _read("guard.api_key_file", settings.api_key_file)
         if settings.kind == "model":
+            from hybridserve.serving.guards.model import ModelGuard  # an HTTP client: not for who needs none
+
             assert settings.model is not None
             assert settings.format is not None
             prompt = _read("guard.prompt_file", settings.prompt_file)
@@ -48,6 +48,8 @@ def build_guard(settings: GuardSection, main_model: str = "main") -> Reliable | 
                 prompt=prompt,
             )
         else:
+            from hybridserve.serving.guards.nemo import NemoGuard
+
             assert settings.config_id is not None
             guard = NemoGuard(
                 url=settings.url,

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-import httpx
-
 from hybridserve.serving.guards.conversation import alternating, safety_guard_prompt, transcript
 from hybridserve.serving.guards.http import GuardHTTP
 from hybridserve.serving.guards.interface import GuardFault, Message, Stage, Verdict
@@ -29,6 +27,8 @@ class ModelGuard:
         prompt: text with ``{conversation}`` in place of our own prompt or the guard's chat template.
     """
 
+    instant = False
+
     def __init__(
         self,
         *,
@@ -41,10 +41,9 @@ class ModelGuard:
         controversial_blocks: bool = True,
         template_kwargs: Mapping[str, Any] | None = None,
         prompt: str | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.name = model
-        self._http = GuardHTTP(url, api_key, timeout_s, transport)
+        self._http = GuardHTTP(url, api_key, timeout_s)
         self._form: GuardFormat = form
         self._parse = PARSERS[form]
         self._prompt = prompt

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import perf_counter
 
-import httpx
-
 from hybridserve.serving.guards.http import GuardHTTP
 from hybridserve.serving.guards.interface import GuardFault, Message, Stage, Verdict
 
@@ -20,6 +18,8 @@ class NemoGuard:
         model: name of the main model in that configuration.
     """
 
+    instant = False
+
     def __init__(
         self,
         *,
@@ -28,10 +28,9 @@ class NemoGuard:
         model: str,
         api_key: str | None = None,
         timeout_s: float = 5.0,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.name = f"nemo:{config_id}"
-        self._http = GuardHTTP(url, api_key, timeout_s, transport)
+        self._http = GuardHTTP(url, api_key, timeout_s)
         self._config_id = config_id
         self._model = model
 

@@ -71,10 +71,14 @@ class ControlMiddleware:
             # No route of ours speaks it, and its traffic could not be checked.
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "not open"})
+        elif scope["type"] == "lifespan":
+            # The engine is there, and the server is about to listen. Starlette's routes need the app around us.
+            self.control.watch(scope.get("app", self))
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                await self.control.close()
         else:
-            if scope["type"] == "lifespan":
-                # The engine is there, and the server is about to listen. Starlette's routes need the app around us.
-                self.control.watch(scope.get("app", self))
             await self.app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
