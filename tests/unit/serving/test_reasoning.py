@@ -121,17 +121,23 @@ def test_no_cut_into_parts_smuggles_a_word(parts: list[str]) -> None:
 
 @dataclass
 class Thinker:
-    """An engine whose model thinks `natural` words, then says three. It keeps budgets, ignores or refuses them."""
+    """An engine whose model thinks `natural` words, then says three. It keeps budgets, ignores
+    or refuses them, and its first answers may fail."""
 
     natural: int = 12
     keeps: bool = False
     refuses: bool = False
     dies_second: bool = False
+    fails: int = 0
     bodies: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = json.loads((await receive())["body"])
         self.bodies.append((scope["path"], body))
+        if self.fails:
+            self.fails -= 1
+            await self.reply(send, 503, {"error": {"message": "starting"}})
+            return
         if self.refuses and "thinking_token_budget" in body:
             await self.reply(send, 400, {"error": {"message": "reasoning_config is not configured"}})
             return
@@ -206,6 +212,34 @@ def test_an_engine_is_believed_only_when_it_counts_so(engine: Thinker, holder: s
     asyncio.run(go())
     assert app.control.budgets.holder == holder
     assert sum("thinking_token_budget" in body for _, body in engine.bodies) == (3 if holder == "engine" else 1)
+
+
+def test_the_engine_is_asked_at_the_start_where_it_counts_reasoning() -> None:
+    for model, asked in (("demo", True), ("falcon-h1-0.5b-instruct", False)):
+        engine = Thinker(keeps=True)
+        app = ControlMiddleware(engine, Settings.model_validate({"model": {"id": model}}))
+
+        async def start(app: ControlMiddleware = app) -> None:
+            app.control.watch(app)
+            await asyncio.wait_for(asyncio.gather(*app.control._tasks), 5)
+
+        asyncio.run(start())
+        assert app.control.budgets.holder == ("engine" if asked else None)
+        assert bool(engine.bodies) is asked
+
+
+def test_an_engine_that_fails_under_the_probe_is_asked_again() -> None:
+    engine = Thinker(keeps=True, fails=1)
+    app = ControlMiddleware(engine, Settings())
+
+    async def go() -> list[str | None]:
+        seen = []
+        for _ in range(2):
+            await call(app, body={**user(), "reasoning": {"budget": 5}})
+            seen.append(app.control.budgets.holder)
+        return seen
+
+    assert asyncio.run(go()) == [None, "engine"]
 
 
 @pytest.mark.parametrize("stream", [True, False])

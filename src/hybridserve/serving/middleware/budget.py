@@ -40,7 +40,7 @@ class Budgets:
         return self._holder
 
     async def find_holder(self, app: App, scope: Scope, model: object = None) -> Holder:
-        """The holder; the first call probes the engine with two short questions.
+        """The holder; the first call, the service's own at its start, probes the engine with two short questions.
 
         Args:
             scope: any request's, as a pattern for the probe's own.
@@ -50,10 +50,12 @@ class Budgets:
             async with self._lock:
                 if self._holder is None:
                     self._holder = await self._probe(app, scope, model)
-                    log.info("event=budget_probed holder=%s", self._holder)
-        return self._holder
+                    log.info("event=budget_probed holder=%s", self._holder or "unknown")
+        # An engine that could not answer is asked again; until then two calls, which need no belief.
+        return self._holder or "two_call"
 
-    async def _probe(self, app: App, scope: Scope, model: object) -> Holder:
+    async def _probe(self, app: App, scope: Scope, model: object) -> Holder | None:
+        """None: the engine failed, which says nothing about budgets."""
         body: dict[str, Any] = {
             "messages": [{"role": "user", "content": _QUESTION}],
             "max_tokens": _PROBE_TOKENS,
@@ -64,10 +66,16 @@ class Budgets:
         if self._settings.switch != "none":
             apply_switch(body, Wish(on=True), self._settings)
         path = "/v1/chat/completions"
-        held = _reasoning_tokens(await ask(app, scope, "POST", path, {**body, "thinking_token_budget": _PROBE_BUDGET}))
+        answer = await ask(app, scope, "POST", path, {**body, "thinking_token_budget": _PROBE_BUDGET})
+        if answer.status >= 500:
+            return None
+        held = _reasoning_tokens(answer)
         if held is None or held > _PROBE_BUDGET + _SLACK:
             return "two_call"
-        free = _reasoning_tokens(await ask(app, scope, "POST", path, body))
+        answer = await ask(app, scope, "POST", path, body)
+        if answer.status >= 500:
+            return None
+        free = _reasoning_tokens(answer)
         # A model that thinks this little by itself proves nothing.
         return "engine" if free is not None and free > held + _SLACK else "two_call"
 

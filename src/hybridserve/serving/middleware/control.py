@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
@@ -17,16 +18,19 @@ from hybridserve.serving.middleware.asgi import Scope as AsgiScope
 from hybridserve.serving.middleware.budget import Budgets
 from hybridserve.serving.middleware.handover import Handover
 from hybridserve.serving.middleware.idempotency import Answers
+from hybridserve.serving.middleware.inner import ask
 from hybridserve.serving.middleware.keys import Key, KeyRing
 from hybridserve.serving.middleware.limits import Limits
 from hybridserve.serving.middleware.metrics import DRAINING, GUARD_SECONDS, VERDICTS, Metrics, NoMetrics
 from hybridserve.serving.middleware.reasoning import for_model
 from hybridserve.serving.middleware.replies import Refusal
-from hybridserve.serving.middleware.rounds import INSIDER, Rounds
+from hybridserve.serving.middleware.rounds import INSIDER, Rounds, own_scope
 from hybridserve.serving.middleware.routes import Route, Routes
 from hybridserve.serving.middleware.spans import Spans
 from hybridserve.settings import Settings
 from hybridserve.settings.access import Scope
+
+log = logging.getLogger("hybridserve.access")
 
 # How long a guard's sign of life is believed.
 _PROBE_EVERY_S = 5.0
@@ -56,7 +60,8 @@ class Control:
         names_requests: bool = True,
     ) -> None:
         settings = handover.settings
-        reasoning = for_model(settings.reasoning, _serving_facts(settings))
+        facts = _serving_facts(settings)
+        reasoning = for_model(settings.reasoning, facts)
         self.settings = settings = settings.model_copy(update={"reasoning": reasoning})
         self.metrics: Metrics = metrics or NoMetrics()
         self.spans = spans or Spans()
@@ -64,6 +69,7 @@ class Control:
         self.keys = KeyRing(Path(settings.access.keys_file)) if settings.access.keys_file else None
         self.limits = Limits(settings.access)
         self.budgets = Budgets(settings.reasoning)
+        self._counts_reasoning = bool(settings.engine.reasoning_parser or (facts and facts.reasoning_parser))
         self.routes = Routes(settings.access.open_routes, guarded=self.guard is not None)
         self.documents = _documents(handover, self.guard)
         self.headers = [(name.lower().encode(), value.encode()) for name, value in handover.headers.items()]
@@ -78,7 +84,7 @@ class Control:
         self.engine_lost: Callable[[], bool] = lambda: False
         self.answers = Answers(settings.access.idempotency_s)
         self._rounds: Rounds | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     # --- who may
 
@@ -172,17 +178,38 @@ class Control:
         return reasons
 
     def watch(self, app: App) -> None:
-        """Prove the guard in rounds from now on, in a task of the running loop; a second call changes nothing.
+        """Begin what goes on beside the requests, in tasks of the running loop; a second call changes nothing.
 
-        Until the first round comes back as it must, and after several that do not, nothing is served.
+        A guard is proven in rounds: until the first comes back as it must, and after several that do not, nothing is
+        served. An engine that counts reasoning is asked whether it keeps thinking budgets.
 
         Args:
             app: the application with this door in front of it.
         """
-        if self.guard is None or self._watch is not None:
+        if self._tasks:
             return
-        self._rounds = Rounds(self.settings.guard, served_name(self.settings), self.metrics, self._insider)
-        self._watch = asyncio.get_running_loop().create_task(self._rounds.run(app))
+        loop = asyncio.get_running_loop()
+        if self.guard is not None:
+            self._rounds = Rounds(self.settings.guard, served_name(self.settings), self.metrics, self._insider)
+            self._tasks.append(loop.create_task(self._rounds.run(app)))
+        if self._counts_reasoning and self.budgets.holder is None:
+            self._tasks.append(loop.create_task(self._probe_budgets(app)))
+
+    async def close(self) -> None:
+        """End what `watch` began, and the guard's connections."""
+        for task in self._tasks:
+            task.cancel()
+        if self.guard is not None:
+            await self.guard.close()
+
+    async def _probe_budgets(self, app: App) -> None:
+        """A first request with a budget, of our own: it makes the door ask the engine."""
+        question = [{"role": "user", "content": "Hello"}]
+        body = {"model": served_name(self.settings), "messages": question, "max_tokens": 1, "reasoning": {"budget": 1}}
+        try:
+            await ask(app, own_scope(self._insider), "POST", "/v1/chat/completions", body)
+        except Exception as error:  # The first client who asks for a budget makes the door ask again.
+            log.warning("event=budget_probe_failed error=%s", type(error).__name__)
 
     async def _guard_fault(self, guard: Reliable) -> str | None:
         if self._rounds is not None and self._rounds.fault is not None:

@@ -69,22 +69,24 @@ class Rounds:
     async def _observe(self, app: App, canary: Canary) -> Observation:
         began = perf_counter()
         try:
-            answer = await ask(app, self._scope(), "POST", ROUTE, {**canary.body, "model": self._model})
+            answer = await ask(app, own_scope(self._insider), "POST", ROUTE, {**canary.body, "model": self._model})
             said: dict[str, Any] = read_answer(answer.status, answer.json())
         except Exception as error:  # Whatever breaks: a guard that nobody can see working does not work.
             return Observation(canary=canary.id, status=0, fault=type(error).__name__, latency_s=perf_counter() - began)
         return Observation(canary=canary.id, latency_s=perf_counter() - began, **said)
 
-    def _scope(self) -> Scope:
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "scheme": "http",
-            "root_path": "",
-            "headers": [(b"host", b"localhost")],
-            "server": ("localhost", 80),
-            "client": ("127.0.0.1", 0),
-            "state": {},
-            INSIDER: self._insider,
-        }
+
+def own_scope(insider: object) -> Scope:
+    """Pattern for a request of the service to itself."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "root_path": "",
+        "headers": [(b"host", b"localhost")],
+        "server": ("localhost", 80),
+        "client": ("127.0.0.1", 0),
+        "state": {},
+        INSIDER: insider,
+    }
