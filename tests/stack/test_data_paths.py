@@ -120,10 +120,20 @@ def test_nothing_answers_without_a_key(reached: Reached, route: str) -> None:
 
 
 def _own_doors(reached: Reached) -> list[str]:
-    """Ports on which a replica can be reached around the proxy."""
+    """Ports on which a replica can be reached around the proxy: its own, and Ray's proxy that HAProxy falls back to."""
     ports = [c.laddr.port for c in _listening(reached) if 30000 <= c.laddr.port <= 31000]
     assert bool(ports) == (reached.path == "haproxy")
-    return [f"http://127.0.0.1:{port}" for port in ports]
+    return [f"http://127.0.0.1:{port}" for port in [*ports, *_fallback(reached)]]
+
+
+def _fallback(reached: Reached) -> list[int]:
+    if reached.path != "haproxy":
+        return []
+    (proxy,) = [p for p in reached.service.family() if "ProxyActor" in " ".join(p.cmdline())]
+    port = int(proxy.environ()["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"])
+    listens = [c.laddr for c in proxy.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert ("127.0.0.1", port) in listens
+    return [port]
 
 
 def _listening(reached: Reached) -> list[Any]:
