@@ -104,9 +104,10 @@ test-scale: install ## scaling on real Ray: 1, 2, 1 and 1, 0, 1 replicas under l
 	$(BIN)/pytest tests/stack/test_scale_real.py
 
 bench-overhead: LOCK = dev
-bench-overhead: install ## what the control layer costs: by itself, and in front of the engine
+bench-overhead: install ## what the control layer costs, by itself and end to end (OVERHEAD_ARGS="--parts haproxy --seconds 300")
 	$(BIN)/python benchmarks/middleware.py
-	$(BIN)/python benchmarks/overhead.py --paths haproxy proxy single "ray default"
+	$(BIN)/python benchmarks/overhead.py $(OVERHEAD_ARGS)
+	$(BIN)/python benchmarks/overhead_table.py .cache/overhead docs/control-layer.md
 
 chart-tools: ## fetch the pinned helm and kubectl into .cache/chart-tools
 	$(PYTHON) scripts/chart_tools.py

@@ -1,0 +1,70 @@
+"""`hybridserve serve` with a choice of doors, so that a request without the control layer takes the same processes.
+
+The header `x-bench-door` picks: `bare` is vLLM's application alone, `keys` the door that the product mounts, and each
+guard of `OVERHEAD_GUARDS` (JSON: name to guard settings) one more door with that guard. Only for measurements: `bare`
+asks nobody for a key. Imported by name in the processes of the service, with this folder on their PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from starlette.middleware import Middleware
+
+from hybridserve.serving import ray_app
+from hybridserve.serving.middleware import ControlMiddleware
+from hybridserve.serving.middleware.control import Control
+from hybridserve.serving.middleware.handover import Handover
+from hybridserve.serving.single_engine import Door
+from hybridserve.settings.guard import GuardSection
+
+GUARDS = "OVERHEAD_GUARDS"
+HEADER = b"x-bench-door"
+
+
+class Switch:
+    """Several doors before one application. Without the header a request takes the product's."""
+
+    def __init__(self, app: Any, control: Control) -> None:
+        doors: dict[bytes, Any] = {b"bare": app, b"keys": ControlMiddleware(app, control=control)}
+        for name, section in json.loads(os.environ[GUARDS]).items():
+            settings = control.settings.model_copy(update={"guard": GuardSection.model_validate(section)})
+            guarded = Control(Handover(settings), metrics=control.metrics, names_requests=control.names_requests)
+            doors[name.encode()] = ControlMiddleware(app, control=guarded)
+        self._doors = doors
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        name = b"keys"
+        for header, value in scope.get("headers", ()):
+            if header == HEADER:
+                name = value
+        await self._doors[name](scope, receive, send)
+
+
+class SwitchedReplica(ray_app.Replica):
+    """The product's replica; its application has the switch where the control layer stands."""
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        app = await super().__serve_build_asgi_app__()
+        app.user_middleware = [
+            Middleware(Switch, control=entry.kwargs["control"]) if entry.cls is ControlMiddleware else entry
+            for entry in app.user_middleware
+        ]
+        app.middleware_stack = None
+        return app
+
+
+class SwitchedDoor(Door):
+    """The same for one engine without Ray."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        self._switch = Switch(app, self.control)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await self._switch(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)

@@ -1,0 +1,177 @@
+"""Write the overhead table of docs/control-layer.md from the rounds that `overhead.py` has measured.
+
+    python benchmarks/overhead_table.py .cache/overhead docs/control-layer.md
+
+The block between the two markers is replaced. Figures are medians over the rounds; a ratio is the median of the ratios
+within each round, with the quartiles of those in brackets where it decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- overhead -->\n", "<!-- end of overhead -->"
+RAY = "ray default"
+# What keys and limits may cost of the data path they sit on.
+ALLOWED = 0.05
+Round = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Median and quartiles of one figure's ratios within each round."""
+
+    low: float
+    middle: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.middle:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def ratio(rounds: list[Round], target: str, base: str, figure: str) -> Ratio:
+    """`target` over `base`, round by round."""
+    values = [r[target][figure] / r[base][figure] for r in rounds]
+    if len(values) < 2:
+        return Ratio(values[0], values[0], values[0])
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Ratio(low, middle, high)
+
+
+def rows(rounds: list[Round], concurrency: int) -> Iterable[list[str]]:
+    """One row of the table for each target of a part, at one concurrency."""
+    for name in rounds[0]:
+        figures = {f: statistics.median(r[name][f] for r in rounds) for f in ("ttft_ms", "itl_ms", "rps", "cpu_ms")}
+        base = rounds[0][name]["base"]
+        cells = [str(concurrency), name, f"{figures['ttft_ms']:.1f}", f"{figures['itl_ms']:.2f}"]
+        cells += [f"{figures['rps']:.1f}", f"{figures['cpu_ms']:.0f}"]
+        if base is None:
+            cells += ["", "", "", ""]
+        else:
+            cells += [f"{ratio(rounds, name, base, f).middle:.2f}" for f in ("ttft_ms", "itl_ms")]
+            cells += [str(ratio(rounds, name, base, "rps")), f"{ratio(rounds, name, base, 'cpu_ms').middle:.2f}"]
+        yield [*cells, against_ray(rounds, name)]
+
+
+def against_ray(rounds: list[Round], name: str) -> str:
+    """Requests a second against Ray's own ingress, in the same rounds."""
+    return str(ratio(rounds, name, RAY, "rps")) if RAY in rounds[0] and name != RAY else ""
+
+
+HEAD = [
+    "| at once | target | TTFT ms | ITL ms | req/s | CPU ms/req | TTFT to bare | ITL | req/s | CPU | req/s to ray default |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+]
+
+
+def table(part: str, lines: list[dict[str, Any]]) -> str:
+    """The table of one part in Markdown."""
+    out = [*HEAD]
+    counts = []
+    for concurrency in sorted({line["concurrency"] for line in lines}):
+        rounds = [line["targets"] for line in lines if line["concurrency"] == concurrency]
+        counts.append(f"{len(rounds)} at {concurrency}")
+        out += ["| " + " | ".join(cells) + " |" for cells in rows(rounds, concurrency)]
+    failed = sum(target["failed"] for line in lines for target in line["targets"].values())
+    head = f"`{part}`: {', '.join(counts)} rounds; {failed} requests failed.\n"
+    return f"{head}\n" + "\n".join(out) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """`keys` over `bare` of one service, asked in turns: requests of each, ratio of medians with its 95 % interval."""
+
+    service: str
+    requests: int
+    first: str
+    end: str
+    end_ratio: float
+
+
+def turns(lines: list[dict[str, Any]]) -> Iterable[Turns]:
+    """What the door adds to each data path."""
+    for service in range(len(lines[0]["turns"])):
+        bare, keys = lines[0]["turns"][service]
+        pooled = {door: [times for line in lines for times in line["turns"][service][door]] for door in (bare, keys)}
+        ratios = [
+            bootstrap([times[at] for times in pooled[keys]], [times[at] for times in pooled[bare]]) for at in (0, 1)
+        ]
+        yield Turns(
+            bare.split(",")[0], min(map(len, pooled.values())), str(ratios[0]), str(ratios[1]), ratios[1].middle
+        )
+
+
+def bootstrap(over: list[float], under: list[float], times: int = 1000) -> Ratio:
+    """Ratio of medians; its ends hold 95 % of what comes of drawing the same number again from each."""
+    draw = random.Random(0).choices
+    drawn = sorted(
+        statistics.median(draw(over, k=len(over))) / statistics.median(draw(under, k=len(under))) for _ in range(times)
+    )
+    middle = statistics.median(over) / statistics.median(under)
+    return Ratio(drawn[round(times * 0.025)], middle, drawn[round(times * 0.975) - 1])
+
+
+def turns_table(parts: dict[str, list[dict[str, Any]]]) -> str:
+    """All parts' turns in one table."""
+    out = [
+        "| at once | data path | requests of each | to the first text | to the end |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for _, concurrency, lines in by_concurrency(parts):
+        if "turns" in lines[0]:
+            out += [
+                f"| {concurrency} | {one.service} | {one.requests} | {one.first} | {one.end} |" for one in turns(lines)
+            ]
+    return "\n".join(out) + "\n"
+
+
+def by_concurrency(parts: dict[str, list[dict[str, Any]]]) -> Iterable[tuple[str, int, list[dict[str, Any]]]]:
+    """Lines of each part at each concurrency."""
+    for part, lines in parts.items():
+        for concurrency in sorted({line["concurrency"] for line in lines}):
+            yield part, concurrency, [line for line in lines if line["concurrency"] == concurrency]
+
+
+def judge(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What the project promises of keys and limits, held or missed, with the figure that says so."""
+    out = []
+    for _, concurrency, lines in by_concurrency(parts):
+        rounds = [line["targets"] for line in lines]
+        for one in turns(lines) if "turns" in lines[0] else ():
+            verdict = "held" if one.end_ratio <= 1 + ALLOWED else "MISSED"
+            out.append(f"{verdict}: {concurrency} at once, {one.service}: keys take {one.end} of bare's time")
+        for name in rounds[0]:
+            if name.endswith(", keys") and RAY in rounds[0]:
+                got = ratio(rounds, name, RAY, "rps")
+                verdict = "held" if got.middle >= 1 else "MISSED"
+                out.append(f"{verdict}: {concurrency} at once, {name}: {got} of the requests a second of {RAY}")
+    return out
+
+
+def main() -> None:
+    """Replace the block, and print the verdicts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("page", type=Path)
+    asked = parser.parse_args()
+    parts = {
+        file.stem: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for file in sorted(asked.folder.glob("*.jsonl"))
+    }
+    page = asked.page.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    tables = "\n".join([*(table(part, lines) for part, lines in parts.items()), turns_table(parts)])
+    asked.page.write_text(f"{before}{BEGIN}{tables}{END}{after}", encoding="utf-8")
+    print("\n".join(judge(parts)))
+
+
+if __name__ == "__main__":
+    main()
