@@ -66,7 +66,7 @@ def against_ray(rounds: list[Round], name: str) -> str:
 
 
 HEAD = [
-    "| at once | target | TTFT ms | ITL ms | req/s | CPU ms | TTFT to bare | ITL | req/s | CPU | req/s to ray default |",
+    "| c | target | TTFT ms | ITL ms | req/s | CPU ms | TTFT to bare | ITL | req/s | CPU | req/s to ray default |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 ]
 
