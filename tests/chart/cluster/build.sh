@@ -96,7 +96,6 @@ crd_server() {
   go_from 1.27.3 "$W/sid/root/usr/share/gocode"
   echo "building apiextensions-apiserver"
   go build -p 2 -o "$OUT/bin/apiextensions-apiserver" k8s.io/apiextensions-apiserver || cannot "apiextensions-apiserver does not compile"
-  rm -rf "$W/sid"
 }
 
 [ -e "$OUT/root/usr/lib/x86_64-linux-gnu/libnftables.so.1" ] || tools
@@ -107,3 +106,4 @@ done
 # shellcheck disable=SC2086
 [ -z "$missing" ] || (kubernetes $missing)
 [ -x "$OUT/bin/apiextensions-apiserver" ] || (crd_server)
+rm -rf "$W" # sources and Go's cache are 4 GB
