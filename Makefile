@@ -6,7 +6,7 @@ SERVE_ARGS ?=
 AGREEMENT ?= 1,8,32
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-loadtest-scenarios test-guidellm test-scale fuzz test-fuzz test-faults soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files telemetry-pictures prometheus-tools test-chart chart-score test-cluster lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-loadtest-scenarios test-guidellm test-scale fuzz test-fuzz test-faults sbom audit soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files telemetry-pictures prometheus-tools test-chart chart-score test-cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -94,6 +94,13 @@ test-faults: install ## kill, stop and break parts under a steady load, and coun
 	@rm -f .cache/faults.jsonl; mkdir -p .cache
 	FAULT_ROWS=.cache/faults.jsonl $(BIN)/pytest -s tests/faults --ignore tests/faults/test_soak.py
 	$(BIN)/python scripts/fault_table.py .cache/faults.jsonl docs/faults.md
+
+sbom: ## a CycloneDX list of what a lock installs (LOCK=cpu), into dist/
+	@$(PYTHON) scripts/lock_sbom.py requirements/$(LOCK).txt dist/sbom-$(LOCK).cdx.json
+
+audit: LOCK = dev
+audit: install ## known vulnerabilities of every pin of what is served; needs PyPI's JSON interface
+	for lock in base cpu gpu; do $(BIN)/uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip -r requirements/$$lock.txt || exit 1; done
 
 soak: LOCK = dev
 soak: install ## 64 streams for SOAK_S seconds (600): nothing is lost, nothing grows

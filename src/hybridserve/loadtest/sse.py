@@ -84,11 +84,25 @@ def read_stream(lines: Sequence[tuple[float, bytes]]) -> Stream:
             seen.end = at
             continue
         seen.end = at
-        if event.get("usage"):
-            seen.usage = event["usage"]
-        for choice in event.get("choices") or ():
-            _choice(seen, at, choice)
+        try:
+            seen.usage = _usage(event.get("usage")) or seen.usage
+            for choice in event.get("choices") or ():
+                _choice(seen, at, choice)
+        except (AttributeError, TypeError):
+            # Lists for objects, numbers for texts: no server of this API, and no measurement.
+            seen.error = {"message": "an event has not the form of a chunk"}
     return seen
+
+
+def _usage(given: Any) -> dict[str, Any] | None:
+    """Counts that are counts; None where there are none."""
+    if not isinstance(given, dict) or not isinstance(given.get("completion_tokens"), int):
+        return None
+    kept = {name: value for name, value in given.items() if isinstance(value, int)}
+    for name in ("prompt_tokens_details", "completion_tokens_details"):
+        if isinstance(details := given.get(name), dict):
+            kept[name] = {inner: value for inner, value in details.items() if isinstance(value, int)}
+    return kept
 
 
 def _choice(seen: Stream, at: float, choice: dict[str, Any]) -> None:

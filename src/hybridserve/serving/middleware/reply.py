@@ -127,7 +127,10 @@ class Reply:
             self.cut = self.cut or "client_gone"
             self._closed = True
         if not self._closed:
-            if self._mode == "stream":
+            if self._mode == "stream" and self._ending.done and not self._assembler.rest.strip():
+                # It failed after its end: nothing is missing.
+                await self._stream(b"", more=False)
+            elif self._mode == "stream":
                 await self.refuse(_interrupted())
             else:
                 message = ENGINE_FAILED if failed else "The engine gave no whole answer."

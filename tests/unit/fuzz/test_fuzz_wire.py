@@ -1,0 +1,165 @@
+"""What comes over the wire, broken in many ways: requests, an engine's stream, a guard's verdict, a server's stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mutate import WRONG, mutate_text, mutate_tree
+
+from hybridserve.loadtest.sse import read_stream
+from hybridserve.serving.guards import GuardFault
+from hybridserve.serving.guards.parsers import PARSERS, Reading
+from hybridserve.serving.middleware import ControlMiddleware
+from hybridserve.settings import Settings
+
+sys.path.append(str(Path(__file__).parents[1] / "serving"))
+from small_engine import DONE, Result, SmallEngine, call, chunk, sse
+
+pytestmark = pytest.mark.timeout(7200)
+
+MANY = int(os.environ.get("FUZZ_FILES", "200"))
+SEED = int(os.environ.get("FUZZ_SEED", "11"))
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {
+        "model": "demo", "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 5, "n": 1,
+        "reasoning": {"budget": 5}, "temperature": 0.5, "stop": ["x"], "logprobs": True, "top_logprobs": 2,
+        "messages": [
+            {"role": "system", "content": "You are /no_think"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}]},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "1", "content": "<think>"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}],
+    },
+    "/v1/completions": {"model": "demo", "prompt": ["a", "b"], "suffix": "c", "max_tokens": 5, "stream": True},
+    "/v1/responses": {"model": "demo", "input": [{"role": "user", "content": "a"}], "instructions": "b"},
+}  # fmt: skip
+STREAM = [sse(chunk()), sse(chunk("one ")), sse(chunk("two")), sse({"choices": [], "usage": {"total_tokens": 7}}), DONE]
+ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}}], "usage": {"total_tokens": 50}}
+HEADERS = ("idempotency-key", "authorization", "x-request-id", "traceparent", "content-type", "x-api-key", "accept")
+
+
+def settings(**sections: Any) -> Settings:
+    access = {"tokens_per_minute": 10**9, "max_streams": 100, "max_output_tokens": 50, "max_prompt_tokens": 10_000}
+    return Settings.model_validate({"access": access, **sections})
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_requests(guarded: bool) -> None:
+    """Whatever is sent: an answer of 200 or 4xx that is whole, and no place kept."""
+    guard = {"kind": "rules", "canary_interval_s": 3600} if guarded else {}
+    app = ControlMiddleware(SmallEngine(STREAM, ANSWER), settings(guard=guard))
+    app.control.watch = lambda _: None  # type: ignore[method-assign]
+    seen: set[int] = set()
+
+    async def all_of_them() -> None:
+        for number in range(MANY):
+            rng = random.Random(f"{SEED}/http/{number}")
+            path = rng.choice(sorted(BODIES))
+            tree = mutate_tree(BODIES[path], rng)
+            raw = json.dumps(tree).encode("utf-8", "surrogatepass")
+            if rng.random() < 0.2:
+                raw = mutate_text(json.dumps(BODIES[path]), rng)
+            headers = {}
+            if rng.random() < 0.3:
+                value = str(rng.choice(WRONG)).encode("latin-1", "replace").decode("latin-1")
+                headers[rng.choice(HEADERS)] = (
+                    value.encode("utf-8", "replace").decode("latin-1").encode().decode("latin-1")
+                )
+            where = f"seed {SEED} number {number} {path} {headers}\n{raw[:2000]!r}"
+            try:
+                result = await call(app, path, raw=raw, headers=headers, pieces=rng.choice((1, 1, 3)))
+            except Exception as error:
+                raise AssertionError(f"{type(error).__name__}: {error}: {where}") from error
+            seen.add(result.status)
+            assert result.status == 200 or 400 <= result.status < 500, f"{result.status} {result.body[:300]!r} {where}"
+            assert result.complete, where
+            assert b"Traceback" not in result.body, where
+
+    asyncio.run(all_of_them())
+    assert app.control.active == 0
+    assert app.control.limits.running == 0
+    assert {200, 400} <= seen
+
+
+def ends_in_a_way_that_shows(result: Result) -> bool:
+    """[DONE] and no error, or an error and no [DONE]; or a status that says it."""
+    if result.status != 200:
+        return "error" in result.json()
+    text = result.body.decode("utf-8", "replace")
+    lines = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
+    failed = any(line.startswith('data: {"error"') for line in lines)
+    done = any(line.startswith(("data: [DONE]", "data:[DONE]")) for line in lines)
+    return failed != done
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_an_engines_stream(guarded: bool) -> None:
+    """However it is broken, its client sees an end or an error, never a silent end."""
+    guard = {"kind": "rules", "canary_interval_s": 3600} if guarded else {}
+
+    async def all_of_them() -> None:
+        for number in range(MANY):
+            rng = random.Random(f"{SEED}/stream/{number}")
+            whole = mutate_text(b"".join(STREAM).decode(), rng)
+            size = rng.choice((1, 7, 50, 10_000))
+            pieces: list[Any] = [whole[i : i + size] for i in range(0, len(whole), size)]
+            if rng.random() < 0.1:
+                pieces.insert(rng.randrange(len(pieces) + 1), RuntimeError("engine"))
+            app = ControlMiddleware(SmallEngine(pieces, hide_end=rng.random() < 0.1), settings(guard=guard))
+            body = {"stream": True, "messages": [{"role": "user", "content": "a"}]}
+            result = await call(app, body=body)
+            assert ends_in_a_way_that_shows(result), f"seed {SEED} number {number}\n{whole!r}\n{result.body!r}"
+            assert result.complete
+            assert app.control.active == app.control.limits.running == 0
+
+    asyncio.run(all_of_them())
+
+
+VERDICTS = {
+    "nemotron_safety_guard": '{"User Safety": "unsafe", "Response Safety": "unsafe", "Safety Categories": "Violence"}',
+    "nemotron_content_safety": "User Safety: unsafe\nResponse Safety: unsafe\nSafety Categories: Violence",
+    "nemotron_reasoning": "<think>hm</think>\nPrompt harm: harmful\nResponse harm: harmful",
+    "qwen3guard": "Safety: Unsafe\nCategories: Violent\nRefusal: No",
+    "granite_guardian": "<think>hm</think><score>yes</score>",
+    "llama_guard": "unsafe\nS1",
+}
+
+
+@pytest.mark.parametrize("form", sorted(VERDICTS))
+def test_a_guards_verdict(form: Any) -> None:
+    """A broken verdict is a verdict or a fault, and nothing else."""
+    for number in range(MANY):
+        rng = random.Random(f"{SEED}/verdict/{number}")
+        text = mutate_text(VERDICTS[form], rng).decode("utf-8", "replace")
+        for stage in ("input", "output"):
+            try:
+                reading = PARSERS[form](text, stage)  # type: ignore[arg-type]
+            except GuardFault:
+                continue
+            assert isinstance(reading, Reading)
+
+
+def test_a_servers_stream_as_the_load_test_reads_it() -> None:
+    """A client of servers that are not ours: it counts what it can, and does not fall over."""
+    events = [chunk("a"), {"choices": [], "usage": {"completion_tokens": 2, "prompt_tokens": 3, "total_tokens": 5}}]
+    for number in range(MANY):
+        rng = random.Random(f"{SEED}/client/{number}")
+        text = "".join(f"data: {json.dumps(mutate_tree(event, rng))}\n\n" for event in events * 2) + "data: [DONE]\n\n"
+        data = text.encode("utf-8", "surrogatepass") if rng.random() < 0.7 else mutate_text(text, rng)
+        where = f"seed {SEED} number {number}\n{data!r}"
+        try:
+            stream = read_stream([(float(i), line) for i, line in enumerate(data.split(b"\n"))])
+            numbers = (stream.output_tokens, stream.prompt_tokens, stream.cached_tokens, stream.reasoning_tokens)
+        except Exception as error:
+            raise AssertionError(f"{type(error).__name__}: {error}: {where}") from error
+        assert all(isinstance(one, int) for one in numbers), where
