@@ -505,3 +505,21 @@ def test_with_the_server_end_its_rounds_and_the_guards_connections() -> None:
 
     asyncio.run(go())
     assert word.closed
+
+
+def test_what_comes_after_the_end_belongs_to_nothing() -> None:
+    """Found by fuzzing: rubbish, or a failure, behind [DONE] gave its client an error for a whole answer."""
+    whole = [sse(chunk("hi")), DONE]
+    for rest in ([b"@"], [b"data: {no json\n\n"], [RuntimeError("late")], [sse({"error": {"message": "late"}})]):
+        for guard in (Word(), None):
+            result = ask(door(SmallEngine([*whole, *rest]), guard))
+            assert (result.text(), result.done, result.complete) == ("hi", True, True)
+            assert b"error" not in result.body
+
+
+@pytest.mark.parametrize("kind", [["text"], {"a": 1}, 5, None])
+def test_a_part_whose_type_is_no_word_is_400(kind: Any) -> None:
+    """Found by fuzzing: a list for a type was a 500."""
+    body = {"messages": [{"role": "user", "content": [{"type": kind, "text": "a"}]}]}
+    result = ask(door(SmallEngine(answer={}), Word()), body)
+    assert (result.status, result.error["code"]) == (400, "guard_unreadable")

@@ -24,7 +24,7 @@ class Fields:
     def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
         value = self.get(*names)
         if value is None:
-            if default is None:
+            if default is None or default < least:
                 self.fail(names[0], "is missing", "take the whole config.json of the checkpoint")
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

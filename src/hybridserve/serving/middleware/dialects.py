@@ -134,11 +134,16 @@ def _part_texts(content: object) -> Iterator[str]:
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
             yield part
-        elif isinstance(part, dict) and part.get("type", "text") in _READABLE_PARTS:
+        elif isinstance(part, dict) and _label(part) in _READABLE_PARTS:
             yield from (text for _, text in _leaves(part, ()))
         else:
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            kind = _label(part) if isinstance(part, dict) else type(part).__name__
             raise Unreadable(f"a message holds a part of type {kind}")
+
+
+def _label(part: dict[str, Any]) -> str:
+    kind = part.get("type", "text")
+    return kind if isinstance(kind, str) else type(kind).__name__
 
 
 def _tools(body: dict[str, Any]) -> list[Message]:

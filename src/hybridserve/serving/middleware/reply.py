@@ -127,7 +127,7 @@ class Reply:
             self.cut = self.cut or "client_gone"
             self._closed = True
         if not self._closed:
-            if self._mode == "stream" and self._ending.done and not self._assembler.rest.strip():
+            if self._mode == "stream" and self._ending.done:
                 # It failed after its end: nothing is missing.
                 await self._stream(b"", more=False)
             elif self._mode == "stream":
@@ -197,6 +197,8 @@ class Reply:
         await self._out({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, data: bytes, more: bool) -> None:
+        if self._ending.done:
+            data = b""  # what comes after the end belongs to nothing
         try:
             blob = self._assembler.feed(data) if data else b""
             if self._window is not None and blob:
@@ -214,8 +216,7 @@ class Reply:
             if blob:
                 await self._forward({"type": "http.response.body", "body": blob, "more_body": True})
             return
-        whole = self._ending.done and not self._assembler.rest.strip()
-        if not whole and not self._ending.failed:
+        if not self._ending.done and not self._ending.failed:
             if blob:
                 await self._forward({"type": "http.response.body", "body": blob, "more_body": True})
             await self.refuse(_interrupted())

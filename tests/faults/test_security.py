@@ -19,7 +19,7 @@ from stack_service import HYBRIDSERVE, Service, start
 
 from hybridserve.serving.middleware.keys import key_line, new_key
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
 
 CHAT = "/v1/chat/completions"
 PROMPT = "canary-of-the-prompt-7f3a9"
