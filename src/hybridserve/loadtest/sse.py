@@ -98,7 +98,7 @@ def _usage(given: Any) -> dict[str, Any] | None:
     """Counts that are counts; None where there are none."""
     if not isinstance(given, dict) or not isinstance(given.get("completion_tokens"), int):
         return None
-    kept = {name: value for name, value in given.items() if isinstance(value, int)}
+    kept: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, int)}
     for name in ("prompt_tokens_details", "completion_tokens_details"):
         if isinstance(details := given.get(name), dict):
             kept[name] = {inner: value for inner, value in details.items() if isinstance(value, int)}
