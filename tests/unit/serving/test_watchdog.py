@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from small_engine import DONE, SmallEngine, call, chunk, sse
 
@@ -92,3 +95,21 @@ def test_after_the_first_token_the_client_is_told_at_once() -> None:
     assert monotonic() - began < 3
     assert result.payloads[-1]["error"]["code"]
     assert not result.done
+
+
+def test_a_stopped_child_ends_with_its_parent() -> None:
+    """As a stalled engine core with its replica: SIGTERM would wait for ever."""
+    script = (
+        "import subprocess, os, signal, sys\n"
+        "from hybridserve.serving.processes import end_at_once\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        "os.kill(child.pid, signal.SIGSTOP)\n"
+        "print(child.pid, flush=True)\n"
+        "end_at_once(7)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 7
+    pid = int(run.stdout)
+    deadline = monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert monotonic() < deadline
