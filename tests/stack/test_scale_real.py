@@ -1,6 +1,6 @@
 """Scaling on real Ray: 1 -> 2 -> 1 and 1 -> 0 -> 1 under load, and no request fails in any step.
 
-Times of every step are written to the file that HYBRIDSERVE_SCALE_REPORT names.
+Times of every step are written to the file that SCALE_REPORT names.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def decisions(service: Any) -> list[str]:
 
 
 def report(name: str, times: dict[str, float]) -> None:
-    target = os.environ.get("HYBRIDSERVE_SCALE_REPORT")
+    target = os.environ.get("SCALE_REPORT")
     if target:
         file = Path(target)
         known = json.loads(file.read_text()) if file.exists() else {}
