@@ -56,6 +56,12 @@ class Fields:
             self.fail("num_hidden_layers", f"is {count}", f"a whole number of at most {MOST_LAYERS}")
         return count
 
+    def width_of_a_head(self, hidden: int, heads: int) -> int:
+        """Where a config leaves it to be divided out."""
+        if heads > hidden:
+            self.fail("num_attention_heads", f"is {heads}", f"at most hidden_size, {hidden}")
+        return hidden // heads
+
     @property
     def architecture(self) -> str:
         return self.names("architectures")[0]

@@ -39,7 +39,7 @@ def read(fields: Fields) -> Architecture:
         attention=Attention(
             heads=heads,
             kv_heads=fields.integer("num_key_value_heads", default=heads),
-            head_dim=hidden // heads,
+            head_dim=fields.width_of_a_head(hidden, heads),
             qkv_bias=bias,
             output_bias=bias,
         ),

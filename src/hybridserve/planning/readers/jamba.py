@@ -25,7 +25,7 @@ def read(fields: Fields) -> Architecture:
         attention=Attention(
             heads=heads,
             kv_heads=fields.integer("num_key_value_heads", default=heads),
-            head_dim=hidden // heads,
+            head_dim=fields.width_of_a_head(hidden, heads),
         ),
         state=Mamba1(
             inner=fields.integer("mamba_expand") * hidden,
