@@ -4,8 +4,8 @@
     python3 scripts/docker_tools.py start | stop | base | env
 
 Nothing is installed on the machine: packages are unpacked below .cache/docker, the engine keeps its data there, and
-`stop` ends what `start` started by its process id and puts the packet rules back. Needs root, like any Docker engine.
-No registry is asked: `base` bootstraps a Debian with Python from Debian's archive instead of pulling one.
+`stop` ends what `start` started by its process id, removes its bridge and puts the packet rules back. Needs root, like
+any Docker engine. No registry is asked: `base` bootstraps a Debian with Python from Debian's archive.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ PACKAGES = (
 # Bookworm's own is version 1; this one of the next release runs on bookworm's libraries.
 COMPOSE = ("trixie", "docker-compose")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-BRIDGE = "172.31.240.1/24"
+# Not docker0: that is of the machine's own engine, and any engine that is started without a bridge removes it.
+BRIDGE = ("hybridserve0", "172.31.240.1/24")
 POOL = "172.31.241.0/24"
 IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
 
@@ -128,6 +129,8 @@ def start(*, network: bool = True) -> None:
         "runtimes": {"clamped": {"path": str(CACHE / "bin" / "runc-clamped")}},
         "default-runtime": "clamped",
         "default-address-pools": [{"base": POOL, "size": 28}],
+        # A layer of packages has 3 GB, and every build may leave another.
+        "builder": {"gc": {"enabled": True, "defaultKeepStorage": "12GB"}},
     }
     (STATE / "daemon.json").write_text(json.dumps(daemon))
     words = [
@@ -136,8 +139,10 @@ def start(*, network: bool = True) -> None:
         "--storage-driver=overlay2", f"--data-root={CACHE}/data", f"--exec-root={STATE}/exec",
         f"--pidfile={STATE}/pid", f"--host=unix://{CACHE}/docker.sock",
     ]  # fmt: skip
-    words += [f"--bip={BRIDGE}"] if network else ["--bridge=none", "--iptables=false", "--ip-masq=false"]
+    words += [f"--bridge={BRIDGE[0]}"] if network else ["--bridge=none", "--iptables=false", "--ip-masq=false"]
     (STATE / "pid").unlink(missing_ok=True)
+    if network:
+        _bridge()
     with (STATE / "log").open("wb") as log:
         daemon_process = subprocess.Popen(words, stdout=log, stderr=log, env=environment(), start_new_session=True)
     deadline = time.monotonic() + 60
@@ -146,6 +151,19 @@ def start(*, network: bool = True) -> None:
             last = (STATE / "log").read_text(errors="replace").strip().splitlines()[-1:]
             raise Unavailable(f"dockerd does not start: {''.join(last)[-300:]}")
         time.sleep(0.5)
+
+
+def _bridge() -> None:
+    name, address = BRIDGE
+    subprocess.run(["ip", "link", "delete", name], capture_output=True)  # left by an engine that was killed
+    for words in (
+        ["link", "add", name, "type", "bridge"],
+        ["addr", "add", address, "dev", name],
+        ["link", "set", name, "up"],
+    ):
+        made = subprocess.run(["ip", *words], capture_output=True, text=True)
+        if made.returncode != 0:
+            raise Unavailable(f"ip {' '.join(words)}: {made.stderr.strip()}")
 
 
 def running() -> bool:
@@ -164,7 +182,7 @@ def stop() -> None:
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     if (STATE / "rules").exists():
-        subprocess.run(["ip", "link", "delete", "docker0"], capture_output=True)
+        subprocess.run(["ip", "link", "delete", BRIDGE[0]], capture_output=True)
         subprocess.run(["iptables-restore"], input=(STATE / "rules").read_bytes(), env=environment(), check=False)
         (STATE / "rules").unlink()
 
