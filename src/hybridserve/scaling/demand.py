@@ -17,8 +17,8 @@ from hybridserve.scaling.spec import ScalingSpec
 
 # Service time is taken over about this many finished requests: enough to be a mean, few enough to follow the traffic.
 REQUESTS_IN_A_MEAN = 200.0
-# Fewer than this say nothing: the first request of an engine waited 21 s on a busy machine where the next took 0.3 s,
-# and a second replica was started for 80 requests at once that were not there.
+# Fewer than this are no mean: the first request of an engine took 21 s on a busy machine where the next took 0.3 s. And
+# a mean of few moves fast: when the first one weighed as much as 200, a second replica was started for it.
 REQUESTS_FOR_A_MEAN = 20
 # Shorter windows count too few arrivals, longer ones too old ones.
 WINDOW_S = (5.0, 120.0)
