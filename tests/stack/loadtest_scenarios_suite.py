@@ -52,7 +52,8 @@ def test_every_scenario_runs(service: Service, tmp_path: Path, name: str) -> Non
     assert set(found.summary.outcomes) == {"ok"}, found.summary.outcomes
     counted = [one for one in found.records if not one.warm_up]
     if name == "long-context":
-        assert max(one.prompt_tokens + one.output_tokens for one in counted) == 1024, "the demo model's limit"
+        limit = preflight(service.url, None, None, found.scenario).max_model_len
+        assert max(one.prompt_tokens + one.output_tokens for one in counted) == limit
     elif name == "agent":
         grown: dict[int, list[int]] = {}
         for one in counted:
