@@ -28,6 +28,7 @@ from hybridserve.serving.middleware.handover import Handover
 from hybridserve.serving.preflight import check_machine
 from hybridserve.serving.processes import adopt_orphans, end_descendants
 from hybridserve.settings import Settings
+from hybridserve.telemetry.exporter import forget_dead
 
 POLL_S = 0.1
 
@@ -119,6 +120,9 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
             progress.enter("stopping")
             host.stop()
             end_descendants()
+            if settings.telemetry.targets_dir is not None:
+                # Ray ends its processes without a goodbye; another container may get their address next.
+                forget_dead(settings.telemetry.targets_dir)
             lines.stop()
             if not failed:
                 shutil.rmtree(scratch, ignore_errors=True)
