@@ -5,8 +5,9 @@ set -eu
 
 CGROUPS=${CGROUPS:-/sys/fs/cgroup}
 DEVICES=${DEVICES:-/dev}
-NEEDED_MIB=${HYBRIDSERVE_NEEDS_MEMORY_MIB:-4096}
-TMP_MIB=${HYBRIDSERVE_NEEDS_TMP_MIB:-256}
+# Named CONTAINER_..., since hybridserve refuses a HYBRIDSERVE_... that is none of its settings.
+NEEDED_MIB=${CONTAINER_NEEDS_MEMORY_MIB:-4096}
+TMP_MIB=${CONTAINER_NEEDS_TMP_MIB:-256}
 
 refuse() {
     echo "hybridserve: $1; $2" >&2
@@ -34,7 +35,7 @@ for name in HYBRIDSERVE_ACCESS__KEYS_FILE HYBRIDSERVE_GUARD__API_KEY_FILE HF_TOK
     [ -s "$file" ] || refuse "the secret $file is empty" "hybridserve key makes one"
 done
 
-if [ "${HYBRIDSERVE_NEEDS_GPU:-0}" = 1 ] && [ ! -e "$DEVICES/nvidiactl" ] && [ ! -e "$DEVICES/dxg" ]; then
+if [ "${CONTAINER_NEEDS_GPU:-0}" = 1 ] && [ ! -e "$DEVICES/nvidiactl" ] && [ ! -e "$DEVICES/dxg" ]; then
     refuse "no GPU is visible in this container" "install nvidia-container-toolkit, then compose --profile gpu or docker run --gpus all"
 fi
 

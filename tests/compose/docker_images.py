@@ -147,7 +147,7 @@ def test_the_gpu_image_is_made_from_an_image_that_has_vllm(images: None) -> None
     assert not {"torch", "vllm"} & set(added.split())
     port = free_port()
     words = ("--detach", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp", "--shm-size", "1g")
-    words += ("--env", "HYBRIDSERVE_NEEDS_GPU=0", "--publish", f"127.0.0.1:{port}:8000")
+    words += ("--env", "CONTAINER_NEEDS_GPU=0", "--publish", f"127.0.0.1:{port}:8000")
     container = docker("run", *words, GPU)
 
     def healthy() -> bool:
@@ -157,5 +157,5 @@ def test_the_gpu_image_is_made_from_an_image_that_has_vllm(images: None) -> None
         until("healthy", healthy, START_S)
         assert "hybridserve" in ask(port).lower()
     finally:
-        print(docker("logs", "--tail", "20", container))
+        print(docker_tools.run("docker", "logs", "--tail", "20", container, check=False).stderr)
         docker("rm", "--force", "--volumes", container)

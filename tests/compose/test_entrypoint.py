@@ -81,7 +81,7 @@ def test_secrets(name: str, box: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_no_gpu(box: dict[str, str]) -> None:
-    box["HYBRIDSERVE_NEEDS_GPU"] = "1"
+    box["CONTAINER_NEEDS_GPU"] = "1"
     assert "no GPU is visible in this container; install nvidia-container-toolkit" in refusal(box)
     Path(box["DEVICES"], "nvidiactl").touch()
     assert start(box, "serve")[0] == 0
@@ -99,7 +99,7 @@ def test_memory_limit(file: str, box: dict[str, str]) -> None:
 
 
 def test_room(box: dict[str, str]) -> None:
-    box["HYBRIDSERVE_NEEDS_TMP_MIB"] = str(10**9)
+    box["CONTAINER_NEEDS_TMP_MIB"] = str(10**9)
     assert "/tmp has " in refusal(box)
 
 
