@@ -375,10 +375,12 @@ def test_a_client_that_hangs_up_aborts_the_engine(stream: bool, guard: Word | No
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_cancelled_request_aborts_the_engine_as_a_hang_up_does(stream: bool) -> None:
+def test_a_cancelled_request_aborts_the_engine_as_a_hang_up_does(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Serve cancels the task; the app must see a disconnect, for that is all that vLLM acts on."""
     engine = SmallEngine([sse(chunk("a")), 30.0, DONE], whole_delay=30.0, answer={})
     app = door(engine)
+    counted: list[tuple[str, Any]] = []
+    monkeypatch.setattr(app.control.metrics, "count", lambda *what: counted.append(what))
 
     async def go() -> None:
         task = asyncio.create_task(call(app, body={**CHAT, "stream": stream}))
@@ -389,6 +391,7 @@ def test_a_cancelled_request_aborts_the_engine_as_a_hang_up_does(stream: bool) -
 
     asyncio.run(go())
     assert engine.aborted == 1
+    assert ("hybridserve_streams_cut_total", {"reason": "client_gone"}) in counted
     assert app.control.limits.running == 0
     assert app.control.active == 0
 

@@ -237,6 +237,11 @@ class ControlMiddleware:
             visit.status, visit.reason = reply.status, reply.cut or "-"
             if reply.cut is not None:
                 control.metrics.count(CUT.name, {"reason": reply.cut})
+        except asyncio.CancelledError:
+            # Ray Serve cancels a request whose client is gone, often before the line says so.
+            visit.status, visit.reason = 499, "client_gone"
+            control.metrics.count(CUT.name, {"reason": "client_gone"})
+            raise
         finally:
             if gate is not None:
                 gate.cancel()
