@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -39,7 +41,7 @@ def test_a_stop_while_starting_leaves_nothing() -> None:
     process = subprocess.Popen(
         [str(HYBRIDSERVE), "serve", "--port", str(free_port())], stderr=subprocess.PIPE, text=True
     )
-    service = Service(process, url="", model="", cache="", ready_s=0)
+    service = Service(process, url="", model="", cache="", ready_s=0, log=Path(os.devnull))
     assert process.stderr is not None
     for line in process.stderr:
         if "starting the engine" in line:
