@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,11 @@ class Planted:
         return {"key": self.key, "prompt": PROMPT, "guard": GUARD_KEY, "hub": HUB_TOKEN, "wrong key": WRONG_KEY}
 
     def ask(self, body: Any, key: str | None = None, path: str = CHAT, **more: Any) -> httpx.Response:
-        headers = {"authorization": f"Bearer {key or self.key}", **more.pop("headers", {})}
+        headers = {
+            "content-type": "application/json",
+            "authorization": f"Bearer {key or self.key}",
+            **more.pop("headers", {}),
+        }
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         answer = httpx.post(self.service.url + path, content=content, headers=headers, timeout=60, **more)
         self.said.append(f"{answer.headers} {answer.text}")
@@ -53,8 +59,8 @@ def chat(text: str = PROMPT, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
-    folder = tmp_path_factory.mktemp("s")
+def planted() -> Iterator[Planted]:
+    folder = Path(tempfile.mkdtemp(prefix="s"))  # short: Ray's sockets lie below it, and a socket's path has 107 bytes
     guard, key = GuardModel(), new_key()
     (folder / "keys").write_text(f"{key_line('user', key, ('inference', 'metrics'))}\n")
     (folder / "guard-key").write_text(GUARD_KEY)
@@ -72,10 +78,14 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
         os.environ.clear()
         os.environ.update(before)
     planted = Planted(service, folder, key, [])
-    use(planted)
-    yield planted
-    assert service.stop() == 0
-    guard.close()
+    try:
+        use(planted)
+        yield planted
+    finally:
+        code = service.stop()
+        guard.close()
+        shutil.rmtree(folder)
+    assert code == 0
 
 
 def use(planted: Planted) -> None:
