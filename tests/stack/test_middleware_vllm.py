@@ -89,8 +89,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             "guard": {
                 "kind": "rules",
                 "rules_file": str(rules),
-                "window_chars": 60,
-                "overlap_chars": 20,
+                "window_tokens": 16,
+                "overlap_tokens": 6,
                 "canary_block": "A forbidden question?",
             },
             "reasoning": {"budget": "two_call", "closing": "</think>"},

@@ -28,9 +28,9 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 SECRET = "a word that no log may hold"
 # Ray's own files and the engine's, below the folder of `serve`; which of them each data path has.
 RAY, ENGINE = (
-    "hybridserve-*/session_latest/logs/serve/replica_*.log",
+    "hybridserve-*/r/session_latest/logs/serve/replica_*.log",
     {
-        "haproxy": "hybridserve-*/session_latest/logs/worker-*.err",
+        "haproxy": "hybridserve-*/r/session_latest/logs/worker-*.err",
         "single": "hybridserve-*/engine.log",
     },
 )

@@ -157,7 +157,7 @@ def _guard(settings: Settings) -> GuardView:
         format=guard.format,
         revision=guard.revision,
         max_tokens=guard.max_tokens,
-        overlap_chars=guard.overlap_chars,
+        overlap_tokens=guard.overlap_tokens,
         timeout_s=guard.timeout_s,
         controversial=guard.controversial,
         control_words=frozenset(settings.reasoning.control_words),

@@ -79,14 +79,14 @@ def kind(view: DeploymentView) -> Iterator[Outcome]:
     "overlap",
     "Windows of a stream overlap",
     basis="a phrase cut in two by a window's edge is in neither half",
-    remedy="set guard.overlap_chars to 40 or more",
+    remedy="set guard.overlap_tokens to 10 or more",
 )
 def overlap(view: DeploymentView) -> Iterator[Outcome]:
     guard = view.guard
     if guard.kind == "none" or not guard.output:
         return
-    told = f"guard.overlap_chars is {guard.overlap_chars}"
-    yield passed(told) if guard.overlap_chars >= 40 else failed(told)
+    told = f"guard.overlap_tokens is {guard.overlap_tokens}"
+    yield passed(told) if guard.overlap_tokens >= 10 else failed(told)
 
 
 @GUARD.rule(

@@ -121,7 +121,7 @@ class GuardView:
     format: str | None = None
     revision: str | None = None
     max_tokens: int = 0
-    overlap_chars: int = 0
+    overlap_tokens: int = 0
     timeout_s: float = 0.0
     controversial: str = "block"
     control_words: frozenset[str] = frozenset()

@@ -90,7 +90,7 @@ def ray_environment(path: DataPath, settings: Settings, wrapper: str, folder: Pa
     if folder is not None:
         ports = ("HAPROXY_STATS_PORT", "HAPROXY_METRICS_PORT", "FALLBACK_PROXY_HTTP_PORT")
         variables |= {f"RAY_SERVE_{name}": str(port) for name, port in zip(ports, free_ports(3), strict=True)}
-        # Sockets have short names: Ray puts 57 characters between, HAProxy some behind, and a path may have 107.
+        # Sockets have short names: Ray puts 59 characters between, HAProxy some behind, and a path may have 107.
         variables |= {
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "a"),

@@ -29,10 +29,10 @@ class GuardSection(Section):
     """When the prompt is checked: before the engine sees it, or while it already prefills (the answer waits)."""
     output: bool = True
     """Check the answer, its reasoning and its tool calls before the client gets them."""
-    window_chars: int | None = Field(default=None, ge=16, le=100_000)
-    """Streamed answers are checked and delivered in windows of so many characters: the most that is held back.
-    Empty: twice the overlap for `rules`, which cost nothing to ask often, else 400."""
-    overlap_chars: int = Field(default=60, ge=0)
+    window_tokens: int | None = Field(default=None, ge=4, le=25_000)
+    """Streamed answers are checked and delivered in windows of so many tokens: the most that is held back.
+    Empty: twice the overlap for `rules`, which cost nothing to ask often, else 100."""
+    overlap_tokens: int = Field(default=20, ge=0)
     """Tail of a window that is checked again with the next: nothing shorter can slip through a boundary."""
     max_hold_s: float = Field(default=1.0, gt=0)
     """A slow stream is checked after this long, even where the window is not full."""
@@ -83,8 +83,8 @@ class GuardSection(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.overlap_chars * 2 > self.window:
-            raise ValueError(f"overlap_chars {self.overlap_chars} is more than half of the window of {self.window}")
+        if self.overlap_tokens * 2 > self.window:
+            raise ValueError(f"overlap_tokens {self.overlap_tokens} is more than half of the window of {self.window}")
         if self.kind == "model" and not (self.url and self.model and self.format):
             raise ValueError("kind model needs url, model and format")
         if self.kind == "nemo" and not (self.url and self.config_id):
@@ -93,7 +93,7 @@ class GuardSection(Section):
 
     @property
     def window(self) -> int:
-        """The window in force, in characters."""
-        if self.window_chars is not None:
-            return self.window_chars
-        return max(16, 2 * self.overlap_chars) if self.kind == "rules" else 400
+        """The window in force, in tokens."""
+        if self.window_tokens is not None:
+            return self.window_tokens
+        return max(4, 2 * self.overlap_tokens) if self.kind == "rules" else 100

@@ -118,7 +118,7 @@ ANYWHERE = [
                         "guard.timeout", "guard.transport"})),
     Mutation("input-off", "guard.input", put("guard.input", "off")),
     Mutation("output-off", "guard.output", put("guard.output", False), frozenset({"guard.overlap"})),
-    Mutation("no-overlap", "guard.overlap", put("guard.overlap_chars", 0)),
+    Mutation("no-overlap", "guard.overlap", put("guard.overlap_tokens", 0)),
     Mutation("guard-not-known", "guard.model", put("guard.model", "someone/guard")),
     Mutation("not-a-guard", "guard.model", put("guard.model", "qwen3-8b")),
     Mutation("wrong-form", "guard.model", put("guard.format", "llama_guard"), frozenset({"guard.strictness"})),

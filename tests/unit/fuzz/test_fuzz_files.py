@@ -104,7 +104,7 @@ def bases() -> list[dict[str, Any]]:
             "hf_overrides": {"rope_theta": 1}, "speculative_config": {"num_speculative_tokens": 2},
         },
         "scaling": {"min_replicas": 1, "max_replicas": 4},
-        "guard": {"kind": "rules", "window_chars": 400},
+        "guard": {"kind": "rules", "window_tokens": 100},
         "reasoning": {"efforts": {"low": 5}, "control_words": ["/think"]},
     }  # fmt: skip
     return [Settings().model_dump(mode="json"), example, rich]

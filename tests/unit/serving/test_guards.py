@@ -428,4 +428,4 @@ def test_guards_are_built_from_settings(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs url"):
         GuardSection(kind="model")
     with pytest.raises(ValueError, match="overlap"):
-        GuardSection(window_chars=100, overlap_chars=60)
+        GuardSection(window_tokens=100, overlap_tokens=60)

@@ -50,7 +50,7 @@ class Word:
 
 def door(engine: SmallEngine, word: Word | None = None, **sections: Any) -> ControlMiddleware:
     if word is not None:
-        sections["guard"] = {"kind": "rules", "window_chars": 40, "overlap_chars": 10, **sections.get("guard", {})}
+        sections["guard"] = {"kind": "rules", "window_tokens": 10, "overlap_tokens": 3, **sections.get("guard", {})}
     settings = Settings.model_validate(sections)
     shell = None if word is None else Reliable(word, retries=0, timeout_s=settings.guard.timeout_s)
     return ControlMiddleware(engine, control=Control(Handover(settings), guard=shell))
@@ -219,7 +219,7 @@ def test_other_forms_of_the_text_do_not_go_past_the_guard(extra: dict[str, Any])
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_blocked_prompt_is_400_and_gets_nothing(policy: str, stream: bool) -> None:
     engine = SmallEngine([sse(chunk("answer")), DONE], {"choices": []})
-    app = door(engine, Word(delay=0.05), guard={"input": policy, "window_chars": 40, "overlap_chars": 10})
+    app = door(engine, Word(delay=0.05), guard={"input": policy, "window_tokens": 10, "overlap_tokens": 3})
     body = {"messages": [{"role": "user", "content": "BANNED"}], "stream": stream}
     result = ask(app, body)
     assert (result.status, result.error["code"]) == (400, "guard_blocked")

@@ -53,7 +53,8 @@ class RayHost:
             log_to_driver=False,
             configure_logging=False,
             object_store_memory=RAY_OBJECT_STORE_BYTES,
-            _temp_dir=str(self._scratch),
+            # Ray opens its folder to every user of the machine: it gets one inside of ours, which stays closed.
+            _temp_dir=str(self._scratch / "r"),
         )
         rearm()  # ray.init has put its own handler in place
         enter("starting Ray Serve")
@@ -75,7 +76,7 @@ class RayHost:
             return self.status not in ("NOT_STARTED", "DEPLOY_FAILED")
         if self.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             # The engine core is a process of its own: its reason is in the replica's log, not in Serve's message.
-            logs = [log.read_text(errors="replace") for log in self._scratch.glob("session_latest/logs/worker-*.err")]
+            logs = [log.read_text(errors="replace") for log in self._scratch.glob("r/session_latest/logs/worker-*.err")]
             messages = [deployment.message for deployment in state.deployments.values()]
             raise EnvironmentFault("engine", root_cause([*logs, *messages]), f"see the logs in {self._scratch}")
         self._ran = self.status == "RUNNING"

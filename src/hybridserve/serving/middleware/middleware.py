@@ -334,7 +334,7 @@ class ControlMiddleware:
             async def judge(text: str) -> Verdict:
                 return await control.judge([*prompt, {"role": "assistant", "content": text}], "output")
 
-            window = Window(judge, guard.window, guard.overlap_chars, guard.max_hold_s)
+            window = Window(judge, guard.window, guard.overlap_tokens, guard.max_hold_s)
         return Reply(
             send,
             line,

@@ -1,8 +1,11 @@
 """The window on a stream: nothing leaves that was not read, and no more is held back than one window.
 
-Text is kept in lanes: content, reasoning and each tool call of each choice. A lane is judged when `size` characters
-wait in it. What was judged leaves, but for a tail of `overlap` characters that is judged again together with what
-follows. So of any phrase up to `overlap` long not even a part leaves before the whole was judged.
+Text is kept in lanes: content, reasoning and each tool call of each choice. A lane is judged when `size` tokens wait in
+it. What was judged leaves, but for a tail of `overlap` tokens that is judged again together with what follows. So of
+any phrase of up to `overlap` tokens not even a part leaves before the whole was judged.
+
+The engine sends a token an event, so a piece of text is a token. A piece that is too long for one is several (a tool's
+arguments at once, or speculative decoding) and counts as one for each four characters.
 """
 
 from __future__ import annotations
@@ -15,6 +18,10 @@ from hybridserve.serving.guards.interface import Verdict
 from hybridserve.serving.middleware.dialects import LaneKey, Texts
 
 
+# English text has about four characters to a token; its longest words that are one token have some sixteen.
+_CHARS, _LONGEST = 4, 16
+
+
 class Stopped(Exception):
     """The guard did not allow what came."""
 
@@ -24,19 +31,19 @@ class Stopped(Exception):
 
 
 class _Lane:
-    """One text. Positions count characters from its beginning; `text` starts at `start`."""
+    """One text in tokens. Positions count from its beginning; `tokens` starts at `start`."""
 
-    __slots__ = ("cleared", "judged", "start", "text")
+    __slots__ = ("cleared", "judged", "start", "tokens")
 
     def __init__(self) -> None:
-        self.text = ""
+        self.tokens: list[str] = []
         self.start = 0
         self.judged = 0
         self.cleared = 0
 
     @property
     def end(self) -> int:
-        return self.start + len(self.text)
+        return self.start + len(self.tokens)
 
 
 class Window:
@@ -44,8 +51,8 @@ class Window:
 
     Args:
         judge: a verdict on a piece of text.
-        size: characters; the most that waits in a lane.
-        overlap: characters judged twice, at most half of `size`.
+        size: tokens; the most that waits in a lane.
+        overlap: tokens judged twice, at most half of `size`.
         hold_s: text that waits longer is judged when the next event comes, however little it is.
     """
 
@@ -80,10 +87,11 @@ class Window:
             lane = self._lanes.get(key)
             if lane is None:
                 lane = self._lanes[key] = _Lane()
-            lane.text += text
             if not self._fresh:
                 self._since = self._clock()
-            self._fresh += len(text)
+            tokens = _tokens(text)
+            lane.tokens += tokens
+            self._fresh += len(tokens)
             marks.append((lane, lane.end))
         self._held.append((event, marks))
         if self._fresh >= self._size - self._overlap or (self._fresh and self._clock() - self._since >= self._hold):
@@ -96,8 +104,8 @@ class Window:
         return self._release()
 
     @property
-    def held_chars(self) -> int:
-        """Characters that have come and have not left, in the fullest lane."""
+    def held_tokens(self) -> int:
+        """Tokens that have come and have not left, in the fullest lane."""
         return max((lane.end - lane.cleared for lane in self._lanes.values()), default=0)
 
     async def _settle(self, *, final: bool) -> None:
@@ -109,15 +117,15 @@ class Window:
             await self._judge_lane(lane)
             lane.judged = lane.end
             lane.cleared = lane.end if final else max(lane.cleared, lane.end - self._overlap)
-            keep = min(len(lane.text), self._overlap)
-            lane.start, lane.text = lane.end - keep, lane.text[len(lane.text) - keep :]
+            keep = min(len(lane.tokens), self._overlap)
+            lane.start, lane.tokens = lane.end - keep, lane.tokens[len(lane.tokens) - keep :]
         self._fresh = 0
 
     async def _judge_lane(self, lane: _Lane) -> None:
         # One huge delta is more than a guard may take at once: it is read in windows, too.
         step = self._size - self._overlap
-        for begin in range(0, max(1, len(lane.text) - self._overlap), step):
-            verdict = await self._judge(lane.text[begin : begin + self._size])
+        for begin in range(0, max(1, len(lane.tokens) - self._overlap), step):
+            verdict = await self._judge("".join(lane.tokens[begin : begin + self._size]))
             if not verdict.allowed:
                 raise Stopped(verdict)
 
@@ -126,3 +134,9 @@ class Window:
         while self._held and all(end <= lane.cleared for lane, end in self._held[0][1]):
             out.append(self._held.popleft()[0])
         return b"".join(out)
+
+
+def _tokens(text: str) -> list[str]:
+    if len(text) <= _LONGEST:
+        return [text] if text else []
+    return [text[begin : begin + _CHARS] for begin in range(0, len(text), _CHARS)]
