@@ -17,7 +17,6 @@ from time import monotonic
 from hybridserve.serving.guards.interface import Verdict
 from hybridserve.serving.middleware.dialects import LaneKey, Texts
 
-
 # English text has about four characters to a token; its longest words that are one token have some sixteen.
 _CHARS, _LONGEST = 4, 16
 
