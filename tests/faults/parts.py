@@ -63,8 +63,16 @@ def replicas(service: Service) -> list[psutil.Process]:
 
 
 def core_of(replica: psutil.Process) -> psutil.Process:
-    """The core that this replica started: its largest descendant; the title does not always reach /proc."""
-    return max(replica.children(recursive=True), key=lambda one: one.memory_info().rss)
+    """The core that this replica started: its largest descendant that started nothing itself.
+
+    Titles do not always reach /proc, and the process that forks the core is as large as the core is.
+    """
+    leaves = [process for process in replica.children(recursive=True) if not process.children()]
+    return max(leaves, key=lambda one: one.memory_info().rss)
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def cores(service: Service) -> list[psutil.Process]:

@@ -6,17 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import psutil
 import pytest
 from ledger import Load
-from parts import Row, core_of, haproxy, named, record, replicas, servers_up, slots, told_apart, until, well
+from parts import Row, core_of, gone, haproxy, named, record, replicas, servers_up, slots, told_apart, until, well
 from watch import Watch
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(600)]
@@ -43,17 +41,17 @@ async def under_load(service: Any) -> AsyncIterator[Load]:
         yield load
 
 
-async def strike(pair: Any, fault: str, act: Callable[[], None], shows: str | None = LOST) -> Row:
-    """The fault under load; the load goes on until both replicas are asked again, and more answers have come."""
+async def strike(
+    pair: Any, fault: str, act: Callable[[], None], ends: Sequence[psutil.Process], shows: str | None = LOST
+) -> Row:
+    """The fault under load, which must end the processes `ends`; the load goes on until all is well again."""
     service = pair.service
     await until(lambda: well(service, 2), RECOVERY_S, f"before {fault}: not well")
-    before = {process.pid for process in named(service, "")}
     async with under_load(service) as load, Watch(pair.prometheus, shows) as watch:
         in_flight = len(load.ledger.open)
         at = time.monotonic()
         act()
-        changed = lambda: {process.pid for process in named(service, "")} != before  # noqa: E731
-        await until(changed, 60, f"{fault}: nothing happened")
+        await until(lambda: all(map(gone, ends)), 60, f"{fault}: nothing happened")
         await until(lambda: well(service, 2), RECOVERY_S, f"{fault}: not back")
         recovered = time.monotonic() - at
         await load.finished(2 * CLIENTS, 120)
@@ -63,6 +61,11 @@ async def strike(pair: Any, fault: str, act: Callable[[], None], shows: str | No
     return row
 
 
+def kill(victims: Sequence[psutil.Process]) -> None:
+    for victim in victims:
+        victim.kill()
+
+
 def nothing_lost(row: Row) -> None:
     assert row.silent == 0, row
     # Only what was in flight when it happened: clients that asked again met a living replica.
@@ -70,8 +73,8 @@ def nothing_lost(row: Row) -> None:
 
 
 async def test_a_killed_engine_core(pair: Any) -> None:
-    victim = core_of(replicas(pair.service)[0])
-    row = await strike(pair, "kill -9 of one engine core", victim.kill)
+    replica = replicas(pair.service)[0]
+    row = await strike(pair, "kill -9 of one engine core", core_of(replica).kill, [replica])
     nothing_lost(row)
     assert "ReplicaLost" in row.alert
 
@@ -79,21 +82,16 @@ async def test_a_killed_engine_core(pair: Any) -> None:
 async def test_a_killed_replica(pair: Any) -> None:
     victim = replicas(pair.service)[0]
     core = core_of(victim)
-    row = await strike(pair, "kill -9 of one replica", victim.kill)
+    row = await strike(pair, "kill -9 of one replica", victim.kill, [victim])
     nothing_lost(row)
     assert "ReplicaLost" in row.alert
-    assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE, "its core outlived it"
+    assert gone(core), "its core outlived it"
 
 
 async def test_a_killed_haproxy(pair: Any) -> None:
     """Ray starts it again; until then nobody is reached, and every client sees that."""
-    pids = [process.pid for process in haproxy(pair.service)]
-
-    def act() -> None:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-
-    row = await strike(pair, "kill -9 of HAProxy", act, None)
+    victims = haproxy(pair.service)
+    row = await strike(pair, "kill -9 of HAProxy", lambda: kill(victims), victims, None)
     assert row.silent == 0, row
     assert row.last_failure_s is not None
     assert row.last_failure_s < 25, row
@@ -103,7 +101,7 @@ async def test_a_killed_controller(pair: Any) -> None:
     """Ray Serve's controller decides nothing for a request: no stream may notice."""
     victim = named(pair.service, "ServeController")[0]
     kept = {process.pid for process in replicas(pair.service)}
-    row = await strike(pair, "kill -9 of Serve's controller", victim.kill)
+    row = await strike(pair, "kill -9 of Serve's controller", victim.kill, [victim], None)
     assert (row.told, row.cut, row.silent) == (0, 0, 0), row
     await asyncio.sleep(10)  # the new one asks every replica how it is
     assert {process.pid for process in replicas(pair.service)} == kept
@@ -128,24 +126,21 @@ async def test_a_short_stall(pair: Any) -> None:
 
 async def test_a_stalled_engine_core(pair: Any) -> None:
     """SIGSTOP for good: after server.stall_timeout_s its replica ends itself and the stopped core, and is replaced."""
-    victim = core_of(replicas(pair.service)[0])
+    replica = replicas(pair.service)[0]
+    victim = core_of(replica)
     row = await strike(
-        pair, f"one engine core stopped for good (patience {STALL_S} s)", victim.suspend,
+        pair, f"one engine core stopped for good (patience {STALL_S} s)", victim.suspend, [replica],
         f"hybridserve_engine_reading_age_seconds > 3 or {LOST}",
     )  # fmt: skip
     nothing_lost(row)
-    assert not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE, "the stopped core outlived its replica"
+    assert gone(victim), "the stopped core outlived its replica"
 
 
 async def test_everything_at_once(pair: Any) -> None:
     """Both engine cores: nobody is served until one is back, clients are told so, and it comes back by itself."""
-    victims = [core_of(one) for one in replicas(pair.service)]
-
-    def act() -> None:
-        for victim in victims:
-            victim.kill()
-
-    row = await strike(pair, "kill -9 of both engine cores", act)
+    both = replicas(pair.service)
+    victims = [core_of(one) for one in both]
+    row = await strike(pair, "kill -9 of both engine cores", lambda: kill(victims), both)
     assert row.silent == 0, row
 
 
