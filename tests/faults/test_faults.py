@@ -15,7 +15,7 @@ import psutil
 import pytest
 from ledger import Load
 from parts import Row, core_of, gone, haproxy, named, record, replicas, servers_up, slots, told_apart, until, well
-from watch import Watch
+from watch import Watch, known
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(600)]
 
@@ -47,6 +47,7 @@ async def strike(
     """The fault under load, which must end the processes `ends`; the load goes on until all is well again."""
     service = pair.service
     await until(lambda: well(service, 2), RECOVERY_S, f"before {fault}: not well")
+    await until(lambda: known(pair.prometheus, 2), 60, f"before {fault}: Prometheus does not know both")
     async with under_load(service) as load, Watch(pair.prometheus, shows) as watch:
         in_flight = len(load.ledger.open)
         at = time.monotonic()

@@ -59,3 +59,11 @@ class Watch:
     def _names(self) -> list[str]:
         """Alerts whose rule holds: pending ones too, which fire when it goes on for their time."""
         return [one["labels"]["alertname"] for one in self._prometheus.api("alerts")["alerts"]]
+
+
+def known(prometheus: Prometheus, count: int) -> bool:
+    """Whether it has read so many replicas of late: an alert on one that is lost is about one that it knew."""
+    with contextlib.suppress(ServiceError):
+        found = prometheus.now("count(hybridserve_build_info)")
+        return bool(found) and found[0].points[-1][1] == count
+    return False
