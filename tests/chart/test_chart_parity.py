@@ -131,7 +131,11 @@ def test_haproxy_gets_the_environment_that_serve_gives_it() -> None:
     cluster = only(template(values), "RayService")["spec"]["rayClusterConfig"]
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         variables = group["template"]["spec"]["containers"][0]["env"]
-        given = {one["name"]: one["value"] for one in variables if one["name"].startswith("RAY_SERVE")}
+        given = {
+            one["name"]: one["value"]
+            for one in variables
+            if one["name"] in wanted or one["name"].startswith("RAY_SERVE")
+        }
         assert set(given) == set(wanted)
         # The number of threads is that of the machine.
         assert {name: given[name] for name in given if "NBTHREAD" not in name} == {

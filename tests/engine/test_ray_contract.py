@@ -41,6 +41,15 @@ def used(bundle: dict[str, float]) -> dict[str, float]:
     return {name: float(amount) for name, amount in bundle.items() if amount}
 
 
+def test_rays_node_tells_which_of_its_processes_died() -> None:
+    from ray._private import ray_constants, worker
+    from ray._private.node import Node
+
+    assert hasattr(worker, "_global_node")
+    assert callable(Node.dead_processes)
+    assert (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET) == ("gcs_server", "raylet")
+
+
 def test_the_private_hooks_have_the_signatures_we_use() -> None:
     from vllm.v1.engine import utils
     from vllm.v1.executor.uniproc_executor import UniProcExecutor

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from ledger import Load
 from parts import Row, core_of, gone, haproxy, named, record, replicas, servers_up, slots, told_apart, until, well
-from watch import Watch, known
+from watch import LOST, SEEN_S, Watch, known, replaced
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(600)]
 
@@ -23,7 +23,6 @@ CLIENTS = 6
 # A replica starts beside another one under load on two busy cores; measured 28 s on them, with room for a busy machine.
 RECOVERY_S = 200.0
 STALL_S = 8
-LOST = 'up{job="hybridserve"} == 0'
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +41,18 @@ async def under_load(service: Any) -> AsyncIterator[Load]:
 
 
 async def strike(
-    pair: Any, fault: str, act: Callable[[], None], ends: Sequence[psutil.Process], shows: str | None = LOST
+    pair: Any,
+    fault: str,
+    act: Callable[[], None],
+    ends: Sequence[psutil.Process],
+    alert: str = "ReplicaLost",
+    shows: str = LOST,
 ) -> Row:
     """The fault under load, which must end the processes `ends`; the load goes on until all is well again."""
     service = pair.service
     await until(lambda: well(service, 2), RECOVERY_S, f"before {fault}: not well")
     await until(lambda: known(pair.prometheus, 2), 60, f"before {fault}: Prometheus does not know both")
-    async with under_load(service) as load, Watch(pair.prometheus, shows) as watch:
+    async with under_load(service) as load, Watch(pair.prometheus, shows, alert) as watch:
         in_flight = len(load.ledger.open)
         at = time.monotonic()
         act()
@@ -56,8 +60,11 @@ async def strike(
         await until(lambda: well(service, 2), RECOVERY_S, f"{fault}: not back")
         recovered = time.monotonic() - at
         await load.finished(2 * CLIENTS, 120)
+        await until(lambda: watch.saw(alert), SEEN_S, f"{fault}: not seen by metric and alert, {watch.seen}")
     row = told_apart(load.ledger, fault, at, in_flight, recovered, watch.seen)
     record(row)
+    assert watch.metric_s is not None
+    assert watch.metric_s < SEEN_S, row
     await until(lambda: slots(service) == 0, 60, f"{fault}: a slot is still taken")
     return row
 
@@ -77,7 +84,6 @@ async def test_a_killed_engine_core(pair: Any) -> None:
     replica = replicas(pair.service)[0]
     row = await strike(pair, "kill -9 of one engine core", core_of(replica).kill, [replica])
     nothing_lost(row)
-    assert "ReplicaLost" in row.alert
 
 
 async def test_a_killed_replica(pair: Any) -> None:
@@ -85,14 +91,20 @@ async def test_a_killed_replica(pair: Any) -> None:
     core = core_of(victim)
     row = await strike(pair, "kill -9 of one replica", victim.kill, [victim])
     nothing_lost(row)
-    assert "ReplicaLost" in row.alert
     assert gone(core), "its core outlived it"
 
 
 async def test_a_killed_haproxy(pair: Any) -> None:
     """Ray starts it again; until then nobody is reached, and every client sees that."""
     victims = haproxy(pair.service)
-    row = await strike(pair, "kill -9 of HAProxy", lambda: kill(victims), victims, None)
+    row = await strike(
+        pair,
+        "kill -9 of HAProxy",
+        lambda: kill(victims),
+        victims,
+        "ProxyReplaced",
+        replaced("ray_serve_haproxy_process_count"),
+    )
     assert row.silent == 0, row
     assert row.last_failure_s is not None
     assert row.last_failure_s < 25, row
@@ -102,7 +114,14 @@ async def test_a_killed_controller(pair: Any) -> None:
     """Ray Serve's controller decides nothing for a request: no stream may notice."""
     victim = named(pair.service, "ServeController")[0]
     kept = {process.pid for process in replicas(pair.service)}
-    row = await strike(pair, "kill -9 of Serve's controller", victim.kill, [victim], None)
+    row = await strike(
+        pair,
+        "kill -9 of Serve's controller",
+        victim.kill,
+        [victim],
+        "ControllerReplaced",
+        replaced("ray_serve_controller_num_control_loops"),
+    )
     assert (row.told, row.cut, row.silent) == (0, 0, 0), row
     await asyncio.sleep(10)  # the new one asks every replica how it is
     assert {process.pid for process in replicas(pair.service)} == kept
@@ -131,7 +150,7 @@ async def test_a_stalled_engine_core(pair: Any) -> None:
     victim = core_of(replica)
     row = await strike(
         pair, f"one engine core stopped for good (patience {STALL_S} s)", victim.suspend, [replica],
-        f"hybridserve_engine_reading_age_seconds > 3 or {LOST}",
+        shows=f"hybridserve_engine_reading_age_seconds > 3 or {LOST}",
     )  # fmt: skip
     nothing_lost(row)
     assert gone(victim), "the stopped core outlived its replica"

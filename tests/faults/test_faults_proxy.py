@@ -11,13 +11,12 @@ import psutil
 import pytest
 from ledger import Load
 from parts import core_of, named, record, replicas, slots, told_apart, until
-from watch import Watch
+from watch import LOST, SEEN_S, Watch, known, replaced
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
 
 CLIENTS = 4
 RECOVERY_S = 200.0
-LOST = 'up{job="hybridserve"} == 0'
 
 
 @pytest.fixture(scope="module")
@@ -25,38 +24,47 @@ def proxied(start_watched: Callable[..., Any]) -> Any:
     return start_watched("--data-path", "proxy", "--set", "engine.max_num_seqs=8")
 
 
-async def strike(proxied: Any, fault: str, act: Callable[[], None], shows: str | None) -> Any:
+async def strike(
+    proxied: Any, fault: str, act: Callable[[], None], alert: str = "ReplicaLost", shows: str = LOST
+) -> Any:
     """The fault, and the load on until it is answered again."""
     service = proxied.service
-    async with Load(service.url, CLIENTS) as load, Watch(proxied.prometheus, shows) as watch:
+    await until(lambda: known(proxied.prometheus, 1), 60, f"before {fault}: Prometheus does not know the replica")
+    async with Load(service.url, CLIENTS) as load, Watch(proxied.prometheus, shows, alert) as watch:
         await load.finished(2 * CLIENTS, 120)
         in_flight, at = len(load.ledger.open), time.monotonic()
         act()
         await until(lambda: bool(load.ledger.failed()), 60, f"{fault}: nobody noticed")
         await load.finished(CLIENTS, RECOVERY_S)
         back = time.monotonic() - at
+        await until(lambda: watch.saw(alert), RECOVERY_S, f"{fault}: not seen by metric and alert, {watch.seen}")
     row = told_apart(load.ledger, fault, at, in_flight, back, watch.seen)
     record(row)
+    assert watch.metric_s is not None
+    assert watch.metric_s < SEEN_S, row
     await until(lambda: slots(service) == 0, 60, f"{fault}: a slot is still taken")
     return row
 
 
 async def test_a_killed_replica_is_told_in_every_stream(proxied: Any) -> None:
     """The only replica: its streams must not end like whole ones, and new requests must not hang."""
-    row = await strike(proxied, "proxy path: kill -9 of the only replica", replicas(proxied.service)[0].kill, LOST)
+    row = await strike(proxied, "proxy path: kill -9 of the only replica", replicas(proxied.service)[0].kill)
     assert row.silent == 0, row
 
 
 async def test_a_killed_engine_core_is_told_in_every_stream(proxied: Any) -> None:
     victim = core_of(replicas(proxied.service)[0])
-    row = await strike(proxied, "proxy path: kill -9 of the only engine core", victim.kill, LOST)
+    row = await strike(proxied, "proxy path: kill -9 of the only engine core", victim.kill)
     assert row.silent == 0, row
 
 
 async def test_a_killed_proxy(proxied: Any) -> None:
     victim = named(proxied.service, "ProxyActor")[0]
-    row = await strike(proxied, "proxy path: kill -9 of Serve's proxy", victim.kill, None)
+    shows = replaced("ray_serve_num_ongoing_http_requests")
+    row = await strike(proxied, "proxy path: kill -9 of Serve's proxy", victim.kill, "ProxyReplaced", shows)
     assert row.silent == 0, row
+    assert row.all_back_s is not None
+    assert row.all_back_s < 15, row
 
 
 async def test_rays_head_process(proxied: Any) -> None:
@@ -64,17 +72,18 @@ async def test_rays_head_process(proxied: Any) -> None:
     service = proxied.service
     family = service.family()
     victim = named(service, "gcs_server")[0]
-    async with Load(service.url, CLIENTS) as load:
+    async with Load(service.url, CLIENTS) as load, Watch(proxied.prometheus, LOST, "ReplicaLost") as watch:
         await load.finished(2 * CLIENTS, 120)
         in_flight, at = len(load.ledger.open), time.monotonic()
         victim.kill()
         code = await asyncio.to_thread(service.process.wait, 150)
         ended = time.monotonic() - at
-    row = told_apart(
-        load.ledger, f"kill -9 of Ray's head process (serve exits after {ended:.0f} s)", at, in_flight, None
-    )
-    record(row)
+        await until(lambda: watch.saw("ReplicaLost"), 30, f"not seen by metric and alert, {watch.seen}")
+    fault = f"kill -9 of Ray's head process (serve exits after {ended:.0f} s)"
+    record(row := told_apart(load.ledger, fault, at, in_flight, None, watch.seen))
     assert row.silent == 0, row
     assert code == 2
+    assert ended < 15, row
+    assert "ray: Ray's gcs_server died" in service.log.read_text()
     alive = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert alive == []

@@ -6,20 +6,35 @@ import asyncio
 import contextlib
 import time
 
+from parts import until
+
 from hybridserve.errors import ServiceError
 from hybridserve.telemetry.query import Prometheus
+
+# Two minutes are what the longest of these alerts looks back.
+CALM_S = 180.0
+# A fault must be seen by a metric within this time.
+SEEN_S = 15.0
+LOST = 'up{job="hybridserve"} == 0'
+
+
+def replaced(metric: str) -> str:
+    """Two processes exported what only one of them does at a time."""
+    return f"count(count by (WorkerId) (last_over_time({metric}[2m]))) > 1"
 
 
 class Watch:
     """Asks a Prometheus twice a second until it is left.
 
     Args:
-        shows: PromQL that has a value when the fault is seen; None where no metric can show it.
+        shows: PromQL that has a value when the fault is seen; None where there is nothing to see.
+        alert: the alert, without its first word, whose rule must come to hold. Both must be silent before.
     """
 
-    def __init__(self, prometheus: Prometheus, shows: str | None) -> None:
+    def __init__(self, prometheus: Prometheus, shows: str | None, alert: str | None = None) -> None:
         self._prometheus = prometheus
         self._shows = shows
+        self._alert = f"HybridServe{alert}"
         self._began = 0.0
         self._before: set[str] = set()
         self._task: asyncio.Task[None] | None = None
@@ -27,7 +42,8 @@ class Watch:
         self.alerts: dict[str, float] = {}
 
     async def __aenter__(self) -> Watch:
-        self._before = set(await asyncio.to_thread(self._names))
+        await until(self._calm, CALM_S, f"{self._shows} and {self._alert} hold before the fault")
+        self._before = set(self._names())
         self._began = time.monotonic()
         self._task = asyncio.create_task(self._look())
         return self
@@ -37,6 +53,14 @@ class Watch:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+
+    def saw(self, alert: str) -> bool:
+        return self.metric_s is not None and f"HybridServe{alert}" in self.alerts
+
+    def _calm(self) -> bool:
+        with contextlib.suppress(ServiceError):
+            return not (self._shows and self._prometheus.now(self._shows)) and self._alert not in self._names()
+        return False
 
     @property
     def seen(self) -> tuple[str, str]:

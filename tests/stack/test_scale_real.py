@@ -138,7 +138,8 @@ def test_a_killed_replica_is_replaced_and_nothing_flaps(start_service: Callable[
     said = decisions(service)
     assert counts == [1] * 60, said
     assert said == []
-    assert len(load.failures) <= 1, load.failures  # the stream that was open on the killed replica
+    # The stream that was open on the killed replica is cut; while there is no replica at all, clients are told so.
+    assert len([one for one in load.failures if "engine_unavailable" not in one]) <= 1, load.failures
     report("killed", {"process is there": back, "three streams answered": serving, "streams": float(load.finished)})
 
 

@@ -71,9 +71,14 @@ def ray_environment(path: DataPath, settings: Settings, wrapper: str, folder: Pa
         wrapper: absolute path of the program `hybridserve-haproxy`.
         folder: for HAProxy's files, where several services may share a machine; its side ports are then free ones.
     """
-    if path != "haproxy":
+    if path == "single":
         return {}
-    variables = {
+    # Three failed checks and a dead proxy is started again; with Ray's 10 s nobody was served for half a minute.
+    # Ray's metrics are at most five seconds old, so that what died is seen at the next scrape but one.
+    variables = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1", "RAY_metrics_report_interval_ms": "5000"}
+    if path == "proxy":
+        return variables
+    variables |= {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": wrapper,
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
@@ -82,15 +87,13 @@ def ray_environment(path: DataPath, settings: Settings, wrapper: str, folder: Pa
         # A request that met a closed door, or whose replica died before it said a word, goes to another one, once.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
-        # Three failed checks and a dead HAProxy is started again; with Ray's 10 s nobody was served for half a minute.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # Only a request that is still whole in a buffer can be sent again; Ray's 16 KiB are a prompt of 4,000 tokens.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_REPEATABLE_BYTES),
     }
     if folder is not None:
         ports = ("HAPROXY_STATS_PORT", "HAPROXY_METRICS_PORT", "FALLBACK_PROXY_HTTP_PORT")
         variables |= {f"RAY_SERVE_{name}": str(port) for name, port in zip(ports, free_ports(3), strict=True)}
-        # Sockets have short names: Ray puts 59 characters between, HAProxy some behind, and a path may have 107.
+        # Sockets have short names: Ray puts 57 characters between, HAProxy some behind, and a path may have 107.
         variables |= {
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "a"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import shutil
 import socket
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,6 +25,8 @@ GIB = 2**30
 # with the demo model, and room for the import peak of three processes.
 PROCESSES_BYTES = 4 * GIB
 RAY_OBJECT_STORE_BYTES = 160 * 2**20
+# A socket's path may have 107 bytes; below its folder for temporary files this service needs 92 for those of HAProxy.
+LONGEST_TMPDIR = 15
 
 
 def check_machine(settings: Settings, *, ray: bool = True) -> None:
@@ -41,6 +45,7 @@ def check_machine(settings: Settings, *, ray: bool = True) -> None:
         check_memory(settings)
     if ray:
         check_shared_memory()
+        check_temporary_folder(tempfile.gettempdir())
 
 
 def check_versions(settings: Settings, *, ray: bool) -> None:
@@ -147,6 +152,16 @@ def check_shared_memory() -> None:
             "/dev/shm",
             f"{free:.0f} MiB are free, Ray needs {RAY_OBJECT_STORE_BYTES / 2**20:.0f}",
             "docker: --shm-size 1g",
+        )
+
+
+def check_temporary_folder(folder: str) -> None:
+    """Ray and HAProxy talk through sockets in files."""
+    if len(os.fsencode(folder)) > LONGEST_TMPDIR:
+        raise EnvironmentFault(
+            "TMPDIR",
+            f"{folder} is too long: sockets lie below it, and the path of a socket has at most 107 bytes",
+            f"set TMPDIR to a folder of at most {LONGEST_TMPDIR} characters, as /tmp",
         )
 
 

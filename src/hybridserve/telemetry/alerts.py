@@ -24,6 +24,12 @@ _LOST = (
 )
 
 
+def _replaced(metric: str) -> str:
+    """Two processes of one node within two minutes exported what only one of them does at a time."""
+    each = f"count by (namespace, NodeAddress, WorkerId) (last_over_time({metric}[2m]))"
+    return f"count by (namespace, NodeAddress) ({each}) > 1"
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One alert.
@@ -212,6 +218,24 @@ STATE = (
         "engine-down",
         "{{ $labels.replica }} went away without a word",
         "Its process was killed, ended itself with its engine, or is stopped. Ray Serve starts another one.",
+    ),
+    Alert(
+        "HybridServeProxyReplaced",
+        f"{_replaced('ray_serve_haproxy_process_count')} or {_replaced('ray_serve_num_ongoing_http_requests')}",
+        "0m",
+        "info",
+        "serve-part-replaced",
+        "Ray Serve's proxy on {{ $labels.NodeAddress }} was replaced",
+        "It died, or did not answer its health checks. Until the new one is there nobody is served through that node.",
+    ),
+    Alert(
+        "HybridServeControllerReplaced",
+        _replaced("ray_serve_controller_num_control_loops"),
+        "0m",
+        "info",
+        "serve-part-replaced",
+        "Ray Serve's controller on {{ $labels.NodeAddress }} was replaced",
+        "Requests are served without it; until the new one is there nothing is scaled and nothing replaced.",
     ),
     Alert(
         "HybridServeEngineSilent",

@@ -65,7 +65,8 @@ def answers(client: httpx.Client) -> bool:
 
 def established(client: httpx.Client) -> bool:
     found = client.get(CRDS).raise_for_status().json()["items"]
-    conditions = [{one["type"]: one["status"] for one in crd["status"]["conditions"]} for crd in found]
+    told = [crd["status"]["conditions"] or [] for crd in found]  # null until the server has looked at it
+    conditions = [{one["type"]: one["status"] for one in each} for each in told]
     return len(found) == len(PLURALS) and all(one.get("Established") == "True" for one in conditions)
 
 

@@ -154,4 +154,5 @@ def test_streams_outlive_a_reload_of_haproxy(tmp_path: Path) -> None:
     # A request can be sent again only while it stands whole in a buffer.
     assert int(environment["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]) >= 2**17
     assert environment["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure empty-response"
-    assert data_path.ray_environment("proxy", Settings(), "/bin/wrapper") == {}
+    assert data_path.ray_environment("proxy", Settings(), "/bin/wrapper").items() < environment.items()
+    assert data_path.ray_environment("single", Settings(), "/bin/wrapper") == {}

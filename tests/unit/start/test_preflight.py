@@ -133,6 +133,13 @@ def test_a_library_that_is_not_there() -> None:
     preflight.check_libraries()
 
 
+def test_a_folder_whose_sockets_would_have_too_long_names() -> None:
+    preflight.check_temporary_folder("/var/tmp/ab")
+    with pytest.raises(HybridServeError, match="TMPDIR: /home/somebody/scratch is too long") as raised:
+        preflight.check_temporary_folder("/home/somebody/scratch")
+    assert "at most 15 characters" in raised.value.fix
+
+
 def test_the_root_cause_is_the_innermost_telling_error() -> None:
     text = """
     ray::ServeReplica.initialize() (pid=1)

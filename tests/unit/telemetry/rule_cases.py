@@ -99,6 +99,14 @@ def lost() -> dict[str, str]:
     return {UP: "1x50 0x10", BUILD: "1x50 stale"}
 
 
+def part(metric: str, *lives: str) -> dict[str, str]:
+    """What a part of Serve exports, one process after the other."""
+    return {
+        f'{metric}{{namespace="n",exporter="ray",NodeAddress="10.0.0.1",WorkerId="{number}"}}': life
+        for number, life in enumerate(lives)
+    }
+
+
 def tokens(running: int, generated: int) -> dict[str, str]:
     return {
         f'vllm:num_requests_running{{{WHO},engine="0"}}': f"{running}x60",
@@ -110,6 +118,7 @@ def tokens(running: int, generated: int) -> dict[str, str]:
 TTFT, TPOT = "vllm:time_to_first_token_seconds", "vllm:request_time_per_output_token_seconds"
 FINDING = 'hybridserve_compliance_findings{%s,severity="%s",status="%s"}'
 AGE = f'hybridserve_licence_reading_age_seconds{{{WHO},licence="apache-2.0",role="model"}}'
+LOOPS = "ray_serve_controller_num_control_loops"
 UP = f'up{{job="n/podmonitor",{WHO}}}'
 BUILD = f"hybridserve_build_info{{{WHO}}}"
 BURNS = ("HybridServeTTFTBudgetBurn", "HybridServeInterTokenBudgetBurn", "HybridServeAvailabilityBudgetBurn",
@@ -194,6 +203,13 @@ CASES = (
     ),
     Case("HybridServeReplicaLost", ("info",), {UP: "1x58 0", BUILD: "1x58"}),
     Case("HybridServeReplicaLost", (), {UP: "1x60", BUILD: "1x60"}),
+    Case("HybridServeProxyReplaced", ("info",), part("ray_serve_haproxy_process_count", "1x58 stale", "_x58 1 1")),
+    Case("HybridServeProxyReplaced", ("info",), part("ray_serve_num_ongoing_http_requests", "3x59", "_x58 3 3")),
+    Case("HybridServeProxyReplaced", (), part("ray_serve_haproxy_process_count", "1x60")),
+    # Replaced long ago.
+    Case("HybridServeProxyReplaced", (), part("ray_serve_haproxy_process_count", "1x50 stale", "_x50 1x10")),
+    Case("HybridServeControllerReplaced", ("info",), part(LOOPS, "0+9x58 stale", "_x58 0 9")),
+    Case("HybridServeControllerReplaced", (), part(LOOPS, "0+9x60")),
     Case("HybridServeEngineSilent", ("page",), {f"hybridserve_engine_reading_age_seconds{{{WHO}}}": "0x57 30 90 150"}),
     Case("HybridServeEngineSilent", (), {f"hybridserve_engine_reading_age_seconds{{{WHO}}}": "0 9 0x58"}),
     Case("HybridServeEngineStuck", ("page",), tokens(2, 0)),

@@ -5,6 +5,8 @@ no chart version, no common labels and no checksums, and settings go through ser
 {{- define "hybridserve.rayEnv" -}}
 {{ include "hybridserve.env" . }}
 - {name: RAY_worker_niceness, value: "0"}
+- {name: RAY_metrics_report_interval_ms, value: "5000"}
+- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
 {{- if eq (dig "server" "data_path" "auto" .Values.settings) "haproxy" }}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
 - {name: RAY_SERVE_HAPROXY_BINARY_PATH, value: {{ .Values.ray.haproxyPath | quote }}}
@@ -13,7 +15,6 @@ no chart version, no common labels and no checksums, and settings go through ser
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: "3"}
 - {name: RAY_SERVE_HAPROXY_RETRY_ON, value: "conn-failure empty-response"}
 - {name: RAY_SERVE_HAPROXY_RETRIES, value: "1"}
-- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
 - {name: RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: "131072"}
 {{- end }}
 {{- end -}}

@@ -68,7 +68,17 @@ class RayHost:
         ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
     def running(self) -> bool:
-        """Serve's own verdict; it replaces a dead replica by itself."""
+        """Serve's own verdict; it replaces a dead replica by itself, but nobody replaces Ray.
+
+        Raises:
+            EnvironmentFault: Ray's own processes, or an engine that never ran, died.
+        """
+        if self._dead_head():
+            raise EnvironmentFault(
+                "ray",
+                f"Ray's {' and '.join(self._dead_head())} died",
+                f"see the logs in {self._scratch} and start again",
+            )
         state = self._state()
         self.status = str(state.status.value) if state else "NOT_STARTED"
         if self._ran:
@@ -106,10 +116,21 @@ class RayHost:
             try:
                 if self._ran:
                     ray_serve.get_app_handle(APPLICATION).broadcast("drain", drain_s).results(timeout_s=drain_s + 5)
+                if self._dead_head():
+                    return  # Ray waits a minute for its head, and then ends this very process without a word
                 ray_serve.shutdown()
             except Exception:  # Serve may be the very thing that broke; the processes must end all the same.
                 traceback.print_exc()
             ray.shutdown()
+
+    @staticmethod
+    def _dead_head() -> list[str]:
+        """Which of the two processes without which there is no Ray are gone."""
+        from ray._private import worker
+
+        node = worker._global_node
+        vital = ("gcs_server", "raylet")
+        return [kind for kind, _ in node.dead_processes() if kind in vital] if node is not None else []
 
     @staticmethod
     def _state() -> Any:

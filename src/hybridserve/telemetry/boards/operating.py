@@ -222,6 +222,12 @@ REPLICAS = Board(
                     (f"sum by (replica) (ray_serve_replica_processing_queries{{{RAY}}})", "{{replica}}"), stack=True,
                     rare="Ray forgets it 20 s after its last change",
                 ),
+                panel(
+                    "Lives of a part", "short", "Processes that were Serve's controller or a node's proxy in two minutes; two: it was replaced.",
+                    (f"count by (NodeAddress) (count by (NodeAddress, WorkerId) (last_over_time(ray_serve_controller_num_control_loops{{{RAY}}}[2m])))", "controller"),
+                    (f"count by (NodeAddress) (count by (NodeAddress, WorkerId) (last_over_time(ray_serve_num_ongoing_http_requests{{{RAY}}}[2m])))", "proxy on {{NodeAddress}}"),
+                    limits=((2, "orange"),), runbook="serve-part-replaced",
+                ),
             ),
         ),
         Row(
