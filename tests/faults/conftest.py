@@ -19,6 +19,7 @@ class Watched:
 
     service: Any
     prometheus: Any
+    targets: Path
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,9 @@ def start_watched(
         prometheus, process = start_prometheus(folder, targets, scrape="5s", evaluation="5s")
         processes.append(process)
         sets = [f"telemetry.targets_dir={targets}", f"telemetry.metrics_port={free_port()}"]
-        return Watched(start_module_service(*flags, *[x for value in sets for x in ("--set", value)]), prometheus)
+        return Watched(
+            start_module_service(*flags, *[x for value in sets for x in ("--set", value)]), prometheus, targets
+        )
 
     yield factory
     for process in processes:
