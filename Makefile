@@ -6,7 +6,7 @@ SERVE_ARGS ?=
 AGREEMENT ?= 1,8,32
 .DEFAULT_GOAL := help
 
-.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-loadtest-scenarios test-guidellm test-scale fuzz test-fuzz test-faults sbom audit soak lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files telemetry-pictures prometheus-tools test-chart chart-score test-cluster lock clean
+.PHONY: help install serve test test-fast test-planner-032 test-loadtest-agreement test-loadtest-scenarios test-guidellm test-scale fuzz test-fuzz test-faults sbom audit soak soak-tokens lint format demo-model bench-cli bench-hybrid bench-loadtest bench-start bench-overhead bench-scaling calibrate chart-tools chart-files telemetry-files telemetry-pictures prometheus-tools test-chart chart-score test-cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -105,6 +105,10 @@ audit: install ## known vulnerabilities of every pin of what is served; needs Py
 soak: LOCK = dev
 soak: install ## 64 streams for SOAK_S seconds (600): nothing is lost, nothing grows
 	$(BIN)/pytest -s tests/faults/test_soak.py
+
+soak-tokens: LOCK = dev
+soak-tokens: install ## TOKEN_SOAK_S seconds (1800) of preemption, prefix hits and sixteen at once: every greedy token is right
+	TOKEN_SOAK_S=$${TOKEN_SOAK_S:-1800} $(BIN)/pytest -s tests/stack/test_correct_tokens.py -k pressure
 
 test-scale: LOCK = dev
 test-scale: install ## scaling on real Ray: 1, 2, 1 and 1, 0, 1 replicas under load

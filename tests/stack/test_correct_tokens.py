@@ -2,13 +2,17 @@
 
 The reference runs the same checkpoint in float32 over prompt and reply in one pass, without any cache. If the best
 token at every place is the one that the engine has said, its reply is the reference's greedy reply, token by token.
-That must hold alone, under load, on prefix-cache hits, on prompts longer than an attention block, and after preemption.
+That must hold alone, under load, on prefix-cache hits, on prompts longer than an attention block, after preemption, and
+under all of that for a while: two minutes here, half an hour with `make soak-tokens`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import random
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,14 +21,17 @@ from typing import Any
 
 import httpx
 import pytest
-from stack_service import Service
+from stack_service import Service, start
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+SOAK_S = float(os.environ.get("TOKEN_SOAK_S", "120"))
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900 + SOAK_S)]
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "src" / "hybridserve" / "demo_model"
 PROMPTS = json.loads((ROOT / "tests" / "data" / "demo_prompts.json").read_text())["prompts"]
 TOKENS = 60
+# Forty blocks of the demo model: enough to admit a dozen prompts of one block, too few for all of them to grow.
+POOL_BYTES = 40 * 147_456
 # Of the evaluation prompts; a demo that is this small need not be right every time, but must make sense.
 RIGHT_ANSWERS = 0.9
 
@@ -161,18 +168,30 @@ def test_on_prefix_cache_hits(service: Service, reference: Reference, cases: lis
     assert hits >= block * len(long), f"only {hits:g} prompt tokens came from the cache"
 
 
-def test_after_a_forced_preemption(start_service: Callable[..., Service], reference: Reference) -> None:
-    """Sixteen sequences whose replies all cross a block boundary, in a pool that cannot hold that."""
-    probe = httpx.Client(timeout=300)
-    service = start_service("--set", "engine.max_num_seqs=16", "--set", f"engine.kv_cache_memory_bytes={POOL_BYTES}")
-    plan = probe.get(f"{service.url}/plan").json()
-    assert plan["holds"], plan["differences"]
-    block = plan["engine"]["block_size"]
+@pytest.fixture(scope="module")
+def small_pool() -> Iterator[Service]:
+    """More sequences at once than its pool holds once they grow."""
+    service = start(["--set", "engine.max_num_seqs=16", "--set", f"engine.kv_cache_memory_bytes={POOL_BYTES}"])
+    yield service
+    assert service.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def crossing_cases(small_pool: Service, reference: Reference) -> list[Case]:
+    """Sixteen prompts whose replies all cross a block boundary."""
+    block = block_size(small_pool)
     short = [entry for entry in PROMPTS if entry["kind"] == "short" and len(entry["messages"]) == 1][:16]
-    tight = [
+    return [
         reference.case(entry["id"], reference.pad_to(entry["messages"], block), entry["enable_thinking"])
         for entry in short
     ]
+
+
+def test_after_a_forced_preemption(small_pool: Service, reference: Reference, crossing_cases: list[Case]) -> None:
+    service, tight = small_pool, crossing_cases
+    plan = httpx.get(f"{service.url}/plan", timeout=300).json()
+    assert plan["holds"], plan["differences"]
+    block = plan["engine"]["block_size"]
     before = service.metric("vllm:num_preemptions_total")
     replies = ask_all(service, reference, tight * 2, at_once=16)
     crossing = [
@@ -184,5 +203,18 @@ def test_after_a_forced_preemption(start_service: Callable[..., Service], refere
     assert preemptions > 0, f"nothing was preempted with {plan['engine']['num_gpu_blocks']} blocks"
 
 
-# Forty blocks of the demo model: enough to admit a dozen prompts of one block, too few for all of them to grow.
-POOL_BYTES = 40 * 147_456
+def test_under_pressure_for_a_while(
+    small_pool: Service, reference: Reference, cases: list[Case], crossing_cases: list[Case]
+) -> None:
+    """Every kind of prompt in an order that never comes twice, sixteen at once, preempted and from the cache."""
+    counters = ("vllm:num_preemptions_total", "vllm:prefix_cache_hits_total")
+    before = [small_pool.metric(name) for name in counters]
+    source, asked, deadline = random.Random(1), 0, time.monotonic() + SOAK_S
+    while time.monotonic() < deadline:
+        mixed = [*cases, *crossing_cases, *crossing_cases]
+        source.shuffle(mixed)
+        ask_all(small_pool, reference, mixed, at_once=16)
+        asked += len(mixed)
+    grown = [small_pool.metric(name) - value for name, value in zip(counters, before, strict=True)]
+    print(f"{asked} replies, every token right; {grown[0]:g} preemptions, {grown[1]:g} tokens from the cache")
+    assert min(grown) > 0, grown
