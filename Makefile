@@ -19,7 +19,7 @@ serve: install ## serve the demo model on this CPU (SERVE_ARGS="--port 8080")
 
 test: LOCK = dev
 test: install lint ## the tests, with the real engine and the real stack (scaling on Ray: make test-scale)
-	$(BIN)/pytest -m "not scale and not fault" --durations=15
+	$(BIN)/pytest -m "not scale and not fault and not agreement" --durations=15
 
 test-fast: LOCK = dev
 test-fast: install ## the tests that need no engine, in under a minute

@@ -1,8 +1,8 @@
 """The same prompts, the same server, in turn: `vllm bench serve` and hybridserve's load test must tell the same story.
 
-`make test-loadtest-agreement` runs concurrency 1, 8 and 32 with more rounds (LOADTEST_AGREEMENT=1,8,32). Each round is
-a pair, one run of each tool right after the other: what a neighbour does to one it mostly does to both, so the gap is
-the median of the ratios of pairs, with a bootstrap interval over the pairs.
+`make test` compares what both count. Times are compared by `make test-loadtest-agreement`, at concurrency 1, 8 and 32
+(LOADTEST_AGREEMENT=1,8,32). Each round is a pair, one run of each tool right after the other: what a neighbour does to
+one it mostly does to both, so the gap is the median of the ratios of pairs, with a bootstrap interval over the pairs.
 """
 
 from __future__ import annotations
@@ -105,6 +105,14 @@ def paired_gap(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, f
     return median(ratios), medians[50], medians[1949]
 
 
+def test_both_count_the_same(service: Service, tmp_path: Path) -> None:
+    for concurrency, seen in rounds_of(service, CONCURRENCY, 1, 2, tmp_path):
+        (theirs,), (ours,) = seen["vllm"], seen["ours"]
+        assert (ours.input_tokens, ours.output_tokens) == (theirs.input_tokens, theirs.output_tokens), concurrency
+        assert ours.output_tokens >= 10 * OUTPUT
+
+
+@pytest.mark.agreement
 @pytest.mark.timeout(1500)
 def test_agrees_with_vllm_bench(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failures, lines = [], []
@@ -134,6 +142,7 @@ def test_agrees_with_vllm_bench(service: Service, tmp_path: Path, capsys: pytest
     assert not failures, failures
 
 
+@pytest.mark.agreement
 @pytest.mark.timeout(300)
 def test_both_tell_the_truth_about_a_server_with_known_delays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
