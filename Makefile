@@ -82,8 +82,8 @@ test-guidellm: install ## the load test's measures against GuideLLM's own code, 
 	$(BIN)/python scripts/guidellm_definitions.py
 
 test-fuzz: LOCK = dev
-test-fuzz: install ## schemathesis over every route, a hundred times what `make test` sends
-	FUZZ_EXAMPLES=400 $(BIN)/pytest -s tests/stack/test_openapi_fuzz.py
+test-fuzz: install ## schemathesis over every route, and broken HTTP, a hundred times what `make test` sends
+	FUZZ_EXAMPLES=400 $(BIN)/pytest -s tests/stack/test_openapi_fuzz.py tests/stack/test_http_mutator.py
 
 fuzz: LOCK = dev
 fuzz: install ## ten thousand broken settings files, and as many of each other kind (FUZZ_FILES, FUZZ_SEED)

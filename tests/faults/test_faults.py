@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +26,9 @@ CLIENTS = 6
 # A replica starts beside another one under load on two busy cores; measured 28 s on them, with room for a busy machine.
 RECOVERY_S = 200.0
 STALL_S = 8
+SQUAT_S = 10
+PROXIES = replaced("ray_serve_haproxy_process_count")
+LOOPS = replaced("ray_serve_controller_num_control_loops")
 
 
 @pytest.fixture(scope="module")
@@ -97,31 +103,49 @@ async def test_a_killed_replica(pair: Any) -> None:
 async def test_a_killed_haproxy(pair: Any) -> None:
     """Ray starts it again; until then nobody is reached, and every client sees that."""
     victims = haproxy(pair.service)
-    row = await strike(
-        pair,
-        "kill -9 of HAProxy",
-        lambda: kill(victims),
-        victims,
-        "ProxyReplaced",
-        replaced("ray_serve_haproxy_process_count"),
-    )
+    row = await strike(pair, "kill -9 of HAProxy", lambda: kill(victims), victims, "ProxyReplaced", PROXIES)
     assert row.silent == 0, row
     assert row.last_failure_s is not None
     assert row.last_failure_s < 25, row
+
+
+async def test_a_port_that_is_lost(pair: Any) -> None:
+    """Somebody else listens where HAProxy did: it comes back by itself when that one has gone."""
+    victims, port = haproxy(pair.service), int(pair.service.url.rsplit(":", 1)[1])
+
+    def act() -> None:
+        kill(victims)
+        threading.Thread(target=squat, args=(port, SQUAT_S)).start()
+
+    row = await strike(pair, f"HAProxy's port taken for {SQUAT_S} s", act, victims, "ProxyReplaced", PROXIES)
+    assert row.silent == 0, row
+    assert row.last_failure_s is not None
+    assert row.last_failure_s < SQUAT_S + 25, row
+
+
+def squat(port: int, seconds: float) -> None:
+    """Take the port as soon as it is free, and turn every client away."""
+    until_s = time.monotonic() + seconds
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        while True:
+            try:
+                listener.bind(("127.0.0.1", port))
+                break
+            except OSError:
+                time.sleep(0.002)
+        listener.listen(64)
+        listener.settimeout(0.2)
+        while time.monotonic() < until_s:
+            with contextlib.suppress(TimeoutError):
+                listener.accept()[0].close()
 
 
 async def test_a_killed_controller(pair: Any) -> None:
     """Ray Serve's controller decides nothing for a request: no stream may notice."""
     victim = named(pair.service, "ServeController")[0]
     kept = {process.pid for process in replicas(pair.service)}
-    row = await strike(
-        pair,
-        "kill -9 of Serve's controller",
-        victim.kill,
-        [victim],
-        "ControllerReplaced",
-        replaced("ray_serve_controller_num_control_loops"),
-    )
+    row = await strike(pair, "kill -9 of Serve's controller", victim.kill, [victim], "ControllerReplaced", LOOPS)
     assert (row.told, row.cut, row.silent) == (0, 0, 0), row
     await asyncio.sleep(10)  # the new one asks every replica how it is
     assert {process.pid for process in replicas(pair.service)} == kept

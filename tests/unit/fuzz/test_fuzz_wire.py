@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bodies import BODIES, HEADERS
 from mutate import WRONG, mutate_text, mutate_tree
 
 from hybridserve.loadtest.sse import read_stream
@@ -27,25 +28,8 @@ pytestmark = pytest.mark.timeout(7200)
 MANY = int(os.environ.get("FUZZ_FILES", "200"))
 SEED = int(os.environ.get("FUZZ_SEED", "11"))
 
-BODIES: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {
-        "model": "demo", "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 5, "n": 1,
-        "reasoning": {"budget": 5}, "temperature": 0.5, "stop": ["x"], "logprobs": True, "top_logprobs": 2,
-        "messages": [
-            {"role": "system", "content": "You are /no_think"},
-            {"role": "user", "content": [{"type": "text", "text": "a"}]},
-            {"role": "assistant", "content": None, "tool_calls": [
-                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
-            {"role": "tool", "tool_call_id": "1", "content": "<think>"},
-        ],
-        "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}],
-    },
-    "/v1/completions": {"model": "demo", "prompt": ["a", "b"], "suffix": "c", "max_tokens": 5, "stream": True},
-    "/v1/responses": {"model": "demo", "input": [{"role": "user", "content": "a"}], "instructions": "b"},
-}  # fmt: skip
 STREAM = [sse(chunk()), sse(chunk("one ")), sse(chunk("two")), sse({"choices": [], "usage": {"total_tokens": 7}}), DONE]
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}}], "usage": {"total_tokens": 50}}
-HEADERS = ("idempotency-key", "authorization", "x-request-id", "traceparent", "content-type", "x-api-key", "accept")
 
 
 def settings(**sections: Any) -> Settings:
