@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import traceback
+from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from hybridserve.serving.guards import Verdict
 from hybridserve.serving.middleware.asgi import App, Event, RawHeaders, Receive, Scope, Send
@@ -15,7 +14,7 @@ from hybridserve.serving.middleware.control import Control
 from hybridserve.serving.middleware.dialects import Unreadable
 from hybridserve.serving.middleware.handover import Handover, from_environ
 from hybridserve.serving.middleware.inner import ask
-from hybridserve.serving.middleware.keys import Key, presented
+from hybridserve.serving.middleware.keys import presented
 from hybridserve.serving.middleware.limits import Lease
 from hybridserve.serving.middleware.line import Line, call_app, read_body
 from hybridserve.serving.middleware.metrics import ADMITTED, CUT, MIDDLEWARE_SECONDS, REJECTED, TOKENS
@@ -24,16 +23,11 @@ from hybridserve.serving.middleware.replies import Refusal, clean_error, first_h
 from hybridserve.serving.middleware.reply import Reply
 from hybridserve.serving.middleware.requests import Call, prepare
 from hybridserve.serving.middleware.routes import Route, route_path
-from hybridserve.serving.middleware.spans import end
 from hybridserve.serving.middleware.tracing import inner_headers, request_id
 from hybridserve.serving.middleware.two_calls import TwoCalls, check_two_calls
+from hybridserve.serving.middleware.visit import Exchange, Visit, log
 from hybridserve.serving.middleware.window import Window
 from hybridserve.settings import Settings
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
-log = logging.getLogger("hybridserve.access")
 
 
 class ControlMiddleware:
@@ -89,7 +83,7 @@ class ControlMiddleware:
         ours = [*self.control.headers]
         if self.control.names_requests:
             ours.append((b"x-request-id", ident))
-        visit = _Visit(ident.decode(), method, began)
+        visit = Visit(ident.decode(), method, began)
         try:
             if method == "OPTIONS" and self.control.routes.known(path) and first_header(given, b"origin"):
                 await self._pass(scope, receive, send, ours, visit)  # a browser's preflight carries no key
@@ -106,7 +100,7 @@ class ControlMiddleware:
                 await self._pass(inner, receive, send, ours, visit)
             else:
                 visit.span, inner["headers"] = self.control.spans.begin(f"hybridserve {route.name}", inner["headers"])
-                await self._generate(route, key, inner, receive, send, ours, visit)
+                await self._generate(Exchange(route, key, inner, receive, send, ours, visit))
         except Refusal as refusal:
             self.control.metrics.count(REJECTED.name, {"route": visit.route, "reason": refusal.reason})
             visit.status, visit.reason = refusal.status, refusal.reason
@@ -118,7 +112,7 @@ class ControlMiddleware:
 
     # --- what the door answers itself
 
-    async def _own(self, route: Route, path: str, inner: Scope, send: Send, ours: RawHeaders, visit: _Visit) -> bool:
+    async def _own(self, route: Route, path: str, inner: Scope, send: Send, ours: RawHeaders, visit: Visit) -> bool:
         """Answer one of our own routes; False where the app behind may have it."""
         status, document = 200, self.control.documents.get(path)
         if route.name == "ready":
@@ -140,7 +134,7 @@ class ControlMiddleware:
 
     # --- what goes through as it is
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, ours: RawHeaders, visit: _Visit) -> None:
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, ours: RawHeaders, visit: Visit) -> None:
         """Routes that generate nothing: our headers on the answer, errors cleaned."""
         start: Event | None = None
         held: list[bytes] = []
@@ -172,44 +166,27 @@ class ControlMiddleware:
 
     # --- what generates
 
-    async def _generate(
-        self,
-        route: Route,
-        key: Key,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        ours: list[tuple[bytes, bytes]],
-        visit: _Visit,
-    ) -> None:
-        control = self.control
+    async def _generate(self, exchange: Exchange) -> None:
+        control, key, visit = self.control, exchange.key, exchange.visit
         control.check_open(key)
         control.limits.request(key)
-        raw = await read_body(receive, control.settings.access.max_body_bytes, _declared_length(scope))
-        ident = first_header(scope["headers"], b"idempotency-key")
+        most = control.settings.access.max_body_bytes
+        raw = await read_body(exchange.receive, most, _declared_length(exchange.scope))
+        ident = first_header(exchange.scope["headers"], b"idempotency-key")
         if ident is None:
-            await self._answer(route, key, raw, scope, receive, send, ours, visit)
+            await self._answer(exchange, raw)
             return
-        with control.answers.open(key, ident, route.name, raw) as ticket:
+        with control.answers.open(key, ident, exchange.route.name, raw) as ticket:
             if ticket.kept is not None:
                 visit.status, visit.reason = 200, "replayed"
-                await ticket.replay(send, ours)
+                await ticket.replay(exchange.send, exchange.ours)
                 return
-            await self._answer(route, key, raw, scope, receive, ticket.recording(send), ours, visit)
+            await self._answer(replace(exchange, send=ticket.recording(exchange.send)), raw)
             ticket.good = visit.status == 200 and visit.reason == "-"
 
-    async def _answer(
-        self,
-        route: Route,
-        key: Key,
-        raw: bytes,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        ours: list[tuple[bytes, bytes]],
-        visit: _Visit,
-    ) -> None:
+    async def _answer(self, exchange: Exchange, raw: bytes) -> None:
         control, settings = self.control, self.control.settings
+        route, key, scope, visit = exchange.route, exchange.key, exchange.scope, exchange.visit
         assert route.dialect is not None
         waited = perf_counter()
         call = prepare(raw, route.dialect, settings, key)
@@ -224,10 +201,10 @@ class ControlMiddleware:
         gate: asyncio.Task[Verdict] | None = None
         try:
             before_guard = perf_counter()
-            line = Line(receive, call.payload())
+            line = Line(exchange.receive, call.payload())
             gate = await self._guard_input(call, line)
             guarded = perf_counter() - before_guard
-            reply = self._reply(send, line, call, ours, gate, metered)
+            reply = self._reply(exchange, line, call, gate, metered)
             inner = {**scope, "headers": _with_length(scope["headers"], len(call.raw))}
             control.metrics.observe(MIDDLEWARE_SECONDS.name, {"route": route.name}, perf_counter() - waited - guarded)
             control.metrics.count(ADMITTED.name, {"route": route.name})
@@ -248,7 +225,7 @@ class ControlMiddleware:
             self._settle(lease, used)
             control.left()
 
-    async def _run(self, app: App, scope: Scope, line: Line, reply: Reply, visit: _Visit) -> None:
+    async def _run(self, app: App, scope: Scope, line: Line, reply: Reply, visit: Visit) -> None:
         """The app, and an end of the answer that shows how it went."""
         failed = False
         try:
@@ -317,13 +294,7 @@ class ControlMiddleware:
         return task
 
     def _reply(
-        self,
-        send: Send,
-        line: Line,
-        call: Call,
-        ours: list[tuple[bytes, bytes]],
-        gate: asyncio.Task[Verdict] | None,
-        metered: bool,
+        self, exchange: Exchange, line: Line, call: Call, gate: asyncio.Task[Verdict] | None, metered: bool
     ) -> Reply:
         control, guard = self.control, self.control.settings.guard
         judge = window = None
@@ -336,10 +307,10 @@ class ControlMiddleware:
 
             window = Window(judge, guard.window, guard.overlap_tokens, guard.max_hold_s)
         return Reply(
-            send,
+            exchange.send,
             line,
             call,
-            ours,
+            exchange.ours,
             judge=judge,
             window=window,
             gate=gate,
@@ -353,39 +324,6 @@ class ControlMiddleware:
         lease.close(used)
         if used is not None:
             self.control.metrics.count(TOKENS.name, {}, used)
-
-
-class _Visit:
-    """One line of the log: who, what, how it went. Never a key, a prompt or an answer."""
-
-    __slots__ = ("_began", "ident", "key", "method", "reason", "route", "span", "status", "tokens")
-
-    def __init__(self, ident: str, method: str, began: float) -> None:
-        self.ident = ident
-        self.method = method
-        self._began = began
-        self.route = "other"
-        self.key = "-"
-        self.status = 0
-        self.reason = "-"
-        self.tokens: int | None = None
-        self.span: Span | None = None
-
-    def close(self) -> None:
-        if self.span is not None:
-            end(self.span, key=self.key, status=self.status, reason=self.reason, tokens=self.tokens)
-        if log.isEnabledFor(logging.INFO):
-            log.info(
-                "event=request id=%s key=%s method=%s route=%s status=%d reason=%s ms=%.1f tokens=%s",
-                self.ident,
-                self.key,
-                self.method,
-                self.route,
-                self.status,
-                self.reason,
-                (perf_counter() - self._began) * 1000,
-                "-" if self.tokens is None else self.tokens,
-            )
 
 
 def _declared_length(scope: Scope) -> int | None:
