@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,9 @@ def start_watched(
         prometheus, process = start_prometheus(folder, targets, scrape="5s", evaluation="5s")
         processes.append(process)
         sets = [f"telemetry.targets_dir={targets}", f"telemetry.metrics_port={free_port()}"]
-        return Watched(
-            start_module_service(*flags, *[x for value in sets for x in ("--set", value)]), prometheus, targets
-        )
+        service = start_module_service(*flags, *[x for value in sets for x in ("--set", value)])
+        time.sleep(12)  # a scrape and an evaluation: what holds from the beginning is no sign of a fault
+        return Watched(service, prometheus, targets)
 
     yield factory
     for process in processes:
