@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(900)]
 SLOTS = 8
 ADMITTED = 2 * SLOTS
 FLOOD = 10 * SLOTS
-FLOOD_S = 60.0
+FLOOD_S = 150.0
 
 
 @pytest.fixture(scope="module")
