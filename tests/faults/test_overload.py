@@ -25,9 +25,9 @@ FLOOD_S = 150.0
 
 @pytest.fixture(scope="module")
 def small(start_module_service: Callable[..., Any]) -> Any:
-    """Eight slots, as many requests waiting, and half a second of patience with readers."""
+    """Eight slots, as many requests waiting, and two seconds of patience with readers."""
     sets = [f"engine.max_num_seqs={SLOTS}", f"access.max_in_flight={ADMITTED}", "access.stalled_reader_s=2"]
-    return start_module_service(*[word for value in sets for word in ("--set", value)])
+    return start_module_service("--data-path", "haproxy", *[word for value in sets for word in ("--set", value)])
 
 
 def memory(service: Any) -> int:
@@ -90,11 +90,11 @@ async def test_refusals_say_when_to_come_back(small: Any) -> None:
 def test_readers_that_read_nothing_hold_no_slot(small: Any) -> None:
     port = int(small.url.rsplit(":", 1)[1])
     body = {"model": "demo", "max_tokens": 3000, "min_tokens": 3000, "ignore_eos": True, "stream": True,
-            "logprobs": True, "top_logprobs": 5, "messages": [{"role": "user", "content": "Hi"}]}  # fmt: skip
+            "logprobs": True, "top_logprobs": 20, "n": 4, "messages": [{"role": "user", "content": "Hi"}]}  # fmt: skip
     text = json.dumps(body)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(text)}\r\n"
     sockets = []
-    for _ in range(SLOTS):
+    for _ in range(SLOTS // 4):
         stuck = socket.socket()
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         stuck.connect(("127.0.0.1", port))

@@ -204,17 +204,18 @@ def test_after_a_forced_preemption(small_pool: Service, reference: Reference, cr
 
 
 def test_under_pressure_for_a_while(
-    small_pool: Service, reference: Reference, cases: list[Case], crossing_cases: list[Case]
+    service: Service, small_pool: Service, reference: Reference, cases: list[Case], crossing_cases: list[Case]
 ) -> None:
-    """Every kind of prompt in an order that never comes twice, sixteen at once, preempted and from the cache."""
-    counters = ("vllm:num_preemptions_total", "vllm:prefix_cache_hits_total")
-    before = [small_pool.metric(name) for name in counters]
+    """Every prompt in an order that never comes twice, sixteen at once: preempted here, from the cache there."""
+    counters = ((small_pool, "vllm:num_preemptions_total"), (service, "vllm:prefix_cache_hits_total"))
+    before = [one.metric(name) for one, name in counters]
     source, asked, deadline = random.Random(1), 0, time.monotonic() + SOAK_S
     while time.monotonic() < deadline:
         mixed = [*cases, *crossing_cases, *crossing_cases]
         source.shuffle(mixed)
         ask_all(small_pool, reference, mixed, at_once=16)
-        asked += len(mixed)
-    grown = [small_pool.metric(name) - value for name, value in zip(counters, before, strict=True)]
+        ask_all(service, reference, mixed, at_once=16)
+        asked += 2 * len(mixed)
+    grown = [one.metric(name) - value for (one, name), value in zip(counters, before, strict=True)]
     print(f"{asked} replies, every token right; {grown[0]:g} preemptions, {grown[1]:g} tokens from the cache")
     assert min(grown) > 0, grown

@@ -74,12 +74,13 @@ def ray_environment(path: DataPath, settings: Settings, wrapper: str, folder: Pa
     if path == "single":
         return {}
     # Three failed checks and a dead proxy is started again; with Ray's 10 s nobody was served for half a minute.
-    # Ray's metrics are at most five seconds old, so that what died is seen at the next scrape but one.
-    variables = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1", "RAY_metrics_report_interval_ms": "5000"}
+    # Ray's metrics are two seconds old and not ten, so that what died is seen at the next scrape.
+    variables = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1", "RAY_metrics_report_interval_ms": "2000"}
     if path == "proxy":
         return variables
     variables |= {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_METRICS_REPORT_INTERVAL_S": "2",
         "RAY_SERVE_HAPROXY_BINARY_PATH": wrapper,
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(max(_LONGEST_STREAM_S, round(settings.server.drain_timeout_s))),

@@ -5,10 +5,11 @@ no chart version, no common labels and no checksums, and settings go through ser
 {{- define "hybridserve.rayEnv" -}}
 {{ include "hybridserve.env" . }}
 - {name: RAY_worker_niceness, value: "0"}
-- {name: RAY_metrics_report_interval_ms, value: "5000"}
+- {name: RAY_metrics_report_interval_ms, value: "2000"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
 {{- if eq (dig "server" "data_path" "auto" .Values.settings) "haproxy" }}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
+- {name: RAY_SERVE_HAPROXY_METRICS_REPORT_INTERVAL_S, value: "2"}
 - {name: RAY_SERVE_HAPROXY_BINARY_PATH, value: {{ .Values.ray.haproxyPath | quote }}}
 - {name: RAY_SERVE_HAPROXY_NBTHREAD, value: "4"}
 - {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: {{ max 3600 .Values.drainSeconds | quote }}}
