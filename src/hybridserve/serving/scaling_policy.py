@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
@@ -16,6 +18,7 @@ from hybridserve.scaling.capacity import ReplicaCapacity
 from hybridserve.scaling.decide import Decision, State, decide
 from hybridserve.scaling.observation import NUMBERS, PREFIX, Observation, Reading, reading_from_numbers
 from hybridserve.scaling.spec import ScalingSpec
+from hybridserve.serving.clock import BACK_S, TimeOfDay
 from hybridserve.serving.logs import configure
 from hybridserve.settings.scaling import ScalingSection
 from hybridserve.settings.telemetry import TelemetrySection
@@ -50,9 +53,14 @@ class HybridPolicy:
         self.state = State()
         self.last: Decision | None = None
         self._problem = ""
+        self._clock = TimeOfDay()
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Replicas for Ray's `AutoscalingContext`, and no state for Ray to keep: it lives here."""
+        back = self._clock.back_s(time.time(), time.monotonic())
+        if back > BACK_S:
+            logger.error("event=clock_went_back seconds=%.0f: the controller starts anew", back)
+            leave()
         try:
             return self._decide(context), {}
         except Exception as error:  # Never out of here: see the module's docstring.
@@ -79,6 +87,11 @@ class HybridPolicy:
             event = "would_scale" if self.dry_run else "scale"
             logger.info("event=%s from=%d to=%d reason=%r", event, seen.target, decision.replicas, decision.reason)
         return seen.target if self.dry_run else decision.replicas
+
+
+def leave() -> None:
+    """End Ray's controller, whose times are wrong now. Ray starts another, which takes over all that runs."""
+    os._exit(1)
 
 
 @cache

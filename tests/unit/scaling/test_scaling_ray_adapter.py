@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from hybridserve.scaling.capacity import ReplicaCapacity
 from hybridserve.scaling.observation import PREFIX, Reading, reading_from_numbers
+from hybridserve.serving import scaling_policy
 from hybridserve.serving.scaling_policy import HybridPolicy, autoscaling_options, observe
 from hybridserve.serving.signals import EngineSignals
 from hybridserve.settings.scaling import ScalingSection
@@ -206,3 +207,20 @@ class TestSignals:
         loggers = pytest.importorskip("vllm.v1.metrics.loggers", reason="vllm is not in this environment")
         for name in loggers.StatLoggerBase.__abstractmethods__ - {"__init__"}:
             assert callable(getattr(EngineSignals, name))
+
+
+def test_a_time_of_day_that_went_back_ends_the_controller(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray Serve's own waits are by that clock. Steps that a time service makes end nothing, nor does a jump ahead."""
+    left: list[bool] = []
+    monkeypatch.setattr(scaling_policy, "leave", lambda: left.append(True))
+    law, wall = policy(), 1e9
+    for step in (1.0, 7200.0, -4.0, 0.5, -86400.0):
+        assert left == []
+        wall += step
+        monkeypatch.setattr(scaling_policy.time, "time", lambda now=wall: now)
+        monkeypatch.setattr(scaling_policy.time, "monotonic", lambda: 50.0)
+        law(context(1.0, {"a": Reading("a")}))
+    assert left == [True]
+    assert "event=clock_went_back seconds=86400" in caplog.text

@@ -1,0 +1,28 @@
+"""Notices that the time of day went back."""
+
+from __future__ import annotations
+
+# Corrections are slewed, or are parts of a second; what Ray Serve waits for is a second and more.
+BACK_S = 5.0
+
+
+class TimeOfDay:
+    """How far the time of day jumped back between two looks. Pure: it is told both clocks.
+
+    Ray Serve 2.60 counts the time between two health checks of a replica by the time of day. Once that was ahead and
+    came back, no replica is looked after until it is as late again: one that dies in between is not replaced.
+    """
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None
+
+    def back_s(self, wall: float, monotonic: float) -> float:
+        """Seconds that it went back since the last look; negative where it went on.
+
+        Args:
+            wall: `time.time()`.
+            monotonic: `time.monotonic()`.
+        """
+        ahead = wall - monotonic
+        before, self._ahead = self._ahead, ahead
+        return 0.0 if before is None else before - ahead
