@@ -27,7 +27,8 @@ CLIENTS = 6
 RECOVERY_S = 200.0
 STALL_S = 8
 SQUAT_S = 10
-PROXIES = replaced("ray_serve_haproxy_process_count")
+# 2 is HEALTHY.
+PROXIES = f"({replaced('ray_serve_haproxy_process_count')}) or ray_serve_proxy_status != 2"
 LOOPS = replaced("ray_serve_controller_num_control_loops")
 
 

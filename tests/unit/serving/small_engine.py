@@ -52,6 +52,9 @@ class SmallEngine:
         body = json.loads(message["body"] or b"null") if scope["method"] == "POST" else None
         if path == "/tokenize":
             text = json.dumps(body)
+            if body.get("model") == "unknown":
+                await self._json(send, 404, {"error": {"message": "no such model", "code": 404}})
+                return
             await self._json(send, 200, {"count": len(text) // 3, "max_model_len": 1000, "tokens": []})
             return
         if not path.startswith("/v1/"):

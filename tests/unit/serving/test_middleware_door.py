@@ -364,6 +364,9 @@ def test_prompts_are_counted_by_the_app_only_where_they_might_be_too_long() -> N
     middling = {"messages": [{"role": "user", "content": "x" * 150}]}
     assert ask(app, middling).status == 200, "more bytes than the limit, but fewer tokens"
     assert_openai_error(ask(app, {"prompt": list(range(200))}, "/v1/completions"), 400, "prompt_too_long")
+    # Another model's prompt: that there is none is the engine's to say, and no outage.
+    assert ask(app, {"model": "unknown", "prompt": "word " * 200}, "/v1/completions").status == 200
+    assert engine.bodies[-1]["model"] == "unknown"
 
 
 @pytest.mark.parametrize(

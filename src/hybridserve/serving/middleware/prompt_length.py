@@ -29,9 +29,10 @@ async def check_prompt_length(app: App, scope: Scope, call: Call, limit: int | N
             counts.append(prompt)
             continue
         answer = await ask(app, scope, "POST", "/tokenize", prompt)
-        if answer.status == 400:
-            return  # not a valid request: the engine says why, better than we could
-        count = answer.json().get("count")
+        said = answer.json()
+        if answer.status in (400, 404) and "error" in said:
+            return  # not a valid request, or another model's: the engine says why, better than we could
+        count = said.get("count")
         if answer.status != 200 or not isinstance(count, int):
             raise Refusal(503, "engine_unavailable", "The prompt's tokens cannot be counted.", retry_after_s=1.0)
         counts.append(count)
