@@ -21,7 +21,7 @@ from hybridserve.settings import Settings
 
 # CPUs are only numbers to Ray here. It orders what its nodes say of theirs by the time of day: after a clock that went
 # back it hears of none that a dead replica leaves until it is as late again, and would start no other in its place.
-_SPARE_CPUS = 1000
+_SPARE_CPUS = 100
 
 
 class RayHost:
