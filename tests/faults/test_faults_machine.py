@@ -108,14 +108,6 @@ async def test_a_full_disk(watched: Any, disk: Path) -> None:
         file.unlink()
 
 
-async def test_a_clock_that_jumps(watched: Any, clock: Clock) -> None:
-    async with unharmed(watched.service, "time of day two hours on, then a day back") as load:
-        for seconds in (7200, -86400, 0):
-            clock.add(seconds)
-            await asyncio.sleep(8)
-            await load.finished(2 * CLIENTS, 60)
-
-
 async def test_a_prometheus_that_is_gone(watched: Any, tmp_path: Path) -> None:
     """Nobody reads the metrics for a while, and somebody who reads them stands still in the middle."""
     from prometheus_server import start_prometheus
@@ -156,3 +148,12 @@ async def test_memory_that_ends(watched: Any) -> None:
         await until(lambda: slots(service) == 0, 60, "a slot is still taken")
     finally:
         group.rmdir()
+
+
+async def test_a_clock_that_jumps(watched: Any, clock: Clock) -> None:
+    # The last test: from now on Ray would replace no replica that dies.
+    async with unharmed(watched.service, "time of day two hours on, then a day back") as load:
+        for seconds in (7200, -86400, 0):
+            clock.add(seconds)
+            await asyncio.sleep(8)
+            await load.finished(2 * CLIENTS, 60)

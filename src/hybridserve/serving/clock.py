@@ -9,8 +9,8 @@ BACK_S = 5.0
 class TimeOfDay:
     """How far the time of day jumped back between two looks. Pure: it is told both clocks.
 
-    Ray Serve 2.60 counts the time between two health checks of a replica by the time of day. Once that was ahead and
-    came back, no replica is looked after until it is as late again: one that dies in between is not replaced.
+    Ray 2.60 counts the time between two health checks by the time of day, and orders by it what its nodes say of free
+    CPUs. Once that was ahead and came back, a replica that dies is not replaced until it is as late again.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from dataclasses import asdict, replace
 from functools import cache
@@ -59,8 +58,7 @@ class HybridPolicy:
         """Replicas for Ray's `AutoscalingContext`, and no state for Ray to keep: it lives here."""
         back = self._clock.back_s(time.time(), time.monotonic())
         if back > BACK_S:
-            logger.error("event=clock_went_back seconds=%.0f: the controller starts anew", back)
-            leave()
+            logger.error("event=clock_went_back seconds=%.0f: Ray replaces no dead replica until then; restart", back)
         try:
             return self._decide(context), {}
         except Exception as error:  # Never out of here: see the module's docstring.
@@ -87,11 +85,6 @@ class HybridPolicy:
             event = "would_scale" if self.dry_run else "scale"
             logger.info("event=%s from=%d to=%d reason=%r", event, seen.target, decision.replicas, decision.reason)
         return seen.target if self.dry_run else decision.replicas
-
-
-def leave() -> None:
-    """End Ray's controller, whose times are wrong now. Ray starts another, which takes over all that runs."""
-    os._exit(1)
 
 
 @cache

@@ -19,11 +19,6 @@ from hybridserve.serving.preflight import RAY_OBJECT_STORE_BYTES
 from hybridserve.settings import Settings
 
 
-# CPUs are only numbers to Ray here. It orders what its nodes say of theirs by the time of day: after a clock that went
-# back it hears of none that a dead replica leaves until it is as late again, and would start no other in its place.
-_SPARE_CPUS = 100
-
-
 class RayHost:
     """A Ray cluster of one node with one Serve application."""
 
@@ -53,7 +48,7 @@ class RayHost:
         settings = self._settings
         devices = settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
         ray.init(
-            num_cpus=max(os.cpu_count() or 1, settings.scaling.max_replicas * (devices + 1) + 1) + _SPARE_CPUS,
+            num_cpus=max(os.cpu_count() or 1, settings.scaling.max_replicas * (devices + 1) + 1),
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
