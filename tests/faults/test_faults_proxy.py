@@ -79,8 +79,8 @@ async def test_rays_head_process(proxied: Any) -> None:
         code = await asyncio.to_thread(service.process.wait, 150)
         ended = time.monotonic() - at
         await until(lambda: watch.saw("ReplicaLost"), 30, f"not seen by metric and alert, {watch.seen}")
-    fault = f"kill -9 of Ray's head process (serve exits after {ended:.0f} s)"
-    record(row := told_apart(load.ledger, fault, at, in_flight, None, watch.seen))
+    fault = "kill -9 of Ray's head process (back: serve has ended all and exited)"
+    record(row := told_apart(load.ledger, fault, at, in_flight, ended, watch.seen))
     assert row.silent == 0, row
     assert code == 2
     assert ended < 30, row
