@@ -20,7 +20,7 @@ from hybridserve.serving.middleware.line import Line, call_app, read_body
 from hybridserve.serving.middleware.metrics import ADMITTED, CUT, MIDDLEWARE_SECONDS, REJECTED, TOKENS
 from hybridserve.serving.middleware.prompt_length import check_prompt_length
 from hybridserve.serving.middleware.replies import Refusal, clean_error, first_header, send_json
-from hybridserve.serving.middleware.reply import Reply
+from hybridserve.serving.middleware.reply import STALLED, Reply
 from hybridserve.serving.middleware.requests import Call, prepare
 from hybridserve.serving.middleware.routes import Route, route_path
 from hybridserve.serving.middleware.tracing import inner_headers, request_id
@@ -232,15 +232,11 @@ class ControlMiddleware:
             await call_app(app, scope, line, reply)
         except Exception as error:
             failed = True
-            # Type and place only: a message may quote the prompt.
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            log.error(
-                "event=app_failed id=%s error=%s at=%s:%s",
-                visit.ident,
-                type(error).__name__,
-                frame.filename,
-                frame.lineno,
-            )
+            if reply.cut != STALLED:  # else we broke its sending off ourselves
+                # Type and place only: a message may quote the prompt.
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                kind = type(error).__name__
+                log.error("event=app_failed id=%s error=%s at=%s:%s", visit.ident, kind, frame.filename, frame.lineno)
         await reply.finish(failed)
 
     async def _with_budget(self, scope: Scope, call: Call) -> App:

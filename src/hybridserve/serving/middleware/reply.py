@@ -24,6 +24,9 @@ _MAX_WHOLE = 64 * 1024 * 1024
 _LAST_WORDS_S = 5.0
 # Headers of the app's that no longer hold, or that we set ourselves.
 _REPLACED = (b"content-length", b"x-request-id", b"server")
+STALLED = "stalled_reader"
+# For the app to end by itself, once it was told that its client is gone.
+_BREAK_OFF_S = 0.5
 
 
 class Reply:
@@ -77,6 +80,7 @@ class Reply:
         self._started = False
         self._closed = False
         self._sending_since: float | None = None
+        self._sender: asyncio.Task[Any] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.status = 0
         self.cut: str | None = None
@@ -242,11 +246,17 @@ class Reply:
         return b"".join(out)
 
     async def _forward(self, message: Event) -> None:
-        self._sending_since = monotonic()
+        """Send; a client that takes nothing ends it as a broken connection would, for whoever waits here."""
+        self._sending_since, self._sender = monotonic(), asyncio.current_task()
         try:
             if not self._started:
                 await self._open()
             await self._out(message)
+        except asyncio.CancelledError:
+            if self.cut != STALLED or self._sender is None:
+                raise
+            self._sender.uncancel()
+            raise ConnectionResetError("the client takes nothing") from None
         finally:
             self._sending_since = None
 
@@ -256,11 +266,17 @@ class Reply:
     def _look(self) -> None:
         since = self._sending_since
         if since is not None and monotonic() - since >= self._stalled:
-            self.cut = "stalled_reader"
+            self.cut = STALLED
             self._closed = True
             self._line.hang_up()
+            self._watch = asyncio.get_running_loop().call_later(_BREAK_OFF_S, self._break_off)
         else:
             self._schedule_watch()
+
+    def _break_off(self) -> None:
+        """Whoever waits to send hears of no disconnect: vLLM's layers pass on what the layer below has taken."""
+        if self._sender is not None and self._sending_since is not None:
+            self._sender.cancel()
 
     def _stop_watch(self) -> None:
         if self._watch is not None:
