@@ -27,8 +27,7 @@ CLIENTS = 6
 RECOVERY_S = 200.0
 STALL_S = 8
 SQUAT_S = 10
-# 2 is HEALTHY.
-PROXIES = f"({replaced('ray_serve_haproxy_process_count')}) or ray_serve_proxy_status != 2"
+PROXIES = replaced("ray_serve_haproxy_process_count")
 LOOPS = replaced("ray_serve_controller_num_control_loops")
 
 
@@ -54,6 +53,7 @@ async def strike(
     ends: Sequence[psutil.Process],
     alert: str = "ReplicaLost",
     shows: str = LOST,
+    seen_s: float = SEEN_S,
 ) -> Row:
     """The fault under load, which must end the processes `ends`; the load goes on until all is well again."""
     service = pair.service
@@ -67,11 +67,11 @@ async def strike(
         await until(lambda: well(service, 2), RECOVERY_S, f"{fault}: not back")
         recovered = time.monotonic() - at
         await load.finished(2 * CLIENTS, 120)
-        await until(lambda: watch.saw(alert), SEEN_S, f"{fault}: not seen by metric and alert, {watch.seen}")
+        await until(lambda: watch.saw(alert), seen_s, f"{fault}: not seen by metric and alert, {watch.seen}")
     row = told_apart(load.ledger, fault, at, in_flight, recovered, watch.seen)
     record(row)
     assert watch.metric_s is not None
-    assert watch.metric_s < SEEN_S, row
+    assert watch.metric_s < seen_s, row
     await until(lambda: slots(service) == 0, 60, f"{fault}: a slot is still taken")
     return row
 
@@ -118,7 +118,9 @@ async def test_a_port_that_is_lost(pair: Any) -> None:
         kill(victims)
         threading.Thread(target=squat, args=(port, SQUAT_S)).start()
 
-    row = await strike(pair, f"HAProxy's port taken for {SQUAT_S} s", act, victims, "ProxyReplaced", PROXIES)
+    # What shows is the new HAProxy: until it is there nobody is reached, and nothing of Ray's tells.
+    fault, seen_s = f"HAProxy's port taken for {SQUAT_S} s", SQUAT_S + SEEN_S
+    row = await strike(pair, fault, act, victims, "ProxyReplaced", PROXIES, seen_s)
     assert row.silent == 0, row
     assert row.last_failure_s is not None
     assert row.last_failure_s < SQUAT_S + 25, row

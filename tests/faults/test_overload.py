@@ -32,7 +32,7 @@ def small(start_module_service: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def direct(start_module_service: Callable[..., Any]) -> Any:
-    """Without HAProxy, whose connections' buffers in the kernel take 20 MB of an answer for a client that reads none."""
+    """Without HAProxy: the kernel's buffers of its connections take 20 MB for a client that reads none."""
     flags = ["--data-path", "single", "--set", f"engine.max_num_seqs={SLOTS}", "--set", "access.stalled_reader_s=2"]
     return start_module_service(*flags)
 
