@@ -41,6 +41,21 @@ def used(bundle: dict[str, float]) -> dict[str, float]:
     return {name: float(amount) for name, amount in bundle.items() if amount}
 
 
+def test_the_executor_is_found_by_its_name_and_the_name_taken_on_the_command_line() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    from hybridserve.serving.executor import InlineExecutor
+    from hybridserve.serving.hosts.single import inline_worker
+
+    flags = inline_worker(load(environ={}).settings)
+    taken = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser()).parse_args(flags)
+    assert resolve_obj_by_qualname(taken.distributed_executor_backend) is InlineExecutor
+    several = load(assignments=["engine.tensor_parallel_size=2"], environ={}).settings
+    assert inline_worker(several) == []
+
+
 def test_rays_node_tells_which_of_its_processes_died() -> None:
     from ray._private import ray_constants, worker
     from ray._private.node import Node

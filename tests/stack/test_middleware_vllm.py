@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 import hybridserve
 from hybridserve.planning.engine_args import engine_args
 from hybridserve.planning.render import command_line
+from hybridserve.serving.hosts.single import inline_worker
 from hybridserve.serving.middleware import Handover
 from hybridserve.serving.middleware.budget import Budgets
 from hybridserve.serving.middleware.keys import key_line, new_key
@@ -106,7 +107,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     planned = load(assignments=["engine.reasoning_parser=nemotron_v3"]).settings
     words = command_line(engine_args(planned), "127.0.0.1", port)[2:]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words]
-    command += ["--middleware", "hybridserve.serving.middleware.ControlMiddleware"]
+    command += ["--middleware", "hybridserve.serving.middleware.ControlMiddleware", *inline_worker(planned)]
     log = folder / "vllm.log"
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)

@@ -24,6 +24,8 @@ PRELOAD = [
     "hybridserve.serving.executor",
 ]
 PR_SET_PDEATHSIG = 1
+# Key in vLLM's `additional_config` under which variables travel to the core.
+ENVIRONMENT = "hybridserve_environment"
 
 
 def begin() -> dict[str, str]:

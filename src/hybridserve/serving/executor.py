@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from hybridserve.serving.early_core import settle_in
-
-# Key in vLLM's `additional_config` under which the variables travel to the core.
-ENVIRONMENT = "hybridserve_environment"
+from hybridserve.serving.early_core import ENVIRONMENT, settle_in
 
 
 class InlineExecutor(UniProcExecutor):

@@ -17,7 +17,8 @@ from ray.serve.llm.deployment import LLMServer
 from hybridserve.planning.engine_args import Planned, engine_args, plan_settings
 from hybridserve.planning.render import llm_config
 from hybridserve.serving import early_core
-from hybridserve.serving.executor import ENVIRONMENT, InlineExecutor
+from hybridserve.serving.early_core import ENVIRONMENT
+from hybridserve.serving.executor import InlineExecutor
 from hybridserve.serving.exporting import export_replica
 from hybridserve.serving.middleware import ControlMiddleware
 from hybridserve.serving.middleware.control import Control

@@ -13,12 +13,14 @@ from pathlib import Path
 from hybridserve.errors import EnvironmentFault
 from hybridserve.planning.engine_args import engine_args, engine_environment
 from hybridserve.planning.render import command_line
+from hybridserve.serving.early_core import ENVIRONMENT
 from hybridserve.serving.failure import root_cause
 from hybridserve.serving.middleware.handover import Handover
 from hybridserve.settings import Settings
 from hybridserve.settings.load import SETTINGS_JSON
 
 DOOR = "hybridserve.serving.single_engine.Door"
+EXECUTOR = "hybridserve.serving.executor.InlineExecutor"
 # After its streams have ended the engine still has to end itself.
 _END_S = 30.0
 
@@ -46,7 +48,7 @@ class SingleHost:
         handover.write_text(self._handover.to_json(), encoding="utf-8")
         words = command_line(engine_args(self._settings), server.host, server.port)[2:]
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words]
-        command += ["--middleware", DOOR, "--disable-uvicorn-access-log"]
+        command += ["--middleware", DOOR, "--disable-uvicorn-access-log", *inline_worker(self._settings)]
         ours = engine_environment(self._settings)
         environment = {**ours, **os.environ, SETTINGS_JSON: str(handover), PLAN_FILE: str(self._plan)}
         with self._log.open("wb") as log:
@@ -80,3 +82,15 @@ class SingleHost:
             self._child.wait(self._settings.server.drain_timeout_s + _END_S)
         except subprocess.TimeoutExpired:
             self._child.kill()
+
+
+def inline_worker(settings: Settings) -> list[str]:
+    """Flags for `vllm serve`: on one CPU the worker shares the core's process, as it does under Ray.
+
+    vLLM's own choice there, two processes, wait for each other by yielding the processor without end: under Linux 6.18
+    with two cores every other process stood still for ten seconds while one answer was written.
+    """
+    engine = settings.engine
+    if settings.accelerator.name != "cpu" or engine.tensor_parallel_size * engine.pipeline_parallel_size > 1:
+        return []
+    return ["--distributed-executor-backend", EXECUTOR, "--additional-config", json.dumps({ENVIRONMENT: {}})]
