@@ -7,9 +7,9 @@
 Targets: `vllm serve`; `ray default`, Ray Serve LLM's own ingress; and `hybridserve serve` on a data path, with doors to
 choose from in one process: `bare` (none: the data path it sits on), `keys` (keys and limits, the product's own),
 `rules` (the rules guard on top) and `guard model` (a guard model that answers after 50 ms). All get the same engine
-arguments and the same requests. A part starts its servers; in every round it visits all its targets in a new order, and
-then asks `bare` and `keys` of each service of ours in turns within one closed loop; until its seconds are spent (an
-equal share for each concurrency, one round at least). Every round is one line of `.cache/overhead/PART.jsonl`: a part
+arguments and the same requests. A part starts its servers and visits all its targets, each round in a new order, until
+its seconds are spent (an equal share for each concurrency, one round at least). The part `layer` has nothing but `bare`
+and `keys`, for rounds enough to tell a few percent. Every round is one line of `.cache/overhead/PART.jsonl`: a part
 that was cut short is not lost, and one that runs again adds to what is there; `--fresh` begins anew.
 
 Client and servers share the machine, and the services that are not asked idle beside the one that is: trust ratios
@@ -30,7 +30,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from overhead_client import Target, measure, side_by_side
+from overhead_client import Target, measure
 from overhead_servers import free_port, running, wait_for
 
 from hybridserve.planning.engine_args import engine_args
@@ -42,6 +42,7 @@ VLLM, RAY = "vllm serve", "ray default"
 OUT = Path(".cache/overhead")
 # What stands in each part: servers, and the doors of ours.
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "layer": {"haproxy": ("bare", "keys")},
     "doors": {VLLM: (), RAY: (), "haproxy": ("bare", "keys", "rules", "guard model")},
     "paths": {RAY: (), "single": ("keys",), "haproxy": ("keys",), "proxy": ("keys",)},
 }
@@ -52,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--seconds", type=float, default=480, help="for the rounds of one part")
+    parser.add_argument("--seconds", type=float, default=360, help="for the rounds of one part")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("-c", "--config", type=Path, help="settings; the demo model on this CPU when left out")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -124,28 +125,18 @@ def rounds(part: str, targets: list[Target], key: str, asked: argparse.Namespace
     for concurrency in asked.concurrency:
         deadline, number = time.monotonic() + share, 0
         while number == 0 or time.monotonic() < deadline:
-            requests = max(5, concurrency)  # short visits: a neighbour's burst then hits all targets alike
+            requests = max(8, 2 * concurrency)  # short visits: a neighbour's burst then hits all targets alike
             taken = {t.name: measure(t, key, concurrency, requests, asked.tokens) for t in shuffled(targets)}
             row = {
                 "concurrency": concurrency,
                 "tokens": asked.tokens,
                 "cores": os.cpu_count(),
-                "turns": [
-                    side_by_side(pair, key, concurrency, max(12, 2 * concurrency), asked.tokens)
-                    for pair in pairs(targets)
-                ],
                 "targets": {t.name: {"base": t.base, **asdict(taken[t.name])} for t in targets},
             }
             with rows.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             number += 1
         say(f"{part}: concurrency {concurrency}, {number} rounds")
-
-
-def pairs(targets: list[Target]) -> list[list[Target]]:
-    """For each service of ours, the way without the door and the one with it."""
-    services = {(t.name.split(",")[0], t.port, t.pid) for t in targets if t.door is not None}
-    return [ours(name, port, pid, ("bare", "keys")) for name, port, pid in sorted(services)]
 
 
 def shuffled(targets: list[Target]) -> list[Target]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import statistics
 import sys
 import time
@@ -104,18 +103,16 @@ def has_text(line: bytes) -> bool:
     return b'"content":' in line or b'"reasoning":' in line
 
 
-async def drive(
-    requests: list[Target], key: str, concurrency: int, tokens: int
-) -> tuple[list[tuple[str, Streamed]], float]:
-    """A closed loop: so many clients share these requests, in their order. Good results, and seconds for all.
+async def drive(target: Target, key: str, concurrency: int, requests: int, tokens: int) -> tuple[list[Streamed], float]:
+    """A closed loop: so many clients share these requests. Good results, and seconds for all.
 
     What failed is told on standard error.
     """
-    results: list[tuple[str, Streamed]] = []
-    left = iter(requests)
+    results: list[Streamed] = []
+    left = iter(range(requests))
 
     async def client() -> None:
-        for target in left:
+        for _ in left:
             try:
                 result = await asyncio.wait_for(one(target, key, tokens), LONGEST_S)
             except (OSError, TimeoutError) as error:
@@ -123,7 +120,7 @@ async def drive(
             if isinstance(result, str):
                 print(f"{target.name}: a request failed: {result[:300]}", file=sys.stderr)
             else:
-                results.append((target.name, result))
+                results.append(result)
 
     start = time.perf_counter()
     await asyncio.gather(*[client() for _ in range(concurrency)])
@@ -137,9 +134,8 @@ def measure(target: Target, key: str, concurrency: int, requests: int, tokens: i
         SystemExit: not one request succeeded.
     """
     before = processor_seconds(target.pid)
-    results, seconds = asyncio.run(drive([target] * requests, key, concurrency, tokens))
+    good, seconds = asyncio.run(drive(target, key, concurrency, requests, tokens))
     cost = processor_seconds(target.pid) - before
-    good = [result for _, result in results]
     if not good:
         raise SystemExit(f"{target.name}: no request succeeded")
     return Figures(
@@ -150,26 +146,6 @@ def measure(target: Target, key: str, concurrency: int, requests: int, tokens: i
         cpu_ms=cost / requests * 1000,
         failed=requests - len(good),
     )
-
-
-def side_by_side(
-    doors: list[Target], key: str, concurrency: int, requests: int, tokens: int
-) -> dict[str, list[tuple[float, float]]]:
-    """Requests through several doors of one service, in random order within one closed loop.
-
-    They share the engine's batches and whatever else the machine does meanwhile, so that a few percent can be seen
-    where separate visits differ by twenty.
-
-    Returns:
-        for each door, milliseconds to the first text and to the end of every request that finished.
-    """
-    mixed = [doors[n % len(doors)] for n in range(requests)]
-    random.shuffle(mixed)
-    results, _ = asyncio.run(drive(mixed, key, concurrency, tokens))
-    times: dict[str, list[tuple[float, float]]] = {door.name: [] for door in doors}
-    for name, result in results:
-        times[name].append((round(result.first * 1000, 2), round(result.end * 1000, 2)))
-    return times
 
 
 def processor_seconds(pid: int) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -85,59 +84,19 @@ def table(part: str, lines: list[dict[str, Any]]) -> str:
     return f"{head}\n" + "\n".join(out) + "\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """`keys` over `bare` of one service, asked in turns: requests of each, ratios of medians with 95 % intervals."""
-
-    service: str
-    requests: int
-    first: Ratio
-    end: Ratio
-
-
-def turns(lines: list[dict[str, Any]]) -> Iterable[Turns]:
-    """What the door adds to each data path."""
-    for service in range(len(lines[0]["turns"])):
-        bare, keys = lines[0]["turns"][service]
-        pooled = {door: [times for line in lines for times in line["turns"][service][door]] for door in (bare, keys)}
-        ratios = [
-            bootstrap([times[at] for times in pooled[keys]], [times[at] for times in pooled[bare]]) for at in (0, 1)
-        ]
-        yield Turns(bare.split(",")[0], min(map(len, pooled.values())), ratios[0], ratios[1])
-
-
-def bootstrap(over: list[float], under: list[float], times: int = 1000) -> Ratio:
-    """Ratio of medians; its ends hold 95 % of what comes of drawing the same number again from each.
-
-    Requests are taken for independent, which those of one round are not: the interval is rather too narrow.
-    """
-    draw = random.Random(0).choices
-    drawn = sorted(
-        statistics.median(draw(over, k=len(over))) / statistics.median(draw(under, k=len(under))) for _ in range(times)
-    )
-    middle = statistics.median(over) / statistics.median(under)
-    return Ratio(drawn[round(times * 0.025)], middle, drawn[round(times * 0.975) - 1])
-
-
-def turns_table(parts: dict[str, list[dict[str, Any]]]) -> str:
-    """All parts' turns in one table."""
+def layer_table(lines: list[dict[str, Any]]) -> str:
+    """`keys` over `bare` in the part that has nothing else: geometric means of the rounds' ratios, 95 % intervals."""
     out = [
-        "| at once | data path | requests of each | to the first text | to the end |",
-        "| --- | --- | --- | --- | --- |",
+        "| at once | rounds | requests a second | TTFT | ITL | processor time |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for _, concurrency, lines in by_concurrency(parts):
-        if lines[0].get("turns"):
-            out += [
-                f"| {concurrency} | {one.service} | {one.requests} | {one.first} | {one.end} |" for one in turns(lines)
-            ]
+    levels = sorted({line["concurrency"] for line in lines})
+    for name, chosen in [*((str(level), {level}) for level in levels), ("all", set(levels))]:
+        rounds = [line["targets"] for line in lines if line["concurrency"] in chosen]
+        bare, keys = rounds[0]
+        cells = [str(over_rounds(rounds, keys, bare, figure)) for figure in ("rps", "ttft_ms", "itl_ms", "cpu_ms")]
+        out.append(f"| {name} | {len(rounds)} | {' | '.join(cells)} |")
     return "\n".join(out) + "\n"
-
-
-def by_concurrency(parts: dict[str, list[dict[str, Any]]]) -> Iterable[tuple[str, int, list[dict[str, Any]]]]:
-    """Lines of each part at each concurrency."""
-    for part, lines in parts.items():
-        for concurrency in sorted({line["concurrency"] for line in lines}):
-            yield part, concurrency, [line for line in lines if line["concurrency"] == concurrency]
 
 
 def verdict(got: Ratio, least: float) -> str:
@@ -185,9 +144,11 @@ def main() -> None:
     page = asked.page.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    tables = "\n".join([*(table(part, lines) for part, lines in parts.items()), turns_table(parts)])
+    verdicts = judge(parts)
+    layer = f"`layer`, keys to bare:\n\n{layer_table(parts.pop('layer'))}" if "layer" in parts else ""
+    tables = "\n".join([layer, *(table(part, lines) for part, lines in parts.items())])
     asked.page.write_text(f"{before}{BEGIN}{tables}{END}{after}", encoding="utf-8")
-    print("\n".join(judge(parts)))
+    print("\n".join(verdicts))
 
 
 if __name__ == "__main__":

@@ -135,6 +135,23 @@ def test_a_client_that_takes_nothing_is_cut_off() -> None:
     assert app.control.limits.running == 0
 
 
+def test_an_app_that_gives_up_on_a_stalled_client_itself_is_cancelled_and_not_reset() -> None:
+    """Half a second after it was told that its client is gone, the layer breaks its sending off; this app is faster."""
+    ended: list[asyncio.Task[None]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        sending = asyncio.create_task(send({"type": "http.response.body", "body": sse(chunk("a")), "more_body": True}))
+        await asyncio.sleep(0.45)
+        sending.cancel()
+        await asyncio.wait([sending])
+        ended.append(sending)
+
+    layer = ControlMiddleware(app, Settings.model_validate({"access": {"stalled_reader_s": 0.2}}))
+    asyncio.run(asyncio.wait_for(call(layer, body=CHAT, slow=60.0), 5))
+    assert ended[0].cancelled()
+
+
 def test_a_slow_client_that_still_reads_is_left_alone() -> None:
     engine = SmallEngine([sse(chunk("ab")) for _ in range(5)] + [DONE])
     result = ask(door(engine, access={"stalled_reader_s": 0.5}), slow=0.15)

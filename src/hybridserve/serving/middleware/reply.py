@@ -81,6 +81,7 @@ class Reply:
         self._closed = False
         self._sending_since: float | None = None
         self._sender: asyncio.Task[Any] | None = None
+        self._broken_off = False
         self._watch: asyncio.TimerHandle | None = None
         self.status = 0
         self.cut: str | None = None
@@ -253,9 +254,8 @@ class Reply:
                 await self._open()
             await self._out(message)
         except asyncio.CancelledError:
-            if self.cut != STALLED or self._sender is None:
-                raise
-            self._sender.uncancel()
+            if not self._broken_off or self._sender is None or self._sender.uncancel() > 0:
+                raise  # somebody else's, or theirs as well
             raise ConnectionResetError("the client takes nothing") from None
         finally:
             self._sending_since = None
@@ -276,6 +276,7 @@ class Reply:
     def _break_off(self) -> None:
         """Whoever waits to send hears of no disconnect: vLLM's layers pass on what the layer below has taken."""
         if self._sender is not None and self._sending_since is not None:
+            self._broken_off = True
             self._sender.cancel()
 
     def _stop_watch(self) -> None:
