@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "engine"))
 
-from planner_cases import Case, card_cases, curated, differences, drawn, predict  # noqa: E402
+from planner_cases import Case, card_cases, curated, differences, predict  # noqa: E402
+from planner_random_cases import drawn  # noqa: E402
 
 
 def main() -> int:

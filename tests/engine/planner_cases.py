@@ -1,4 +1,4 @@
-"""Cases for the differential suite: models of six families, settings of every kind, curated and drawn at random.
+"""Cases for the differential suite: models of six families, settings of every kind, and every card of the catalogue.
 
 Imports neither vLLM nor torch, so that a script can hand the same cases to an allocator in another environment.
 """
@@ -6,7 +6,6 @@ Imports neither vLLM nor torch, so that a script can hand the same cases to an a
 from __future__ import annotations
 
 import contextlib
-import random
 from dataclasses import fields
 from typing import Any
 
@@ -321,131 +320,6 @@ def card_cases() -> list[Case]:
             request = {"platform": "cuda", "kv_bytes": 40 * GIB, "max_model_len": 8192}
             cases.append({"name": f"card {name}", "config": config, "request": request})
     return cases
-
-
-# --- random -----------------------------------------------------------------------------------------------------------
-
-
-def drawn(count: int, seed: int) -> list[Case]:
-    """Cases drawn at random; the same seed gives the same cases."""
-    draw = random.Random(seed)
-    return [_draw(draw, f"random {seed}.{number}") for number in range(count)]
-
-
-def _draw(draw: random.Random, name: str) -> Case:
-    family = draw.choice((nemotron_h, nemotron_h, nemotron_h, granite, falcon_h1, qwen3_next, jamba, qwen3))
-    config = _DRAWERS[family.__name__](draw)
-    config["torch_dtype"] = draw.choice(("bfloat16", "bfloat16", "float16", "float32"))
-    config["max_position_embeddings"] = draw.choice((1024, 4096, 16384, 131072))
-    platform = draw.choice(("cuda", "cpu"))
-    request: dict[str, Any] = {"platform": platform, "kv_bytes": int(2 ** draw.uniform(24, 35))}
-
-    def sometimes(chance: float, field: str, *values: Any) -> None:
-        if draw.random() < chance:
-            request[field] = draw.choice(values)
-
-    sometimes(0.2, "dtype", "float32", "float16", "bfloat16")
-    sometimes(0.2, "kv_cache_dtype", "fp8", "fp8_e4m3")
-    sometimes(0.3, "mamba_ssm_cache_dtype", "float32", "float16", "bfloat16")
-    sometimes(0.15, "mamba_cache_dtype", "float32", "float16", "bfloat16")
-    sometimes(0.3, "tensor_parallel_size", 2, 2, 4, 8, 3)
-    sometimes(0.2, "pipeline_parallel_size", 2, 2, 3)
-    sometimes(0.15, "block_size", 32, 64, 128, 256, 1024)
-    sometimes(0.3, "enable_prefix_caching", False)
-    sometimes(0.3, "mamba_cache_mode", "align", "align", "none", "all")
-    sometimes(0.1, "mamba_block_size", 128, 512, 1024)
-    sometimes(0.15, "prefix_match_unit", 16, 32, 48, 64)
-    sometimes(0.6, "max_model_len", -1, 256, 1000, 1024, 4096, 16384)
-    sometimes(0.2, "max_num_seqs", 8, 64, 256, 1024)
-    sometimes(0.2, "num_speculative_tokens", 1, 2, 5)
-    sometimes(0.1, "num_gpu_blocks_override", 2, 50, 5000)
-    sometimes(0.1, "full_cudagraphs", False)
-    if platform == "cpu":
-        sometimes(0.3, "avx512_bf16", True)
-    if family is nemotron_h:
-        sometimes(0.1, "use_replayssm", True)
-        sometimes(0.1, "replayssm_buffer_len", 8, 32)
-        if draw.random() < 0.3:
-            config = new_spelling(config)
-    return {"name": name, "config": config, "request": request}
-
-
-def _attention(draw: random.Random) -> dict[str, Any]:
-    kv_heads = draw.choice((1, 2, 4, 8))
-    return {"num_key_value_heads": kv_heads, "num_attention_heads": kv_heads * draw.choice((1, 2, 4))}
-
-
-def _draw_nemotron_h(draw: random.Random) -> dict[str, Any]:
-    layers = "".join(draw.choice("MMM*--") for _ in range(draw.randint(2, 14)))
-    layers = f"{layers}M*" if draw.random() < 0.5 else f"*{layers}M"
-    groups = draw.choice((1, 2, 8))
-    shape = {
-        "mamba_num_heads": groups * draw.choice((2, 4, 8)),
-        "mamba_head_dim": draw.choice((32, 64, 80)),
-        "n_groups": groups,
-    }
-    state = {
-        "ssm_state_size": draw.choice((16, 64, 128)),
-        "conv_kernel": draw.choice((2, 4)),
-        "chunk_size": draw.choice((64, 128, 256)),
-    }
-    return nemotron_h(layers, head_dim=draw.choice((32, 64, 128)), **_attention(draw), **shape, **state)
-
-
-def _draw_granite(draw: random.Random) -> dict[str, Any]:
-    layers = "".join(draw.choice("MMM*") for _ in range(draw.randint(2, 12))) + "M*"
-    hidden = draw.choice((256, 512))
-    head_dim = draw.choice((32, 64))
-    attention = {"num_attention_heads": hidden // 64, "num_key_value_heads": draw.choice((1, 2, 4))}
-    mamba = {"mamba_n_heads": 2 * hidden // head_dim, "mamba_d_head": head_dim, "mamba_d_state": draw.choice((64, 128))}
-    return granite(layers, hidden_size=hidden, mamba_n_groups=draw.choice((1, 1, 2)), **attention, **mamba)
-
-
-def _draw_falcon_h1(draw: random.Random) -> dict[str, Any]:
-    heads, head_dim = draw.choice((8, 16)), draw.choice((32, 64))
-    mamba = {
-        "mamba_n_heads": heads,
-        "mamba_d_head": head_dim,
-        "mamba_d_ssm": heads * head_dim,
-        "mamba_d_state": draw.choice((64, 256)),
-    }
-    return falcon_h1(
-        num_hidden_layers=draw.randint(2, 9), mamba_n_groups=draw.choice((1, 2)), **_attention(draw), **mamba
-    )
-
-
-def _draw_qwen3_next(draw: random.Random) -> dict[str, Any]:
-    keys = draw.choice((8, 16))
-    linear = {
-        "linear_num_key_heads": keys,
-        "linear_num_value_heads": keys * draw.choice((1, 2)),
-        "linear_key_head_dim": draw.choice((32, 64, 128)),
-    }
-    return qwen3_next(draw.randint(4, 13), linear_value_head_dim=draw.choice((32, 128)), **_attention(draw), **linear)
-
-
-def _draw_jamba(draw: random.Random) -> dict[str, Any]:
-    period = draw.choice((2, 3, 4))
-    layout = {"attn_layer_period": period, "attn_layer_offset": draw.randrange(period)}
-    heads = draw.choice((4, 8))
-    attention = {"num_attention_heads": heads, "num_key_value_heads": heads // draw.choice((1, 2, 4))}
-    return jamba(
-        draw.randint(4, 11), mamba_d_state=draw.choice((8, 16)), mamba_d_conv=draw.choice((2, 4)), **attention, **layout
-    )
-
-
-def _draw_qwen3(draw: random.Random) -> dict[str, Any]:
-    return qwen3(draw.randint(1, 9), head_dim=draw.choice((32, 64, 128)), **_attention(draw))
-
-
-_DRAWERS = {
-    "nemotron_h": _draw_nemotron_h,
-    "granite": _draw_granite,
-    "falcon_h1": _draw_falcon_h1,
-    "qwen3_next": _draw_qwen3_next,
-    "jamba": _draw_jamba,
-    "qwen3": _draw_qwen3,
-}
 
 
 def request_fields() -> set[str]:

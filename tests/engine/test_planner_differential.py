@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import pytest
-from planner_cases import Case, card_cases, curated, differences, drawn, predict, refusal_kind, request_fields
+from planner_cases import Case, card_cases, curated, differences, predict, refusal_kind, request_fields
+from planner_random_cases import drawn
 
 from hybridserve.planning import groups, pages, plan
 
