@@ -114,9 +114,12 @@ def test_both_count_the_same(service: Service, tmp_path: Path) -> None:
 
 @pytest.mark.agreement
 @pytest.mark.timeout(1500)
-def test_agrees_with_vllm_bench(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", [24, 360])
+def test_agrees_with_vllm_bench(
+    words: int, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     failures, lines = [], []
-    for concurrency, seen in rounds_of(service, CONCURRENCY, ROUNDS, 4, tmp_path):
+    for concurrency, seen in rounds_of(service, CONCURRENCY, ROUNDS, 4, tmp_path, words):
         for name in ("ttft", "itl", "tpot", "e2e", "throughput"):
             a, b = ([getattr(one, name) for one in seen[tool]] for tool in ("vllm", "ours"))
             gap, low, high = paired_gap(a, b)
@@ -136,7 +139,7 @@ def test_agrees_with_vllm_bench(service: Service, tmp_path: Path, capsys: pytest
     with capsys.disabled():
         print(
             f"\n   c  {'median of':<12}{'vllm':>10}{'ours':>10}{'gap':>8}{'95 % interval':>18}{'spread':>9}"
-            f"   ({ROUNDS} rounds; ms, tokens/s)"
+            f"   ({ROUNDS} rounds; prompts of {words} words; ms, tokens/s)"
         )
         print("\n".join(lines))
     assert not failures, failures
@@ -180,14 +183,14 @@ def test_both_tell_the_truth_about_a_server_with_known_delays(
 
 
 def rounds_of(
-    at: Address, levels: Sequence[int], rounds: int, waves: int, folder: Path
+    at: Address, levels: Sequence[int], rounds: int, waves: int, folder: Path, words: int = 24
 ) -> Iterator[tuple[int, dict[str, list[Seen]]]]:
     """For each concurrency, what both tools saw in all rounds; who begins changes from round to round."""
     with vllm_bench() as bench:
         for concurrency in levels:
             count = max(10 // concurrency, waves) * concurrency
             prompts = folder / f"prompts-{concurrency}.jsonl"
-            texts = [" ".join(WORDS[(index * 7 + step * step) % 12] for step in range(24)) for index in range(count)]
+            texts = [" ".join(WORDS[(index * 7 + step * step) % 12] for step in range(words)) for index in range(count)]
             prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
             scenario = closed_loop(prompts, count)
             # Not counted: every prompt is known to the cache, and every kernel warm, before the first round.

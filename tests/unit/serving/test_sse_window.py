@@ -129,6 +129,51 @@ def test_no_token_of_a_banned_phrase_leaves(before: list[str], length: int, more
     assert not {piece for _, piece in delivered(out)} & set(phrase)
 
 
+def through(window: Window, pieces: list[tuple[int, str | None]]) -> tuple[list[tuple[int, str | None]], bool]:
+    """Feed (answer, text) pieces, None for its end; those that left, and whether it was stopped."""
+
+    async def go() -> tuple[list[bytes], bool]:
+        out = []
+        try:
+            for answer, text in pieces:
+                event = f"data: {json.dumps([answer, text])}\n\n".encode()
+                texts = [((answer, "content"), text)] if text else []
+                out.append(await window.feed(event, texts, {answer} if text is None else ()))
+            out.append(await window.finish())
+        except Stopped:
+            return out, True
+        return out, False
+
+    out, stopped = asyncio.run(go())
+    return [tuple(json.loads(data_of(event) or "")) for event in events(b"".join(out))], stopped
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.one_of(words, st.none())), max_size=40), st.integers(2, 12))
+def test_several_answers_all_arrive_in_order(pieces: list[tuple[int, str | None]], overlap: int) -> None:
+    assert through(Window(Judge(), 2 * overlap, overlap, hold_s=1e9), pieces) == (pieces, False)
+
+
+def test_an_answer_that_pauses_keeps_its_tail_while_another_goes_on() -> None:
+    """A sequence that was preempted says nothing for a while, and has not ended."""
+    pause: list[tuple[int, str | None]] = [(1, "x")] * 50
+    left, stopped = through(Window(Judge("ZZ"), 8, 4, hold_s=1e9), [(0, "Z"), *pause, (0, "Z"), (0, None), (1, None)])
+    assert stopped
+    assert left == []
+
+
+def test_an_answer_that_ended_holds_nothing_back() -> None:
+    window = Window(Judge(), 8, 4, hold_s=1e9)
+
+    async def go() -> int:
+        left = await window.feed(b"data: a\n\n", [((0, "content"), "a")])
+        left += await window.feed(b"data: end\n\n", [], {0})
+        for _ in range(20):
+            left += await window.feed(b"data: b\n\n", [((1, "content"), "b")])
+        return len(events(left))
+
+    assert asyncio.run(go()) > 22 - 8
+
+
 def test_a_huge_delta_is_read_in_windows() -> None:
     judge = Judge("BAD")
     out, stopped, _ = run_window([("content", "x" * 10_000 + "BAD" + "y" * 10_000)], Window(judge, 100, 20))
@@ -180,3 +225,9 @@ def test_unknown_fields_of_a_delta_are_read_too() -> None:
         {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 1, "function": {"arguments": "1"}}]}}]}
     )
     assert again[0][0] == found[4][0], "pieces of one tool call continue one lane"
+
+
+def test_the_answers_that_end_are_known() -> None:
+    ends = [{"index": 0, "delta": {}, "finish_reason": None}, {"index": 1, "delta": {}, "finish_reason": "stop"}]
+    assert CHAT.finished({"choices": ends}) == {1}
+    assert CHAT.finished({"usage": {}}) == set()

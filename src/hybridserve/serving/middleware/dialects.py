@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from hybridserve.serving.guards.interface import Message
 
+# The answer's number, where a request has several, and then the place of the text in it.
 LaneKey: TypeAlias = tuple[object, ...]
 Texts: TypeAlias = list[tuple[LaneKey, str]]
 
@@ -50,7 +51,7 @@ class Dialect:
     def answer(self, payload: dict[str, Any]) -> Texts:
         """All text of a whole (not streamed) answer."""
         if self.name == "responses":
-            return list(_leaves(payload.get("output"), ("output",)))
+            return list(_leaves(payload.get("output"), (0, "output")))
         texts: Texts = []
         for choice in _choices(payload):
             index = choice.get("index", 0)
@@ -74,6 +75,10 @@ class Dialect:
             else:
                 texts += _leaves(choice.get("text"), (index, "text"))
         return texts
+
+    def finished(self, payload: dict[str, Any]) -> set[object]:
+        """Answers (first element of their lanes) that end with this event."""
+        return {choice.get("index", 0) for choice in _choices(payload) if choice.get("finish_reason") is not None}
 
 
 CHAT = Dialect("chat", (b"data: [DONE]", b"data:[DONE]"), ("max_completion_tokens", "max_tokens"))
@@ -187,7 +192,7 @@ def _responses_messages(body: dict[str, Any]) -> list[Message]:
 
 def _responses_delta(payload: dict[str, Any]) -> Texts:
     kind = payload.get("type")
-    lane = (payload.get("output_index"), payload.get("content_index"), payload.get("summary_index"), kind)
+    lane = (0, payload.get("output_index"), payload.get("content_index"), payload.get("summary_index"), kind)
     if "delta" in payload:
         return list(_leaves(payload["delta"], lane))
     if kind in ("response.created", "response.in_progress", "response.queued"):

@@ -241,7 +241,8 @@ class Reply:
                 out += [await window.finish(), event]
             else:
                 payload = parse_object(data)
-                out.append(await window.feed(event, self._call.dialect.delta(payload)))
+                dialect = self._call.dialect
+                out.append(await window.feed(event, dialect.delta(payload), dialect.finished(payload)))
                 if "error" in payload or _is_last(payload):
                     out.append(await window.finish())
         return b"".join(out)

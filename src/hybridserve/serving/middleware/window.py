@@ -2,7 +2,8 @@
 
 Text is kept in lanes: content, reasoning and each tool call of each choice. A lane is judged when `size` tokens wait in
 it. What was judged leaves, but for a tail of `overlap` tokens that is judged again together with what follows. So of
-any phrase of up to `overlap` tokens not even a part leaves before the whole was judged.
+any phrase of up to `overlap` tokens not even a part leaves before the whole was judged. A lane has ended when its
+answer did, or went on in another lane; an answer that pauses holds the others back, for events leave in their order.
 
 The engine sends a token an event, so a piece of text is a token. A piece that is too long for one is several (a tool's
 arguments at once, or speculative decoding) and counts as one for each four characters.
@@ -11,7 +12,7 @@ arguments at once, or speculative decoding) and counts as one for each four char
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from time import monotonic
 
 from hybridserve.serving.guards.interface import Verdict
@@ -32,9 +33,10 @@ class Stopped(Exception):
 class _Lane:
     """One text in tokens. Positions count from its beginning; `tokens` starts at `start`."""
 
-    __slots__ = ("cleared", "judged", "start", "tokens")
+    __slots__ = ("answer", "cleared", "judged", "start", "tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
         self.tokens: list[str] = []
         self.start = 0
         self.judged = 0
@@ -69,23 +71,28 @@ class Window:
         self._hold = hold_s
         self._clock = clock
         self._lanes: dict[LaneKey, _Lane] = {}
+        self._finished: set[object] = set()
         self._held: deque[tuple[bytes, list[tuple[_Lane, int]]]] = deque()
         self._fresh = 0
         self._since = 0.0
 
-    async def feed(self, event: bytes, texts: Texts) -> bytes:
+    async def feed(self, event: bytes, texts: Texts, finished: Collection[object] = ()) -> bytes:
         """Take an event and the text it carries; give the events that may leave now, in their order.
+
+        Args:
+            finished: answers that end with this event.
 
         Raises:
             Stopped: the verdict was not allow. What is still held must not leave.
         """
+        self._finished.update(finished)
         if not texts and not self._held:
             return event
         marks = []
         for key, text in texts:
             lane = self._lanes.get(key)
             if lane is None:
-                lane = self._lanes[key] = _Lane()
+                lane = self._lanes[key] = _Lane(key[0])
             if not self._fresh:
                 self._since = self._clock()
             tokens = _tokens(text)
@@ -108,10 +115,11 @@ class Window:
         return max((lane.end - lane.cleared for lane in self._lanes.values()), default=0)
 
     async def _settle(self, *, final: bool) -> None:
+        moved = {lane.answer for lane in self._lanes.values() if lane.end > lane.judged} | self._finished
         for lane in self._lanes.values():
             if lane.end == lane.judged:
-                # Nothing new came: this text has ended, and so has its tail.
-                lane.cleared = lane.end
+                if final or lane.answer in moved:
+                    lane.cleared = lane.end
                 continue
             await self._judge_lane(lane)
             lane.judged = lane.end
