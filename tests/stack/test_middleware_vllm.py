@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hybridserve
-from hybridserve.planning.engine_args import engine_args
+from hybridserve.planning.engine_args import engine_args, engine_environment
 from hybridserve.planning.render import command_line
 from hybridserve.serving.hosts.single import inline_worker
 from hybridserve.serving.middleware import Handover
@@ -98,13 +98,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         }
     )
     port = random.randint(20000, 30000)
+    planned = load(assignments=["engine.reasoning_parser=nemotron_v3"]).settings
     environment = {
+        **engine_environment(planned),
         **os.environ,
         "HYBRIDSERVE_SETTINGS_JSON": Handover(door, headers={"X-Model-License": "Apache-2.0"}).to_json(),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    planned = load(assignments=["engine.reasoning_parser=nemotron_v3"]).settings
     words = command_line(engine_args(planned), "127.0.0.1", port)[2:]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words]
     command += ["--middleware", "hybridserve.serving.middleware.ControlMiddleware", *inline_worker(planned)]

@@ -246,12 +246,17 @@ def engine_args(settings: Settings, planned: Planned | None = None) -> dict[str,
 def engine_environment(settings: Settings) -> dict[str, str]:
     """Variables that the processes of the engine start with, unless the user has set them.
 
+    ``OMP_NUM_THREADS``: a worker inside of the engine core gets no threads from vLLM, and torch would take every core
+    and wait on them all, those of the server included. Ray gives a replica as many as it has CPUs, which is one.
+
     ``enforce_eager`` leaves vLLM's samplers compiled (vllm/v1/sample/ops): on a CPU the first request that samples, or
     asks for logprobs, would call a C++ compiler, hold every stream up for seconds, and end the engine where there is
     none.
     """
-    cpu = accelerator(settings.accelerator.name).platform == "cpu"
-    return {"TORCH_COMPILE_DISABLE": "1"} if cpu and _eager(settings.engine, cpu) else {}
+    if accelerator(settings.accelerator.name).platform != "cpu":
+        return {}
+    eager = {"TORCH_COMPILE_DISABLE": "1"} if _eager(settings.engine, cpu=True) else {}
+    return {"OMP_NUM_THREADS": "1", **eager}
 
 
 def weights_source(settings: Settings, model: ResolvedModel) -> str:

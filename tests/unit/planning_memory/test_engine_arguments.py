@@ -40,9 +40,9 @@ def test_the_demo_on_a_cpu_gets_a_modest_set():
     assert "trust_remote_code" not in args
 
 
-def test_an_eager_engine_on_a_cpu_calls_no_compiler():
-    assert engine_environment(settings_of()) == {"TORCH_COMPILE_DISABLE": "1"}
-    assert engine_environment(settings_of("engine.enforce_eager=false")) == {}
+def test_an_engine_on_a_cpu_takes_one_core_and_calls_no_compiler():
+    assert engine_environment(settings_of()) == {"OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
+    assert engine_environment(settings_of("engine.enforce_eager=false")) == {"OMP_NUM_THREADS": "1"}
     assert engine_environment(settings_of("accelerator.name=l40s", "engine.enforce_eager=true")) == {}
 
 
