@@ -32,10 +32,13 @@ from hybridserve.loadtest.preflight import preflight
 from hybridserve.loadtest.run import Bench
 from hybridserve.loadtest.scenario import validate_scenario
 from hybridserve.planning.architecture import read_architecture
+from hybridserve.planning.engine_args import engine_environment
 from hybridserve.planning.plan import CachePlan, plan_cache
 from hybridserve.planning.request import CacheRequest
 from hybridserve.planning.roofline import Machine, Served, bound
 from hybridserve.planning.weights import count_weights
+from hybridserve.serving.hosts.single import inline_worker
+from hybridserve.settings import load
 
 HEAD = (
     "| prompt/output | at once | tokens/s | ratio (planned bound) | TTFT ms | ratio (planned bound) | ran at once "
@@ -125,15 +128,19 @@ def _start(name: str, model: Path, port: int, size: Size, shapes: str, out: Path
     words += ["--max-model-len", str(size.context), "--max-num-seqs", str(size.sequences)]
     words += ["--max-num-batched-tokens", "2048", "--kv-cache-memory-bytes", str(size.cache_bytes)]
     words += ["--no-enable-prefix-caching", "--seed", "0", "--host", "127.0.0.1", "--port", str(port)]
+    environment = dict(os.environ)
     if size.platform == "cpu":
-        words += ["--enforce-eager"]
+        # As `hybridserve serve` runs it: vLLM's own two processes would starve the client on two cores.
+        ours = load(environ={}).settings
+        words += ["--enforce-eager", *inline_worker(ours)]
+        environment = {**engine_environment(ours), **environment}
     if shapes == "published":
         # Both share one GPU of 80 GB: weights, and the cache as given.
         words += ["--load-format", "dummy", "--skip-tokenizer-init", "--gpu-memory-utilization", "0.45"]
     if name == "hybrid":
         words += ["--mamba-ssm-cache-dtype", "float32"]
     with (out / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
 def _side(name: str, model: Path, port: int, server: subprocess.Popen[bytes], size: Size, out: Path) -> Side:

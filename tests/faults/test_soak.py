@@ -41,7 +41,9 @@ def weight(service: Any) -> dict[str, int]:
 
 
 async def test_nothing_is_lost_and_nothing_grows(start_module_service: Callable[..., Any]) -> None:
-    service = start_module_service("--set", "access.max_in_flight=1000", "--set", "engine.max_num_seqs=32")
+    service = start_module_service(
+        "--set", f"access.max_in_flight={max(1000, STREAMS)}", "--set", "engine.max_num_seqs=32"
+    )
     seen: list[dict[str, int]] = []
     async with Load(service.url, STREAMS, tokens=60) as load:
         await load.finished(2 * STREAMS, 300)
