@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -41,9 +42,8 @@ def weight(service: Any) -> dict[str, int]:
 
 
 async def test_nothing_is_lost_and_nothing_grows(start_module_service: Callable[..., Any]) -> None:
-    service = start_module_service(
-        "--set", f"access.max_in_flight={max(1000, STREAMS)}", "--set", "engine.max_num_seqs=32"
-    )
+    # Twice the streams: a client that has read its last byte may be back before its place is given back.
+    service = start_module_service("--set", f"access.max_in_flight={2 * STREAMS}", "--set", "engine.max_num_seqs=32")
     seen: list[dict[str, int]] = []
     async with Load(service.url, STREAMS, tokens=60) as load:
         await load.finished(2 * STREAMS, 300)
@@ -67,7 +67,7 @@ async def test_nothing_is_lost_and_nothing_grows(start_module_service: Callable[
         "growth": {name: round(value, 4) for name, value in growth.items()},
     }
     print(json.dumps(summary))
-    assert set(counts) == {"finished"}, counts
+    assert set(counts) == {"finished"}, Counter(entry.why for entry in load.ledger.failed())
     assert growth["rss"] < GROWTH, summary
     assert growth["fds"] < GROWTH, summary
     text = httpx.get(f"{service.url}/metrics", timeout=30).text
