@@ -75,6 +75,22 @@ def test_streams_at_once() -> None:
     assert asyncio.run(go()) == [200, 200, 429, 429, 200]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_has_read_the_last_word_may_come_again_at_once(stream: bool) -> None:
+    """The app returns a little after its last word; a client in a closed loop is faster."""
+    engine = SmallEngine([sse(chunk("a")), DONE, 0.5], ANSWER)
+    app = door(engine, access={"max_streams": 1, "max_in_flight": 1})
+
+    async def go() -> list[int]:
+        slow = 0.0 if stream else 0.5
+        first = asyncio.create_task(call(app, body={**CHAT, "stream": stream}, slow=slow))
+        await asyncio.sleep(0.2)
+        again = await call(app, body={**CHAT, "stream": stream})
+        return [again.status, (await first).status]
+
+    assert asyncio.run(go()) == [200, 200]
+
+
 def test_max_in_flight_counts_all_keys(keys: dict[str, str]) -> None:
     engine = SmallEngine([sse(chunk("a")), 0.2, DONE])
     app = door(engine, access={"keys_file": keys["file"], "max_in_flight": 1})

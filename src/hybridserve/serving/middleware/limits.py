@@ -66,15 +66,16 @@ class Lease:
         self.reserved = reserved
         self._open = True
 
-    def close(self, used: float | None = None) -> None:
-        """Give the place back. `used` None means unknown: the reservation stands."""
+    def close(self, used: float | None = None) -> bool:
+        """Give the place back, once; False the next time. `used` None means unknown: the reservation stands."""
         if not self._open:
-            return
+            return False
         self._open = False
         self._account.running -= 1
         self._limits.running -= self._places
         if self._account.tokens is not None and used is not None:
             self._account.tokens.settle(self.reserved, used)
+        return True
 
 
 class Limits:

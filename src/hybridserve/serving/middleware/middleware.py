@@ -6,6 +6,7 @@ import asyncio
 import json
 import traceback
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 from hybridserve.serving.guards import Verdict
@@ -204,7 +205,7 @@ class ControlMiddleware:
             line = Line(exchange.receive, call.payload())
             gate = await self._guard_input(call, line)
             guarded = perf_counter() - before_guard
-            reply = self._reply(exchange, line, call, gate, metered)
+            reply = self._reply(exchange, line, call, gate, lease, metered)
             inner = {**scope, "headers": _with_length(scope["headers"], len(call.raw))}
             control.metrics.observe(MIDDLEWARE_SECONDS.name, {"route": route.name}, perf_counter() - waited - guarded)
             control.metrics.count(ADMITTED.name, {"route": route.name})
@@ -290,7 +291,13 @@ class ControlMiddleware:
         return task
 
     def _reply(
-        self, exchange: Exchange, line: Line, call: Call, gate: asyncio.Task[Verdict] | None, metered: bool
+        self,
+        exchange: Exchange,
+        line: Line,
+        call: Call,
+        gate: asyncio.Task[Verdict] | None,
+        lease: Lease,
+        metered: bool,
     ) -> Reply:
         control, guard = self.control, self.control.settings.guard
         judge = window = None
@@ -314,11 +321,11 @@ class ControlMiddleware:
             want_usage=metered or call.hide_usage,
             stalled_s=control.settings.access.stalled_reader_s,
             lost=control.engine_lost,
+            ended=partial(self._settle, lease),
         )
 
     def _settle(self, lease: Lease, used: int | None) -> None:
-        lease.close(used)
-        if used is not None:
+        if lease.close(used) and used is not None:
             self.control.metrics.count(TOKENS.name, {}, used)
 
 

@@ -43,6 +43,8 @@ class Reply:
         want_usage: read the tokens used.
         stalled_s: a client that takes nothing for so long is hung up on.
         lost: whether this process is about to end because its engine is dead.
+        ended: told the tokens used when the engine is through and the last words are about to go out: a client that
+            has read them may be back before the app has returned, and must find its place free.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Reply:
         want_usage: bool,
         stalled_s: float,
         lost: Callable[[], bool],
+        ended: Callable[[int | None], object],
     ) -> None:
         self._out = send
         self._line = line
@@ -71,6 +74,7 @@ class Reply:
         self._want_usage = want_usage
         self._stalled = stalled_s
         self._lost = lost
+        self._ended = ended
         self._mode: Literal["new", "stream", "whole", "pass"] = "new"
         self._start: Event = {}
         self._chunks: list[bytes] = []
@@ -198,6 +202,7 @@ class Reply:
                         return
         self._start["headers"].append((b"content-length", str(len(body)).encode()))
         self._closed = True
+        self._ended(self.tokens)
         await self._open()
         await self._out({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -210,6 +215,8 @@ class Reply:
                 blob = await self._through_window(self._window, blob)
             if blob:
                 blob = self._ending.feed(blob)
+                if self._ending.done:
+                    self._ended(self._ending.tokens)
         except Stopped as stopped:
             await self.refuse(self._refuse(stopped.verdict, "output"))
             return
