@@ -24,10 +24,10 @@ import httpx
 import numpy as np
 import yaml
 
-from hybridserve.planning.engine_args import plan_settings
-from hybridserve.scaling.simulator.calibration import parse_service_times
-from hybridserve.serving.capacity import replica_capacity
+from hybridserve.engine.spec import replica_capacity
+from hybridserve.planning.resolve import plan_settings
 from hybridserve.settings import load
+from hybridserve.simulator.service_times import parse_service_times
 
 PROMPTS = (8, 64, 256, 512, 1024)
 LONG_PROMPT = 1024

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from hybridserve.planning.cache.layout import plan_cache
 from hybridserve.planning.deployment import plan_deployment
-from hybridserve.planning.engine_args import plan_settings
-from hybridserve.planning.plan import plan_cache
+from hybridserve.planning.resolve import plan_settings
 from hybridserve.settings import load
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -29,15 +29,15 @@ from cache_probe import CacheProbe
 from hybrid_models import write_pair
 
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.run import Bench
+from hybridserve.loadtest.runner import Bench
 from hybridserve.loadtest.scenario import validate_scenario
-from hybridserve.planning.architecture import read_architecture
-from hybridserve.planning.engine_args import engine_environment
-from hybridserve.planning.plan import CachePlan, plan_cache
-from hybridserve.planning.request import CacheRequest
+from hybridserve.planning.cache.layout import CachePlan, plan_cache
+from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.memory.weights import count_weights
+from hybridserve.planning.models import read_architecture
+from hybridserve.planning.resolve import engine_environment
 from hybridserve.planning.roofline import Machine, Served, bound
-from hybridserve.planning.weights import count_weights
-from hybridserve.serving.hosts.single import inline_worker
+from hybridserve.runtime.backends.standalone import inline_worker
 from hybridserve.settings import load
 
 HEAD = (

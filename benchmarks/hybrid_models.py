@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hybridserve.planning.architecture import read_architecture
-from hybridserve.planning.weights import count_parameters
+from hybridserve.planning.memory.weights import count_parameters
+from hybridserve.planning.models import read_architecture
 
 DEMO = Path(__file__).parents[1] / "src" / "hybridserve" / "demo_model"
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY, CONTEXT = 512, 8, 4, 64, 1024, 8192

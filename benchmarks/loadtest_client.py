@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.run import Bench
+from hybridserve.loadtest.runner import Bench
 from hybridserve.loadtest.scenario import validate_scenario
 
 MOCK = Path(__file__).parents[1] / "loadtests" / "mock_server.py"

@@ -18,14 +18,14 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from hybridserve.serving.logs import LOG_DIR, configure
-from hybridserve.serving.middleware import ControlMiddleware
-from hybridserve.serving.middleware.control import Control
-from hybridserve.serving.middleware.handover import Handover
-from hybridserve.serving.middleware.keys import key_line, new_key
-from hybridserve.serving.middleware.metrics import SPECS
+from hybridserve.gateway import ControlMiddleware
+from hybridserve.gateway.auth.api_keys import key_line, new_key
+from hybridserve.gateway.config import Handover
+from hybridserve.gateway.metrics import SPECS
+from hybridserve.gateway.state import Control
+from hybridserve.observability.logging import LOG_DIR, configure
+from hybridserve.observability.sink import PrometheusMetrics
 from hybridserve.settings import Settings
-from hybridserve.telemetry.prometheus import PrometheusMetrics
 
 REQUEST_LIMIT_US = 200.0
 CHUNK_LIMIT_US = 20.0

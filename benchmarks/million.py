@@ -9,11 +9,11 @@ import argparse
 import random
 import time
 
-from hybridserve.scaling.simulator.calibration import load_service_times
-from hybridserve.scaling.simulator.fleet import FleetOptions, simulate
-from hybridserve.scaling.simulator.policies import Law
-from hybridserve.scaling.simulator.score import Goals, score
-from hybridserve.scaling.spec import ScalingSpec
+from hybridserve.autoscaling.spec import ScalingSpec
+from hybridserve.simulator.fleet import FleetOptions, simulate
+from hybridserve.simulator.policies import Law
+from hybridserve.simulator.score import Goals, score
+from hybridserve.simulator.service_times import load_service_times
 
 
 def main() -> None:

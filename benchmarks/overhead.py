@@ -33,9 +33,9 @@ from typing import Any
 from overhead_client import Target, measure
 from overhead_servers import free_port, running, wait_for
 
-from hybridserve.planning.engine_args import engine_args
+from hybridserve.gateway.auth.api_keys import key_line, new_key
 from hybridserve.planning.render import command_line, llm_config
-from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.planning.resolve import engine_args
 from hybridserve.settings import Settings, load
 
 VLLM, RAY = "vllm serve", "ray default"

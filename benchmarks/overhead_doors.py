@@ -13,11 +13,11 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from hybridserve.serving import ray_app
-from hybridserve.serving.middleware import ControlMiddleware
-from hybridserve.serving.middleware.control import Control
-from hybridserve.serving.middleware.handover import Handover
-from hybridserve.serving.single_engine import Door
+from hybridserve.engine.vllm_middleware import Door
+from hybridserve.gateway import ControlMiddleware
+from hybridserve.gateway.config import Handover
+from hybridserve.gateway.state import Control
+from hybridserve.runtime import ray_app
 from hybridserve.settings.guard import GuardSection
 
 GUARDS = "OVERHEAD_GUARDS"

@@ -73,8 +73,8 @@ def serve_ours(settings: dict[str, Any]) -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import overhead_doors
 
-    from hybridserve.serving import ray_app, runner
-    from hybridserve.serving.hosts import single
+    from hybridserve.engine import ray_app, runner
+    from hybridserve.runtime.backends import standalone as single
     from hybridserve.settings import Settings
 
     ray_app.Replica = overhead_doors.SwitchedReplica

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hybridserve.scaling.simulator.calibration import load_service_times
-from hybridserve.scaling.simulator.fleet import FleetOptions
-from hybridserve.scaling.simulator.score import Goals
-from hybridserve.scaling.simulator.tune import POLICIES, STOCK, Scene, Trial, tune
-from hybridserve.scaling.simulator.workloads import WORKLOADS
+from hybridserve.simulator.fleet import FleetOptions
+from hybridserve.simulator.score import Goals
+from hybridserve.simulator.service_times import load_service_times
+from hybridserve.simulator.traffic import WORKLOADS
+from hybridserve.simulator.tune import POLICIES, STOCK, Scene, Trial, tune
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- table: benchmarks/scaling.py -->", "<!-- end of table -->"

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import httpx
 
-from hybridserve.planning.engine_args import engine_args
 from hybridserve.planning.render import command_line
+from hybridserve.planning.resolve import engine_args
 from hybridserve.settings import load
 
 BIN = Path(sys.executable).parent

@@ -17,10 +17,10 @@ import time
 import httpx
 from calibrate import stream
 
-from hybridserve.scaling.simulator.calibration import ServiceTimes, load_service_times
-from hybridserve.scaling.simulator.fleet import FleetOptions, simulate
-from hybridserve.scaling.simulator.policies import Law
-from hybridserve.scaling.spec import ScalingSpec
+from hybridserve.autoscaling.spec import ScalingSpec
+from hybridserve.simulator.fleet import FleetOptions, simulate
+from hybridserve.simulator.policies import Law
+from hybridserve.simulator.service_times import ServiceTimes, load_service_times
 
 WANTED, READY = "hybridserve_scaling_desired_replicas", "hybridserve_scaling_ready_replicas"
 # Processes of one machine share a range of metrics ports; the controller has one of the first.

@@ -18,9 +18,9 @@ import time
 import httpx
 from calibrate import Stream, stream
 
-from hybridserve.scaling.simulator.calibration import ServiceTimes, load_service_times
-from hybridserve.scaling.simulator.fleet import FleetOptions, simulate
-from hybridserve.scaling.simulator.policies import Fixed
+from hybridserve.simulator.fleet import FleetOptions, simulate
+from hybridserve.simulator.policies import Fixed
+from hybridserve.simulator.service_times import ServiceTimes, load_service_times
 
 Figures = dict[str, float]
 

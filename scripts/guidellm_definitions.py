@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hybridserve.loadtest.record import Outcome, Record
+from hybridserve.loadtest.request_record import Outcome, Record
 
 VERSION = "0.8.1"
 FOLDER = Path(__file__).resolve().parent.parent / ".venv" / f"guidellm-{VERSION}"

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from hybridserve.observability.dashboards import boards
+from hybridserve.observability.metrics import ALL
+from hybridserve.observability.rules.alerts import Alert, alerts
+from hybridserve.observability.rules.files import RECORDINGS
 from hybridserve.settings.telemetry import TelemetrySection
-from hybridserve.telemetry.alerts import Alert, alerts
-from hybridserve.telemetry.boards import boards
-from hybridserve.telemetry.metrics import ALL
-from hybridserve.telemetry.rules import RECORDINGS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = (DOCS / "telemetry.md", DOCS / "runbooks" / "README.md")

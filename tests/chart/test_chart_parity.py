@@ -13,8 +13,8 @@ from chart_helm import CHART, HELM_3, HELM_4, ROOT, Object, only, template
 from hybridserve.cli import main
 from hybridserve.cli.helm_values import Mode, helm_values
 from hybridserve.errors import ConfigError
-from hybridserve.planning.engine_args import engine_args, plan_settings
-from hybridserve.serving.data_path import ray_environment
+from hybridserve.planning.resolve import engine_args, plan_settings
+from hybridserve.runtime.ingress import ray_environment
 from hybridserve.settings import Settings, load
 
 PROFILES = sorted((ROOT / "helm" / "profiles").glob("*.yaml"))

@@ -97,7 +97,7 @@ def test_ray_and_the_settings_accept_the_application(case: str) -> None:
     config = yaml.safe_load(rayservice(case)["spec"]["serveConfigV2"])
     parsed = ServeDeploySchema.model_validate(config)
     (application,) = parsed.applications
-    assert application.import_path == "hybridserve.serving.ray_app:build_app"
+    assert application.import_path == "hybridserve.runtime.ray_app:build_app"
     settings = Settings.model_validate(application.args["settings"])
     assert settings.server.host == "0.0.0.0"
     asked = values_of(case).get("settings", {})

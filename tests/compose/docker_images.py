@@ -21,7 +21,7 @@ from docker_engine import CONTROL, CPU, START_S, ask, build, docker, free_port, 
 
 sys.path.insert(0, str(ROOT / "tests" / "unit" / "fetch"))
 
-from hub_server import COMMIT, REPOSITORY, running
+from support.fake_hub import COMMIT, REPOSITORY, running
 
 pytestmark = pytest.mark.timeout(1500)
 

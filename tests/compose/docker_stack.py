@@ -68,7 +68,7 @@ def test_the_container_is_what_the_file_says(demo: Project) -> None:
 
 
 def test_the_engine_got_what_make_serve_would_give_it(demo: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    from hybridserve.planning.engine_args import engine_args
+    from hybridserve.planning.resolve import engine_args
     from hybridserve.settings import Settings
 
     (container,) = demo.containers("demo")

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from compose_file import ROOT, services, settings_file
 
-from hybridserve.catalog.licences import model_licence
+from hybridserve.catalog.licenses import model_licence
 from hybridserve.cli import main
 
 CHART_TESTS = ROOT / "tests" / "chart"

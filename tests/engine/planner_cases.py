@@ -27,8 +27,8 @@ from planner_models import (
 
 from hybridserve.catalog.models import model_ids, resolve_model
 from hybridserve.errors import CatalogError, HybridServeError
-from hybridserve.planning.architecture import read_architecture
-from hybridserve.planning.plan import CacheRequest, plan_cache
+from hybridserve.planning.cache.layout import CacheRequest, plan_cache
+from hybridserve.planning.models import read_architecture
 
 Case = dict[str, Any]
 Answer = dict[str, Any]

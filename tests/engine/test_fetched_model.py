@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hybridserve.fetch.downloader import fetch
 from hybridserve.fetch.hub import Hub
-from hybridserve.fetch.run import fetch
 from hybridserve.fetch.store import CacheStore
 
 pytestmark = pytest.mark.engine
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 
 def test_vllm_loads_it_offline(tmp_path: Path) -> None:
-    from hub_server import COMMIT, REPOSITORY, running
+    from support.fake_hub import COMMIT, REPOSITORY, running
 
     cache = tmp_path / "hub"
     with running() as server:

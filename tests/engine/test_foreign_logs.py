@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridserve.serving.logs import ENGINE_CONFIG, engine_config
+from hybridserve.observability.logging import ENGINE_CONFIG, engine_config
 from hybridserve.settings import load
 from hybridserve.settings.telemetry import TelemetrySection
 
@@ -26,7 +26,7 @@ def test_a_replica_logs_in_the_form_and_the_measure_of_the_settings(tmp_path: Pa
     from ray.serve._private.logging_utils import access_log_msg, configure_component_logger
     from ray.serve.schema import LoggingConfig
 
-    from hybridserve.serving.ray_app import deployment_options
+    from hybridserve.runtime.ray_app import deployment_options
 
     words = [f"telemetry.log_format={form}", f"telemetry.log_requests={str(requests).lower()}"]
     options = deployment_options(load(assignments=words, environ={}).settings)

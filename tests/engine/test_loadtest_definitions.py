@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from hybridserve.loadtest.metrics import Limits, summarise
-from hybridserve.loadtest.record import Outcome, Record
+from hybridserve.loadtest.request_record import Outcome, Record
 
 pytestmark = pytest.mark.engine
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hybridserve.planning.engine_args import engine_args, plan_settings
 from hybridserve.planning.render import llm_config
+from hybridserve.planning.resolve import engine_args, plan_settings
 from hybridserve.settings import load
 
 pytestmark = pytest.mark.engine
@@ -26,7 +26,7 @@ def test_our_bundles_are_those_of_rays_own_builder(assignments: list[str]) -> No
     from ray.llm._internal.serve.core.server.llm_server import _merge_replica_actor_and_child_actor_bundles
     from ray.serve.llm import LLMConfig
 
-    from hybridserve.serving.ray_app import deployment_options
+    from hybridserve.runtime.ray_app import deployment_options
 
     settings = load(assignments=assignments, environ={}).settings
     config = LLMConfig(**llm_config(settings, engine_args(settings, plan_settings(settings))))
@@ -46,8 +46,8 @@ def test_the_executor_is_found_by_its_name_and_the_name_taken_on_the_command_lin
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
-    from hybridserve.serving.executor import InlineExecutor
-    from hybridserve.serving.hosts.single import inline_worker
+    from hybridserve.engine.patches.inline_executor import InlineExecutor
+    from hybridserve.runtime.backends.standalone import inline_worker
 
     flags = inline_worker(load(environ={}).settings)
     taken = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser()).parse_args(flags)
@@ -69,7 +69,7 @@ def test_the_private_hooks_have_the_signatures_we_use() -> None:
     from vllm.v1.engine import utils
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-    from hybridserve.serving.replica import Engine, HybridServer, LocalWeights
+    from hybridserve.engine.ray_replica import Engine, HybridServer, LocalWeights
 
     parent: Any = Engine.__mro__[1]
     names = ["self", "vllm_engine_args", "vllm_engine_config", "placement_group"]

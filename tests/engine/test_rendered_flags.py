@@ -8,8 +8,8 @@ import pytest
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.catalog.models import model_ids
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.engine_args import Wishes, engine_args, plan_settings
 from hybridserve.planning.render import command_line, llm_config
+from hybridserve.planning.resolve import Wishes, engine_args, plan_settings
 from hybridserve.settings import load
 
 pytestmark = pytest.mark.engine

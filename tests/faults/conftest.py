@@ -25,7 +25,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def start_module_service() -> Iterator[Callable[..., Any]]:
-    from stack_service import start
+    from support.stack_service import start
 
     started: list[Any] = []
 
@@ -42,8 +42,8 @@ def start_module_service() -> Iterator[Callable[..., Any]]:
 def start_watched(
     start_module_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Watched]]:
-    from prometheus_server import start_prometheus
-    from stack_service import free_port
+    from support.prometheus_server import start_prometheus
+    from support.stack_service import free_port
 
     processes = []
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
+from components import Row, core_of, gone, haproxy, named, record, replicas, servers_up, slots, told_apart, until, well
 from ledger import Load
-from parts import Row, core_of, gone, haproxy, named, record, replicas, servers_up, slots, told_apart, until, well
 from watch import LOST, SEEN_S, Watch, known, replaced
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(600)]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components import record, slots, told_apart, until
 from ledger import Load
-from parts import record, slots, told_apart, until
 from watch import SEEN_S, Watch
 
-from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.gateway.auth.api_keys import key_line, new_key
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
 
@@ -22,7 +22,7 @@ CLIENTS = 4
 
 @pytest.fixture(scope="module")
 def guard() -> Iterator[Any]:
-    from guard_model import GuardModel
+    from support.fake_guard import GuardModel
 
     model = GuardModel()
     yield model

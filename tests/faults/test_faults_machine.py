@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components import cores, gone, record, slots, told_apart, until
 from ledger import Load
-from parts import cores, gone, record, slots, told_apart, until
 from watch import LOST, SEEN_S, Watch, known
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
@@ -110,7 +110,7 @@ async def test_a_full_disk(watched: Any, disk: Path) -> None:
 
 async def test_a_prometheus_that_is_gone(watched: Any, tmp_path: Path) -> None:
     """Nobody reads the metrics for a while, and somebody who reads them stands still in the middle."""
-    from prometheus_server import start_prometheus
+    from support.prometheus_server import start_prometheus
 
     targets = watched.targets
     async with unharmed(watched.service, "Prometheus stopped in the middle of a scrape, then gone"):

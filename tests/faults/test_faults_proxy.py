@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 import pytest
+from components import core_of, named, record, replicas, slots, told_apart, until
 from ledger import Load
-from parts import core_of, named, record, replicas, slots, told_apart, until
 from watch import LOST, SEEN_S, Watch, known, replaced
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]

@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from guard_model import GuardModel
-from stack_service import HYBRIDSERVE, Service, start
 
-from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.gateway.auth.api_keys import key_line, new_key
+from support.fake_guard import GuardModel
+from support.stack_service import HYBRIDSERVE, Service, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
 

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import time
 
-from parts import until
+from components import until
 
 from hybridserve.errors import ServiceError
-from hybridserve.telemetry.query import Prometheus
+from hybridserve.observability.prometheus_client import Prometheus
 
 # Two minutes are what the longest of these alerts looks back.
 CALM_S = 180.0

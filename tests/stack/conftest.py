@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from stack_service import Service, start
+
+from support.stack_service import Service, start
 
 
 @pytest.fixture(scope="session")

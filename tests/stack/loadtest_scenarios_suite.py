@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guard_model import GuardModel
-from stack_service import Service
 
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.run import Bench, Result
+from hybridserve.loadtest.runner import Bench, Result
 from hybridserve.loadtest.scenario import built_in, load_scenario, validate_scenario
+from support.fake_guard import GuardModel
+from support.stack_service import Service
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 # Server, client and other work share the machine: here the server is under test, not whether the client was alone.

@@ -21,7 +21,8 @@ from typing import Any
 
 import httpx
 import pytest
-from stack_service import Service, start
+
+from support.stack_service import Service, start
 
 SOAK_S = float(os.environ.get("TOKEN_SOAK_S", "120"))
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900 + SOAK_S)]

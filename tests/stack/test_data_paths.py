@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from stack_service import Service, living, start
 
-from hybridserve.serving.middleware.keys import key_line, new_key
-from hybridserve.telemetry.metrics import ALL
+from hybridserve.gateway.auth.api_keys import key_line, new_key
+from hybridserve.observability.metrics import ALL
+from support.stack_service import Service, living, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 

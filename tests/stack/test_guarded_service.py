@@ -12,12 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
-from guard_model import GuardModel
-from stack_service import HYBRIDSERVE, Service, start
 
-from hybridserve.compliance.canaries import canary_set
+from hybridserve.compliance.canary_prompts import canary_set
 from hybridserve.compliance.evidence import record_is_whole
-from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.gateway.auth.api_keys import key_line, new_key
+from support.fake_guard import GuardModel
+from support.stack_service import HYBRIDSERVE, Service, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
@@ -151,7 +151,7 @@ def test_the_evidence_file_is_shown_and_a_changed_one_refused(guarded: Guarded) 
     from datetime import date
 
     from hybridserve.errors import ConfigError
-    from hybridserve.serving.admission import admit
+    from hybridserve.runtime.compliance_gate import admit
     from hybridserve.settings import load
 
     plain = [guarded.flags[index] for index in range(1, len(guarded.flags), 2)]

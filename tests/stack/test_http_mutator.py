@@ -17,11 +17,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from stack_service import Service, start
+
+from support.stack_service import Service, start
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "fuzz"))
-from bodies import BODIES, HEADERS
 from mutate import WRONG, mutate_text, mutate_tree
+
+from support.fuzz_bodies import BODIES, HEADERS
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(7200)]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from stack_service import HYBRIDSERVE, Service, free_port, living
+
+from support.stack_service import HYBRIDSERVE, Service, free_port, living
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

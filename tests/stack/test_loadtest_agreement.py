@@ -20,12 +20,12 @@ from statistics import median
 from typing import Protocol
 
 import pytest
-from stack_service import Service
 from vllm_bench import VllmBench, vllm_bench
 
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.run import Bench, Result
+from hybridserve.loadtest.runner import Bench, Result
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
+from support.stack_service import Service
 
 pytestmark = pytest.mark.stack
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import httpx
 import pytest
-from stack_service import free_port
 
 from hybridserve.loadtest.arrivals import arrivals
 from hybridserve.loadtest.curves import Constant
-from hybridserve.loadtest.run import read_run
+from hybridserve.loadtest.runner import read_run
+from support.stack_service import free_port
 
 pytestmark = pytest.mark.stack
 LOADTESTS = Path(__file__).parents[2] / "loadtests"

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from stack_service import Service
+
+from support.stack_service import Service
 
 pytestmark = pytest.mark.stack
 COMMAND = str(Path(sys.executable).parent / "hybridserve")

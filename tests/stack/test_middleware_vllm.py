@@ -24,12 +24,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hybridserve
-from hybridserve.planning.engine_args import engine_args, engine_environment
+from hybridserve.gateway import Handover
+from hybridserve.gateway.auth.api_keys import key_line, new_key
+from hybridserve.gateway.reasoning.budget import Budgets
 from hybridserve.planning.render import command_line
-from hybridserve.serving.hosts.single import inline_worker
-from hybridserve.serving.middleware import Handover
-from hybridserve.serving.middleware.budget import Budgets
-from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.planning.resolve import engine_args, engine_environment
+from hybridserve.runtime.backends.standalone import inline_worker
 from hybridserve.settings import Settings, load
 from hybridserve.settings.reasoning import ReasoningSection
 
@@ -108,7 +108,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     }
     words = command_line(engine_args(planned), "127.0.0.1", port)[2:]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words]
-    command += ["--middleware", "hybridserve.serving.middleware.ControlMiddleware", *inline_worker(planned)]
+    command += ["--middleware", "hybridserve.gateway.ControlMiddleware", *inline_worker(planned)]
     log = folder / "vllm.log"
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)

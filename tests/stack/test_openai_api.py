@@ -5,7 +5,8 @@ from __future__ import annotations
 import httpx
 import openai
 import pytest
-from stack_service import Service
+
+from support.stack_service import Service
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

@@ -19,9 +19,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from stack_service import Service, start
 
-from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.gateway.auth.api_keys import key_line, new_key
+from support.stack_service import Service, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 

@@ -19,18 +19,18 @@ from typing import Any
 
 import httpx
 import pytest
-from guard_model import GuardModel
-from prometheus_server import script, start_prometheus, wait_until
-from stack_service import HYBRIDSERVE, Service, free_port, start
 
-from hybridserve.compliance.canaries import HARMFUL
-from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.compliance.canary_prompts import HARMFUL
+from hybridserve.gateway.auth.api_keys import key_line, new_key
+from hybridserve.observability.dashboards import boards
+from hybridserve.observability.dashboards.grafana import SCALED
+from hybridserve.observability.metrics import ALL
+from hybridserve.observability.prometheus_client import Prometheus
+from hybridserve.observability.rules.files import rule_groups
 from hybridserve.settings.telemetry import TelemetrySection
-from hybridserve.telemetry.boards import boards
-from hybridserve.telemetry.grafana import SCALED
-from hybridserve.telemetry.metrics import ALL
-from hybridserve.telemetry.query import Prometheus
-from hybridserve.telemetry.rules import rule_groups
+from support.fake_guard import GuardModel
+from support.prometheus_server import script, start_prometheus, wait_until
+from support.stack_service import HYBRIDSERVE, Service, free_port, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from stack_service import Service, start
 
-from hybridserve.serving.middleware.keys import key_line, new_key
+from hybridserve.gateway.auth.api_keys import key_line, new_key
+from support.stack_service import Service, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 

@@ -11,9 +11,9 @@ import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.errors import ConfigError
+from hybridserve.observability.rules.alerts import alerts
+from hybridserve.observability.rules.files import rule_files
 from hybridserve.settings import load
-from hybridserve.telemetry.alerts import alerts
-from hybridserve.telemetry.rules import rule_files
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Alerts and recording rules for Prometheus.")
 

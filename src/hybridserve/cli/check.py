@@ -14,18 +14,18 @@ from urllib.parse import urlsplit
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
-from hybridserve.compliance.adapter import evidence_sha256
 from hybridserve.compliance.documents import compliance_document, digest
 from hybridserve.compliance.evaluate import evaluate
 from hybridserve.compliance.findings import Finding, Profile, Status, verdict
-from hybridserve.compliance.guard_rules import behaviour_files
+from hybridserve.compliance.rules.guard import behaviour_files
 from hybridserve.compliance.view import DeploymentView
+from hybridserve.compliance.view_builder import evidence_sha256
 from hybridserve.errors import ConfigError, ServiceError
-from hybridserve.serving.gate import view_of
+from hybridserve.runtime.view import view_of
 from hybridserve.settings import Settings, load
 
 if TYPE_CHECKING:
-    from hybridserve.compliance.canaries import Canary
+    from hybridserve.compliance.canary_prompts import Canary
     from hybridserve.compliance.evidence import Observation
 
 app = typer.Typer(
@@ -175,7 +175,7 @@ def _live(
 ) -> tuple[list[Finding], dict[str, Any]]:
     import asyncio
 
-    from hybridserve.compliance.canaries import canary_set, guard_down_canary
+    from hybridserve.compliance.canary_prompts import canary_set, guard_down_canary
     from hybridserve.compliance.evidence import evidence_record, live_findings
 
     _check_address("--live", url)
@@ -218,7 +218,7 @@ def _live(
 async def _send(url: str, key: str | None, canaries: Sequence[Canary], model: str, *, quiet: bool) -> list[Observation]:
     import httpx
 
-    from hybridserve.serving.canaries import send_canaries
+    from hybridserve.guards.canaries.client import send_canaries
 
     headers = {"authorization": f"Bearer {key}"} if key else {}
     count = iter(range(1, len(canaries) + 1))

@@ -10,9 +10,9 @@ import typer
 
 from hybridserve.cli.alerts import write
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.observability.dashboards import boards
+from hybridserve.observability.dashboards.grafana import Format, dashboard
 from hybridserve.settings import load
-from hybridserve.telemetry.boards import boards
-from hybridserve.telemetry.grafana import Format, dashboard
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dashboards for Grafana 11 and later.")
 

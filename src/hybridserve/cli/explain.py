@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hybridserve.catalog.licences import licence, licence_ids, licensed_models, model_licence
+from hybridserve.catalog.licenses import licence, licence_ids, licensed_models, model_licence
 from hybridserve.cli.options import AsJson
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.compliance.evidence import LIVE_RULES

@@ -20,13 +20,13 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from hybridserve.catalog.licences import model_licence
+from hybridserve.catalog.licenses import model_licence
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli.options import AsJson
 from hybridserve.errors import CatalogError, ConfigError
+from hybridserve.fetch.downloader import GIB, Fetched, Watcher, check_offline, fetch
 from hybridserve.fetch.hub import HUB, Hub
 from hybridserve.fetch.listing import COMMIT, REPOSITORY, RemoteFile
-from hybridserve.fetch.run import GIB, Fetched, Watcher, check_offline, fetch
 from hybridserve.fetch.store import CacheStore, FolderStore, Store, default_cache
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Download weights at their pinned commit.")

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from hybridserve.compliance.bundle import attribution_bundle
+from hybridserve.compliance.attribution import attribution_bundle
 from hybridserve.errors import ConfigError
-from hybridserve.planning.engine_args import Planned, plan_settings, weights_source
-from hybridserve.planning.memory import GIB
-from hybridserve.serving.gate import view_of
+from hybridserve.planning.memory.budget import GIB
+from hybridserve.planning.resolve import Planned, plan_settings, weights_source
+from hybridserve.runtime.view import view_of
 from hybridserve.settings import Settings
 
 Mode = Literal["standalone", "rayservice"]

@@ -12,7 +12,7 @@ import typer
 
 from hybridserve.cli.options import AsJson
 from hybridserve.errors import ConfigError
-from hybridserve.serving.middleware.keys import key_line, new_key, parse_keys
+from hybridserve.gateway.auth.api_keys import key_line, new_key, parse_keys
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make API keys. Only their hashes are stored.")
 

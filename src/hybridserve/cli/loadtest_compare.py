@@ -15,7 +15,7 @@ from hybridserve.cli.loadtest_modes import console
 from hybridserve.errors import ConfigError, HybridServeError
 from hybridserve.loadtest import charts, report
 from hybridserve.loadtest.compare import Row, compare
-from hybridserve.loadtest.run import Result, judge_run
+from hybridserve.loadtest.runner import Result, judge_run
 from hybridserve.loadtest.slo import EXIT_CODES
 from hybridserve.loadtest.statistics import Interval
 

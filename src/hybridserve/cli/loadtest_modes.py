@@ -15,7 +15,7 @@ from rich.table import Table
 from hybridserve.errors import ConfigError
 from hybridserve.loadtest import report
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.run import Bench, Result, judge_run, write_result
+from hybridserve.loadtest.runner import Bench, Result, judge_run, write_result
 from hybridserve.loadtest.scenario import Scenario
 from hybridserve.loadtest.slo import EXIT_CODES
 

@@ -17,10 +17,10 @@ from hybridserve.cli.loadtest_modes import Target, console, run
 from hybridserve.errors import ConfigError, HybridServeError, ServiceError
 from hybridserve.loadtest import charts, report
 from hybridserve.loadtest.metrics import Summary
-from hybridserve.loadtest.record import Outcome
-from hybridserve.loadtest.run import Result, write_result
+from hybridserve.loadtest.rate_search import Answer, Found, find_max
+from hybridserve.loadtest.request_record import Outcome
+from hybridserve.loadtest.runner import Result, write_result
 from hybridserve.loadtest.scenario import Scenario
-from hybridserve.loadtest.search import Answer, Found, find_max
 from hybridserve.loadtest.slo import EXIT_CODES
 from hybridserve.loadtest.sweep import Point, StepLaw, calibration, fit, point_folder, scaling_settings, sweep_kinds
 
@@ -165,10 +165,10 @@ def _counts(levels: str) -> list[int]:
 
 def _calibration(law: StepLaw, model: str, points: list[Point], config: Path | None, start_up: float) -> str:
     """The simulator's file; limits and cache come from the plan of the settings that the server was started with."""
-    from hybridserve.planning.engine_args import plan_settings
-    from hybridserve.scaling.simulator.calibration import parse_service_times
-    from hybridserve.serving.capacity import replica_capacity
+    from hybridserve.engine.spec import replica_capacity
+    from hybridserve.planning.resolve import plan_settings
     from hybridserve.settings import load
+    from hybridserve.simulator.service_times import parse_service_times
 
     settings = load(config, ()).settings
     served = settings.model.served_name or settings.model.id

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
-from hybridserve.compliance.bundle import attribution_bundle, missing_copies
+from hybridserve.compliance.attribution import attribution_bundle, missing_copies
 from hybridserve.errors import ConfigError
-from hybridserve.serving.gate import view_of
+from hybridserve.runtime.view import view_of
 from hybridserve.settings import load
 
 app = typer.Typer(

@@ -10,9 +10,9 @@ import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.errors import ConfigError
-from hybridserve.planning.advice import Goal, Reuse
-from hybridserve.planning.calibration import Calibration, read_calibration
-from hybridserve.planning.engine_args import Wishes, plan_settings
+from hybridserve.planning.memory.profile import Calibration, read_calibration
+from hybridserve.planning.recommend import Goal, Reuse
+from hybridserve.planning.resolve import Wishes, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv, from_quantiles
 from hybridserve.settings import Settings, load
 
@@ -138,7 +138,7 @@ def plan(
         show_measured(settings(model, device), wishes, _read(measured, "--measured"), str(measured), as_json)
         return
     from hybridserve.cli.plan_view import show_plan
-    from hybridserve.planning.report import report
+    from hybridserve.planning.serialize import report
 
     content = report(plan_settings(settings(model, device), wishes))
     if as_json:

@@ -9,9 +9,9 @@ from typing import Any
 import typer
 
 from hybridserve.errors import ConfigError, PlanRefused
-from hybridserve.planning.engine_args import Planned, Wishes, plan_settings
-from hybridserve.planning.report import served
+from hybridserve.planning.resolve import Planned, Wishes, plan_settings
 from hybridserve.planning.roofline import bound, compare, machine
+from hybridserve.planning.serialize import served
 from hybridserve.settings import Settings
 
 

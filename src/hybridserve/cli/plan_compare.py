@@ -11,7 +11,7 @@ import typer
 
 from hybridserve.errors import EnvironmentFault, PlanRefused
 from hybridserve.planning.comparison import CURVE_LENGTHS, Column, compare_columns, crossover, sequence_bytes
-from hybridserve.planning.engine_args import Planned, Wishes, plan_settings
+from hybridserve.planning.resolve import Planned, Wishes, plan_settings
 from hybridserve.settings import Settings
 
 MIB = 1 << 20

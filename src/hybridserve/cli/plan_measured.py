@@ -7,10 +7,10 @@ import json
 import typer
 
 from hybridserve.errors import CatalogError, ConfigError, PlanRefused
-from hybridserve.planning.engine_args import Wishes, plan_settings
-from hybridserve.planning.measured import Judged, judge, read_curve
-from hybridserve.planning.report import served
+from hybridserve.planning.benchmark_overlay import Judged, judge, read_curve
+from hybridserve.planning.resolve import Wishes, plan_settings
 from hybridserve.planning.roofline import Machine, machine
+from hybridserve.planning.serialize import served
 from hybridserve.settings import Settings
 
 

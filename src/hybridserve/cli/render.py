@@ -11,9 +11,9 @@ import typer
 import yaml
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
-from hybridserve.planning.advice import Goal
-from hybridserve.planning.engine_args import Wishes, engine_args, plan_settings
+from hybridserve.planning.recommend import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
+from hybridserve.planning.resolve import Wishes, engine_args, plan_settings
 from hybridserve.settings import Settings, load
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write the plan out.")

@@ -39,7 +39,7 @@ def serve(
     settings = load(config, [*flags, *(assign or ())]).settings
 
     try:
-        from hybridserve.serving.runner import Progress, Ready, serve
+        from hybridserve.runtime.runner import Progress, Ready, serve
     except ModuleNotFoundError as missing:
         raise EnvironmentFault(
             "install",

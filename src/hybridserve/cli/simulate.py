@@ -17,7 +17,7 @@ from hybridserve.errors import ConfigError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from hybridserve.scaling.simulator.tune import Candidate, Scene, Trial
+    from hybridserve.simulator.tune import Candidate, Scene, Trial
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -55,11 +55,11 @@ def simulate(
       hybridserve simulate --workload bursts --policy hybridserve,fixed,oracle --tune
       hybridserve simulate --trace monday.csv --policy all --tune --json
     """
-    from hybridserve.scaling.simulator.calibration import built_in, load_service_times
-    from hybridserve.scaling.simulator.fleet import FleetOptions
-    from hybridserve.scaling.simulator.score import Goals
-    from hybridserve.scaling.simulator.tune import POLICIES, Scene, best, candidates, cheapest
-    from hybridserve.scaling.simulator.workloads import WORKLOADS, read_trace
+    from hybridserve.simulator.fleet import FleetOptions
+    from hybridserve.simulator.score import Goals
+    from hybridserve.simulator.service_times import built_in, load_service_times
+    from hybridserve.simulator.traffic import WORKLOADS, read_trace
+    from hybridserve.simulator.tune import POLICIES, Scene, best, candidates, cheapest
 
     if listing:
         _list({name: one.about for name, one in WORKLOADS.items()}, POLICIES, built_in(), as_json)

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from hybridserve.cli.options import AsJson
 from hybridserve.errors import ServiceError
+from hybridserve.observability.prometheus_client import Prometheus
+from hybridserve.observability.top import Ports, ReplicaRow, from_prometheus
 from hybridserve.settings.telemetry import TelemetrySection
-from hybridserve.telemetry.query import Prometheus
-from hybridserve.telemetry.watch import Ports, ReplicaRow, from_prometheus
 
 _BAR = 10
 

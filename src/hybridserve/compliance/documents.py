@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from hybridserve.catalog.licences import Licence
+from hybridserve.catalog.licenses import Licence
 from hybridserve.compliance.findings import Finding, Profile, verdict
-from hybridserve.compliance.rule import clause, duties
+from hybridserve.compliance.rules.base import clause, duties
 from hybridserve.compliance.view import DeploymentView, Part
 
 # Words of a licence may hold characters that a header must not.

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 
-from hybridserve.compliance.engine_rules import ENGINE
-from hybridserve.compliance.exposure_rules import EXPOSURE
 from hybridserve.compliance.findings import Finding, Outcome, passed
-from hybridserve.compliance.guard_rules import GUARD
-from hybridserve.compliance.licence_rules import LICENCE
-from hybridserve.compliance.rule import Rule
+from hybridserve.compliance.rules.base import Rule
+from hybridserve.compliance.rules.engine import ENGINE
+from hybridserve.compliance.rules.exposure import EXPOSURE
+from hybridserve.compliance.rules.guard import GUARD
+from hybridserve.compliance.rules.license import LICENCE
 from hybridserve.compliance.view import DeploymentView, WaiverRecord
 
 RULES: tuple[Rule, ...] = (*LICENCE, *GUARD, *ENGINE, *EXPOSURE)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from hybridserve.compliance.canaries import Canary
+from hybridserve.compliance.canary_prompts import Canary
 from hybridserve.compliance.documents import digest
 from hybridserve.compliance.findings import Finding, Outcome, failed, passed, unknown
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
 
-from hybridserve.catalog.licences import Licence, ModelLicence, Trigger
+from hybridserve.catalog.licenses import Licence, ModelLicence, Trigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

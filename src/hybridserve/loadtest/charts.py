@@ -12,7 +12,7 @@ from typing import Any
 from hybridserve.errors import EnvironmentFault
 from hybridserve.loadtest.compare import Row
 from hybridserve.loadtest.metrics import Summary, saturation, tokens_over_time
-from hybridserve.loadtest.record import Record
+from hybridserve.loadtest.request_record import Record
 from hybridserve.loadtest.statistics import Interval, percentile
 
 _RANKS = {50: "#4c78a8", 95: "#f58518", 99: "#e45756"}

@@ -20,7 +20,7 @@ from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 
 from hybridserve.loadtest.prompts import Request
-from hybridserve.loadtest.record import Outcome, Record
+from hybridserve.loadtest.request_record import Outcome, Record
 from hybridserve.loadtest.sse import Stream, read_stream
 
 _BLOCK = 16 * 1024

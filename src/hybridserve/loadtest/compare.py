@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from hybridserve.loadtest.metrics import summarise, tokens_over_time
-from hybridserve.loadtest.record import Record
+from hybridserve.loadtest.request_record import Record
 from hybridserve.loadtest.statistics import Interval, bootstrap_ratio, percentile
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hybridserve.loadtest.metrics import Summary
-from hybridserve.loadtest.record import Record
+from hybridserve.loadtest.request_record import Record
 
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 _PER_TOKEN = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)

@@ -25,7 +25,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from hybridserve.errors import HybridServeError
 from hybridserve.loadtest import export, shapes
 from hybridserve.loadtest.client import now
-from hybridserve.loadtest.health import Probe
+from hybridserve.loadtest.client_health import Probe
 from hybridserve.loadtest.preflight import preflight
 from hybridserve.loadtest.scenario import load_scenario, validate_scenario
 from hybridserve.loadtest.session import KEY, RUN_FILE, RunFile, Session
@@ -100,7 +100,7 @@ def _by_hand(environment: Environment, run: RunFile) -> None:
 def _conclude(environment: Environment, **_: Any) -> None:
     """Judge the records, write the report, set the exit code."""
     from hybridserve.loadtest.report import VERDICTS, write_report
-    from hybridserve.loadtest.run import judge_run, write_result
+    from hybridserve.loadtest.runner import judge_run, write_result
     from hybridserve.loadtest.slo import EXIT_CODES
 
     out = Path(environment.parsed_options.out)

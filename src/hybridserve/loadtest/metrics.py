@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hybridserve.loadtest.record import Record
+from hybridserve.loadtest.request_record import Record
 from hybridserve.loadtest.statistics import Distribution, Interval, wilson
 
 

@@ -10,7 +10,7 @@ import httpx
 from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.loadtest.prompts import read_prompts
 from hybridserve.loadtest.scenario import FileKind, Scenario, TokenKind
-from hybridserve.scaling.simulator.workloads import read_trace
+from hybridserve.simulator.traffic import read_trace
 
 _SMALL, _LARGE = (100, 900), (2000, 30000)
 """Ids of random prompts: every vocabulary has the small ones; large vocabularies keep special tokens among those."""

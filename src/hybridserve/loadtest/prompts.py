@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybridserve.errors import ConfigError
-from hybridserve.loadtest.record import Outcome
+from hybridserve.loadtest.request_record import Outcome
 from hybridserve.loadtest.scenario import ChatKind, FileKind, Scenario, TokenKind
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"

@@ -16,7 +16,7 @@ from hybridserve.errors import EnvironmentFault
 from hybridserve.loadtest import charts
 from hybridserve.loadtest.compare import Row
 from hybridserve.loadtest.metrics import Summary, by_kind, by_level, saturation
-from hybridserve.loadtest.run import Result, measured_span
+from hybridserve.loadtest.runner import Result, measured_span
 from hybridserve.loadtest.slo import Verdict
 from hybridserve.loadtest.statistics import Distribution
 

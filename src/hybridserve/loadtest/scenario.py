@@ -22,7 +22,7 @@ from pydantic import (
 from hybridserve.errors import ConfigError
 from hybridserve.loadtest.curves import Constant, Curve
 from hybridserve.loadtest.metrics import Limits
-from hybridserve.loadtest.record import Outcome
+from hybridserve.loadtest.request_record import Outcome
 
 BUILT_IN = resources.files("hybridserve.loadtest") / "scenarios"
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -10,7 +10,7 @@ from typing import IO, Any
 from hybridserve.loadtest.arrivals import arrivals, share
 from hybridserve.loadtest.client import StreamingClient, now
 from hybridserve.loadtest.prompts import Prompts, Request
-from hybridserve.loadtest.record import Record
+from hybridserve.loadtest.request_record import Record
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
 
 RUN_FILE = "LOADTEST_RUN"
@@ -128,7 +128,7 @@ class Session:
         """Open loop: (place, second, request) of this worker; a request only where a trace gives its lengths."""
         scenario = self.scenario
         if scenario.trace is not None:
-            from hybridserve.scaling.simulator.workloads import read_trace
+            from hybridserve.simulator.traffic import read_trace
 
             rows = read_trace(scenario.trace)[: scenario.requests]
             mine = enumerate(rows[self.worker :: self.workers])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from hybridserve.loadtest.health import Health
+from hybridserve.loadtest.client_health import Health
 from hybridserve.loadtest.metrics import Summary
 from hybridserve.loadtest.scenario import Slo
 

@@ -1,6 +1,6 @@
 """The operating curve: each kind of request at each concurrency, and the law of one engine step fitted to it.
 
-The law is the simulator's (hybridserve.scaling.simulator.calibration). With `n` sequences of `p` prompt and `o` output
+The law is the simulator's (hybridserve.simulator.service_times). With `n` sequences of `p` prompt and `o` output
 tokens always running, an engine step decodes n sequences with n * (p + o / 2) tokens of context, and computes n * p / o
 prompt tokens: each sequence brings its prompt once in o steps. So the time per output token is
 

@@ -11,7 +11,7 @@ from locust.exception import StopUser
 
 from hybridserve.loadtest.client import StreamingClient
 from hybridserve.loadtest.prompts import Conversation, Request
-from hybridserve.loadtest.record import Record
+from hybridserve.loadtest.request_record import Record
 from hybridserve.loadtest.session import Session
 
 _BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.25, 5.0

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridserve.errors import CatalogError, PlanRefused
+from hybridserve.planning.cache.layout import CacheLayout
 from hybridserve.planning.deployment import DeploymentPlan
-from hybridserve.planning.engine_args import Planned
-from hybridserve.planning.memory import GIB
-from hybridserve.planning.plan import CacheLayout
-from hybridserve.planning.report import served
+from hybridserve.planning.memory.budget import GIB
+from hybridserve.planning.resolve import Planned
 from hybridserve.planning.roofline import Machine, bound, machine
+from hybridserve.planning.serialize import served
 
 # Where sequence lengths are sampled for the drawing, in tokens: fine enough to show every step of a block.
 CURVE_LENGTHS = tuple(round(128 * 2 ** (step / 256)) for step in range(256 * 10 + 1))

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.architecture import Architecture
-from hybridserve.planning.calibration import Calibration
-from hybridserve.planning.memory import GIB, MIB, MemoryBudget, MemoryRequest, budget_memory
-from hybridserve.planning.plan import CacheLayout, CachePlan, CacheRequest, lay_out, plan_cache
-from hybridserve.planning.weights import Quantization, WeightBytes, count_weights
+from hybridserve.planning.cache.layout import CacheLayout, CachePlan, CacheRequest, lay_out, plan_cache
+from hybridserve.planning.memory.budget import GIB, MIB, MemoryBudget, MemoryRequest, budget_memory
+from hybridserve.planning.memory.profile import Calibration
+from hybridserve.planning.memory.weights import Quantization, WeightBytes, count_weights
+from hybridserve.planning.models import Architecture
 
 # The CUDA context is created before the engine's first measurement and lives outside of what it may take.
 CONTEXT_BYTES = 400 * MIB

@@ -21,14 +21,14 @@ from typing import Literal
 
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.errors import CatalogError
-from hybridserve.planning.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2
-from hybridserve.planning.weights import (
+from hybridserve.planning.memory.weights import (
     DTYPE_BYTES,
     QUANTIZED_BYTES,
     Quantization,
     WeightBytes,
     count_active_parameters,
 )
+from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2
 
 Limit = Literal["memory bandwidth", "compute"]
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hybridserve.settings.access import AccessSection
 from hybridserve.settings.engine import EngineSection
 from hybridserve.settings.guard import GuardSection
-from hybridserve.settings.licence import LicenceSection
+from hybridserve.settings.license import LicenceSection
 from hybridserve.settings.model import AcceleratorSection, ModelSection
 from hybridserve.settings.reasoning import ReasoningSection
 from hybridserve.settings.scaling import ScalingSection

@@ -10,9 +10,9 @@ import pytest
 from hybridserve.catalog import models
 from hybridserve.catalog.models import load_card, model_ids, resolve_model
 from hybridserve.errors import CatalogError
-from hybridserve.planning.architecture import read_architecture
-from hybridserve.planning.plan import CacheRequest, plan_cache
-from hybridserve.planning.weights import count_parameters
+from hybridserve.planning.cache.layout import CacheRequest, plan_cache
+from hybridserve.planning.memory.weights import count_parameters
+from hybridserve.planning.models import read_architecture
 
 NEEDED = {
     "demo",

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import uvicorn
 import yaml
-from compliance_cases import EXAMPLE, ROOT, sha256
-from fake_service import FakeService
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
-from hybridserve.compliance.canaries import canary_set
+from hybridserve.compliance.canary_prompts import canary_set
 from hybridserve.compliance.documents import digest
 from hybridserve.compliance.evidence import SCHEMA, record_is_whole
+from support.compliance_cases import EXAMPLE, ROOT, sha256
+from support.fake_service import FakeService
 
 DAY = ["--date", "2026-11-23"]
 HEAVY = ("torch", "ray", "vllm", "fastapi", "starlette", "transformers", "httpx", "rich")

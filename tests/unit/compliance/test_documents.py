@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from compliance_cases import TODAY, Case
 from jsonschema import Draft7Validator
 
 from hybridserve.compliance import compliance_document, licences_document, service_lines
-from hybridserve.compliance.bundle import attribution_bundle, missing_copies
+from hybridserve.compliance.attribution import attribution_bundle, missing_copies
 from hybridserve.compliance.documents import attribution_header
 from hybridserve.compliance.sarif import sarif
+from support.compliance_cases import TODAY, Case
 
 # The parts of SARIF 2.1.0 that we use, from the OASIS standard, sections 3.13 to 3.27.
 SARIF = {

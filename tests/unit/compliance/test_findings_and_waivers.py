@@ -7,13 +7,13 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from compliance_cases import TODAY, Case, licence_text
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridserve.catalog.licences import licence
+from hybridserve.catalog.licenses import licence
 from hybridserve.compliance import Finding, verdict
 from hybridserve.errors import ConfigError
+from support.compliance_cases import TODAY, Case, licence_text
 
 WAIVER = {"rule": "guard.kind", "by": "Head of Legal", "reason": "pilot with ten users", "until": "2026-12-31"}
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_service import ANSWER, HARM, MISBEHAVIOURS, FakeService
 
-from hybridserve.compliance.canaries import Canary, canary_set, guard_down_canary, round_canaries
+from hybridserve.compliance.canary_prompts import Canary, canary_set, guard_down_canary, round_canaries
 from hybridserve.compliance.evidence import (
     LIVE_RULES,
     Observation,
@@ -22,7 +21,8 @@ from hybridserve.compliance.evidence import (
     record_is_whole,
 )
 from hybridserve.compliance.findings import Finding, verdict
-from hybridserve.serving.canaries import send_canaries
+from hybridserve.guards.canaries.client import send_canaries
+from support.fake_service import ANSWER, HARM, MISBEHAVIOURS, FakeService
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -143,8 +143,8 @@ def test_canaries_are_short_and_distinct() -> None:
 
 
 def test_the_guard_of_patterns_that_ships_blocks_the_english_canaries() -> None:
-    from hybridserve.compliance.canaries import HARMFUL, HARMLESS
-    from hybridserve.serving.guards.rules import RulesGuard
+    from hybridserve.compliance.canary_prompts import HARMFUL, HARMLESS
+    from hybridserve.guards.patterns import RulesGuard
 
     guard = RulesGuard(None)
 

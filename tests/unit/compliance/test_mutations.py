@@ -9,10 +9,10 @@ from datetime import date
 from typing import Any
 
 import pytest
-from compliance_cases import MODEL_FILES, Case, card
 
 from hybridserve.compliance import Finding, verdict
 from hybridserve.compliance.evaluate import RULES
+from support.compliance_cases import MODEL_FILES, Case, card
 
 Break = Callable[[Case], Case]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from compliance_cases import Case
 
 from hybridserve.compliance import verdict
+from support.compliance_cases import Case
 
 
 @pytest.mark.parametrize("name", ["case", "baked", "llama_guard", "gemma_guard"])

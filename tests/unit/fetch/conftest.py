@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hub_server import Running, running
+from support.fake_hub import Running, running
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, REPOSITORY, Running
 
 from hybridserve.cli import main
+from support.fake_hub import COMMIT, REPOSITORY, Running
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -102,7 +102,7 @@ def test_killed_in_the_middle_it_goes_on(
 def test_a_model_of_the_catalogue_has_the_commit_whose_licence_was_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hybridserve.catalog.licences import model_licence
+    from hybridserve.catalog.licenses import model_licence
 
     known = model_licence("nemotron-nano-9b-v2")
     assert known is not None

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import COMMIT, REPOSITORY, Running, demo_files, entry
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridserve.errors import ServiceError
+from hybridserve.fetch.downloader import fetch
 from hybridserve.fetch.hub import Hub
 from hybridserve.fetch.listing import parse_listing, wanted
-from hybridserve.fetch.run import fetch
 from hybridserve.fetch.store import CacheStore, FolderStore
+from support.fake_hub import COMMIT, REPOSITORY, Running, demo_files, entry
 
 OUTSIDE = [
     "../evil", "/etc/evil", "a/../../evil", "a//b", "./a", "a/.", "", "a\\..\\b", "a\0b", "a\nb", "C:/x", "..", "a/..",

@@ -24,12 +24,12 @@ from mutate import mutate_text, mutate_tree
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
 from hybridserve.errors import HybridServeError
+from hybridserve.gateway.auth.api_keys import key_line, new_key, parse_keys
+from hybridserve.guards.patterns import RulesGuard
 from hybridserve.loadtest.scenario import built_in, load_scenario, parse_scenario
-from hybridserve.scaling.simulator.calibration import BUILT_IN, parse_service_times
-from hybridserve.scaling.simulator.workloads import parse_trace
-from hybridserve.serving.guards.rules import RulesGuard
-from hybridserve.serving.middleware.keys import key_line, new_key, parse_keys
 from hybridserve.settings import Settings
+from hybridserve.simulator.service_times import BUILT_IN, parse_service_times
+from hybridserve.simulator.traffic import parse_trace
 
 pytestmark = pytest.mark.timeout(7200)
 
@@ -157,7 +157,7 @@ SCENARIO_TREES = [json.loads(load_scenario(name).model_dump_json()) for name in 
 TRACE = "time,prompt,output\n" + "\n".join(f"{i * 0.5},{100 + i},{20 + i}" for i in range(12)) + "\n"
 TIMES = [entry.read_text() for entry in BUILT_IN.iterdir() if entry.name.endswith(".yaml")]
 KEYS = f"# keys\n{key_line('alice', new_key(), rpm=5)}\n{key_line('bob', new_key(), ('metrics', 'admin'))}\n"
-RULES = (ROOT / "src/hybridserve/serving/guards/rules.yaml").read_text()
+RULES = (ROOT / "src/hybridserve/guards/patterns.yaml").read_text()
 
 
 def rules(text: str, where: str) -> object:

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bodies import BODIES, HEADERS
 from mutate import WRONG, mutate_text, mutate_tree
 
+from hybridserve.gateway import ControlMiddleware
+from hybridserve.guards import GuardFault
+from hybridserve.guards.parsers import PARSERS, Reading
 from hybridserve.loadtest.sse import read_stream
-from hybridserve.serving.guards import GuardFault
-from hybridserve.serving.guards.parsers import PARSERS, Reading
-from hybridserve.serving.middleware import ControlMiddleware
 from hybridserve.settings import Settings
+from support.fuzz_bodies import BODIES, HEADERS
 
 sys.path.append(str(Path(__file__).parents[1] / "serving"))
-from small_engine import DONE, Result, SmallEngine, call, chunk, sse
+from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
 
 pytestmark = pytest.mark.timeout(7200)
 

@@ -8,8 +8,8 @@ import pytest
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.architecture import Architecture, read_architecture
-from hybridserve.planning.plan import CacheRequest, lay_out, plan_cache
+from hybridserve.planning.cache.layout import CacheRequest, lay_out, plan_cache
+from hybridserve.planning.models import Architecture, read_architecture
 
 GIB = 1 << 30
 MIB = 1 << 20

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.architecture import Architecture, read_architecture
-from hybridserve.planning.plan import CachePlan, CacheRequest, lay_out, plan_cache
+from hybridserve.planning.cache.layout import CachePlan, CacheRequest, lay_out, plan_cache
+from hybridserve.planning.models import Architecture, read_architecture
 
 MODELS = {
     name: read_architecture(resolve_model(name).config)

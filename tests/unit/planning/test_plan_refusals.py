@@ -6,9 +6,9 @@ import pytest
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import CatalogError, PlanRefused
-from hybridserve.planning.architecture import read_architecture
-from hybridserve.planning.plan import CacheRequest, plan_cache
-from hybridserve.planning.sharding import allowed_sizes
+from hybridserve.planning.cache.layout import CacheRequest, plan_cache
+from hybridserve.planning.models import read_architecture
+from hybridserve.planning.parallelism import allowed_sizes
 
 GIB = 1 << 30
 CONFIG = resolve_model("nemotron-nano-9b-v2").config

@@ -1,0 +1,1 @@
+"""The scaling policy: pure functions from replica metrics to a replica count."""

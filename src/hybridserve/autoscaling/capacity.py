@@ -1,0 +1,94 @@
+"""What one replica can hold: the units that run out on a hybrid, taken from the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from hybridserve.errors import ConfigError
+
+# Prefill rate, in tokens a second, of a replica whose rate is not known: never the limit.
+UNLIMITED_PREFILL = 1e12
+
+
+class PlannedLayout(Protocol):
+    """What is read of a planned block layout."""
+
+    @property
+    def block_size(self) -> int: ...
+    def running_blocks(self, length: int) -> int:
+        """Blocks a decoding sequence of `length` tokens holds."""
+        ...
+
+
+class PlannedCache(Protocol):
+    """What is read of a cache plan: a layout filled with blocks, one of which is the null block."""
+
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def layout(self) -> PlannedLayout: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaCapacity:
+    """Capacity of one replica.
+
+    A sequence of L tokens holds ``state_blocks + growing_groups * ceil(L / block_size)`` blocks of one shared pool.
+
+    Attributes:
+        max_num_seqs: sequences the scheduler runs at once.
+        usable_blocks: blocks of the pool without the null block.
+        block_size: tokens of one block.
+        state_blocks: blocks that hold the recurrent state of one running sequence; 0 for a pure transformer.
+        growing_groups: cache groups that take one more block every `block_size` tokens.
+        prefill_tokens_per_s: prompt tokens that a replica computes per second while it also decodes.
+    """
+
+    max_num_seqs: int
+    usable_blocks: int
+    block_size: int
+    state_blocks: int
+    growing_groups: int
+    prefill_tokens_per_s: float
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "usable_blocks", "block_size", "prefill_tokens_per_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"capacity.{name}", f"{getattr(self, name)} is not positive", "take it from the plan")
+        if self.state_blocks < 0 or self.growing_groups < 0 or not self.state_blocks + self.growing_groups:
+            raise ConfigError(
+                "capacity", "a sequence would hold no block at all", "take both kinds of groups from the plan"
+            )
+        if self.usable_blocks < self.state_blocks + self.growing_groups:
+            raise ConfigError(
+                "capacity.usable_blocks",
+                f"{self.usable_blocks} blocks do not hold one sequence ({self.state_blocks + self.growing_groups})",
+                "give the engine more cache memory",
+            )
+
+    @property
+    def state_slots(self) -> int:
+        """Sequences whose state fits with one block of each growing group, at most what the scheduler runs."""
+        return min(self.max_num_seqs, self.usable_blocks // (self.state_blocks + self.growing_groups))
+
+    def blocks(self, length: float) -> int:
+        """Blocks a running sequence of `length` tokens holds."""
+        return self.state_blocks + self.growing_groups * max(1, -(-int(length) // self.block_size))
+
+
+def capacity_from_plan(plan: PlannedCache, max_num_seqs: int, prefill_tokens_per_s: float) -> ReplicaCapacity:
+    """The capacity that a cache plan promises.
+
+    Two lengths tell the parts of `running_blocks` apart: what grows by one block of tokens, and what does not grow.
+    """
+    size = plan.layout.block_size
+    one, two = plan.layout.running_blocks(size), plan.layout.running_blocks(2 * size)
+    return ReplicaCapacity(
+        max_num_seqs=max_num_seqs,
+        usable_blocks=plan.num_blocks - 1,
+        block_size=size,
+        state_blocks=one - (two - one),
+        growing_groups=two - one,
+        prefill_tokens_per_s=prefill_tokens_per_s,
+    )

@@ -1,0 +1,1 @@
+"""The compliance rules, one module a family: a rule reads a deployment view and returns a finding."""

@@ -1,0 +1,277 @@
+"""From settings, catalogue and files to the plain view that rules read. The only place here that opens files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from hybridserve.catalog.licenses import ModelLicence, Trigger, licence, model_licence
+from hybridserve.catalog.models import ResolvedModel
+from hybridserve.compliance.evaluate import RULES
+from hybridserve.compliance.evidence import LIVE_RULES, record_is_whole
+from hybridserve.compliance.findings import Profile
+from hybridserve.compliance.rules.license import NOTICE_FILE
+from hybridserve.compliance.view import (
+    AcceptanceRecord,
+    Bundle,
+    CacheFacts,
+    Declarations,
+    DeploymentView,
+    EngineView,
+    ExposureView,
+    GuardView,
+    ModelFiles,
+    Part,
+    WaiverRecord,
+)
+from hybridserve.errors import ConfigError
+from hybridserve.settings import Settings
+from hybridserve.settings.license import LicenceSection, Waiver
+
+# Files of a checkpoint that shape its behaviour or carry notices. Weights are not hashed here.
+WATCHED = re.compile(r".*\.(json|jinja|py|md|txt|model)")
+LARGEST = 64 * 1024 * 1024
+LARGEST_TEXT = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedEngine:
+    """What planning says about the engine, as plain data. The caller plans; this room does not know how.
+
+    Attributes:
+        args: engine arguments under vLLM's names, as they will be passed.
+        refusal: the engine's reason not to start.
+    """
+
+    platform: str
+    args: Mapping[str, Any]
+    blackwell: bool = False
+    hybrid: bool | None = None
+    cache: CacheFacts | None = None
+    refusal: str | None = None
+
+
+def deployment_view(
+    settings: Settings, model: ResolvedModel, planned: PlannedEngine, profile: Profile
+) -> DeploymentView:
+    """The deployment as rules see it.
+
+    Raises:
+        ConfigError: a file that the settings name cannot be read, or a waiver names no rule.
+        CatalogError: a registry entry is broken.
+    """
+    card, section = model.card, settings.licence
+    repository = _repository(settings, model)
+    # A folder's name says nothing about what lies in it: only a card, or the repository, brings a licence.
+    named = card is not None or model.folder is None
+    entry = (model_licence(model.id) if named else None) or (model_licence(repository) if repository else None)
+    if repository is None and entry is not None and model.folder is None and settings.model.source is None:
+        repository = entry.repository
+    triggers: set[Trigger] = {"host"}
+    if section.weights == "baked":
+        triggers.add("image")
+    if section.derivative:
+        triggers.add("derivative")
+    main = Part(
+        role="model",
+        id=entry.id if entry else model.id,
+        repository=repository,
+        revision=settings.model.revision or (card.revision if card and not model.folder else None),
+        served_name=settings.model.served_name or model.id,
+        triggers=frozenset(triggers),
+        entry=entry,
+        licences=_licences(entry),
+    )
+    serving = card.serving if card else None
+    return DeploymentView(
+        model=main,
+        guard_model=_guard_model(settings),
+        declared=_declarations(section),
+        files=ModelFiles(present=_hashes(model.folder) if model.folder else None, pinned=_pinned(settings, entry)),
+        guard=_guard(settings),
+        engine=EngineView(
+            version=settings.engine.version,
+            platform=planned.platform,
+            args={name.replace("-", "_"): value for name, value in planned.args.items()},
+            blackwell=planned.blackwell,
+            hybrid=planned.hybrid,
+            chat=serving is None or serving.kind != "base",
+            reasoning=bool(entry and entry.reasoning) or bool(serving and "reasoning" in serving.sampling),
+            min_version=serving.min_vllm if serving else None,
+            card_ssm_dtype=serving.mamba_ssm_cache_dtype if serving else None,
+            card_reasoning_parser=serving.reasoning_parser if serving else None,
+            card_tool_call_parser=serving.tool_call_parser if serving else None,
+            needs_remote_code=serving.trust_remote_code if serving else False,
+            cache=planned.cache,
+            refusal=planned.refusal,
+        ),
+        exposure=_exposure(settings, profile),
+    )
+
+
+def evidence_sha256(file: Path | None) -> str | None:
+    """Digest of the record that `check --live` left; None where the settings name none.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not as it was written.
+    """
+    if file is None:
+        return None
+    fix = "write it with hybridserve check --live URL --evidence FILE"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError("guard.evidence_file", f"{file} cannot be read: {error}", fix) from None
+    if not isinstance(record, dict) or not record_is_whole(record):
+        raise ConfigError("guard.evidence_file", f"{file} is not as it was written: its digest does not fit", fix)
+    sha256: str = record["sha256"]
+    return sha256
+
+
+def _repository(settings: Settings, model: ResolvedModel) -> str | None:
+    """Where the weights are fetched from; None where they lie in a folder or nobody publishes them."""
+    source = settings.model.source
+    if source is not None:
+        return None if Path(source).is_dir() or Path(source).is_absolute() else source
+    if model.card is not None:
+        return model.card.repository
+    return model.id if model.folder is None and "/" in model.id else None
+
+
+def _guard(settings: Settings) -> GuardView:
+    guard = settings.guard
+    return GuardView(
+        kind=guard.kind,
+        input=guard.input,
+        output=guard.output,
+        url=guard.url,
+        model=guard.model,
+        format=guard.format,
+        revision=guard.revision,
+        max_tokens=guard.max_tokens,
+        overlap_tokens=guard.overlap_tokens,
+        timeout_s=guard.timeout_s,
+        controversial=guard.controversial,
+        control_words=frozenset(settings.reasoning.control_words),
+    )
+
+
+def _guard_model(settings: Settings) -> Part | None:
+    guard = settings.guard
+    if guard.kind != "model" or guard.model is None:
+        return None
+    entry = model_licence(guard.model) or model_licence(guard.model.lower().split("/")[-1])
+    return Part(
+        role="guard",
+        id=entry.id if entry else guard.model,
+        repository=entry.repository if entry else None,
+        revision=guard.revision,
+        served_name=guard.model,
+        entry=entry,
+        licences=_licences(entry),
+    )
+
+
+def _exposure(settings: Settings, profile: Profile) -> ExposureView:
+    access = settings.access
+    scopes: Iterable[str] = access.anonymous_scopes or ()
+    if access.anonymous_scopes is None and profile == "demo" and not access.keys_file:
+        scopes = ("inference", "metrics")
+    return ExposureView(
+        host=settings.server.host,
+        metrics_port_host=settings.telemetry.metrics_host if settings.telemetry.metrics_port else None,
+        keys=access.keys_file is not None,
+        anonymous=frozenset(scopes),
+        open_routes=access.open_routes,
+        refused_fields=frozenset(access.refused_fields),
+        values=settings.model_dump(mode="json"),
+    )
+
+
+def _declarations(section: LicenceSection) -> Declarations:
+    return Declarations(
+        weights=section.weights,
+        image=section.image,
+        bundle=_bundle(section.bundle) if section.bundle else None,
+        about=_text("licence.about", section.about),
+        terms_of_use=_text("licence.terms_of_use", section.terms_of_use),
+        accepted=tuple(AcceptanceRecord(one.licence, one.by, one.accepted) for one in section.accepted),
+        annual_revenue_usd=section.annual_revenue_usd,
+        monthly_users=section.monthly_users,
+        commercial=frozenset(section.commercial),
+        max_reading_age_days=section.max_reading_age_days,
+        waivers=tuple(_waivers(section)),
+    )
+
+
+def _waivers(section: LicenceSection) -> Iterable[WaiverRecord]:
+    records = [*section.waivers]
+    if section.waivers_file is not None:
+        where = f"licence.waivers_file {section.waivers_file}"
+        try:
+            tree = yaml.safe_load(section.waivers_file.read_text(encoding="utf-8")) or []
+            records += TypeAdapter(tuple[Waiver, ...]).validate_python(tree)
+        except OSError as error:
+            raise ConfigError(where, f"cannot be read: {error.strerror}", "give an existing file") from None
+        except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
+            raise ConfigError(
+                where, f"is no list of waivers: {' '.join(str(error).split())[:200]}", "repair it"
+            ) from None
+    known = {rule.id for rule in RULES} | set(LIVE_RULES)
+    for record in records:
+        if record.rule not in known:
+            raise ConfigError("licence.waivers", f"{record.rule!r} is not a rule", "`hybridserve explain` lists them")
+        yield WaiverRecord(record.rule, record.by, record.reason, record.until, record.subject)
+
+
+def _licences(entry: ModelLicence | None) -> tuple[Any, ...]:
+    return tuple(licence(one) for one in entry.licences) if entry else ()
+
+
+def _pinned(settings: Settings, entry: ModelLicence | None) -> Mapping[str, str]:
+    asked = settings.model.revision
+    registry = entry.files if entry and asked in (None, entry.revision) else {}
+    return {**registry, **settings.licence.pinned_files}
+
+
+def _hashes(folder: Path) -> Mapping[str, str]:
+    """sha256 by name of the watched files of a folder."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        watched = WATCHED.fullmatch(path.name) or NOTICE_FILE.fullmatch(path.name)
+        if watched and path.is_file() and path.stat().st_size <= LARGEST:
+            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _bundle(folder: Path) -> Bundle:
+    if not folder.is_dir():
+        raise ConfigError("licence.bundle", f"{folder} is not a folder", "make it with `hybridserve notice DIR`")
+    texts, hashes = {}, {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.stat().st_size <= LARGEST_TEXT:
+            content = path.read_bytes()
+            name = path.relative_to(folder).as_posix()
+            hashes[name] = hashlib.sha256(content).hexdigest()
+            texts[name] = content.decode("utf-8", errors="replace")
+    notice = next((texts[name] for name in texts if name.upper() in ("NOTICE", "NOTICE.TXT")), None)
+    return Bundle(notice=notice, texts=texts, hashes=hashes)
+
+
+def _text(setting: str, path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(setting, f"{path} cannot be read: {error.strerror}", "give an existing file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(setting, f"{path} is not UTF-8 text", "save it as UTF-8") from None

@@ -1,0 +1,1 @@
+"""What runs beside vLLM in one replica."""

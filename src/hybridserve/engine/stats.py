@@ -1,0 +1,117 @@
+"""What an engine says of itself, step by step, kept as the reading that the scaling law wants.
+
+A `StatLogger` for vLLM, without importing it: appended to `logger_manager.stat_loggers` of a started `AsyncLLM`, it is
+called after every step with the engine's own statistics. Fields read (vLLM 0.29): SchedulerStats.num_running_reqs,
+num_waiting_reqs, num_skipped_waiting_reqs, kv_cache_usage; IterationStats.num_generation_tokens, num_preempted_reqs,
+finished_requests with num_prompt_tokens and inference_time. A contract test holds them against the installed engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hybridserve.autoscaling.capacity import ReplicaCapacity
+from hybridserve.autoscaling.replica_metrics import PREFIX, Reading
+
+
+class EngineSignals:
+    """Counts what passes, and gives a `Reading` at any time.
+
+    Args:
+        capacity: of this replica; tells state blocks from attention blocks in the engine's one usage number.
+        unfinished: requests the engine's front end still holds. An idle engine makes no steps and so says nothing; this
+            is how silence of an idle engine and of a dead one are told apart, and how aborted requests are noticed.
+        clock: seconds, only forward.
+    """
+
+    def __init__(
+        self,
+        capacity: ReplicaCapacity,
+        unfinished: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.capacity = capacity
+        self._unfinished = unfinished
+        self._clock = clock
+        self._at = clock()
+        self.steps = 0
+        self._running = self._waiting = self._deferred = 0
+        self._usage = 0.0
+        self._arrived = self._finished = self._generated = self._preemptions = 0
+        self._prompt_tokens = 0
+        self._prompt_squares = self._slot_seconds = 0.0
+
+    def record(
+        self,
+        scheduler_stats: Any | None,
+        iteration_stats: Any | None,
+        mm_cache_stats: Any | None = None,
+        engine_idx: int = 0,
+    ) -> None:
+        """One engine step."""
+        self.steps += 1
+        finished = 0
+        if iteration_stats is not None:
+            self._generated += iteration_stats.num_generation_tokens
+            self._preemptions += iteration_stats.num_preempted_reqs
+            for request in iteration_stats.finished_requests:
+                finished += 1
+                self._prompt_tokens += request.num_prompt_tokens
+                self._prompt_squares += float(request.num_prompt_tokens) ** 2
+                self._slot_seconds += request.inference_time
+            self._finished += finished
+        if scheduler_stats is None:
+            self._arrived += finished
+            return
+        before = self._running + self._waiting + self._deferred
+        self._running = scheduler_stats.num_running_reqs
+        self._waiting = scheduler_stats.num_waiting_reqs
+        self._deferred = scheduler_stats.num_skipped_waiting_reqs
+        self._usage = scheduler_stats.kv_cache_usage
+        # Who is here and was not, and who came and went. An abort only leaves: it must not undo an arrival.
+        self._arrived += max(0, self._running + self._waiting + self._deferred - before + finished)
+        self._at = self._clock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the engine has requests."""
+        return self._unfinished() > 0
+
+    def reading(self, replica: str = "") -> Reading:
+        """The engine as it is now."""
+        idle = self._unfinished() == 0
+        running, waiting, deferred = (0, 0, 0) if idle else (self._running, self._waiting, self._deferred)
+        mean_prompt = self._prompt_tokens / self._finished if self._finished else 0.0
+        return Reading(
+            replica,
+            age_s=0.0 if idle else self._clock() - self._at,
+            running=running,
+            waiting=waiting,
+            deferred=deferred,
+            blocks_used=0 if idle else round(self._usage * self.capacity.usable_blocks),
+            state_blocks_used=running * self.capacity.state_blocks,
+            # The engine does not say how many prompt tokens wait: requests that wait, times the mean prompt so far.
+            prefill_backlog=round(waiting * mean_prompt),
+            preemptions=self._preemptions,
+            arrived=self._arrived,
+            finished=self._finished,
+            prompt_tokens=self._prompt_tokens,
+            prompt_squares=self._prompt_squares,
+            generated=self._generated,
+            slot_seconds=self._slot_seconds,
+        )
+
+    def numbers(self) -> dict[str, int | float]:
+        """The reading under the names it travels by: what a replica's `record_autoscaling_stats` returns."""
+        return {PREFIX + name: value for name, value in self.reading().numbers().items()}
+
+    def log_engine_initialized(self) -> None:
+        """Part of vLLM's interface; there is nothing to say."""
+
+    def log(self) -> None:
+        """Part of vLLM's interface; there is nothing to say."""
+
+    def record_sleep_state(self, is_awake: int = 0, level: int = 0) -> None:
+        """Part of vLLM's interface; a sleeping engine has no requests."""

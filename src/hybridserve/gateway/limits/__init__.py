@@ -1,0 +1,1 @@
+"""Rate limits, prompt length and idempotency."""

@@ -1,0 +1,339 @@
+"""The one class that every request passes, the same in all modes: pure ASGI, no framework, no engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
+
+from hybridserve.gateway.access_log import Exchange, Visit, log
+from hybridserve.gateway.auth.api_keys import presented
+from hybridserve.gateway.auth.routes import Route, route_path
+from hybridserve.gateway.config import Handover, from_environ
+from hybridserve.gateway.errors import Refusal, clean_error, first_header, send_json
+from hybridserve.gateway.headers import inner_headers, request_id
+from hybridserve.gateway.internal_request import ask
+from hybridserve.gateway.limits.prompt_length import check_prompt_length
+from hybridserve.gateway.limits.rate_limit import Lease
+from hybridserve.gateway.metrics import ADMITTED, CUT, MIDDLEWARE_SECONDS, REJECTED, TOKENS
+from hybridserve.gateway.reasoning.two_pass import TwoCalls, check_two_calls
+from hybridserve.gateway.requests.api_formats import Unreadable
+from hybridserve.gateway.requests.body import Line, call_app, read_body
+from hybridserve.gateway.requests.policy import Call, prepare
+from hybridserve.gateway.responses.guarded_response import STALLED, Reply
+from hybridserve.gateway.responses.moderation_buffer import Window
+from hybridserve.gateway.state import Control
+from hybridserve.gateway.types import App, Event, RawHeaders, Receive, Scope, Send
+from hybridserve.guards import Verdict
+from hybridserve.settings import Settings
+
+
+class ControlMiddleware:
+    """Who are you, may you, is it safe; then the app.
+
+    Args:
+        app: the ASGI app behind: vLLM's own, or Ray Serve's ingress.
+        settings: all settings; alone they are enough.
+        handover: settings with documents and headers from other rooms.
+        control: a ready `Control`, where the one who serves keeps it for drain and readiness.
+
+    With none of them it reads ``HYBRIDSERVE_SETTINGS_JSON``, as under ``vllm serve --middleware``.
+
+    Raises:
+        ConfigError: the settings cannot be used.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        settings: Settings | None = None,
+        *,
+        handover: Handover | None = None,
+        control: Control | None = None,
+    ) -> None:
+        self.app = app
+        if control is None:
+            control = Control(handover or (Handover(settings) if settings is not None else from_environ()))
+        self.control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            # No route of ours speaks it, and its traffic could not be checked.
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "not open"})
+        elif scope["type"] == "lifespan":
+            # The engine is there, and the server is about to listen. Starlette's routes need the app around us.
+            self.control.watch(scope.get("app", self))
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                await self.control.close()
+        else:
+            await self.app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = perf_counter()
+        given = scope["headers"]
+        method, path = scope["method"], route_path(scope)
+        ident = request_id(first_header(given, b"x-request-id"))
+        ours = [*self.control.headers]
+        if self.control.names_requests:
+            ours.append((b"x-request-id", ident))
+        visit = Visit(ident.decode(), method, began)
+        try:
+            if method == "OPTIONS" and self.control.routes.known(path) and first_header(given, b"origin"):
+                await self._pass(scope, receive, send, ours, visit)  # a browser's preflight carries no key
+                return
+            route = self.control.routes.find(method, path)
+            visit.route = route.name if route is not None else "other"
+            key = self.control.admit(route, presented(given), scope)
+            visit.key = key.name
+            assert route is not None
+            inner: Scope = {**scope, "headers": inner_headers(given, ident)}
+            if route.kind == "own" and await self._own(route, path, inner, send, ours, visit):
+                return
+            if route.dialect is None:
+                await self._pass(inner, receive, send, ours, visit)
+            else:
+                visit.span, inner["headers"] = self.control.spans.begin(f"hybridserve {route.name}", inner["headers"])
+                await self._generate(Exchange(route, key, inner, receive, send, ours, visit))
+        except Refusal as refusal:
+            self.control.metrics.count(REJECTED.name, {"route": visit.route, "reason": refusal.reason})
+            visit.status, visit.reason = refusal.status, refusal.reason
+            await refusal.send(send, ours)
+        except ConnectionResetError:
+            visit.status, visit.reason = 499, "client_gone"
+        finally:
+            visit.close()
+
+    # --- what the door answers itself
+
+    async def _own(self, route: Route, path: str, inner: Scope, send: Send, ours: RawHeaders, visit: Visit) -> bool:
+        """Answer one of our own routes; False where the app behind may have it."""
+        status, document = 200, self.control.documents.get(path)
+        if route.name == "ready":
+            reasons = await self.control.not_ready()
+            health = await ask(self.app, inner, "GET", "/health")
+            # 404: the app has no such route, as Ray's ingress; its health is looked after by Ray.
+            if health.status not in (200, 404):
+                reasons.append(f"engine: /health answers {health.status}")
+            status, document = (503 if reasons else 200), {"ready": not reasons, "reasons": reasons}
+        elif route.name == "drain":
+            self.control.drain(visit.method == "POST")
+            document = {"draining": self.control.draining, "active": self.control.active}
+        elif document is None:
+            return False
+        visit.status = status
+        body = json.dumps(document, indent=2).encode()
+        await send_json(send, status, b"" if visit.method == "HEAD" else body, ours)
+        return True
+
+    # --- what goes through as it is
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, ours: RawHeaders, visit: Visit) -> None:
+        """Routes that generate nothing: our headers on the answer, errors cleaned."""
+        start: Event | None = None
+        held: list[bytes] = []
+
+        async def out(message: Event) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                kept = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"]
+                message = {**message, "headers": [*kept, *ours]}
+                if visit.status >= 400:
+                    start = message
+                    return
+            elif start is not None:
+                held.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    cleaned = clean_error(visit.status, b"".join(held))
+                    drop = (b"content-length", b"content-type")
+                    kept = [pair for pair in start["headers"] if pair[0].lower() not in drop]
+                    await send_json(send, visit.status, cleaned, kept)
+                return
+            await send(message)
+
+        if visit.method in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, out)
+            return
+        body = await read_body(receive, self.control.settings.access.max_body_bytes, _declared_length(scope))
+        await call_app(self.app, scope, Line(receive, body), out)
+
+    # --- what generates
+
+    async def _generate(self, exchange: Exchange) -> None:
+        control, key, visit = self.control, exchange.key, exchange.visit
+        control.check_open(key)
+        control.limits.request(key)
+        most = control.settings.access.max_body_bytes
+        raw = await read_body(exchange.receive, most, _declared_length(exchange.scope))
+        ident = first_header(exchange.scope["headers"], b"idempotency-key")
+        if ident is None:
+            await self._answer(exchange, raw)
+            return
+        with control.answers.open(key, ident, exchange.route.name, raw) as ticket:
+            if ticket.kept is not None:
+                visit.status, visit.reason = 200, "replayed"
+                await ticket.replay(exchange.send, exchange.ours)
+                return
+            await self._answer(replace(exchange, send=ticket.recording(exchange.send)), raw)
+            ticket.good = visit.status == 200 and visit.reason == "-"
+
+    async def _answer(self, exchange: Exchange, raw: bytes) -> None:
+        control, settings = self.control, self.control.settings
+        route, key, scope, visit = exchange.route, exchange.key, exchange.scope, exchange.visit
+        assert route.dialect is not None
+        waited = perf_counter()
+        call = prepare(raw, route.dialect, settings, key)
+        await check_prompt_length(self.app, scope, call, settings.access.max_prompt_tokens)
+        app = await self._with_budget(scope, call)
+        metered = control.limits.counts_tokens(key)
+        if metered:
+            call.ask_for_usage()
+        lease = control.limits.open(key, call.reserve())
+        control.entered()
+        used: int | None = None
+        gate: asyncio.Task[Verdict] | None = None
+        try:
+            before_guard = perf_counter()
+            line = Line(exchange.receive, call.payload())
+            gate = await self._guard_input(call, line)
+            guarded = perf_counter() - before_guard
+            reply = self._reply(exchange, line, call, gate, lease, metered)
+            inner = {**scope, "headers": _with_length(scope["headers"], len(call.raw))}
+            control.metrics.observe(MIDDLEWARE_SECONDS.name, {"route": route.name}, perf_counter() - waited - guarded)
+            control.metrics.count(ADMITTED.name, {"route": route.name})
+            await self._run(app, inner, line, reply, visit)
+            used = reply.tokens
+            visit.tokens = used
+            visit.status, visit.reason = reply.status, reply.cut or "-"
+            if reply.cut is not None:
+                control.metrics.count(CUT.name, {"reason": reply.cut})
+        except asyncio.CancelledError:
+            # Ray Serve cancels a request whose client is gone, often before the line says so.
+            visit.status, visit.reason = 499, "client_gone"
+            control.metrics.count(CUT.name, {"reason": "client_gone"})
+            raise
+        finally:
+            if gate is not None:
+                gate.cancel()
+            self._settle(lease, used)
+            control.left()
+
+    async def _run(self, app: App, scope: Scope, line: Line, reply: Reply, visit: Visit) -> None:
+        """The app, and an end of the answer that shows how it went."""
+        failed = False
+        try:
+            await call_app(app, scope, line, reply)
+        except Exception as error:
+            failed = True
+            if reply.cut != STALLED:  # else we broke its sending off ourselves
+                # Type and place only: a message may quote the prompt.
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                kind = type(error).__name__
+                log.error("event=app_failed id=%s error=%s at=%s:%s", visit.ident, kind, frame.filename, frame.lineno)
+        await reply.finish(failed)
+
+    async def _with_budget(self, scope: Scope, call: Call) -> App:
+        """The app that answers this call: the engine's, or one that holds the thinking budget around it.
+
+        Raises:
+            Refusal: 400, nobody holds budgets here, or not together with what else is asked for.
+        """
+        budget = call.wish.budget if call.wish is not None else None
+        if budget is None:
+            return self.app
+        reasoning = self.control.settings.reasoning
+        holder = await self.control.budgets.find_holder(self.app, scope, call.body.get("model"))
+        if holder == "off":
+            message = "This server holds no thinking budgets; reasoning can be on or off."
+            raise Refusal(400, "reasoning_budget_unsupported", message, param="reasoning")
+        if holder == "engine":
+            call.body["thinking_token_budget"] = budget
+            return self.app
+        check_two_calls(call.body)
+        options = call.body.get("stream_options")
+        call.hide_usage = not (isinstance(options, dict) and options.get("include_usage"))
+        assert reasoning.closing is not None  # filled in from the model's card
+        return TwoCalls(self.app, call.body, budget, reasoning.closing)
+
+    async def _guard_input(self, call: Call, line: Line) -> asyncio.Task[Verdict] | None:
+        """Check the prompt now, or start to while the engine prefills.
+
+        Raises:
+            Refusal: blocked, no verdict, or not readable.
+        """
+        guard = self.control.settings.guard
+        if self.control.guard is None or guard.input == "off":
+            return None
+        try:
+            call.messages = call.dialect.messages(call.body)
+        except Unreadable as error:
+            raise Refusal(400, "guard_unreadable", f"The safety guard reads text only: {error}.") from None
+        if guard.input == "before":
+            verdict = await self.control.judge(call.messages, "input")
+            if not verdict.allowed:
+                raise self.control.refusal(verdict, "input")
+            return None
+        task = asyncio.ensure_future(self.control.judge(call.messages, "input"))
+
+        def stop_engine(done: asyncio.Task[Verdict]) -> None:
+            if not done.cancelled() and not done.result().allowed:
+                line.hang_up()
+
+        task.add_done_callback(stop_engine)
+        return task
+
+    def _reply(
+        self,
+        exchange: Exchange,
+        line: Line,
+        call: Call,
+        gate: asyncio.Task[Verdict] | None,
+        lease: Lease,
+        metered: bool,
+    ) -> Reply:
+        control, guard = self.control, self.control.settings.guard
+        judge = window = None
+        if control.guard is not None and guard.output:
+            # Without a check of the prompt the answer is judged alone.
+            prompt = call.messages or []
+
+            async def judge(text: str) -> Verdict:
+                return await control.judge([*prompt, {"role": "assistant", "content": text}], "output")
+
+            window = Window(judge, guard.window, guard.overlap_tokens, guard.max_hold_s)
+        return Reply(
+            exchange.send,
+            line,
+            call,
+            exchange.ours,
+            judge=judge,
+            window=window,
+            gate=gate,
+            refuse=control.refusal,
+            want_usage=metered or call.hide_usage,
+            stalled_s=control.settings.access.stalled_reader_s,
+            lost=control.engine_lost,
+            ended=partial(self._settle, lease),
+        )
+
+    def _settle(self, lease: Lease, used: int | None) -> None:
+        if lease.close(used) and used is not None:
+            self.control.metrics.count(TOKENS.name, {}, used)
+
+
+def _declared_length(scope: Scope) -> int | None:
+    value = first_header(scope["headers"], b"content-length")
+    return int(value) if value is not None and value.isdigit() else None
+
+
+def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    kept = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
+    return [*kept, (b"content-length", str(length).encode())]

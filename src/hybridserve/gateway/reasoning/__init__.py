@@ -1,0 +1,1 @@
+"""Reasoning controls and thinking budgets."""

@@ -1,0 +1,1 @@
+"""Streaming and moderating the engine's response."""

@@ -1,0 +1,77 @@
+"""From the section `guard` to the guard it describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hybridserve.errors import ConfigError
+from hybridserve.guards.base import Guard
+from hybridserve.guards.patterns import RulesGuard
+from hybridserve.guards.resilient import Reliable
+from hybridserve.settings.guard import GuardSection
+
+
+def build_guard(settings: GuardSection, main_model: str = "main") -> Reliable | None:
+    """The guard of these settings, ready to be asked; None for kind ``none``.
+
+    Args:
+        main_model: name of the model that is guarded, as NeMo Guardrails wants to know it.
+
+    Raises:
+        ConfigError: a file that the settings name cannot be used.
+    """
+    guard: Guard
+    if settings.kind == "none":
+        return None
+    if settings.kind == "rules":
+        guard = RulesGuard(Path(settings.rules_file) if settings.rules_file else None)
+    else:
+        assert settings.url is not None
+        key = _read("guard.api_key_file", settings.api_key_file)
+        if settings.kind == "model":
+            from hybridserve.guards.model import ModelGuard  # an HTTP client: not for who needs none
+
+            assert settings.model is not None
+            assert settings.format is not None
+            prompt = _read("guard.prompt_file", settings.prompt_file)
+            if prompt is not None and "{conversation}" not in prompt:
+                raise ConfigError("guard.prompt_file", "has no {conversation}", "put it where the conversation goes")
+            guard = ModelGuard(
+                url=settings.url,
+                model=settings.model,
+                form=settings.format,
+                api_key=key,
+                timeout_s=settings.timeout_s,
+                max_tokens=settings.max_tokens,
+                controversial_blocks=settings.controversial == "block",
+                template_kwargs=settings.template_kwargs,
+                prompt=prompt,
+            )
+        else:
+            from hybridserve.guards.nemo import NemoGuard
+
+            assert settings.config_id is not None
+            guard = NemoGuard(
+                url=settings.url,
+                config_id=settings.config_id,
+                model=settings.model or main_model,
+                api_key=key,
+                timeout_s=settings.timeout_s,
+            )
+    return Reliable(
+        guard,
+        timeout_s=settings.timeout_s,
+        retries=settings.retries,
+        retry_budget=settings.retry_budget,
+        breaker_failures=settings.breaker_failures,
+        breaker_reset_s=settings.breaker_reset_s,
+    )
+
+
+def _read(where: str, file: str | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(where, f"{file} cannot be read: {error}", "give a readable file") from None

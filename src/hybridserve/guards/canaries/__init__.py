@@ -1,0 +1,1 @@
+"""Guard canaries: prompts with a known verdict, and how they are sent and judged."""

@@ -1,0 +1,92 @@
+"""A guard model behind an OpenAI-compatible endpoint, as vLLM serves one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+from hybridserve.guards.base import GuardFault, Message, Stage, Verdict
+from hybridserve.guards.conversation import alternating, safety_guard_prompt, transcript
+from hybridserve.guards.http_client import GuardHTTP
+from hybridserve.guards.parsers import PARSERS
+from hybridserve.settings.guard import GuardFormat
+
+# Arguments of the guards' own chat templates that ask for the form which our parsers read.
+TEMPLATE_KWARGS: Mapping[str, Mapping[str, Any]] = {
+    "nemotron_content_safety": {"request_categories": "/categories"},
+    "granite_guardian": {"guardian_config": {"criteria_id": "harm"}},
+}
+
+
+class ModelGuard:
+    """Asks a guard model and reads its verdict with the parser of `format`.
+
+    Args:
+        url: OpenAI base, such as ``http://guard:8000/v1``.
+        prompt: text with ``{conversation}`` in place of our own prompt or the guard's chat template.
+    """
+
+    instant = False
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        model: str,
+        form: GuardFormat,
+        api_key: str | None = None,
+        timeout_s: float = 5.0,
+        max_tokens: int = 128,
+        controversial_blocks: bool = True,
+        template_kwargs: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
+    ) -> None:
+        self.name = model
+        self._http = GuardHTTP(url, api_key, timeout_s)
+        self._form: GuardFormat = form
+        self._parse = PARSERS[form]
+        self._prompt = prompt
+        self._controversial_blocks = controversial_blocks
+        self._request: dict[str, Any] = {"model": model, "temperature": 0.0, "max_tokens": max_tokens}
+        kwargs = {**TEMPLATE_KWARGS.get(form, {}), **(template_kwargs or {})}
+        if kwargs:
+            self._request["chat_template_kwargs"] = kwargs
+
+    async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+        start = perf_counter()
+        answer = await self._http.post("/chat/completions", {**self._request, "messages": self._ask(messages, stage)})
+        reading = self._parse(_verdict_text(answer), stage)
+        blocked = reading.unsafe or (reading.controversial and self._controversial_blocks)
+        categories = reading.categories if blocked else ()
+        return Verdict("block" if blocked else "allow", self.name, categories, seconds=perf_counter() - start)
+
+    async def probe(self) -> None:
+        listing = await self._http.get("/models")
+        data = listing.get("data")
+        ids = [entry.get("id") for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+        if self.name not in ids:
+            raise GuardFault(f"the endpoint does not serve {self.name}")
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    def _ask(self, messages: Sequence[Message], stage: Stage) -> list[Message]:
+        if self._prompt is not None:
+            return [{"role": "user", "content": self._prompt.replace("{conversation}", transcript(messages, stage))}]
+        if self._form == "nemotron_safety_guard":
+            return [{"role": "user", "content": safety_guard_prompt(messages, stage)}]
+        return alternating(messages, stage)
+
+
+def _verdict_text(answer: Mapping[str, Any]) -> str:
+    try:
+        (choice,) = answer["choices"]
+        text, finish = choice["message"]["content"], choice["finish_reason"]
+    except (KeyError, TypeError, ValueError):
+        raise GuardFault("the guard's answer is not a chat completion") from None
+    if finish != "stop":
+        raise GuardFault(f"the verdict was cut off: finish_reason {finish}")
+    if not isinstance(text, str):
+        raise GuardFault("the verdict is empty")
+    return text

@@ -1,0 +1,171 @@
+"""Strict readers of guard models' verdicts. What is not exactly a verdict is a fault, never "safe".
+
+Forms: the model cards of Llama-3.1-Nemotron-Safety-Guard-8B-v3 (JSON), Nemotron-3(.5)-Content-Safety (lines),
+Nemotron-Content-Safety-Reasoning-4B (harm lines), Qwen3Guard-Gen, Granite Guardian, Llama Guard.
+Categories are kept as names: the numbers S1..S23 mean different things in different models.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hybridserve.guards.base import GuardFault, Stage
+from hybridserve.settings.guard import GuardFormat
+
+LLAMA_GUARD_CATEGORIES = {
+    "S1": "Violent Crimes",
+    "S2": "Non-Violent Crimes",
+    "S3": "Sex-Related Crimes",
+    "S4": "Child Sexual Exploitation",
+    "S5": "Defamation",
+    "S6": "Specialized Advice",
+    "S7": "Privacy",
+    "S8": "Intellectual Property",
+    "S9": "Indiscriminate Weapons",
+    "S10": "Hate",
+    "S11": "Suicide & Self-Harm",
+    "S12": "Sexual Content",
+    "S13": "Elections",
+    "S14": "Code Interpreter Abuse",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a verdict's text says. `controversial` is Qwen3Guard's middle answer."""
+
+    unsafe: bool
+    categories: tuple[str, ...] = ()
+    controversial: bool = False
+
+
+Parser = Callable[[str, Stage], Reading]
+
+
+def nemotron_safety_guard(text: str, stage: Stage) -> Reading:
+    """``{"User Safety": "safe", "Response Safety": "unsafe", "Safety Categories": "Violence"}``."""
+    try:
+        answer = json.loads(text, object_pairs_hook=_no_duplicates)
+    except ValueError:
+        raise GuardFault("the verdict is not one JSON object") from None
+    if not isinstance(answer, dict):
+        raise GuardFault("the verdict is not one JSON object")
+    unknown = set(answer) - {"User Safety", "Response Safety", "Safety Categories"}
+    if unknown:
+        raise GuardFault("the verdict has unknown fields")
+    categories = answer.get("Safety Categories", "")
+    if not isinstance(categories, str):
+        raise GuardFault("Safety Categories is not text")
+    return _two_sided(answer, stage, "User Safety", "Response Safety", "unsafe", "safe", _names(categories))
+
+
+def nemotron_content_safety(text: str, stage: Stage) -> Reading:
+    """Lines ``User Safety: safe``, ``Response Safety: unsafe``, ``Safety Categories: Violence``."""
+    fields = _lines(_without_thinking(text), ("User Safety", "Response Safety", "Safety Categories"))
+    names = _names(fields.get("Safety Categories", ""))
+    return _two_sided(fields, stage, "User Safety", "Response Safety", "unsafe", "safe", names)
+
+
+def nemotron_reasoning(text: str, stage: Stage) -> Reading:
+    """Lines ``Prompt harm: unharmful``, ``Response harm: harmful``."""
+    fields = _lines(_without_thinking(text), ("Prompt harm", "Response harm"))
+    return _two_sided(fields, stage, "Prompt harm", "Response harm", "harmful", "unharmful", ())
+
+
+def qwen3guard(text: str, stage: Stage) -> Reading:
+    """Lines ``Safety: Unsafe``, ``Categories: Violent``, for answers also ``Refusal: No``."""
+    fields = _lines(_without_thinking(text), ("Safety", "Categories", "Refusal"))
+    level = fields.get("Safety")
+    if level not in ("Safe", "Unsafe", "Controversial"):
+        raise GuardFault("Safety is none of Safe, Unsafe, Controversial")
+    if "Categories" not in fields:
+        raise GuardFault("the verdict has no Categories")
+    if stage == "output" and fields.get("Refusal") not in ("Yes", "No"):
+        raise GuardFault("Refusal is neither Yes nor No")
+    return Reading(level == "Unsafe", _names(fields["Categories"]), level == "Controversial")
+
+
+def granite_guardian(text: str, _stage: Stage) -> Reading:
+    """``<score> yes </score>``: yes means that the risk asked about is there."""
+    match = re.fullmatch(r"<score>\s*(yes|no)\s*</score>", _without_thinking(text))
+    if match is None:
+        raise GuardFault("the verdict is not one <score> of yes or no")
+    return Reading(match[1] == "yes")
+
+
+def llama_guard(text: str, _stage: Stage) -> Reading:
+    r"""``safe``, or ``unsafe`` and a line of codes, as ``unsafe\nS1,S10``."""
+    lines = text.strip().splitlines()
+    if lines == ["safe"]:
+        return Reading(False)
+    if len(lines) == 2 and lines[0].strip() == "unsafe":
+        codes = [code.strip() for code in lines[1].split(",")]
+        if codes and all(re.fullmatch(r"S\d{1,2}", code) for code in codes):
+            return Reading(True, tuple(LLAMA_GUARD_CATEGORIES.get(code, code) for code in codes))
+    raise GuardFault("the verdict is neither safe nor unsafe with codes")
+
+
+PARSERS: dict[GuardFormat, Parser] = {
+    "nemotron_safety_guard": nemotron_safety_guard,
+    "nemotron_content_safety": nemotron_content_safety,
+    "nemotron_reasoning": nemotron_reasoning,
+    "qwen3guard": qwen3guard,
+    "granite_guardian": granite_guardian,
+    "llama_guard": llama_guard,
+}
+
+
+def _two_sided(
+    fields: dict[str, Any], stage: Stage, prompt: str, response: str, bad: str, good: str, names: tuple[str, ...]
+) -> Reading:
+    """One verdict on the prompt and one on the answer. The stage's own must be there; any bad one counts there."""
+    wanted = prompt if stage == "input" else response
+    for name in (prompt, response):
+        if name in fields and fields[name] not in (bad, good):
+            raise GuardFault(f"{name} is neither {bad} nor {good}")
+    if wanted not in fields:
+        raise GuardFault(f"the verdict has no {wanted}")
+    # Judging an answer, the prompt was judged before and may have been let through by policy.
+    return Reading(fields[wanted] == bad, names)
+
+
+def _lines(text: str, known: tuple[str, ...]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        name, colon, value = line.partition(":")
+        name = name.strip()
+        if not colon or name not in known:
+            raise GuardFault("the verdict has a line that is no field")
+        if name in fields:
+            raise GuardFault(f"{name} stands twice")
+        fields[name] = value.strip()
+    return fields
+
+
+def _without_thinking(text: str) -> str:
+    text = text.strip()
+    if text.startswith("<think>"):
+        _, end, rest = text.partition("</think>")
+        if not end:
+            raise GuardFault("the guard's reasoning does not end")
+        text = rest.strip()
+    if "<think>" in text or "</think>" in text:
+        raise GuardFault("the guard's reasoning stands in the wrong place")
+    return text
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()) and name != "None")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a field stands twice")
+    return result

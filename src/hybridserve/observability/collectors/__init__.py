@@ -1,0 +1,1 @@
+"""Prometheus collectors of a replica, its SLO counters and the autoscaler."""

@@ -1,0 +1,163 @@
+"""Dashboards as Grafana's JSON, built with Grafana's own SDK, which comes with the `dev` extra."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from typing import Any, Literal
+
+from hybridserve.errors import EnvironmentFault
+from hybridserve.observability.dashboards import Board, Panel
+from hybridserve.observability.dashboards.model import MODEL
+from hybridserve.observability.rules.alerts import RUNBOOKS
+
+Format = Literal["classic", "resource"]
+"""`classic`: Grafana 11 and later, by file or import. `resource`: Grafana 12's dashboard.grafana.app/v1beta1."""
+
+_WIDTH, _HEIGHT, _STAT_HEIGHT = 24, 8, 5
+_TAG = "hybridserve"
+SCALED = f"changes(hybridserve_scaling_target_replicas{{{MODEL}}}[1m]) > 0"
+"""Marks on every dashboard: when the number of replicas was changed."""
+# name, label, what its values are asked from; each is asked with the ones before it already chosen.
+_VARIABLES = (
+    ("namespace", "Namespace", "label_values(hybridserve_build_info, namespace)"),
+    ("model", "Model", 'label_values(hybridserve_build_info{namespace=~"$namespace"}, model)'),
+    ("replica", "Replica", 'label_values(hybridserve_build_info{namespace=~"$namespace", model=~"$model"}, replica)'),
+)
+
+
+def dashboard(board: Board, form: Format = "classic") -> str:
+    """One dashboard as JSON text.
+
+    Raises:
+        EnvironmentFault: the SDK is not installed.
+    """
+    tree = json.loads(_classic(board))
+    if form == "resource":
+        tree = {
+            "apiVersion": "dashboard.grafana.app/v1beta1",
+            "kind": "Dashboard",
+            "metadata": {"name": board.uid},
+            "spec": {key: value for key, value in tree.items() if key not in ("id", "uid", "version")},
+        }
+    return json.dumps(tree, indent=1, sort_keys=True) + "\n"
+
+
+def _classic(board: Board) -> str:
+    try:
+        from grafana_foundation_sdk.builders import common
+        from grafana_foundation_sdk.builders import dashboard as build
+        from grafana_foundation_sdk.cog.encoder import JSONEncoder
+        from grafana_foundation_sdk.models import common as models
+        from grafana_foundation_sdk.models import dashboard as kinds
+    except ImportError:
+        raise EnvironmentFault(
+            "grafana-foundation-sdk",
+            "is not installed",
+            "pip install grafana-foundation-sdk==0.0.21, or take the files in deploy/grafana/dashboards",
+        ) from None
+
+    made = (
+        build.Dashboard(board.title)
+        .uid(board.uid)
+        .description(board.description)
+        .tags([_TAG])
+        .readonly()
+        .refresh("30s")
+        .time("now-1h", "now")
+        .timezone("browser")
+        .tooltip(kinds.DashboardCursorSync.CROSSHAIR)
+        .link(
+            build.DashboardLink("Dashboards")
+            .type(kinds.DashboardLinkType.DASHBOARDS)
+            .tags([_TAG])
+            .as_dropdown(True)
+            .include_vars(True)
+            .keep_time(True)
+        )
+        .link(
+            build.DashboardLink("Runbooks")
+            .type(kinds.DashboardLinkType.LINK)
+            .url(f"{RUNBOOKS}/README.md")
+            .target_blank(True)
+        )
+        .with_variable(build.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+    )
+    source = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+    for name, label, query in _VARIABLES:
+        made = made.with_variable(
+            build.QueryVariable(name)
+            .label(label)
+            .datasource(source)
+            .query({"query": query, "refId": name})
+            .refresh(kinds.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .multi(True)
+            .include_all(True)
+            .all_value(".*")
+            .current(kinds.VariableOption(selected=True, text="All", value="$__all"))
+        )
+    made = made.annotation(
+        build.AnnotationQuery().name("Scaling").datasource(source).enable(True).icon_color("blue").expr(SCALED)
+    )
+    ids = count(1)
+    for row in board.rows:
+        made = made.with_row(build.Row(row.title).id(next(ids)))
+        tall = _STAT_HEIGHT if all(panel.kind == "stat" for panel in row.panels) else _HEIGHT
+        for number, panel in enumerate(row.panels):
+            place = (_span(number, len(row.panels)), tall)
+            made = made.with_panel(_panel(panel, place, source, common).id(next(ids)))
+    text: str = JSONEncoder(sort_keys=True).encode(made.build())
+    return text
+
+
+def _span(number: int, of: int) -> int:
+    """Columns of one of so many panels: all of a row's columns are given away."""
+    return _WIDTH // of + (number < _WIDTH % of)
+
+
+def _panel(panel: Panel, place: tuple[int, int], source: Any, common: Any) -> Any:
+    from grafana_foundation_sdk.builders import dashboard as build
+    from grafana_foundation_sdk.builders import prometheus, stat, timeseries
+    from grafana_foundation_sdk.models import common as models
+    from grafana_foundation_sdk.models import dashboard as kinds
+
+    made: Any
+    if panel.kind != "timeseries":
+        made = stat.Panel().reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        if panel.kind == "names":
+            made = made.text_mode(models.BigValueTextMode.NAME).graph_mode(models.BigValueGraphMode.NONE)
+            made = made.orientation(models.VizOrientation.HORIZONTAL)
+    else:
+        made = (
+            timeseries.Panel()
+            .fill_opacity(20 if panel.stack else 5)
+            .min(0)
+            .legend(common.VizLegendOptions().show_legend(True).placement(models.LegendPlacement.BOTTOM))
+        )
+        if panel.stack:
+            made = made.stacking(common.StackingConfig().mode(models.StackingMode.NORMAL))
+        if panel.limits:
+            made = made.thresholds_style(
+                common.GraphThresholdsStyleConfig().mode(models.GraphThresholdsStyleMode.DASHED)
+            )
+    steps = [kinds.Threshold(value=None, color=panel.base)]
+    steps += [kinds.Threshold(value=value, color=colour) for value, colour in panel.limits]
+    made = (
+        made.title(panel.title)
+        .description(panel.description)
+        .unit(panel.unit)
+        .span(place[0])
+        .height(place[1])
+        .datasource(source)
+        .no_value("nothing yet")
+        .thresholds(build.ThresholdsConfig().mode(kinds.ThresholdsMode.ABSOLUTE).steps(steps))
+    )
+    if panel.highest is not None:
+        made = made.max(panel.highest)
+    if panel.runbook is not None:
+        link = build.DashboardLink("Runbook").url(f"{RUNBOOKS}/{panel.runbook}.md").target_blank(True)
+        made = made.links([link.type(kinds.DashboardLinkType.LINK)])
+    for number, query in enumerate(panel.queries):
+        asked = prometheus.Dataquery().ref_id(chr(ord("A") + number)).expr(query.expr)
+        made = made.with_target(asked.legend_format(query.legend) if query.legend else asked)
+    return made

@@ -1,0 +1,178 @@
+"""The numbers of `hybridserve top`: one row a replica, from Prometheus or from the replicas' own ports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from hybridserve.errors import ServiceError
+from hybridserve.observability.metrics_server import PORTS
+from hybridserve.observability.prometheus_client import Prometheus
+
+_OPEN = build_opener(ProxyHandler({})).open
+# name -> metric, labels, and whether it is a counter of which the rate per second is shown.
+_NUMBERS: dict[str, tuple[str, Mapping[str, str], bool]] = {
+    "slots_used": ("hybridserve_state_slots_used", {}, False),
+    "slots": ("hybridserve_state_slots", {}, False),
+    "state_blocks": ("hybridserve_pool_blocks_used", {"holds": "state"}, False),
+    "attention_blocks": ("hybridserve_pool_blocks_used", {"holds": "attention"}, False),
+    "blocks": ("hybridserve_pool_blocks", {}, False),
+    "running": ("vllm:num_requests_running", {}, False),
+    "waiting": ("vllm:num_requests_waiting", {}, False),
+    "tokens_per_s": ("vllm:generation_tokens_total", {}, True),
+    "requests_per_s": ("vllm:request_success_total", {}, True),
+    "plan_differences": ("hybridserve_plan_differences", {}, False),
+    "failed_findings": ("hybridserve_compliance_findings", {"severity": "error", "status": "FAIL"}, False),
+    "draining": ("hybridserve_draining", {}, False),
+}
+_TTFT = "vllm:time_to_first_token_seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRow:
+    """One replica now. Rates and the mean time to first token are of the last interval; None when unknown."""
+
+    replica: str
+    model: str
+    slots_used: float | None
+    slots: float | None
+    state_blocks: float | None
+    attention_blocks: float | None
+    blocks: float | None
+    running: float | None
+    waiting: float | None
+    tokens_per_s: float | None
+    requests_per_s: float | None
+    plan_differences: float | None
+    failed_findings: float | None
+    draining: float | None
+    ttft_s: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def from_prometheus(prometheus: Prometheus, window: str = "1m") -> list[ReplicaRow]:
+    """Every replica that Prometheus knows.
+
+    Raises:
+        ServiceError: it does not answer, or knows no replica of ours.
+    """
+    who = prometheus.now("max by (namespace, model, replica) (hybridserve_state_slots)")
+    if not who:
+        raise ServiceError(
+            "--prometheus",
+            f"{prometheus.url} has no hybridserve_state_slots",
+            "see its targets: each replica has a metrics port of its own (docs/telemetry.md)",
+        )
+    asked = {
+        name: f"rate({metric}{_braces(labels)}[{window}])" if counter else f"{metric}{_braces(labels)}"
+        for name, (metric, labels, counter) in _NUMBERS.items()
+    }
+    values = {name: _by_replica(prometheus, expr) for name, expr in asked.items()}
+    sums, counts = (_by_replica(prometheus, f"rate({_TTFT}_{part}[{window}])") for part in ("sum", "count"))
+    rows = []
+    for line in who:
+        key = _key(line.labels)
+        numbers = {name: values[name].get(key) for name in asked}
+        ttft = sums[key] / counts[key] if counts.get(key) and key in sums else None
+        rows.append(ReplicaRow(line.labels.get("replica", "?"), line.labels.get("model", "?"), **numbers, ttft_s=ttft))
+    return sorted(rows, key=lambda row: (row.model, row.replica))
+
+
+class Ports:
+    """Reads the replicas' own metrics ports; rates are between two readings.
+
+    Args:
+        urls: addresses of ports; empty: those of this machine from `first` on.
+    """
+
+    def __init__(self, urls: Iterable[str], first: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._urls = tuple(urls)
+        self._first = first
+        self._clock = clock
+        self._before: dict[str, tuple[float, dict[str, float]]] = {}
+
+    def rows(self) -> list[ReplicaRow]:
+        """Every replica that answers.
+
+        Raises:
+            ServiceError: none does, or a named one does not.
+        """
+        urls = self._urls or [f"http://127.0.0.1:{port}" for port in range(self._first, self._first + PORTS)]
+        rows = []
+        for url in urls:
+            try:
+                row = self._row(url)
+            except (URLError, OSError, ValueError) as error:
+                if self._urls:
+                    raise ServiceError(url, f"cannot be read: {error}", "name a replica's metrics port") from None
+                continue
+            if row is not None:
+                rows.append(row)
+        if not rows:
+            raise ServiceError(
+                f"127.0.0.1:{self._first}",
+                "no replica answers on this machine's metrics ports",
+                "start one with `hybridserve serve`, or name --prometheus URL",
+            )
+        return rows
+
+    def _row(self, url: str) -> ReplicaRow | None:
+        address = url if url.endswith("/metrics") else f"{url.rstrip('/')}/metrics"
+        with _OPEN(address, timeout=2) as answer:
+            text = answer.read().decode()
+        now = self._clock()
+        seen, model = _sums(text)
+        if "slots" not in seen:
+            return None  # a scaling controller, or somebody else's port
+        at, before = self._before.get(url, (now, {}))
+        self._before[url] = now, dict(seen)
+        for name, (_, _, counter) in _NUMBERS.items():
+            if counter:
+                change = seen.get(name, 0.0) - before.get(name, 0.0)
+                seen[name] = change / (now - at) if before and now > at and change >= 0 else float("nan")
+        count, total = (seen.get(part, 0.0) - before.get(part, 0.0) for part in ("ttft_count", "ttft_sum"))
+        numbers = {name: _known(seen.get(name)) for name in _NUMBERS}
+        return ReplicaRow(
+            url.removeprefix("http://"), model, **numbers, ttft_s=total / count if before and count > 0 else None
+        )
+
+
+def _sums(text: str) -> tuple[dict[str, float], str]:
+    """Each number summed over its series, and the model's name."""
+    seen: dict[str, float] = {}
+    model = "?"
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            model = sample.labels.get("model_name", model)
+            for part in ("sum", "count"):
+                if sample.name == f"{_TTFT}_{part}":
+                    seen[f"ttft_{part}"] = seen.get(f"ttft_{part}", 0.0) + sample.value
+            for name, (metric, labels, _) in _NUMBERS.items():
+                if sample.name == metric and labels.items() <= sample.labels.items():
+                    seen[name] = seen.get(name, 0.0) + sample.value
+    return seen, model
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or value != value else value
+
+
+def _braces(labels: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f'{name}="{value}"' for name, value in labels.items()) + "}" if labels else ""
+
+
+def _key(labels: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(labels.get(name, "") for name in ("namespace", "model", "replica"))
+
+
+def _by_replica(prometheus: Prometheus, expr: str) -> dict[tuple[str, ...], float]:
+    lines = prometheus.now(f"sum by (namespace, model, replica) ({expr})")
+    return {_key(line.labels): line.points[0][1] for line in lines if line.points}

@@ -1,0 +1,1 @@
+"""The KV cache of one engine: pages, groups, layout and block count."""

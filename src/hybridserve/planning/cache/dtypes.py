@@ -1,0 +1,77 @@
+"""Which number types the caches of a model get, and how many bytes they take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybridserve.catalog.engines import EngineTable
+from hybridserve.errors import PlanRefused
+from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.models.architecture import Architecture
+
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheDtypes:
+    """Types in force, as names of vLLM, and bytes of one number."""
+
+    model: str
+    attention: str
+    conv: str
+    ssm: str
+    attention_bytes: int
+    attention_scale_bytes: int
+    """Per head, once for keys and once for values."""
+
+    @property
+    def model_bytes(self) -> int:
+        return DTYPE_BYTES[self.model]
+
+    @property
+    def conv_bytes(self) -> int:
+        return DTYPE_BYTES[self.conv]
+
+    @property
+    def ssm_bytes(self) -> int:
+        return DTYPE_BYTES[self.ssm]
+
+
+def resolve_dtypes(arch: Architecture, request: CacheRequest, table: EngineTable) -> CacheDtypes:
+    """What `auto` becomes, and what the platform changes.
+
+    Raises:
+        PlanRefused: a type the engine or the planner does not take.
+    """
+    for name in ("dtype", "mamba_cache_dtype", "mamba_ssm_cache_dtype"):
+        if getattr(request, name) not in ("auto", *DTYPE_BYTES):
+            raise PlanRefused(
+                f"engine.{name}", f"{getattr(request, name)!r} is not a type", f"one of auto, {', '.join(DTYPE_BYTES)}"
+            )
+    model = arch.dtype if request.dtype == "auto" else request.dtype
+    conv = model if request.mamba_cache_dtype == "auto" else request.mamba_cache_dtype
+    attention = (arch.kv_cache_dtype or "auto") if request.kv_cache_dtype == "auto" else request.kv_cache_dtype
+    if attention == "auto":
+        size, scale, attention = DTYPE_BYTES[model], 0, model
+    elif (entry := table.kv_cache_dtypes.get(attention)) and request.platform in entry.platforms:
+        size, scale = entry.bytes, entry.scale_bytes
+    else:
+        known = [name for name, entry in table.kv_cache_dtypes.items() if request.platform in entry.platforms]
+        raise PlanRefused(
+            "engine.kv_cache_dtype",
+            f"{attention!r} is not a type the planner covers on {request.platform}",
+            f"one of auto, {', '.join(known)}",
+        )
+    return CacheDtypes(model, attention, conv, _ssm_dtype(arch, request, conv), size, scale)
+
+
+def _ssm_dtype(arch: Architecture, request: CacheRequest, conv: str) -> str:
+    asked = request.mamba_ssm_cache_dtype
+    if asked == "auto" and arch.ssm_dtype:
+        asked = arch.ssm_dtype
+    # The accelerated CPU kernel works on 16 bits only where they were asked for by name and the config marks linear
+    # attention layers; in every other case it resets the state to float32. Source: vLLM platforms/cpu.py.
+    if request.platform == "cpu" and request.avx512_bf16:
+        keeps = asked in ("float16", "bfloat16") and arch.marks_linear_attention and not request.use_replayssm
+        return asked if keeps else "float32"
+    return conv if asked == "auto" else asked

@@ -1,0 +1,355 @@
+"""How vLLM will cut the cache memory of one model: pages, groups, blocks, and what fits into them.
+
+`plan_cache` is exact: given the bytes of the pool it returns the integers the engine will print.
+Source: vLLM v1/core/kv_cache_utils.py, v1/kv_cache_interface.py, config/vllm.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import gcd, lcm
+
+from hybridserve.catalog.engines import CacheMode, EngineTable, engine_table
+from hybridserve.errors import PlanRefused
+from hybridserve.planning.cache.dtypes import resolve_dtypes
+from hybridserve.planning.cache.groups import CacheGroup, group_layers
+from hybridserve.planning.cache.pages import cdiv, size_page
+from hybridserve.planning.cache.request import AUTO_LEN, CacheRequest
+from hybridserve.planning.cache.validation import resolve_mode, state_kind
+from hybridserve.planning.cache.warnings import layout_notes, plan_notes
+from hybridserve.planning.models.architecture import Architecture
+from hybridserve.planning.parallelism import check_tensor_parallel
+
+__all__ = ["AUTO_LEN", "CacheGroup", "CacheLayout", "CachePlan", "CacheRequest", "lay_out", "plan_cache"]
+
+GIB = 1 << 30
+# CacheConfig.DEFAULT_BLOCK_SIZE: what a worker is left with when nothing aligns its blocks.
+UNALIGNED_BLOCK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """How a block is cut. It depends on the model and the settings, not on the bytes of the pool.
+
+    Attributes:
+        engine: version of the engine table that was used.
+        mode: mamba cache mode in force; `none` for a model without state.
+        block_size: tokens of one attention block, after alignment to the state page.
+        mamba_block_size: tokens between two cached states; None for a model without state.
+        page_bytes: bytes of one layer's part of a block, on one rank.
+        state_bytes: bytes of one layer's state (conv and ssm), on one rank, before padding; 0 without state.
+        padding_percent: what padding adds to the state page, as the engine prints it.
+        token_bytes: bytes of one token in one attention layer, on one rank.
+        groups: cache groups of the whole model, in vLLM's order.
+        padding_layers: layers by which groups are filled up.
+        stage_block_bytes: bytes of one block on each pipeline stage.
+        state_blocks: blocks each state group takes for one sequence, as budgeted by the start-up check. In mode
+            `all` it is what comes on top of one block per `mamba_block_size` tokens.
+        running_state_blocks: blocks each state group really holds while a sequence decodes (the same in mode `all`).
+        prefix_unit: tokens of the smallest prefix that can be cached and found again; None without prefix caching.
+        max_model_len: longest request as configured, before any auto-fit.
+        kv_cache_dtype: type of the attention cache in force.
+        mamba_ssm_cache_dtype: type of the recurrent state in force; None without state.
+        warnings: sentences for people.
+    """
+
+    engine: str
+    mode: CacheMode
+    block_size: int
+    mamba_block_size: int | None
+    page_bytes: int
+    state_bytes: int
+    padding_percent: float
+    token_bytes: int
+    groups: tuple[CacheGroup, ...]
+    padding_layers: int
+    stage_block_bytes: tuple[int, ...]
+    state_blocks: int
+    running_state_blocks: int
+    prefix_unit: int | None
+    attention_layers: int
+    state_layers: int
+    max_model_len: int
+    kv_cache_dtype: str
+    mamba_ssm_cache_dtype: str | None
+    warnings: tuple[str, ...]
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of one block on the fullest pipeline stage."""
+        return max(self.stage_block_bytes)
+
+    @property
+    def reported_block_size(self) -> int:
+        """Label block_size of `vllm:cache_config_info`: the smallest block of all groups."""
+        return min(group.block_tokens for group in self.groups)
+
+    @property
+    def attention_groups(self) -> int:
+        return sum(group.kind == "attention" for group in self.groups)
+
+    @property
+    def state_groups(self) -> int:
+        return len(self.groups) - self.attention_groups
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Attention bytes of one token over all layers, on one rank of a single pipeline stage."""
+        return self.token_bytes * self.attention_layers
+
+    @property
+    def state_bytes_per_sequence(self) -> int:
+        """Bytes of one copy of the state of one sequence as the model needs it, without padding."""
+        return self.state_bytes * self.state_layers
+
+    def blocks_per_sequence(self, length: int) -> int:
+        """Blocks the start-up check budgets for one sequence of `length` tokens (prompt and output)."""
+        return self._blocks(length, self.state_blocks)
+
+    def running_blocks(self, length: int) -> int:
+        """Blocks a decoding sequence of `length` tokens really holds: what admission counts."""
+        return self._blocks(length, self.running_state_blocks)
+
+    def _blocks(self, length: int, state_blocks: int) -> int:
+        attention = self.attention_groups
+        blocks = attention * cdiv(length, self.block_size) + (len(self.groups) - attention) * state_blocks
+        if self.mode == "all":
+            blocks += sum(cdiv(length, group.block_tokens) for group in self.groups if group.kind == "state")
+        return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """A layout, filled with the bytes of the pool.
+
+    Attributes:
+        num_blocks: blocks of the pool, as label num_gpu_blocks of `vllm:cache_config_info`; one is the null block.
+        max_model_len: resolved longest request in tokens.
+        tokens: "KV cache size" as printed. It depends on max_model_len.
+        concurrency: "Maximum concurrency" as printed, unrounded.
+        longest_context: the largest max_model_len that would start, at most the model's own.
+        warnings: sentences for people, those of the layout included.
+    """
+
+    layout: CacheLayout
+    kv_bytes: int
+    num_blocks: int
+    max_model_len: int
+    tokens: int
+    concurrency: float
+    longest_context: int
+    warnings: tuple[str, ...]
+
+    @property
+    def blocks_per_sequence(self) -> int:
+        """Blocks of one request of max_model_len tokens."""
+        return self.layout.blocks_per_sequence(self.max_model_len)
+
+    def n_safe(self, length: int) -> int:
+        """Sequences of `length` tokens that run at once with no preemption possible."""
+        return (self.num_blocks - 1) // self.layout.blocks_per_sequence(length)
+
+    def n_steady(self, length: int) -> int:
+        """Sequences of `length` tokens a saturated engine really runs; preemptions at block boundaries are rare."""
+        return (self.num_blocks - 1) // self.layout.running_blocks(length)
+
+
+def lay_out(arch: Architecture, request: CacheRequest) -> CacheLayout:
+    """The block layout of a model under these settings. `request.kv_bytes` plays no part.
+
+    Raises:
+        PlanRefused: the engine would refuse these settings, with its own reason.
+    """
+    table, foreign = engine_table(request.engine)
+    max_len = _configured_length(request, model_context(arch, table))
+    check_tensor_parallel(arch, request.tensor_parallel_size, replayssm=request.use_replayssm)
+    mode = resolve_mode(arch, request, table, max_len)
+    dtypes = resolve_dtypes(arch, request, table)
+    page = size_page(arch, request, table, dtypes, mode, max_len)
+    unaligned = max_len if mode == "none" else request.mamba_block_size or request.block_size or UNALIGNED_BLOCK
+    grouping = group_layers(arch, page, request.pipeline_parallel_size, unaligned)
+    budgeted = {
+        "none": table.state_blocks_none,
+        "align": table.state_blocks_align[state_kind(arch.state)] if arch.state else 0,
+        "all": 0,
+    }[mode]
+    running = 0 if mode == "all" else table.state_blocks_running
+    speculated = request.num_speculative_tokens
+    layout = CacheLayout(
+        engine=table.version,
+        mode=mode,
+        block_size=page.block_size,
+        mamba_block_size=page.mamba_block_size,
+        page_bytes=page.bytes,
+        state_bytes=page.state_bytes,
+        padding_percent=page.padding_percent,
+        token_bytes=page.token_bytes,
+        groups=grouping.groups,
+        padding_layers=grouping.padding_layers,
+        stage_block_bytes=grouping.stage_block_bytes,
+        state_blocks=budgeted + speculated,
+        running_state_blocks=running + speculated,
+        prefix_unit=_prefix_unit(request, mode, grouping.groups, table.prefix_match_unit_checked_for_one_group),
+        attention_layers=arch.attention_layers,
+        state_layers=arch.state_layers,
+        max_model_len=max_len,
+        kv_cache_dtype=dtypes.attention,
+        mamba_ssm_cache_dtype=dtypes.ssm if arch.hybrid else None,
+        warnings=(),
+    )
+    notes = ((foreign,) if foreign else ()) + layout_notes(arch, request, table, layout)
+    return replace(layout, warnings=notes)
+
+
+def plan_cache(arch: Architecture, request: CacheRequest) -> CachePlan:
+    """What the engine will make of `request.kv_bytes` bytes per device.
+
+    Raises:
+        PlanRefused: the engine would refuse to start, with its own reason.
+    """
+    layout = lay_out(arch, request)
+    stage_bytes = [
+        request.kv_bytes if request.num_gpu_blocks_override is None else request.num_gpu_blocks_override * block
+        for block in layout.stage_block_bytes
+    ]
+    stage_blocks = [memory // block for memory, block in zip(stage_bytes, layout.stage_block_bytes, strict=True)]
+    num_blocks = min(stage_blocks)
+    longest = _longest(layout, num_blocks, model_context(arch, engine_table(request.engine)[0]))
+    length = layout.max_model_len
+    if request.max_model_len == AUTO_LEN:
+        if not longest:
+            raise PlanRefused(
+                "engine.max_model_len",
+                "Cannot auto-fit max_model_len: not enough GPU memory available to serve even a single token",
+                f"at least {_gib(_needed(layout, 1))} of cache memory",
+            )
+        length = longest
+    for memory, blocks, block in zip(stage_bytes, stage_blocks, layout.stage_block_bytes, strict=True):
+        if layout.blocks_per_sequence(length) > blocks - 1:
+            raise _too_small(layout, length, memory - block, block, _longest(layout, blocks, length))
+    seqs = request.max_num_seqs
+    if (
+        arch.hybrid
+        and request.platform == "cuda"
+        and request.full_cudagraphs
+        and seqs is not None
+        and seqs > num_blocks
+    ):
+        raise PlanRefused(
+            "engine.max_num_seqs",
+            f"max_num_seqs ({seqs}) exceeds available Mamba cache blocks ({num_blocks}). Each decode sequence requires "
+            "one Mamba cache block, so CUDA graph capture cannot proceed",
+            f"at most {num_blocks}, more cache memory, or no full graphs",
+        )
+    concurrency = num_blocks / layout.blocks_per_sequence(length)
+    plan = CachePlan(
+        layout=layout,
+        kv_bytes=request.kv_bytes,
+        num_blocks=num_blocks,
+        max_model_len=length,
+        tokens=int(concurrency * length),
+        concurrency=concurrency,
+        longest_context=longest,
+        warnings=(),
+    )
+    return replace(plan, warnings=layout.warnings + plan_notes(plan, request))
+
+
+def model_context(arch: Architecture, table: EngineTable) -> int:
+    """Longest context of the model, as this engine version reads its config."""
+    if arch.yarn_context is not None and table.yarn_scales_context:
+        return arch.yarn_context
+    return arch.max_position_embeddings
+
+
+def _configured_length(request: CacheRequest, own: int) -> int:
+    asked = request.max_model_len
+    if asked is None or asked == AUTO_LEN:
+        return own
+    if asked < 1:
+        raise PlanRefused("engine.max_model_len", f"{asked} is not a length", f"1 to {own}, or -1 for what fits")
+    if asked > own:
+        raise PlanRefused(
+            "engine.max_model_len",
+            f"User-specified max_model_len ({asked}) is greater than the derived max_model_len "
+            f"(max_position_embeddings={own})",
+            f"1 to {own}, or -1 for what fits",
+        )
+    return asked
+
+
+def _prefix_unit(
+    request: CacheRequest, mode: CacheMode, groups: tuple[CacheGroup, ...], checked_for_one: bool
+) -> int | None:
+    """Source: vLLM v1/core/kv_cache_utils.py `resolve_kv_cache_block_sizes`."""
+    if not request.enable_prefix_caching:
+        return None
+    sizes, unit = [group.block_tokens for group in groups], request.prefix_match_unit
+    if len(sizes) == 1:
+        if checked_for_one and unit not in (None, sizes[0]):
+            raise PlanRefused(
+                "engine.prefix_match_unit",
+                f"Invalid prefix_match_unit={unit}; with a single KV cache group, prefix-cache hits land on the block "
+                f"size ({sizes[0]})",
+                f"leave it empty or take {sizes[0]}",
+            )
+        return sizes[0]
+    if mode == "all":
+        return lcm(*sizes)
+    if unit is None:
+        return gcd(*sizes)
+    if any(size % unit for size in sizes):
+        raise PlanRefused(
+            "engine.prefix_match_unit",
+            f"Invalid prefix_match_unit={unit}; prefix-cacheable KV cache group block sizes must be divisible by "
+            f"prefix_match_unit. Got group block sizes={sorted(set(sizes))}",
+            f"a divisor of {gcd(*sizes)}, such as {_divisors(gcd(*sizes))}",
+        )
+    return unit
+
+
+def _divisors(number: int) -> str:
+    """Powers of two, which kernels like, up to the largest that divides."""
+    return ", ".join(str(1 << power) for power in range(4, 10) if number % (1 << power) == 0) or str(number)
+
+
+def _longest(layout: CacheLayout, blocks: int, limit: int) -> int:
+    """The longest sequence that passes the start-up check with `blocks` blocks, up to `limit`; 0 if none does.
+
+    One block is the null block, which no sequence can use.
+    """
+    fits, too_long = 0, limit + 1
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if layout.blocks_per_sequence(middle) <= blocks - 1:
+            fits = middle
+        else:
+            too_long = middle
+    return fits
+
+
+def _needed(layout: CacheLayout, length: int) -> int:
+    return (layout.blocks_per_sequence(length) + 1) * layout.bytes_per_block
+
+
+def _too_small(layout: CacheLayout, length: int, available: int, block: int, longest: int) -> PlanRefused:
+    if available <= 0:
+        return PlanRefused(
+            "engine.kv_cache_memory_bytes",
+            "No available memory for the cache blocks",
+            f"at least {_gib(_needed(layout, length))} of cache memory on each device",
+        )
+    estimate = f". The estimated maximum model length is {longest}" if longest else ""
+    return PlanRefused(
+        "engine.max_model_len",
+        f"To serve at least one request with the model's max seq len ({length}), "
+        f"{_gib(layout.blocks_per_sequence(length) * block)} KV cache is needed, which is larger than the available KV "
+        f"cache memory ({_gib(available)}){estimate}",
+        f"a max_model_len of at most {longest}, or at least {_gib(_needed(layout, length))} of cache memory"
+        if longest
+        else f"at least {_gib(_needed(layout, length))} of cache memory on each device",
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB"

@@ -1,0 +1,105 @@
+"""One page: the part of a block that belongs to one layer. Attention and state pages must be of one size.
+
+The engine makes the attention block so long that its page covers one state, then pads the state to the page.
+Source: vLLM platforms/interface.py `_align_hybrid_block_size`, model_executor/layers/mamba/mamba_utils.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import lcm
+
+from hybridserve.catalog.engines import CacheMode, EngineTable
+from hybridserve.errors import PlanRefused
+from hybridserve.planning.cache.dtypes import CacheDtypes
+from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2, StateMixer
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Sizes of one layer's part of a block on one rank. See `CacheLayout` for the fields."""
+
+    block_size: int
+    mamba_block_size: int | None
+    token_bytes: int
+    state_bytes: int
+    bytes: int
+    padding_percent: float
+
+
+def size_page(
+    arch: Architecture, request: CacheRequest, table: EngineTable, dtypes: CacheDtypes, mode: CacheMode, max_len: int
+) -> Page:
+    """The page of a model under these settings.
+
+    Args:
+        max_len: longest request as configured, which is what a state block covers in mode none.
+
+    Raises:
+        PlanRefused: the state with its speculative tokens outgrows the page.
+    """
+    token_bytes = attention_token_bytes(arch, request.tensor_parallel_size, dtypes)
+    block = request.block_size or table.default_block_size[request.platform]
+    if arch.state is None:
+        return Page(block, None, token_bytes, 0, block * token_bytes, 0.0)
+
+    speculated = request.num_speculative_tokens
+    state = state_bytes(arch.state, request, dtypes, speculated)
+    forgotten = arch.name in table.speculation_not_in_page
+    aligned = state_bytes(arch.state, request, dtypes, 0) if forgotten else state
+    unit = max(table.kernel_block_size[request.platform], block)
+    if mode == "all":
+        chunk = arch.state.chunk if isinstance(arch.state, Mamba2) else table.default_mamba_chunk_size
+        unit = lcm(request.mamba_block_size or chunk, unit)
+    covering = unit * cdiv(aligned, unit * token_bytes)
+    block = max(block, covering)
+    page = block * token_bytes
+    padding = 100 * (page - aligned) / aligned
+    if state > page == aligned:
+        # An exact fit is not padded, and what is not padded may grow: the allocator pads the attention page instead.
+        page = state
+    if state > page:
+        raise PlanRefused(
+            "engine.num_speculative_tokens",
+            f"a state with {speculated} speculative tokens takes {state} bytes, more than the page of {page} bytes "
+            "the engine aligns to",
+            "fewer speculative tokens, or none",
+        )
+    between_states = {"align": block, "all": covering, "none": max_len}[mode]
+    return Page(block, between_states, token_bytes, state, page, padding)
+
+
+def attention_token_bytes(arch: Architecture, tp: int, dtypes: CacheDtypes) -> int:
+    """Bytes of keys and values of one token in one attention layer, on one rank. Fewer heads than ranks are copied."""
+    assert arch.attention is not None
+    heads = max(1, arch.attention.kv_heads // tp)
+    return heads * 2 * (arch.attention.head_dim * dtypes.attention_bytes + dtypes.attention_scale_bytes)
+
+
+def state_bytes(mixer: StateMixer, request: CacheRequest, dtypes: CacheDtypes, speculated: int) -> int:
+    """Bytes of the conv and recurrent state of one layer on one rank."""
+    tp = request.tensor_parallel_size
+    match mixer:
+        case Mamba2():
+            groups = mixer.groups if mixer.groups % tp == 0 else tp
+            conv = (mixer.conv_kernel - 1 + speculated) * (mixer.inner + 2 * groups * mixer.state) // tp
+            ssm = mixer.heads // tp * mixer.head_dim * mixer.state
+        case GatedDeltaNet():
+            width = 2 * mixer.key_heads * mixer.key_dim + mixer.value_heads * mixer.value_dim
+            conv = (mixer.conv_kernel - 1 + speculated) * width // tp
+            ssm = mixer.value_heads // tp * mixer.value_dim * mixer.key_dim
+        case Mamba1():
+            conv = (mixer.conv_kernel - 1) * mixer.inner // tp
+            ssm = mixer.inner // tp * mixer.state
+    size = conv * dtypes.conv_bytes + ssm * dtypes.ssm_bytes
+    if request.use_replayssm and isinstance(mixer, Mamba2):
+        # Ring of the last inputs: x (heads, B, head_dim), dt (heads, B) in float32, B (groups, B, state).
+        ring = mixer.heads // tp * mixer.head_dim + mixer.groups // tp * mixer.state
+        size += request.replayssm_buffer_len * (ring * dtypes.model_bytes + mixer.heads // tp * 4)
+    return size
+
+
+def cdiv(a: int, b: int) -> int:
+    """Division, rounded up."""
+    return -(-a // b)

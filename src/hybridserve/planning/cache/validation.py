@@ -1,0 +1,116 @@
+"""Which mamba cache mode is in force, and which settings the engine refuses together.
+
+Source: vLLM models/config.py `MambaModelConfig`, config/vllm.py validators, utils of the attention backends.
+"""
+
+from __future__ import annotations
+
+from hybridserve.catalog.engines import CacheMode, EngineTable, Mixer
+from hybridserve.errors import PlanRefused
+from hybridserve.planning.cache.groups import stages_without_attention
+from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba2, StateMixer
+
+
+def state_kind(mixer: StateMixer) -> Mixer:
+    """Key of the engine table's `state_blocks_align`."""
+    if isinstance(mixer, Mamba2):
+        return "mamba2"
+    return "gated_delta_net" if isinstance(mixer, GatedDeltaNet) else "mamba1"
+
+
+def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, max_len: int) -> CacheMode:
+    """The cache mode the engine ends up with; `none` for a model without state.
+
+    Raises:
+        PlanRefused: settings the engine does not take, alone or together.
+    """
+    _check_numbers(request)
+    _check_kernels(arch, request, table)
+    asked = request.mamba_cache_mode
+    if asked is not None and asked not in table.mamba_cache_modes:
+        raise PlanRefused(
+            "engine.mamba_cache_mode",
+            f"vLLM {table.version} has no mamba cache mode {asked!r}",
+            f"one of {', '.join(table.mamba_cache_modes)}",
+        )
+    if request.mamba_block_size not in (None, max_len) and not request.enable_prefix_caching:
+        raise PlanRefused(
+            "engine.mamba_block_size",
+            "--mamba-block-size can only be set with --enable-prefix-caching",
+            "leave it empty: the engine aligns it",
+        )
+    if request.platform == "cpu" and (stages := stages_without_attention(arch, request.pipeline_parallel_size)):
+        raise PlanRefused(
+            "engine.pipeline_parallel_size",
+            f"Workers disagree on supported KV cache layouts: stage {stages[0]} has no attention layer",
+            "fewer stages",
+        )
+    if request.use_replayssm:
+        _check_replayssm(arch, request, table)
+    if arch.state is None or not request.enable_prefix_caching:
+        return "none"
+    if asked == "all" and arch.name in table.mode_all_architectures:
+        return "all"
+    if not request.enable_chunked_prefill:
+        raise PlanRefused(
+            "engine.enable_chunked_prefill",
+            "Chunked prefill is required for mamba cache mode 'align'",
+            "leave it on, or turn prefix caching off",
+        )
+    return "align"
+
+
+def _check_numbers(request: CacheRequest) -> None:
+    """What no version takes: sizes that are not sizes."""
+    for name in (
+        "pipeline_parallel_size",
+        "block_size",
+        "mamba_block_size",
+        "prefix_match_unit",
+        "max_num_seqs",
+        "num_gpu_blocks_override",
+        "replayssm_buffer_len",
+    ):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise PlanRefused(f"engine.{name}", f"{value} is less than one", "1 or more, or leave it empty")
+    if request.num_speculative_tokens < 0:
+        raise PlanRefused("engine.num_speculative_tokens", f"{request.num_speculative_tokens} is negative", "0 or more")
+
+
+def _check_kernels(arch: Architecture, request: CacheRequest, table: EngineTable) -> None:
+    """Attention kernels take blocks and heads of certain sizes only."""
+    kernel = table.kernel_block_size["cuda"]
+    if request.platform == "cuda" and request.block_size is not None and request.block_size % kernel:
+        raise PlanRefused(
+            "engine.block_size",
+            f"no CUDA attention backend takes a block of {request.block_size} tokens",
+            f"a multiple of {kernel}; on a hybrid model leave it empty, the engine aligns it",
+        )
+    head_dim = arch.attention.head_dim if arch.attention else 0
+    if request.platform == "cpu" and head_dim not in table.cpu_head_sizes:
+        raise PlanRefused(
+            "model.id",
+            # The engine starts all the same, and fails on the first request.
+            f"Unsupported CPU attention configuration: head_dim={head_dim}",
+            f"a model whose head_dim is one of {', '.join(map(str, sorted(table.cpu_head_sizes)))}",
+        )
+
+
+def _check_replayssm(arch: Architecture, request: CacheRequest, table: EngineTable) -> None:
+    where = "engine.use_replayssm"
+    if arch.name not in table.replayssm_architectures:
+        raise PlanRefused(
+            where,
+            f"--use-replayssm is not supported for architecture {arch.name!r}",
+            f"a model of {', '.join(sorted(table.replayssm_architectures))}, or leave it off",
+        )
+    if request.num_speculative_tokens:
+        raise PlanRefused(where, "ReplaySSM on Triton does not do speculative decoding", "one of the two")
+    if request.platform == "cuda" and not table.replayssm_on_cuda:
+        raise PlanRefused(where, "Triton ReplaySSM requires Model Runner V1", "leave it off")
+    if request.mamba_cache_mode == "all" and request.enable_prefix_caching:
+        raise PlanRefused(
+            where, "--use-replayssm supports prefix caching only in align mode", "mamba_cache_mode: align"
+        )

@@ -1,0 +1,62 @@
+"""Sentences about a plan that starts, but may not do what its owner expects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hybridserve.catalog.engines import EngineTable
+from hybridserve.planning.cache.groups import stages_without_attention
+from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.cache.validation import state_kind
+from hybridserve.planning.models.architecture import Architecture
+
+if TYPE_CHECKING:
+    from hybridserve.planning.cache.layout import CacheLayout, CachePlan
+
+WASTEFUL_PADDING = 20.0
+# Requests close to the longest that fits can be prefilled almost to the end, dropped and prefilled again for ever.
+NEAR_CEILING = 0.95
+
+
+def layout_notes(arch: Architecture, request: CacheRequest, table: EngineTable, layout: CacheLayout) -> tuple[str, ...]:
+    """Notes that need no memory size."""
+    if arch.state is None:
+        return ()
+    notes = []
+    asked = request.mamba_cache_mode
+    if asked not in (None, layout.mode):
+        why = "this architecture does not do it" if request.enable_prefix_caching else "prefix caching is off"
+        notes.append(f"mamba_cache_mode {asked} becomes {layout.mode}: {why}")
+    if layout.mode == "all":
+        notes.append("mamba_cache_mode all keeps one state per block of every sequence: far less fits than in align")
+    if layout.padding_percent > WASTEFUL_PADDING:
+        cause = " because of block_size: leave it empty" if request.block_size else ""
+        notes.append(f"padding makes the state page {layout.padding_percent:.1f} % larger{cause}")
+    if stages := stages_without_attention(arch, request.pipeline_parallel_size):
+        tokens = min(group.block_tokens for group in layout.groups)
+        notes.append(
+            f"pipeline stage {stages[0]} has no attention layer: the engine leaves its state blocks unaligned at "
+            f"{tokens} tokens, in groups of their own"
+        )
+    if request.num_speculative_tokens:
+        notes.append("speculative decoding on a hybrid adds state blocks, and has corrupted output in several releases")
+    kind = state_kind(arch.state)
+    notes += [
+        f"vLLM {table.version} on {request.platform}: {fault.what}"
+        for fault in table.known_faults
+        if request.platform in fault.platforms and layout.mode in fault.modes and kind in fault.mixers
+    ]
+    return tuple(notes)
+
+
+def plan_notes(plan: CachePlan, request: CacheRequest) -> tuple[str, ...]:
+    """Notes that depend on how much fits."""
+    notes = []
+    if plan.layout.state_layers and plan.blocks_per_sequence > NEAR_CEILING * (plan.num_blocks - 1):
+        notes.append(
+            f"one request of max_model_len {plan.max_model_len} takes {plan.blocks_per_sequence} of "
+            f"{plan.num_blocks - 1} blocks: so near the ceiling it may be prefilled again and again"
+        )
+    if request.max_num_seqs is not None and request.max_num_seqs > plan.num_blocks:
+        notes.append(f"max_num_seqs {request.max_num_seqs} is above the number of blocks ({plan.num_blocks})")
+    return tuple(notes)

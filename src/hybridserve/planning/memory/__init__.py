@@ -1,0 +1,1 @@
+"""What takes device memory besides the cache."""

@@ -1,0 +1,191 @@
+"""Where a device's memory goes: weights, runtime, activations, graphs, and what is left for the cache pool.
+
+The engine profiles these on the device (vllm/v1/worker/gpu_worker.py, determine_available_memory)::
+
+    requested = ceil(total * gpu_memory_utilization)
+    pool      = requested - weights - runtime - activation peak - captured graphs
+
+So the bytes of the pool are *exact* when they are given (`kv_cache_memory_bytes`) or were profiled before
+(`calibration`), and otherwise an *estimate* with a band. The numbers of the estimate are fitted to public start-up
+logs: Qwen3-8B on 24 GB (0.52 GiB of graphs for 86 of them, 0.81 GiB of everything else), and graph lines of models
+with 28 to 64 layers (0.37 to 0.8 GiB).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from hybridserve.planning.memory.weights import DTYPE_BYTES, QUANTIZED_BAND, WeightBytes
+from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+Confidence = Literal["exact", "estimate"]
+
+# cuBLAS and attention workspaces, input buffers, block tables; with more than one rank also NCCL and custom all-reduce.
+RUNTIME_BYTES = 256 * MIB
+PARALLEL_RUNTIME_BYTES = 640 * MIB
+# The sampler's warm-up holds about four copies of the float32 logits: logits, sorted values, indices, probabilities.
+SAMPLER_COPIES = 4
+# A captured graph keeps launch parameters and small buffers per layer, on top of a pool that all graphs share.
+GRAPH_POOL_BYTES = 200 * MIB
+GRAPH_LAYER_BYTES = 110 * 1024
+# How wrong the estimate may be: a fixed part, and a share of what is modelled rather than counted.
+BAND_BYTES = 256 * MIB
+BAND_SHARE = 0.35
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRequest:
+    """What decides how a device's memory is shared out, all defaults resolved.
+
+    Attributes:
+        total_bytes: the device's total as the driver reports it.
+        kv_cache_memory_bytes: given pool; then utilization is ignored and nothing is profiled.
+        profiled_kv_bytes: pool that an earlier start with the same settings reported.
+        max_capture_size: largest captured batch; 0 without graphs (`--enforce-eager`, CPU).
+    """
+
+    total_bytes: int
+    gpu_memory_utilization: float
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_capture_size: int
+    kv_cache_memory_bytes: int | None = None
+    profiled_kv_bytes: int | None = None
+    dtype: str = "auto"
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """Bytes on the fullest device.
+
+    Attributes:
+        requested: what the engine may take; the rest of `total` is left alone, and holds the CUDA context.
+        activation: transient peak of the profiling run: one full step, then the sampler.
+        kv: bytes of the cache pool. Negative: nothing is left.
+        band: `kv` lies within `kv - band` and `kv + band`; 0 when exact.
+        profiling_cache: cache that is allocated for a moment to measure the graphs, before the pool exists.
+    """
+
+    total: int
+    requested: int
+    weights: int
+    runtime: int
+    activation: int
+    graphs: int
+    kv: int
+    band: int
+    confidence: Confidence
+    source: str
+    profiling_cache: int
+
+    @property
+    def startup_peak(self) -> int:
+        """Most bytes that are held at once while the engine starts, CUDA context aside."""
+        fixed = self.weights + self.runtime
+        return fixed + max(self.activation, self.profiling_cache + self.graphs, max(self.kv, 0) + self.graphs)
+
+    @property
+    def running(self) -> int:
+        """Bytes held while it serves a full step."""
+        return self.weights + self.runtime + self.activation + self.graphs + max(self.kv, 0)
+
+
+def budget_memory(
+    arch: Architecture, weights: WeightBytes, request: MemoryRequest, bytes_per_block: int
+) -> MemoryBudget:
+    """Share out the memory of the fullest device.
+
+    Args:
+        weights: on the fullest rank, from `count_weights`.
+        bytes_per_block: from the cache layout, on the fullest stage.
+    """
+    requested = math.ceil(request.total_bytes * request.gpu_memory_utilization)
+    parallel = request.tensor_parallel_size * request.pipeline_parallel_size > 1
+    runtime = PARALLEL_RUNTIME_BYTES if parallel else RUNTIME_BYTES
+    activation = max(forward_peak(arch, request), sampler_peak(arch, request))
+    graphs = graph_bytes(arch, request)
+    left = requested - weights.bytes - runtime - activation - graphs
+    band = round(BAND_BYTES + BAND_SHARE * (activation + graphs))
+    if not weights.exact:
+        band += round(QUANTIZED_BAND * weights.bytes)
+    confidence: Confidence = "exact"
+    if request.kv_cache_memory_bytes is not None:
+        kv, source = request.kv_cache_memory_bytes, "kv_cache_memory_bytes is given"
+    elif request.profiled_kv_bytes is not None:
+        kv, source = request.profiled_kv_bytes, "profiled by an earlier start (calibration file)"
+    else:
+        kv, source, confidence = left, "estimated from the GPU's memory", "estimate"
+    # With a given pool the engine skips the graph estimate, and with it the temporary cache.
+    profiles_graphs = request.max_capture_size > 0 and request.kv_cache_memory_bytes is None
+    blocks = min(request.max_num_seqs, request.max_capture_size) if profiles_graphs else 0
+    return MemoryBudget(
+        total=request.total_bytes,
+        requested=requested,
+        weights=weights.bytes,
+        runtime=runtime,
+        activation=activation,
+        graphs=graphs,
+        kv=kv,
+        band=band if confidence == "estimate" else 0,
+        confidence=confidence,
+        source=source,
+        profiling_cache=blocks * bytes_per_block,
+    )
+
+
+def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
+    """Bytes of the widest layer's intermediates in one step of max_num_batched_tokens tokens, on one rank."""
+    dtype_bytes = DTYPE_BYTES[arch.dtype if request.dtype == "auto" else request.dtype]
+    per_token = 0.0
+    if arch.mlp is not None:
+        per_token = arch.mlp.matrices * arch.mlp.intermediate * dtype_bytes
+    if arch.moe is not None:
+        width = arch.moe.latent or arch.hidden
+        routed = arch.moe.experts_per_token * (arch.moe.matrices * arch.moe.intermediate + width)
+        shared = arch.moe.matrices * arch.moe.shared_intermediate
+        per_token = max(per_token, (routed + shared) * dtype_bytes)
+    match arch.state:
+        case Mamba2() as m:
+            conv = m.inner + 2 * m.groups * m.state
+            # Besides the projections: one float32 state per chunk, before and after it is passed on.
+            chunk_states = 2 * 4 * m.inner * m.state / m.chunk
+            per_token = max(per_token, (2 * m.inner + 2 * conv + m.heads) * dtype_bytes + chunk_states)
+        case Mamba1() as m:
+            per_token = max(per_token, 5 * m.inner * dtype_bytes)
+        case GatedDeltaNet() as g:
+            keys, values = g.key_heads * g.key_dim, g.value_heads * g.value_dim
+            per_token = max(per_token, (6 * keys + 5 * values) * dtype_bytes)
+    residual = 3 * arch.hidden * dtype_bytes
+    return round(request.max_num_batched_tokens * (per_token / request.tensor_parallel_size + residual))
+
+
+def sampler_peak(arch: Architecture, request: MemoryRequest) -> int:
+    """Bytes of the sampler's warm-up over max_num_seqs rows of the whole vocabulary, on every rank."""
+    rows = min(request.max_num_seqs, request.max_num_batched_tokens)
+    return rows * arch.vocab * 4 * SAMPLER_COPIES
+
+
+def graph_bytes(arch: Architecture, request: MemoryRequest) -> int:
+    """Bytes of the captured graphs: one per capture size for mixed steps, one per decode batch up to max_num_seqs."""
+    if request.max_capture_size == 0:
+        return 0
+    graphs = capture_sizes(request.max_capture_size) + capture_sizes(
+        min(request.max_num_seqs, request.max_capture_size)
+    )
+    return GRAPH_POOL_BYTES + graphs * len(arch.layers) * GRAPH_LAYER_BYTES
+
+
+def capture_sizes(largest: int) -> int:
+    """How many batch sizes are captured up to `largest`: 1, 2, 4, every 8th below 256, every 16th from there.
+
+    Source: vllm/config/vllm.py, _set_cudagraph_sizes.
+    """
+    small = sum(size <= largest for size in (1, 2, 4))
+    return small + len(range(8, min(largest + 1, 256), 8)) + len(range(256, largest + 1, 16))

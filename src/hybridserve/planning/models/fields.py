@@ -1,0 +1,129 @@
+"""Reading config.json field by field, so that what is missing or wrong is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn, cast
+
+from hybridserve.errors import CatalogError
+from hybridserve.planning.models.architecture import Dtype
+
+MOST_LAYERS = 10_000
+
+
+class Fields:
+    """A config.json. Methods take a field's names, newest spelling first, and raise `CatalogError` with the name."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def get(self, *names: str) -> Any:
+        """The first of these fields that is there and not null."""
+        return next((value for name in names if (value := self._config.get(name)) is not None), None)
+
+    def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
+        value = self.get(*names)
+        if value is None:
+            if default is None or default < least:
+                self.fail(names[0], "is missing", "take the whole config.json of the checkpoint")
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            self.fail(names[0], f"is {value!r}", f"a whole number of at least {least}")
+        return value
+
+    def flag(self, *names: str, default: bool) -> bool:
+        value = self.get(*names)
+        if value is not None and not isinstance(value, bool):
+            self.fail(names[0], f"is {value!r}", "true or false")
+        return default if value is None else value
+
+    def names(self, *names: str) -> list[str]:
+        value = self.get(*names)
+        if value is None:
+            self.fail(names[0], "is missing", "take the whole config.json of the checkpoint")
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+            self.fail(names[0], f"is {value!r}", "a list of names")
+        return cast(list[str], value)
+
+    def fail(self, name: str, what: str, fix: str) -> NoReturn:
+        raise CatalogError(f"config.json: {name}", what, fix)
+
+    @property
+    def layer_count(self) -> int:
+        """Number of layers. A bound, because one object is made for each."""
+        count = self.integer("num_hidden_layers")
+        if count > MOST_LAYERS:
+            self.fail("num_hidden_layers", f"is {count}", f"a whole number of at most {MOST_LAYERS}")
+        return count
+
+    def width_of_a_head(self, hidden: int, heads: int) -> int:
+        """Where a config leaves it to be divided out."""
+        if heads > hidden:
+            self.fail("num_attention_heads", f"is {heads}", f"at most hidden_size, {hidden}")
+        return hidden // heads
+
+    @property
+    def architecture(self) -> str:
+        return self.names("architectures")[0]
+
+    @property
+    def dtype(self) -> Dtype:
+        """What the engine makes of `--dtype auto`: float32 checkpoints run in bfloat16."""
+        value = self.get("dtype", "torch_dtype")
+        if value is None:
+            self.fail("dtype", "is missing", "one of float32, float16, bfloat16")
+        name = str(value).removeprefix("torch.")
+        if name not in ("float32", "float16", "bfloat16"):
+            self.fail("dtype", f"is {value!r}", "one of float32, float16, bfloat16")
+        return "bfloat16" if name == "float32" else cast(Dtype, name)
+
+    @property
+    def kv_cache_dtype(self) -> str | None:
+        """The attention cache type a ModelOpt checkpoint asks for. Source: vLLM utils/torch_utils.py."""
+        quantization = self.get("quantization_config")
+        if not isinstance(quantization, Mapping) or not str(quantization.get("quant_method", "")).startswith(
+            "modelopt"
+        ):
+            return None
+        inner = quantization.get("quantization", quantization)
+        for key in ("kv_cache_scheme", "kv_cache_quant_algo"):
+            for place in (inner, quantization):
+                if scheme := place.get(key):
+                    return _kv_cache_dtype(scheme)
+        return None
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """Longest context, with every rope scaling but YaRN. Source: vLLM config/model.py, _get_and_verify_max_len."""
+        length = self.integer("max_position_embeddings")
+        kind, rope = self._rope()
+        if kind in ("su", "longrope"):
+            self.fail(
+                "rope_scaling", f"is {kind!r}", "default, linear, dynamic, llama3 or yarn; others are not covered"
+            )
+        return length if kind in ("llama3", "yarn") else int(length * (rope.get("factor") or 1.0))
+
+    @property
+    def yarn_context(self) -> int | None:
+        """Original context times factor of a YaRN config; None for any other."""
+        kind, rope = self._rope()
+        if kind != "yarn":
+            return None
+        for key in ("original_max_position_embeddings", "factor"):
+            if not isinstance(rope.get(key), int | float):
+                self.fail(f"rope_scaling.{key}", f"is {rope.get(key)!r}", "a number")
+        return int(rope["original_max_position_embeddings"] * rope["factor"])
+
+    def _rope(self) -> tuple[str, Mapping[str, Any]]:
+        rope = self.get("rope_parameters", "rope_scaling")
+        if not isinstance(rope, Mapping):
+            return "default", {}
+        return rope.get("rope_type", rope.get("type", "default")), rope
+
+
+def _kv_cache_dtype(scheme: Any) -> str | None:
+    if isinstance(scheme, Mapping):
+        if scheme.get("dynamic") is False and scheme.get("num_bits") == 8 and scheme.get("type") == "float":
+            return "fp8"
+        return "nvfp4" if scheme.get("num_bits") == 4 and scheme.get("type") == "float" else None
+    return {"fp8": "fp8", "fp8_e4m3": "fp8", "nvfp4": "nvfp4"}.get(str(scheme).lower())

@@ -1,0 +1,64 @@
+"""Jamba: Mamba-1 with attention in every n-th layer, experts in every m-th."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from hybridserve.planning.models.architecture import Architecture, Attention, Layer, Mamba1, Mlp, Moe
+from hybridserve.planning.models.fields import Fields
+
+
+def read(fields: Fields) -> Architecture:
+    """The architecture of a `JambaForCausalLM`."""
+    hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    layers = _layers(fields)
+    rank = fields.get("mamba_dt_rank")
+    return Architecture(
+        name=fields.architecture,
+        family="jamba",
+        hidden=hidden,
+        vocab=fields.integer("vocab_size"),
+        tied_embeddings=fields.flag("tie_word_embeddings", default=False),
+        dtype=fields.dtype,
+        max_position_embeddings=fields.max_position_embeddings,
+        layers=layers,
+        attention=Attention(
+            heads=heads,
+            kv_heads=fields.integer("num_key_value_heads", default=heads),
+            head_dim=fields.width_of_a_head(hidden, heads),
+        ),
+        state=Mamba1(
+            inner=fields.integer("mamba_expand") * hidden,
+            state=fields.integer("mamba_d_state"),
+            conv_kernel=fields.integer("mamba_d_conv", least=2),
+            dt_rank=ceil(hidden / 16) if rank in (None, "auto") else fields.integer("mamba_dt_rank"),
+            bias=fields.flag("mamba_proj_bias", default=False),
+            conv_bias=fields.flag("mamba_conv_bias", default=True),
+        ),
+        mlp=Mlp(fields.integer("intermediate_size"), matrices=3) if any(layer.mlp for layer in layers) else None,
+        moe=Moe(
+            experts=fields.integer("num_experts", "num_local_experts"),
+            experts_per_token=fields.integer("num_experts_per_tok"),
+            intermediate=fields.integer("intermediate_size"),
+            matrices=3,
+        )
+        if any(layer.moe for layer in layers)
+        else None,
+        yarn_context=fields.yarn_context,
+        kv_cache_dtype=fields.kv_cache_dtype,
+        marks_linear_attention=True,
+    )
+
+
+def _layers(fields: Fields) -> tuple[Layer, ...]:
+    period, offset = fields.integer("attn_layer_period"), fields.integer("attn_layer_offset", least=0)
+    experts = fields.integer("num_experts", "num_local_experts")
+    sparse, shift = fields.integer("expert_layer_period"), fields.integer("expert_layer_offset", least=0)
+    if offset >= period or shift >= sparse:
+        fields.fail("attn_layer_offset", f"is {offset} of {period}", "less than the period, as expert_layer_offset")
+    kinds = [(i % period == offset, experts > 1 and i % sparse == shift) for i in range(fields.layer_count)]
+    if len({attention for attention, _ in kinds}) != 2:
+        fields.fail("attn_layer_period", "leaves one kind of layer only", "both Mamba and attention layers")
+    return tuple(
+        Layer(attention=attention, state=not attention, mlp=not moe, moe=moe, norms=2) for attention, moe in kinds
+    )

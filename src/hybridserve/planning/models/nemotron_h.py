@@ -1,0 +1,116 @@
+"""Nemotron-H: one mixer a layer, either Mamba-2, attention, MLP or experts.
+
+Old configs spell the layers as a string (`hybrid_override_pattern`: M, *, -, E), new ones as a list
+(`layers_block_type`); Mamba fields exist with and without the prefix `mamba_`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from hybridserve.planning.models.architecture import Architecture, Attention, Dtype, Layer, Mamba2, Mlp, Moe
+from hybridserve.planning.models.fields import Fields
+
+STATE, ATTENTION = Layer(state=True), Layer(attention=True)
+MLP, MOE = Layer(mlp=True), Layer(moe=True)
+LETTERS = {"M": STATE, "*": ATTENTION, "-": MLP, "E": MOE}
+WORDS = {
+    "linear_attention": STATE,
+    "mamba": STATE,
+    "full_attention": ATTENTION,
+    "attention": ATTENTION,
+    "mlp": MLP,
+    "moe": MOE,
+}
+
+
+def read(fields: Fields) -> Architecture:
+    """The architecture of a `NemotronHForCausalLM`."""
+    if fields.get("block_configs") is not None:
+        fields.fail("block_configs", "layers differ in shape (Puzzle)", "a model with one shape per kind of layer")
+    if fields.get("sliding_window") is not None:
+        fields.fail("sliding_window", f"is {fields.get('sliding_window')}", "null: sliding windows are not covered")
+    layers = _layers(fields)
+    hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    return Architecture(
+        name=fields.architecture,
+        family="nemotron_h",
+        hidden=hidden,
+        vocab=fields.integer("vocab_size"),
+        tied_embeddings=fields.flag("tie_word_embeddings", default=False),
+        dtype=fields.dtype,
+        max_position_embeddings=fields.max_position_embeddings,
+        layers=layers,
+        attention=Attention(
+            heads=heads,
+            kv_heads=fields.integer("num_key_value_heads", default=heads),
+            head_dim=fields.integer("head_dim", "attention_head_dim", default=hidden // heads),
+        ),
+        state=Mamba2(
+            heads=fields.integer("mamba_num_heads"),
+            head_dim=fields.integer("mamba_head_dim"),
+            groups=fields.integer("n_groups", "mamba_n_groups"),
+            state=fields.integer("ssm_state_size"),
+            conv_kernel=fields.integer("conv_kernel", "mamba_d_conv", least=2),
+            chunk=fields.integer("chunk_size", "mamba_chunk_size", default=128),
+            bias=fields.flag("use_bias", default=False),
+            conv_bias=fields.flag("use_conv_bias", "mamba_conv_bias", default=True),
+        ),
+        mlp=_mlp(fields) if MLP in layers else None,
+        moe=_moe(fields) if MOE in layers else None,
+        yarn_context=fields.yarn_context,
+        kv_cache_dtype=fields.kv_cache_dtype,
+        ssm_dtype=_ssm_dtype(fields),
+        marks_linear_attention=True,
+    )
+
+
+def _layers(fields: Fields) -> tuple[Layer, ...]:
+    """The list wins over the string, as in transformers."""
+    if fields.get("layers_block_type", "layer_types") is not None:
+        name, kinds = "layers_block_type", WORDS
+        spelled = fields.names("layers_block_type", "layer_types")
+    else:
+        name, kinds = "hybrid_override_pattern", LETTERS
+        pattern = fields.get(name)
+        if not isinstance(pattern, str) or not pattern:
+            fields.fail(name, "is missing", "a string of M, *, - and E, or a list layers_block_type")
+        spelled = list(pattern)
+    for word in spelled:
+        if word not in kinds:
+            fields.fail(name, f"contains {word!r}", f"one of {', '.join(kinds)}")
+    layers = tuple(kinds[word] for word in spelled)
+    for needed, word in ((STATE, "Mamba"), (ATTENTION, "attention")):
+        if needed not in layers:
+            fields.fail(name, f"has no {word} layer", "a hybrid model: both Mamba and attention layers")
+    return layers
+
+
+def _mlp(fields: Fields) -> Mlp:
+    width = fields.get("intermediate_size")
+    if isinstance(width, list):
+        if any(other != width[0] for other in width) or not width:
+            fields.fail("intermediate_size", "differs from layer to layer", "one width for all MLP layers")
+        fields = Fields({"intermediate_size": width[0], "mlp_bias": fields.get("mlp_bias")})
+    return Mlp(fields.integer("intermediate_size"), matrices=2, bias=fields.flag("mlp_bias", default=False))
+
+
+def _moe(fields: Fields) -> Moe:
+    shared = fields.integer("n_shared_experts", default=0, least=0)
+    return Moe(
+        experts=fields.integer("n_routed_experts", "num_local_experts"),
+        experts_per_token=fields.integer("num_experts_per_tok"),
+        intermediate=fields.integer("moe_intermediate_size"),
+        matrices=2,
+        shared_intermediate=shared * fields.integer("moe_shared_expert_intermediate_size") if shared else 0,
+        latent=fields.get("moe_latent_size"),
+        correction_bias=True,
+    )
+
+
+def _ssm_dtype(fields: Fields) -> Dtype:
+    """`auto` is the checkpoint's own wish, else float32. Source: vLLM models/config.py."""
+    dtype = fields.get("mamba_ssm_cache_dtype") or "float32"
+    if dtype not in ("float32", "float16", "bfloat16"):
+        fields.fail("mamba_ssm_cache_dtype", f"is {dtype!r}", "one of float32, float16, bfloat16")
+    return cast(Dtype, dtype)

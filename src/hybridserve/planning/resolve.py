@@ -1,0 +1,295 @@
+"""The one function that turns settings into vLLM's own arguments, and the one that turns them into a deployment.
+
+`serve`, `render`, the chart and compose all call `engine_args`: what one of them starts is what the others would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hybridserve.catalog.accelerators import accelerator
+from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
+from hybridserve.errors import ConfigError
+from hybridserve.planning.cache.layout import CacheRequest
+from hybridserve.planning.deployment import Deployment
+from hybridserve.planning.memory.budget import GIB
+from hybridserve.planning.memory.profile import Calibration, read_calibration
+from hybridserve.planning.models import read_architecture
+from hybridserve.planning.recommend import Advice, Goal, Reuse, advise
+from hybridserve.planning.workload import ASSUMED, Workload
+from hybridserve.settings import Settings
+from hybridserve.settings.engine import EngineSection
+
+# Settings that are passed on as they are, under the same name, when they differ from the engine's default.
+PASSED_ON = (
+    "mamba_cache_mode",
+    "prefix_match_unit",
+    "block_size",
+    "max_num_queued_reqs",
+    "chat_template",
+    "speculative_config",
+    "kv_transfer_config",
+)
+# Arguments that decide the cache and have no setting of their own: they come through `engine.extra_args`.
+DECIDING_EXTRAS: dict[str, type] = {
+    "mamba_block_size": int,
+    "enable_chunked_prefill": bool,
+    "use_replayssm": bool,
+    "replayssm_buffer_len": int,
+    "num_gpu_blocks_override": int,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Settings with the model they name and the advice for what they leave open.
+
+    `asked` is the deployment as the settings alone describe it, without the advice.
+    """
+
+    settings: Settings
+    model: ResolvedModel
+    asked: Deployment
+    advice: Advice
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a plan is made for, beside the settings."""
+
+    workload: Workload = ASSUMED
+    goal: Goal = "throughput"
+    reuse: Reuse = "unknown"
+    calibration: Calibration | None = None
+
+
+ANY_WISHES = Wishes()
+
+
+def plan_settings(settings: Settings, wishes: Wishes = ANY_WISHES) -> Planned:
+    """Find the model, plan it on its accelerator and choose what is left open.
+
+    Raises:
+        CatalogError: model or accelerator are not known.
+        ConfigError: a setting contradicts the model.
+        PlanRefused: the engine would not start.
+    """
+    model = find_model(settings)
+    asked = deployment_from(settings, model, wishes.calibration or _calibration(settings))
+    return Planned(settings, model, asked, advise(asked, wishes.workload, wishes.goal, wishes.reuse))
+
+
+def _calibration(settings: Settings) -> Calibration | None:
+    """The calibration file of the settings; one that is not there yet is empty."""
+    file = settings.accelerator.calibration
+    return read_calibration(file.read_text(encoding="utf-8"), str(file)) if file and file.exists() else None
+
+
+def find_model(settings: Settings) -> ResolvedModel:
+    """The model of the settings; its config.json is the one beside the weights where those are local."""
+    model = resolve_model(settings.model.id)
+    source = settings.model.source
+    if source is not None and Path(source).is_dir():
+        local = resolve_model(source)
+        model = replace(model, config=local.config, folder=local.folder)
+    return model
+
+
+def deployment_from(settings: Settings, model: ResolvedModel, calibration: Calibration | None = None) -> Deployment:
+    """What the planner is asked, from settings and a resolved model.
+
+    Raises:
+        CatalogError: the accelerator is unknown, or config.json cannot be read.
+        ConfigError: a setting contradicts another, or the model.
+    """
+    engine, card = settings.engine, model.card
+    arch = read_architecture({**model.config, **engine.hf_overrides})
+    if engine.max_model_len is not None and engine.max_model_len > arch.max_position_embeddings:
+        raise ConfigError(
+            "engine.max_model_len",
+            f"{engine.max_model_len:,} tokens are beyond the {arch.max_position_embeddings:,} of {model.id}",
+            f"take at most {arch.max_position_embeddings}",
+        )
+    device = accelerator(settings.accelerator.name)
+    memory_gib = settings.accelerator.memory_gib
+    card_dtype = card.serving.mamba_ssm_cache_dtype if card else None
+    caching = engine.enable_prefix_caching
+    if caching is None:
+        caching = engine.mamba_cache_mode != "none"
+    return Deployment(
+        model=model.id,
+        arch=arch,
+        accelerator=device,
+        served_len=card.serving.max_model_len if card else None,
+        total_bytes=round(memory_gib * GIB) if memory_gib else None,
+        gpu_memory_utilization=engine.gpu_memory_utilization,
+        kv_cache_memory_bytes=engine.kv_cache_memory_bytes,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        enforce_eager=_eager(engine, device.platform == "cpu"),
+        quantization=card.weights.quantization if card else "none",
+        published_weight_bytes=card.weights.bytes if card else None,
+        published_confirmed=card is None or "bytes" not in card.weights.uncertain,
+        calibration=calibration,
+        full_cudagraphs=_full_cudagraphs(engine.extra_args),
+        cache=CacheRequest(
+            engine=engine.version,
+            platform=device.platform,
+            kv_bytes=0,
+            dtype=engine.dtype,
+            kv_cache_dtype=engine.kv_cache_dtype,
+            mamba_cache_dtype=engine.mamba_cache_dtype,
+            mamba_ssm_cache_dtype=engine.mamba_ssm_cache_dtype or card_dtype or "auto",
+            tensor_parallel_size=engine.tensor_parallel_size,
+            pipeline_parallel_size=engine.pipeline_parallel_size,
+            block_size=engine.block_size,
+            enable_prefix_caching=caching,
+            mamba_cache_mode=engine.mamba_cache_mode,
+            prefix_match_unit=engine.prefix_match_unit,
+            max_model_len=engine.max_model_len,
+            max_num_seqs=engine.max_num_seqs,
+            **_deciding_extras(engine.extra_args),
+            num_speculative_tokens=_speculative_tokens(engine.speculative_config or {}),
+        ),
+    )
+
+
+def _deciding_extras(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the free-form arguments that the cache depends on, under the planner's names."""
+    found = {}
+    for written, value in extra.items():
+        name = written.replace("-", "_")
+        kind = DECIDING_EXTRAS.get(name)
+        if kind is None or value is None:
+            continue
+        if type(value) is not kind:
+            needed = "true or false" if kind is bool else "a whole number"
+            raise ConfigError(f"engine.extra_args.{written}", f"{value!r} is not {needed}", "correct it")
+        found[name] = value
+    return found
+
+
+def _full_cudagraphs(extra: Mapping[str, Any]) -> bool:
+    """Whole steps are captured unless `compilation_config` asks for less; eager mode is a setting of its own."""
+    config = extra.get("compilation_config", extra.get("compilation-config"))
+    mode = config.get("cudagraph_mode") if isinstance(config, Mapping) else None
+    return mode is None or str(mode).upper() not in ("PIECEWISE", "NONE")
+
+
+def _speculative_tokens(config: Mapping[str, Any]) -> int:
+    count = config.get("num_speculative_tokens", 0)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ConfigError("engine.speculative_config.num_speculative_tokens", f"is {count!r}", "a whole number")
+    return count
+
+
+def engine_args(settings: Settings, planned: Planned | None = None) -> dict[str, Any]:
+    """vLLM's arguments for this deployment, under the names of `vllm serve` (underscores for dashes).
+
+    What is set wins; then the advice; then the model's card. Values are plain JSON. Defaults of the engine are left
+    out, except where they have changed between releases.
+
+    Args:
+        planned: from `plan_settings`; planned here for the assumed workload when None.
+
+    Raises:
+        CatalogError, ConfigError, PlanRefused: as `plan_settings`.
+    """
+    planned = planned or plan_settings(settings)
+    model, advice, engine = planned.model, planned.advice, settings.engine
+    cpu = advice.plan.deployment.accelerator.platform == "cpu"
+    args: dict[str, Any] = {"model": weights_source(settings, model)}
+    if revision := settings.model.revision or (model.card.revision if model.card and not model.folder else None):
+        args["revision"] = revision
+    args["served_model_name"] = [settings.model.served_name or model.id]
+    args["dtype"] = advice.plan.deployment.arch.dtype if engine.dtype == "auto" else engine.dtype
+    if engine.tensor_parallel_size > 1:
+        args["tensor_parallel_size"] = engine.tensor_parallel_size
+    if engine.pipeline_parallel_size > 1:
+        args["pipeline_parallel_size"] = engine.pipeline_parallel_size
+    args.update(advice.values)
+    if engine.watermark is not None:
+        args["watermark"] = engine.watermark
+    if engine.mamba_cache_dtype != "auto":
+        args["mamba_cache_dtype"] = engine.mamba_cache_dtype
+    if engine.kv_cache_dtype != "auto":
+        args["kv_cache_dtype"] = engine.kv_cache_dtype
+    if engine.enable_mamba_cache_stochastic_rounding:
+        args["enable_mamba_cache_stochastic_rounding"] = True
+    args.update({name: value for name in PASSED_ON if (value := getattr(engine, name)) is not None})
+    if _eager(engine, cpu):
+        args["enforce_eager"] = True
+    if settings.telemetry.otlp_endpoint is not None:
+        args["otlp_traces_endpoint"] = settings.telemetry.otlp_endpoint
+    if settings.telemetry.log_requests:
+        args["enable_log_requests"] = True
+    args["seed"] = engine.seed
+    args.update(_from_card(engine, model.card))
+    if engine.trust_remote_code:
+        args["trust_remote_code"] = True
+    if engine.hf_overrides:
+        args["hf_overrides"] = dict(engine.hf_overrides)
+    if engine.logits_processors:
+        args["logits_processors"] = list(engine.logits_processors)
+    clash = sorted(set(args) & set(engine.extra_args))
+    if clash:
+        raise ConfigError(
+            f"engine.extra_args.{clash[0]}",
+            f"{clash[0]} is set twice: the plan or a setting of its own has {args[clash[0]]!r}",
+            f"set engine.{clash[0]} instead" if hasattr(engine, clash[0]) else "remove it",
+        )
+    return {**args, **engine.extra_args}
+
+
+def engine_environment(settings: Settings) -> dict[str, str]:
+    """Variables that the processes of the engine start with, unless the user has set them.
+
+    ``OMP_NUM_THREADS``: a worker inside of the engine core gets no threads from vLLM, and torch would take every core
+    and wait on them all, those of the server included. Ray gives a replica as many as it has CPUs, which is one.
+
+    ``enforce_eager`` leaves vLLM's samplers compiled (vllm/v1/sample/ops): on a CPU the first request that samples, or
+    asks for logprobs, would call a C++ compiler, hold every stream up for seconds, and end the engine where there is
+    none.
+    """
+    if accelerator(settings.accelerator.name).platform != "cpu":
+        return {}
+    eager = {"TORCH_COMPILE_DISABLE": "1"} if _eager(settings.engine, cpu=True) else {}
+    return {"OMP_NUM_THREADS": "1", **eager}
+
+
+def weights_source(settings: Settings, model: ResolvedModel) -> str:
+    """Folder or repository the weights come from.
+
+    Raises:
+        ConfigError: the card names no repository, and no folder was given.
+    """
+    if settings.model.source is not None:
+        return settings.model.source
+    if model.folder is not None:
+        return str(model.folder)
+    if model.card is not None and model.card.repository is not None:
+        return model.card.repository
+    raise ConfigError(
+        "model.source", f"{model.id} is not published anywhere", "give the folder with its weights as model.source"
+    )
+
+
+def _eager(engine: EngineSection, cpu: bool) -> bool:
+    # On a CPU compiling costs a compiler and a minute, and small models gain nothing from it.
+    return cpu if engine.enforce_eager is None else engine.enforce_eager
+
+
+def _from_card(engine: EngineSection, card: ModelCard | None) -> dict[str, Any]:
+    """Parsers and modes that the model's card knows and the settings leave open."""
+    args: dict[str, Any] = {}
+    serving = card.serving if card else None
+    if parser := engine.reasoning_parser or (serving.reasoning_parser if serving else None):
+        args["reasoning_parser"] = parser
+    if parser := engine.tool_call_parser or (serving.tool_call_parser if serving else None):
+        args["tool_call_parser"] = parser
+        args["enable_auto_tool_choice"] = True
+    if serving is not None and serving.language_model_only:
+        args["language_model_only"] = True
+    return args

@@ -1,0 +1,106 @@
+"""What else could be done: changes with a price, each planned, and what would start where nothing does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hybridserve.catalog.accelerators import accelerators
+from hybridserve.errors import PlanRefused
+from hybridserve.planning.cache.layout import AUTO_LEN
+from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment, plan_low_end, with_cache
+from hybridserve.planning.workload import Workload
+
+# Partial hits are found on this many tokens where it divides the block.
+MATCH_UNITS = (64, 32, 16)
+PARALLEL_SIZES = (2, 4, 8)
+GPUS_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A change that is not made for the user, because it has a price. `gain` is planned, not guessed."""
+
+    name: str
+    value: int | float | str | bool
+    gain: str
+    price: str
+
+
+def options(plan: DeploymentPlan, workload: Workload) -> list[Option]:
+    """Changes with a price, each planned."""
+    found: list[Option | None] = []
+    layout, deployment = plan.layout, plan.deployment
+    aligned = deployment.arch.hybrid and layout.mode == "align"
+    if aligned and deployment.cache.prefix_match_unit is None:
+        unit = next((unit for unit in MATCH_UNITS if layout.block_size % unit == 0), None)
+        if unit is not None:
+            gain = f"prefixes of {unit} tokens can be reused instead of {layout.block_size:,}"
+            found.append(Option("prefix_match_unit", unit, gain, "partial hits copy state; run a soak test first"))
+    if deployment.accelerator.platform == "cuda" and deployment.cache.kv_cache_dtype == "auto":
+        price = "8-bit keys and values: check the accuracy of your task"
+        found.append(_planned(plan, workload, "kv_cache_dtype", "fp8", price))
+    if aligned:
+        found.append(_planned(plan, workload, "enable_prefix_caching", False, "no prefix is reused"))
+    if deployment.arch.hybrid and layout.mamba_ssm_cache_dtype == "float32" and deployment.accelerator.major >= 10:
+        price = "needs --enable-mamba-cache-stochastic-rounding; rounded to nearest it loses accuracy"
+        found.append(_planned(plan, workload, "mamba_ssm_cache_dtype", "float16", price))
+    if plan.budget.confidence == "estimate" and plan.low is not None:
+        found.append(
+            Option(
+                "kv_cache_memory_bytes",
+                plan.low.kv_bytes,
+                "nothing is profiled: the same capacity on every start, and this plan becomes exact",
+                "it is the low end of the estimate; after a first start, take what the engine logged",
+            )
+        )
+    return [option for option in found if option is not None]
+
+
+def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | bool, price: str) -> Option | None:
+    """The option with what it buys, or None where it buys nothing."""
+    try:
+        other = plan_deployment(with_cache(plan.deployment, **{name: value})).cache
+    except PlanRefused:
+        return None
+    now = plan.cache
+    if now is None or other is None:
+        return None
+    length = min(workload.p95, now.max_model_len)
+    steady = now.n_steady(length), other.n_steady(length)
+    safe = now.n_safe(length), other.n_safe(length)
+    counts = [(*steady, f"requests of {length:,} tokens at once")]
+    counts += [(*safe, f"requests of {length:,} tokens without preemption")] if safe != steady else []
+    counts += [(now.longest_context, other.longest_context, "tokens of context")]
+    gains = [f"{after:,} instead of {before:,} {what}" for before, after, what in counts if after > before]
+    return Option(name, value, ", ".join(gains), price) if gains else None
+
+
+def nothing_fits(asked: Deployment, plan: DeploymentPlan) -> PlanRefused:
+    """The refusal of a plan, with what would start instead."""
+    refusal = plan.low_refusal or plan.refusal
+    assert refusal is not None
+    fixes = []
+    if asked.cache.max_model_len is not None or asked.cache.max_num_seqs is not None:
+        fixes.append(refusal.fix)
+    if asked.accelerator.platform == "cuda":
+        if asked.cache.kv_cache_dtype == "auto" and _starts(with_cache(asked, kv_cache_dtype="fp8")):
+            fixes.append("--kv-cache-dtype fp8")
+        sizes = (size for size in PARALLEL_SIZES if size > asked.cache.tensor_parallel_size)
+        fixes += [f"--tp {size}" for size in sizes if _starts(with_cache(asked, tensor_parallel_size=size))][:1]
+        others = (entry for entry in accelerators() if entry.platform == "cuda" and entry is not asked.accelerator)
+        larger = [entry.id for entry in others if _starts(replace(asked, accelerator=entry, total_bytes=None))]
+        fixes += [f"--gpu {' or '.join(larger[:GPUS_NAMED])}"] if larger else []
+    return PlanRefused(refusal.where, refusal.what, "; or ".join(fixes) or refusal.fix)
+
+
+def _starts(deployment: Deployment) -> bool:
+    """Would it start with one sequence and the longest context that fits?"""
+    cache = replace(
+        deployment.cache,
+        max_num_seqs=deployment.cache.max_num_seqs or 1,
+        max_model_len=deployment.cache.max_model_len or AUTO_LEN,
+    )
+    try:
+        return not isinstance(plan_low_end(replace(deployment, cache=cache)), PlanRefused)
+    except PlanRefused:
+        return False

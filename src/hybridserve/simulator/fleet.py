@@ -1,0 +1,299 @@
+"""Many replicas, a router in front of them, and a policy that is asked once a period how many there shall be."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hybridserve.autoscaling.replica_metrics import Observation, Reading
+from hybridserve.errors import ConfigError
+from hybridserve.simulator.replica import Replica, Request
+from hybridserve.simulator.service_times import ServiceTimes
+
+# A router with no free replica looks again after this long (Ray Serve backs off from 25 ms to 1 s).
+RETRY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a policy is shown: the observation, and the one number that comes from a metrics database."""
+
+    observation: Observation
+    firsts: Sequence[tuple[float, float]] = ()
+    """(when, seconds) of the first tokens of the last minute."""
+
+    @property
+    def ttft_p99(self) -> float | None:
+        """Of requests whose first token came in the last minute; None when there was none."""
+        values = sorted(value for _, value in self.firsts)
+        return values[min(len(values) - 1, int(0.99 * len(values)))] if values else None
+
+
+class Policy(Protocol):
+    """Anything that says how many replicas there shall be."""
+
+    name: str
+
+    def target(self, view: View) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetOptions:
+    """How the fleet is run.
+
+    Attributes:
+        min_replicas, max_replicas: bounds that are applied to every policy.
+        initial: replicas that are ready at time zero.
+        period_s: between two decisions; readings are one period old.
+        max_ongoing: requests a replica takes before the router holds the rest back; None for no limit.
+        warm_up_s: this much of the workload is replayed before anything is counted, so that policies that learn have
+            seen something, and the first guess of the number of replicas does not count.
+        drain_timeout_s: streams that are still open so long after their replica was told to stop are cut.
+        seed: of the router's choices.
+    """
+
+    min_replicas: int = 1
+    max_replicas: int = 1000
+    initial: int = 1
+    period_s: float = 1.0
+    max_ongoing: int | None = None
+    warm_up_s: float = 0.0
+    drain_timeout_s: float = 600.0
+    seed: int = 1
+
+
+@dataclass(slots=True)
+class Run:
+    """What happened.
+
+    Attributes:
+        requests: all, in order of arrival; `last` is NaN for one that was cut.
+        seconds: length of what counts of the workload.
+        counted_from: end of the warm-up.
+        replica_seconds: paid time within what counts, from asking for a replica until it is gone.
+        targets: (time, replicas asked for) at each change, from time zero.
+        preemptions: in all replicas.
+        given_up: it was stopped, as it had missed more than was allowed.
+    """
+
+    requests: list[Request]
+    seconds: float
+    counted_from: float = 0.0
+    replica_seconds: float = 0.0
+    targets: list[tuple[float, int]] = field(default_factory=list)
+    preemptions: int = 0
+    given_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Ends a run as soon as it cannot reach a goal any more: most settings of a grid search show that early."""
+
+    missed: Callable[[Request], bool]
+    count: int
+
+
+def simulate(
+    arrivals: Sequence[tuple[float, int, int]],
+    times: ServiceTimes,
+    policy: Policy,
+    options: FleetOptions,
+    progress: Callable[[float], None] | None = None,
+    allowance: Allowance | None = None,
+) -> Run:
+    """Replay `arrivals` (time, prompt tokens, output tokens; sorted by time) against a fleet under a policy.
+
+    Raises:
+        ConfigError: a request can never fit into the cache of one replica, or the options are impossible.
+    """
+    return _Fleet(arrivals, times, policy, options, progress, allowance).run()
+
+
+class _Fleet:
+    def __init__(
+        self,
+        arrivals: Sequence[tuple[float, int, int]],
+        times: ServiceTimes,
+        policy: Policy,
+        options: FleetOptions,
+        progress: Callable[[float], None] | None,
+        allowance: Allowance | None,
+    ) -> None:
+        if not 0 <= options.min_replicas <= options.max_replicas or options.max_replicas < 1:
+            raise ConfigError(
+                "--min/--max", f"bounds {options.min_replicas} to {options.max_replicas} are impossible", "min <= max"
+            )
+        _check_fit(arrivals, times)
+        self.times, self.policy, self.options, self.progress = times, policy, options, progress
+        self.allowance, self.missed = allowance, 0
+        self.random = random.Random(options.seed)
+        self.requests = [Request(*arrival) for arrival in arrivals]
+        self.end = arrivals[-1][0]
+        self.names = 0
+        self.ready: list[Replica] = []
+        self.starting: list[Replica] = []
+        self.draining: list[tuple[float, Replica]] = []
+        self.queue: deque[Request] = deque()
+        self.readings: tuple[Reading, ...] = ()
+        self.firsts: deque[tuple[float, float]] = deque()
+        self.target = min(max(options.initial, options.min_replicas), options.max_replicas)
+        self.result = Run(self.requests, max(0.0, self.end - options.warm_up_s), options.warm_up_s)
+        for _ in range(self.target):
+            self.ready.append(self._new(0.0))
+        self.result.targets.append((0.0, self.target))
+
+    def run(self) -> Run:
+        requests, count, period = self.requests, len(self.requests), self.options.period_s
+        now, index = 0.0, 0
+        while index < count or self.queue or self.ready_work():
+            until = now + period
+            while index < count and requests[index].arrived < until:
+                request = requests[index]
+                if self.queue:
+                    self._retry(now, request.arrived)
+                self._route(request, request.arrived)
+                index += 1
+            if self.queue:
+                self._retry(now, until)
+            self._advance(until)
+            now = until
+            if now <= self.end:
+                self._decide(now)
+                if now > self.options.warm_up_s:
+                    self._pay(period)
+            if self.allowance is not None and self.missed > self.allowance.count:
+                self.result.given_up = True
+                return self.result
+            if self.progress is not None:
+                self.progress(min(1.0, now / self.end))
+        for replica in self.ready:
+            self.result.preemptions += replica.preemptions
+        return self.result
+
+    def ready_work(self) -> bool:
+        """Whether some stream is still open after the last arrival."""
+        return any(replica.ongoing for replica in self.ready) or bool(self.draining)
+
+    def _new(self, ready_at: float) -> Replica:
+        self.names += 1
+        return Replica(self.times, f"r{self.names}", ready_at)
+
+    def _route(self, request: Request, now: float) -> None:
+        """Power of two choices by ongoing requests, Ray Serve's default router."""
+        limit = self.options.max_ongoing
+        ready = self.ready
+        if not ready or self.queue:
+            self.queue.append(request)
+            return
+        if len(ready) == 1:
+            replica = ready[0]
+            replica.advance(now)
+        else:
+            replica, other = self.random.sample(ready, 2)
+            replica.advance(now)
+            other.advance(now)
+            if other.ongoing < replica.ongoing:
+                replica = other
+        if limit is None or replica.ongoing < limit:
+            replica.push(request, now)
+            return
+        self.queue.append(request)
+        self._dispatch(now)
+
+    def _retry(self, since: float, until: float) -> None:
+        """Offer the queue of the router to the replicas, again and again."""
+        now = since
+        while self.queue and now + RETRY_S < until:
+            now += RETRY_S
+            self._dispatch(now)
+
+    def _dispatch(self, now: float) -> None:
+        limit = self.options.max_ongoing
+        room: list[Replica] = []
+        for replica in self.ready:
+            replica.advance(now)
+            if limit is None or replica.ongoing < limit:
+                room.append(replica)
+        while self.queue and room:
+            replica = min(room, key=lambda one: one.ongoing)
+            replica.push(self.queue.popleft(), now)
+            if limit is not None and replica.ongoing >= limit:
+                room.remove(replica)
+
+    def _advance(self, until: float) -> None:
+        if self.starting:
+            self.ready += [replica for replica in self.starting if replica.ready_at <= until]
+            self.starting = [replica for replica in self.starting if replica.ready_at > until]
+        for replica in self.ready:
+            replica.advance(until)
+            self._take(replica, until)
+        if not self.draining:
+            return
+        still: list[tuple[float, Replica]] = []
+        for since, replica in self.draining:
+            replica.advance(until)
+            self._take(replica, until)
+            if replica.ongoing and until - since < self.options.drain_timeout_s:
+                still.append((since, replica))
+            else:
+                self.result.preemptions += replica.preemptions
+        self.draining = still
+
+    def _take(self, replica: Replica, now: float) -> None:
+        if self.allowance is not None:
+            since, missed = self.options.warm_up_s, self.allowance.missed
+            self.missed += sum(request.arrived >= since and missed(request) for request in replica.done)
+        replica.done.clear()
+        if replica.firsts:
+            self.firsts.extend((now, value) for value in replica.firsts)
+            replica.firsts.clear()
+
+    def _pay(self, seconds: float) -> None:
+        self.result.replica_seconds += seconds * (len(self.ready) + len(self.starting) + len(self.draining))
+
+    def _decide(self, now: float) -> None:
+        while self.firsts and self.firsts[0][0] < now - 60.0:
+            self.firsts.popleft()
+        observation = Observation(
+            now=now,
+            target=self.target,
+            ready=len(self.ready),
+            queued=len(self.queue),
+            draining=len(self.draining),
+            readings=self.readings,
+        )
+        wanted = self.policy.target(View(observation, self.firsts))
+        wanted = min(max(wanted, self.options.min_replicas), self.options.max_replicas)
+        # The next decision sees what the replicas say now: reports travel for one period.
+        self.readings = tuple(replica.reading(self.options.period_s) for replica in self.ready)
+        if wanted != self.target:
+            self.target = wanted
+            self.result.targets.append((now, wanted))
+            self._resize(now)
+
+    def _resize(self, now: float) -> None:
+        missing = self.target - len(self.ready) - len(self.starting)
+        for _ in range(missing):
+            self.starting.append(self._new(now + self.times.start_up_s))
+        for _ in range(-missing):
+            if self.starting:
+                self.starting.pop()
+            else:
+                self.draining.append((now, self.ready.pop()))
+
+
+def _check_fit(arrivals: Sequence[tuple[float, int, int]], times: ServiceTimes) -> None:
+    if not arrivals:
+        raise ConfigError("workload", "has no requests", "give at least one")
+    capacity = times.capacity()
+    longest = max(prompt + output for _, prompt, output in arrivals)
+    if capacity.blocks(longest) > capacity.usable_blocks:
+        raise ConfigError(
+            "workload",
+            f"a request of {longest} tokens needs {capacity.blocks(longest)} blocks, a replica has "
+            f"{capacity.usable_blocks}",
+            "shorten it, or take a calibration with a larger cache",
+        )

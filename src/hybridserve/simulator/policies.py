@@ -1,0 +1,248 @@
+"""Policies to compare: ours, and those that are in use, each as its own documentation describes it.
+
+The stock ones get what they see in production: their polling interval, tolerance and delays are part of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import ceil
+
+from hybridserve.autoscaling.policy import Decision, State, decide
+from hybridserve.autoscaling.spec import ScalingSpec
+from hybridserve.simulator.fleet import View
+
+
+@dataclass
+class Law:
+    """`decide`, the policy of this package."""
+
+    spec: ScalingSpec
+    name: str = "hybridserve"
+    state: State = field(default_factory=State)
+    last: Decision | None = None
+
+    def target(self, view: View) -> int:
+        self.last = decide(view.observation, self.spec, self.state)
+        self.state = self.last.state
+        return self.last.replicas
+
+
+@dataclass
+class Fixed:
+    """A constant number."""
+
+    replicas: int
+    name: str = "fixed"
+
+    def target(self, view: View) -> int:
+        return self.replicas
+
+
+@dataclass
+class Delays:
+    """Ray Serve's delays: a change must be wanted without a break for so long (`_apply_delay_logic`, Ray 2.60)."""
+
+    up_s: float
+    down_s: float
+    since: float | None = None
+    direction: int = 0
+
+    def apply(self, now: float, wanted: int, target: int) -> int:
+        direction = (wanted > target) - (wanted < target)
+        if direction != self.direction or direction == 0:
+            self.direction, self.since = direction, now
+        if direction == 0:
+            return target
+        assert self.since is not None
+        if now - self.since < (self.up_s if direction > 0 else self.down_s):
+            return target
+        self.direction, self.since = 0, None
+        if wanted < target:
+            return max(wanted, 1) if target > 1 else wanted
+        return wanted
+
+
+@dataclass
+class RayQueueLength:
+    """Ray Serve's default: ongoing requests over a target per replica, mean over a look-back, delays.
+
+    Source: ray/serve/autoscaling_policy.py 2.60; defaults of AutoscalingConfig: target 2, look-back 30 s, delays 30 s
+    up and 600 s down.
+    """
+
+    target_ongoing: float
+    up_s: float = 30.0
+    down_s: float = 600.0
+    look_back_s: float = 30.0
+    name: str = "ray-queue-length"
+    window: deque[tuple[float, float]] = field(default_factory=deque)
+    delays: Delays = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.delays = Delays(self.up_s, self.down_s)
+
+    def target(self, view: View) -> int:
+        seen = view.observation
+        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.readings)
+        self.window.append((seen.now, ongoing))
+        while self.window[0][0] < seen.now - self.look_back_s:
+            self.window.popleft()
+        if seen.ready == 0:
+            return max(1, seen.target) if ongoing else seen.target
+        mean = sum(value for _, value in self.window) / len(self.window)
+        return self.delays.apply(seen.now, ceil(mean / self.target_ongoing - 1e-9), seen.target)
+
+
+@dataclass
+class RayTtft:
+    """Ray Serve LLM's TTFT policy: one more replica while p99 is over the goal; one less when nearly idle.
+
+    Source: Ray Serve LLM's documentation (newer than 2.60): p99 over 2 s adds one, fewer than 1.0 ongoing requests a
+    replica removes one, a stale value holds; then Ray Serve's delays.
+    """
+
+    goal_s: float = 2.0
+    idle_ongoing: float = 1.0
+    up_s: float = 30.0
+    down_s: float = 600.0
+    name: str = "ray-ttft"
+    delays: Delays = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.delays = Delays(self.up_s, self.down_s)
+
+    def target(self, view: View) -> int:
+        seen = view.observation
+        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.readings)
+        if seen.ready == 0:
+            return max(1, seen.target) if ongoing else seen.target
+        wanted = seen.target
+        p99 = view.ttft_p99
+        if p99 is not None and p99 > self.goal_s:
+            wanted += 1
+        elif ongoing / seen.ready < self.idle_ongoing:
+            wanted -= 1
+        return self.delays.apply(seen.now, wanted, seen.target)
+
+
+@dataclass
+class HorizontalPodAutoscaler:
+    """What KEDA and the Kubernetes autoscaler share: polling, a tolerance of 10 %, and a window for giving back.
+
+    Source: Kubernetes documentation, Horizontal Pod Autoscaling: sync 15 s, stabilisation window of scale-down 300 s,
+    scale-up by at most 4 pods or 100 % in 15 s.
+    """
+
+    stabilisation_s: float = 300.0
+    poll_s: float = 15.0
+    tolerance: float = 0.1
+    polled_at: float = float("-inf")
+    wanted: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def due(self, now: float) -> bool:
+        if now - self.polled_at < self.poll_s:
+            return False
+        self.polled_at = now
+        return True
+
+    def apply(self, now: float, raw: float, target: int) -> int:
+        wanted = target if target and abs(raw / target - 1) <= self.tolerance else ceil(raw - 1e-9)
+        wanted = min(wanted, max(2 * target, target + 4))
+        self.wanted.append((now, wanted))
+        while self.wanted[0][0] < now - self.stabilisation_s:
+            self.wanted.popleft()
+        return max(count for _, count in self.wanted) if wanted < target else wanted
+
+
+@dataclass
+class KedaWaiting:
+    """KEDA on `vllm:num_requests_waiting`: waiting requests over a threshold, as an average value.
+
+    Source: production-stack's chart: threshold 5, polling 15 s.
+    """
+
+    threshold: float = 5.0
+    stabilisation_s: float = 300.0
+    name: str = "keda-waiting"
+    hpa: HorizontalPodAutoscaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hpa = HorizontalPodAutoscaler(self.stabilisation_s)
+
+    def target(self, view: View) -> int:
+        seen = view.observation
+        if not self.hpa.due(seen.now):
+            return seen.target
+        waiting = seen.queued + sum(reading.waiting for reading in seen.readings)
+        return self.hpa.apply(seen.now, waiting / self.threshold, seen.target)
+
+
+@dataclass
+class KvUsage:
+    """The Kubernetes autoscaler on the mean `vllm:kv_cache_usage_perc`.
+
+    Source: samples of AIBrix, NIM Operator (0.5) and llm-d (0.8).
+    """
+
+    threshold: float = 0.8
+    stabilisation_s: float = 300.0
+    name: str = "kv-usage"
+    usable_blocks: int = 1
+    hpa: HorizontalPodAutoscaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hpa = HorizontalPodAutoscaler(self.stabilisation_s)
+
+    def target(self, view: View) -> int:
+        seen = view.observation
+        if not self.hpa.due(seen.now) or not seen.readings:
+            return max(seen.target, 1) if seen.queued else seen.target
+        used = sum(reading.blocks_used for reading in seen.readings) / len(seen.readings) / self.usable_blocks
+        return self.hpa.apply(seen.now, len(seen.readings) * used / self.threshold, seen.target)
+
+
+@dataclass
+class KnativeConcurrency:
+    """Knative's autoscaler on concurrency: a stable and a panic window.
+
+    Source: Knative documentation: stable window 60 s, panic window 10 % of it, panic at 200 % of what the ready
+    replicas should hold, at most 1000 times up and half down in one decision, every 2 s.
+    """
+
+    concurrency: float
+    stable_s: float = 60.0
+    down_delay_s: float = 0.0
+    name: str = "knative-concurrency"
+    window: deque[tuple[float, float]] = field(default_factory=deque)
+    panic_until: float = float("-inf")
+    panic_replicas: int = 0
+    decided_at: float = float("-inf")
+    wanted: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def target(self, view: View) -> int:
+        seen = view.observation
+        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.readings)
+        self.window.append((seen.now, ongoing))
+        while self.window[0][0] < seen.now - self.stable_s:
+            self.window.popleft()
+        if seen.now - self.decided_at < 2.0:
+            return seen.target
+        self.decided_at = seen.now
+        ready = max(seen.ready, 1)
+        recent = [value for at, value in self.window if at > seen.now - self.stable_s / 10]
+        stable = ceil(sum(value for _, value in self.window) / len(self.window) / self.concurrency - 1e-9)
+        panic = ceil(sum(recent) / len(recent) / self.concurrency - 1e-9)
+        if panic / ready >= 2.0:
+            self.panic_until = seen.now + self.stable_s
+        if seen.now < self.panic_until:
+            self.panic_replicas = max(self.panic_replicas, panic, seen.target)
+            wanted = self.panic_replicas
+        else:
+            self.panic_replicas = 0
+            wanted = max(stable, ready // 2)
+        self.wanted.append((seen.now, wanted))
+        while self.wanted[0][0] < seen.now - self.down_delay_s:
+            self.wanted.popleft()
+        return max(count for _, count in self.wanted)

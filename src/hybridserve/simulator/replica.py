@@ -1,0 +1,308 @@
+"""One replica: vLLM's scheduler as far as time, slots and blocks are concerned.
+
+Steps without prefill are not simulated one by one: while no sequence finishes and none crosses a block boundary, the
+batch does not change, and the time of `k` steps of `n` sequences with `c` tokens of context is a closed form::
+
+    k * (fixed + per_sequence * n + per_context * c) + per_context * n * k * (k - 1) / 2
+
+So a request costs a handful of events instead of one for each of its tokens, which is what makes a million requests
+affordable. Steps with prefill are simulated one by one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from math import sqrt
+
+from hybridserve.autoscaling.replica_metrics import Reading
+from hybridserve.simulator.service_times import ServiceTimes
+
+
+class Request:
+    """One request, before, during and after its service. Times in seconds, NaN while they have not happened."""
+
+    __slots__ = ("admitted", "arrived", "blocks", "done", "epoch", "first", "last", "left", "output", "prompt", "start")
+
+    def __init__(self, arrived: float, prompt: int, output: int) -> None:
+        self.arrived = arrived
+        self.prompt = prompt
+        self.output = output
+        self.done = 0  # tokens generated before the current residence in the cache
+        self.left = prompt  # prompt tokens still to compute, after a preemption with the generated ones
+        self.blocks = 0  # held in the cache
+        self.start = 0  # step at which token `done` + 1 came out
+        self.epoch = 0  # residences in the cache; an event of an earlier one is void
+        self.admitted = self.first = self.last = float("nan")
+
+
+class Replica:
+    """A replica and its queue.
+
+    Args:
+        times: the calibration, with its cache section.
+        name: id in readings.
+        ready_at: when it takes requests.
+    """
+
+    __slots__ = (
+        "_admit_order",
+        "_aligned",
+        "_block",
+        "_budget",
+        "_events",
+        "_fixed",
+        "_grow",
+        "_max_seqs",
+        "_per_context",
+        "_per_prompt",
+        "_per_sequence",
+        "_state",
+        "_tie",
+        "arrived",
+        "backlog",
+        "blocks_free",
+        "blocks_total",
+        "context",
+        "decoding",
+        "done",
+        "firsts",
+        "generated",
+        "name",
+        "now",
+        "preemptions",
+        "prefilling",
+        "prompt_squares",
+        "prompt_tokens",
+        "ready_at",
+        "slot_seconds",
+        "step",
+        "waiting",
+    )  # fmt: skip
+
+    def __init__(self, times: ServiceTimes, name: str, ready_at: float) -> None:
+        cache = times.cache
+        assert cache is not None
+        self.name = name
+        self.ready_at = ready_at
+        self.now = ready_at
+        self.step = 0
+        self.waiting: deque[Request] = deque()
+        self.prefilling: deque[Request] = deque()
+        self.decoding = 0
+        self.context = 0  # tokens in the cache of decoding sequences
+        self.blocks_total = self.blocks_free = cache.usable_blocks
+        self.backlog = 0
+        self.preemptions = 0
+        self.arrived = 0
+        self.done: list[Request] = []  # finished, until somebody takes them
+        self.firsts: list[float] = []  # times to first token, likewise
+        self.prompt_tokens = self.generated = 0
+        self.prompt_squares = 0.0
+        self.slot_seconds = 0.0
+        self._admit_order: dict[Request, None] = {}  # running sequences, oldest first
+        # (step, 0 for the last token or 1 for a block boundary, tie, residence, request)
+        self._events: list[tuple[int, int, int, int, Request]] = []
+        self._tie = 0
+        self._fixed = times.step.fixed_s
+        self._per_sequence = times.step.per_sequence_s
+        self._per_context = times.step.per_context_token_s
+        self._per_prompt = times.step.per_prompt_token_s
+        self._max_seqs = times.engine.max_num_seqs
+        self._budget = times.engine.max_num_batched_tokens
+        self._block = cache.block_size
+        self._state = cache.state_blocks
+        self._grow = cache.growing_groups
+        self._aligned = times.engine.align_prefill and self._block <= self._budget
+
+    @property
+    def ongoing(self) -> int:
+        """Requests it has taken and not finished."""
+        return len(self._admit_order) + len(self.waiting)
+
+    def push(self, request: Request, now: float) -> None:
+        """Take a request. The replica has been advanced to `now`."""
+        if now > self.now:
+            self.now = now
+        self.arrived += 1
+        self.backlog += request.left
+        self.waiting.append(request)
+
+    def advance(self, until: float) -> None:
+        """Run until `until`, or until idle. The step in which `until` falls is finished: it cannot be interrupted."""
+        while self.now < until:
+            if self.waiting:
+                self._admit()
+            if self.prefilling:
+                self._mixed_step()
+            elif self.decoding:
+                self._decode(until)
+            else:
+                self.now = until
+
+    def reading(self, age_s: float = 0.0) -> Reading:
+        """What its engine would report."""
+        running = len(self._admit_order)
+        return Reading(
+            self.name,
+            age_s=age_s,
+            running=running,
+            waiting=len(self.waiting),
+            blocks_used=self.blocks_total - self.blocks_free,
+            state_blocks_used=running * self._state,
+            prefill_backlog=self.backlog,
+            preemptions=self.preemptions,
+            arrived=self.arrived,
+            finished=self.arrived - self.ongoing,
+            prompt_tokens=self.prompt_tokens,
+            prompt_squares=self.prompt_squares,
+            generated=self.generated,
+            slot_seconds=self.slot_seconds,
+        )
+
+    def _admit(self) -> None:
+        """In order of arrival while a slot and the blocks of the whole prompt are free; the first that fails blocks."""
+        waiting, running = self.waiting, self._admit_order
+        budget = self._budget - self.decoding - sum(request.left for request in self.prefilling)
+        while waiting and budget > 0 and len(running) < self._max_seqs:
+            request = waiting[0]
+            blocks = self._state + self._grow * -(-request.left // self._block)
+            if blocks > self.blocks_free:
+                if running:
+                    return
+                raise ValueError(f"a request of {request.left} tokens never fits into {self.blocks_total} blocks")
+            waiting.popleft()
+            budget -= request.left
+            request.blocks = blocks
+            self.blocks_free -= blocks
+            running[request] = None
+            self.prefilling.append(request)
+            if request.admitted != request.admitted:
+                request.admitted = self.now
+
+    def _mixed_step(self) -> None:
+        """One step: a token for every decoding sequence, and prompt chunks as far as the token budget goes."""
+        budget = self._budget - self.decoding
+        computed, finished = 0, 0
+        for request in self.prefilling:
+            chunk = min(request.left, budget)
+            if chunk < request.left and self._aligned:
+                chunk -= chunk % self._block
+            if chunk <= 0:
+                break  # head of line: an aligned chunk that does not fit holds up those behind it
+            request.left -= chunk
+            budget -= chunk
+            computed += chunk
+            if request.left:
+                break
+            finished += 1
+        self.backlog -= computed
+        self.now += (
+            self._fixed
+            + self._per_sequence * (self.decoding + finished)
+            + self._per_context * self.context
+            + self._per_prompt * computed
+        )
+        self.step += 1
+        self.context += self.decoding
+        self.generated += self.decoding + finished
+        for _ in range(finished):
+            request = self.prefilling.popleft()
+            self.decoding += 1
+            self.context += request.prompt + request.done
+            request.start = self.step
+            if request.done == 0:
+                request.first = self.now
+                self.firsts.append(self.now - request.arrived)
+            self._schedule(request, 0)
+        self._fire()
+
+    def _decode(self, until: float) -> None:
+        """Steps without prefill, up to the next event or to `until`, whichever is first."""
+        steps = self._events[0][0] - self.step
+        n = self.decoding
+        first = self._fixed + self._per_sequence * n + self._per_context * self.context
+        growth = self._per_context * n
+        seconds = steps * first + growth * steps * (steps - 1) / 2
+        left = until - self.now
+        if seconds > left:
+            if growth > 0:
+                b = first - growth / 2
+                fewer = (sqrt(b * b + 2 * growth * left) - b) / growth
+            else:
+                fewer = left / first
+            steps = min(steps, max(1, int(fewer) + 1))
+            seconds = steps * first + growth * steps * (steps - 1) / 2
+        self.now += seconds
+        self.step += steps
+        self.context += n * steps
+        self.generated += n * steps
+        self._fire()
+
+    def _schedule(self, request: Request, generated: int) -> None:
+        """Put the next event of a decoding sequence: its last token, or the one that needs a new block.
+
+        `generated` counts the tokens after the first of this residence.
+        """
+        to_go = request.output - request.done - 1 - generated
+        length = request.prompt + request.done + generated
+        to_boundary = -length % self._block + 1 if self._grow else to_go
+        self._tie += 1
+        # At the same step last tokens come first: whoever is finished needs no block, and frees some.
+        ends = to_go <= to_boundary
+        event = (self.step + (to_go if ends else to_boundary), 0 if ends else 1, self._tie, request.epoch, request)
+        heappush(self._events, event)
+
+    def _fire(self) -> None:
+        """What happens at the end of this step: last tokens, and sequences that need a block more."""
+        events = self._events
+        while events and events[0][0] <= self.step:
+            _, boundary, _, epoch, request = heappop(events)
+            if epoch != request.epoch:
+                continue
+            if not boundary:
+                self._finish(request)
+                continue
+            while self.blocks_free < self._grow and request.epoch == epoch:
+                self._preempt()
+            if request.epoch == epoch:
+                self.blocks_free -= self._grow
+                request.blocks += self._grow
+                self._schedule(request, self.step - request.start)
+        # Void events of preempted sequences must not bound the next stretch of steps.
+        while events and events[0][3] != events[0][4].epoch:
+            heappop(events)
+
+    def _release(self, request: Request) -> None:
+        self.blocks_free += request.blocks
+        request.blocks = 0
+        request.epoch += 1
+        del self._admit_order[request]
+
+    def _stop_decoding(self, request: Request) -> None:
+        self.decoding -= 1
+        self.context -= request.prompt + request.done + self.step - request.start
+
+    def _finish(self, request: Request) -> None:
+        self._stop_decoding(request)
+        self._release(request)
+        request.last = self.now
+        self.prompt_tokens += request.prompt
+        self.prompt_squares += request.prompt * request.prompt
+        self.slot_seconds += self.now - request.admitted
+        self.done.append(request)
+
+    def _preempt(self) -> None:
+        """Throw out the sequence that was admitted last; it starts again with what it had generated as prompt."""
+        request = next(reversed(self._admit_order))
+        self.preemptions += 1
+        if request in self.prefilling:
+            self.prefilling.remove(request)
+            self.backlog -= request.left
+        else:
+            self._stop_decoding(request)
+            request.done += self.step - request.start + 1
+        self._release(request)
+        request.left = request.prompt + request.done
+        self.backlog += request.left
+        self.waiting.appendleft(request)

@@ -1,0 +1,152 @@
+"""Service times and capacity of one replica, as a file.
+
+One engine step that decodes `n` sequences with `c` tokens of context in all, and computes `p` prompt tokens, takes::
+
+    fixed_s + per_sequence_s * n + per_context_token_s * c + per_prompt_token_s * p
+
+The file (YAML or JSON)::
+
+    name: demo model on 2 CPU cores
+    kind: measured                    # or bound: peaks of the data sheet, no engine is that fast
+    source: make calibrate, 2026-11-23, load 1 to 16 sequences
+    step: {fixed_s: 0.004, per_sequence_s: 0.0003, per_context_token_s: 1.0e-7, per_prompt_token_s: 0.00005}
+    engine: {max_num_seqs: 16, max_num_batched_tokens: 2048, align_prefill: true}
+    cache: {usable_blocks: 63, block_size: 128, state_blocks: 2, growing_groups: 1}
+    request_overhead_s: 0.003         # tokeniser, HTTP, proxy: before the engine sees a request
+    start_up_s: 45                    # from asking for a replica until it takes requests
+    error: {ttft: 0.12, inter_token: 0.08}   # median relative error of the fit, measured only
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hybridserve.autoscaling.capacity import ReplicaCapacity
+from hybridserve.errors import ConfigError
+
+BUILT_IN = resources.files("hybridserve.simulator") / "calibrations"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StepTime(_Part):
+    """Seconds of one engine step, as a linear law."""
+
+    fixed_s: float = Field(gt=0)
+    per_sequence_s: float = Field(ge=0)
+    per_context_token_s: float = Field(ge=0)
+    per_prompt_token_s: float = Field(gt=0)
+
+    def seconds(self, sequences: float, context: float, prompt: float = 0.0) -> float:
+        """One step with so many decoding sequences, tokens of context behind them, and prompt tokens."""
+        return (
+            self.fixed_s
+            + self.per_sequence_s * sequences
+            + self.per_context_token_s * context
+            + self.per_prompt_token_s * prompt
+        )
+
+
+class EngineLimits(_Part):
+    """The scheduler's limits."""
+
+    max_num_seqs: int = Field(ge=1)
+    max_num_batched_tokens: int = Field(ge=1)
+    align_prefill: bool
+    """Prefill chunks but the last are cut to multiples of the block (mamba cache mode align)."""
+
+
+class CacheBlocks(_Part):
+    """The pool, as planned."""
+
+    usable_blocks: int = Field(ge=1)
+    block_size: int = Field(ge=1)
+    state_blocks: int = Field(ge=0)
+    growing_groups: int = Field(ge=0)
+
+
+class FitError(_Part):
+    """Median relative error of the fitted law against the runs it was fitted to."""
+
+    ttft: float = Field(ge=0)
+    inter_token: float = Field(ge=0)
+
+
+class ServiceTimes(_Part):
+    """One calibration file."""
+
+    name: str
+    kind: Literal["measured", "bound"]
+    source: str
+    step: StepTime
+    engine: EngineLimits
+    cache: CacheBlocks | None = None
+    request_overhead_s: float = Field(default=0.0, ge=0)
+    start_up_s: float = Field(gt=0)
+    error: FitError | None = None
+
+    def capacity(self) -> ReplicaCapacity:
+        """The capacity that this file, or the plan put into it, promises.
+
+        Raises:
+            ConfigError: the file has no cache section, and no plan was given.
+        """
+        if self.cache is None:
+            raise ConfigError(
+                f"{self.name}: cache", "is missing: without a plan nobody knows how many states fit", "add the section"
+            )
+        sequences = self.engine.max_num_seqs
+        # The rate that is left for prompts while half of the slots decode, which is what a replica in use looks like.
+        step = self.step.seconds(sequences / 2, 0, self.engine.max_num_batched_tokens)
+        return ReplicaCapacity(
+            max_num_seqs=sequences,
+            usable_blocks=self.cache.usable_blocks,
+            block_size=self.cache.block_size,
+            state_blocks=self.cache.state_blocks,
+            growing_groups=self.cache.growing_groups,
+            prefill_tokens_per_s=self.engine.max_num_batched_tokens / step,
+        )
+
+
+def built_in() -> list[str]:
+    """Names of the calibrations that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in BUILT_IN.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_service_times(name: str) -> ServiceTimes:
+    """A calibration by name, or from a file.
+
+    Raises:
+        ConfigError: unknown, not readable, or not of this form.
+    """
+    if name in built_in():
+        return parse_service_times((BUILT_IN / f"{name}.yaml").read_text(), name)
+    try:
+        return parse_service_times(Path(name).read_text(), name)
+    except OSError as error:
+        raise ConfigError(
+            "--calibration", f"{name!r}: {error.strerror}", f"a file, or one of {', '.join(built_in())}"
+        ) from None
+
+
+def parse_service_times(text: str, where: str) -> ServiceTimes:
+    """Parse the text of a calibration file.
+
+    Raises:
+        ConfigError: not YAML, or not of this form.
+    """
+    try:
+        return ServiceTimes.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(where, f"is not valid YAML: {' '.join(str(error).split())}", "repair it") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ConfigError(f"{where}: {path}", first["msg"], "see docs/scaling.md for the form") from None

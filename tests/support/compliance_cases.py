@@ -1,0 +1,216 @@
+"""A production deployment that passes, as a case that tests break: settings, planned engine, files of the model."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hybridserve.catalog.licenses import Licence, licence
+from hybridserve.catalog.models import ModelCard, ResolvedModel
+from hybridserve.compliance import DeploymentView, Finding, deployment_view, evaluate
+from hybridserve.compliance.view import CacheFacts
+from hybridserve.compliance.view_builder import PlannedEngine
+from hybridserve.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "deploy" / "examples" / "nemotron-nano-9b-v2-production.yaml"
+TODAY = date(2026, 11, 23)
+FACTS = CacheFacts(
+    num_blocks=1998,
+    block_size=1312,
+    mode="align",
+    prefix_unit=16,
+    max_model_len=32768,
+    longest_context=131072,
+    max_num_seqs=64,
+    max_num_batched_tokens=4000,
+    full_cudagraphs=True,
+    exact=True,
+)
+
+
+def card(id: str = "nemotron-nano-9b-v2", **serving: Any) -> ModelCard:  # noqa: A002
+    """A card like the catalogue's for the example's model."""
+    source = {"source": "test", "read": TODAY}
+    return ModelCard.model_validate(
+        {
+            "id": id,
+            "name": "Nemotron Nano 9B v2",
+            "repository": "nvidia/NVIDIA-Nemotron-Nano-9B-v2",
+            "revision": None,
+            "config": {**source, "values": {}},
+            "weights": source,
+            "serving": {
+                **source,
+                "kind": "chat",
+                "min_vllm": "0.10.1",
+                "mamba_ssm_cache_dtype": "float32",
+                **serving,
+            },
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything a view is made from. `files` are what lies in the model's folder; None: the folder is not here."""
+
+    tree: dict[str, Any]
+    folder: Path
+    files: Mapping[str, bytes] | None = None
+    bundle: Mapping[str, str] | None = None
+    about: str | None = None
+    terms: str | None = None
+    card: ModelCard | None = field(default_factory=card)
+    facts: CacheFacts | None = FACTS
+    refusal: str | None = None
+    platform: str = "cuda"
+    blackwell: bool = False
+    hybrid: bool | None = True
+    today: date = TODAY
+
+    def set(self, path: str, value: Any) -> Case:
+        tree = copy.deepcopy(self.tree)
+        node = tree
+        *parents, last = path.split(".")
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = value
+        return replace(self, tree=tree)
+
+    def cache(self, **changes: Any) -> Case:
+        return self if self.facts is None else replace(self, facts=replace(self.facts, **changes))
+
+    def view(self) -> DeploymentView:
+        case, folder = self, None
+        if self.files is not None:
+            folder = self._write("model", dict(self.files))
+        if self.bundle is not None:
+            path = self._write("bundle", {name: text.encode() for name, text in self.bundle.items()})
+            case = case.set("licence.bundle", str(path))
+        for name, text in (("about", self.about), ("terms_of_use", self.terms)):
+            if text is not None:
+                where = self._write(name, {"page.md": text.encode()}) / "page.md"
+                case = case.set(f"licence.{name}", str(where))
+        settings = Settings.model_validate(case.tree)
+        model = ResolvedModel(id=settings.model.id, card=self.card, config={}, folder=folder)
+        engine = settings.engine.model_dump(mode="json", exclude={"extra_args"}) | settings.engine.extra_args
+        planned = PlannedEngine(
+            platform=self.platform,
+            args=engine,
+            blackwell=self.blackwell,
+            hybrid=self.hybrid,
+            cache=self.facts,
+            refusal=self.refusal,
+        )
+        return deployment_view(settings, model, planned, "production")
+
+    def findings(self) -> list[Finding]:
+        return evaluate(self.view(), self.today)
+
+    def status(self, rule: str) -> set[str]:
+        found = {finding.status for finding in self.findings() if finding.rule == rule}
+        assert found, f"no rule {rule}"
+        return found
+
+    def _write(self, name: str, files: Mapping[str, bytes]) -> Path:
+        key = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
+        folder = self.folder / f"{name}-{key}"
+        if not folder.exists():
+            for file, content in files.items():
+                path = folder / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            folder.mkdir(exist_ok=True)
+        return folder
+
+
+def licence_text(one: Licence) -> str:
+    """Stands in for a licence's text: its markers and as many words as it has."""
+    return "\n".join(one.markers) + "\n" + "words " * (one.words or 120)
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def example() -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+    return tree
+
+
+@pytest.fixture
+def case(example: dict[str, Any], tmp_path: Path) -> Case:
+    """The example: weights pulled at a commit, so no folder here."""
+    return Case(example, tmp_path)
+
+
+MODEL_FILES = {
+    "chat_template.jinja": b"{{ messages }}",
+    "tokenizer.json": b'{"model": {}}',
+    "tokenizer_config.json": b'{"chat_template": null}',
+    "generation_config.json": b'{"temperature": 0.6}',
+    "config.json": b"{}",
+    "bias.md": b"bias",
+    "safety.md": b"safety",
+}
+
+
+@pytest.fixture
+def baked(case: Case) -> Case:
+    """The example with its weights in the image: every duty of handing them on applies, and all files are pinned."""
+    pinned = {name: sha256(content) for name, content in MODEL_FILES.items() if not name.endswith(".md")}
+    # The registry's hashes belong to the real files; a test's files get their own pins.
+    pinned |= {"special_tokens_map.json": sha256(b"{}")}
+    case = case.set("licence.weights", "baked").set("licence.pinned_files", pinned)
+    one = licence("nvidia-open-model-2025-10-24")
+    return replace(
+        case,
+        files={**MODEL_FILES, "special_tokens_map.json": b"{}"},
+        bundle={
+            "NOTICE": "Notices\n\nLicensed by NVIDIA Corporation under the NVIDIA Open Model License\n",
+            "licences/nvidia-open-model-2025-10-24.txt": licence_text(one),
+            "upstream/bias.md": "bias",
+            "upstream/safety.md": "safety",
+        },
+    )
+
+
+@pytest.fixture
+def llama_guard(case: Case) -> Case:
+    """The example with a guard that is under two licences, one of which shows in the service."""
+    accepted = [*case.tree["licence"]["accepted"], {"licence": "llama-3.1", "by": "Legal", "accepted": "2026-11-20"}]
+    return replace(
+        case.set("guard.model", "llama-3.1-nemotron-safety-guard-8b-v3")
+        .set("guard.format", "nemotron_safety_guard")
+        .set("guard.revision", "a" * 40)
+        .set("licence.accepted", accepted)
+        .set("licence.monthly_users", 1000),
+        about="# About\n\nBuilt with Llama.\n",
+    )
+
+
+@pytest.fixture
+def gemma_guard(case: Case) -> Case:
+    accepted = [
+        *case.tree["licence"]["accepted"],
+        {"licence": "gemma-2025-03-24", "by": "Legal", "accepted": "2026-11-20"},
+    ]
+    return replace(
+        case.set("guard.model", "nemotron-content-safety-reasoning-4b")
+        .set("guard.format", "nemotron_reasoning")
+        .set("guard.max_tokens", 512)
+        .set("guard.revision", "b" * 40)
+        .set("licence.accepted", accepted),
+        terms="You agree to https://ai.google.dev/gemma/prohibited_use_policy as part of these terms.",
+        bundle={"licences/gemma.txt": licence_text(licence("gemma-2025-03-24"))},
+    )

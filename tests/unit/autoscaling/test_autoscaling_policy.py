@@ -1,0 +1,345 @@
+"""The law, by its promises: bounds, silence, load, constant load, zero."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridserve.autoscaling.capacity import ReplicaCapacity
+from hybridserve.autoscaling.forecast import Counters
+from hybridserve.autoscaling.policy import HOLD_START_UPS, Decision, State, decide
+from hybridserve.autoscaling.replica_metrics import Observation, Reading
+from hybridserve.autoscaling.spec import ScalingSpec
+from hybridserve.errors import ConfigError
+
+CAPACITY = ReplicaCapacity(16, 166, 1312, 7, 1, 3800.0)
+
+
+def spec(**changes: object) -> ScalingSpec:
+    return ScalingSpec(**{"capacity": CAPACITY, "min_replicas": 1, "max_replicas": 40, "start_up_s": 60.0} | changes)  # type: ignore[arg-type]
+
+
+readings = st.builds(
+    Reading,
+    replica=st.sampled_from(["a", "b", "c", "d"]),
+    age_s=st.sampled_from([0.0, 1.0, 9.0, 60.0]),
+    running=st.integers(0, 16),
+    waiting=st.integers(0, 5000),
+    deferred=st.integers(0, 10),
+    blocks_used=st.integers(0, 166),
+    prefill_backlog=st.integers(0, 10**7),
+    preemptions=st.integers(0, 100),
+    arrived=st.integers(0, 10**6),
+    finished=st.integers(0, 10**6),
+    prompt_tokens=st.integers(0, 10**9),
+    prompt_squares=st.floats(0, 1e15),
+    generated=st.integers(0, 10**9),
+    slot_seconds=st.floats(0, 1e9),
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Observation]:
+    """Anything a controller might see, garbage included."""
+    now, seen = 0.0, []
+    for _ in range(draw(st.integers(1, 12))):
+        now += draw(st.sampled_from([0.0, 0.1, 1.0, 5.0, 130.0]))
+        said = draw(st.lists(readings, max_size=4, unique_by=lambda reading: reading.replica))
+        seen.append(
+            Observation(
+                now=now,
+                target=draw(st.integers(0, 60)),
+                ready=draw(st.integers(len(said), 6)),
+                queued=draw(st.sampled_from([0, 0, 1, 700])),
+                draining=draw(st.integers(0, 3)),
+                readings=tuple(said),
+            )
+        )
+    return seen
+
+
+def replay(seen: list[Observation], law: ScalingSpec) -> Decision:
+    state = State()
+    for observation in seen:
+        decision = decide(observation, law, state)
+        state = decision.state
+    return decision
+
+
+@settings(max_examples=150, deadline=None)
+@given(histories(), st.integers(0, 5), st.integers(5, 50))
+def test_bounds_and_rates_hold_whatever_is_seen(seen: list[Observation], low: int, high: int) -> None:
+    law = spec(min_replicas=low, max_replicas=high)
+    state = State()
+    for observation in seen:
+        decision = decide(observation, law, state)
+        state = decision.state
+        assert low <= decision.replicas <= high
+        assert decision.reason
+        inside = low <= observation.target <= high
+        if inside and decision.replicas < observation.target:
+            assert observation.target - decision.replicas <= max(1, observation.target * law.max_down_share)
+        if inside and decision.replicas > observation.target:
+            base = max(1, observation.ready, -(-observation.target // 2))
+            assert decision.replicas <= max(base * law.max_up_factor, low)
+
+
+@settings(max_examples=150, deadline=None)
+@given(histories())
+def test_never_down_on_silence(seen: list[Observation]) -> None:
+    law = spec(min_replicas=0, max_replicas=60)
+    state = State()
+    for observation in seen:
+        decision = decide(observation, law, state)
+        state = decision.state
+        fresh = [reading for reading in observation.readings if reading.age_s <= law.stale_s]
+        if len(fresh) < observation.ready:
+            assert decision.replicas >= observation.target
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(), st.integers(0, 16), st.integers(0, 3000), st.integers(0, 3000))
+def test_more_load_never_asks_for_fewer(seen: list[Observation], running: int, waiting: int, queued: int) -> None:
+    """Two worlds with one past; in the second there is more of everything that asks."""
+    law = spec()
+    *past, last = seen
+    state = replay(past, law).state if past else State()
+    more = replace(
+        last,
+        queued=last.queued + queued,
+        readings=tuple(
+            replace(
+                reading,
+                running=reading.running + running,
+                waiting=reading.waiting + waiting,
+                arrived=reading.arrived + running + waiting,
+                prefill_backlog=reading.prefill_backlog + 100 * waiting,
+            )
+            for reading in last.readings
+        ),
+    )
+    # How long a token takes is measured with the same numbers; here only the load differs.
+    same_pace = replace(state, memory=replace(state.memory, replicas={r.replica: _frozen(r) for r in last.readings}))
+    assert decide(more, law, same_pace).replicas >= decide(last, law, same_pace).replicas
+
+
+def _frozen(reading: Reading) -> Counters:
+
+    return Counters(
+        reading.arrived,
+        reading.finished,
+        reading.prompt_tokens,
+        reading.prompt_squares,
+        reading.generated,
+        reading.slot_seconds,
+    )
+
+
+class World:
+    """Infinitely divisible replicas: requests stay `service_s` and never wait. Just enough to close the loop."""
+
+    def __init__(self, law: ScalingSpec, target: int, service_s: float = 20.0, seed: int = 1) -> None:
+        self.law, self.target, self.service_s = law, target, service_s
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.state = State()
+        self.arrived = self.finished = 0
+        self.stay: list[float] = []
+        self.asked: list[int] = []
+        self.decision: Decision | None = None
+
+    def second(self, arrivals: int) -> int:
+        self.now += 1
+        self.arrived += arrivals
+        self.stay += [self.now + self.service_s] * arrivals
+        ended = sum(at <= self.now for at in self.stay)
+        self.stay = [at for at in self.stay if at > self.now]
+        self.finished += ended
+        share = max(1, self.target)
+        counts = [len(self.stay) // share + (index < len(self.stay) % share) for index in range(share)]
+        readings = tuple(
+            Reading(
+                f"r{index}",
+                running=count,
+                blocks_used=8 * count,
+                arrived=self.arrived if index == 0 else 0,
+                finished=self.finished if index == 0 else 0,
+                prompt_tokens=500 * self.finished if index == 0 else 0,
+                prompt_squares=250_000.0 * self.finished if index == 0 else 0,
+                generated=0,
+                slot_seconds=self.service_s * self.finished if index == 0 else 0,
+            )
+            for index, count in enumerate(counts)
+        )
+        queued = 0
+        if self.target == 0:
+            readings, queued = (), len(self.stay)
+        seen = Observation(now=self.now, target=self.target, ready=self.target, queued=queued, readings=readings)
+        self.decision = decide(seen, self.law, self.state)
+        self.state = self.decision.state
+        self.target = self.decision.replicas
+        self.asked.append(self.target)
+        return self.target
+
+
+@pytest.mark.parametrize("rate", [1, 3, 7])
+def test_constant_load_does_not_flap(rate: int) -> None:
+    world = World(spec(), target=rate * 20 // 16 + 2)
+    for _ in range(3000):
+        world.second(rate)
+    settled = world.asked[600:]
+    assert len(set(settled)) == 1
+    assert rate * 20 / 16 <= settled[0] <= rate * 20 / 16 * 1.3 + 1
+
+
+def test_poisson_load_changes_rarely_and_covers_demand() -> None:
+    world = World(spec(), target=8)
+    for _ in range(3600):
+        world.second(sum(world.random.random() < 0.5 for _ in range(10)))  # mean 5: 100 slots
+    settled = world.asked[600:]
+    changes = sum(a != b for a, b in pairwise(settled))
+    assert changes <= 30
+    assert 7 <= sum(settled) / len(settled) <= 9
+
+
+def test_a_burst_is_answered_before_any_trend_shows() -> None:
+    world = World(spec(), target=3)
+    for _ in range(900):
+        world.second(1)
+    before = world.target
+    needed = [world.second(10) for _ in range(15)]
+    assert needed[-1] >= 2 * before
+    assert world.decision is not None
+    assert "burst" in world.decision.reason
+
+
+def test_a_slow_first_request_is_not_taken_for_the_rule() -> None:
+    """Measured: an engine's first request took 21 s on a busy machine, those after it 0.3 s, four in a second."""
+    state, target = State(), 1
+    for second in range(1, 120):
+        finished = 0 if second < 22 else 1 + 4 * (second - 22)
+        reading = Reading(
+            "a",
+            running=1,
+            arrived=finished + 1,
+            finished=finished,
+            prompt_tokens=32 * finished,
+            generated=50 * finished,
+            slot_seconds=21.0 + 0.25 * (finished - 1) if finished else 0.0,
+        )
+        seen = Observation(now=float(second), target=target, ready=1, readings=(reading,))
+        decision = decide(seen, spec(start_up_s=20.0), state)
+        state = decision.state
+        assert decision.replicas == 1, decision.reason
+
+
+def test_bursts_that_come_by_the_clock_find_their_replicas_ready() -> None:
+    """Two minutes of four times the rate, every ten: in the fourth round the fleet has grown before the burst."""
+    world = World(spec(start_up_s=60.0), target=3)
+    for second in range(3 * 600 + 470):
+        burst = second % 600 >= 480
+        world.second(sum(world.random.random() < (0.8 if burst else 0.2) for _ in range(10)))
+    before = world.target
+    assert before * 16 >= 0.8 * 10 * 20 * 0.8  # replicas of 16 slots, for most of 160 that will be due in ten seconds
+    assert world.decision is not None
+    assert "round of 600 s" in world.decision.reason
+    for second in range(470, 600 + 60):
+        burst = second % 600 >= 480
+        world.second(sum(world.random.random() < (0.8 if burst else 0.2) for _ in range(10)))
+    assert world.target < before
+
+
+def test_scale_down_waits_and_says_so() -> None:
+    world = World(spec(), target=8)
+    for _ in range(900):
+        world.second(5)
+    high = world.target
+    for _ in range(int(HOLD_START_UPS * 60)):
+        world.second(1)
+    assert world.target >= high - 1
+    for _ in range(600):
+        world.second(1)
+    assert world.target < high / 2
+
+
+def test_to_zero_after_idling_and_back_with_the_first_request() -> None:
+    world = World(spec(min_replicas=0, idle_s=300.0), target=2)
+    for _ in range(400):
+        world.second(1)
+    for _ in range(250):
+        world.second(0)
+    assert world.target >= 1
+    for _ in range(300):
+        world.second(0)
+    assert world.target == 0
+    assert world.second(1) == 1
+
+
+def test_with_a_minimum_it_never_goes_to_zero() -> None:
+    world = World(spec(min_replicas=1, idle_s=10.0), target=2)
+    assert all(world.second(0) >= 1 for _ in range(900))
+
+
+def test_after_a_restart_of_the_controller_it_holds() -> None:
+    seen = Observation(now=1e6, target=9, ready=9, readings=tuple(Reading(f"r{i}") for i in range(9)))
+    decision = decide(seen, spec(), State())
+    assert decision.replicas == 9
+    assert "looking for" in decision.reason
+
+
+def test_draining_replicas_hold_back_the_next_step() -> None:
+    world = World(spec(), target=8)
+    for _ in range(900):
+        world.second(0)
+    seen = Observation(
+        now=world.now + 1, target=5, ready=5, draining=3, readings=tuple(Reading(f"r{i}") for i in range(5))
+    )
+    decision = decide(seen, spec(), world.state)
+    assert decision.replicas == 5
+    assert "drain" in decision.reason
+
+
+def test_each_resource_can_bind() -> None:
+    """Same requests per second; what runs out differs."""
+
+    def binding(capacity: ReplicaCapacity, prompt: int, blocks: int) -> str:
+        world = World(spec(capacity=capacity), target=8)
+        for _ in range(300):
+            world.second(2)
+        memory = replace(
+            world.state.memory, prompt=float(prompt), prompt_square=float(prompt) ** 2, blocks=float(blocks)
+        )
+        seen = Observation(now=world.now + 1, target=8, ready=1, readings=(Reading("r0", arrived=world.arrived),))
+        return decide(seen, spec(capacity=capacity), replace(world.state, memory=memory)).limits.binding
+
+    assert binding(CAPACITY, 500, 8) == "state slots"
+    assert binding(CAPACITY, 500, 40) == "KV blocks"
+    assert binding(CAPACITY, 8000, 8) == "prefill tokens"
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"min_replicas": 3, "max_replicas": 2}, "scaling.min_replicas"),
+        ({"min_replicas": -1}, "scaling.min_replicas"),
+        ({"max_replicas": 0, "min_replicas": 0}, "scaling.min_replicas"),
+        ({"start_up_s": 0.0}, "scaling.start_up_s"),
+        ({"start_up_s": float("nan")}, "scaling.start_up_s"),
+        ({"attainment": 1.0}, "scaling.attainment"),
+        ({"max_down_share": 0.0}, "scaling.max_up_factor"),
+    ],
+)
+def test_impossible_specs_are_named(changes: dict[str, object], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        spec(**changes)
+    assert caught.value.where == where
+
+
+def test_a_replica_that_holds_no_sequence_is_refused() -> None:
+    with pytest.raises(ConfigError, match="do not hold one sequence"):
+        ReplicaCapacity(16, 7, 1312, 7, 1, 1000.0)

@@ -1,0 +1,142 @@
+"""The canaries against our own middleware, with an engine behind it that would answer anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from hybridserve.compliance.canary_prompts import Canary, canary_set, guard_down_canary
+from hybridserve.compliance.evidence import live_findings
+from hybridserve.compliance.findings import Finding
+from hybridserve.gateway import Control, ControlMiddleware, Handover
+from hybridserve.gateway.auth.api_keys import Key
+from hybridserve.gateway.canary_monitor import INSIDER
+from hybridserve.gateway.errors import Refusal
+from hybridserve.gateway.limits.rate_limit import Limits
+from hybridserve.guards import Message, Stage, Verdict
+from hybridserve.guards.canaries.client import send_canaries
+from hybridserve.guards.patterns import RulesGuard
+from hybridserve.settings import Settings
+from hybridserve.settings.access import AccessSection
+from support.fake_service import FakeService
+
+DEAD_GUARD = {"kind": "model", "url": "http://127.0.0.1:1/v1", "model": "guard", "format": "qwen3guard", "timeout_s": 2}
+
+
+class Obedient(FakeService):
+    """An engine that serves whatever reaches it, and is well."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/health":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await super().__call__(scope, receive, send)
+
+    def _harmful(self, messages: list[dict[str, Any]]) -> bool:
+        return False
+
+
+def judged(canaries: list[Canary], **sections: Any) -> list[Finding]:
+    door = ControlMiddleware(Obedient(), Settings.model_validate(sections))
+
+    async def run() -> list[Finding]:
+        transport = httpx.ASGITransport(app=door)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            return live_findings(canaries, await send_canaries(client, canaries, "demo"))
+
+    return asyncio.run(run())
+
+
+def test_with_a_guard_every_canary_comes_back_as_it_must() -> None:
+    wrong = [one for one in judged(canary_set(("en",)), guard={"kind": "rules"}) if one.status != "PASS"]
+    assert [(one.rule, one.evidence) for one in wrong] == [("evidence.guard-down", "not probed")]
+
+
+def test_without_a_guard_none_of_the_harmful_ones_is_blocked() -> None:
+    canaries = canary_set(("en",))
+    findings = judged(canaries, guard={"kind": "none"})
+    failed = {one.subject for one in findings if one.status == "FAIL"}
+    assert failed == {canary.id for canary in canaries if canary.expect == "block"}
+
+
+def test_a_dead_guard_is_an_outage_and_neither_a_block_nor_a_pass() -> None:
+    (found,) = [one for one in judged([guard_down_canary()], guard=DEAD_GUARD) if one.rule == "evidence.guard-down"]
+    assert (found.status, found.evidence) == ("PASS", "503 guard_unavailable")
+
+
+async def test_rounds_open_the_door_and_close_it() -> None:
+    section = {"kind": "rules", "canary_interval_s": 0.01, "canary_failures": 2}
+    limits = {"anonymous_scopes": ["inference"], "max_in_flight": 1, "requests_per_minute": 3}
+    settings = Settings.model_validate({"guard": section, "access": limits})
+    control = Control(Handover(settings))
+    door = ControlMiddleware(Obedient(), control=control)
+    transport = httpx.ASGITransport(app=door)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        hello = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
+        assert (await client.get("/ready")).status_code == 200, "nobody watches yet"
+        control.watch(door)
+        early = await client.post("/v1/chat/completions", json=hello)
+        assert (early.status_code, early.json()["error"]["code"]) == (503, "guard_unavailable")
+        await until(client, 200)
+        await asyncio.sleep(0.1)  # many more rounds than a key may ask in a minute
+        assert (await client.get("/ready")).status_code == 200
+        assert (await client.post("/v1/chat/completions", json=hello)).status_code == 200
+        assert control.guard is not None
+        patterns, control.guard.guard = control.guard.guard, Lenient()
+        await until(client, 503)
+        refused = await client.post("/v1/chat/completions", json=hello)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "guard_unavailable")
+        control.guard.guard = patterns
+        await until(client, 200)
+
+
+async def until(client: httpx.AsyncClient, status: int) -> None:
+    async with asyncio.timeout(10):
+        while (await client.get("/ready")).status_code != status:
+            await asyncio.sleep(0.01)
+
+
+class Lenient(RulesGuard):
+    """A guard that lives and lets everything pass."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+        return Verdict("allow", self.name)
+
+
+def test_a_canary_takes_no_clients_place() -> None:
+    limits = Limits(AccessSection(max_in_flight=1))
+    ours = Key("canary", frozenset({"inference"}), insider=True)
+    client = Key("client", frozenset({"inference"}))
+    canary, lease = limits.open(ours, 0), limits.open(client, 0)
+    canary.close()
+    with pytest.raises(Refusal):
+        limits.open(client, 0)
+    assert limits.open(ours, 0)
+    lease.close()
+    limits.open(client, 0).close()
+
+
+def test_nobody_else_can_pass_as_the_service_itself() -> None:
+    settings = Settings.model_validate({"access": {"anonymous_scopes": []}, "guard": {"kind": "rules"}})
+    door = ControlMiddleware(Obedient(), settings)
+
+    async def run() -> int:
+        transport = httpx.ASGITransport(app=door)
+        headers = {INSIDER: "1", "authorization": "Bearer canary"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://service", headers=headers) as client:
+            return (await client.get("/v1/models")).status_code
+
+    assert asyncio.run(run()) == 403
+
+
+def test_with_the_input_check_off_harm_is_seen() -> None:
+    findings = judged(canary_set(("en",)), guard={"kind": "rules", "input": "off"})
+    assert "evidence.must-block" in {one.rule for one in findings if one.status == "FAIL"}

@@ -1,0 +1,233 @@
+"""Events out of arbitrary chunks, and the window: nothing unread leaves, no more than a window waits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridserve.gateway.requests.api_formats import CHAT
+from hybridserve.gateway.responses.moderation_buffer import Stopped, Window
+from hybridserve.gateway.responses.sse import Assembler, TooLong, data_of, events
+from hybridserve.guards import Verdict
+
+LONGEST = 16  # characters of a piece that counts as one token
+texts = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\r\n"), max_size=40)
+
+
+@given(st.lists(texts, max_size=8), st.sampled_from(["\n", "\r\n", "\r"]), st.data())
+def test_events_survive_any_cut_and_any_line_end(lines: list[str], newline: str, data: st.DataObject) -> None:
+    stream = "".join(f"data: {line}{newline}{newline}" for line in lines).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
+    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    assembler = Assembler()
+    out = b"".join(assembler.feed(piece) for piece in pieces)
+    out += assembler.feed(b"\n") if newline == "\r" else b""
+    assert [data_of(event) for event in events(out)] == lines
+
+
+def test_half_a_character_waits_for_its_other_half() -> None:
+    event = 'data: {"t":"ü€😀"}\n\n'.encode()
+    for cut in range(1, len(event)):
+        assembler = Assembler()
+        first = assembler.feed(event[:cut])
+        assert first == b""
+        assert assembler.feed(event[cut:]) == event
+
+
+def test_several_data_lines_are_one_text_and_comments_none() -> None:
+    assert data_of(b"data: a\ndata:b\n\n") == "a\nb"
+    assert data_of(b": data: no\n\n") is None
+    assert data_of(b"event: x\nid: 1\ndata\n\n") == ""
+
+
+def test_an_event_without_end_is_refused() -> None:
+    assembler = Assembler(limit=100)
+    with pytest.raises(TooLong):
+        assembler.feed(b"data: " + b"x" * 200)
+
+
+class Judge:
+    """Blocks text that holds a word; remembers the most characters that it was shown at once."""
+
+    def __init__(self, word: str | None = None) -> None:
+        self.word = word
+        self.longest = 0
+        self.calls = 0
+
+    async def __call__(self, text: str) -> Verdict:
+        self.calls += 1
+        self.longest = max(self.longest, len(text))
+        bad = self.word is not None and self.word in text
+        return Verdict("block" if bad else "allow", "test")
+
+
+def run_window(pieces: list[tuple[str, str]], window: Window) -> tuple[list[bytes], bool, list[int]]:
+    """Feed (lane, text) pieces; what left, whether it was stopped, and what waited after each piece."""
+
+    async def go() -> tuple[list[bytes], bool, list[int]]:
+        out, waiting = [], []
+        try:
+            for number, (lane, text) in enumerate(pieces):
+                event = f"data: {json.dumps([number, lane, text])}\n\n".encode()
+                out.append(await window.feed(event, [((0, lane), text)] if text else []))
+                waiting.append(window.held_tokens)
+            out.append(await window.finish())
+        except Stopped:
+            return out, True, waiting
+        return out, False, waiting
+
+    return asyncio.run(go())
+
+
+def delivered(out: list[bytes]) -> list[tuple[str, str]]:
+    return [tuple(json.loads(data_of(event) or "")[1:]) for event in events(b"".join(out))]
+
+
+words = st.text("abcdefgh ", max_size=30)
+pieces_of_lanes = st.lists(st.tuples(st.sampled_from(["content", "reasoning"]), words), max_size=30)
+
+
+@given(pieces_of_lanes, st.integers(4, 40), st.data())
+def test_allowed_text_all_arrives_in_order_and_no_more_than_a_window_waits(
+    pieces: list[tuple[str, str]], size: int, data: st.DataObject
+) -> None:
+    overlap = data.draw(st.integers(0, size // 2))
+    judge = Judge()
+    out, stopped, waiting = run_window(pieces, Window(judge, size, overlap, hold_s=1e9))
+    assert not stopped
+    assert delivered(out) == pieces
+    assert all(held < size for held in waiting)
+    assert judge.longest <= size * LONGEST
+
+
+@given(st.lists(words, min_size=1, max_size=20), st.integers(0, 20), st.integers(6, 60), st.data())
+@settings(max_examples=300)
+def test_no_part_of_a_banned_phrase_leaves(before: list[str], after: int, size: int, data: st.DataObject) -> None:
+    """Z does not occur elsewhere: not one letter of the phrase may come out, however it is cut."""
+    overlap = data.draw(st.integers(1, size // 2))
+    phrase = "Z" * data.draw(st.integers(1, overlap))
+    text = "".join(before) + phrase + "x" * after
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=15)))
+    pieces = [("content", text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    out, stopped, _ = run_window(pieces, Window(Judge(phrase), size, overlap, hold_s=1e9))
+    assert stopped
+    # Pieces are whole events: what left holds nothing of the phrase.
+    assert "Z" not in "".join(piece for _, piece in delivered(out))
+
+
+@given(st.lists(words, max_size=20), st.integers(1, 12), st.integers(0, 8), st.data())
+def test_no_token_of_a_banned_phrase_leaves(before: list[str], length: int, more: int, data: st.DataObject) -> None:
+    """As many tokens as the overlap, each as long as a token may be: the window counts tokens, not letters."""
+    phrase = [f"{number:X}" * LONGEST for number in range(length)]
+    pieces = [("content", text) for text in [*before, *phrase, *"x" * data.draw(st.integers(0, 30))]]
+    out, stopped, _ = run_window(pieces, Window(Judge("".join(phrase)), 2 * length + more, length, hold_s=1e9))
+    assert stopped
+    assert not {piece for _, piece in delivered(out)} & set(phrase)
+
+
+def through(window: Window, pieces: list[tuple[int, str | None]]) -> tuple[list[tuple[int, str | None]], bool]:
+    """Feed (answer, text) pieces, None for its end; those that left, and whether it was stopped."""
+
+    async def go() -> tuple[list[bytes], bool]:
+        out = []
+        try:
+            for answer, text in pieces:
+                event = f"data: {json.dumps([answer, text])}\n\n".encode()
+                texts = [((answer, "content"), text)] if text else []
+                out.append(await window.feed(event, texts, {answer} if text is None else ()))
+            out.append(await window.finish())
+        except Stopped:
+            return out, True
+        return out, False
+
+    out, stopped = asyncio.run(go())
+    return [tuple(json.loads(data_of(event) or "")) for event in events(b"".join(out))], stopped
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.one_of(words, st.none())), max_size=40), st.integers(2, 12))
+def test_several_answers_all_arrive_in_order(pieces: list[tuple[int, str | None]], overlap: int) -> None:
+    assert through(Window(Judge(), 2 * overlap, overlap, hold_s=1e9), pieces) == (pieces, False)
+
+
+def test_an_answer_that_pauses_keeps_its_tail_while_another_goes_on() -> None:
+    """A sequence that was preempted says nothing for a while, and has not ended."""
+    pause: list[tuple[int, str | None]] = [(1, "x")] * 50
+    left, stopped = through(Window(Judge("ZZ"), 8, 4, hold_s=1e9), [(0, "Z"), *pause, (0, "Z"), (0, None), (1, None)])
+    assert stopped
+    assert left == []
+
+
+def test_an_answer_that_ended_holds_nothing_back() -> None:
+    window = Window(Judge(), 8, 4, hold_s=1e9)
+
+    async def go() -> int:
+        left = await window.feed(b"data: a\n\n", [((0, "content"), "a")])
+        left += await window.feed(b"data: end\n\n", [], {0})
+        for _ in range(20):
+            left += await window.feed(b"data: b\n\n", [((1, "content"), "b")])
+        return len(events(left))
+
+    assert asyncio.run(go()) > 22 - 8
+
+
+def test_a_huge_delta_is_read_in_windows() -> None:
+    judge = Judge("BAD")
+    out, stopped, _ = run_window([("content", "x" * 10_000 + "BAD" + "y" * 10_000)], Window(judge, 100, 20))
+    assert stopped
+    assert judge.longest <= 100 * 4
+    assert b"".join(out) == b""
+
+
+def test_a_slow_stream_is_read_before_its_window_is_full() -> None:
+    now = [0.0]
+    window = Window(Judge(), 100, 0, hold_s=1.0, clock=lambda: now[0])
+
+    async def go() -> list[int]:
+        sizes = []
+        for text in ("a", "b", "c"):
+            sizes.append(len(await window.feed(f"data: {text}\n\n".encode(), [((0,), text)])))
+            now[0] += 0.6
+        return sizes
+
+    first, second, third = asyncio.run(go())
+    assert (first, second) == (0, 0)
+    assert third > 0
+
+
+def test_reasoning_that_ended_does_not_hold_the_answer_back() -> None:
+    pieces = [("reasoning", "r" * 5)] * 6 + [("content", "c" * 5)] * 20
+    window = Window(Judge(), 8, 4, hold_s=1e9)
+
+    async def go() -> int:
+        left = 0
+        for lane, text in pieces:
+            left += len(events(await window.feed(f"data: {text}\n\n".encode(), [((0, lane), text)])))
+        return left
+
+    assert asyncio.run(go()) > len(pieces) - 8
+
+
+def test_unknown_fields_of_a_delta_are_read_too() -> None:
+    delta = {
+        "role": "assistant",
+        "content": "a",
+        "reasoning": "b",
+        "new_field": {"deep": ["c"]},
+        "tool_calls": [{"index": 1, "id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    }
+    found = CHAT.delta({"choices": [{"index": 0, "delta": delta}]})
+    assert [text for _, text in found] == ["a", "b", "c", "f", "{}"]
+    again = CHAT.delta(
+        {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 1, "function": {"arguments": "1"}}]}}]}
+    )
+    assert again[0][0] == found[4][0], "pieces of one tool call continue one lane"
+
+
+def test_the_answers_that_end_are_known() -> None:
+    ends = [{"index": 0, "delta": {}, "finish_reason": None}, {"index": 1, "delta": {}, "finish_reason": "stop"}]
+    assert CHAT.finished({"choices": ends}) == {1}
+    assert CHAT.finished({"usage": {}}) == set()

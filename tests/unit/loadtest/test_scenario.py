@@ -1,0 +1,305 @@
+"""Scenarios, curves, arrivals, prompts, searches and the gate: pure, so tested to the number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, pvariance
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridserve.errors import ConfigError
+from hybridserve.loadtest.arrivals import arrivals, share
+from hybridserve.loadtest.client_health import Window, judge
+from hybridserve.loadtest.curves import Burst, Constant, Diurnal, Ramp, Steps
+from hybridserve.loadtest.metrics import Limits, Summary, summarise
+from hybridserve.loadtest.prompts import Conversation, Prompts, Request
+from hybridserve.loadtest.rate_search import find_max
+from hybridserve.loadtest.request_record import Outcome, Record
+from hybridserve.loadtest.scenario import (
+    ChatKind,
+    Client,
+    Scenario,
+    Slo,
+    TokenKind,
+    built_in,
+    load_scenario,
+    parse_scenario,
+)
+from hybridserve.loadtest.session import RunFile, Session
+from hybridserve.loadtest.slo import gate, verdict
+from hybridserve.loadtest.sweep import Point, fit, scaling_settings
+
+NAMED_IN_THE_ISSUE = {"grid", "chat", "agent", "reasoning", "long-context", "tools", "guard"}
+SHAPES_IN_THE_ISSUE = {"burst", "diurnal", "ramp", "soak"}
+
+
+def scenario(**changes: object) -> Scenario:
+    tree: dict[str, object] = {
+        "about": "t",
+        "mode": "closed",
+        "curve": {"shape": "constant", "level": 2, "seconds": 10},
+        "mix": [{"name": "a", "type": "tokens", "prompt": 20, "output": 10}],
+    }
+    return parse_scenario(yaml.safe_dump(tree | changes), "test")
+
+
+def test_every_scenario_is_there_and_valid() -> None:
+    assert set(built_in()) >= NAMED_IN_THE_ISSUE | SHAPES_IN_THE_ISSUE
+    for name in built_in():
+        one = load_scenario(name)
+        prompts = Prompts(one, "m", (100, 900))
+        for _ in range(20):
+            asked = prompts.next()
+            body = json.loads((prompts.turn(asked) if isinstance(asked, Conversation) else asked).body)
+            assert body["stream"] is True
+
+
+def test_the_grid_has_the_lengths_of_the_paper() -> None:
+    kinds = [kind for kind in load_scenario("grid").mix if isinstance(kind, TokenKind)]
+    assert [(k.prompt, k.output) for k in kinds] == [(1024, 1024), (1024, 8192), (8192, 1024), (8192, 16384)]
+    small = [kind for kind in load_scenario("grid").scaled(0.02).mix if isinstance(kind, TokenKind)]
+    assert [(k.prompt, k.output) for k in small] == [(20, 20), (20, 164), (164, 20), (164, 328)]
+
+
+def test_long_context_goes_to_the_models_limit() -> None:
+    one = load_scenario("long-context")
+    for limit in (1024, 131_072, 1_000_000):
+        assert max(kind.prompt + kind.output for kind in one.fitted(limit).mix if isinstance(kind, TokenKind)) == limit
+    assert one.fitted(None) == one
+    assert one.longest <= 1024, "no context is too small but one that the short ones do not fit either"
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "what"),
+    [
+        ({"mix": [{"name": "a", "type": "tokens", "prompt": 9, "output": 1, "shared_prefix": 9}]}, "mix", "nothing"),
+        ({"warmup": 3}, "warmup", "is not a field"),
+        ({"mode": "half-open"}, "mode", "closed"),
+        ({"curve": {"shape": "constant", "level": 2}}, "curve.constant.seconds", "Field required"),
+        ({"curve": {"shape": "square", "level": 2}}, "curve", "square"),
+        ({"mix": []}, "mix", "at least 1"),
+        ({"mix": [{"name": "a", "type": "tokens", "prompt": 0, "output": 1}]}, "mix.0.tokens.prompt", "greater"),
+        ({"slo": {"percentiles": {"tfft_p99": 1}}}, "slo.percentiles", "pattern"),
+        ({"trace": "x.csv"}, "", "mode open"),
+        ({"curve": {"shape": "constant", "level": 1.5, "seconds": 1}}, "", "whole"),
+    ],
+)
+def test_a_typo_is_one_clear_error(change: dict[str, object], place: str, what: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        scenario(**change)
+    assert place in caught.value.where
+    assert what in caught.value.what
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "what"), [("caht", "is not one"), ("none.yaml", "not readable")])
+def test_an_unknown_scenario(name: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        load_scenario(name)
+
+
+def test_curves() -> None:
+    burst = Burst(shape="burst", low=1, high=9, every=10, length=2, seconds=30)
+    assert [burst.at(second) for second in (0, 4.9, 5, 6.9, 7, 15)] == [1, 1, 9, 9, 1, 9]
+    steps = Steps(shape="steps", levels=(1, 2, 4), each=5)
+    assert [steps.at(second) for second in (0, 4.9, 5, 14.9, 99)] == [1, 1, 2, 4, 4]
+    day = Diurnal(shape="diurnal", low=1, high=3, period=100, seconds=100)
+    assert [round(day.at(second), 6) for second in (0, 25, 50, 100)] == [1, 2, 3, 1]
+    assert Ramp(shape="ramp", low=0, high=10, seconds=5).at(2) == 4
+
+
+def test_constant_arrivals_are_even() -> None:
+    times = list(arrivals(Constant(level=4, seconds=2), "constant", 1))
+    assert times == [index / 4 for index in range(8)]
+
+
+def test_poisson_arrivals() -> None:
+    times = list(arrivals(Constant(level=50, seconds=400), "poisson", 7))
+    gaps = [b - a for a, b in pairwise(times)]
+    assert len(times) == pytest.approx(20_000, rel=0.03)
+    assert fmean(gaps) == pytest.approx(0.02, rel=0.03)
+    # Exponential: the variance is the square of the mean.
+    assert pvariance(gaps) == pytest.approx(0.02**2, rel=0.06)
+
+
+@pytest.mark.parametrize("process", ["poisson", "constant"])
+def test_arrivals_follow_a_curve_that_changes(process: str) -> None:
+    ramp = Ramp(shape="ramp", low=0, high=200, seconds=100)
+    times = list(arrivals(ramp, process, 3))  # type: ignore[arg-type]
+    assert len(times) == pytest.approx(10_000, rel=0.04)
+    assert sum(at < 50 for at in times) == pytest.approx(2_500, rel=0.08)
+    assert times == sorted(times)
+
+
+@given(st.integers(0, 5), st.integers(1, 5))
+def test_workers_share_one_schedule(seed: int, workers: int) -> None:
+    curve = Constant(level=20, seconds=3)
+    whole = list(enumerate(arrivals(curve, "poisson", seed, 1.0)))
+    parts = [list(share(arrivals(curve, "poisson", seed, 1.0), one, workers)) for one in range(workers)]
+    assert sorted(pair for part in parts for pair in part) == whole
+
+
+def test_prompts_have_their_lengths_and_share_only_what_they_should() -> None:
+    mix = [{"name": "a", "type": "tokens", "prompt": 40, "output": 10, "shared_prefix": 8}]
+    ids = []
+    for worker in range(2):
+        prompts = Prompts(scenario(mix=mix), "m", (100, 900), worker)
+        for _ in range(50):
+            asked = prompts.next()
+            assert isinstance(asked, Request)
+            body = json.loads(asked.body)
+            assert (len(body["prompt"]), body["max_tokens"], body["ignore_eos"]) == (40, 10, True)
+            ids.append(tuple(body["prompt"]))
+    assert len({one[:8] for one in ids}) == 1
+    assert len({one[8:14] for one in ids}) == 100, "no two prompts may share a prefix that a cache could reuse"
+
+
+def test_a_conversation_grows() -> None:
+    kind = ChatKind(type="chat", name="c", questions=("q1", "q2"), turns=2, system="s", repeat_system=2)
+    prompts = Prompts(scenario(mix=[kind.model_dump(mode="json")]), "m", (100, 900))
+    talk = prompts.next()
+    assert isinstance(talk, Conversation)
+    prompts.turn(talk)
+    talk.answered("a1")
+    messages = json.loads(prompts.turn(talk).body)["messages"]
+    assert [one["content"] for one in messages] == ["s\ns", "q1", "a1", "q2"]
+    assert not talk.over
+    talk.answered("a2")
+    assert talk.over
+
+
+@pytest.mark.parametrize(
+    ("wish", "field"), [({"reasoning": "off"}, "off"), ({"reasoning": "on"}, "on"), ({"budget": 9}, {"budget": 9})]
+)
+def test_reasoning_is_asked_for(wish: dict[str, object], field: object) -> None:
+    mix = [{"name": "c", "type": "chat", "questions": ["q"], **wish}]
+    prompts = Prompts(scenario(mix=mix), "m", (100, 900))
+    talk = prompts.next()
+    assert isinstance(talk, Conversation)
+    assert json.loads(prompts.turn(talk).body)["reasoning"] == field
+
+
+def test_a_trace_is_replayed_at_its_times_and_scaled(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("time,prompt,output\n0,100,20\n0.5,30,10\n1.25,50,40\n")
+    one = scenario(mode="open", trace=str(path)).scaled(0.1)
+    found = []
+    for worker in (0, 1):
+        run = RunFile("http://127.0.0.1:1", "m", (100, 900), str(tmp_path), 2, one.model_dump(mode="json"))
+        session = Session(run, worker, None)
+        for _, at, asked in session.schedule():
+            assert asked is not None
+            body = json.loads(asked.body)
+            found.append((at, len(body["prompt"]), body["max_tokens"]))
+        session.close()
+    assert sorted(found) == [(0, 10, 2), (0.5, 3, 1), (1.25, 5, 4)]
+
+
+def test_prompts_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "one", "output_tokens": 3}\n{"prompt": [5, 6]}\n')
+    mix = [{"name": "f", "type": "file", "path": str(path), "output": 7}]
+    prompts = Prompts(scenario(mix=mix), "m", (1, 2))
+    bodies = [json.loads(one.body) for index in (0, 1, 2) if isinstance(one := prompts.next(index), Request)]
+    assert [(one["prompt"], one["max_tokens"]) for one in bodies] == [("one", 3), ([5, 6], 7), ("one", 3)]
+    path.write_text('{"text": "one"}\n')
+    with pytest.raises(ConfigError, match="without a prompt"):
+        Prompts(scenario(mix=mix), "m", (1, 2))
+
+
+@given(st.floats(0.05, 400), st.floats(0.1, 50))
+def test_search_finds_the_border(border: float, first: float) -> None:
+    found = find_max(lambda rate: "kept" if rate <= border else "missed", first, 1000)
+    assert found.best is not None
+    assert found.best <= border < found.best * 1.1 * 1.0001
+    assert len(found.tried) < 30
+
+
+def test_search_that_never_keeps_never_misses_or_is_void() -> None:
+    never = find_max(lambda _: "missed", 1, 1000, lowest=0.1)
+    assert (never.best, never.ended) == (None, "found")
+    always = find_max(lambda _: "kept", 1, 100)
+    assert (always.best, always.ended) == (100, "open")
+    ends: list[Literal["void", "interrupted", "gone"]] = ["void", "interrupted", "gone"]
+    for end in ends:
+        stopped = find_max(lambda rate, end=end: "kept" if rate < 5 else end, 1, 100)  # type: ignore[misc]
+        assert (stopped.best, stopped.ended, stopped.tried[-1]) == (4, end, (8, end))
+
+
+def record(at: float = 0.0, late: float = 0.0, ttft: float = 0.1) -> Record:
+    return Record(at, at + late, ttft + 1, Outcome.OK, chunks=(ttft, ttft + 1), output_tokens=11)
+
+
+def healthy(cpu: float = 0.1, lag: float = 0.001, **about: float) -> tuple[bool, str]:
+    records = [record(index * 0.01, **about) for index in range(200)]
+    windows = [Window(float(second), 0, cpu, (lag,) * 90) for second in range(1, 4)]
+    found = judge(windows, summarise(records), Client(), 0.0, 3.0)
+    return found.valid, " ".join(found.faults)
+
+
+def test_a_client_that_cannot_keep_up_voids_the_run() -> None:
+    assert healthy() == (True, "")
+    assert healthy(lag=0.019) == (True, ""), "a fifth of the time to first token"
+    for fault in ({"lag": 0.05}, {"cpu": 0.9}, {"late": 0.5}):
+        valid, _ = healthy(**fault)  # type: ignore[arg-type]
+        assert not valid, fault
+    records = [record(index * 0.001) for index in range(2000)]
+    fast = judge([Window(1.0, 0, 0.1, (0.0,))], summarise(records), Client(), 0.0, 3.0)
+    assert "streamed tokens/s" in fast.faults[0]
+    assert not judge([], summarise(records), Client(), 0.0, 3.0).valid, "nobody watched"
+
+
+def test_a_worker_that_is_missing_or_falls_silent_voids_the_run() -> None:
+    summary = summarise([record(index) for index in range(60)])
+    both = [Window(float(second), worker, 0.1, (0.001,)) for second in range(1, 61) for worker in (0, 1)]
+    assert judge(both, summary, Client(), 0.0, 60.0, expected=2).valid
+    one = [window for window in both if window.worker == 0]
+    assert judge(one, summary, Client(), 0.0, 60.0, expected=2).faults == ("1 of 2 workers were heard of",)
+    died = [window for window in both if window.worker == 0 or window.at < 20]
+    assert judge(died, summary, Client(), 0.0, 60.0, expected=2).faults == (
+        "worker 1 fell silent 19 s after the start",
+    )
+
+
+def test_gate() -> None:
+    good = [record(index) for index in range(99)]
+    summary = summarise([*good, Record(1, 1, 0.1, Outcome.HTTP_5XX)], Limits(ttft=0.2))
+    kept = {one.name: one.kept for one in gate(summary, Slo(ttft=0.2, percentiles={"ttft_p95": 0.2, "e2e_p50": 0.5}))}
+    assert kept == {"goodput": True, "errors": True, "ttft_p95": True, "e2e_p50": False}
+    nothing: Summary = summarise([Record(1, 1, 0.1, Outcome.CONNECT)])
+    assert not any(one.kept for one in gate(nothing, Slo(percentiles={"ttft_p95": 9})))
+    windows = [Window(1.0, 0, 0.1, (0.0,))]
+    health = judge(windows, summary, Client(), 0.0, 3.0)
+    assert verdict(gate(summary, Slo()), health) == "kept"
+    assert verdict(gate(summary, Slo(errors=0.001)), health) == "missed"
+    assert verdict(gate(summary, Slo(errors=0.001)), judge([], summary, Client(), 0.0, 3.0)) == "void"
+
+
+def test_the_law_of_a_step_is_found_again() -> None:
+    fixed, sequence, context, prompt, overhead = 0.004, 0.0003, 1e-7, 5e-5, 0.003
+    points = []
+    for p, o in ((64, 64), (512, 64), (1024, 256)):
+        for n in (1, 4, 16):
+            tpot = fixed + sequence * n + context * n * (p + o / 2) + prompt * n * p / o
+            first = overhead + fixed + sequence + prompt * p
+            one = Record(
+                0, 0, first + tpot * (o - 1), Outcome.OK, chunks=(first, first + tpot * (o - 1)), output_tokens=o
+            )
+            points.append(Point("k", p, o, n, summarise([one])))
+    law = fit(points)
+    assert (law.fixed_s, law.per_sequence_s) == pytest.approx((fixed, sequence), rel=0.02)
+    assert (law.per_prompt_token_s, law.overhead_s) == pytest.approx((prompt, overhead), rel=0.05)
+    assert law.inter_token_error < 0.01
+    scaling = scaling_settings(law, 45)["scaling"]
+    assert scaling == {"start_up_s": 45, "prefill_tokens_per_s": pytest.approx(1 / prompt, rel=0.06)}
+    blind = scaling_settings(replace(law, per_prompt_token_s=0.0), 45)["scaling"]
+    assert blind["prefill_tokens_per_s"] is None
+    with pytest.raises(ConfigError, match="too small"):
+        fit(points[:3])

@@ -1,0 +1,151 @@
+"""The table of metrics, and each exporter against it."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hybridserve.autoscaling.capacity import ReplicaCapacity
+from hybridserve.autoscaling.policy import State, decide
+from hybridserve.autoscaling.replica_metrics import Observation, Reading
+from hybridserve.autoscaling.spec import ScalingSpec
+from hybridserve.observability import metrics as m
+from hybridserve.observability.collectors.autoscaler import _CLASSES, REASONS, ScalingMetrics, reason_class
+from hybridserve.observability.collectors.replica import ReplicaState
+from hybridserve.observability.collectors.slo import RequestOutcomes
+from hybridserve.observability.sink import PrometheusMetrics
+
+
+def values(registry: CollectorRegistry) -> dict[str, float]:
+    """Sample with its labels, as text, to its value."""
+    return {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
+        for line in generate_latest(registry).decode().splitlines()
+        if not line.startswith("#")
+    }
+
+
+def everything(state: ReplicaState) -> bytes:
+    """One exposition of every family of ours, each with a sample."""
+    registry = CollectorRegistry()
+    sink = PrometheusMetrics((*m.DOOR, *m.CONTROLLER), registry)
+    for spec in (*m.DOOR, *m.CONTROLLER):
+        labels = dict.fromkeys(spec.labels, "x")
+        {"counter": sink.count, "gauge": sink.set, "histogram": sink.observe}[spec.kind](spec.name, labels, 1.0)
+    registry.register(state)
+    return generate_latest(registry)
+
+
+def test_promtool_finds_nothing_to_say_about_our_metrics(promtool: Path, state: ReplicaState) -> None:
+    said = subprocess.run([promtool, "check", "metrics"], input=everything(state), capture_output=True)
+    assert (said.returncode, said.stdout + said.stderr) == (0, b"")
+
+
+def test_every_metric_of_the_table_is_exported_with_its_type_help_and_labels(state: ReplicaState) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(everything(state).decode())}
+    for spec in m.ALL:
+        family = families.pop(spec.name.removesuffix("_total"))
+        assert (family.type, family.documentation) == (spec.kind, spec.help)
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(spec.labels), spec.name
+    left = [name for name in families if name.startswith("hybridserve_") and not name.endswith("_created")]
+    assert left == []
+
+
+def test_names_follow_the_conventions() -> None:
+    names = [spec.name for spec in m.ALL]
+    assert len(set(names)) == len(names)
+    for spec in m.ALL:
+        assert spec.name.startswith("hybridserve_")
+        assert spec.name.endswith("_total") == (spec.kind == "counter")
+        assert spec.help.endswith(".")
+        assert (spec.kind == "histogram") == bool(spec.buckets)
+
+
+def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(state: ReplicaState) -> None:
+    registry = CollectorRegistry()
+    registry.register(state)
+    seen = values(registry)
+    assert seen["hybridserve_state_slots"] == 8
+    assert seen["hybridserve_state_slots_used"] == 5
+    assert seen['hybridserve_pool_blocks_used{holds="state"}'] == 10
+    assert seen['hybridserve_pool_blocks_used{holds="attention"}'] == 11
+    assert seen['hybridserve_plan_value{field="num_gpu_blocks",source="plan"}'] == 101
+    assert seen['hybridserve_plan_value{field="num_gpu_blocks",source="engine"}'] == 90
+    assert seen["hybridserve_plan_differences"] == 1
+    assert seen["hybridserve_prefix_cacheable_min_tokens"] == 64
+    assert seen["hybridserve_prefix_cache_inert"] == 0
+    assert seen['hybridserve_compliance_findings{severity="error",status="PASS"}'] == 2
+    assert seen['hybridserve_compliance_findings{severity="warning",status="FAIL"}'] == 1
+    assert seen['hybridserve_licence_reading_age_seconds{licence="apache-2.0",role="model"}'] == 10 * 86400
+
+
+def test_a_cache_that_no_prompt_can_hit_is_inert(state: ReplicaState) -> None:
+    off = replace(state._facts, prefix_caching=False)
+    engine = {**state._facts.plan["engine"], "block_size": 1024}
+    short = replace(state._facts, plan={**state._facts.plan, "engine": engine})
+    assert not state._facts.inert
+    assert off.inert
+    assert off.cacheable_min == float("inf")
+    assert short.inert
+
+
+def request(**changed: object) -> SimpleNamespace:
+    good = {"finish_reason": "stop", "num_prompt_tokens": 10, "queued_time": 0.1, "prefill_time": 0.2,
+            "mean_time_per_output_token": 0.01}  # fmt: skip
+    return SimpleNamespace(**{**good, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "outcome"),
+    [
+        ({}, "good"),
+        ({"queued_time": 0.9}, "slow_first_token"),
+        ({"mean_time_per_output_token": 0.06}, "slow_tokens"),
+        ({"queued_time": 2.0, "mean_time_per_output_token": 0.06}, "slow_both"),
+        ({"finish_reason": "error"}, "failed"),
+    ],
+)
+def test_each_request_has_one_outcome(outcomes: RequestOutcomes, changed: dict[str, object], outcome: str) -> None:
+    outcomes.record(None, SimpleNamespace(finished_requests=[request(**changed)]))
+    assert outcomes.requests == {**dict.fromkeys(outcomes.requests, 0), outcome: 1}
+
+
+def test_clients_that_leave_count_for_prompts_only(outcomes: RequestOutcomes) -> None:
+    outcomes.record(None, SimpleNamespace(finished_requests=[request(finish_reason="abort", num_prompt_tokens=65)]))
+    assert sum(outcomes.requests.values()) == 0
+    assert outcomes.prompts == {"yes": 1, "no": 0}
+
+
+def test_the_scaling_decision_is_shown_with_its_bounds_and_reason() -> None:
+    shown = ScalingMetrics()
+    capacity = ReplicaCapacity(4, 100, 64, 2, 1, 1e12)
+    spec = ScalingSpec(capacity=capacity, min_replicas=1, max_replicas=3)
+    busy = Reading("a", running=4, waiting=30, arrived=34)
+    state, seen = State(), None
+    for second in range(20):
+        seen = Observation(now=float(second), target=1, ready=1, queued=0, readings=(busy,))
+        decision = decide(seen, spec, state)
+        state = decision.state
+        shown.decided(seen, spec, decision, dry_run=True)
+    read = values(shown.registry)
+    assert read["hybridserve_scaling_desired_replicas"] > 1
+    assert read["hybridserve_scaling_target_replicas"] == 1
+    assert read['hybridserve_scaling_bound_replicas{bound="max"}'] == 3
+    assert read["hybridserve_scaling_dry_run"] == 1
+    assert sum(value for name, value in read.items() if name.startswith("hybridserve_scaling_decisions_total")) == 20
+
+
+def test_every_reason_of_the_law_has_a_class() -> None:
+    law = (Path(m.__file__).parent.parent / "scaling" / "decide.py").read_text()
+    for part, name in _CLASSES:
+        word = part.removesuffix(" bind")
+        assert word in law, f"{part} is no longer said by the law"
+        assert reason_class(f"1 {part} 2") == name
+    assert reason_class("something new") == REASONS[-1]

@@ -1,0 +1,92 @@
+"""The memory estimate against a published start-up log, and what must hold for every budget."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridserve.planning.memory.budget import GIB, MIB, MemoryRequest, budget_memory, capture_sizes
+from hybridserve.planning.memory.weights import count_weights
+from support.planned_models import NANO_9B, arch_of
+
+BLOCK = 20 * MIB + MIB // 2
+
+
+def request(**changes):
+    fields = {
+        "total_bytes": 22 * GIB,
+        "gpu_memory_utilization": 0.92,
+        "max_num_seqs": 16,
+        "max_num_batched_tokens": 2048,
+        "max_capture_size": 32,
+    }
+    return MemoryRequest(**{**fields, **changes})
+
+
+def test_a_published_start_lies_within_the_band(qwen):
+    """Qwen3-8B on a 24 GB card, vLLM 0.21 or later: 0.52 GiB of graphs and 6.37 GiB of cache (LMCache issue 3430).
+
+    The log has utilization 0.9764, which is 0.9543 without the graphs' 0.52 GiB, so the device has 23.53 GiB.
+    """
+    budget = budget_memory(
+        qwen,
+        count_weights(qwen),
+        request(total_bytes=round(23.53 * GIB), gpu_memory_utilization=0.9764, max_num_seqs=256, max_capture_size=512),
+        2_359_296,
+    )
+    assert budget.confidence == "estimate"
+    assert abs(budget.kv / GIB - 6.37) < budget.band / GIB < 0.8
+    assert budget.graphs / GIB == pytest.approx(0.52, abs=0.1)
+
+
+def test_captured_sizes_are_those_the_engine_logs():
+    # "Profiling CUDA graph memory: PIECEWISE=51 (largest=512), FULL=35 (largest=256)"
+    assert (capture_sizes(512), capture_sizes(256)) == (51, 35)
+    # "PIECEWISE=35 (largest=256), FULL=19 (largest=128)" and "PIECEWISE=11 (largest=64), FULL=7 (largest=32)"
+    assert (capture_sizes(128), capture_sizes(64), capture_sizes(32)) == (19, 11, 7)
+    assert (capture_sizes(1), capture_sizes(8)) == (1, 4)
+
+
+def test_a_given_pool_is_exact_and_measures_no_graphs(nano):
+    budget = budget_memory(nano, count_weights(nano), request(kv_cache_memory_bytes=3 * GIB), BLOCK)
+    assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "exact")
+    assert budget.profiling_cache == 0
+
+
+def test_a_profiled_pool_is_exact_too(nano):
+    budget = budget_memory(nano, count_weights(nano), request(profiled_kv_bytes=3 * GIB), BLOCK)
+    assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "exact")
+    assert budget.profiling_cache == 16 * BLOCK
+
+
+def test_measuring_graphs_needs_a_block_for_each_sequence(nano):
+    budget = budget_memory(nano, count_weights(nano), request(max_num_seqs=256, max_capture_size=512), BLOCK)
+    assert budget.profiling_cache == 256 * BLOCK
+    assert budget.startup_peak > 22 * GIB
+
+
+def test_eager_mode_has_no_graphs(nano):
+    budget = budget_memory(nano, count_weights(nano), request(max_capture_size=0), BLOCK)
+    assert (budget.graphs, budget.profiling_cache) == (0, 0)
+
+
+@given(
+    total=st.integers(8, 200),
+    utilization=st.floats(0.1, 1.0),
+    seqs=st.integers(1, 1024),
+    tokens=st.integers(1, 16384),
+)
+def test_the_parts_add_up_and_more_memory_never_means_less_cache(total, utilization, seqs, tokens):
+    arch = arch_of(NANO_9B)
+    weights = count_weights(arch)
+    fields = {"gpu_memory_utilization": utilization, "max_num_seqs": seqs, "max_num_batched_tokens": tokens}
+    small = budget_memory(arch, weights, request(total_bytes=total * GIB, **fields), BLOCK)
+    large = budget_memory(arch, weights, request(total_bytes=(total + 1) * GIB, **fields), BLOCK)
+    assert small.weights + small.runtime + small.activation + small.graphs + small.kv == small.requested
+    assert small.kv <= large.kv
+    assert small.requested <= small.total + 1
+    fewer = budget_memory(
+        arch, weights, request(total_bytes=total * GIB, **{**fields, "max_num_seqs": max(1, seqs // 2)}), BLOCK
+    )
+    assert fewer.kv >= small.kv

@@ -1,0 +1,133 @@
+"""Config readers: both spellings of every family, and errors that name the field."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridserve.catalog.models import resolve_model
+from hybridserve.errors import CatalogError
+from hybridserve.planning.models import GatedDeltaNet, Mamba1, Mamba2, read_architecture
+
+NANO = resolve_model("nemotron-nano-9b-v2").config
+GRANITE = resolve_model("granite-4.0-h-tiny").config
+FALCON = resolve_model("falcon-h1-0.5b-instruct").config
+QWEN = resolve_model("qwen3-8b").config
+WORDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+NEW_WORDS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
+
+
+@pytest.mark.parametrize("words", [WORDS, NEW_WORDS])
+def test_nemotron_reads_the_same_in_both_spellings(words):
+    new = {
+        key: value for key, value in NANO.items() if key not in ("hybrid_override_pattern", "n_groups", "torch_dtype")
+    }
+    new |= {
+        "layers_block_type": [words[letter] for letter in NANO["hybrid_override_pattern"]],
+        "mamba_n_groups": new.pop("n_groups", 8),
+        "mamba_d_conv": new.pop("conv_kernel"),
+        "mamba_chunk_size": new.pop("chunk_size"),
+        "dtype": "bfloat16",
+    }
+    assert read_architecture(new) == read_architecture(NANO)
+
+
+def test_nano_9b():
+    arch = read_architecture(NANO)
+    assert (arch.attention_layers, arch.state_layers, len(arch.layers)) == (4, 27, 56)
+    assert arch.state == Mamba2(heads=128, head_dim=80, groups=8, state=128, conv_kernel=4, chunk=128)
+    assert arch.ssm_dtype == "float32"
+    assert read_architecture(NANO | {"mamba_ssm_cache_dtype": "float16"}).ssm_dtype == "float16"
+
+
+def test_experts_of_nemotron_3():
+    arch = read_architecture(resolve_model("nemotron-3-super-120b-a12b").config)
+    assert (arch.attention_layers, arch.state_layers, len(arch.layers)) == (8, 40, 88)
+    assert arch.moe is not None
+    assert (arch.moe.experts, arch.moe.latent, arch.moe.shared_intermediate) == (512, 1024, 5376)
+
+
+def test_granite_and_falcon():
+    granite, falcon = read_architecture(GRANITE), read_architecture(FALCON)
+    assert (granite.attention_layers, granite.state_layers) == (4, 36)
+    assert granite.ssm_dtype is None
+    assert (falcon.attention_layers, falcon.state_layers) == (36, 36)
+    assert isinstance(falcon.state, Mamba2)
+    assert not falcon.state.gated_norm
+
+
+def test_granite_without_mamba_is_a_plain_transformer():
+    arch = read_architecture(GRANITE | {"layer_types": ["attention"] * 40})
+    assert not arch.hybrid
+    assert arch.attention_layers == 40
+
+
+def test_qwen3_next_and_jamba():
+    linear = {f"linear_{key}": 128 for key in ("key_head_dim", "value_head_dim")}
+    heads = {"linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_conv_kernel_dim": 4, "num_experts": 0}
+    arch = read_architecture(QWEN | linear | heads | {"architectures": ["Qwen3NextForCausalLM"]})
+    assert isinstance(arch.state, GatedDeltaNet)
+    assert (arch.attention_layers, arch.state_layers) == (9, 27)
+    periods = {"attn_layer_period": 8, "attn_layer_offset": 4, "expert_layer_period": 2, "expert_layer_offset": 1}
+    mamba = {"mamba_expand": 2, "mamba_d_state": 16, "mamba_d_conv": 4, "num_experts": 16, "num_experts_per_tok": 2}
+    arch = read_architecture(QWEN | periods | mamba | {"architectures": ["JambaForCausalLM"], "num_hidden_layers": 32})
+    assert isinstance(arch.state, Mamba1)
+    assert (arch.attention_layers, arch.state_layers) == (4, 28)
+    assert sum(layer.moe for layer in arch.layers) == 16
+
+
+def test_the_language_part_of_a_vision_model():
+    for key in ("llm_config", "text_config"):
+        assert read_architecture({"architectures": ["NemotronH_Nano_VL_V2"], key: NANO}) == read_architecture(NANO)
+
+
+@pytest.mark.parametrize(
+    "field", [field for field in NANO if field not in ("tie_word_embeddings", "num_hidden_layers")]
+)
+def test_a_truncated_nemotron_config_names_the_field(field):
+    config = {key: value for key, value in NANO.items() if key != field}
+    optional = ("model_type", "expand", "chunk_size", "num_key_value_heads", "head_dim")
+    if field in optional:
+        read_architecture(config)
+        return
+    with pytest.raises(CatalogError) as caught:
+        read_architecture(config)
+    where = caught.value.where.removeprefix("config.json: ")
+    assert where == {"torch_dtype": "dtype"}.get(field, field)
+    assert caught.value.fix
+
+
+WRONG = [
+    (NANO | {"hybrid_override_pattern": "M-X*"}, "hybrid_override_pattern", "'X'"),
+    (NANO | {"hybrid_override_pattern": "M-M-"}, "hybrid_override_pattern", "no attention layer"),
+    (NANO | {"hybrid_override_pattern": "*-*-"}, "hybrid_override_pattern", "no Mamba layer"),
+    (NANO | {"layers_block_type": ["mamba", "conv"]}, "layers_block_type", "'conv'"),
+    (NANO | {"hidden_size": "big"}, "hidden_size", "'big'"),
+    (NANO | {"hidden_size": True}, "hidden_size", "True"),
+    (NANO | {"mamba_num_heads": 0}, "mamba_num_heads", "0"),
+    (NANO | {"num_key_value_heads": 7}, "num_key_value_heads", "num_heads (40) is not divisible"),
+    (NANO | {"sliding_window": 4096}, "sliding_window", "4096"),
+    (NANO | {"block_configs": []}, "block_configs", "Puzzle"),
+    (NANO | {"architectures": ["NemotronHPuzzleForCausalLM"]}, "architectures", "Puzzle"),
+    (NANO | {"architectures": ["DeepseekV3ForCausalLM"]}, "architectures", "MLA"),
+    (NANO | {"architectures": ["Gemma3ForCausalLM"]}, "architectures", "no reader"),
+    (NANO | {"torch_dtype": "int8"}, "dtype", "int8"),
+    (QWEN | {"architectures": ["MistralForCausalLM"], "sliding_window": 4096}, "sliding_window", "4096"),
+    (QWEN | {"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling", "longrope"),
+    (
+        QWEN | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        "rope_scaling.original_max_position_embeddings",
+        "None",
+    ),
+    (GRANITE | {"mamba_n_heads": 47}, "mamba_d_head", "64"),
+    (GRANITE | {"num_hidden_layers": 41}, "num_hidden_layers", "layer_types"),
+    ({}, "architectures", "missing"),
+]
+
+
+@pytest.mark.parametrize(("config", "field", "word"), WRONG, ids=lambda value: str(value)[:40])
+def test_what_is_wrong_or_out_of_scope_is_named(config, field, word):
+    with pytest.raises(CatalogError) as caught:
+        read_architecture(config)
+    assert caught.value.where == f"config.json: {field}"
+    assert word in caught.value.what
+    assert caught.value.fix

@@ -1,0 +1,254 @@
+"""`hybridserve plan` from outside: fast, light, complete, and three lines where it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from hybridserve.cli import main
+
+NANO = "nemotron-nano-9b-v2"
+
+
+def run(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(["plan", *argv])
+    assert caught.value.code in (0, None), capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def refused(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(["plan", *argv])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert [line.split(":")[0].strip() for line in said.splitlines()] == ["error", "what", "fix"]
+    return said
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["plan", NANO, "--gpu", "a10g"],
+        ["plan", "--list"],
+        ["render", "vllm"],
+        ["plan", NANO, "qwen3-8b", "--gpu", "l4"],
+    ],
+    ids=["plan", "list", "render", "compare"],
+)
+def test_no_engine_is_imported_and_little_time_is_spent(argv):
+    code = (
+        "import json, sys; from hybridserve.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})), file=sys.stderr)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    loaded = set(json.loads(done.stderr.splitlines()[-1]))
+    assert not loaded & {
+        "torch",
+        "vllm",
+        "ray",
+        "transformers",
+        "numpy",
+        "matplotlib",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+    }
+    # Processor time, so that a busy machine does not matter; twice what a quiet one needs.
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < 1.0
+
+
+def test_json_and_text_tell_the_same_story(capsys):
+    argv = (NANO, "--gpu", "l40s", "--prompt", "1024/4096", "--output", "512/2048")
+    plan = json.loads(run(capsys, *argv, "--json"))
+    text = run(capsys, *argv)
+    assert plan["confidence"] == "estimate"
+    assert plan["verdict"] == "starts"
+    assert plan["cache"]["block_size"] == 1312
+    assert plan["cache"]["bytes_per_block"] == 4 * 5_373_952
+    assert plan["capacity"]["request_length"] == 6144
+    memory = plan["memory"]
+    parts = sum(memory[name] for name in ("weights", "runtime", "activation", "graphs", "pool"))
+    assert parts == memory["requested"] <= memory["total"]
+    for flag in plan["flags"]:
+        if isinstance(flag["value"], bool):
+            continue
+        assert f"--{flag['name'].replace('_', '-')} {flag['value']}" in text
+    low, middle, high = plan["capacity"]["num_blocks"]
+    assert low < middle < high
+    assert f"{low:,} to {high:,}" in text
+    assert plan["engine_args"]["max_num_seqs"] <= plan["capacity"]["n_steady"][0]
+
+
+def test_given_bytes_make_it_exact(capsys):
+    plan = json.loads(run(capsys, NANO, "--gpu", "a10g", "--kv-bytes", str(4 << 30), "--context", "131072", "--json"))
+    assert plan["confidence"] == "exact"
+    # vLLM's own allocator prints the same for 4 GiB and 131,072 tokens.
+    assert plan["capacity"]["num_blocks"] == [199] * 3
+    assert plan["capacity"]["printed_tokens"][0] == 228_801
+    assert plan["capacity"]["printed_concurrency"][0] == 1.75
+
+
+def test_the_next_engine_release_prints_less(capsys):
+    argv = (NANO, "--gpu", "h100", "--kv-bytes", str(4 << 30), "--context", "131072", "--concurrency", "8", "--json")
+    now = json.loads(run(capsys, *argv))
+    later = json.loads(run(capsys, *argv, "--engine", "0.32.0"))
+    assert (now["capacity"]["printed_tokens"][0], later["capacity"]["printed_tokens"][0]) == (228_801, 215_564)
+
+
+def test_settings_file_and_flags_combine(capsys, tmp_path):
+    file = tmp_path / "hybridserve.yaml"
+    file.write_text(f"model: {{id: {NANO}}}\naccelerator: {{name: l40s}}\nengine: {{max_num_seqs: 5}}\n")
+    plan = json.loads(run(capsys, "-c", str(file), "--json"))
+    assert (plan["accelerator"]["id"], plan["engine_args"]["max_num_seqs"]) == ("l40s", 5)
+    plan = json.loads(run(capsys, "-c", str(file), "--concurrency", "6", "--gpu", "h100", "--json"))
+    assert (plan["accelerator"]["id"], plan["engine_args"]["max_num_seqs"]) == ("h100", 6)
+
+
+def test_a_calibration_file_makes_it_exact(capsys, tmp_path):
+    from datetime import date
+
+    from hybridserve.planning.deployment import profiled_settings
+    from hybridserve.planning.memory.profile import record
+    from hybridserve.planning.resolve import plan_settings
+    from hybridserve.settings import load
+
+    settings = load(None, [f"model.id={NANO}", "accelerator.name=a10g"], environ={}).settings
+    planned = plan_settings(settings).advice.plan
+    file = tmp_path / "pools.yaml"
+    file.write_text(
+        record(
+            "",
+            model=NANO,
+            accelerator="a10g",
+            settings=profiled_settings(planned.deployment),
+            kv_bytes=planned.budget.kv,
+            read=date(2026, 11, 23),
+        )
+    )
+    fixed = [f"{flag.name}={flag.value}" for flag in planned_flags(settings)]
+    argv = [NANO, "--gpu", "a10g", "--calibration", str(file), "--json"]
+    for assignment in fixed:
+        argv += ["--set", f"engine.{assignment}"]
+    assert json.loads(run(capsys, *argv))["confidence"] == "exact"
+
+
+def planned_flags(settings):
+    from hybridserve.planning.resolve import plan_settings
+
+    return [flag for flag in plan_settings(settings).advice.flags if flag.name != "watermark"]
+
+
+def test_compare_shows_where_the_hybrid_wins_and_where_not(capsys):
+    content = json.loads(
+        run(capsys, "--compare", NANO, "qwen3-8b", "--gpu", "a10g,h100", "--json", "--lengths", "512,8192,131072")
+    )
+    rows = {(row["model"], row["accelerator"]): row for row in content["rows"]}
+    assert len(rows) == 4
+    nano, qwen = rows[NANO, "h100"]["lengths"], rows["qwen3-8b", "h100"]["lengths"]
+    assert nano["512"]["bytes_per_sequence"] > qwen["512"]["bytes_per_sequence"]
+    assert nano["131072"]["bytes_per_sequence"] < qwen["131072"]["bytes_per_sequence"] / 7
+    assert nano["8192"]["n_safe"] > qwen["8192"]["n_safe"]
+    assert qwen["131072"]["beyond_the_model"]
+    (crossing,) = content["crossovers"]
+    assert 2000 < crossing["tokens"] < 2600
+
+
+def test_lengths_alone_ask_for_the_table(capsys):
+    (row,) = json.loads(run(capsys, NANO, "--gpu", "l40s", "--lengths", "1000", "--json"))["rows"]
+    assert list(row["lengths"]) == ["1000"]
+
+
+def test_a_model_that_does_not_fit_keeps_its_row(capsys):
+    text = run(capsys, NANO, "nemotron-3-super-120b-a12b", "--gpu", "a10g")
+    assert "does not start" in text
+    assert "No available memory" in text
+
+
+def test_the_chart_is_a_picture(capsys, tmp_path):
+    path = tmp_path / "crossover.png"
+    run(capsys, "--compare", NANO, "qwen3-8b", "--gpu", "l40s", "--chart", str(path))
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 20_000
+
+
+def test_without_matplotlib_the_error_says_what_to_install(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said = refused(capsys, NANO, "--gpu", "l40s", "--chart", str(tmp_path / "x.png"))
+    assert "pip install matplotlib" in said
+
+
+def test_a_terminal_gets_a_memory_bar():
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from hybridserve.cli import main; main()", "plan", NANO, "--gpu", "a10g"],
+        stdout=follower,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"},
+    )
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    assert process.wait() == 0
+    assert "█" in seen.decode()
+
+
+@pytest.mark.parametrize(
+    ("argv", "where", "fix"),
+    [
+        ([NANO, "--gpu", "a11g"], "accelerator.name", "did you mean a10g"),
+        (["nemotron-nano-9b", "--gpu", "a10g"], "model.id", NANO),
+        ([NANO, "--gpu", "a10g", "--tp", "3"], "engine.tensor_parallel_size", "1, 2, 4, 8"),
+        ([NANO, "--gpu", "a10g", "--context", "200000"], "engine.max_model_len", "131072"),
+        ([NANO, "--gpu", "a10g", "--context", "0"], "engine.max_model_len", "flag"),
+        ([NANO, "--gpu", "a10g", "--concurrency", "500"], "engine.max_num_seqs", ""),
+        ([NANO, "--gpu", "a10g", "--prompt", "many"], "--prompt", "1024/4096"),
+        ([NANO, "--gpu", "a10g", "--engine", "latest"], "engine.version", "0.29.0"),
+        ([NANO, "--gpu", "a10g", "--requests", "/nowhere.csv"], "--requests", "existing"),
+        (["nemotron-3-super-120b-a12b", "--gpu", "h100"], "accelerator.name", "--tp 4"),
+        ([NANO, "--gpu", ","], "--gpu", "a10g"),
+        ([NANO, "--gpu", "a10g", "--lengths", "long"], "--lengths", "8192"),
+        ([NANO, "--gpu", "a10g", "--batches", "8"], "--batches", "--bound"),
+    ],
+)
+def test_bad_input_names_the_field_and_what_is_allowed(capsys, argv, where, fix):
+    said = refused(capsys, *argv)
+    assert said.splitlines()[0] == f"error: {where}"
+    assert fix in said.splitlines()[2]
+
+
+def test_errors_are_json_when_json_is_asked(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["plan", NANO, "--gpu", "x", "--json"])
+    assert caught.value.code == 2
+    assert json.loads(capsys.readouterr().out)["where"] == "accelerator.name"
+
+
+def test_the_bound_takes_a_ratio_apart(capsys):
+    argv = ["--bound", NANO, "qwen3-8b", "--gpu", "a10g", "--prompt", "8192", "--output", "16384", "--json"]
+    nano, qwen = json.loads(run(capsys, *argv, "--batches", "8,1"))["rows"]
+    ratio = nano["ratio"]
+    assert ratio["total"] == pytest.approx(nano["output_tokens_per_s"] / qwen["output_tokens_per_s"])
+    assert ratio["total"] == pytest.approx(ratio["equal_batch"] * ratio["capacity"])
+    assert "ratio" not in qwen
+    fitting = json.loads(run(capsys, *argv))["rows"]
+    assert (fitting[0]["batch"], fitting[1]["batch"]) == (6, 1)
+    assert "--batches" in refused(capsys, *argv[:-1], "--batches", "8")

@@ -1,0 +1,221 @@
+"""One function makes the engine's arguments; every outlet says the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from hybridserve.catalog.models import model_ids
+from hybridserve.cli import main
+from hybridserve.errors import ConfigError, PlanRefused
+from hybridserve.planning.render import command_line, llm_config, shell
+from hybridserve.planning.resolve import Wishes, engine_args, engine_environment, plan_settings
+from hybridserve.settings import load
+from support.planned_models import NANO_9B, QWEN3_8B
+
+
+def settings_of(*assignments: str):
+    return load(None, assignments, environ={}).settings
+
+
+@pytest.fixture
+def nano_folder(tmp_path):
+    folder = tmp_path / "nano"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(NANO_9B))
+    return folder
+
+
+def test_the_demo_on_a_cpu_gets_a_modest_set():
+    args = engine_args(settings_of())
+    assert args["served_model_name"] == ["demo"]
+    assert args["dtype"] == "bfloat16"
+    assert args["kv_cache_memory_bytes"] == 256 << 20
+    assert args["mamba_ssm_cache_dtype"] == "float32"
+    assert args["enforce_eager"] is True
+    assert 1 <= args["max_num_seqs"] <= 8
+    assert "gpu_memory_utilization" not in args
+    assert "trust_remote_code" not in args
+
+
+def test_an_engine_on_a_cpu_takes_one_core_and_calls_no_compiler():
+    assert engine_environment(settings_of()) == {"OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
+    assert engine_environment(settings_of("engine.enforce_eager=false")) == {"OMP_NUM_THREADS": "1"}
+    assert engine_environment(settings_of("accelerator.name=l40s", "engine.enforce_eager=true")) == {}
+
+
+def test_telemetry_reaches_the_engine_where_it_is_asked_for():
+    quiet = engine_args(settings_of())
+    assert not {"otlp_traces_endpoint", "enable_log_requests"} & set(quiet)
+    loud = engine_args(settings_of("telemetry.otlp_endpoint=http://collector:4317", "telemetry.log_requests=true"))
+    assert (loud["otlp_traces_endpoint"], loud["enable_log_requests"]) == ("http://collector:4317", True)
+
+
+def test_a_setting_wins_over_advice_and_card():
+    settings = settings_of(
+        "model.id=nemotron-nano-9b-v2",
+        "accelerator.name=l40s",
+        "engine.max_num_seqs=4",
+        "engine.max_num_batched_tokens=4096",
+        "engine.gpu_memory_utilization=0.8",
+        "engine.watermark=0.2",
+        "engine.reasoning_parser=mine",
+        "engine.enforce_eager=true",
+        "engine.prefix_match_unit=32",
+        "engine.kv_cache_dtype=auto",
+        "engine.extra_args={max_logprobs: 5}",
+        "model.served_name=nano",
+    )
+    args = engine_args(settings)
+    expected = {
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 4096,
+        "gpu_memory_utilization": 0.8,
+        "watermark": 0.2,
+        "reasoning_parser": "mine",
+        "enforce_eager": True,
+        "prefix_match_unit": 32,
+        "max_logprobs": 5,
+        "served_model_name": ["nano"],
+    }
+    assert {name: args[name] for name in expected} == expected
+    assert "kv_cache_dtype" not in args
+
+
+def test_an_argument_is_not_set_twice():
+    with pytest.raises(ConfigError) as caught:
+        engine_args(settings_of("engine.extra_args={max_num_seqs: 5}"))
+    assert caught.value.where == "engine.extra_args.max_num_seqs"
+    assert caught.value.fix == "set engine.max_num_seqs instead"
+
+
+NANO_ON_H100 = ("model.id=nemotron-nano-9b-v2", "accelerator.name=h100", "engine.kv_cache_memory_bytes=4294967296")
+
+
+@pytest.mark.parametrize(
+    ("extra", "field", "value"),
+    [
+        ("num_gpu_blocks_override: 150", "num_blocks", 150),
+        ("num-gpu-blocks-override: 150", "num_blocks", 150),
+        ("mamba_block_size: 2816", "mamba_block_size", 2816),
+    ],
+)
+def test_free_form_arguments_that_decide_the_cache_are_planned(extra, field, value):
+    more = ("engine.mamba_cache_mode=all", "engine.max_model_len=4096") if "mamba" in extra else ()
+    plan = plan_settings(settings_of(*NANO_ON_H100, *more, f"engine.extra_args={{{extra}}}")).advice.plan.cache
+    assert plan is not None
+    assert {"num_blocks": plan.num_blocks, "mamba_block_size": plan.layout.mamba_block_size}[field] == value
+
+
+def test_piecewise_graphs_need_no_block_for_each_sequence():
+    asked = (*NANO_ON_H100, "engine.max_num_seqs=256", "engine.max_model_len=8192")
+    with pytest.raises(PlanRefused, match="exceeds available Mamba cache blocks"):
+        plan_settings(settings_of(*asked))
+    plan = plan_settings(settings_of(*asked, "engine.extra_args={compilation_config: {cudagraph_mode: PIECEWISE}}"))
+    assert plan.advice.plan.max_num_seqs == 256
+    assert plan.advice.plan.budget.graphs > 0, "they are captured all the same"
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"),
+    [
+        ("enable_chunked_prefill: false", "Chunked prefill"),
+        ("use_replayssm: true", "Model Runner"),
+        ("num_gpu_blocks_override: many", "whole number"),
+        ("use_replayssm: 1", "true or false"),
+    ],
+)
+def test_free_form_arguments_are_refused_as_the_engine_would(extra, what):
+    version = "engine.version=0.32.0" if "replay" in extra else "engine.version=0.29.0"
+    with pytest.raises((PlanRefused, ConfigError), match=what):
+        plan_settings(settings_of(*NANO_ON_H100, version, f"engine.extra_args={{{extra}}}"))
+
+
+def test_a_tool_parser_comes_with_the_switch_it_needs():
+    args = engine_args(settings_of("model.id=qwen3-8b", "accelerator.name=l40s"))
+    assert args["tool_call_parser"] == "hermes"
+    assert args["enable_auto_tool_choice"] is True
+
+
+def test_weights_beside_a_config_are_the_source(nano_folder):
+    args = engine_args(settings_of(f"model.id={nano_folder}", "accelerator.name=l40s"))
+    assert args["model"] == str(nano_folder)
+    other = engine_args(
+        settings_of("model.id=nemotron-nano-9b-v2", f"model.source={nano_folder}", "accelerator.name=l40s")
+    )
+    assert other["model"] == str(nano_folder)
+    assert other["served_model_name"] == ["nemotron-nano-9b-v2"]
+
+
+def test_context_beyond_the_model_names_the_setting_and_the_limit():
+    with pytest.raises(ConfigError) as caught:
+        engine_args(settings_of("model.id=qwen3-8b", "accelerator.name=h200", "engine.max_model_len=50000"))
+    assert caught.value.where == "engine.max_model_len"
+    assert "40960" in caught.value.fix
+
+
+def test_tp_that_does_not_divide_the_groups_names_the_sizes_that_do():
+    with pytest.raises(PlanRefused) as caught:
+        engine_args(
+            settings_of("model.id=nemotron-nano-9b-v2", "accelerator.name=h100", "engine.tensor_parallel_size=5")
+        )
+    assert caught.value.where == "engine.tensor_parallel_size"
+    assert "1, 2, 4, 8" in caught.value.fix
+
+
+def test_a_truncated_config_names_the_field(tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**QWEN3_8B, "hidden_size": None}))
+    with pytest.raises(Exception, match="hidden_size"):
+        engine_args(settings_of(f"model.id={folder}", "accelerator.name=h100"))
+
+
+@pytest.mark.parametrize("model", model_ids())
+def test_every_outlet_says_the_same(model, capsys):
+    # The demo's few heads cannot be split.
+    size = 1 if model == "demo" else 2
+    parallel = f"engine.tensor_parallel_size={size}"
+    settings = settings_of(f"model.id={model}", "accelerator.name=b200", parallel)
+    planned = plan_settings(settings, Wishes())
+    args = engine_args(settings, planned)
+    assert engine_args(settings) == args
+    assert json.loads(json.dumps(args)) == args
+    config = llm_config(settings, args)
+    assert {
+        **config["engine_kwargs"],
+        "model": config["model_loading_config"]["model_source"],
+        "served_model_name": [config["model_loading_config"]["model_id"]],
+    } == args
+    assert config["accelerator_type"] == "B200"
+    flags = ["render", "vllm", model, "--gpu", "b200", "--set", parallel]
+    assert run(capsys, *flags, "--json") == json.dumps(args, indent=2) + "\n"
+    assert yaml.safe_load(run(capsys, *flags, "--format", "llmconfig")) == config
+    assert run(capsys, *flags) == shell(command_line(args, "127.0.0.1", 8000)) + "\n"
+
+
+def test_command_lines_quote_and_negate():
+    args = {"model": "a b", "enable_prefix_caching": False, "hf_overrides": {"x": 1}, "logits_processors": ["p", "q"]}
+    words = command_line(args)
+    assert words == [
+        "vllm",
+        "serve",
+        "a b",
+        "--no-enable-prefix-caching",
+        "--hf-overrides",
+        '{"x":1}',
+        "--logits-processors",
+        "p",
+        "q",
+    ]
+    assert shell(words).splitlines()[0] == "vllm serve 'a b' \\"
+    assert "'{\"x\":1}'" in shell(words)
+
+
+def run(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(list(argv))
+    assert caught.value.code in (0, None)
+    return capsys.readouterr().out

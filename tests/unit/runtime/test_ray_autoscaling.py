@@ -1,0 +1,223 @@
+"""The adapter in Ray Serve's own types, and the engine's signals in vLLM's field names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hybridserve.autoscaling.capacity import ReplicaCapacity
+from hybridserve.autoscaling.replica_metrics import PREFIX, Reading, reading_from_numbers
+from hybridserve.engine.stats import EngineSignals
+from hybridserve.runtime import ray_autoscaling as scaling_policy
+from hybridserve.runtime.ray_autoscaling import HybridPolicy, autoscaling_options, observe
+from hybridserve.settings.scaling import ScalingSection
+
+CAPACITY = ReplicaCapacity(16, 166, 1312, 7, 1, 3800.0)
+
+
+def context(now: float, replicas: dict[str, Reading], target: int = 1, **changes: Any) -> SimpleNamespace:
+    metrics: dict[str, dict[str, list[SimpleNamespace]]] = {}
+    for replica, reading in replicas.items():
+        for name, value in reading.numbers().items():
+            points = [SimpleNamespace(timestamp=now - 3, value=-1), SimpleNamespace(timestamp=now - 0.5, value=value)]
+            metrics.setdefault(PREFIX + name, {})[replica] = points
+    values = {
+        "current_time": now,
+        "target_num_replicas": target,
+        "running_replicas": list(replicas),
+        "total_queued_requests": 0.0,
+        "raw_metrics": metrics,
+        "capacity_adjusted_min_replicas": 1,
+        "capacity_adjusted_max_replicas": 4,
+    }
+    return SimpleNamespace(**(values | changes))
+
+
+def policy(**section: Any) -> HybridPolicy:
+    options = autoscaling_options(ScalingSection(max_replicas=4, start_up_s=10.0, **section), CAPACITY)
+    return HybridPolicy(**json.loads(json.dumps(options["policy"]["policy_kwargs"])))
+
+
+def test_context_becomes_an_observation() -> None:
+    seen = observe(
+        context(100.0, {"a": Reading("a", age_s=1.0, running=3, slot_seconds=2.5)}, total_queued_requests=2.4)
+    )
+    (reading,) = seen.readings
+    assert (seen.now, seen.target, seen.ready, seen.queued) == (100.0, 1, 1, 2)
+    assert (reading.running, reading.slot_seconds, reading.age_s) == (3, 2.5, 1.5)
+
+
+def test_a_half_reported_replica_is_silent() -> None:
+    one = context(100.0, {"a": Reading("a"), "b": Reading("b")})
+    del one.raw_metrics[PREFIX + "running"]["b"]
+    seen = observe(one)
+    assert seen.ready == 2
+    assert [reading.replica for reading in seen.readings] == ["a"]
+    assert observe(context(1.0, {}, raw_metrics=None)).readings == ()
+
+
+def test_load_scales_up_within_bounds_that_change_in_place() -> None:
+    law = policy()
+    full = Reading("a", running=16, waiting=100, blocks_used=128)
+    assert law(context(1.0, {"a": full})) == (4, {})
+    assert law(context(2.0, {"a": full}, capacity_adjusted_max_replicas=2)) == (2, {})
+
+
+def test_dry_run_decides_says_so_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    law = policy(dry_run=True)
+    caplog.set_level("INFO", logger="hybridserve.autoscaling")
+    assert law(context(1.0, {"a": Reading("a", running=16, waiting=100, blocks_used=128)}))[0] == 1
+    assert law.last is not None
+    assert law.last.replicas == 4
+    (line,) = caplog.messages
+    assert line.startswith("event=would_scale from=1 to=4 reason='")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"raw_metrics": 5},
+        {"current_time": None},
+        {"running_replicas": None},
+        {"capacity_adjusted_min_replicas": 9},
+        {"total_queued_requests": "many"},
+    ],
+)
+def test_nothing_is_raised_into_the_controller(broken: dict[str, Any]) -> None:
+    assert policy()(context(1.0, {"a": Reading("a")}, target=3, **broken)) == (3, {})
+
+
+def test_a_lazy_metric_that_raises_is_held_too() -> None:
+    class Broken(SimpleNamespace):
+        @property
+        def raw_metrics(self) -> Any:
+            raise RuntimeError("controller is busy")
+
+    values = vars(context(1.0, {"a": Reading("a")}, target=2))
+    del values["raw_metrics"]
+    assert policy()(Broken(**values)) == (2, {})
+
+
+@pytest.mark.parametrize("name", ["hybrid", "queue_length"])
+def test_ray_accepts_the_options(name: str) -> None:
+    config = pytest.importorskip("ray.serve.config", reason="ray is not in this environment")
+    section = ScalingSection.model_validate({"min_replicas": 0, "max_replicas": 3, "policy": name})
+    made = config.AutoscalingConfig(**autoscaling_options(section, CAPACITY))
+    assert (made.min_replicas, made.max_replicas) == (0, 3)
+    if name == "hybrid":
+        assert made.policy.get_policy().__name__ == "HybridPolicy"
+        assert made.policy.policy_kwargs["spec"]["capacity"] == asdict(CAPACITY) | {"prefill_tokens_per_s": 1e12}
+    else:
+        assert made.target_ongoing_requests == 12.0
+
+
+def test_ray_runs_it_as_its_own() -> None:
+    """Through Ray's own resolution and its wrapper of factors, delays and bounds."""
+    state = pytest.importorskip("ray.serve._private.autoscaling_state")
+    policies = pytest.importorskip("ray.serve.autoscaling_policy")
+    config = pytest.importorskip("ray.serve.config")
+    made = config.AutoscalingConfig(**autoscaling_options(ScalingSection(max_replicas=4), CAPACITY))
+    run = policies._apply_autoscaling_config(state._resolve_policy_callable(made.policy))
+    one = context(1.0, {"a": Reading("a", running=16, waiting=100, blocks_used=128)})
+    one.current_num_replicas, one.config, one.policy_state, one.total_num_requests = 1, made, {}, 116
+    assert run(one)[0] == 4
+    one.current_num_replicas, one.target_num_replicas, one.running_replicas = 0, 0, []
+    assert run(one)[0] == 1
+
+
+def test_settings_refuse_impossible_values() -> None:
+    for wrong in ({"min_replicas": 2, "max_replicas": 1}, {"start_up_s": 0}, {"attainment": 1.0}, {"policy": "magic"}):
+        with pytest.raises(ValidationError):
+            ScalingSection.model_validate(wrong)
+
+
+def step(running: int = 0, waiting: int = 0, skipped: int = 0, usage: float = 0.0) -> SimpleNamespace:
+    return SimpleNamespace(
+        num_running_reqs=running, num_waiting_reqs=waiting, num_skipped_waiting_reqs=skipped, kv_cache_usage=usage
+    )
+
+
+def iteration(
+    generated: int = 0, preempted: int = 0, finished: list[tuple[int, float]] | None = None
+) -> SimpleNamespace:
+    done = [SimpleNamespace(num_prompt_tokens=prompt, inference_time=time) for prompt, time in finished or []]
+    return SimpleNamespace(num_generation_tokens=generated, num_preempted_reqs=preempted, finished_requests=done)
+
+
+class TestSignals:
+    def signals(self) -> EngineSignals:
+        self.now, self.open = 0.0, 1
+        return EngineSignals(CAPACITY, unfinished=lambda: self.open, clock=lambda: self.now)
+
+    def test_counts(self) -> None:
+        one = self.signals()
+        one.record(step(running=2, waiting=1, usage=16 / 166), iteration(generated=2))
+        one.record(step(running=2, waiting=0, skipped=1), iteration(generated=2, preempted=1, finished=[(100, 1.5)]))
+        self.now = 4.0
+        reading = one.reading("r")
+        assert (reading.running, reading.waiting, reading.deferred) == (2, 0, 1)
+        assert (reading.arrived, reading.finished, reading.generated, reading.preemptions) == (4, 1, 4, 1)
+        assert (reading.prompt_tokens, reading.prompt_squares, reading.slot_seconds) == (100, 10_000.0, 1.5)
+        assert reading.age_s == 4.0
+
+    def test_state_blocks_are_told_from_attention_blocks(self) -> None:
+        one = self.signals()
+        one.record(step(running=4, usage=40 / 166), None)
+        reading = one.reading()
+        assert (reading.blocks_used, reading.state_blocks_used, reading.kv_blocks_used) == (40, 28, 12)
+
+    def test_an_idle_engine_is_not_a_silent_one(self) -> None:
+        one = self.signals()
+        one.record(step(running=1, usage=0.1), iteration(generated=1))
+        self.now, self.open = 100.0, 0
+        assert (one.reading().running, one.reading().blocks_used, one.reading().age_s) == (0, 0, 0.0)
+        self.open = 1
+        assert one.reading().age_s == 100.0
+
+    def test_an_abort_does_not_undo_an_arrival(self) -> None:
+        one = self.signals()
+        one.record(step(running=3), None)
+        one.record(step(running=1), None)
+        one.record(step(running=2), None)
+        assert one.reading().arrived == 4
+
+    def test_numbers_travel_and_come_back(self) -> None:
+        one = self.signals()
+        one.record(step(running=2, waiting=3), iteration(generated=2))
+        numbers = one.numbers()
+        assert all(isinstance(value, (int, float)) for value in numbers.values())
+        back = reading_from_numbers("r", {name.removeprefix(PREFIX): value for name, value in numbers.items()})
+        assert back == one.reading("r")
+
+    def test_fields_are_those_of_the_installed_engine(self) -> None:
+        stats = pytest.importorskip("vllm.v1.metrics.stats", reason="vllm is not in this environment")
+        one = self.signals()
+        done = stats.FinishedRequestStats(finish_reason=None, num_prompt_tokens=7, inference_time=0.5)
+        during = stats.IterationStats()
+        during.finished_requests.append(done)
+        one.record(stats.SchedulerStats(num_running_reqs=1), during, mm_cache_stats=None, engine_idx=0)
+        assert (one.reading().arrived, one.reading().prompt_tokens) == (2, 7)
+
+    def test_it_is_a_stat_logger(self) -> None:
+        loggers = pytest.importorskip("vllm.v1.metrics.loggers", reason="vllm is not in this environment")
+        for name in loggers.StatLoggerBase.__abstractmethods__ - {"__init__"}:
+            assert callable(getattr(EngineSignals, name))
+
+
+def test_a_time_of_day_that_went_back_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray's own waits are by that clock. Steps that a time service makes are nothing, nor is a jump ahead."""
+    law, wall = policy(), 1e9
+    monkeypatch.setattr(scaling_policy.time, "monotonic", lambda: 50.0)
+    for step in (1.0, 7200.0, -4.0, 0.5, -86400.0):
+        assert "clock_went_back" not in caplog.text
+        wall += step
+        monkeypatch.setattr(scaling_policy.time, "time", lambda now=wall: now)
+        law(context(1.0, {"a": Reading("a")}))
+    assert "event=clock_went_back seconds=86400" in caplog.text

@@ -1,0 +1,384 @@
+"""The simulator against a step-by-step scheduler, conservation laws, and bad input."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridserve.autoscaling.spec import ScalingSpec
+from hybridserve.errors import ConfigError
+from hybridserve.simulator.fleet import FleetOptions, Run, simulate
+from hybridserve.simulator.oracle import needs, schedule
+from hybridserve.simulator.policies import Fixed, KedaWaiting, KnativeConcurrency, Law, RayQueueLength
+from hybridserve.simulator.replica import Replica, Request
+from hybridserve.simulator.score import Goals, score
+from hybridserve.simulator.service_times import ServiceTimes, built_in, load_service_times, parse_service_times
+from hybridserve.simulator.traffic import WORKLOADS, parse_trace, read_trace
+from hybridserve.simulator.tune import POLICIES, Scene, candidates, cheapest, tune
+
+TEXT = """
+name: test
+kind: measured
+source: made up
+step: {fixed_s: 0.01, per_sequence_s: 0.001, per_context_token_s: 1.0e-6, per_prompt_token_s: 0.0001}
+engine: {max_num_seqs: 4, max_num_batched_tokens: 64, align_prefill: false}
+cache: {usable_blocks: 40, block_size: 16, state_blocks: 2, growing_groups: 1}
+start_up_s: 20
+"""
+TIMES = parse_service_times(TEXT, "test")
+
+
+def step_by_step(times: ServiceTimes, arrivals: list[tuple[float, int, int]]) -> list[tuple[float, float]]:
+    """The same scheduler, slowly: every step on its own, every quantity counted afresh. First and last token times."""
+    assert times.cache is not None
+    cache, engine = times.cache, times.engine
+
+    class Sequence:
+        def __init__(self, index: int, at: float, prompt: int, output: int) -> None:
+            self.index, self.at, self.prompt, self.output = index, at, prompt, output
+            self.generated, self.computed, self.blocks = 0, 0, 0
+            self.target = prompt  # tokens to prefill
+            self.first = self.last = math.nan
+
+    def blocks(tokens: int) -> int:
+        return cache.state_blocks + cache.growing_groups * -(-tokens // cache.block_size)
+
+    todo = [Sequence(i, *a) for i, a in enumerate(arrivals)]
+    everyone = list(todo)
+    waiting: list[Sequence] = []
+    running: list[Sequence] = []
+    free, now = cache.usable_blocks, 0.0
+    while todo or waiting or running:
+        if not waiting and not running:
+            now = max(now, todo[0].at)
+        while todo and todo[0].at <= now:
+            waiting.append(todo.pop(0))
+        decoding = [s for s in running if s.computed >= s.target]
+        budget = engine.max_num_batched_tokens - len(decoding)
+        left = budget - sum(s.target - s.computed for s in running if s.computed < s.target)
+        while waiting and left > 0 and len(running) < engine.max_num_seqs:
+            one = waiting[0]
+            if blocks(one.target) > free:
+                break
+            waiting.pop(0)
+            one.blocks = blocks(one.target)
+            free -= one.blocks
+            left -= one.target
+            running.append(one)
+        computed, finished = 0, []
+        for one in [s for s in running if s.computed < s.target]:
+            chunk = min(one.target - one.computed, budget)
+            if chunk <= 0:
+                break
+            one.computed += chunk
+            budget -= chunk
+            computed += chunk
+            if one.computed < one.target:
+                break
+            finished.append(one)
+        context = sum(s.prompt + s.generated - 1 for s in decoding)
+        now += times.step.seconds(len(decoding) + len(finished), context, computed)
+        for one in decoding:
+            one.generated += 1
+        for one in finished:
+            one.generated += 1
+            if math.isnan(one.first):
+                one.first = now
+        for one in [s for s in running if s.generated >= s.output and s.computed >= s.target]:
+            one.last = now
+            free += one.blocks
+            running.remove(one)
+        for one in decoding:
+            if one not in running or one.generated >= one.output:
+                continue
+            if blocks(one.prompt + one.generated - 1) > one.blocks:
+                while free < cache.growing_groups and one in running:
+                    victim = running.pop()
+                    free += victim.blocks
+                    victim.blocks = victim.computed = 0
+                    victim.target = victim.prompt + victim.generated
+                    waiting.insert(0, victim)
+                if one in running:
+                    one.blocks += cache.growing_groups
+                    free -= cache.growing_groups
+    return [(s.first, s.last) for s in everyone]
+
+
+@st.composite
+def traffic(draw: st.DrawFn) -> list[tuple[float, int, int]]:
+    source = random.Random(draw(st.integers(0, 10**6)))
+    pace = draw(st.sampled_from([0.02, 0.2, 1.0]))
+    now, found = 0.0, []
+    for _ in range(draw(st.integers(1, 40))):
+        now += source.expovariate(1 / pace)
+        found.append((now, source.randint(1, 200), source.randint(1, 120)))
+    return found
+
+
+def run_one(arrivals: list[tuple[float, int, int]], times: ServiceTimes = TIMES) -> tuple[Replica, list[Request]]:
+    replica = Replica(times, "r", 0.0)
+    requests = [Request(*arrival) for arrival in arrivals]
+    for request in requests:
+        replica.advance(request.arrived)
+        replica.push(request, request.arrived)
+    replica.advance(1e7)
+    return replica, requests
+
+
+@settings(max_examples=60, deadline=None)
+@given(traffic())
+def test_closed_form_equals_step_by_step(arrivals: list[tuple[float, int, int]]) -> None:
+    """Ample blocks, so that both take the same decisions: then times agree to rounding."""
+    roomy = TIMES.model_copy(update={"cache": TIMES.cache.model_copy(update={"usable_blocks": 400})})  # type: ignore[union-attr]
+    _, requests = run_one(arrivals, roomy)
+    for request, (first, last) in zip(requests, step_by_step(roomy, arrivals), strict=True):
+        assert request.first == pytest.approx(first, abs=1e-6)
+        assert request.last == pytest.approx(last, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(traffic())
+def test_nothing_is_lost_when_blocks_run_out(arrivals: list[tuple[float, int, int]]) -> None:
+    replica, requests = run_one(arrivals)
+    assert all(request.first <= request.last for request in requests)
+    assert replica.blocks_free == replica.blocks_total
+    assert replica.ongoing == replica.decoding == replica.context == replica.backlog == 0
+    preempted = replica.preemptions
+    assert replica.generated >= sum(request.output for request in requests)
+    slow = step_by_step(TIMES, arrivals)
+    if not preempted:
+        assert [r.last for r in requests] == pytest.approx([last for _, last in slow], abs=1e-6)
+    else:
+        # The order in which blocks are asked for within one step differs; the work done does not.
+        assert max(r.last for r in requests) == pytest.approx(max(last for _, last in slow), rel=0.15)
+
+
+def test_preemption_happens_and_is_recomputed() -> None:
+    replica, requests = run_one([(0.0, 100, 120), (0.0, 100, 120), (0.0, 100, 120), (0.0, 100, 120)])
+    assert replica.preemptions > 0
+    assert all(request.output == 120 and request.last > request.first for request in requests)
+
+
+def test_one_request_by_hand() -> None:
+    _, (request,) = run_one([(5.0, 100, 3)])
+    # Chunks of 64 and 36 tokens, then two tokens at context 100 and 101.
+    first = 5.0 + (0.01 + 64e-4) + (0.01 + 0.001 + 36e-4)
+    assert request.first == pytest.approx(first)
+    assert request.last == pytest.approx(first + (0.011 + 100e-6) + (0.011 + 101e-6))
+
+
+def test_aligned_chunks_wait_for_a_whole_block() -> None:
+    aligned = TIMES.model_copy(update={"engine": TIMES.engine.model_copy(update={"align_prefill": True})})
+    # 70 tokens: 64 then 6. With one sequence decoding the budget is 63, and the first chunk is cut to 48.
+    _, (_, late) = run_one([(0.0, 16, 100), (0.5, 70, 1)], aligned)
+    _, (_, free) = run_one([(0.0, 16, 100), (0.5, 70, 1)], TIMES)
+    assert late.first > 0.5
+    assert late.first == pytest.approx(free.first, rel=0.2)
+
+
+def fleet(policy: object, output: int = 40, **options: object) -> Run:
+    arrivals = [(index * 0.5, 50, output) for index in range(400)]
+    return simulate(arrivals, TIMES, policy, FleetOptions(**({"max_replicas": 9, "initial": 2} | options)))  # type: ignore[arg-type]
+
+
+def test_drain_finishes_streams_and_is_paid_for() -> None:
+    class Halve:
+        name = "halve"
+
+        def target(self, view: object) -> int:
+            return 2 if view.observation.now < 100 else 1  # type: ignore[attr-defined]
+
+    run = fleet(Halve(), output=300)
+    assert all(request.last > 0 for request in run.requests)
+    assert run.replica_seconds >= 100 * 2 + 99
+    cut = fleet(Halve(), output=300, drain_timeout_s=0.0)
+    assert score(cut, Goals(), 0.0).cut > 0
+
+
+def test_from_zero_requests_wait_for_the_start() -> None:
+    class Wake:
+        name = "wake"
+
+        def target(self, view: object) -> int:
+            return 1 if view.observation.queued else view.observation.target  # type: ignore[attr-defined]
+
+    run = fleet(Wake(), min_replicas=0, initial=0)
+    first = run.requests[0]
+    assert first.first >= TIMES.start_up_s
+    assert all(request.last > 0 for request in run.requests)
+
+
+def test_bounds_hold_for_every_policy() -> None:
+    class Wild:
+        name = "wild"
+
+        def target(self, view: object) -> int:
+            return 10**6
+
+    assert max(count for _, count in fleet(Wild()).targets) == 9
+
+
+def test_a_router_limit_keeps_the_queue_in_front() -> None:
+    free, held = fleet(Fixed(2)), fleet(Fixed(2), max_ongoing=4)
+    mean = [sum(r.first - r.arrived for r in run.requests) / len(run.requests) for run in (free, held)]
+    assert mean[1] == pytest.approx(mean[0], rel=0.5)
+
+
+def test_same_seed_same_run() -> None:
+    law = [Law(ScalingSpec(capacity=TIMES.capacity(), max_replicas=9, start_up_s=20.0)) for _ in range(2)]
+    runs = [fleet(policy) for policy in law]
+    assert runs[0].targets == runs[1].targets
+    assert [r.last for r in runs[0].requests] == [r.last for r in runs[1].requests]
+
+
+def test_oracle_beats_everybody_where_it_can() -> None:
+    times = load_service_times("nano-9b-a10g")
+    arrivals = [one for one in WORKLOADS["square"].arrivals(scale=0.2) if one[0] < 4000]
+    scene = Scene(arrivals, times, Goals(), FleetOptions(max_replicas=20, initial=2))
+    oracle = cheapest(tune("oracle", scene), 0.99)
+    fixed = cheapest(tune("fixed", scene), 0.99)
+    assert oracle is not None
+    assert fixed is not None
+    assert oracle.score.replica_hours < fixed.score.replica_hours
+
+
+def test_schedule_is_there_before_the_need() -> None:
+    plan = schedule([0.5] * 100 + [2.5] * 50 + [0.5] * 100, start_up_s=20, packing=1.0, window_s=1)
+    assert plan.replicas[79] == 3
+    assert plan.replicas[70] == 1
+    assert plan.replicas[160] == 1
+
+
+def test_needs_count_what_binds() -> None:
+    times = load_service_times("nano-9b-a10g")
+    chat = needs([(float(i), 500, 300) for i in range(600)], times)
+    assert 0.5 < chat[300] < 1.5  # one request a second, about 13 s each, 16 slots
+    extraction = needs([(float(i), 6000, 1) for i in range(600)], times)
+    assert extraction[300] == pytest.approx(6000 * 0.000254, rel=0.15)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_runs(name: str) -> None:
+    scene = Scene([(i * 0.4, 60, 30) for i in range(300)], TIMES, Goals(), FleetOptions(max_replicas=5, initial=2))
+    plans = list(candidates(name, scene))
+    assert plans
+    result = scene.run(plans[0]).score
+    assert 0 <= result.attainment <= 1
+    assert result.replica_hours > 0
+
+
+def test_a_grid_search_stops_early_and_finds_the_same() -> None:
+    """A run that cannot reach the goal any more is given up, and the cheapest that reaches it ends its row."""
+    arrivals = WORKLOADS["office"].arrivals(scale=0.2)[:1500]
+    scene = Scene(arrivals, load_service_times("nano-9b-a10g"), Goals(), FleetOptions(max_replicas=20, initial=2))
+    whole, short = tune("fixed", scene), tune("fixed", scene, attainment=0.99)
+    found, quick = cheapest(whole, 0.99), cheapest(short, 0.99)
+    assert found is not None
+    assert quick is not None
+    assert (quick.settings, quick.score) == (found.settings, found.score)
+    assert len(short) < len(whole)
+    assert all(trial.given_up for trial in short[:-1])
+    assert all(trial.score.attainment < 0.99 for trial in whole[: len(short) - 1])
+
+
+def test_history_is_what_went_before() -> None:
+    """The part that counts is the same for who has seen the rounds before it and for who has not."""
+    nights = WORKLOADS["nights"].arrivals(seed=5, scale=0.5, history_s=7200.0)
+    assert {int(at // 3600) for at, _, _ in nights} == {0, 1, 2, 3}
+    assert nights[: len(WORKLOADS["nights"].arrivals(seed=5, scale=0.5))] == WORKLOADS["nights"].arrivals(5, 0.5)
+
+
+def test_unknown_policy_is_named() -> None:
+    scene = Scene([(0.0, 1, 1)], TIMES, Goals(), FleetOptions())
+    with pytest.raises(ConfigError, match="magic"):
+        list(candidates("magic", scene))
+
+
+def test_stock_policies_react_as_documented() -> None:
+    for policy in (RayQueueLength(2.0, 5, 120), KedaWaiting(1.0), KnativeConcurrency(2.0)):
+        run = fleet(policy, output=300, initial=1)
+        assert max(count for _, count in run.targets) > 1, policy.name
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a,b\n1,2", "has no column"),
+        ("time,prompt,output\n", "has no rows"),
+        ("time,prompt,output\n-1,5,5", "negative"),
+        ("time,prompt,output\nnan,5,5", "not finite"),
+        ("time,prompt,output\n5,5,5\n4,5,5", "before the row above"),
+        ("time,prompt,output\n5,0,5", "at least 1"),
+        ("time,prompt,output\n5,x,5", "two counts"),
+        ("time,prompt,output\n0,5,5\n90000,5,5", "gap"),
+    ],
+)
+def test_bad_traces_are_named(text: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        parse_trace(text, "trace.csv")
+
+
+def test_missing_trace_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not readable"):
+        read_trace(tmp_path / "none.csv")
+
+
+def test_trace_is_replayed(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("time,prompt,output\n0,10,5\n3.5,20,7\n")
+    assert read_trace(file) == [(0.0, 10, 5), (3.5, 20, 7)]
+
+
+@pytest.mark.parametrize("name", sorted(WORKLOADS))
+def test_workloads_keep_their_rate(name: str) -> None:
+    one = WORKLOADS[name]
+    arrivals = one.arrivals(seed=3, scale=0.1)
+    expected = 0.1 * one.base * sum(one.rate(float(second)) for second in range(int(one.seconds)))
+    assert len(arrivals) == pytest.approx(expected, rel=0.15)
+    assert max(one.rate(float(second)) for second in range(int(one.seconds))) <= one.highest * 1.0001
+    assert arrivals == sorted(arrivals)
+
+
+def test_plan_is_needed() -> None:
+    bare = TIMES.model_copy(update={"cache": None})
+    with pytest.raises(ConfigError, match="without a plan"):
+        simulate([(0.0, 1, 1)], bare, Fixed(1), FleetOptions())
+
+
+def test_a_request_that_never_fits_is_named() -> None:
+    with pytest.raises(ConfigError, match="a replica has 40"):
+        simulate([(0.0, 700, 100)], TIMES, Fixed(1), FleetOptions())
+
+
+@pytest.mark.parametrize(("old", "new"), [("fixed_s: 0.01", "fixed_s: -1"), ("kind: measured", "kind: guess")])
+def test_bad_calibrations_are_named(old: str, new: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_service_times(TEXT.replace(old, new), "my.yaml")
+    assert "my.yaml" in caught.value.where
+
+
+def test_built_in_calibrations_say_what_they_are() -> None:
+    for name in built_in():
+        times = load_service_times(name)
+        assert times.kind in ("measured", "bound")
+        assert (times.error is not None) == (times.kind == "measured")
+    with pytest.raises(ConfigError, match="no-such"):
+        load_service_times("no-such")
+
+
+def test_a_thousand_replicas_are_affordable() -> None:
+    """One core makes a million requests in minutes: here a twentieth of it, by processor time."""
+    times = load_service_times("nano-9b-a10g")
+    source = random.Random(1)
+    arrivals = [(index / 800, source.randint(100, 900), source.randint(100, 500)) for index in range(50_000)]
+    began = time.process_time()
+    run = simulate(arrivals, times, Fixed(1000), FleetOptions(max_replicas=1000, initial=1000))
+    seconds = time.process_time() - began
+    assert all(request.last > 0 for request in run.requests)
+    assert seconds < 25, f"{seconds:.0f} s for 50,000 requests"
