@@ -29,14 +29,14 @@ from cache_probe import CacheProbe
 from hybrid_models import write_pair
 
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.runner import Bench
+from hybridserve.loadtest.runner import Runner
 from hybridserve.loadtest.scenario import validate_scenario
 from hybridserve.planning.cache.layout import CachePlan, plan_cache
 from hybridserve.planning.cache.request import CacheRequest
 from hybridserve.planning.memory.weights import count_weights
 from hybridserve.planning.models import read_architecture
 from hybridserve.planning.resolve import engine_environment
-from hybridserve.planning.roofline import Machine, Served, bound
+from hybridserve.planning.roofline import DevicePeaks, ServedModel, bound
 from hybridserve.runtime.backends.standalone import inline_worker
 from hybridserve.settings import load
 
@@ -71,8 +71,8 @@ class Side:
     name: str
     config: dict[str, Any]
     plan: CachePlan
-    served: Served
-    bench: Bench
+    served: ServedModel
+    bench: Runner
 
 
 def main() -> None:
@@ -170,8 +170,8 @@ def _side(name: str, model: Path, port: int, server: subprocess.Popen[bytes], si
     plan = plan_cache(arch, request)
     layout = plan.layout
     weights = count_weights(arch, dtype="bfloat16")
-    served = Served(arch, weights, layout.kv_bytes_per_token, layout.state_bytes_per_sequence)
-    return Side(name, config, plan, served, Bench(url, None, preflight(url, None, name, _scenario(8, 8, 1))))
+    served = ServedModel(arch, weights, layout.kv_bytes_per_token, layout.state_bytes_per_sequence)
+    return Side(name, config, plan, served, Runner(url, None, preflight(url, None, name, _scenario(8, 8, 1))))
 
 
 def _about(sides: dict[str, Side], size: Size) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _scenario(prompt: int, output: int, concurrency: int) -> Any:
 
 
 def _row(
-    sides: dict[str, Side], machine: Machine, prompt: int, output: int, concurrency: int, rounds: int, out: Path
+    sides: dict[str, Side], machine: DevicePeaks, prompt: int, output: int, concurrency: int, rounds: int, out: Path
 ) -> dict[str, Any]:
     """One length at one concurrency: medians over the rounds, and the planner's word on each number."""
     scenario = _scenario(prompt, output, concurrency)
@@ -282,7 +282,7 @@ def _line(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _machine(size: Size) -> Machine:
+def _machine(size: Size) -> DevicePeaks:
     """Peaks of this machine, measured by a product of matrices and by a copy."""
     import torch
 
@@ -296,7 +296,7 @@ def _machine(size: Size) -> Machine:
         flops.append(2 * 2048**3 / _timed(lambda: matrix @ matrix, device))
         copied.append(2 * large.numel() / _timed(lambda: copy.copy_(large), device))
     print(f"peaks: {max(flops) / 1e9:.0f} GFLOP/s, {max(copied) / 1e9:.1f} GB/s", file=sys.stderr)
-    return Machine(max(copied), max(flops))
+    return DevicePeaks(max(copied), max(flops))
 
 
 def _timed(work: Any, device: str) -> float:

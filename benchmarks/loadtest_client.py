@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.runner import Bench
+from hybridserve.loadtest.runner import Runner
 from hybridserve.loadtest.scenario import validate_scenario
 
 MOCK = Path(__file__).parents[1] / "loadtests" / "mock_server.py"
@@ -58,7 +58,7 @@ def _measure(url: str, level: int, seconds: float, out: Path) -> dict[str, Any]:
         },
         "calibration",
     )
-    result = Bench(url, None, preflight(url, None, None, scenario)).run(scenario, out)
+    result = Runner(url, None, preflight(url, None, None, scenario)).run(scenario, out)
     one, client = result.summary, result.health
     assert one.ttft is not None
     assert one.tpot is not None

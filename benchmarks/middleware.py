@@ -18,11 +18,11 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from hybridserve.gateway import ControlMiddleware
+from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.auth.api_keys import key_line, new_key
-from hybridserve.gateway.config import Handover
+from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.metrics import SPECS
-from hybridserve.gateway.state import Control
+from hybridserve.gateway.state import GatewayState
 from hybridserve.observability.logging import LOG_DIR, configure
 from hybridserve.observability.sink import PrometheusMetrics
 from hybridserve.settings import Settings
@@ -128,8 +128,8 @@ def modes(folder: Path, key: str) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     metrics = PrometheusMetrics(SPECS)
 
     def door(**tree: Any) -> Callable[[Any], Any]:
-        control = Control(Handover(Settings.model_validate(tree)), metrics=metrics)
-        return lambda app: ControlMiddleware(app, control=control)
+        control = GatewayState(GatewayConfig(Settings.model_validate(tree)), metrics=metrics)
+        return lambda app: GatewayMiddleware(app, control=control)
 
     yield "no middleware", lambda app: app
     yield "open", door()

@@ -11,7 +11,7 @@ import time
 
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.simulator.fleet import FleetOptions, simulate
-from hybridserve.simulator.policies import Law
+from hybridserve.simulator.policies import HybridServePolicy
 from hybridserve.simulator.score import Goals, score
 from hybridserve.simulator.service_times import load_service_times
 
@@ -29,7 +29,7 @@ def main() -> None:
     ]
     spec = ScalingSpec(capacity=times.capacity(), max_replicas=1000, start_up_s=times.start_up_s)
     began, wall = time.process_time(), time.monotonic()
-    run = simulate(arrivals, times, Law(spec), FleetOptions(max_replicas=1000, initial=1000))
+    run = simulate(arrivals, times, HybridServePolicy(spec), FleetOptions(max_replicas=1000, initial=1000))
     seconds = time.process_time() - began
     result = score(run, Goals(), times.request_overhead_s)
     print(

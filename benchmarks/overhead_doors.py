@@ -13,10 +13,10 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from hybridserve.engine.vllm_middleware import Door
-from hybridserve.gateway import ControlMiddleware
-from hybridserve.gateway.config import Handover
-from hybridserve.gateway.state import Control
+from hybridserve.engine.vllm_middleware import VLLMMiddleware
+from hybridserve.gateway import GatewayMiddleware
+from hybridserve.gateway.config import GatewayConfig
+from hybridserve.gateway.state import GatewayState
 from hybridserve.runtime import ray_app
 from hybridserve.settings.guard import GuardSection
 
@@ -27,12 +27,14 @@ HEADER = b"x-bench-door"
 class Switch:
     """Several doors before one application. Without the header a request takes the product's."""
 
-    def __init__(self, app: Any, control: Control) -> None:
-        doors: dict[bytes, Any] = {b"bare": app, b"keys": ControlMiddleware(app, control=control)}
+    def __init__(self, app: Any, control: GatewayState) -> None:
+        doors: dict[bytes, Any] = {b"bare": app, b"keys": GatewayMiddleware(app, control=control)}
         for name, section in json.loads(os.environ[GUARDS]).items():
             settings = control.settings.model_copy(update={"guard": GuardSection.model_validate(section)})
-            guarded = Control(Handover(settings), metrics=control.metrics, names_requests=control.names_requests)
-            doors[name.encode()] = ControlMiddleware(app, control=guarded)
+            guarded = GatewayState(
+                GatewayConfig(settings), metrics=control.metrics, names_requests=control.names_requests
+            )
+            doors[name.encode()] = GatewayMiddleware(app, control=guarded)
         self._doors = doors
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -49,14 +51,14 @@ class SwitchedReplica(ray_app.Replica):
     async def __serve_build_asgi_app__(self) -> Any:
         app = await super().__serve_build_asgi_app__()
         app.user_middleware = [
-            Middleware(Switch, control=entry.kwargs["control"]) if entry.cls is ControlMiddleware else entry
+            Middleware(Switch, control=entry.kwargs["control"]) if entry.cls is GatewayMiddleware else entry
             for entry in app.user_middleware
         ]
         app.middleware_stack = None
         return app
 
 
-class SwitchedDoor(Door):
+class SwitchedDoor(VLLMMiddleware):
     """The same for one engine without Ray."""
 
     def __init__(self, app: Any) -> None:

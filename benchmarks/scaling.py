@@ -17,8 +17,8 @@ from typing import Any
 from hybridserve.simulator.fleet import FleetOptions
 from hybridserve.simulator.score import Goals
 from hybridserve.simulator.service_times import load_service_times
-from hybridserve.simulator.traffic import WORKLOADS
-from hybridserve.simulator.tune import POLICIES, STOCK, Scene, Trial, tune
+from hybridserve.simulator.traffic import TRAFFIC_PATTERNS
+from hybridserve.simulator.tune import POLICIES, STOCK, Scenario, TuningResult, tune
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- table: benchmarks/scaling.py -->", "<!-- end of table -->"
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 def main() -> None:
     """Run the trials that are missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--workloads", default=",".join(TRAFFIC_PATTERNS))
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="the stock policies run on the first")
     parser.add_argument("--scale", type=float, default=0.5, help="multiplies the rate of every workload")
@@ -76,15 +76,15 @@ def run(results: dict[str, dict[str, list[Row]]], name: str, policy: str, seed: 
     print(f"{name:14} {seed:3} {policy:20} {len(trials):2} trials {seconds:6.1f} s", file=sys.stderr, flush=True)
 
 
-def scene(name: str, scale: float, seed: int, policy: str = "hybridserve") -> Scene:
+def scene(name: str, scale: float, seed: int, policy: str = "hybridserve") -> Scenario:
     """One workload on the calibration of this benchmark; what is counted of it is the same for every policy."""
-    workload = WORKLOADS[name]
+    workload = TRAFFIC_PATTERNS[name]
     history_s = HISTORY_S if workload.every_s else 0.0
     arrivals = workload.arrivals(seed, scale, history_s)
     if policy != "hybridserve":
         arrivals = [(at - history_s, prompt, output) for at, prompt, output in arrivals if at >= history_s]
         history_s = 0.0
-    return Scene(
+    return Scenario(
         arrivals=arrivals,
         times=load_service_times(CALIBRATION),
         goals=GOALS.get(name, Goals()),
@@ -92,7 +92,7 @@ def scene(name: str, scale: float, seed: int, policy: str = "hybridserve") -> Sc
     )
 
 
-def _plain(trial: Trial) -> Row:
+def _plain(trial: TuningResult) -> Row:
     """A trial without its timeline, rounded: the file is committed."""
     if trial.given_up:
         return {"settings": trial.settings, "given_up": True}
@@ -157,7 +157,7 @@ def _seeds(results: dict[str, dict[str, list[Row]]], seeds: list[int]) -> list[s
         "|---|" + "---|" * len(seeds),
     ]
     kept = near = both = count = 0
-    for name in WORKLOADS:
+    for name in TRAFFIC_PATTERNS:
         cells = [name]
         for seed in seeds:
             rows = results.get(f"{name} {seed}", {})

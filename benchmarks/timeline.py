@@ -19,7 +19,7 @@ from calibrate import stream
 
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.simulator.fleet import FleetOptions, simulate
-from hybridserve.simulator.policies import Law
+from hybridserve.simulator.policies import HybridServePolicy
 from hybridserve.simulator.service_times import ServiceTimes, load_service_times
 
 WANTED, READY = "hybridserve_scaling_desired_replicas", "hybridserve_scaling_ready_replicas"
@@ -110,7 +110,7 @@ def predict(arrivals: list[tuple[float, int, int]], times: ServiceTimes) -> Chan
     """Replicas asked for in the simulator."""
     spec = ScalingSpec(capacity=times.capacity(), max_replicas=2, start_up_s=times.start_up_s)
     options = FleetOptions(initial=1, max_replicas=2)
-    return simulate(arrivals, times, Law(spec), options).targets
+    return simulate(arrivals, times, HybridServePolicy(spec), options).targets
 
 
 def told(changes: Changes) -> str:

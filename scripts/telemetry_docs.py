@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from hybridserve.observability.dashboards import boards
+from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.metrics import ALL
 from hybridserve.observability.rules.alerts import Alert, alerts
 from hybridserve.observability.rules.files import RECORDINGS
@@ -68,10 +68,10 @@ def recording_table() -> str:
     return rows("name|is", ((f"`{name}`", f"`{expr}`") for name, expr in RECORDINGS.items()))
 
 
-def dashboards() -> str:
+def dashboard_section() -> str:
     """Every dashboard with its picture."""
     told = []
-    for board in boards(SECTION):
+    for board in dashboards(SECTION):
         panels = sum(len(row.panels) for row in board.rows)
         told.append(
             f"### {board.title.removeprefix('hybridserve / ')}\n\n{board.description} {panels} panels, "

@@ -9,7 +9,7 @@ from hybridserve.catalog.accelerators import accelerators
 from hybridserve.catalog.models import model_ids
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.render import command_line, llm_config
-from hybridserve.planning.resolve import Wishes, engine_args, plan_settings
+from hybridserve.planning.resolve import PlanOptions, engine_args, plan_settings
 from hybridserve.settings import load
 
 pytestmark = pytest.mark.engine
@@ -43,7 +43,7 @@ def test_every_model_on_every_device(parser, model, goal):
     for gpu in GPUS:
         settings = load(None, [f"model.id={model}", f"accelerator.name={gpu}"], environ={}).settings
         try:
-            planned = plan_settings(settings, Wishes(goal=goal))
+            planned = plan_settings(settings, PlanOptions(goal=goal))
         except PlanRefused:
             continue
         accepted(parser, engine_args(settings, planned))

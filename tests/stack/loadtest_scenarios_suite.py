@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.runner import Bench, Result
+from hybridserve.loadtest.runner import Result, Runner
 from hybridserve.loadtest.scenario import built_in, load_scenario, validate_scenario
 from support.fake_guard import GuardModel
 from support.stack_service import Service
@@ -35,7 +35,7 @@ def in_seconds(name: str, seconds: float, scale: float) -> dict[str, Any]:
 
 def run(tree: dict[str, Any], url: str, out: Path) -> Result:
     scenario = validate_scenario(tree, "test")
-    return Bench(url, None, preflight(url, None, None, scenario)).run(scenario, out)
+    return Runner(url, None, preflight(url, None, None, scenario)).run(scenario, out)
 
 
 @pytest.mark.parametrize("name", sorted(set(built_in()) - NEED_MORE_THAN_A_MODEL))

@@ -151,11 +151,11 @@ def test_the_evidence_file_is_shown_and_a_changed_one_refused(guarded: Guarded) 
     from datetime import date
 
     from hybridserve.errors import ConfigError
-    from hybridserve.runtime.compliance_gate import admit
+    from hybridserve.runtime.compliance_gate import enforce_compliance
     from hybridserve.settings import load
 
     plain = [guarded.flags[index] for index in range(1, len(guarded.flags), 2)]
-    shown = admit(load(assignments=[*plain, f"guard.evidence_file={file}"]).settings, date.today())
+    shown = enforce_compliance(load(assignments=[*plain, f"guard.evidence_file={file}"]).settings, date.today())
     assert shown.documents["/compliance"]["evidence_sha256"] == record["sha256"]
     with pytest.raises(ConfigError, match="digest"):
-        admit(load(assignments=[*plain, f"guard.evidence_file={changed}"]).settings, date.today())
+        enforce_compliance(load(assignments=[*plain, f"guard.evidence_file={changed}"]).settings, date.today())

@@ -23,7 +23,7 @@ import pytest
 from vllm_bench import VllmBench, vllm_bench
 
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.runner import Bench, Result
+from hybridserve.loadtest.runner import Result, Runner
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
 from support.stack_service import Service
 
@@ -70,7 +70,7 @@ def theirs(bench: VllmBench, at: Address, prompts: Path, count: int, concurrency
 
 def ours(at: Address, scenario: Scenario, concurrency: int, out: Path) -> Seen:
     target = preflight(at.url, None, at.model, scenario)
-    result: Result = Bench(at.url, None, target).run(scenario.at_level(concurrency), out)
+    result: Result = Runner(at.url, None, target).run(scenario.at_level(concurrency), out)
     one = result.summary
     assert one.outcomes == {"ok": one.attempted}, one.outcomes
     assert one.usage_share == 1.0

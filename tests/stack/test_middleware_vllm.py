@@ -24,9 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hybridserve
-from hybridserve.gateway import Handover
+from hybridserve.gateway import GatewayConfig
 from hybridserve.gateway.auth.api_keys import key_line, new_key
-from hybridserve.gateway.reasoning.budget import Budgets
+from hybridserve.gateway.reasoning.budget import ThinkingBudgetProbe
 from hybridserve.planning.render import command_line
 from hybridserve.planning.resolve import engine_args, engine_environment
 from hybridserve.runtime.backends.standalone import inline_worker
@@ -102,7 +102,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     environment = {
         **engine_environment(planned),
         **os.environ,
-        "HYBRIDSERVE_SETTINGS_JSON": Handover(door, headers={"X-Model-License": "Apache-2.0"}).to_json(),
+        "HYBRIDSERVE_SETTINGS_JSON": GatewayConfig(door, headers={"X-Model-License": "Apache-2.0"}).to_json(),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
@@ -269,7 +269,7 @@ def test_the_engine_is_found_to_keep_budgets(server: Server) -> None:
         await send({"type": "http.response.start", "status": answer.status_code, "headers": []})
         await send({"type": "http.response.body", "body": answer.content})
 
-    budgets = Budgets(ReasoningSection())
+    budgets = ThinkingBudgetProbe(ReasoningSection())
     scope = {"type": "http", "headers": [], "root_path": ""}
     assert asyncio.run(budgets.find_holder(engine, scope, "demo")) == "engine"
 

@@ -22,7 +22,7 @@ import pytest
 
 from hybridserve.compliance.canary_prompts import HARMFUL
 from hybridserve.gateway.auth.api_keys import key_line, new_key
-from hybridserve.observability.dashboards import boards
+from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.dashboards.grafana import SCALED
 from hybridserve.observability.metrics import ALL
 from hybridserve.observability.prometheus_client import Prometheus
@@ -165,7 +165,7 @@ def test_each_process_is_a_target_of_its_own(watched: Watched) -> None:
 
 PANELS = [
     pytest.param(panel, id=f"{board.slug}-{panel.title.replace(' ', '_')}")
-    for board in boards(SECTION)
+    for board in dashboards(SECTION)
     for panel in board.panels()
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hybridserve.gateway import ControlMiddleware
+from hybridserve.gateway import GatewayMiddleware
 from hybridserve.settings import Settings
 from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
 
@@ -14,8 +14,8 @@ ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "
 STREAM = [sse(chunk()), sse(chunk("hi")), DONE]
 
 
-def door(engine: SmallEngine | None = None, **sections: Any) -> ControlMiddleware:
-    return ControlMiddleware(engine or SmallEngine(STREAM, ANSWER), Settings.model_validate(sections))
+def door(engine: SmallEngine | None = None, **sections: Any) -> GatewayMiddleware:
+    return GatewayMiddleware(engine or SmallEngine(STREAM, ANSWER), Settings.model_validate(sections))
 
 
 def ask(app: Any, body: Any = CHAT, path: str = "/v1/chat/completions", **more: Any) -> Result:

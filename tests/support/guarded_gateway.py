@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hybridserve.gateway import Control, ControlMiddleware, Handover
-from hybridserve.guards import Message, Reliable, Stage, Verdict
+from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
+from hybridserve.guards import GuardVerdict, Message, ResilientGuard, Stage
 from hybridserve.settings import Settings
 from support.fake_engine import Result, SmallEngine, call
 
@@ -27,14 +27,14 @@ class Word:
         self.closed = False
         self.asked: list[tuple[Stage, list[Message]]] = []
 
-    async def check(self, messages: Any, stage: Stage) -> Verdict:
+    async def check(self, messages: Any, stage: Stage) -> GuardVerdict:
         self.asked.append((stage, list(messages)))
         await asyncio.sleep(self.delay)
         if self.fail:
             raise ZeroDivisionError
         judged = messages[-1:] if stage == "output" else messages
         bad = any(self.word in message["content"] for message in judged)
-        return Verdict("block" if bad else "allow", self.name, ("Word",) if bad else ())
+        return GuardVerdict("block" if bad else "allow", self.name, ("Word",) if bad else ())
 
     async def probe(self) -> None:
         if self.fail:
@@ -44,12 +44,12 @@ class Word:
         self.closed = True
 
 
-def door(engine: SmallEngine, word: Word | None = None, **sections: Any) -> ControlMiddleware:
+def door(engine: SmallEngine, word: Word | None = None, **sections: Any) -> GatewayMiddleware:
     if word is not None:
         sections["guard"] = {"kind": "rules", "window_tokens": 10, "overlap_tokens": 3, **sections.get("guard", {})}
     settings = Settings.model_validate(sections)
-    shell = None if word is None else Reliable(word, retries=0, timeout_s=settings.guard.timeout_s)
-    return ControlMiddleware(engine, control=Control(Handover(settings), guard=shell))
+    shell = None if word is None else ResilientGuard(word, retries=0, timeout_s=settings.guard.timeout_s)
+    return GatewayMiddleware(engine, control=GatewayState(GatewayConfig(settings), guard=shell))
 
 
 def ask(app: Any, body: Any = CHAT, **more: Any) -> Result:

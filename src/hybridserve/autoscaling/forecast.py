@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
-from hybridserve.autoscaling.replica_metrics import Observation
-from hybridserve.autoscaling.seasonality import BINS_PER_START_UP, Season
+from hybridserve.autoscaling.replica_metrics import FleetMetrics
+from hybridserve.autoscaling.seasonality import BINS_PER_START_UP, SeasonalModel
 from hybridserve.autoscaling.spec import ScalingSpec
 
 # Service time is taken over about this many finished requests: enough to be a mean, few enough to follow the traffic.
@@ -69,7 +69,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class LatencyModel:
     """How the seconds that one output token takes depend on how many sequences share a replica: a running line.
 
     Weighted sums over the tokens that came out, old ones forgotten. A line, because a step reads the weights once and
@@ -82,10 +82,10 @@ class Pace:
     squares: float = 0.0
     product: float = 0.0
 
-    def with_point(self, weight: float, running: float, seconds: float, age_s: float) -> Pace:
+    def with_point(self, weight: float, running: float, seconds: float, age_s: float) -> LatencyModel:
         """The line with one more point, `age_s` after the last one."""
         keep = max(0.0, 1 - age_s / PACE_S)
-        return Pace(
+        return LatencyModel(
             self.weight * keep + weight,
             self.running * keep + weight * running,
             self.seconds * keep + weight * seconds,
@@ -147,11 +147,11 @@ class Memory:
     prompt: float = 0.0
     prompt_square: float = 0.0
     output: float = 0.0
-    pace: Pace = field(default_factory=Pace)
+    pace: LatencyModel = field(default_factory=LatencyModel)
     blocks: float = 0.0
     samples: tuple[Sample, ...] = ()
-    surprise: Surprise = field(default_factory=lambda: Surprise())
-    season: Season = field(default_factory=Season)
+    surprise: ForecastError = field(default_factory=lambda: ForecastError())
+    season: SeasonalModel = field(default_factory=SeasonalModel)
 
     @property
     def service_s(self) -> float:
@@ -160,7 +160,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Surprise:
+class ForecastError:
     """What the remembered errors of forecasts come to.
 
     Attributes:
@@ -195,7 +195,7 @@ class Demand:
     over: bool = False
 
 
-def remember(memory: Memory, seen: Observation, spec: ScalingSpec) -> tuple[Memory, Demand]:
+def remember(memory: Memory, seen: FleetMetrics, spec: ScalingSpec) -> tuple[Memory, Demand]:
     """Take in one observation. Returns the new memory and the demand it shows."""
     memory, new = _count(memory, seen)
     before = memory.arrived[-1][1] if memory.arrived else 0.0
@@ -207,7 +207,7 @@ def remember(memory: Memory, seen: Observation, spec: ScalingSpec) -> tuple[Memo
     season = memory.season.with_arrivals(seen.now, new, spec.start_up_s, spec.calendar_s)
     if bool(season.period) != bool(memory.season.period):
         # Errors of the other kind of forecast say nothing about this one's.
-        memory = replace(memory, samples=(), surprise=Surprise())
+        memory = replace(memory, samples=(), surprise=ForecastError())
     memory = replace(memory, season=season)
     service_s = memory.service_s
     ahead = season.ahead(spec.start_up_s) if service_s else None
@@ -228,7 +228,7 @@ def remember(memory: Memory, seen: Observation, spec: ScalingSpec) -> tuple[Memo
     return memory, Demand(now, forecast, memory.surprise.slots(forecast), period_s, over)
 
 
-def _count(memory: Memory, seen: Observation) -> tuple[Memory, float]:
+def _count(memory: Memory, seen: FleetMetrics) -> tuple[Memory, float]:
     """Differences of the counters since the last look; a replica seen for the first time counts from zero."""
     first_look = not memory.arrived
     new = Counters()
@@ -365,7 +365,7 @@ def _sampled(samples: tuple[Sample, ...], sample: Sample, spec: ScalingSpec) -> 
     return (*samples[start:], sample)
 
 
-def surprise(samples: tuple[Sample, ...], service_s: float, spec: ScalingSpec) -> Surprise:
+def surprise(samples: tuple[Sample, ...], service_s: float, spec: ScalingSpec) -> ForecastError:
     """How far demand has exceeded forecasts, beyond chance.
 
     Chance leaves errors of a few ``sqrt(forecast)``, and that is what `spare_servers` is for. What is beyond them are
@@ -378,12 +378,12 @@ def surprise(samples: tuple[Sample, ...], service_s: float, spec: ScalingSpec) -
         for before, after in zip(samples, samples[lag:], strict=False)
     ]
     if len(errors) <= 2 * lag:
-        return Surprise()
+        return ForecastError()
     worst = max(errors, key=lambda error: error[1])[0]
     left = sorted(error for at, error in errors if abs(at - worst) > 2 * spec.start_up_s)
     if not left:
-        return Surprise()
+        return ForecastError()
     quantile = left[min(len(left) - 1, int(spec.attainment * len(left)))]
     demand = [sample.rate * service_s for sample in samples]
     peak = max(_mean(demand[index : index + lag // 2]) for index in range(len(demand) - lag // 2 + 1))
-    return Surprise(max(0.0, quantile - CHANCE_SIGMAS), peak)
+    return ForecastError(max(0.0, quantile - CHANCE_SIGMAS), peak)

@@ -17,7 +17,7 @@ from hybridserve.autoscaling.queueing import (
     spare_for_prompts,
     spare_servers,
 )
-from hybridserve.autoscaling.replica_metrics import Observation
+from hybridserve.autoscaling.replica_metrics import FleetMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
 
 # Demand this many standard deviations above the forecast is no chance (1 in 30,000) and does not wait for a trend.
@@ -30,7 +30,7 @@ HOLD_BY_THE_CLOCK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class PolicyState:
     """What one decision leaves to the next.
 
     Attributes:
@@ -47,7 +47,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ScalingLimits:
     """Replicas that each resource asks for by itself, as fractions. The largest binds."""
 
     state_slots: float = 0.0
@@ -71,11 +71,11 @@ class Decision:
 
     replicas: int
     reason: str
-    limits: Limits
-    state: State
+    limits: ScalingLimits
+    state: PolicyState
 
 
-def decide(seen: Observation, spec: ScalingSpec, state: State) -> Decision:
+def compute_replicas(seen: FleetMetrics, spec: ScalingSpec, state: PolicyState) -> Decision:
     """The number of replicas for this observation.
 
     It never leaves the bounds, never moves faster than the rate limits, and never goes down on silence.
@@ -87,7 +87,9 @@ def decide(seen: Observation, spec: ScalingSpec, state: State) -> Decision:
         state = replace(state, since=seen.now, busy_at=seen.now)
     if seen.ready and not fresh:
         # Nothing is learnt from silence either: a hole in the readings would look like a lull to every forecast.
-        return _bounded(seen, spec, seen.target, f"no reading from any of {seen.ready} replicas: hold", Limits(), state)
+        return _bounded(
+            seen, spec, seen.target, f"no reading from any of {seen.ready} replicas: hold", ScalingLimits(), state
+        )
     memory, demand = remember(state.memory, seen, spec)
     present = seen.queued + sum(reading.running + reading.waiting for reading in fresh)
     state = replace(state, memory=memory, busy_at=seen.now if present else state.busy_at)
@@ -120,7 +122,9 @@ def decide(seen: Observation, spec: ScalingSpec, state: State) -> Decision:
     return _bounded(seen, spec, max(wanted, kept[0][1] if kept else 0), why, limits, state)
 
 
-def _limits(demand: Demand, present: int, seen: Observation, spec: ScalingSpec, memory: Memory) -> tuple[Limits, str]:
+def _limits(
+    demand: Demand, present: int, seen: FleetMetrics, spec: ScalingSpec, memory: Memory
+) -> tuple[ScalingLimits, str]:
     """Replicas by each resource, and the sentence that says why."""
     capacity = spec.capacity
     work_s = memory.prompt / capacity.prefill_tokens_per_s
@@ -156,7 +160,7 @@ def _limits(demand: Demand, present: int, seen: Observation, spec: ScalingSpec, 
     # Uneven prompts queue like fewer, longer ones (Pollaczek and Khinchine): their mean is weighted by their length.
     uneven_s = memory.prompt_square / memory.prompt / capacity.prefill_tokens_per_s if memory.prompt else 0.0
     prefill_s = _prefill(rate * work_s, uneven_s, wait_s, seen, spec, memory)
-    limits = Limits(
+    limits = ScalingLimits(
         state_slots=slots / capacity.state_slots,
         kv_blocks=slots * memory.blocks / usable,
         prefill=prefill_s,
@@ -176,7 +180,7 @@ def _limits(demand: Demand, present: int, seen: Observation, spec: ScalingSpec, 
     return limits, f"{text}, {spare:.1f} spare; {limits.binding} bind: {unit}"
 
 
-def _prefill(work: float, job_s: float, wait_s: float, seen: Observation, spec: ScalingSpec, memory: Memory) -> float:
+def _prefill(work: float, job_s: float, wait_s: float, seen: FleetMetrics, spec: ScalingSpec, memory: Memory) -> float:
     """Replicas that `work` seconds of prompts a second need, so that neither prompts nor answers wait too long."""
     miss = 1 - spec.attainment
     alone = work / highest_utilization(job_s, wait_s, miss)
@@ -196,14 +200,16 @@ def _prefill(work: float, job_s: float, wait_s: float, seen: Observation, spec: 
     return max(alone, work / share)
 
 
-def _idle(seen: Observation, spec: ScalingSpec, busy_at: float) -> tuple[int, str]:
+def _idle(seen: FleetMetrics, spec: ScalingSpec, busy_at: float) -> tuple[int, str]:
     idle = seen.now - busy_at
     if spec.min_replicas == 0 and (idle >= spec.idle_s or not seen.target):
         return 0, f"no request for {idle:.0f} s"
     return 1, f"idle for {idle:.0f} s"
 
 
-def _bounded(seen: Observation, spec: ScalingSpec, wanted: int, why: str, limits: Limits, state: State) -> Decision:
+def _bounded(
+    seen: FleetMetrics, spec: ScalingSpec, wanted: int, why: str, limits: ScalingLimits, state: PolicyState
+) -> Decision:
     """Rate limits, then bounds: bounds are the operator's word and hold even when they jump."""
     count = wanted
     if count > seen.target:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReplicaMetrics:
     """One replica's engine, as it last said.
 
     Attributes:
@@ -55,20 +55,20 @@ class Reading:
 
 # Numbers of a replica travel under these names, beside Ray's own.
 PREFIX = "hybridserve_"
-NUMBERS = tuple(field.name for field in fields(Reading) if field.name != "replica")
+FIELDS = tuple(field.name for field in fields(ReplicaMetrics) if field.name != "replica")
 
 
-def reading_from_numbers(replica: str, numbers: dict[str, Any]) -> Reading | None:
+def metrics_from_numbers(replica: str, numbers: dict[str, Any]) -> ReplicaMetrics | None:
     """The reading of a replica, or None when it did not say all of it (an older version, a half-filled report)."""
-    if not set(NUMBERS) <= numbers.keys():
+    if not set(FIELDS) <= numbers.keys():
         return None
     floats = ("age_s", "slot_seconds", "prompt_squares")
-    values: dict[str, Any] = {name: float(numbers[name]) if name in floats else int(numbers[name]) for name in NUMBERS}
-    return Reading(replica, **values)
+    values: dict[str, Any] = {name: float(numbers[name]) if name in floats else int(numbers[name]) for name in FIELDS}
+    return ReplicaMetrics(replica, **values)
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class FleetMetrics:
     """The deployment at one moment.
 
     Attributes:
@@ -85,4 +85,4 @@ class Observation:
     ready: int
     queued: int = 0
     draining: int = 0
-    readings: tuple[Reading, ...] = ()
+    readings: tuple[ReplicaMetrics, ...] = ()

@@ -39,7 +39,7 @@ class Ahead:
 
 
 @dataclass(frozen=True, slots=True)
-class Season:
+class SeasonalModel:
     """Arrivals by bins, and the period that was found in it. Plain data.
 
     Attributes:
@@ -60,7 +60,7 @@ class Season:
     bent: tuple[float, ...] = ()
     period: int = 0
 
-    def with_arrivals(self, now: float, count: float, start_up_s: float, longest_s: float) -> Season:
+    def with_arrivals(self, now: float, count: float, start_up_s: float, longest_s: float) -> SeasonalModel:
         """Take in the requests that arrived since the last look.
 
         Args:
@@ -72,14 +72,14 @@ class Season:
         if at == number:
             return replace(self, current=(at, total + count))
         if not 0 < at - number <= SHORTEST:
-            return Season(current=(at, count))  # a hole as long as a round, another clock, or the first look
+            return SeasonalModel(current=(at, count))  # a hole as long as a round, another clock, or the first look
         season, longest = self._with_bin(total, ceil(longest_s / width)), ceil(longest_s / width)
         each = count / (at - number)
         for _ in range(at - number - 1):  # bins that nobody looked at
             season = season._with_bin(each, longest)
         return replace(season, current=(at, each))
 
-    def _with_bin(self, count: float, longest: int) -> Season:
+    def _with_bin(self, count: float, longest: int) -> SeasonalModel:
         longest = min(longest, MOST_BINS)
         bins = (*self.bins, count)[-longest:]
         here = _change(bins)

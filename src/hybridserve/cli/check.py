@@ -16,17 +16,17 @@ import typer
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.compliance.documents import compliance_document, digest
 from hybridserve.compliance.evaluate import evaluate
-from hybridserve.compliance.findings import Finding, Profile, Status, verdict
+from hybridserve.compliance.findings import Finding, Profile, Status, compliance_status
 from hybridserve.compliance.rules.guard import behaviour_files
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.compliance.view_builder import evidence_sha256
 from hybridserve.errors import ConfigError, ServiceError
-from hybridserve.runtime.view import view_of
+from hybridserve.runtime.view import build_view
 from hybridserve.settings import Settings, load
 
 if TYPE_CHECKING:
     from hybridserve.compliance.canary_prompts import Canary
-    from hybridserve.compliance.evidence import Observation
+    from hybridserve.compliance.evidence import CanaryObservation
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, help="Judge a deployment: licence, guard, engine settings, exposure."
@@ -77,7 +77,7 @@ def check(
     settings = load(config, assign or ()).settings
     judged = _profile(profile) or settings.server.profile
     today = day.date() if day is not None else datetime.now(UTC).date()
-    view = view_of(settings, judged)
+    view = build_view(settings, judged)
     if pins:
         _print_pins(view)
         return
@@ -100,7 +100,7 @@ def check(
         _print(findings, judged, today, everything=everything)
         if record is not None:
             typer.echo(f"evidence: {evidence} sha256 {record['sha256']}")
-    refused = verdict(findings, judged) == "refuse" or (strict and any(finding.open for finding in findings))
+    refused = compliance_status(findings, judged) == "refuse" or (strict and any(finding.open for finding in findings))
     raise typer.Exit(1 if refused else 0)
 
 
@@ -140,7 +140,7 @@ def _print(findings: Sequence[Finding], profile: Profile, today: date, *, everyt
     counts = Counter(one.status for one in findings if one.applies)
     told = ", ".join(f"{counts[status]} {status}" for status in STYLE if counts[status])
     idle = sum(not one.applies for one in findings)
-    typer.echo(f"{profile} on {today}: {verdict(findings, profile)} ({told}; {idle} rules do not apply)")
+    typer.echo(f"{profile} on {today}: {compliance_status(findings, profile)} ({told}; {idle} rules do not apply)")
 
 
 def _print_table(shown: Sequence[Finding]) -> None:
@@ -215,7 +215,9 @@ def _live(
     return findings, record
 
 
-async def _send(url: str, key: str | None, canaries: Sequence[Canary], model: str, *, quiet: bool) -> list[Observation]:
+async def _send(
+    url: str, key: str | None, canaries: Sequence[Canary], model: str, *, quiet: bool
+) -> list[CanaryObservation]:
     import httpx
 
     from hybridserve.guards.canaries.client import send_canaries

@@ -10,7 +10,7 @@ import typer
 
 from hybridserve.cli.alerts import write
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
-from hybridserve.observability.dashboards import boards
+from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.dashboards.grafana import Format, dashboard
 from hybridserve.settings import load
 
@@ -37,6 +37,6 @@ def export(
     Example: hybridserve dashboards export --out deploy/grafana/dashboards
     """
     section = load(config, assign or ()).settings.telemetry
-    files = {f"{board.slug}.json": dashboard(board, form) for board in boards(section)}
+    files = {f"{board.slug}.json": dashboard(board, form) for board in dashboards(section)}
     written = write(out, files)
     typer.echo(json.dumps({"files": written}) if as_json else "\n".join(written))

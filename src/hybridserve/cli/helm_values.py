@@ -9,8 +9,8 @@ from typing import Any, Literal
 from hybridserve.compliance.attribution import attribution_bundle
 from hybridserve.errors import ConfigError
 from hybridserve.planning.memory.budget import GIB
-from hybridserve.planning.resolve import Planned, plan_settings, weights_source
-from hybridserve.runtime.view import view_of
+from hybridserve.planning.resolve import ResolvedPlan, plan_settings, weights_source
+from hybridserve.runtime.view import build_view
 from hybridserve.settings import Settings
 
 Mode = Literal["standalone", "rayservice"]
@@ -72,11 +72,13 @@ def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]
             group["acceleratorType"] = device.ray_accelerator_type
         values["ray"] = {"token": {"existingSecret": "hybridserve-ray-token"}, "workerGroups": [group]}
     unbundled = settings.licence.model_copy(update={"bundle": None})
-    values["notice"] = {"files": dict(attribution_bundle(view_of(settings.model_copy(update={"licence": unbundled}))))}
+    values["notice"] = {
+        "files": dict(attribution_bundle(build_view(settings.model_copy(update={"licence": unbundled}))))
+    }
     return values
 
 
-def _settings(settings: Settings, planned: Planned) -> dict[str, Any]:
+def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     tree = settings.model_dump(mode="json", exclude_unset=True)
     tree.setdefault("model", {})["id"] = settings.model.id
     tree.setdefault("accelerator", {})["name"] = settings.accelerator.name
@@ -94,7 +96,7 @@ def _settings(settings: Settings, planned: Planned) -> dict[str, Any]:
     return {section: content for section, content in tree.items() if content}
 
 
-def _repository(settings: Settings, planned: Planned) -> str | None:
+def _repository(settings: Settings, planned: ResolvedPlan) -> str | None:
     """Where the pod downloads from; None where the weights are in the image or on a volume."""
     if settings.model.source is None and planned.model.folder is not None:
         return None
@@ -102,7 +104,7 @@ def _repository(settings: Settings, planned: Planned) -> str | None:
     return None if source.startswith(("/", ".")) else source
 
 
-def _plan(settings: Settings, planned: Planned) -> dict[str, Any]:
+def _plan(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     plan = planned.advice.plan
     cache = plan.low or plan.cache
     assert cache is not None  # `advise` refuses what has none
@@ -128,7 +130,7 @@ def _times(settings: Settings) -> dict[str, Any]:
     return {value: math.ceil(getattr(settings.server, name)) for name, value in named.items() if name in given}
 
 
-def _machine(settings: Settings, planned: Planned, mode: Mode) -> dict[str, Any]:
+def _machine(settings: Settings, planned: ResolvedPlan, mode: Mode) -> dict[str, Any]:
     """Resources of one pod: of all replicas in mode standalone, of one in mode rayservice."""
     devices = _devices(settings) * (settings.scaling.max_replicas if mode == "standalone" else 1)
     weights = planned.advice.plan.weights.bytes * devices

@@ -15,7 +15,7 @@ from rich.table import Table
 from hybridserve.errors import ConfigError
 from hybridserve.loadtest import report
 from hybridserve.loadtest.preflight import preflight
-from hybridserve.loadtest.runner import Bench, Result, judge_run, write_result
+from hybridserve.loadtest.runner import Result, Runner, judge_run, write_result
 from hybridserve.loadtest.scenario import Scenario
 from hybridserve.loadtest.slo import EXIT_CODES
 
@@ -30,14 +30,14 @@ class Target:
     workers: int
     metrics_port: int | None
 
-    def bench(self, scenario: Scenario) -> Bench:
+    def bench(self, scenario: Scenario) -> Runner:
         """Ask the server first.
 
         Raises:
             ServiceError, ConfigError: as `preflight`.
         """
         about = preflight(self.url, self.key, self.model, scenario)
-        return Bench(self.url, self.key, about, self.workers, self.metrics_port)
+        return Runner(self.url, self.key, about, self.workers, self.metrics_port)
 
 
 def run_once(target: Target, scenario: Scenario, out: Path, name: str, as_json: bool) -> int:
@@ -65,7 +65,7 @@ def conclude(result: Result, out: Path, name: str, as_json: bool) -> int:
     return EXIT_CODES[result.verdict]
 
 
-def run(bench: Bench, scenario: Scenario, out: Path, name: str, quiet: bool) -> Result:
+def run(bench: Runner, scenario: Scenario, out: Path, name: str, quiet: bool) -> Result:
     """One run, with a progress bar on a terminal."""
     console = Console(stderr=True, quiet=quiet or not Console(stderr=True).is_terminal)
     with Progress(console=console, transient=True) as bar:

@@ -22,7 +22,15 @@ from hybridserve.loadtest.request_record import Outcome
 from hybridserve.loadtest.runner import Result, write_result
 from hybridserve.loadtest.scenario import Scenario
 from hybridserve.loadtest.slo import EXIT_CODES
-from hybridserve.loadtest.sweep import Point, StepLaw, calibration, fit, point_folder, scaling_settings, sweep_kinds
+from hybridserve.loadtest.sweep import (
+    StepLaw,
+    SweepPoint,
+    calibration,
+    fit,
+    point_folder,
+    scaling_settings,
+    sweep_kinds,
+)
 
 _INTERRUPTED = 130
 
@@ -98,7 +106,7 @@ def sweep(
     counts = _counts(levels)
     kinds = sweep_kinds(scenario)
     bench = target.bench(scenario)
-    points: list[Point] = []
+    points: list[SweepPoint] = []
     ended = "found"
     for kind, alone in kinds:
         for count in counts:
@@ -109,7 +117,7 @@ def sweep(
             if answer in ("interrupted", "gone"):
                 ended = answer
                 break
-            points.append(Point(kind.name, kind.prompt, kind.output, count, result.summary, answer == "void"))
+            points.append(SweepPoint(kind.name, kind.prompt, kind.output, count, result.summary, answer == "void"))
         if ended != "found":
             break
     curve: dict[str, Any] = {
@@ -163,7 +171,7 @@ def _counts(levels: str) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
-def _calibration(law: StepLaw, model: str, points: list[Point], config: Path | None, start_up: float) -> str:
+def _calibration(law: StepLaw, model: str, points: list[SweepPoint], config: Path | None, start_up: float) -> str:
     """The simulator's file; limits and cache come from the plan of the settings that the server was started with."""
     from hybridserve.engine.spec import replica_capacity
     from hybridserve.planning.resolve import plan_settings

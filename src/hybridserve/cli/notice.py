@@ -11,7 +11,7 @@ import typer
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.compliance.attribution import attribution_bundle, missing_copies
 from hybridserve.errors import ConfigError
-from hybridserve.runtime.view import view_of
+from hybridserve.runtime.view import build_view
 from hybridserve.settings import load
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ def notice(
     settings = load(config, assign or ()).settings
     # The bundle is what is being made: judging needs it, making it does not.
     section = settings.licence.model_copy(update={"bundle": None})
-    view = view_of(settings.model_copy(update={"licence": section}))
+    view = build_view(settings.model_copy(update={"licence": section}))
     files, missing = attribution_bundle(view), missing_copies(view)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,9 @@ import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.errors import ConfigError
-from hybridserve.planning.memory.profile import Calibration, read_calibration
+from hybridserve.planning.memory.profile import MemoryProfile, read_memory_profile
 from hybridserve.planning.recommend import Goal, Reuse
-from hybridserve.planning.resolve import Wishes, plan_settings
+from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv, from_quantiles
 from hybridserve.settings import Settings, load
 
@@ -107,7 +107,7 @@ def plan(
     if batches is not None and not bound:
         raise ConfigError("--batches", "is about throughput bounds, and none are asked for", "add --bound")
     workload = _workload(prompt, output, requests)
-    wishes = Wishes(workload, goal, reuse, _calibration(calibration))
+    wishes = PlanOptions(workload, goal, reuse, _calibration(calibration))
 
     def settings(model: str | None, device: str | None) -> Settings:
         named = [f"model.id={json.dumps(model)}"] if model else []
@@ -157,8 +157,8 @@ def _workload(prompt: str | None, output: str | None, requests: Path | None) -> 
     return from_quantiles(prompt or "1024", output or "512")
 
 
-def _calibration(path: Path | None) -> Calibration | None:
-    return None if path is None else read_calibration(_read(path, "--calibration"), str(path))
+def _calibration(path: Path | None) -> MemoryProfile | None:
+    return None if path is None else read_memory_profile(_read(path, "--calibration"), str(path))
 
 
 def _read(path: Path, flag: str) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 import typer
 
 from hybridserve.errors import ConfigError, PlanRefused
-from hybridserve.planning.resolve import Planned, Wishes, plan_settings
-from hybridserve.planning.roofline import bound, compare, machine
+from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, plan_settings
+from hybridserve.planning.roofline import bound, compare, device_peaks
 from hybridserve.planning.serialize import served
 from hybridserve.settings import Settings
 
 
-def show_bound(settings: Sequence[Sequence[Settings]], wishes: Wishes, batches: str | None, as_json: bool) -> None:
+def show_bound(settings: Sequence[Sequence[Settings]], wishes: PlanOptions, batches: str | None, as_json: bool) -> None:
     """Print a row for each model on each GPU, and its ratio to the last model named.
 
     Args:
@@ -48,7 +48,7 @@ def show_bound(settings: Sequence[Sequence[Settings]], wishes: Wishes, batches: 
     )
 
 
-def _rows(settings: Sequence[Settings], wishes: Wishes, given: Sequence[int] | None) -> list[dict[str, Any]]:
+def _rows(settings: Sequence[Settings], wishes: PlanOptions, given: Sequence[int] | None) -> list[dict[str, Any]]:
     """Bounds of every model on one GPU."""
     plans = [plan_settings(one, wishes) for one in settings]
     prompt, output = wishes.workload.prompt_p50, wishes.workload.output_p50
@@ -57,7 +57,7 @@ def _rows(settings: Sequence[Settings], wishes: Wishes, given: Sequence[int] | N
     rows = []
     for plan, batch in zip(plans, counts, strict=True):
         one = plan.advice.plan
-        device = machine(one.deployment.accelerator, one.deployment.quantization)
+        device = device_peaks(one.deployment.accelerator, one.deployment.quantization)
         limit = bound(served(one), device, batch, prompt, output)
         row: dict[str, Any] = {
             "model": plan.model.id,
@@ -76,7 +76,7 @@ def _rows(settings: Sequence[Settings], wishes: Wishes, given: Sequence[int] | N
     return rows
 
 
-def _fitting(plan: Planned, length: int) -> int:
+def _fitting(plan: ResolvedPlan, length: int) -> int:
     """Sequences of the mean length that fit the pool: the most a saturated engine could hold."""
     cache = plan.advice.plan.cache
     batch = cache.n_steady(length) if cache else 0

@@ -11,14 +11,14 @@ import typer
 
 from hybridserve.errors import EnvironmentFault, PlanRefused
 from hybridserve.planning.comparison import CURVE_LENGTHS, Column, compare_columns, crossover, sequence_bytes
-from hybridserve.planning.resolve import Planned, Wishes, plan_settings
+from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, plan_settings
 from hybridserve.settings import Settings
 
 MIB = 1 << 20
 
 
 def compare_plans(
-    settings: Sequence[Settings], wishes: Wishes, lengths: Sequence[int], chart: Path | None, as_json: bool
+    settings: Sequence[Settings], wishes: PlanOptions, lengths: Sequence[int], chart: Path | None, as_json: bool
 ) -> None:
     """Plan every combination, print the table, draw the chart if asked."""
     columns = [_column(one, wishes) for one in settings]
@@ -39,7 +39,7 @@ def compare_plans(
         typer.echo(f"\nchart: {chart}")
 
 
-def _column(settings: Settings, wishes: Wishes) -> Column:
+def _column(settings: Settings, wishes: PlanOptions) -> Column:
     try:
         planned = plan_settings(settings, wishes)
     except PlanRefused as refusal:
@@ -90,7 +90,7 @@ def _cell(cell: dict[str, Any]) -> str:
     return f"{cell['n_safe']:,} / {cell['n_steady']:,}{mark}  {cell['bytes_per_sequence'] / MIB:,.0f}"
 
 
-def draw(plans: Sequence[Planned], path: Path) -> None:
+def draw(plans: Sequence[ResolvedPlan], path: Path) -> None:
     """Draw cache bytes of one sequence over its length, one line a model.
 
     Raises:

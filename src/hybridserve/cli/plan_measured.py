@@ -7,14 +7,14 @@ import json
 import typer
 
 from hybridserve.errors import CatalogError, ConfigError, PlanRefused
-from hybridserve.planning.benchmark_overlay import Judged, judge, read_curve
-from hybridserve.planning.resolve import Wishes, plan_settings
-from hybridserve.planning.roofline import Machine, machine
+from hybridserve.planning.benchmark_overlay import BenchmarkComparison, judge, read_curve
+from hybridserve.planning.resolve import PlanOptions, plan_settings
+from hybridserve.planning.roofline import DevicePeaks, device_peaks
 from hybridserve.planning.serialize import served
 from hybridserve.settings import Settings
 
 
-def show_measured(settings: Settings, wishes: Wishes, text: str, where: str, as_json: bool) -> None:
+def show_measured(settings: Settings, wishes: PlanOptions, text: str, where: str, as_json: bool) -> None:
     """Print a row for each point.
 
     Raises:
@@ -32,9 +32,9 @@ def show_measured(settings: Settings, wishes: Wishes, text: str, where: str, as_
         raise PlanRefused(
             "--measured", "the plan has no cache to hold a curve against", "give --kv-bytes or --memory-gib"
         )
-    peaks: Machine | None
+    peaks: DevicePeaks | None
     try:
-        peaks = machine(plan.deployment.accelerator, plan.deployment.quantization)
+        peaks = device_peaks(plan.deployment.accelerator, plan.deployment.quantization)
     except CatalogError:
         peaks = None
     rows = judge(points, plan.cache, plan.max_num_seqs, served(plan), peaks)
@@ -52,7 +52,7 @@ def show_measured(settings: Settings, wishes: Wishes, text: str, where: str, as_
         typer.secho("  ".join(cells).rstrip(), bold=number == 0)
 
 
-def _words(row: Judged) -> list[str]:
+def _words(row: BenchmarkComparison) -> list[str]:
     one = row.point
     return [
         f"{one.prompt:,}/{one.output:,}",

@@ -13,7 +13,7 @@ import yaml
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.planning.recommend import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
-from hybridserve.planning.resolve import Wishes, engine_args, plan_settings
+from hybridserve.planning.resolve import PlanOptions, engine_args, plan_settings
 from hybridserve.settings import Settings, load
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write the plan out.")
@@ -39,7 +39,7 @@ def vllm(
       hybridserve render vllm -c hybridserve.yaml --format llmconfig
     """
     settings = _load(config, model, gpu, assign)
-    args = engine_args(settings, plan_settings(settings, Wishes(goal=goal)))
+    args = engine_args(settings, plan_settings(settings, PlanOptions(goal=goal)))
     if as_json or format_ == "json":
         typer.echo(json.dumps(args, indent=2))
     elif format_ == "llmconfig":

@@ -17,7 +17,7 @@ from hybridserve.errors import ConfigError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from hybridserve.simulator.tune import Candidate, Scene, Trial
+    from hybridserve.simulator.tune import PolicyConfig, Scenario, TuningResult
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -58,11 +58,11 @@ def simulate(
     from hybridserve.simulator.fleet import FleetOptions
     from hybridserve.simulator.score import Goals
     from hybridserve.simulator.service_times import built_in, load_service_times
-    from hybridserve.simulator.traffic import WORKLOADS, read_trace
-    from hybridserve.simulator.tune import POLICIES, Scene, best, candidates, cheapest
+    from hybridserve.simulator.traffic import TRAFFIC_PATTERNS, read_trace
+    from hybridserve.simulator.tune import POLICIES, Scenario, best, candidates, cheapest
 
     if listing:
-        _list({name: one.about for name, one in WORKLOADS.items()}, POLICIES, built_in(), as_json)
+        _list({name: one.about for name, one in TRAFFIC_PATTERNS.items()}, POLICIES, built_in(), as_json)
         return
     names = list(POLICIES) if policy == "all" else policy.split(",")
     times = load_service_times(calibration)
@@ -77,13 +77,13 @@ def simulate(
         raise ConfigError("--min/--max", f"bounds {minimum} to {maximum} are impossible", "0 <= min <= max, 1 <= max")
     if trace is not None:
         arrivals = read_trace(trace)
-    elif workload in WORKLOADS:
-        arrivals = WORKLOADS[workload].arrivals(seed, scale)
+    elif workload in TRAFFIC_PATTERNS:
+        arrivals = TRAFFIC_PATTERNS[workload].arrivals(seed, scale)
     else:
-        raise ConfigError("--workload", f"{workload!r} is not one", ", ".join(WORKLOADS))
+        raise ConfigError("--workload", f"{workload!r} is not one", ", ".join(TRAFFIC_PATTERNS))
     if warm_up < 0 or (arrivals and warm_up >= arrivals[-1][0]):
         raise ConfigError("--warm-up", f"{warm_up:g} s leave nothing to count", "less than the length of the workload")
-    scene = Scene(
+    scene = Scenario(
         arrivals,
         times,
         Goals(ttft, ttft_per_1000 / 1000, inter_token),
@@ -113,7 +113,7 @@ def simulate(
         typer.echo("Service times are bounds from the data sheet: real engines are slower. `make calibrate` measures.")
 
 
-def _run(scene: Scene, plans: Sequence[Candidate], quiet: bool) -> list[Trial]:
+def _run(scene: Scenario, plans: Sequence[PolicyConfig], quiet: bool) -> list[TuningResult]:
     """All trials, with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
@@ -133,7 +133,7 @@ def _advance(bar: Progress, task: TaskID, before: int, done: float) -> None:
     bar.update(task, completed=before + done)
 
 
-def _table(trials: Sequence[Trial], title: str, attainment: float) -> None:
+def _table(trials: Sequence[TuningResult], title: str, attainment: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -173,7 +173,7 @@ def _list(workloads: dict[str, str], policies: Sequence[str], calibrations: Sequ
     typer.echo(f"\npolicies      {', '.join(policies)}\ncalibrations  {', '.join(calibrations)}")
 
 
-def _draw(path: Path, trials: Sequence[Trial], title: str) -> None:
+def _draw(path: Path, trials: Sequence[TuningResult], title: str) -> None:
     try:
         import matplotlib
     except ImportError:

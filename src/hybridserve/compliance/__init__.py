@@ -2,18 +2,18 @@
 
 from hybridserve.compliance.documents import compliance_document, licences_document, service_lines
 from hybridserve.compliance.evaluate import evaluate
-from hybridserve.compliance.findings import Finding, Verdict, verdict
+from hybridserve.compliance.findings import ComplianceStatus, Finding, compliance_status
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.compliance.view_builder import deployment_view
 
 __all__ = [
+    "ComplianceStatus",
     "DeploymentView",
     "Finding",
-    "Verdict",
     "compliance_document",
+    "compliance_status",
     "deployment_view",
     "evaluate",
     "licences_document",
     "service_lines",
-    "verdict",
 ]

@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any
 
 from hybridserve.catalog.licenses import Licence
-from hybridserve.compliance.findings import Finding, Profile, verdict
+from hybridserve.compliance.findings import Finding, Profile, compliance_status
 from hybridserve.compliance.rules.base import clause, duties
 from hybridserve.compliance.view import DeploymentView, Part
 
@@ -31,7 +31,7 @@ def compliance_document(
     rows = [finding.as_dict() for finding in findings]
     return {
         "profile": profile,
-        "verdict": verdict(findings, profile),
+        "compliance_status": compliance_status(findings, profile),
         "judged": today.isoformat(),
         "counts": dict(sorted(Counter(finding.status for finding in findings).items())),
         "findings_sha256": digest(rows),

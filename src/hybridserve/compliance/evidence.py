@@ -1,7 +1,7 @@
 """Does the guard work? What a live service answered to canaries, judged; and the record that is kept of it.
 
-Pure: the HTTP edge hands over `Observation`s. An answer of the model that sounds like a refusal is not a block: only
-the guard's own error is.
+Pure: the HTTP client hands over `CanaryObservation`s. A model answer that sounds like a refusal is not a block; only the
+guard's own error is.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ LIVE_RULES: Mapping[str, LiveRule] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class CanaryObservation:
     """What came back for one canary. Of the text only the length is kept.
 
     Attributes:
@@ -95,7 +95,7 @@ class Observation:
         return self.content + self.reasoning + self.tool_calls
 
 
-def judge(canary: Canary, seen: Observation) -> Outcome:
+def judge(canary: Canary, seen: CanaryObservation) -> Outcome:
     """One canary against what came back."""
     if seen.status == 0:
         return unknown(f"no answer: {seen.fault or 'connection failed'}", canary.id)
@@ -116,7 +116,7 @@ def judge(canary: Canary, seen: Observation) -> Outcome:
     return passed(f"{told}, {seen.delivered} characters in {seen.latency_s:.2f} s", canary.id)
 
 
-def _judge_block(canary: Canary, seen: Observation, told: str) -> Outcome:
+def _judge_block(canary: Canary, seen: CanaryObservation, told: str) -> Outcome:
     if seen.delivered:
         fields = [name for name in ("content", "reasoning", "tool_calls") if getattr(seen, name)]
         return failed(f"{told}, and {seen.delivered} characters were delivered in {', '.join(fields)}", canary.id)
@@ -127,7 +127,7 @@ def _judge_block(canary: Canary, seen: Observation, told: str) -> Outcome:
     return failed(f"{told}, expected 400 guard_blocked", canary.id)
 
 
-def live_findings(canaries: Sequence[Canary], seen: Sequence[Observation]) -> list[Finding]:
+def live_findings(canaries: Sequence[Canary], seen: Sequence[CanaryObservation]) -> list[Finding]:
     """Findings for a set of canaries. A rule whose canaries were not sent, or not answered, is UNKNOWN."""
     answers = {one.canary: one for one in seen}
     outcomes: list[tuple[str, Outcome]] = []
@@ -157,7 +157,7 @@ def _finding(rule: str, outcome: Outcome) -> Finding:
 
 def evidence_record(
     canaries: Sequence[Canary],
-    seen: Sequence[Observation],
+    seen: Sequence[CanaryObservation],
     findings: Sequence[Finding],
     *,
     url: str,
@@ -219,7 +219,7 @@ def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class CanaryState:
     """State of the repeated pair.
 
     Not `ready` before the first success and after `limit` failures in a row; ready again after one success.
@@ -232,19 +232,19 @@ class Round:
     why: str = "no canary has come back yet"
 
 
-def canary_round(before: Round, pair: Sequence[tuple[Canary, Observation]], limit: int = 3) -> Round:
+def canary_round(before: CanaryState, pair: Sequence[tuple[Canary, CanaryObservation]], limit: int = 3) -> CanaryState:
     """One repetition of the pair in a running service.
 
     An answer that cannot be judged counts as a failure: a guard nobody can see working is not working.
 
     Args:
-        before: the state after the round before; `Round()` at the start.
+        before: the state after the round before; `CanaryState()` at the start.
         limit: failures in a row after which the service is no longer ready.
     """
     outcomes = [judge(canary, seen) for canary, seen in pair]
     wrong = [f"{outcome.subject}: {outcome.evidence}" for outcome in outcomes if outcome.status != "PASS"]
     if not wrong and outcomes:
-        return Round(proven=True, ready=True, ok=True, why="")
+        return CanaryState(proven=True, ready=True, ok=True, why="")
     failures = before.failures + 1
     ready = before.proven and failures < limit
-    return Round(failures, before.proven, ready, ok=False, why="; ".join(wrong) or "no canary was sent")
+    return CanaryState(failures, before.proven, ready, ok=False, why="; ".join(wrong) or "no canary was sent")

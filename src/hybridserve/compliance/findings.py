@@ -10,7 +10,7 @@ Status = Literal["PASS", "FAIL", "WAIVED", "UNKNOWN"]
 Severity = Literal["error", "warning", "note"]
 Family = Literal["licence", "guard", "engine", "exposure", "evidence"]
 Profile = Literal["production", "staging", "demo"]
-Verdict = Literal["ready", "warn", "refuse"]
+ComplianceStatus = Literal["ready", "warn", "refuse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Finding:
         return self.status in ("FAIL", "UNKNOWN") and self.severity != "note"
 
 
-def verdict(findings: Iterable[Finding], profile: Profile) -> Verdict:
+def compliance_status(findings: Iterable[Finding], profile: Profile) -> ComplianceStatus:
     """What the gate does: become ready, become ready with a warning, or refuse."""
     findings = tuple(findings)
     if any(finding.blocks(profile) for finding in findings):

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class ReportedCache:
+class EngineCacheInfo:
     """Fields of vLLM's CacheConfig after start, and of the scheduler. Sizes in tokens or blocks."""
 
     num_gpu_blocks: int
@@ -32,10 +32,10 @@ class ReportedCache:
         )
 
 
-def reported_cache(vllm_config: Any) -> ReportedCache:
+def read_cache_info(vllm_config: Any) -> EngineCacheInfo:
     """Read a started engine's `VllmConfig`."""
     cache, scheduler = vllm_config.cache_config, vllm_config.scheduler_config
-    return ReportedCache(
+    return EngineCacheInfo(
         num_gpu_blocks=cache.num_gpu_blocks,
         block_size=cache.block_size,
         mamba_cache_mode=cache.mamba_cache_mode,

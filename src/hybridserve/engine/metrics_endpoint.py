@@ -9,11 +9,11 @@ from typing import Any, Literal
 from prometheus_client import REGISTRY
 
 from hybridserve import __version__
-from hybridserve.engine.stats import EngineSignals
-from hybridserve.gateway.config import Handover
+from hybridserve.engine.stats import EngineStatsLogger
+from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.state import served_name
-from hybridserve.observability.collectors.replica import ReplicaFacts, ReplicaState
-from hybridserve.observability.collectors.slo import RequestOutcomes
+from hybridserve.observability.collectors.replica import ReplicaCollector, ReplicaFacts
+from hybridserve.observability.collectors.slo import SLOCollector
 from hybridserve.observability.metrics_server import announce, export
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 def export_replica(
     client: Any,
-    handover: Handover,
-    signals: EngineSignals,
+    handover: GatewayConfig,
+    signals: EngineStatsLogger,
     plan: dict[str, Any],
     mode: Literal["ray", "single"],
     replica: str,
@@ -53,9 +53,9 @@ def export_replica(
             },
         )
         telemetry = settings.telemetry
-        outcomes = RequestOutcomes(telemetry.slo_ttft_s, telemetry.slo_inter_token_s, facts.cacheable_min)
+        outcomes = SLOCollector(telemetry.slo_ttft_s, telemetry.slo_inter_token_s, facts.cacheable_min)
         client.logger_manager.stat_loggers.append(outcomes)
-        REGISTRY.register(ReplicaState(facts, signals.reading, outcomes))
+        REGISTRY.register(ReplicaCollector(facts, signals.reading, outcomes))
         labels = {"namespace": telemetry.namespace, "model": served_name(settings), "replica": replica}
         export(telemetry, REGISTRY, labels)
         if mode == "ray":
@@ -64,7 +64,7 @@ def export_replica(
         logger.exception("event=no_replica_metrics")
 
 
-def _announce_ray(handover: Handover) -> None:
+def _announce_ray(handover: GatewayConfig) -> None:
     """Ray's own export of this node: of Serve's metrics, which have no other way out."""
     import ray
 

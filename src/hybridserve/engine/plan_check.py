@@ -6,15 +6,15 @@ from dataclasses import asdict
 from datetime import date
 from typing import Any
 
-from hybridserve.engine.cache_info import ReportedCache
+from hybridserve.engine.cache_info import EngineCacheInfo
 from hybridserve.planning.cache.layout import CachePlan
 from hybridserve.planning.deployment import profiled_settings
 from hybridserve.planning.memory.profile import record
-from hybridserve.planning.resolve import Planned
+from hybridserve.planning.resolve import ResolvedPlan
 from hybridserve.planning.verification import differences
 
 
-def plan_document(plan: CachePlan | None, reported: ReportedCache) -> dict[str, Any]:
+def plan_document(plan: CachePlan | None, reported: EngineCacheInfo) -> dict[str, Any]:
     """Body of ``GET /plan``: the engine's own statement, the plan's, and every difference by name."""
     engine = asdict(reported)
     if plan is None:
@@ -40,7 +40,7 @@ def plan_document(plan: CachePlan | None, reported: ReportedCache) -> dict[str, 
     }
 
 
-def remember_pool(planned: Planned, reported: ReportedCache) -> None:
+def save_profiled_pool(planned: ResolvedPlan, reported: EngineCacheInfo) -> None:
     """Write the pool that this start profiled into the calibration file, so that the next plan is exact.
 
     The engine does not report its bytes, but its blocks: blocks times bytes per block give the same plan.

@@ -23,7 +23,7 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def end_at_once(code: int) -> NoReturn:
+def kill_self_and_descendants(code: int) -> NoReturn:
     """End this process and every descendant, now and without a word; also those that are stopped."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -31,7 +31,7 @@ def end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def end_descendants(patience_s: float = 5.0) -> int:
+def kill_descendants(patience_s: float = 5.0) -> int:
     """End all descendants: SIGTERM, then SIGKILL. Returns how many there were."""
     ended: set[int] = set()
     deadline = time.monotonic() + patience_s

@@ -18,17 +18,17 @@ from hybridserve.engine.metrics_endpoint import export_replica
 from hybridserve.engine.patches import preload as early_core
 from hybridserve.engine.patches.inline_executor import InlineExecutor
 from hybridserve.engine.patches.preload import ENVIRONMENT
-from hybridserve.engine.processes import end_at_once
-from hybridserve.engine.startup import hold_against_plan, listen, warm_up
-from hybridserve.engine.stats import EngineSignals
-from hybridserve.engine.watchdog import until_lost
-from hybridserve.gateway import ControlMiddleware
-from hybridserve.gateway.config import Handover
+from hybridserve.engine.processes import kill_self_and_descendants
+from hybridserve.engine.startup import attach_stats_logger, verify_plan, warm_up
+from hybridserve.engine.stats import EngineStatsLogger
+from hybridserve.engine.watchdog import wait_until_unhealthy
+from hybridserve.gateway import GatewayMiddleware
+from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.metrics import SPECS
-from hybridserve.gateway.state import Control
+from hybridserve.gateway.state import GatewayState
 from hybridserve.observability.sink import PrometheusMetrics
 from hybridserve.planning.render import llm_config
-from hybridserve.planning.resolve import Planned, engine_args, plan_settings
+from hybridserve.planning.resolve import ResolvedPlan, engine_args, plan_settings
 
 
 class LocalWeights(CallbackBase):
@@ -57,9 +57,9 @@ class Engine(VLLMEngine):
 class HybridServer(LLMServer):
     """One replica: an engine, vLLM's own OpenAI application over it, and the control layer around that."""
 
-    handover: Handover
-    planned: Planned
-    signals: EngineSignals
+    handover: GatewayConfig
+    planned: ResolvedPlan
+    signals: EngineStatsLogger
     plan: dict[str, Any]
     """Body of ``GET /plan``; there once the application has been built."""
 
@@ -67,13 +67,13 @@ class HybridServer(LLMServer):
         """Start the engine without Ray's telemetry actor, warm it up, then watch it."""
         await self.engine.start()
         await warm_up(self.engine._engine_client)
-        self.signals = listen(self.engine._engine_client, self.handover, self.planned)
+        self.signals = attach_stats_logger(self.engine._engine_client, self.handover, self.planned)
         self._watchdog = asyncio.create_task(self._die_with_the_engine())
 
     async def _die_with_the_engine(self) -> None:
         """End this process when its engine is lost: Serve replaces it, and the router stops at once to ask it."""
-        await until_lost(self._errored, self.signals, self.handover.settings.server.stall_timeout_s)
-        end_at_once(1)
+        await wait_until_unhealthy(self._errored, self.signals, self.handover.settings.server.stall_timeout_s)
+        kill_self_and_descendants(1)
 
     def _errored(self) -> bool:
         return bool(self.engine._engine_client.errored)
@@ -86,15 +86,15 @@ class HybridServer(LLMServer):
     async def __serve_build_asgi_app__(self) -> Any:
         """vLLM's own application behind the control layer."""
         metrics = PrometheusMetrics(SPECS)
-        plan = hold_against_plan(self.engine._engine_client, self.planned)
+        plan = verify_plan(self.engine._engine_client, self.planned)
         self.plan = plan
         export_replica(self.engine._engine_client, self.handover, self.signals, plan, "ray", _name())
         app = await super().__serve_build_asgi_app__()
         app.middleware_stack = None  # vLLM has built it already; it is built again with ours in it
-        self._control = control = Control(self.handover, metrics=metrics, names_requests=False)
+        self._control = control = GatewayState(self.handover, metrics=metrics, names_requests=False)
         control.publish("/plan", plan)
         control.engine_lost = self._errored
-        app.add_middleware(ControlMiddleware, control=control)
+        app.add_middleware(GatewayMiddleware, control=control)
         control.watch(app)  # Serve sends no lifespan that would start it
         return app
 
@@ -104,7 +104,7 @@ def _name() -> str:
     return str(serve.get_replica_context().replica_id.unique_id)
 
 
-async def start_server(handover: Handover, begun: dict[str, str] | None) -> HybridServer:
+async def start_server(handover: GatewayConfig, begun: dict[str, str] | None) -> HybridServer:
     """A server with a running engine.
 
     Args:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hybridserve.autoscaling.capacity import UNLIMITED_PREFILL, ReplicaCapacity, capacity_from_plan
 from hybridserve.errors import ConfigError
-from hybridserve.planning.resolve import Planned, plan_settings
+from hybridserve.planning.resolve import ResolvedPlan, plan_settings
 from hybridserve.settings import Settings
 
 
-def replica_capacity(settings: Settings, planned: Planned | None = None) -> ReplicaCapacity:
+def replica_capacity(settings: Settings, planned: ResolvedPlan | None = None) -> ReplicaCapacity:
     """State slots, blocks and prefill rate of a replica with these settings.
 
     Raises:

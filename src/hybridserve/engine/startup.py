@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from hybridserve.engine.cache_info import reported_cache
+from hybridserve.engine.cache_info import read_cache_info
+from hybridserve.engine.plan_check import plan_document, save_profiled_pool
 from hybridserve.engine.spec import replica_capacity
-from hybridserve.engine.stats import EngineSignals
-from hybridserve.gateway.config import Handover
-from hybridserve.planning.resolve import Planned
-from hybridserve.engine.plan_check import plan_document, remember_pool
+from hybridserve.engine.stats import EngineStatsLogger
+from hybridserve.gateway.config import GatewayConfig
+from hybridserve.planning.resolve import ResolvedPlan
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +25,18 @@ async def warm_up(client: Any) -> None:
     await client.reset_prefix_cache()
 
 
-def listen(client: Any, handover: Handover, planned: Planned) -> EngineSignals:
+def attach_stats_logger(client: Any, handover: GatewayConfig, planned: ResolvedPlan) -> EngineStatsLogger:
     """Signals of this engine from now on."""
-    signals = EngineSignals(replica_capacity(handover.settings, planned), client.get_num_unfinished_requests)
+    signals = EngineStatsLogger(replica_capacity(handover.settings, planned), client.get_num_unfinished_requests)
     client.logger_manager.stat_loggers.append(signals)
     return signals
 
 
-def hold_against_plan(client: Any, planned: Planned) -> dict[str, Any]:
+def verify_plan(client: Any, planned: ResolvedPlan) -> dict[str, Any]:
     """The engine's cache beside the plan's: in the log, and as the body of ``GET /plan``."""
-    reported = reported_cache(client.vllm_config)
+    reported = read_cache_info(client.vllm_config)
     plan = plan_document(planned.advice.plan.cache, reported)
     for difference in plan["differences"]:
         logger.warning("the plan does not hold: %s", difference)
-    remember_pool(planned, reported)
+    save_profiled_pool(planned, reported)
     return plan

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
-from hybridserve.autoscaling.replica_metrics import PREFIX, Reading
+from hybridserve.autoscaling.replica_metrics import PREFIX, ReplicaMetrics
 
 
-class EngineSignals:
-    """Counts what passes, and gives a `Reading` at any time.
+class EngineStatsLogger:
+    """Counts what passes, and gives a `ReplicaMetrics` at any time.
 
     Args:
         capacity: of this replica; tells state blocks from attention blocks in the engine's one usage number.
@@ -79,12 +79,12 @@ class EngineSignals:
         """Whether the engine has requests."""
         return self._unfinished() > 0
 
-    def reading(self, replica: str = "") -> Reading:
+    def reading(self, replica: str = "") -> ReplicaMetrics:
         """The engine as it is now."""
         idle = self._unfinished() == 0
         running, waiting, deferred = (0, 0, 0) if idle else (self._running, self._waiting, self._deferred)
         mean_prompt = self._prompt_tokens / self._finished if self._finished else 0.0
-        return Reading(
+        return ReplicaMetrics(
             replica,
             age_s=0.0 if idle else self._clock() - self._at,
             running=running,

@@ -1,7 +1,7 @@
 """The control layer: one pure-ASGI class in front of the engine's own app, the same in every mode."""
 
-from hybridserve.gateway.config import Handover
-from hybridserve.gateway.middleware import ControlMiddleware
-from hybridserve.gateway.state import Control
+from hybridserve.gateway.config import GatewayConfig
+from hybridserve.gateway.middleware import GatewayMiddleware
+from hybridserve.gateway.state import GatewayState
 
-__all__ = ["Control", "ControlMiddleware", "Handover"]
+__all__ = ["GatewayConfig", "GatewayMiddleware", "GatewayState"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hybridserve.access")
 
 
-class Visit:
+class AccessLogEntry:
     """One line of the log: who, what, how it went. Never a key, a prompt or an answer."""
 
     __slots__ = ("_began", "ident", "key", "method", "reason", "route", "span", "status", "tokens")
@@ -52,7 +52,7 @@ class Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class RequestContext:
     """A request that was let in, and where its answer goes.
 
     Attributes:
@@ -66,4 +66,4 @@ class Exchange:
     receive: Receive
     send: Send
     ours: list[tuple[bytes, bytes]]
-    visit: Visit
+    visit: AccessLogEntry

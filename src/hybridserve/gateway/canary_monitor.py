@@ -9,8 +9,8 @@ from time import perf_counter
 from typing import Any
 
 from hybridserve.compliance.canary_prompts import Canary, round_canaries
-from hybridserve.compliance.evidence import Observation, Round, canary_round, judge
-from hybridserve.gateway.internal_request import ask
+from hybridserve.compliance.evidence import CanaryObservation, CanaryState, canary_round, judge
+from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.metrics import CANARY_OK, CANARY_SECONDS, Metrics
 from hybridserve.gateway.types import App, Scope
 from hybridserve.guards.canaries.client import ROUTE, read_answer
@@ -24,7 +24,7 @@ FIRST_EVERY_S = 1.0
 INSIDER = "hybridserve.insider"
 
 
-class Rounds:
+class GuardCanaryMonitor:
     """The repeated pair, its state, and what it says about readiness.
 
     Args:
@@ -36,7 +36,7 @@ class Rounds:
         block, allow = round_canaries(section.canary_block, section.canary_pass)
         # With the check of prompts off nothing holds a harmful question back; its answer may well be harmless.
         self.pair: Sequence[Canary] = (allow,) if section.input == "off" else (block, allow)
-        self.state = Round()
+        self.state = CanaryState()
         self._section = section
         self._model = model
         self._metrics = metrics
@@ -66,14 +66,18 @@ class Rounds:
         elif not before.ok:
             log.info("event=canary_ok")
 
-    async def _observe(self, app: App, canary: Canary) -> Observation:
+    async def _observe(self, app: App, canary: Canary) -> CanaryObservation:
         began = perf_counter()
         try:
-            answer = await ask(app, own_scope(self._insider), "POST", ROUTE, {**canary.body, "model": self._model})
+            answer = await request_app(
+                app, own_scope(self._insider), "POST", ROUTE, {**canary.body, "model": self._model}
+            )
             said: dict[str, Any] = read_answer(answer.status, answer.json())
         except Exception as error:  # Whatever breaks: a guard that nobody can see working does not work.
-            return Observation(canary=canary.id, status=0, fault=type(error).__name__, latency_s=perf_counter() - began)
-        return Observation(canary=canary.id, latency_s=perf_counter() - began, **said)
+            return CanaryObservation(
+                canary=canary.id, status=0, fault=type(error).__name__, latency_s=perf_counter() - began
+            )
+        return CanaryObservation(canary=canary.id, latency_s=perf_counter() - began, **said)
 
 
 def own_scope(insider: object) -> Scope:

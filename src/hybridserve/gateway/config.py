@@ -18,7 +18,7 @@ from hybridserve.settings.load import SETTINGS_JSON
 
 
 @dataclass(frozen=True, slots=True)
-class Handover:
+class GatewayConfig:
     """Settings, and what other rooms found out from them.
 
     Args:
@@ -41,7 +41,7 @@ class Handover:
         )
 
 
-def from_environ(environ: Mapping[str, str] | None = None) -> Handover:
+def from_environ(environ: Mapping[str, str] | None = None) -> GatewayConfig:
     """What ``HYBRIDSERVE_SETTINGS_JSON`` holds, or the file that it names: a handover, or plain settings.
 
     Raises:
@@ -62,6 +62,6 @@ def from_environ(environ: Mapping[str, str] | None = None) -> Handover:
     except (ValueError, TypeError, ValidationError) as error:
         detail = " ".join(str(error).split())[:300]
         raise ConfigError(
-            SETTINGS_JSON, f"does not hold settings: {detail}", "write it with Handover.to_json"
+            SETTINGS_JSON, f"does not hold settings: {detail}", "write it with GatewayConfig.to_json"
         ) from None
-    return Handover(settings, whole.get("documents", {}), whole.get("headers", {}))
+    return GatewayConfig(settings, whole.get("documents", {}), whole.get("headers", {}))

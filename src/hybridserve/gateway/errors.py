@@ -34,7 +34,7 @@ _TRACES = ("Traceback (most recent call last)", 'File "', "ray::", "site-package
 ENGINE_FAILED = "The engine failed on this request."
 
 
-class Refusal(Exception):
+class APIError(Exception):
     """A request that goes no further, with the answer its client gets.
 
     Args:

@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hybridserve.gateway.requests.body import Line, call_app
+from hybridserve.gateway.requests.body import BufferedReceive, run_app
 from hybridserve.gateway.types import App, Event, Scope
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class InternalResponse:
     """A whole answer of the app."""
 
     status: int
@@ -27,7 +27,7 @@ class Answer:
         return value if isinstance(value, dict) else {}
 
 
-async def ask(app: App, scope: Scope, method: str, path: str, body: object = None) -> Answer:
+async def request_app(app: App, scope: Scope, method: str, path: str, body: object = None) -> InternalResponse:
     """Ask the app as if a client did.
 
     Args:
@@ -60,5 +60,5 @@ async def ask(app: App, scope: Scope, method: str, path: str, body: object = Non
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    await call_app(app, inner, Line(receive, data), send)
-    return Answer(status, b"".join(chunks))
+    await run_app(app, inner, BufferedReceive(receive, data), send)
+    return InternalResponse(status, b"".join(chunks))

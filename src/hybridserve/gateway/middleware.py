@@ -9,36 +9,36 @@ from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
-from hybridserve.gateway.access_log import Exchange, Visit, log
-from hybridserve.gateway.auth.api_keys import presented
+from hybridserve.gateway.access_log import AccessLogEntry, RequestContext, log
+from hybridserve.gateway.auth.api_keys import extract_api_key
 from hybridserve.gateway.auth.routes import Route, route_path
-from hybridserve.gateway.config import Handover, from_environ
-from hybridserve.gateway.errors import Refusal, clean_error, first_header, send_json
+from hybridserve.gateway.config import GatewayConfig, from_environ
+from hybridserve.gateway.errors import APIError, clean_error, first_header, send_json
 from hybridserve.gateway.headers import inner_headers, request_id
-from hybridserve.gateway.internal_request import ask
+from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.limits.prompt_length import check_prompt_length
-from hybridserve.gateway.limits.rate_limit import Lease
+from hybridserve.gateway.limits.rate_limit import Reservation
 from hybridserve.gateway.metrics import ADMITTED, CUT, MIDDLEWARE_SECONDS, REJECTED, TOKENS
-from hybridserve.gateway.reasoning.two_pass import TwoCalls, check_two_calls
+from hybridserve.gateway.reasoning.two_pass import TwoPassReasoning, validate_two_pass
 from hybridserve.gateway.requests.api_formats import Unreadable
-from hybridserve.gateway.requests.body import Line, call_app, read_body
-from hybridserve.gateway.requests.policy import Call, prepare
-from hybridserve.gateway.responses.guarded_response import STALLED, Reply
-from hybridserve.gateway.responses.moderation_buffer import Window
-from hybridserve.gateway.state import Control
+from hybridserve.gateway.requests.body import BufferedReceive, read_body, run_app
+from hybridserve.gateway.requests.policy import GenerationRequest, apply_request_policy
+from hybridserve.gateway.responses.guarded_response import STALLED, GuardedResponse
+from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer
+from hybridserve.gateway.state import GatewayState
 from hybridserve.gateway.types import App, Event, RawHeaders, Receive, Scope, Send
-from hybridserve.guards import Verdict
+from hybridserve.guards import GuardVerdict
 from hybridserve.settings import Settings
 
 
-class ControlMiddleware:
+class GatewayMiddleware:
     """Who are you, may you, is it safe; then the app.
 
     Args:
         app: the ASGI app behind: vLLM's own, or Ray Serve's ingress.
         settings: all settings; alone they are enough.
         handover: settings with documents and headers from other rooms.
-        control: a ready `Control`, where the one who serves keeps it for drain and readiness.
+        control: a ready `GatewayState`, where the one who serves keeps it for drain and readiness.
 
     With none of them it reads ``HYBRIDSERVE_SETTINGS_JSON``, as under ``vllm serve --middleware``.
 
@@ -51,12 +51,12 @@ class ControlMiddleware:
         app: App,
         settings: Settings | None = None,
         *,
-        handover: Handover | None = None,
-        control: Control | None = None,
+        handover: GatewayConfig | None = None,
+        control: GatewayState | None = None,
     ) -> None:
         self.app = app
         if control is None:
-            control = Control(handover or (Handover(settings) if settings is not None else from_environ()))
+            control = GatewayState(handover or (GatewayConfig(settings) if settings is not None else from_environ()))
         self.control = control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,14 +84,14 @@ class ControlMiddleware:
         ours = [*self.control.headers]
         if self.control.names_requests:
             ours.append((b"x-request-id", ident))
-        visit = Visit(ident.decode(), method, began)
+        visit = AccessLogEntry(ident.decode(), method, began)
         try:
             if method == "OPTIONS" and self.control.routes.known(path) and first_header(given, b"origin"):
                 await self._pass(scope, receive, send, ours, visit)  # a browser's preflight carries no key
                 return
             route = self.control.routes.find(method, path)
             visit.route = route.name if route is not None else "other"
-            key = self.control.admit(route, presented(given), scope)
+            key = self.control.admit(route, extract_api_key(given), scope)
             visit.key = key.name
             assert route is not None
             inner: Scope = {**scope, "headers": inner_headers(given, ident)}
@@ -101,8 +101,8 @@ class ControlMiddleware:
                 await self._pass(inner, receive, send, ours, visit)
             else:
                 visit.span, inner["headers"] = self.control.spans.begin(f"hybridserve {route.name}", inner["headers"])
-                await self._generate(Exchange(route, key, inner, receive, send, ours, visit))
-        except Refusal as refusal:
+                await self._generate(RequestContext(route, key, inner, receive, send, ours, visit))
+        except APIError as refusal:
             self.control.metrics.count(REJECTED.name, {"route": visit.route, "reason": refusal.reason})
             visit.status, visit.reason = refusal.status, refusal.reason
             await refusal.send(send, ours)
@@ -113,12 +113,14 @@ class ControlMiddleware:
 
     # --- what the door answers itself
 
-    async def _own(self, route: Route, path: str, inner: Scope, send: Send, ours: RawHeaders, visit: Visit) -> bool:
+    async def _own(
+        self, route: Route, path: str, inner: Scope, send: Send, ours: RawHeaders, visit: AccessLogEntry
+    ) -> bool:
         """Answer one of our own routes; False where the app behind may have it."""
         status, document = 200, self.control.documents.get(path)
         if route.name == "ready":
             reasons = await self.control.not_ready()
-            health = await ask(self.app, inner, "GET", "/health")
+            health = await request_app(self.app, inner, "GET", "/health")
             # 404: the app has no such route, as Ray's ingress; its health is looked after by Ray.
             if health.status not in (200, 404):
                 reasons.append(f"engine: /health answers {health.status}")
@@ -135,7 +137,7 @@ class ControlMiddleware:
 
     # --- what goes through as it is
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, ours: RawHeaders, visit: Visit) -> None:
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, ours: RawHeaders, visit: AccessLogEntry) -> None:
         """Routes that generate nothing: our headers on the answer, errors cleaned."""
         start: Event | None = None
         held: list[bytes] = []
@@ -163,11 +165,11 @@ class ControlMiddleware:
             await self.app(scope, receive, out)
             return
         body = await read_body(receive, self.control.settings.access.max_body_bytes, _declared_length(scope))
-        await call_app(self.app, scope, Line(receive, body), out)
+        await run_app(self.app, scope, BufferedReceive(receive, body), out)
 
     # --- what generates
 
-    async def _generate(self, exchange: Exchange) -> None:
+    async def _generate(self, exchange: RequestContext) -> None:
         control, key, visit = self.control, exchange.key, exchange.visit
         control.check_open(key)
         control.limits.request(key)
@@ -185,12 +187,12 @@ class ControlMiddleware:
             await self._answer(replace(exchange, send=ticket.recording(exchange.send)), raw)
             ticket.good = visit.status == 200 and visit.reason == "-"
 
-    async def _answer(self, exchange: Exchange, raw: bytes) -> None:
+    async def _answer(self, exchange: RequestContext, raw: bytes) -> None:
         control, settings = self.control, self.control.settings
         route, key, scope, visit = exchange.route, exchange.key, exchange.scope, exchange.visit
         assert route.dialect is not None
         waited = perf_counter()
-        call = prepare(raw, route.dialect, settings, key)
+        call = apply_request_policy(raw, route.dialect, settings, key)
         await check_prompt_length(self.app, scope, call, settings.access.max_prompt_tokens)
         app = await self._with_budget(scope, call)
         metered = control.limits.counts_tokens(key)
@@ -199,10 +201,10 @@ class ControlMiddleware:
         lease = control.limits.open(key, call.reserve())
         control.entered()
         used: int | None = None
-        gate: asyncio.Task[Verdict] | None = None
+        gate: asyncio.Task[GuardVerdict] | None = None
         try:
             before_guard = perf_counter()
-            line = Line(exchange.receive, call.payload())
+            line = BufferedReceive(exchange.receive, call.payload())
             gate = await self._guard_input(call, line)
             guarded = perf_counter() - before_guard
             reply = self._reply(exchange, line, call, gate, lease, metered)
@@ -226,11 +228,13 @@ class ControlMiddleware:
             self._settle(lease, used)
             control.left()
 
-    async def _run(self, app: App, scope: Scope, line: Line, reply: Reply, visit: Visit) -> None:
+    async def _run(
+        self, app: App, scope: Scope, line: BufferedReceive, reply: GuardedResponse, visit: AccessLogEntry
+    ) -> None:
         """The app, and an end of the answer that shows how it went."""
         failed = False
         try:
-            await call_app(app, scope, line, reply)
+            await run_app(app, scope, line, reply)
         except Exception as error:
             failed = True
             if reply.cut != STALLED:  # else we broke its sending off ourselves
@@ -240,11 +244,11 @@ class ControlMiddleware:
                 log.error("event=app_failed id=%s error=%s at=%s:%s", visit.ident, kind, frame.filename, frame.lineno)
         await reply.finish(failed)
 
-    async def _with_budget(self, scope: Scope, call: Call) -> App:
+    async def _with_budget(self, scope: Scope, call: GenerationRequest) -> App:
         """The app that answers this call: the engine's, or one that holds the thinking budget around it.
 
         Raises:
-            Refusal: 400, nobody holds budgets here, or not together with what else is asked for.
+            APIError: 400, nobody holds budgets here, or not together with what else is asked for.
         """
         budget = call.wish.budget if call.wish is not None else None
         if budget is None:
@@ -253,21 +257,21 @@ class ControlMiddleware:
         holder = await self.control.budgets.find_holder(self.app, scope, call.body.get("model"))
         if holder == "off":
             message = "This server holds no thinking budgets; reasoning can be on or off."
-            raise Refusal(400, "reasoning_budget_unsupported", message, param="reasoning")
+            raise APIError(400, "reasoning_budget_unsupported", message, param="reasoning")
         if holder == "engine":
             call.body["thinking_token_budget"] = budget
             return self.app
-        check_two_calls(call.body)
+        validate_two_pass(call.body)
         options = call.body.get("stream_options")
         call.hide_usage = not (isinstance(options, dict) and options.get("include_usage"))
         assert reasoning.closing is not None  # filled in from the model's card
-        return TwoCalls(self.app, call.body, budget, reasoning.closing)
+        return TwoPassReasoning(self.app, call.body, budget, reasoning.closing)
 
-    async def _guard_input(self, call: Call, line: Line) -> asyncio.Task[Verdict] | None:
+    async def _guard_input(self, call: GenerationRequest, line: BufferedReceive) -> asyncio.Task[GuardVerdict] | None:
         """Check the prompt now, or start to while the engine prefills.
 
         Raises:
-            Refusal: blocked, no verdict, or not readable.
+            APIError: blocked, no verdict, or not readable.
         """
         guard = self.control.settings.guard
         if self.control.guard is None or guard.input == "off":
@@ -275,7 +279,7 @@ class ControlMiddleware:
         try:
             call.messages = call.dialect.messages(call.body)
         except Unreadable as error:
-            raise Refusal(400, "guard_unreadable", f"The safety guard reads text only: {error}.") from None
+            raise APIError(400, "guard_unreadable", f"The safety guard reads text only: {error}.") from None
         if guard.input == "before":
             verdict = await self.control.judge(call.messages, "input")
             if not verdict.allowed:
@@ -283,7 +287,7 @@ class ControlMiddleware:
             return None
         task = asyncio.ensure_future(self.control.judge(call.messages, "input"))
 
-        def stop_engine(done: asyncio.Task[Verdict]) -> None:
+        def stop_engine(done: asyncio.Task[GuardVerdict]) -> None:
             if not done.cancelled() and not done.result().allowed:
                 line.hang_up()
 
@@ -292,24 +296,24 @@ class ControlMiddleware:
 
     def _reply(
         self,
-        exchange: Exchange,
-        line: Line,
-        call: Call,
-        gate: asyncio.Task[Verdict] | None,
-        lease: Lease,
+        exchange: RequestContext,
+        line: BufferedReceive,
+        call: GenerationRequest,
+        gate: asyncio.Task[GuardVerdict] | None,
+        lease: Reservation,
         metered: bool,
-    ) -> Reply:
+    ) -> GuardedResponse:
         control, guard = self.control, self.control.settings.guard
         judge = window = None
         if control.guard is not None and guard.output:
             # Without a check of the prompt the answer is judged alone.
             prompt = call.messages or []
 
-            async def judge(text: str) -> Verdict:
+            async def judge(text: str) -> GuardVerdict:
                 return await control.judge([*prompt, {"role": "assistant", "content": text}], "output")
 
-            window = Window(judge, guard.window, guard.overlap_tokens, guard.max_hold_s)
-        return Reply(
+            window = ModerationBuffer(judge, guard.window, guard.overlap_tokens, guard.max_hold_s)
+        return GuardedResponse(
             exchange.send,
             line,
             call,
@@ -324,7 +328,7 @@ class ControlMiddleware:
             ended=partial(self._settle, lease),
         )
 
-    def _settle(self, lease: Lease, used: int | None) -> None:
+    def _settle(self, lease: Reservation, used: int | None) -> None:
         if lease.close(used) and used is not None:
             self.control.metrics.count(TOKENS.name, {}, used)
 

@@ -1,4 +1,4 @@
-"""What the door knows and decides by: keys, limits, guard, drain. One `Control` a process; no HTTP in here."""
+"""What the door knows and decides by: keys, limits, guard, drain. One `GatewayState` a process; no HTTP in here."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from hybridserve import __version__
 from hybridserve.catalog.models import ServingFacts, resolve_model
 from hybridserve.errors import CatalogError
-from hybridserve.gateway.auth.api_keys import Key, KeyRing
+from hybridserve.gateway.auth.api_keys import APIKeyStore, Key
 from hybridserve.gateway.auth.routes import Route, Routes
-from hybridserve.gateway.canary_monitor import INSIDER, Rounds, own_scope
-from hybridserve.gateway.config import Handover
-from hybridserve.gateway.errors import Refusal
-from hybridserve.gateway.internal_request import ask
-from hybridserve.gateway.limits.idempotency import Answers
-from hybridserve.gateway.limits.rate_limit import Limits
+from hybridserve.gateway.canary_monitor import INSIDER, GuardCanaryMonitor, own_scope
+from hybridserve.gateway.config import GatewayConfig
+from hybridserve.gateway.errors import APIError
+from hybridserve.gateway.internal_request import request_app
+from hybridserve.gateway.limits.idempotency import IdempotencyCache
+from hybridserve.gateway.limits.rate_limit import RequestLimits
 from hybridserve.gateway.metrics import DRAINING, GUARD_SECONDS, VERDICTS, Metrics, NoMetrics
-from hybridserve.gateway.reasoning.budget import Budgets
+from hybridserve.gateway.reasoning.budget import ThinkingBudgetProbe
 from hybridserve.gateway.reasoning.controls import for_model
 from hybridserve.gateway.tracing import Spans
 from hybridserve.gateway.types import App
 from hybridserve.gateway.types import Scope as AsgiScope
-from hybridserve.guards import Message, Reliable, Stage, Verdict, build_guard
+from hybridserve.guards import GuardVerdict, Message, ResilientGuard, Stage, build_guard
 from hybridserve.settings import Settings
 from hybridserve.settings.access import Scope
 
@@ -37,7 +37,7 @@ _PROBE_EVERY_S = 5.0
 _OURSELVES = Key("canary", frozenset({"inference"}), insider=True)
 
 
-class Control:
+class GatewayState:
     """The state behind the middleware, for whoever serves to hold on to: drain, gate, readiness.
 
     Args:
@@ -52,9 +52,9 @@ class Control:
 
     def __init__(
         self,
-        handover: Handover,
+        handover: GatewayConfig,
         *,
-        guard: Reliable | None = None,
+        guard: ResilientGuard | None = None,
         metrics: Metrics | None = None,
         spans: Spans | None = None,
         names_requests: bool = True,
@@ -66,9 +66,9 @@ class Control:
         self.metrics: Metrics = metrics or NoMetrics()
         self.spans = spans or Spans()
         self.guard = guard or build_guard(settings.guard, served_name(settings))
-        self.keys = KeyRing(Path(settings.access.keys_file)) if settings.access.keys_file else None
-        self.limits = Limits(settings.access)
-        self.budgets = Budgets(settings.reasoning)
+        self.keys = APIKeyStore(Path(settings.access.keys_file)) if settings.access.keys_file else None
+        self.limits = RequestLimits(settings.access)
+        self.budgets = ThinkingBudgetProbe(settings.reasoning)
         self._counts_reasoning = bool(settings.engine.reasoning_parser or (facts and facts.reasoning_parser))
         self.routes = Routes(settings.access.open_routes, guarded=self.guard is not None)
         self.documents = _documents(handover, self.guard)
@@ -82,8 +82,8 @@ class Control:
         self._anonymous = _anonymous(settings)
         self._insider = object()
         self.engine_lost: Callable[[], bool] = lambda: False
-        self.answers = Answers(settings.access.idempotency_s)
-        self._rounds: Rounds | None = None
+        self.answers = IdempotencyCache(settings.access.idempotency_s)
+        self._rounds: GuardCanaryMonitor | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- who may
@@ -92,7 +92,7 @@ class Control:
         """Who asks.
 
         Raises:
-            Refusal: 401 without a valid key, 403 where the key's scopes do not reach.
+            APIError: 401 without a valid key, 403 where the key's scopes do not reach.
         """
         if scope.get(INSIDER) is self._insider:
             return _OURSELVES
@@ -100,28 +100,28 @@ class Control:
         if secret is not None and self.keys is not None:
             found = self.keys.find(secret)
             if found is None:
-                raise Refusal(401, "invalid_api_key", "This API key is not known here, or has expired.")
+                raise APIError(401, "invalid_api_key", "This API key is not known here, or has expired.")
             key = found
         if route is not None and (route.scope is None or route.scope in key.scopes):
             return key
         if key is self._anonymous and self.keys is not None:
-            raise Refusal(
+            raise APIError(
                 401, "missing_api_key", "Send an API key: Authorization: Bearer KEY.", reason="missing_api_key"
             )
-        raise Refusal(403, "not_allowed", "This route is not open to you.", reason="scope")
+        raise APIError(403, "not_allowed", "This route is not open to you.", reason="scope")
 
     def check_open(self, key: Key) -> None:
-        """Raises Refusal, 503, while new work is not taken from this key."""
+        """Raises APIError, 503, while new work is not taken from this key."""
         if key.insider:
             return
         if self.draining:
             message = "This server is shutting down; another one takes the request."
-            raise Refusal(503, "draining", message, retry_after_s=1.0)
+            raise APIError(503, "draining", message, retry_after_s=1.0)
         if self._gate is not None:
-            raise Refusal(503, "gate_closed", f"This server may not serve: {self._gate}", retry_after_s=30.0)
+            raise APIError(503, "gate_closed", f"This server may not serve: {self._gate}", retry_after_s=30.0)
         if self._rounds is not None and self._rounds.fault is not None:
             message = "The safety guard is not seen to work; nothing is served until it is."
-            raise Refusal(503, "guard_unavailable", message, reason="guard_canary", retry_after_s=5.0)
+            raise APIError(503, "guard_unavailable", message, reason="guard_canary", retry_after_s=5.0)
 
     # --- documents, drain, gate, readiness
 
@@ -190,7 +190,9 @@ class Control:
             return
         loop = asyncio.get_running_loop()
         if self.guard is not None:
-            self._rounds = Rounds(self.settings.guard, served_name(self.settings), self.metrics, self._insider)
+            self._rounds = GuardCanaryMonitor(
+                self.settings.guard, served_name(self.settings), self.metrics, self._insider
+            )
             self._tasks.append(loop.create_task(self._rounds.run(app)))
         if self._counts_reasoning and self.budgets.holder is None:
             self._tasks.append(loop.create_task(self._probe_budgets(app)))
@@ -207,11 +209,11 @@ class Control:
         question = [{"role": "user", "content": "Hello"}]
         body = {"model": served_name(self.settings), "messages": question, "max_tokens": 1, "reasoning": {"budget": 1}}
         try:
-            await ask(app, own_scope(self._insider), "POST", "/v1/chat/completions", body)
+            await request_app(app, own_scope(self._insider), "POST", "/v1/chat/completions", body)
         except Exception as error:  # The first client who asks for a budget makes the door ask again.
             log.warning("event=budget_probe_failed error=%s", type(error).__name__)
 
-    async def _guard_fault(self, guard: Reliable) -> str | None:
+    async def _guard_fault(self, guard: ResilientGuard) -> str | None:
         if self._rounds is not None and self._rounds.fault is not None:
             return f"canary: {self._rounds.fault}"
         if guard.breaker == "open":
@@ -223,7 +225,7 @@ class Control:
 
     # --- guard
 
-    async def judge(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+    async def judge(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         """Ask the guard, and count its answer. Only call it where there is one."""
         assert self.guard is not None
         verdict = await self.guard.check(messages, stage)
@@ -232,11 +234,11 @@ class Control:
         self.metrics.observe(GUARD_SECONDS.name, labels, verdict.seconds)
         return verdict
 
-    def refusal(self, verdict: Verdict, stage: str) -> Refusal:
+    def refusal(self, verdict: GuardVerdict, stage: str) -> APIError:
         """The answer that belongs to a verdict other than allow. An outage must not look like a refusal."""
         if verdict.outcome == "block":
             what = "The request" if stage == "input" else "The answer"
-            return Refusal(
+            return APIError(
                 400,
                 "guard_blocked",
                 f"{what} was blocked by the safety guard.",
@@ -244,7 +246,7 @@ class Control:
                 extra={"guard": {"stage": stage, "categories": list(verdict.categories)}},
             )
         after = self.guard.retry_after_s if self.guard is not None else 1.0
-        return Refusal(
+        return APIError(
             503,
             "guard_unavailable",
             "The safety guard gave no verdict; nothing is served without.",
@@ -274,7 +276,7 @@ def _anonymous(settings: Settings) -> Key:
     return Key("anonymous", frozenset(scopes))
 
 
-def _documents(handover: Handover, guard: Reliable | None) -> Mapping[str, Any]:
+def _documents(handover: GatewayConfig, guard: ResilientGuard | None) -> Mapping[str, Any]:
     settings = handover.settings
     about = {
         "service": "hybridserve",

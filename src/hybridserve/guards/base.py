@@ -17,7 +17,7 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GuardVerdict:
     """One answer of a guard.
 
     `categories` are the guard's own names of what it found. `detail` says why it is an error; it never holds
@@ -35,7 +35,7 @@ class Verdict:
         return self.outcome == "allow"
 
 
-class GuardFault(Exception):
+class GuardError(Exception):
     """The guard gave no usable verdict. `transient` means that asking again may help."""
 
     def __init__(self, detail: str, *, transient: bool = False) -> None:
@@ -55,16 +55,16 @@ class Guard(Protocol):
     instant: bool
     """It answers without waiting for anything, so that no deadline need be set."""
 
-    async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+    async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         """A verdict.
 
         Raises:
-            GuardFault: none could be had. `Reliable` turns it into a verdict ``error``.
+            GuardError: none could be had. `ResilientGuard` turns it into a verdict ``error``.
         """
         ...
 
     async def probe(self) -> None:
-        """Cheap sign of life, for readiness. Raises GuardFault."""
+        """Cheap sign of life, for readiness. Raises GuardError."""
         ...
 
     async def close(self) -> None:

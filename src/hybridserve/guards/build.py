@@ -6,12 +6,12 @@ from pathlib import Path
 
 from hybridserve.errors import ConfigError
 from hybridserve.guards.base import Guard
-from hybridserve.guards.patterns import RulesGuard
-from hybridserve.guards.resilient import Reliable
+from hybridserve.guards.patterns import PatternGuard
+from hybridserve.guards.resilient import ResilientGuard
 from hybridserve.settings.guard import GuardSection
 
 
-def build_guard(settings: GuardSection, main_model: str = "main") -> Reliable | None:
+def build_guard(settings: GuardSection, main_model: str = "main") -> ResilientGuard | None:
     """The guard of these settings, ready to be asked; None for kind ``none``.
 
     Args:
@@ -24,7 +24,7 @@ def build_guard(settings: GuardSection, main_model: str = "main") -> Reliable | 
     if settings.kind == "none":
         return None
     if settings.kind == "rules":
-        guard = RulesGuard(Path(settings.rules_file) if settings.rules_file else None)
+        guard = PatternGuard(Path(settings.rules_file) if settings.rules_file else None)
     else:
         assert settings.url is not None
         key = _read("guard.api_key_file", settings.api_key_file)
@@ -58,7 +58,7 @@ def build_guard(settings: GuardSection, main_model: str = "main") -> Reliable | 
                 api_key=key,
                 timeout_s=settings.timeout_s,
             )
-    return Reliable(
+    return ResilientGuard(
         guard,
         timeout_s=settings.timeout_s,
         retries=settings.retries,

@@ -1,4 +1,4 @@
-"""JSON over HTTP to a guard, with every failure told as a GuardFault.
+"""JSON over HTTP to a guard, with every failure told as a GuardError.
 
 aiohttp, which Ray and vLLM need anyway, and not httpx: with 64 verdicts at once, of a guard that takes 50 ms, httpx's
 pool took 3 ms of processor time for each and gave them back after 700 ms; this takes 0.2 ms, and 60.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridserve.errors import ConfigError
-from hybridserve.guards.base import GuardFault
+from hybridserve.guards.base import GuardError
 
 try:
     import aiohttp
@@ -57,15 +57,15 @@ class GuardHTTP:
             async with self._session.request(method, self._url + path, json=body, allow_redirects=False) as response:
                 status, said = response.status, await response.read()
         except TimeoutError:
-            raise GuardFault("the guard did not answer in time", transient=True) from None
+            raise GuardError("the guard did not answer in time", transient=True) from None
         except aiohttp.ClientError as error:
-            raise GuardFault(f"the guard cannot be reached: {type(error).__name__}", transient=True) from None
+            raise GuardError(f"the guard cannot be reached: {type(error).__name__}", transient=True) from None
         if status != 200:
-            raise GuardFault(f"the guard answered {status}", transient=status >= 500 or status == 429)
+            raise GuardError(f"the guard answered {status}", transient=status >= 500 or status == 429)
         try:
             answer = json.loads(said)
         except ValueError:
-            raise GuardFault("the guard's answer is not JSON") from None
+            raise GuardError("the guard's answer is not JSON") from None
         if not isinstance(answer, dict):
-            raise GuardFault("the guard's answer is not a JSON object")
+            raise GuardError("the guard's answer is not a JSON object")
         return answer

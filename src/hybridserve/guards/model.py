@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-from hybridserve.guards.base import GuardFault, Message, Stage, Verdict
+from hybridserve.guards.base import GuardError, GuardVerdict, Message, Stage
 from hybridserve.guards.conversation import alternating, safety_guard_prompt, transcript
 from hybridserve.guards.http_client import GuardHTTP
 from hybridserve.guards.parsers import PARSERS
@@ -53,20 +53,20 @@ class ModelGuard:
         if kwargs:
             self._request["chat_template_kwargs"] = kwargs
 
-    async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+    async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         start = perf_counter()
         answer = await self._http.post("/chat/completions", {**self._request, "messages": self._ask(messages, stage)})
         reading = self._parse(_verdict_text(answer), stage)
         blocked = reading.unsafe or (reading.controversial and self._controversial_blocks)
         categories = reading.categories if blocked else ()
-        return Verdict("block" if blocked else "allow", self.name, categories, seconds=perf_counter() - start)
+        return GuardVerdict("block" if blocked else "allow", self.name, categories, seconds=perf_counter() - start)
 
     async def probe(self) -> None:
         listing = await self._http.get("/models")
         data = listing.get("data")
         ids = [entry.get("id") for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
         if self.name not in ids:
-            raise GuardFault(f"the endpoint does not serve {self.name}")
+            raise GuardError(f"the endpoint does not serve {self.name}")
 
     async def close(self) -> None:
         await self._http.close()
@@ -84,9 +84,9 @@ def _verdict_text(answer: Mapping[str, Any]) -> str:
         (choice,) = answer["choices"]
         text, finish = choice["message"]["content"], choice["finish_reason"]
     except (KeyError, TypeError, ValueError):
-        raise GuardFault("the guard's answer is not a chat completion") from None
+        raise GuardError("the guard's answer is not a chat completion") from None
     if finish != "stop":
-        raise GuardFault(f"the verdict was cut off: finish_reason {finish}")
+        raise GuardError(f"the verdict was cut off: finish_reason {finish}")
     if not isinstance(text, str):
-        raise GuardFault("the verdict is empty")
+        raise GuardError("the verdict is empty")
     return text

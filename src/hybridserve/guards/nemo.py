@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import perf_counter
 
-from hybridserve.guards.base import GuardFault, Message, Stage, Verdict
+from hybridserve.guards.base import GuardError, GuardVerdict, Message, Stage
 from hybridserve.guards.http_client import GuardHTTP
 
 
@@ -34,7 +34,7 @@ class NemoGuard:
         self._config_id = config_id
         self._model = model
 
-    async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+    async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         start = perf_counter()
         answer = await self._http.post(
             "/v1/guardrail/checks",
@@ -43,13 +43,13 @@ class NemoGuard:
         status, rails = answer.get("status"), answer.get("rails_status")
         # A success of no rails at all is what a wrong config_id or an unloaded rail looks like.
         if not isinstance(rails, dict) or not rails:
-            raise GuardFault("no rail ran")
+            raise GuardError("no rail ran")
         states = {name: rail.get("status") if isinstance(rail, dict) else None for name, rail in rails.items()}
         if status not in ("success", "blocked") or not set(states.values()) <= {"success", "blocked"}:
-            raise GuardFault("the status of the check or of a rail is neither success nor blocked")
+            raise GuardError("the status of the check or of a rail is neither success nor blocked")
         blocked = tuple(name for name, state in states.items() if state == "blocked")
         stopped = bool(blocked) or status == "blocked"
-        return Verdict("block" if stopped else "allow", self.name, blocked, seconds=perf_counter() - start)
+        return GuardVerdict("block" if stopped else "allow", self.name, blocked, seconds=perf_counter() - start)
 
     async def probe(self) -> None:
         await self._http.get("/v1/health/ready")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hybridserve.guards.base import GuardFault, Stage
+from hybridserve.guards.base import GuardError, Stage
 from hybridserve.settings.guard import GuardFormat
 
 LLAMA_GUARD_CATEGORIES = {
@@ -35,7 +35,7 @@ LLAMA_GUARD_CATEGORIES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedVerdict:
     """What a verdict's text says. `controversial` is Qwen3Guard's middle answer."""
 
     unsafe: bool
@@ -43,70 +43,70 @@ class Reading:
     controversial: bool = False
 
 
-Parser = Callable[[str, Stage], Reading]
+Parser = Callable[[str, Stage], ParsedVerdict]
 
 
-def nemotron_safety_guard(text: str, stage: Stage) -> Reading:
+def nemotron_safety_guard(text: str, stage: Stage) -> ParsedVerdict:
     """``{"User Safety": "safe", "Response Safety": "unsafe", "Safety Categories": "Violence"}``."""
     try:
         answer = json.loads(text, object_pairs_hook=_no_duplicates)
     except ValueError:
-        raise GuardFault("the verdict is not one JSON object") from None
+        raise GuardError("the verdict is not one JSON object") from None
     if not isinstance(answer, dict):
-        raise GuardFault("the verdict is not one JSON object")
+        raise GuardError("the verdict is not one JSON object")
     unknown = set(answer) - {"User Safety", "Response Safety", "Safety Categories"}
     if unknown:
-        raise GuardFault("the verdict has unknown fields")
+        raise GuardError("the verdict has unknown fields")
     categories = answer.get("Safety Categories", "")
     if not isinstance(categories, str):
-        raise GuardFault("Safety Categories is not text")
+        raise GuardError("Safety Categories is not text")
     return _two_sided(answer, stage, "User Safety", "Response Safety", "unsafe", "safe", _names(categories))
 
 
-def nemotron_content_safety(text: str, stage: Stage) -> Reading:
+def nemotron_content_safety(text: str, stage: Stage) -> ParsedVerdict:
     """Lines ``User Safety: safe``, ``Response Safety: unsafe``, ``Safety Categories: Violence``."""
     fields = _lines(_without_thinking(text), ("User Safety", "Response Safety", "Safety Categories"))
     names = _names(fields.get("Safety Categories", ""))
     return _two_sided(fields, stage, "User Safety", "Response Safety", "unsafe", "safe", names)
 
 
-def nemotron_reasoning(text: str, stage: Stage) -> Reading:
+def nemotron_reasoning(text: str, stage: Stage) -> ParsedVerdict:
     """Lines ``Prompt harm: unharmful``, ``Response harm: harmful``."""
     fields = _lines(_without_thinking(text), ("Prompt harm", "Response harm"))
     return _two_sided(fields, stage, "Prompt harm", "Response harm", "harmful", "unharmful", ())
 
 
-def qwen3guard(text: str, stage: Stage) -> Reading:
+def qwen3guard(text: str, stage: Stage) -> ParsedVerdict:
     """Lines ``Safety: Unsafe``, ``Categories: Violent``, for answers also ``Refusal: No``."""
     fields = _lines(_without_thinking(text), ("Safety", "Categories", "Refusal"))
     level = fields.get("Safety")
     if level not in ("Safe", "Unsafe", "Controversial"):
-        raise GuardFault("Safety is none of Safe, Unsafe, Controversial")
+        raise GuardError("Safety is none of Safe, Unsafe, Controversial")
     if "Categories" not in fields:
-        raise GuardFault("the verdict has no Categories")
+        raise GuardError("the verdict has no Categories")
     if stage == "output" and fields.get("Refusal") not in ("Yes", "No"):
-        raise GuardFault("Refusal is neither Yes nor No")
-    return Reading(level == "Unsafe", _names(fields["Categories"]), level == "Controversial")
+        raise GuardError("Refusal is neither Yes nor No")
+    return ParsedVerdict(level == "Unsafe", _names(fields["Categories"]), level == "Controversial")
 
 
-def granite_guardian(text: str, _stage: Stage) -> Reading:
+def granite_guardian(text: str, _stage: Stage) -> ParsedVerdict:
     """``<score> yes </score>``: yes means that the risk asked about is there."""
     match = re.fullmatch(r"<score>\s*(yes|no)\s*</score>", _without_thinking(text))
     if match is None:
-        raise GuardFault("the verdict is not one <score> of yes or no")
-    return Reading(match[1] == "yes")
+        raise GuardError("the verdict is not one <score> of yes or no")
+    return ParsedVerdict(match[1] == "yes")
 
 
-def llama_guard(text: str, _stage: Stage) -> Reading:
+def llama_guard(text: str, _stage: Stage) -> ParsedVerdict:
     r"""``safe``, or ``unsafe`` and a line of codes, as ``unsafe\nS1,S10``."""
     lines = text.strip().splitlines()
     if lines == ["safe"]:
-        return Reading(False)
+        return ParsedVerdict(False)
     if len(lines) == 2 and lines[0].strip() == "unsafe":
         codes = [code.strip() for code in lines[1].split(",")]
         if codes and all(re.fullmatch(r"S\d{1,2}", code) for code in codes):
-            return Reading(True, tuple(LLAMA_GUARD_CATEGORIES.get(code, code) for code in codes))
-    raise GuardFault("the verdict is neither safe nor unsafe with codes")
+            return ParsedVerdict(True, tuple(LLAMA_GUARD_CATEGORIES.get(code, code) for code in codes))
+    raise GuardError("the verdict is neither safe nor unsafe with codes")
 
 
 PARSERS: dict[GuardFormat, Parser] = {
@@ -121,16 +121,16 @@ PARSERS: dict[GuardFormat, Parser] = {
 
 def _two_sided(
     fields: dict[str, Any], stage: Stage, prompt: str, response: str, bad: str, good: str, names: tuple[str, ...]
-) -> Reading:
+) -> ParsedVerdict:
     """One verdict on the prompt and one on the answer. The stage's own must be there; any bad one counts there."""
     wanted = prompt if stage == "input" else response
     for name in (prompt, response):
         if name in fields and fields[name] not in (bad, good):
-            raise GuardFault(f"{name} is neither {bad} nor {good}")
+            raise GuardError(f"{name} is neither {bad} nor {good}")
     if wanted not in fields:
-        raise GuardFault(f"the verdict has no {wanted}")
+        raise GuardError(f"the verdict has no {wanted}")
     # Judging an answer, the prompt was judged before and may have been let through by policy.
-    return Reading(fields[wanted] == bad, names)
+    return ParsedVerdict(fields[wanted] == bad, names)
 
 
 def _lines(text: str, known: tuple[str, ...]) -> dict[str, str]:
@@ -141,9 +141,9 @@ def _lines(text: str, known: tuple[str, ...]) -> dict[str, str]:
         name, colon, value = line.partition(":")
         name = name.strip()
         if not colon or name not in known:
-            raise GuardFault("the verdict has a line that is no field")
+            raise GuardError("the verdict has a line that is no field")
         if name in fields:
-            raise GuardFault(f"{name} stands twice")
+            raise GuardError(f"{name} stands twice")
         fields[name] = value.strip()
     return fields
 
@@ -153,10 +153,10 @@ def _without_thinking(text: str) -> str:
     if text.startswith("<think>"):
         _, end, rest = text.partition("</think>")
         if not end:
-            raise GuardFault("the guard's reasoning does not end")
+            raise GuardError("the guard's reasoning does not end")
         text = rest.strip()
     if "<think>" in text or "</think>" in text:
-        raise GuardFault("the guard's reasoning stands in the wrong place")
+        raise GuardError("the guard's reasoning stands in the wrong place")
     return text
 
 

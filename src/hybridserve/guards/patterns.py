@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hybridserve.errors import ConfigError
-from hybridserve.guards.base import Message, Stage, Verdict
+from hybridserve.guards.base import GuardVerdict, Message, Stage
 
 OWN_RULES = Path(__file__).with_name("rules.yaml")
 
@@ -47,7 +47,7 @@ class _Compiled:
     patterns: tuple[re.Pattern[str], ...]
 
 
-class RulesGuard:
+class PatternGuard:
     """Blocks text that matches a pattern.
 
     Raises:
@@ -74,7 +74,7 @@ class RulesGuard:
                 self._rules[stage].append(_Compiled(rule.category, patterns))
         self._sieves = {stage: _sieve(rules) for stage, rules in self._rules.items()}
 
-    async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+    async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         start = perf_counter()
         # An answer is judged by itself: its prompt was judged when it came in.
         judged = messages[-1:] if stage == "output" else messages
@@ -83,7 +83,7 @@ class RulesGuard:
         found: tuple[str, ...] = ()
         if sieve is None or any(sieve.search(text) for text in texts):
             found = tuple(rule.category for rule in self._rules[stage] if _matches(rule, texts))
-        return Verdict("block" if found else "allow", self.name, found, seconds=perf_counter() - start)
+        return GuardVerdict("block" if found else "allow", self.name, found, seconds=perf_counter() - start)
 
     async def probe(self) -> None:
         return

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Literal
 
-from hybridserve.guards.base import Guard, GuardFault, Message, Stage, Verdict
+from hybridserve.guards.base import Guard, GuardError, GuardVerdict, Message, Stage
 
 # The retry budget refills with checks, and never holds more than this: a burst of faults gets few retries.
 _RETRY_BURST = 10.0
 
 
-class Reliable:
+class ResilientGuard:
     """A guard whose every answer is a verdict; what goes wrong is a verdict ``error``.
 
     The breaker opens after `breaker_failures` errors in a row. For `breaker_reset_s` every check is an error at
@@ -55,12 +55,12 @@ class Reliable:
         """When it is worth asking again."""
         return 1.0 if self._opened is None else max(1.0, self._reset - (self._clock() - self._opened))
 
-    async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+    async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         """A verdict; `outcome` is ``error`` where the guard gave none."""
         start = self._clock()
         state = self.breaker
         if state == "open" or (state == "half_open" and self._probing):
-            return Verdict("error", self.name, detail="breaker open")
+            return GuardVerdict("error", self.name, detail="breaker open")
         self._probing = state == "half_open"
         self._budget = min(self._budget + self._share, _RETRY_BURST if self._share else 0.0)
         try:
@@ -70,17 +70,17 @@ class Reliable:
                 async with asyncio.timeout(self._timeout):
                     verdict = await self._attempt(messages, stage)
         except TimeoutError:
-            verdict = Verdict("error", self.name, detail=f"no verdict within {self._timeout:g} s")
-        except GuardFault as fault:
-            verdict = Verdict("error", self.name, detail=fault.detail)
+            verdict = GuardVerdict("error", self.name, detail=f"no verdict within {self._timeout:g} s")
+        except GuardError as fault:
+            verdict = GuardVerdict("error", self.name, detail=fault.detail)
         except Exception as error:
             # A defect of an adapter must not open the door either.
-            verdict = Verdict("error", self.name, detail=f"defect: {type(error).__name__}")
+            verdict = GuardVerdict("error", self.name, detail=f"defect: {type(error).__name__}")
         finally:
             self._probing = False
         self._count(verdict)
         seconds = self._clock() - start
-        return Verdict(verdict.outcome, verdict.guard, verdict.categories, verdict.detail, seconds)
+        return GuardVerdict(verdict.outcome, verdict.guard, verdict.categories, verdict.detail, seconds)
 
     async def probe(self) -> str | None:
         """None when the guard lives, else why not."""
@@ -89,7 +89,7 @@ class Reliable:
                 await self.guard.probe()
         except TimeoutError:
             return f"no answer within {self._timeout:g} s"
-        except GuardFault as fault:
+        except GuardError as fault:
             return fault.detail
         except Exception as error:
             return f"defect: {type(error).__name__}"
@@ -98,18 +98,18 @@ class Reliable:
     async def close(self) -> None:
         await self.guard.close()
 
-    async def _attempt(self, messages: Sequence[Message], stage: Stage) -> Verdict:
+    async def _attempt(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         for attempt in range(self._retries + 1):
             try:
                 return await self.guard.check(messages, stage)
-            except GuardFault as fault:
+            except GuardError as fault:
                 if not fault.transient or attempt == self._retries or self._budget < 1:
                     raise
                 self._budget -= 1
                 await asyncio.sleep(0.05 * (attempt + 1))
         raise AssertionError("unreachable")
 
-    def _count(self, verdict: Verdict) -> None:
+    def _count(self, verdict: GuardVerdict) -> None:
         if verdict.outcome != "error":
             self._failures, self._opened = 0, None
             return

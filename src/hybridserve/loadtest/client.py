@@ -19,7 +19,7 @@ from gevent.socket import timeout as socket_timeout  # type: ignore[import-untyp
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 
-from hybridserve.loadtest.prompts import Request
+from hybridserve.loadtest.prompts import PromptRequest
 from hybridserve.loadtest.request_record import Outcome, Record
 from hybridserve.loadtest.sse import Stream, read_stream
 
@@ -74,7 +74,7 @@ class StreamingClient:
         """Close the connection."""
         self._http.close()
 
-    def ask(self, request: Request, intended: float | None = None, **about: Any) -> Answer:
+    def ask(self, request: PromptRequest, intended: float | None = None, **about: Any) -> Answer:
         """Send it, read the whole answer, say how it went; never raises for what a server does.
 
         Args:
@@ -132,7 +132,7 @@ class StreamingClient:
         )
         return Answer(record, "".join(seen.text))
 
-    def _send(self, request: Request) -> Any:
+    def _send(self, request: PromptRequest) -> Any:
         """A connection that was closed while it was idle says nothing about the service: once more on a new one."""
         try:
             return self._http.request("POST", self._base + request.path, request.body, self._headers)
@@ -140,7 +140,7 @@ class StreamingClient:
             return self._http.request("POST", self._base + request.path, request.body, self._headers)
 
 
-def _judge(seen: Stream, request: Request) -> tuple[Outcome, str]:
+def _judge(seen: Stream, request: PromptRequest) -> tuple[Outcome, str]:
     """The outcome of a stream that came with status 200."""
     if seen.error is not None:
         code = seen.error.get("code")

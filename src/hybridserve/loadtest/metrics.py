@@ -33,7 +33,7 @@ from hybridserve.loadtest.statistics import Distribution, Interval, wilson
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LatencyLimits:
     """What one request must keep to be good; seconds, None for no limit."""
 
     ttft: float | None = None
@@ -92,12 +92,12 @@ class Summary:
         return {**asdict(self), "error_rate": self.error_rate}
 
 
-def summarise(records: Sequence[Record], limits: Limits | None = None, warm_up: bool = False) -> Summary:
+def summarise(records: Sequence[Record], limits: LatencyLimits | None = None, warm_up: bool = False) -> Summary:
     """Measures over the requests that were not warm-up (or over only those that were, with `warm_up`).
 
     A request that failed has no latency of its own, but stays in `attempted`, `error_rate` and `attainment`.
     """
-    limits = limits or Limits()
+    limits = limits or LatencyLimits()
     chosen = [one for one in records if one.warm_up == warm_up]
     whole = [one for one in chosen if one.ok]
     good = sum(limits.good(one) for one in chosen)
@@ -154,7 +154,7 @@ def peak_concurrency(records: Sequence[Record]) -> int:
 _STEPS, _BANDS = 16, 8
 
 
-def by_level(records: Sequence[Record], limits: Limits | None = None) -> dict[float, Summary]:
+def by_level(records: Sequence[Record], limits: LatencyLimits | None = None) -> dict[float, Summary]:
     """One summary for each load level, in rising order; a curve without steps is cut into eight bands of equal width.
 
     A band goes by the mean level of its requests.
@@ -183,7 +183,7 @@ def saturation(levels: Mapping[float, Summary], share: float = 0.95) -> float | 
     return first if first < max(levels) else None
 
 
-def by_kind(records: Sequence[Record], limits: Limits | None = None) -> dict[str, Summary]:
+def by_kind(records: Sequence[Record], limits: LatencyLimits | None = None) -> dict[str, Summary]:
     """One summary for each part of the scenario's mix."""
     kinds = sorted({one.kind for one in records if not one.warm_up})
     return {kind: summarise([one for one in records if one.kind == kind], limits) for kind in kinds}

@@ -17,7 +17,7 @@ _SMALL, _LARGE = (100, 900), (2000, 30000)
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServerTarget:
     """What the server said about itself."""
 
     model: str
@@ -25,7 +25,7 @@ class Target:
     token_ids: tuple[int, int]
 
 
-def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) -> Target:
+def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) -> ServerTarget:
     """Ask /v1/models, and one token, before anything is measured.
 
     Raises:
@@ -51,7 +51,7 @@ def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) 
                     f"--scale {limit / longest * 0.98:.3g} or less",
                 )
             ids = _token_ids(client, str(chosen["id"])) if _needs_ids(scenario) else _SMALL
-            return Target(str(chosen["id"]), limit, ids)
+            return ServerTarget(str(chosen["id"]), limit, ids)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise ConfigError("--url", f"{url!r}: {error}", "as http://127.0.0.1:8000") from None
     except httpx.HTTPError as error:

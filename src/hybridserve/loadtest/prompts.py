@@ -19,7 +19,7 @@ _UNIQUE = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PromptRequest:
     """One request, ready to be sent."""
 
     path: str
@@ -79,7 +79,7 @@ class Prompts:
         self._files = {kind.name: read_prompts(kind) for kind in scenario.mix if isinstance(kind, FileKind)}
         self._conversations = 0
 
-    def next(self, index: int | None = None) -> Request | Conversation:
+    def next(self, index: int | None = None) -> PromptRequest | Conversation:
         """What the next user asks; `index` is the place in a file of prompts."""
         kind = self._random.choices(self._scenario.mix, self._weights)[0]
         if isinstance(kind, TokenKind):
@@ -94,19 +94,19 @@ class Prompts:
         self._conversations += 1
         return Conversation(kind, self._conversations)
 
-    def completion(self, kind: TokenKind) -> Request:
+    def completion(self, kind: TokenKind) -> PromptRequest:
         """Random token ids."""
         prefix, tails = self._tails[kind.name]
         front = self._random.choices(range(self._low, self._high + 1), k=min(_UNIQUE, kind.prompt - kind.shared_prefix))
         ids = ",".join([*prefix, *map(str, front), *([tail] if (tail := self._random.choice(tails)) else [])])
         return self._completion(kind.name, kind.expect, f'"prompt":[{ids}]', kind.output)
 
-    def lengths(self, prompt: int, output: int) -> Request:
+    def lengths(self, prompt: int, output: int) -> PromptRequest:
         """One request of a trace."""
         ids = ",".join(map(str, self._random.choices(range(self._low, self._high + 1), k=prompt)))
         return self._completion("trace", Outcome.OK, f'"prompt":[{ids}]', output)
 
-    def turn(self, talk: Conversation) -> Request:
+    def turn(self, talk: Conversation) -> PromptRequest:
         """The next question of a conversation, with all that was said."""
         kind = talk.kind
         if not talk.messages and kind.system is not None:
@@ -131,7 +131,7 @@ class Prompts:
             body["tools"] = list(kind.tools)
         if kind.tool_choice is not None:
             body["tool_choice"] = kind.tool_choice
-        return Request(
+        return PromptRequest(
             CHAT,
             json.dumps(body).encode(),
             kind.name,
@@ -154,7 +154,7 @@ class Prompts:
         draws = [self._random.choices(range(self._low, self._high + 1), k=rest) for _ in range(_POOL)]
         return [str(one) for one in prefix], [",".join(map(str, one)) for one in draws]
 
-    def _completion(self, name: str, expected: Outcome, prompt: str, output: int) -> Request:
+    def _completion(self, name: str, expected: Outcome, prompt: str, output: int) -> PromptRequest:
         rest = {
             "model": self._model,
             "max_tokens": output,
@@ -165,7 +165,7 @@ class Prompts:
             "stream_options": {"include_usage": True},
         }
         body = f"{{{prompt},{json.dumps(rest)[1:]}"
-        return Request(COMPLETIONS, body.encode(), name, expected, exact=output)
+        return PromptRequest(COMPLETIONS, body.encode(), name, expected, exact=output)
 
 
 def read_prompts(kind: FileKind) -> Sequence[Mapping[str, Any]]:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from hybridserve.loadtest.slo import Verdict
+from hybridserve.loadtest.slo import SLOStatus
 
-Answer = Verdict | Literal["interrupted", "gone"]
+Answer = SLOStatus | Literal["interrupted", "gone"]
 """What one rate came to. `gone`: the server no longer answers."""
 Probe = Callable[[float], Answer]
 

@@ -17,7 +17,7 @@ from hybridserve.loadtest import charts
 from hybridserve.loadtest.compare import Row
 from hybridserve.loadtest.metrics import Summary, by_kind, by_level, saturation
 from hybridserve.loadtest.runner import Result, measured_span
-from hybridserve.loadtest.slo import Verdict
+from hybridserve.loadtest.slo import SLOStatus
 from hybridserve.loadtest.statistics import Distribution
 
 MEASURES = {
@@ -29,7 +29,7 @@ MEASURES = {
     "norm_tpot": "end to end / output token",
     "schedule_lag": "client's own delay",
 }
-VERDICTS: Mapping[Verdict, str] = {
+VERDICTS: Mapping[SLOStatus, str] = {
     "kept": "The SLO is kept.",
     "missed": "The SLO is missed.",
     "void": "The run is void: the client was at fault.",

@@ -17,11 +17,11 @@ from typing import Any
 from hybridserve.errors import ConfigError, EnvironmentFault
 from hybridserve.loadtest.client_health import Health, Window, judge
 from hybridserve.loadtest.metrics import Summary, by_kind, by_level, saturation, summarise
-from hybridserve.loadtest.preflight import Target
+from hybridserve.loadtest.preflight import ServerTarget
 from hybridserve.loadtest.request_record import Record, read_records
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
 from hybridserve.loadtest.session import KEY, RUN_FILE, RunFile
-from hybridserve.loadtest.slo import Check, Verdict, gate, verdict
+from hybridserve.loadtest.slo import Check, SLOStatus, gate, slo_status
 
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
@@ -38,7 +38,7 @@ class Result:
     summary: Summary
     health: Health
     checks: tuple[Check, ...]
-    verdict: Verdict
+    verdict: SLOStatus
     interrupted: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,12 +63,12 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Runner:
     """Where runs go: one server, one kind of client."""
 
     url: str
     key: str | None
-    target: Target
+    target: ServerTarget
     workers: int = 1
     metrics_port: int | None = None
 
@@ -187,7 +187,7 @@ def judge_run(out: Path, interrupted: bool = False) -> Result:
     start, end = measured_span(records)
     health = judge(windows, summary, scenario.client, start, end, run.workers)
     checks = gate(summary, scenario.slo)
-    judged = verdict(checks, health)
+    judged = slo_status(checks, health)
     return Result(scenario, run.url, run.model, records, windows, summary, health, checks, judged, interrupted)
 
 

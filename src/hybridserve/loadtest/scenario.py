@@ -21,7 +21,7 @@ from pydantic import (
 
 from hybridserve.errors import ConfigError
 from hybridserve.loadtest.curves import Constant, Curve
-from hybridserve.loadtest.metrics import Limits
+from hybridserve.loadtest.metrics import LatencyLimits
 from hybridserve.loadtest.request_record import Outcome
 
 BUILT_IN = resources.files("hybridserve.loadtest") / "scenarios"
@@ -101,7 +101,7 @@ class FileKind(_Kind):
 Kind = Annotated[TokenKind | ChatKind | FileKind, Field(discriminator="type")]
 
 
-class Slo(_Part):
+class LoadTestSLO(_Part):
     """What is good: limits for each request in seconds, and the shares that must keep them."""
 
     ttft: PositiveFloat | None = None
@@ -115,8 +115,8 @@ class Slo(_Part):
     ] = {}
 
     @property
-    def limits(self) -> Limits:
-        return Limits(self.ttft, self.tpot, self.e2e)
+    def limits(self) -> LatencyLimits:
+        return LatencyLimits(self.ttft, self.tpot, self.e2e)
 
 
 class Client(_Part):
@@ -154,7 +154,7 @@ class Scenario(_Part):
     """Multiplies the token counts of the trace."""
     temperature: NonNegativeFloat = 0.0
     seed: int = 1
-    slo: Slo = Slo()
+    slo: LoadTestSLO = LoadTestSLO()
     client: Client = Client()
 
     @model_validator(mode="after")

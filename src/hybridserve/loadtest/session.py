@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from hybridserve.loadtest.arrivals import arrivals, share
 from hybridserve.loadtest.client import StreamingClient, now
-from hybridserve.loadtest.prompts import Prompts, Request
+from hybridserve.loadtest.prompts import PromptRequest, Prompts
 from hybridserve.loadtest.request_record import Record
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
 
@@ -100,7 +100,7 @@ class Session:
         self._taken += 1
         return (self._taken - 1) * self.workers + self.worker
 
-    def ask(self, client: StreamingClient, request: Request, due: float | None = None) -> tuple[Record, str]:
+    def ask(self, client: StreamingClient, request: PromptRequest, due: float | None = None) -> tuple[Record, str]:
         """Send, record, and say what came.
 
         Args:
@@ -124,7 +124,7 @@ class Session:
         """What was taken has come to its end."""
         self._out -= 1
 
-    def schedule(self) -> list[tuple[int, float, Request | None]]:
+    def schedule(self) -> list[tuple[int, float, PromptRequest | None]]:
         """Open loop: (place, second, request) of this worker; a request only where a trace gives its lengths."""
         scenario = self.scenario
         if scenario.trace is not None:
@@ -138,7 +138,7 @@ class Session:
                 for place, (at, prompt, output) in mine
             ]
         times = arrivals(scenario.curve, scenario.arrivals, scenario.seed, scenario.warm_up)
-        found: list[tuple[int, float, Request | None]] = []
+        found: list[tuple[int, float, PromptRequest | None]] = []
         counted = 0
         for place, at in share(times, self.worker, self.workers):
             if self._quota is not None and at >= 0:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from hybridserve.loadtest.client_health import Health
 from hybridserve.loadtest.metrics import Summary
-from hybridserve.loadtest.scenario import Slo
+from hybridserve.loadtest.scenario import LoadTestSLO
 
-Verdict = Literal["kept", "missed", "void"]
-EXIT_CODES: dict[Verdict, int] = {"kept": 0, "missed": 1, "void": 3}
+SLOStatus = Literal["kept", "missed", "void"]
+EXIT_CODES: dict[SLOStatus, int] = {"kept": 0, "missed": 1, "void": 3}
 """2 is bad input, as everywhere in hybridserve."""
 
 
@@ -27,7 +27,7 @@ class Check:
         return asdict(self)
 
 
-def gate(summary: Summary, slo: Slo) -> tuple[Check, ...]:
+def gate(summary: Summary, slo: LoadTestSLO) -> tuple[Check, ...]:
     """Every promise of the scenario, held against the run."""
     attainment = summary.attainment.value if summary.attainment is not None else None
     errors = summary.error_rate if summary.attempted else None
@@ -43,7 +43,7 @@ def gate(summary: Summary, slo: Slo) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def verdict(checks: tuple[Check, ...], health: Health) -> Verdict:
+def slo_status(checks: tuple[Check, ...], health: Health) -> SLOStatus:
     """Void before missed: a client that could not keep up says nothing about the server."""
     if not health.valid:
         return "void"

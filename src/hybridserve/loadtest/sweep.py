@@ -27,7 +27,7 @@ def point_folder(kind: str, concurrency: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SweepPoint:
     """One kind of request at one concurrency."""
 
     kind: str
@@ -86,7 +86,7 @@ def sweep_kinds(scenario: Scenario) -> list[tuple[TokenKind, Scenario]]:
     return found
 
 
-def fit(points: Sequence[Point]) -> StepLaw:
+def fit(points: Sequence[SweepPoint]) -> StepLaw:
     """Fit the law to the medians of a sweep, errors weighed relative.
 
     Raises:

@@ -10,7 +10,7 @@ from locust import User, task
 from locust.exception import StopUser
 
 from hybridserve.loadtest.client import StreamingClient
-from hybridserve.loadtest.prompts import Conversation, Request
+from hybridserve.loadtest.prompts import Conversation, PromptRequest
 from hybridserve.loadtest.request_record import Record
 from hybridserve.loadtest.session import Session
 
@@ -28,9 +28,9 @@ class StreamingUser(User):  # type: ignore[misc]
         """The run of this process has begun, and everything was sent and answered."""
         return hasattr(cls, "session") and cls.session.finished
 
-    def talk(self, client: StreamingClient, asked: Request | Conversation, due: float | None = None) -> None:
+    def talk(self, client: StreamingClient, asked: PromptRequest | Conversation, due: float | None = None) -> None:
         """One request, or one conversation to its end. Only the first request of a conversation has a due time."""
-        if isinstance(asked, Request):
+        if isinstance(asked, PromptRequest):
             record = self.session.ask(client, asked, due)[0]
             self.report(record)
             self.back_off(record)
@@ -108,7 +108,7 @@ class OpenLoop(StreamingUser):
         self.session.sent_all = True
         raise StopUser
 
-    def _one(self, place: int, due: float, request: Request | None) -> None:
+    def _one(self, place: int, due: float, request: PromptRequest | None) -> None:
         client = self._idle.pop() if self._idle else self.session.client()
         try:
             self.talk(client, request or self.session.prompts.next(place), due)

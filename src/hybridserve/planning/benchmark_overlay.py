@@ -13,11 +13,11 @@ from typing import Any
 
 from hybridserve.errors import ConfigError
 from hybridserve.planning.cache.layout import CachePlan
-from hybridserve.planning.roofline import Machine, Served, bound
+from hybridserve.planning.roofline import DevicePeaks, ServedModel, bound
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class MeasuredPoint:
     """One kind of request at one concurrency. Seconds, tokens/s."""
 
     prompt: int
@@ -31,10 +31,10 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class BenchmarkComparison:
     """A point and what the plan says of it."""
 
-    point: Point
+    point: MeasuredPoint
     running: int
     """Sequences that run at once, planned."""
     bound_tokens_per_s: float | None
@@ -55,7 +55,7 @@ class Judged:
         return {**asdict(self), "waits": self.waits, "share": self.share}
 
 
-def read_curve(text: str, where: str) -> tuple[str, tuple[Point, ...]]:
+def read_curve(text: str, where: str) -> tuple[str, tuple[MeasuredPoint, ...]]:
     """The served model's name, and the points.
 
     Raises:
@@ -75,8 +75,8 @@ def read_curve(text: str, where: str) -> tuple[str, tuple[Point, ...]]:
 
 
 def judge(
-    points: Sequence[Point], cache: CachePlan, max_num_seqs: int, served: Served, peaks: Machine | None
-) -> tuple[Judged, ...]:
+    points: Sequence[MeasuredPoint], cache: CachePlan, max_num_seqs: int, served: ServedModel, peaks: DevicePeaks | None
+) -> tuple[BenchmarkComparison, ...]:
     """Every point beside the plan: sequences that run, and the bound at that many."""
     found = []
     for one in points:
@@ -84,17 +84,17 @@ def judge(
         limit = None
         if peaks is not None and running:
             limit = bound(served, peaks, running, one.prompt, one.output).output_tokens_per_s
-        found.append(Judged(one, running, limit))
+        found.append(BenchmarkComparison(one, running, limit))
     return tuple(found)
 
 
-def _point(row: dict[str, Any]) -> Point:
+def _point(row: dict[str, Any]) -> MeasuredPoint:
     summary = row["summary"]
 
     def median(name: str) -> float | None:
         return None if summary[name] is None else float(summary[name]["p50"])
 
-    return Point(
+    return MeasuredPoint(
         prompt=int(row["prompt_tokens"]),
         output=int(row["output_tokens"]),
         concurrency=int(row["concurrency"]),

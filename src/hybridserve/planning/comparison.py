@@ -10,8 +10,8 @@ from hybridserve.errors import CatalogError, PlanRefused
 from hybridserve.planning.cache.layout import CacheLayout
 from hybridserve.planning.deployment import DeploymentPlan
 from hybridserve.planning.memory.budget import GIB
-from hybridserve.planning.resolve import Planned
-from hybridserve.planning.roofline import Machine, bound, machine
+from hybridserve.planning.resolve import ResolvedPlan
+from hybridserve.planning.roofline import DevicePeaks, bound, device_peaks
 from hybridserve.planning.serialize import served
 
 # Where sequence lengths are sampled for the drawing, in tokens: fine enough to show every step of a block.
@@ -24,7 +24,7 @@ class Column:
 
     model: str
     accelerator: str
-    planned: Planned | None
+    planned: ResolvedPlan | None
     refusal: PlanRefused | None
 
 
@@ -64,7 +64,7 @@ def _row(column: Column, lengths: Sequence[int]) -> dict[str, Any]:
     plan = column.planned.advice.plan
     assert plan.cache is not None
     try:
-        device = machine(plan.deployment.accelerator, plan.deployment.quantization)
+        device = device_peaks(plan.deployment.accelerator, plan.deployment.quantization)
     except CatalogError:
         device = None
     return {
@@ -81,7 +81,7 @@ def _row(column: Column, lengths: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _cell(plan: DeploymentPlan, length: int, device: Machine | None) -> dict[str, Any]:
+def _cell(plan: DeploymentPlan, length: int, device: DevicePeaks | None) -> dict[str, Any]:
     assert plan.cache is not None
     steady = plan.cache.n_steady(length)
     cell: dict[str, Any] = {

@@ -13,16 +13,16 @@ from typing import Any, Literal
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import CacheLayout, CachePlan, CacheRequest, lay_out, plan_cache
+from hybridserve.planning.cache.layout import CacheLayout, CachePlan, CacheRequest, compute_layout, plan_cache
 from hybridserve.planning.memory.budget import GIB, MIB, MemoryBudget, MemoryRequest, budget_memory
-from hybridserve.planning.memory.profile import Calibration
+from hybridserve.planning.memory.profile import MemoryProfile
 from hybridserve.planning.memory.weights import Quantization, WeightBytes, count_weights
 from hybridserve.planning.models import Architecture
 
 # The CUDA context is created before the engine's first measurement and lives outside of what it may take.
 CONTEXT_BYTES = 400 * MIB
 
-Verdict = Literal["starts", "uncertain", "refused"]
+FitStatus = Literal["starts", "uncertain", "refused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Deployment:
     quantization: Quantization = "none"
     published_weight_bytes: int | None = None
     published_confirmed: bool = True
-    calibration: Calibration | None = None
+    calibration: MemoryProfile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class DeploymentPlan:
     high: CachePlan | None
     refusal: PlanRefused | None
     low_refusal: PlanRefused | None
-    verdict: Verdict
+    verdict: FitStatus
     warnings: tuple[str, ...]
 
     @property
@@ -101,13 +101,13 @@ def plan_deployment(deployment: Deployment) -> DeploymentPlan:
     Raises:
         PlanRefused: the settings are impossible with any amount of memory (such as a TP that does not divide groups).
     """
-    deployment, weights, layout, budget = _share_out(deployment)
+    deployment, weights, layout, budget = _allocate_memory(deployment)
     warning = engine_table(deployment.cache.engine)[1]
     warnings = [warning] if warning else []
     middle = low = high = _plan_end(deployment, budget, 0)
     if budget.band:
         low, high = (_plan_end(deployment, budget, offset) for offset in (-budget.band, budget.band))
-    verdict: Verdict = "starts"
+    verdict: FitStatus = "starts"
     if isinstance(low, PlanRefused):
         verdict = "refused" if isinstance(high, PlanRefused) else "uncertain"
     if isinstance(middle, CachePlan):
@@ -135,15 +135,15 @@ def plan_low_end(deployment: Deployment) -> CachePlan | PlanRefused:
     Raises:
         PlanRefused: as `plan_deployment`.
     """
-    deployment, _, _, budget = _share_out(deployment)
+    deployment, _, _, budget = _allocate_memory(deployment)
     return _plan_end(deployment, budget, -budget.band)
 
 
-def _share_out(deployment: Deployment) -> tuple[Deployment, WeightBytes, CacheLayout, MemoryBudget]:
+def _allocate_memory(deployment: Deployment) -> tuple[Deployment, WeightBytes, CacheLayout, MemoryBudget]:
     """The deployment with the engine's defaults, its weights, block layout and memory."""
     table, _ = engine_table(deployment.cache.engine)
     deployment = with_engine_defaults(deployment, table)
-    layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
+    layout = compute_layout(deployment.arch, replace(deployment.cache, kv_bytes=0))
     weights = count_weights(
         deployment.arch,
         dtype=deployment.cache.dtype,

@@ -12,7 +12,7 @@ from typing import Literal
 
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import AUTO_LEN, CacheLayout, lay_out
+from hybridserve.planning.cache.layout import AUTO_LEN, CacheLayout, compute_layout
 from hybridserve.planning.deployment import (
     CONTEXT_BYTES,
     Deployment,
@@ -23,7 +23,7 @@ from hybridserve.planning.deployment import (
     with_engine_defaults,
 )
 from hybridserve.planning.memory.budget import GIB, MIB
-from hybridserve.planning.tradeoffs import Option, nothing_fits, options
+from hybridserve.planning.tradeoffs import Alternative, alternatives, nothing_fits
 from hybridserve.planning.workload import Workload
 
 Goal = Literal["throughput", "latency", "context"]
@@ -54,13 +54,13 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
+class Recommendation:
     """The flags to set and the plan they lead to."""
 
     goal: Goal
     workload: Workload
     flags: tuple[Flag, ...]
-    options: tuple[Option, ...]
+    alternatives: tuple[Alternative, ...]
     plan: DeploymentPlan
 
     @property
@@ -69,11 +69,13 @@ class Advice:
         return {flag.name: flag.value for flag in self.flags}
 
 
-def advise(deployment: Deployment, workload: Workload, goal: Goal = "throughput", reuse: Reuse = "unknown") -> Advice:
+def recommend(
+    deployment: Deployment, workload: Workload, goal: Goal = "throughput", reuse: Reuse = "unknown"
+) -> Recommendation:
     """Choose what the user has left open.
 
     Where what is asked does not fit with the settings of `goal`, those of the goal `context` are tried: they leave the
-    cache the most memory. `Advice.goal` says which it became.
+    cache the most memory. `Recommendation.goal` says which it became.
 
     Raises:
         PlanRefused: what the user has set cannot start, or nothing fits; the fix says what would.
@@ -86,7 +88,7 @@ def advise(deployment: Deployment, workload: Workload, goal: Goal = "throughput"
         return _advise(deployment, workload, "context", reuse)
 
 
-def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse) -> Advice:
+def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse) -> Recommendation:
     table, _ = engine_table(deployment.cache.engine)
     flags: list[Flag] = []
     asked = deployment
@@ -110,7 +112,7 @@ def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse
         deployment, memory = _utilization(deployment, goal, table)
     flags += memory
 
-    layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
+    layout = compute_layout(deployment.arch, replace(deployment.cache, kv_bytes=0))
     fill = _chunk_filler(deployment, layout, goal, table)
     seqs = _choose_seqs(deployment, workload, goal, table, fill)
     deployment = fill(with_cache(deployment, max_num_seqs=seqs), seqs)
@@ -121,7 +123,7 @@ def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse
         raise nothing_fits(asked, plan)
 
     flags += _describe(asked, plan, workload, goal, table)
-    return Advice(goal, workload, tuple(flags), tuple(options(plan, workload)), plan)
+    return Recommendation(goal, workload, tuple(flags), tuple(alternatives(plan, workload)), plan)
 
 
 def _state_dtype(deployment: Deployment) -> str | None:
@@ -145,13 +147,13 @@ def _prefix_caching(deployment: Deployment, workload: Workload, reuse: Reuse) ->
         return off, Flag(
             "enable_prefix_caching", False, "as asked", "fewest state blocks: one a group and sequence; no reuse"
         )
-    on_layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
+    on_layout = compute_layout(deployment.arch, replace(deployment.cache, kv_bytes=0))
     if not deployment.arch.hybrid:
         return deployment, Flag(
             "enable_prefix_caching", True, "costs a transformer nothing", "shared prefixes are free"
         )
     if reuse == "independent" and workload.p50 < 2 * on_layout.block_size:
-        off_layout = lay_out(off.arch, replace(off.cache, kv_bytes=0))
+        off_layout = compute_layout(off.arch, replace(off.cache, kv_bytes=0))
         saved = on_layout.blocks_per_sequence(workload.p95) - off_layout.blocks_per_sequence(workload.p95)
         return off, Flag(
             "enable_prefix_caching",
@@ -199,7 +201,7 @@ def _cpu_pool(deployment: Deployment, workload: Workload) -> tuple[Deployment, l
     """On a CPU the pool is given: the engine would otherwise take nearly the whole NUMA node."""
     reason = "as asked"
     if deployment.kv_cache_memory_bytes is None:
-        layout = lay_out(deployment.arch, replace(deployment.cache, kv_bytes=0))
+        layout = compute_layout(deployment.arch, replace(deployment.cache, kv_bytes=0))
         longest = deployment.cache.max_model_len or deployment.arch.max_position_embeddings
         seqs = deployment.cache.max_num_seqs or CPU_SEQS
         blocks = layout.blocks_per_sequence(longest) + seqs * layout.blocks_per_sequence(min(workload.p95, longest))

@@ -16,9 +16,9 @@ from hybridserve.errors import ConfigError
 from hybridserve.planning.cache.layout import CacheRequest
 from hybridserve.planning.deployment import Deployment
 from hybridserve.planning.memory.budget import GIB
-from hybridserve.planning.memory.profile import Calibration, read_calibration
+from hybridserve.planning.memory.profile import MemoryProfile, read_memory_profile
 from hybridserve.planning.models import read_architecture
-from hybridserve.planning.recommend import Advice, Goal, Reuse, advise
+from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings import Settings
 from hybridserve.settings.engine import EngineSection
@@ -44,7 +44,7 @@ DECIDING_EXTRAS: dict[str, type] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class ResolvedPlan:
     """Settings with the model they name and the advice for what they leave open.
 
     `asked` is the deployment as the settings alone describe it, without the advice.
@@ -53,23 +53,23 @@ class Planned:
     settings: Settings
     model: ResolvedModel
     asked: Deployment
-    advice: Advice
+    advice: Recommendation
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class PlanOptions:
     """What a plan is made for, beside the settings."""
 
     workload: Workload = ASSUMED
     goal: Goal = "throughput"
     reuse: Reuse = "unknown"
-    calibration: Calibration | None = None
+    calibration: MemoryProfile | None = None
 
 
-ANY_WISHES = Wishes()
+DEFAULT_OPTIONS = PlanOptions()
 
 
-def plan_settings(settings: Settings, wishes: Wishes = ANY_WISHES) -> Planned:
+def plan_settings(settings: Settings, wishes: PlanOptions = DEFAULT_OPTIONS) -> ResolvedPlan:
     """Find the model, plan it on its accelerator and choose what is left open.
 
     Raises:
@@ -79,13 +79,13 @@ def plan_settings(settings: Settings, wishes: Wishes = ANY_WISHES) -> Planned:
     """
     model = find_model(settings)
     asked = deployment_from(settings, model, wishes.calibration or _calibration(settings))
-    return Planned(settings, model, asked, advise(asked, wishes.workload, wishes.goal, wishes.reuse))
+    return ResolvedPlan(settings, model, asked, recommend(asked, wishes.workload, wishes.goal, wishes.reuse))
 
 
-def _calibration(settings: Settings) -> Calibration | None:
+def _calibration(settings: Settings) -> MemoryProfile | None:
     """The calibration file of the settings; one that is not there yet is empty."""
     file = settings.accelerator.calibration
-    return read_calibration(file.read_text(encoding="utf-8"), str(file)) if file and file.exists() else None
+    return read_memory_profile(file.read_text(encoding="utf-8"), str(file)) if file and file.exists() else None
 
 
 def find_model(settings: Settings) -> ResolvedModel:
@@ -98,7 +98,7 @@ def find_model(settings: Settings) -> ResolvedModel:
     return model
 
 
-def deployment_from(settings: Settings, model: ResolvedModel, calibration: Calibration | None = None) -> Deployment:
+def deployment_from(settings: Settings, model: ResolvedModel, calibration: MemoryProfile | None = None) -> Deployment:
     """What the planner is asked, from settings and a resolved model.
 
     Raises:
@@ -185,7 +185,7 @@ def _speculative_tokens(config: Mapping[str, Any]) -> int:
     return count
 
 
-def engine_args(settings: Settings, planned: Planned | None = None) -> dict[str, Any]:
+def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict[str, Any]:
     """vLLM's arguments for this deployment, under the names of `vllm serve` (underscores for dashes).
 
     What is set wins; then the advice; then the model's card. Values are plain JSON. Defaults of the engine are left

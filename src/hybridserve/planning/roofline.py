@@ -42,7 +42,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class DevicePeaks:
     """Peaks of one device: bytes per second and FLOPs per second."""
 
     bandwidth: float
@@ -56,7 +56,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """A model as it is served, as far as one step on one device is concerned.
 
     Attributes:
@@ -74,7 +74,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class ThroughputBound:
     """Limits for a stream of equal requests that keeps `batch` sequences running.
 
     Attributes:
@@ -93,7 +93,7 @@ class Bound:
     decode_limit: Limit
 
 
-def machine(accelerator: Accelerator, quantization: Quantization = "none") -> Machine:
+def device_peaks(accelerator: Accelerator, quantization: Quantization = "none") -> DevicePeaks:
     """Peaks of an accelerator for weights of this quantisation.
 
     Raises:
@@ -110,10 +110,10 @@ def machine(accelerator: Accelerator, quantization: Quantization = "none") -> Ma
         flops = accelerator.compute.fp8_tflops
         if quantization == "nvfp4" and accelerator.major >= 10:
             flops *= 2
-    return Machine(bandwidth * 1e9, flops * 1e12)
+    return DevicePeaks(bandwidth * 1e9, flops * 1e12)
 
 
-def decode_step(served: Served, batch: int, context: float) -> Cost:
+def decode_step(served: ServedModel, batch: int, context: float) -> Cost:
     """Cost of one token for each of `batch` sequences with `context` tokens behind them."""
     arch = served.arch
     attention = arch.attention
@@ -126,7 +126,7 @@ def decode_step(served: Served, batch: int, context: float) -> Cost:
     )
 
 
-def prefill(served: Served, tokens: int) -> Cost:
+def prefill(served: ServedModel, tokens: int) -> Cost:
     """Cost of one prompt of `tokens` tokens, weights read once."""
     arch = served.arch
     attention = arch.attention
@@ -139,13 +139,13 @@ def prefill(served: Served, tokens: int) -> Cost:
     )
 
 
-def bound(served: Served, device: Machine, batch: int, prompt: int, output: int) -> Bound:
+def bound(served: ServedModel, device: DevicePeaks, batch: int, prompt: int, output: int) -> ThroughputBound:
     """The limits for requests of `prompt` and `output` tokens with `batch` of them running at all times."""
     step = decode_step(served, batch, prompt + output / 2)
     first = device.seconds(prefill(served, prompt))
     inter = device.seconds(step)
     busy = batch * first + output * inter
-    return Bound(
+    return ThroughputBound(
         batch=batch,
         output_tokens_per_s=batch * output / busy,
         inter_token_s=inter,
@@ -166,11 +166,13 @@ class Ratio:
     total: float
     equal_batch: float
     capacity: float
-    ours: Bound
-    theirs: Bound
+    ours: ThroughputBound
+    theirs: ThroughputBound
 
 
-def compare(ours: Served, theirs: Served, device: Machine, batches: tuple[int, int], prompt: int, output: int) -> Ratio:
+def compare(
+    ours: ServedModel, theirs: ServedModel, device: DevicePeaks, batches: tuple[int, int], prompt: int, output: int
+) -> Ratio:
     """The ratio of the bounds of two models on one device, each at its own batch."""
     first = bound(ours, device, batches[0], prompt, output)
     second = bound(theirs, device, batches[1], prompt, output)
@@ -180,7 +182,7 @@ def compare(ours: Served, theirs: Served, device: Machine, batches: tuple[int, i
     return Ratio(total, equal, total / equal, first, second)
 
 
-def _weights_read(served: Served, tokens: int) -> float:
+def _weights_read(served: ServedModel, tokens: int) -> float:
     """Bytes of weights that a step of `tokens` tokens reads: no embedding rows, and of the experts those it touches."""
     arch = served.arch
     dtype_bytes = DTYPE_BYTES[arch.dtype]

@@ -7,12 +7,12 @@ from typing import Any
 from hybridserve.errors import CatalogError, ConfigError, PlanRefused
 from hybridserve.planning.deployment import DeploymentPlan, plan_deployment
 from hybridserve.planning.recommend import Flag
-from hybridserve.planning.resolve import Planned, engine_args
-from hybridserve.planning.roofline import Bound, Served, bound, machine
+from hybridserve.planning.resolve import ResolvedPlan, engine_args
+from hybridserve.planning.roofline import ServedModel, ThroughputBound, bound, device_peaks
 from hybridserve.planning.workload import Workload
 
 
-def report(planned: Planned) -> dict[str, Any]:
+def report(planned: ResolvedPlan) -> dict[str, Any]:
     """Everything a plan says. Sizes are bytes, lengths tokens; `[low, middle, high]` are the ends of the band."""
     advice, plan = planned.advice, planned.advice.plan
     deployment, accelerator = plan.deployment, plan.deployment.accelerator
@@ -36,7 +36,7 @@ def report(planned: Planned) -> dict[str, Any]:
         "flags": [_flag(flag) for flag in advice.flags],
         "options": [
             {"name": option.name, "value": option.value, "gain": option.gain, "price": option.price}
-            for option in advice.options
+            for option in advice.alternatives
         ],
         "warnings": list(plan.warnings),
         "engine_args": _engine_args(planned),
@@ -112,10 +112,10 @@ def workload_data(workload: Workload) -> dict[str, Any]:
     }
 
 
-def served(plan: DeploymentPlan) -> Served:
+def served(plan: DeploymentPlan) -> ServedModel:
     """The model of a plan as the roofline sees it."""
     cache = plan.deployment.cache
-    return Served(
+    return ServedModel(
         plan.deployment.arch,
         plan.weights,
         plan.layout.kv_bytes_per_token,
@@ -125,18 +125,18 @@ def served(plan: DeploymentPlan) -> Served:
     )
 
 
-def served_bound(plan: DeploymentPlan, workload: Workload) -> Bound | None:
+def served_bound(plan: DeploymentPlan, workload: Workload) -> ThroughputBound | None:
     """The throughput bound with max_num_seqs requests of median length; None where the device has no peaks."""
     if plan.deployment.cache.pipeline_parallel_size > 1:
         return None
     try:
-        device = machine(plan.deployment.accelerator, plan.deployment.quantization)
+        device = device_peaks(plan.deployment.accelerator, plan.deployment.quantization)
     except CatalogError:
         return None
     return bound(served(plan), device, plan.max_num_seqs, workload.prompt_p50, workload.output_p50)
 
 
-def _bound_data(limit: Bound | None) -> dict[str, Any] | None:
+def _bound_data(limit: ThroughputBound | None) -> dict[str, Any] | None:
     if limit is None:
         return None
     return {
@@ -149,7 +149,7 @@ def _bound_data(limit: Bound | None) -> dict[str, Any] | None:
     }
 
 
-def _without_advice(planned: Planned) -> dict[str, Any]:
+def _without_advice(planned: ResolvedPlan) -> dict[str, Any]:
     """What would happen with the settings alone and the engine's defaults for the rest.
 
     `unknown` on a CPU whose memory nobody has told: there the engine takes its share of the NUMA node.
@@ -165,7 +165,7 @@ def _without_advice(planned: Planned) -> dict[str, Any]:
     return {"verdict": plan.verdict, **(refusal_.as_dict() if refusal_ else {})}
 
 
-def _engine_args(planned: Planned) -> dict[str, Any] | None:
+def _engine_args(planned: ResolvedPlan) -> dict[str, Any] | None:
     """None for a model whose weights have no place yet: it can be planned but not served."""
     try:
         return engine_args(planned.settings, planned)
@@ -177,7 +177,7 @@ def _flag(flag: Flag) -> dict[str, Any]:
     return {"name": flag.name, "value": flag.value, "reason": flag.reason, "gain": flag.gain}
 
 
-def _uncertain(planned: Planned) -> list[str]:
+def _uncertain(planned: ResolvedPlan) -> list[str]:
     """Facts under this plan that no primary source has confirmed."""
     accelerator = planned.advice.plan.deployment.accelerator
     facts = [*accelerator.memory.uncertain, *accelerator.bandwidth.uncertain, *accelerator.compute.uncertain]

@@ -17,7 +17,7 @@ GPUS_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class Alternative:
     """A change that is not made for the user, because it has a price. `gain` is planned, not guessed."""
 
     name: str
@@ -26,16 +26,16 @@ class Option:
     price: str
 
 
-def options(plan: DeploymentPlan, workload: Workload) -> list[Option]:
+def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
     """Changes with a price, each planned."""
-    found: list[Option | None] = []
+    found: list[Alternative | None] = []
     layout, deployment = plan.layout, plan.deployment
     aligned = deployment.arch.hybrid and layout.mode == "align"
     if aligned and deployment.cache.prefix_match_unit is None:
         unit = next((unit for unit in MATCH_UNITS if layout.block_size % unit == 0), None)
         if unit is not None:
             gain = f"prefixes of {unit} tokens can be reused instead of {layout.block_size:,}"
-            found.append(Option("prefix_match_unit", unit, gain, "partial hits copy state; run a soak test first"))
+            found.append(Alternative("prefix_match_unit", unit, gain, "partial hits copy state; run a soak test first"))
     if deployment.accelerator.platform == "cuda" and deployment.cache.kv_cache_dtype == "auto":
         price = "8-bit keys and values: check the accuracy of your task"
         found.append(_planned(plan, workload, "kv_cache_dtype", "fp8", price))
@@ -46,7 +46,7 @@ def options(plan: DeploymentPlan, workload: Workload) -> list[Option]:
         found.append(_planned(plan, workload, "mamba_ssm_cache_dtype", "float16", price))
     if plan.budget.confidence == "estimate" and plan.low is not None:
         found.append(
-            Option(
+            Alternative(
                 "kv_cache_memory_bytes",
                 plan.low.kv_bytes,
                 "nothing is profiled: the same capacity on every start, and this plan becomes exact",
@@ -56,7 +56,7 @@ def options(plan: DeploymentPlan, workload: Workload) -> list[Option]:
     return [option for option in found if option is not None]
 
 
-def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | bool, price: str) -> Option | None:
+def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | bool, price: str) -> Alternative | None:
     """The option with what it buys, or None where it buys nothing."""
     try:
         other = plan_deployment(with_cache(plan.deployment, **{name: value})).cache
@@ -72,7 +72,7 @@ def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | b
     counts += [(*safe, f"requests of {length:,} tokens without preemption")] if safe != steady else []
     counts += [(now.longest_context, other.longest_context, "tokens of context")]
     gains = [f"{after:,} instead of {before:,} {what}" for before, after, what in counts if after > before]
-    return Option(name, value, ", ".join(gains), price) if gains else None
+    return Alternative(name, value, ", ".join(gains), price) if gains else None
 
 
 def nothing_fits(asked: Deployment, plan: DeploymentPlan) -> PlanRefused:

@@ -6,7 +6,7 @@ from __future__ import annotations
 BACK_S = 5.0
 
 
-class TimeOfDay:
+class ClockJumpDetector:
     """How far the time of day jumped back between two looks. Pure: it is told both clocks.
 
     Ray 2.60 counts the time between two health checks by the time of day, and orders by it what its nodes say of free

@@ -16,7 +16,7 @@ from typing import Literal
 from hybridserve.errors import ConfigError
 from hybridserve.settings import Settings
 
-DataPath = Literal["haproxy", "proxy", "single"]
+Ingress = Literal["haproxy", "proxy", "single"]
 
 # Time for HAProxy to learn that a replica leaves. Ray's 30 s are for load balancers that poll slowly.
 _LEAVE_S = 3
@@ -26,7 +26,7 @@ _LONGEST_STREAM_S = 3600
 _REPEATABLE_BYTES = 128 * 1024
 
 
-def choose(settings: Settings) -> DataPath:
+def select_ingress(settings: Settings) -> Ingress:
     """The path that `server.data_path` means on this machine.
 
     Raises:
@@ -64,7 +64,7 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def ray_environment(path: DataPath, settings: Settings, wrapper: str, folder: Path | None = None) -> dict[str, str]:
+def ray_environment(path: Ingress, settings: Settings, wrapper: str, folder: Path | None = None) -> dict[str, str]:
     """Variables for every Ray process of this data path.
 
     Args:

@@ -24,7 +24,7 @@ from hybridserve.gateway.config import from_environ
 from hybridserve.gateway.state import served_name
 from hybridserve.observability.logging import configure, serve_keeps_its_log
 from hybridserve.planning.resolve import engine_environment
-from hybridserve.runtime.compliance_gate import admit
+from hybridserve.runtime.compliance_gate import enforce_compliance
 from hybridserve.runtime.ray_autoscaling import autoscaling_options
 from hybridserve.settings import Settings
 from hybridserve.settings.load import SETTINGS_JSON
@@ -46,7 +46,7 @@ class Replica:
         for name, value in engine_environment(known.settings).items():
             os.environ.setdefault(name, value)
         one_cpu = known.settings.accelerator.name == "cpu" and devices == 1
-        begun = early_core.begin() if one_cpu else None
+        begun = early_core.start_forkserver() if one_cpu else None
 
         with serve_keeps_its_log():
             from hybridserve.engine.ray_replica import start_server  # torch and vLLM: after the fork server has begun
@@ -88,7 +88,7 @@ def build_app(args: dict[str, Any]) -> Application:
         GateClosed: the production profile has a failed or unknown finding.
     """
     settings = Settings.model_validate(args["settings"])
-    handover = admit(settings, date.today())
+    handover = enforce_compliance(settings, date.today())
     return serve.deployment(Replica, **deployment_options(settings)).bind(handover.to_json())
 
 

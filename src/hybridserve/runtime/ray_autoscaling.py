@@ -14,13 +14,13 @@ from functools import cache
 from typing import Any
 
 from hybridserve.autoscaling.capacity import UNLIMITED_PREFILL, ReplicaCapacity
-from hybridserve.autoscaling.policy import Decision, State, decide
-from hybridserve.autoscaling.replica_metrics import NUMBERS, PREFIX, Observation, Reading, reading_from_numbers
+from hybridserve.autoscaling.policy import Decision, PolicyState, compute_replicas
+from hybridserve.autoscaling.replica_metrics import FIELDS, PREFIX, FleetMetrics, ReplicaMetrics, metrics_from_numbers
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.observability.collectors.autoscaler import ScalingMetrics
 from hybridserve.observability.logging import configure
 from hybridserve.observability.metrics_server import export
-from hybridserve.runtime.clock_skew import BACK_S, TimeOfDay
+from hybridserve.runtime.clock_skew import BACK_S, ClockJumpDetector
 from hybridserve.settings.scaling import ScalingSection
 from hybridserve.settings.telemetry import TelemetrySection
 
@@ -31,7 +31,7 @@ METRICS_INTERVAL_S = 1.0
 LOOK_BACK_S = 5.0
 
 
-class HybridPolicy:
+class RayAutoscalingPolicy:
     """The law as a Ray Serve policy class. Ray makes one in its controller and calls it in every control loop.
 
     Args:
@@ -47,10 +47,10 @@ class HybridPolicy:
         self.metrics = _metrics(json.dumps([telemetry, model]))
         self.spec = ScalingSpec(**{**spec, "capacity": ReplicaCapacity(**spec["capacity"])})
         self.dry_run = dry_run
-        self.state = State()
+        self.state = PolicyState()
         self.last: Decision | None = None
         self._problem = ""
-        self._clock = TimeOfDay()
+        self._clock = ClockJumpDetector()
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Replicas for Ray's `AutoscalingContext`, and no state for Ray to keep: it lives here."""
@@ -75,7 +75,7 @@ class HybridPolicy:
             min_replicas=int(context.capacity_adjusted_min_replicas),
             max_replicas=int(context.capacity_adjusted_max_replicas),
         )
-        decision = decide(seen, spec, self.state)
+        decision = compute_replicas(seen, spec, self.state)
         self.state, self.last = decision.state, decision
         self._problem = ""
         self.metrics.decided(seen, spec, decision, self.dry_run)
@@ -101,23 +101,23 @@ def _metrics(shown: str) -> ScalingMetrics:
     return metrics
 
 
-def observe(context: Any) -> Observation:
+def observe(context: Any) -> FleetMetrics:
     """Ray's context as plain data. A replica that has not reported all of its numbers counts as silent."""
     now = float(context.current_time)
     metrics = context.raw_metrics or {}
-    readings: list[Reading] = []
+    readings: list[ReplicaMetrics] = []
     for replica in context.running_replicas:
         numbers: dict[str, float] = {}
         at = now
-        for name in NUMBERS:
+        for name in FIELDS:
             series = metrics.get(PREFIX + name, {}).get(replica)
             if series:
                 numbers[name] = series[-1].value
                 at = min(at, series[-1].timestamp)
-        reading = reading_from_numbers(str(replica), numbers)
+        reading = metrics_from_numbers(str(replica), numbers)
         if reading is not None:
             readings.append(replace(reading, age_s=reading.age_s + max(0.0, now - at)))
-    return Observation(
+    return FleetMetrics(
         now=now,
         target=int(context.target_num_replicas),
         ready=len(context.running_replicas),
@@ -165,7 +165,7 @@ def autoscaling_options(
         "upscale_delay_s": 0.0,
         "downscale_delay_s": 0.0,
         "policy": {
-            "policy_function": f"{__name__}:{HybridPolicy.__name__}",
+            "policy_function": f"{__name__}:{RayAutoscalingPolicy.__name__}",
             "policy_kwargs": {
                 "spec": spec,
                 "dry_run": section.dry_run,

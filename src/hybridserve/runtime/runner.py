@@ -18,15 +18,15 @@ from types import FrameType
 
 import httpx
 
-from hybridserve.engine.processes import adopt_orphans, end_descendants
+from hybridserve.engine.processes import adopt_orphans, kill_descendants
 from hybridserve.errors import EnvironmentFault, HybridServeError
-from hybridserve.gateway.config import Handover
+from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.state import served_name
 from hybridserve.observability.logging import ENGINE_CONFIG, LOG_DIR, Forwarder, engine_config
 from hybridserve.observability.metrics_server import forget_dead
-from hybridserve.runtime.backends import Host
-from hybridserve.runtime.compliance_gate import admit
-from hybridserve.runtime.ingress import DataPath, choose
+from hybridserve.runtime.backends import Backend
+from hybridserve.runtime.compliance_gate import enforce_compliance
+from hybridserve.runtime.ingress import Ingress, select_ingress
 from hybridserve.runtime.preflight import check_machine
 from hybridserve.settings import Settings
 
@@ -47,7 +47,7 @@ ENVIRONMENT = {
 }
 
 
-class Stopped(BaseException):
+class ShutdownRequested(BaseException):
     """SIGINT or SIGTERM arrived. Not an Exception, so that no library swallows it."""
 
 
@@ -96,9 +96,9 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
         HybridServeError: it could not start, or the engine died for good.
     """
     progress.enter("checking this machine")
-    path = choose(settings)
+    path = select_ingress(settings)
     check_machine(settings, ray=path != "single")
-    handover = admit(settings, date.today())
+    handover = enforce_compliance(settings, date.today())
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     adopt_orphans()
@@ -113,13 +113,13 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
             while host.running():
                 time.sleep(1.0)
             raise EnvironmentFault("engine", "the application is gone", "see the logs and start again")
-    except Stopped:
+    except ShutdownRequested:
         failed = False
     finally:
         with _ignored_signals():
             progress.enter("stopping")
             host.stop()
-            end_descendants()
+            kill_descendants()
             if settings.telemetry.targets_dir is not None:
                 # Ray ends its processes without a goodbye; another container may get their address next.
                 forget_dead(settings.telemetry.targets_dir)
@@ -142,18 +142,18 @@ def _gather_logs(settings: Settings, scratch: Path) -> Forwarder:
     return lines
 
 
-def _host(path: DataPath, settings: Settings, handover: Handover, scratch: Path) -> Host:
+def _host(path: Ingress, settings: Settings, handover: GatewayConfig, scratch: Path) -> Backend:
     """What runs the engine. Ray is imported only where it is used."""
     if path == "single":
-        from hybridserve.runtime.backends.standalone import SingleHost
+        from hybridserve.runtime.backends.standalone import StandaloneBackend
 
-        return SingleHost(settings, handover, scratch)
-    from hybridserve.runtime.backends.ray_serve import RayHost
+        return StandaloneBackend(settings, handover, scratch)
+    from hybridserve.runtime.backends.ray_serve import RayServeBackend
 
-    return RayHost(path, settings, scratch)
+    return RayServeBackend(path, settings, scratch)
 
 
-def _wait_until_ready(settings: Settings, progress: Progress, host: Host, scratch: Path) -> Ready:
+def _wait_until_ready(settings: Settings, progress: Progress, host: Backend, scratch: Path) -> Ready:
     """Wait for the host's own verdict: a proxy answers long before the model does."""
     deadline = time.monotonic() + settings.server.ready_timeout_s
     while not host.running():
@@ -195,10 +195,10 @@ def _await_ok(url: str, deadline: float) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], None]]:
-    """SIGINT and SIGTERM raise Stopped in the main thread. Gives a function that sets the handlers again."""
+    """SIGINT and SIGTERM raise ShutdownRequested in the main thread. Gives a function that sets the handlers again."""
 
     def stop(_: int, __: FrameType | None) -> None:
-        raise Stopped
+        raise ShutdownRequested
 
     def arm() -> None:
         for number in before:

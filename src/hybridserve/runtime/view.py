@@ -13,11 +13,11 @@ from hybridserve.compliance.view import CacheFacts
 from hybridserve.compliance.view_builder import PlannedEngine
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
-from hybridserve.planning.resolve import Planned, deployment_from, engine_args, find_model, plan_settings
+from hybridserve.planning.resolve import ResolvedPlan, deployment_from, engine_args, find_model, plan_settings
 from hybridserve.settings import Settings
 
 
-def view_of(settings: Settings, profile: Profile | None = None) -> DeploymentView:
+def build_view(settings: Settings, profile: Profile | None = None) -> DeploymentView:
     """The deployment that these settings describe, planned and with its files read.
 
     Raises:
@@ -52,7 +52,7 @@ def _refused(settings: Settings, model: ResolvedModel, refused: PlanRefused) -> 
     )
 
 
-def _args(settings: Settings, planned: Planned) -> dict[str, Any]:
+def _args(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     try:
         return engine_args(settings, planned)
     except ConfigError as error:

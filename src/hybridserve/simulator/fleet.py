@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hybridserve.autoscaling.replica_metrics import Observation, Reading
+from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.errors import ConfigError
-from hybridserve.simulator.replica import Replica, Request
+from hybridserve.simulator.replica import Replica, SimulatedRequest
 from hybridserve.simulator.service_times import ServiceTimes
 
 # A router with no free replica looks again after this long (Ray Serve backs off from 25 ms to 1 s).
@@ -21,7 +21,7 @@ RETRY_S = 0.1
 class View:
     """What a policy is shown: the observation, and the one number that comes from a metrics database."""
 
-    observation: Observation
+    observation: FleetMetrics
     firsts: Sequence[tuple[float, float]] = ()
     """(when, seconds) of the first tokens of the last minute."""
 
@@ -79,7 +79,7 @@ class Run:
         given_up: it was stopped, as it had missed more than was allowed.
     """
 
-    requests: list[Request]
+    requests: list[SimulatedRequest]
     seconds: float
     counted_from: float = 0.0
     replica_seconds: float = 0.0
@@ -92,7 +92,7 @@ class Run:
 class Allowance:
     """Ends a run as soon as it cannot reach a goal any more: most settings of a grid search show that early."""
 
-    missed: Callable[[Request], bool]
+    missed: Callable[[SimulatedRequest], bool]
     count: int
 
 
@@ -130,14 +130,14 @@ class _Fleet:
         self.times, self.policy, self.options, self.progress = times, policy, options, progress
         self.allowance, self.missed = allowance, 0
         self.random = random.Random(options.seed)
-        self.requests = [Request(*arrival) for arrival in arrivals]
+        self.requests = [SimulatedRequest(*arrival) for arrival in arrivals]
         self.end = arrivals[-1][0]
         self.names = 0
         self.ready: list[Replica] = []
         self.starting: list[Replica] = []
         self.draining: list[tuple[float, Replica]] = []
-        self.queue: deque[Request] = deque()
-        self.readings: tuple[Reading, ...] = ()
+        self.queue: deque[SimulatedRequest] = deque()
+        self.readings: tuple[ReplicaMetrics, ...] = ()
         self.firsts: deque[tuple[float, float]] = deque()
         self.target = min(max(options.initial, options.min_replicas), options.max_replicas)
         self.result = Run(self.requests, max(0.0, self.end - options.warm_up_s), options.warm_up_s)
@@ -181,7 +181,7 @@ class _Fleet:
         self.names += 1
         return Replica(self.times, f"r{self.names}", ready_at)
 
-    def _route(self, request: Request, now: float) -> None:
+    def _route(self, request: SimulatedRequest, now: float) -> None:
         """Power of two choices by ongoing requests, Ray Serve's default router."""
         limit = self.options.max_ongoing
         ready = self.ready
@@ -257,7 +257,7 @@ class _Fleet:
     def _decide(self, now: float) -> None:
         while self.firsts and self.firsts[0][0] < now - 60.0:
             self.firsts.popleft()
-        observation = Observation(
+        observation = FleetMetrics(
             now=now,
             target=self.target,
             ready=len(self.ready),

@@ -9,22 +9,22 @@ from collections import deque
 from dataclasses import dataclass, field
 from math import ceil
 
-from hybridserve.autoscaling.policy import Decision, State, decide
+from hybridserve.autoscaling.policy import Decision, PolicyState, compute_replicas
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.simulator.fleet import View
 
 
 @dataclass
-class Law:
+class HybridServePolicy:
     """`decide`, the policy of this package."""
 
     spec: ScalingSpec
     name: str = "hybridserve"
-    state: State = field(default_factory=State)
+    state: PolicyState = field(default_factory=PolicyState)
     last: Decision | None = None
 
     def target(self, view: View) -> int:
-        self.last = decide(view.observation, self.spec, self.state)
+        self.last = compute_replicas(view.observation, self.spec, self.state)
         self.state = self.last.state
         return self.last.replicas
 

@@ -15,11 +15,11 @@ from collections import deque
 from heapq import heappop, heappush
 from math import sqrt
 
-from hybridserve.autoscaling.replica_metrics import Reading
+from hybridserve.autoscaling.replica_metrics import ReplicaMetrics
 from hybridserve.simulator.service_times import ServiceTimes
 
 
-class Request:
+class SimulatedRequest:
     """One request, before, during and after its service. Times in seconds, NaN while they have not happened."""
 
     __slots__ = ("admitted", "arrived", "blocks", "done", "epoch", "first", "last", "left", "output", "prompt", "start")
@@ -87,22 +87,22 @@ class Replica:
         self.ready_at = ready_at
         self.now = ready_at
         self.step = 0
-        self.waiting: deque[Request] = deque()
-        self.prefilling: deque[Request] = deque()
+        self.waiting: deque[SimulatedRequest] = deque()
+        self.prefilling: deque[SimulatedRequest] = deque()
         self.decoding = 0
         self.context = 0  # tokens in the cache of decoding sequences
         self.blocks_total = self.blocks_free = cache.usable_blocks
         self.backlog = 0
         self.preemptions = 0
         self.arrived = 0
-        self.done: list[Request] = []  # finished, until somebody takes them
+        self.done: list[SimulatedRequest] = []  # finished, until somebody takes them
         self.firsts: list[float] = []  # times to first token, likewise
         self.prompt_tokens = self.generated = 0
         self.prompt_squares = 0.0
         self.slot_seconds = 0.0
-        self._admit_order: dict[Request, None] = {}  # running sequences, oldest first
+        self._admit_order: dict[SimulatedRequest, None] = {}  # running sequences, oldest first
         # (step, 0 for the last token or 1 for a block boundary, tie, residence, request)
-        self._events: list[tuple[int, int, int, int, Request]] = []
+        self._events: list[tuple[int, int, int, int, SimulatedRequest]] = []
         self._tie = 0
         self._fixed = times.step.fixed_s
         self._per_sequence = times.step.per_sequence_s
@@ -120,7 +120,7 @@ class Replica:
         """Requests it has taken and not finished."""
         return len(self._admit_order) + len(self.waiting)
 
-    def push(self, request: Request, now: float) -> None:
+    def push(self, request: SimulatedRequest, now: float) -> None:
         """Take a request. The replica has been advanced to `now`."""
         if now > self.now:
             self.now = now
@@ -140,10 +140,10 @@ class Replica:
             else:
                 self.now = until
 
-    def reading(self, age_s: float = 0.0) -> Reading:
+    def reading(self, age_s: float = 0.0) -> ReplicaMetrics:
         """What its engine would report."""
         running = len(self._admit_order)
-        return Reading(
+        return ReplicaMetrics(
             self.name,
             age_s=age_s,
             running=running,
@@ -239,7 +239,7 @@ class Replica:
         self.generated += n * steps
         self._fire()
 
-    def _schedule(self, request: Request, generated: int) -> None:
+    def _schedule(self, request: SimulatedRequest, generated: int) -> None:
         """Put the next event of a decoding sequence: its last token, or the one that needs a new block.
 
         `generated` counts the tokens after the first of this residence.
@@ -273,17 +273,17 @@ class Replica:
         while events and events[0][3] != events[0][4].epoch:
             heappop(events)
 
-    def _release(self, request: Request) -> None:
+    def _release(self, request: SimulatedRequest) -> None:
         self.blocks_free += request.blocks
         request.blocks = 0
         request.epoch += 1
         del self._admit_order[request]
 
-    def _stop_decoding(self, request: Request) -> None:
+    def _stop_decoding(self, request: SimulatedRequest) -> None:
         self.decoding -= 1
         self.context -= request.prompt + request.done + self.step - request.start
 
-    def _finish(self, request: Request) -> None:
+    def _finish(self, request: SimulatedRequest) -> None:
         self._stop_decoding(request)
         self._release(request)
         request.last = self.now

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hybridserve.simulator.fleet import Run
-from hybridserve.simulator.replica import Request
+from hybridserve.simulator.replica import SimulatedRequest
 
 # A change of direction this soon after the last change is oscillation, later it is traffic.
 OSCILLATION_S = 600.0
@@ -28,7 +28,7 @@ class Goals:
     ttft_per_prompt_token_s: float = 0.001
     inter_token_s: float = 0.1
 
-    def missed(self, request: Request, overhead_s: float) -> bool:
+    def missed(self, request: SimulatedRequest, overhead_s: float) -> bool:
         """Whether a finished request was too late, or too slow."""
         late = (
             request.first - request.arrived + overhead_s > self.ttft_s + self.ttft_per_prompt_token_s * request.prompt

@@ -49,7 +49,7 @@ EXTRACTION = Lengths(3_000, 24, sigma=0.4)
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class TrafficPattern:
     """A curve and what is asked.
 
     Attributes:
@@ -143,28 +143,60 @@ def _nights(now: float) -> float:
     return 1.0 if now % 3600 < 1200 else 0.0
 
 
-WORKLOADS = {
+TRAFFIC_PATTERNS = {
     workload.name: workload
     for workload in (
-        Workload("poisson", "steady chat", _steady, 1.0, ((1.0, CHAT),), 8.0, 7200),
-        Workload("diurnal", "a day of chat in two hours", _diurnal, 1.0, ((1.0, CHAT),), 14.0, 7200),
-        Workload("ramp", "chat that grows fivefold", _ramp, 1.0, ((1.0, CHAT),), 12.0, 7200),
-        Workload("bursts", "chat, three times as much every 20 minutes", _bursts, 3.0, ((1.0, CHAT),), 4.0, 7200, 1200),
-        Workload("flash-crowd", "chat, five times as much at once", _flash, 5.0, ((1.0, CHAT),), 3.0, 7200),
-        Workload("square", "chat, low and high in turn", _square, 1.0, ((1.0, CHAT),), 10.0, 7200, 1800),
-        Workload("office", "two peaks with a break", _office, 1.0, ((1.0, CHAT),), 12.0, 7200),
-        Workload("reasoning", "a day of long answers", _diurnal, 1.0, ((1.0, REASONING),), 5.0, 7200),
-        Workload("long-context", "a day of long prompts: blocks run out before slots", _diurnal, 1.0,
-                 ((1.0, LONG_CONTEXT),), 2.5, 7200),
-        Workload("extraction", "a day of long prompts with short answers: prefill binds", _diurnal, 1.0,
-                 ((1.0, EXTRACTION),), 12.0, 7200),
-        Workload("mixed", "a day of chat, one in eight with a long prompt", _diurnal, 1.0,
-                 ((0.875, CHAT), (0.125, DOCUMENTS)), 8.0, 7200),
-        Workload("nights", "twenty minutes of use, forty of nothing", _nights, 1.0, ((1.0, CHAT),), 4.0, 7200, 3600),
-        Workload("storms", "chat, three times as much for three minutes, nobody knows when", _storms, 3.0,
-                 ((1.0, CHAT),), 4.0, 7200),
+        TrafficPattern("poisson", "steady chat", _steady, 1.0, ((1.0, CHAT),), 8.0, 7200),
+        TrafficPattern("diurnal", "a day of chat in two hours", _diurnal, 1.0, ((1.0, CHAT),), 14.0, 7200),
+        TrafficPattern("ramp", "chat that grows fivefold", _ramp, 1.0, ((1.0, CHAT),), 12.0, 7200),
+        TrafficPattern(
+            "bursts", "chat, three times as much every 20 minutes", _bursts, 3.0, ((1.0, CHAT),), 4.0, 7200, 1200
+        ),
+        TrafficPattern("flash-crowd", "chat, five times as much at once", _flash, 5.0, ((1.0, CHAT),), 3.0, 7200),
+        TrafficPattern("square", "chat, low and high in turn", _square, 1.0, ((1.0, CHAT),), 10.0, 7200, 1800),
+        TrafficPattern("office", "two peaks with a break", _office, 1.0, ((1.0, CHAT),), 12.0, 7200),
+        TrafficPattern("reasoning", "a day of long answers", _diurnal, 1.0, ((1.0, REASONING),), 5.0, 7200),
+        TrafficPattern(
+            "long-context",
+            "a day of long prompts: blocks run out before slots",
+            _diurnal,
+            1.0,
+            ((1.0, LONG_CONTEXT),),
+            2.5,
+            7200,
+        ),
+        TrafficPattern(
+            "extraction",
+            "a day of long prompts with short answers: prefill binds",
+            _diurnal,
+            1.0,
+            ((1.0, EXTRACTION),),
+            12.0,
+            7200,
+        ),
+        TrafficPattern(
+            "mixed",
+            "a day of chat, one in eight with a long prompt",
+            _diurnal,
+            1.0,
+            ((0.875, CHAT), (0.125, DOCUMENTS)),
+            8.0,
+            7200,
+        ),
+        TrafficPattern(
+            "nights", "twenty minutes of use, forty of nothing", _nights, 1.0, ((1.0, CHAT),), 4.0, 7200, 3600
+        ),
+        TrafficPattern(
+            "storms",
+            "chat, three times as much for three minutes, nobody knows when",
+            _storms,
+            3.0,
+            ((1.0, CHAT),),
+            4.0,
+            7200,
+        ),
     )
-}  # fmt: skip
+}
 
 
 def read_trace(path: Path) -> list[Arrival]:

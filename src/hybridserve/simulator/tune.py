@@ -13,10 +13,10 @@ from hybridserve.simulator.fleet import Allowance, FleetOptions, Policy, simulat
 from hybridserve.simulator.oracle import needs, schedule
 from hybridserve.simulator.policies import (
     Fixed,
+    HybridServePolicy,
     KedaWaiting,
     KnativeConcurrency,
     KvUsage,
-    Law,
     RayQueueLength,
     RayTtft,
 )
@@ -29,7 +29,7 @@ POLICIES = ("hybridserve", *STOCK, "oracle")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PolicyConfig:
     """A policy with one choice of settings.
 
     Attributes:
@@ -45,7 +45,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class TuningResult:
     """A candidate and what it came to; given up, its score is that of the part that was run."""
 
     policy: str
@@ -55,7 +55,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Scenario:
     """A workload on an engine with goals and bounds: everything but the policy."""
 
     arrivals: Sequence[Arrival]
@@ -65,10 +65,10 @@ class Scene:
 
     def run(
         self,
-        candidate: Candidate,
+        candidate: PolicyConfig,
         progress: Callable[[float], None] | None = None,
         attainment: float | None = None,
-    ) -> Trial:
+    ) -> TuningResult:
         """Replay it under one candidate, with `attainment` only as long as it can still reach so much."""
         options, overhead_s = self.options, self.times.request_overhead_s
         if candidate.initial is not None:
@@ -81,7 +81,7 @@ class Scene:
             )
         run = simulate(self.arrivals, self.times, candidate.build(), options, progress, allowance)
         judged = score(run, self.goals, overhead_s)
-        return Trial(candidate.policy, candidate.settings, judged, run.given_up)
+        return TuningResult(candidate.policy, candidate.settings, judged, run.given_up)
 
     def spec(self) -> ScalingSpec:
         """What our law is told: bounds, goals, the plan. Nothing about the workload."""
@@ -96,7 +96,7 @@ class Scene:
         )
 
 
-def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
+def candidates(policy: str, scene: Scenario) -> Iterator[PolicyConfig]:
     """The settings to try for a policy.
 
     Raises:
@@ -104,17 +104,17 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
     """
     slots = scene.times.capacity().state_slots
     if policy == "hybridserve":
-        yield Candidate(policy, "none to tune", partial(Law, scene.spec()))
+        yield PolicyConfig(policy, "none to tune", partial(HybridServePolicy, scene.spec()))
     elif policy == "fixed":
         busy = needs(scene.arrivals, scene.times)
         mean, peak = sum(busy) / len(busy), max(busy)
         counts = {max(1, ceil(mean + (1.1 * peak - mean) * step / 8)) for step in range(9)}
         for count in sorted(counts):
-            yield Candidate(policy, f"{count} replicas", partial(Fixed, count), initial=count, row=policy)
+            yield PolicyConfig(policy, f"{count} replicas", partial(Fixed, count), initial=count, row=policy)
     elif policy == "ray-queue-length":
         for up, down in ((5, 120), (30, 600)):
             for share in (0.5, 0.65, 0.8, 0.95):
-                yield Candidate(
+                yield PolicyConfig(
                     policy,
                     f"target {share * slots:.1f}, delays {up}/{down} s",
                     partial(RayQueueLength, share * slots, up, down),
@@ -122,7 +122,7 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
     elif policy == "ray-ttft":
         for goal in (0.5, 1.0, 2.0):
             for idle in (1.0, slots / 2):
-                yield Candidate(
+                yield PolicyConfig(
                     policy,
                     f"p99 {goal:g} s, idle {idle:g}, delays 5/60 s",
                     partial(RayTtft, goal, idle, 5, 60),
@@ -130,7 +130,7 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
     elif policy == "keda-waiting":
         for stabilisation in (60, 300):
             for threshold in (0.25, 0.5, 1.0, 5.0):
-                yield Candidate(
+                yield PolicyConfig(
                     policy,
                     f"threshold {threshold:g}, window {stabilisation} s",
                     partial(KedaWaiting, threshold, stabilisation),
@@ -138,7 +138,7 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
     elif policy == "knative-concurrency":
         for delay in (0, 120):
             for share in (0.5, 0.65, 0.8, 0.95):
-                yield Candidate(
+                yield PolicyConfig(
                     policy,
                     f"concurrency {share * slots:.1f}, down delay {delay} s",
                     partial(KnativeConcurrency, share * slots, down_delay_s=delay),
@@ -147,7 +147,7 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
         usable = scene.times.capacity().usable_blocks
         for stabilisation in (60, 300):
             for threshold in (0.4, 0.5, 0.65, 0.8):
-                yield Candidate(
+                yield PolicyConfig(
                     policy,
                     f"threshold {threshold:g}, window {stabilisation} s",
                     partial(KvUsage, threshold, stabilisation, usable_blocks=usable),
@@ -157,7 +157,7 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
         for window in (30, 90):
             for packing in (1.1, 1.04, 0.98, 0.92, 0.85, 0.78, 0.7, 0.6, 0.5):
                 plan = schedule(need, scene.times.start_up_s, packing, window)
-                yield Candidate(
+                yield PolicyConfig(
                     policy,
                     f"packing {packing:g}, mean over {window} s",
                     partial(schedule, need, scene.times.start_up_s, packing, window),
@@ -169,13 +169,13 @@ def candidates(policy: str, scene: Scene) -> Iterator[Candidate]:
 
 
 def tune(
-    policy: str, scene: Scene, tried: Callable[[Trial], None] | None = None, attainment: float | None = None
-) -> list[Trial]:
+    policy: str, scene: Scenario, tried: Callable[[TuningResult], None] | None = None, attainment: float | None = None
+) -> list[TuningResult]:
     """The trials of a policy.
 
     With `attainment` each runs only as long as it can still reach so much, and the first of a row that does ends it.
     """
-    trials: list[Trial] = []
+    trials: list[TuningResult] = []
     ended: set[str] = set()
     for candidate in candidates(policy, scene):
         if candidate.row in ended:
@@ -188,12 +188,12 @@ def tune(
     return trials
 
 
-def cheapest(trials: Sequence[Trial], attainment: float) -> Trial | None:
+def cheapest(trials: Sequence[TuningResult], attainment: float) -> TuningResult | None:
     """The cheapest trial that attains at least so much, or None."""
     reached = [trial for trial in trials if not trial.given_up and trial.score.attainment >= attainment]
     return min(reached, key=lambda trial: trial.score.replica_hours) if reached else None
 
 
-def best(trials: Sequence[Trial]) -> Trial:
+def best(trials: Sequence[TuningResult]) -> TuningResult:
     """The trial that attains most; of equals the cheapest."""
     return max(trials, key=lambda trial: (trial.score.attainment, -trial.score.replica_hours))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.forecast import Counters
-from hybridserve.autoscaling.policy import HOLD_START_UPS, Decision, State, decide
-from hybridserve.autoscaling.replica_metrics import Observation, Reading
+from hybridserve.autoscaling.policy import HOLD_START_UPS, Decision, PolicyState, compute_replicas
+from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
 
@@ -25,7 +25,7 @@ def spec(**changes: object) -> ScalingSpec:
 
 
 readings = st.builds(
-    Reading,
+    ReplicaMetrics,
     replica=st.sampled_from(["a", "b", "c", "d"]),
     age_s=st.sampled_from([0.0, 1.0, 9.0, 60.0]),
     running=st.integers(0, 16),
@@ -44,14 +44,14 @@ readings = st.builds(
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[Observation]:
+def histories(draw: st.DrawFn) -> list[FleetMetrics]:
     """Anything a controller might see, garbage included."""
     now, seen = 0.0, []
     for _ in range(draw(st.integers(1, 12))):
         now += draw(st.sampled_from([0.0, 0.1, 1.0, 5.0, 130.0]))
         said = draw(st.lists(readings, max_size=4, unique_by=lambda reading: reading.replica))
         seen.append(
-            Observation(
+            FleetMetrics(
                 now=now,
                 target=draw(st.integers(0, 60)),
                 ready=draw(st.integers(len(said), 6)),
@@ -63,21 +63,21 @@ def histories(draw: st.DrawFn) -> list[Observation]:
     return seen
 
 
-def replay(seen: list[Observation], law: ScalingSpec) -> Decision:
-    state = State()
+def replay(seen: list[FleetMetrics], law: ScalingSpec) -> Decision:
+    state = PolicyState()
     for observation in seen:
-        decision = decide(observation, law, state)
+        decision = compute_replicas(observation, law, state)
         state = decision.state
     return decision
 
 
 @settings(max_examples=150, deadline=None)
 @given(histories(), st.integers(0, 5), st.integers(5, 50))
-def test_bounds_and_rates_hold_whatever_is_seen(seen: list[Observation], low: int, high: int) -> None:
+def test_bounds_and_rates_hold_whatever_is_seen(seen: list[FleetMetrics], low: int, high: int) -> None:
     law = spec(min_replicas=low, max_replicas=high)
-    state = State()
+    state = PolicyState()
     for observation in seen:
-        decision = decide(observation, law, state)
+        decision = compute_replicas(observation, law, state)
         state = decision.state
         assert low <= decision.replicas <= high
         assert decision.reason
@@ -91,11 +91,11 @@ def test_bounds_and_rates_hold_whatever_is_seen(seen: list[Observation], low: in
 
 @settings(max_examples=150, deadline=None)
 @given(histories())
-def test_never_down_on_silence(seen: list[Observation]) -> None:
+def test_never_down_on_silence(seen: list[FleetMetrics]) -> None:
     law = spec(min_replicas=0, max_replicas=60)
-    state = State()
+    state = PolicyState()
     for observation in seen:
-        decision = decide(observation, law, state)
+        decision = compute_replicas(observation, law, state)
         state = decision.state
         fresh = [reading for reading in observation.readings if reading.age_s <= law.stale_s]
         if len(fresh) < observation.ready:
@@ -104,11 +104,11 @@ def test_never_down_on_silence(seen: list[Observation]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(histories(), st.integers(0, 16), st.integers(0, 3000), st.integers(0, 3000))
-def test_more_load_never_asks_for_fewer(seen: list[Observation], running: int, waiting: int, queued: int) -> None:
+def test_more_load_never_asks_for_fewer(seen: list[FleetMetrics], running: int, waiting: int, queued: int) -> None:
     """Two worlds with one past; in the second there is more of everything that asks."""
     law = spec()
     *past, last = seen
-    state = replay(past, law).state if past else State()
+    state = replay(past, law).state if past else PolicyState()
     more = replace(
         last,
         queued=last.queued + queued,
@@ -125,10 +125,10 @@ def test_more_load_never_asks_for_fewer(seen: list[Observation], running: int, w
     )
     # How long a token takes is measured with the same numbers; here only the load differs.
     same_pace = replace(state, memory=replace(state.memory, replicas={r.replica: _frozen(r) for r in last.readings}))
-    assert decide(more, law, same_pace).replicas >= decide(last, law, same_pace).replicas
+    assert compute_replicas(more, law, same_pace).replicas >= compute_replicas(last, law, same_pace).replicas
 
 
-def _frozen(reading: Reading) -> Counters:
+def _frozen(reading: ReplicaMetrics) -> Counters:
 
     return Counters(
         reading.arrived,
@@ -147,7 +147,7 @@ class World:
         self.law, self.target, self.service_s = law, target, service_s
         self.random = random.Random(seed)
         self.now = 0.0
-        self.state = State()
+        self.state = PolicyState()
         self.arrived = self.finished = 0
         self.stay: list[float] = []
         self.asked: list[int] = []
@@ -163,7 +163,7 @@ class World:
         share = max(1, self.target)
         counts = [len(self.stay) // share + (index < len(self.stay) % share) for index in range(share)]
         readings = tuple(
-            Reading(
+            ReplicaMetrics(
                 f"r{index}",
                 running=count,
                 blocks_used=8 * count,
@@ -179,8 +179,8 @@ class World:
         queued = 0
         if self.target == 0:
             readings, queued = (), len(self.stay)
-        seen = Observation(now=self.now, target=self.target, ready=self.target, queued=queued, readings=readings)
-        self.decision = decide(seen, self.law, self.state)
+        seen = FleetMetrics(now=self.now, target=self.target, ready=self.target, queued=queued, readings=readings)
+        self.decision = compute_replicas(seen, self.law, self.state)
         self.state = self.decision.state
         self.target = self.decision.replicas
         self.asked.append(self.target)
@@ -220,10 +220,10 @@ def test_a_burst_is_answered_before_any_trend_shows() -> None:
 
 def test_a_slow_first_request_is_not_taken_for_the_rule() -> None:
     """Measured: an engine's first request took 21 s on a busy machine, those after it 0.3 s, four in a second."""
-    state, target = State(), 1
+    state, target = PolicyState(), 1
     for second in range(1, 120):
         finished = 0 if second < 22 else 1 + 4 * (second - 22)
-        reading = Reading(
+        reading = ReplicaMetrics(
             "a",
             running=1,
             arrived=finished + 1,
@@ -232,8 +232,8 @@ def test_a_slow_first_request_is_not_taken_for_the_rule() -> None:
             generated=50 * finished,
             slot_seconds=21.0 + 0.25 * (finished - 1) if finished else 0.0,
         )
-        seen = Observation(now=float(second), target=target, ready=1, readings=(reading,))
-        decision = decide(seen, spec(start_up_s=20.0), state)
+        seen = FleetMetrics(now=float(second), target=target, ready=1, readings=(reading,))
+        decision = compute_replicas(seen, spec(start_up_s=20.0), state)
         state = decision.state
         assert decision.replicas == 1, decision.reason
 
@@ -286,8 +286,8 @@ def test_with_a_minimum_it_never_goes_to_zero() -> None:
 
 
 def test_after_a_restart_of_the_controller_it_holds() -> None:
-    seen = Observation(now=1e6, target=9, ready=9, readings=tuple(Reading(f"r{i}") for i in range(9)))
-    decision = decide(seen, spec(), State())
+    seen = FleetMetrics(now=1e6, target=9, ready=9, readings=tuple(ReplicaMetrics(f"r{i}") for i in range(9)))
+    decision = compute_replicas(seen, spec(), PolicyState())
     assert decision.replicas == 9
     assert "looking for" in decision.reason
 
@@ -296,10 +296,10 @@ def test_draining_replicas_hold_back_the_next_step() -> None:
     world = World(spec(), target=8)
     for _ in range(900):
         world.second(0)
-    seen = Observation(
-        now=world.now + 1, target=5, ready=5, draining=3, readings=tuple(Reading(f"r{i}") for i in range(5))
+    seen = FleetMetrics(
+        now=world.now + 1, target=5, ready=5, draining=3, readings=tuple(ReplicaMetrics(f"r{i}") for i in range(5))
     )
-    decision = decide(seen, spec(), world.state)
+    decision = compute_replicas(seen, spec(), world.state)
     assert decision.replicas == 5
     assert "drain" in decision.reason
 
@@ -314,8 +314,10 @@ def test_each_resource_can_bind() -> None:
         memory = replace(
             world.state.memory, prompt=float(prompt), prompt_square=float(prompt) ** 2, blocks=float(blocks)
         )
-        seen = Observation(now=world.now + 1, target=8, ready=1, readings=(Reading("r0", arrived=world.arrived),))
-        return decide(seen, spec(capacity=capacity), replace(world.state, memory=memory)).limits.binding
+        seen = FleetMetrics(
+            now=world.now + 1, target=8, ready=1, readings=(ReplicaMetrics("r0", arrived=world.arrived),)
+        )
+        return compute_replicas(seen, spec(capacity=capacity), replace(world.state, memory=memory)).limits.binding
 
     assert binding(CAPACITY, 500, 8) == "state slots"
     assert binding(CAPACITY, 500, 40) == "KV blocks"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hybridserve.autoscaling.seasonality import BINS_PER_START_UP, Season
+from hybridserve.autoscaling.seasonality import BINS_PER_START_UP, SeasonalModel
 
 START_UP_S = 120.0
 BIN_S = START_UP_S / BINS_PER_START_UP
@@ -22,9 +22,9 @@ def poisson(source: random.Random, mean: float) -> int:
     return count
 
 
-def seen(rate: Callable[[float], float], until: float, seed: int = 1) -> Season:
+def seen(rate: Callable[[float], float], until: float, seed: int = 1) -> SeasonalModel:
     """Poisson arrivals, looked at every ten seconds."""
-    source, season, now = random.Random(seed), Season(), 0.0
+    source, season, now = random.Random(seed), SeasonalModel(), 0.0
     while now < until:
         season = season.with_arrivals(now, poisson(source, 10 * rate(now)), START_UP_S, 1e6)
         now += 10
@@ -60,7 +60,7 @@ def test_a_burst_is_foreseen_a_start_up_before_and_not_before_that(seed: int) ->
     ids=["steady", "ramp", "half a day"],
 )
 def test_chance_and_trend_are_no_calendar(rate: Callable[[float], float], seed: int) -> None:
-    source, season, believed = random.Random(seed), Season(), 0
+    source, season, believed = random.Random(seed), SeasonalModel(), 0
     for step in range(720):
         season = season.with_arrivals(10.0 * step, poisson(source, 10 * rate(10.0 * step)), START_UP_S, 1e6)
         believed += season.period > 0
@@ -89,7 +89,7 @@ def test_what_is_there_is_due_whatever_the_clock_says() -> None:
 
 
 def test_old_bins_are_forgotten_and_holes_are_bridged() -> None:
-    season = Season()
+    season = SeasonalModel()
     for now in (0.0, 30.0, 60.0, 600.0, 630.0):
         season = season.with_arrivals(now, 18.0 if now == 600 else 1.0, START_UP_S, 450.0)
     assert len(season.bins) == 15  # of 20

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridserve.catalog.licenses import licence
-from hybridserve.compliance import Finding, verdict
+from hybridserve.compliance import Finding, compliance_status
 from hybridserve.errors import ConfigError
 from support.compliance_cases import TODAY, Case, licence_text
 
@@ -36,7 +36,11 @@ def finding(severity: str, status: str) -> Finding:
 )
 def test_verdict(severity: str, status: str, production: str, staging: str, demo: str) -> None:
     found = [finding("error", "PASS"), finding(severity, status)]
-    assert [verdict(found, profile) for profile in ("production", "staging", "demo")] == [production, staging, demo]
+    assert [compliance_status(found, profile) for profile in ("production", "staging", "demo")] == [
+        production,
+        staging,
+        demo,
+    ]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["error", "warning", "note"]),
@@ -44,7 +48,7 @@ def test_verdict(severity: str, status: str, production: str, staging: str, demo
 def test_a_stricter_profile_never_says_less(kinds: list[tuple[str, str]]) -> None:
     order = {"ready": 0, "warn": 1, "refuse": 2}
     found = [finding(severity, status) for severity, status in kinds]
-    strictness = [order[verdict(found, profile)] for profile in ("demo", "staging", "production")]
+    strictness = [order[compliance_status(found, profile)] for profile in ("demo", "staging", "production")]
     assert strictness == sorted(strictness)
 
 
@@ -57,7 +61,7 @@ def test_a_waiver_holds_until_its_last_day(case: Case) -> None:
     assert late.status("licence.waivers") == {"FAIL"}
     waived = next(one for one in patterns.findings() if one.rule == "guard.kind")
     assert waived.waiver == "by Head of Legal until 2026-12-31: pilot with ten users"
-    assert verdict(patterns.findings(), "production") == "ready"
+    assert compliance_status(patterns.findings(), "production") == "ready"
 
 
 def test_a_waiver_for_one_subject_waives_no_other(case: Case) -> None:
@@ -183,7 +187,7 @@ def test_a_folder_of_a_known_models_name_has_no_licence(baked: Case) -> None:
     assert folder.status("licence.known") == {"UNKNOWN", "PASS"}
     (found,) = [one for one in folder.findings() if one.rule == "licence.known" and one.status == "UNKNOWN"]
     assert found.subject == "nemotron-nano-9b-v2"
-    assert verdict(folder.findings(), "production") == "refuse"
+    assert compliance_status(folder.findings(), "production") == "refuse"
 
 
 def test_ports_and_routes_that_give_nothing_away(case: Case) -> None:

@@ -13,22 +13,22 @@ import pytest
 from hybridserve.compliance.canary_prompts import Canary, canary_set, guard_down_canary, round_canaries
 from hybridserve.compliance.evidence import (
     LIVE_RULES,
-    Observation,
-    Round,
+    CanaryObservation,
+    CanaryState,
     canary_round,
     evidence_record,
     live_findings,
     record_is_whole,
 )
-from hybridserve.compliance.findings import Finding, verdict
+from hybridserve.compliance.findings import Finding, compliance_status
 from hybridserve.guards.canaries.client import send_canaries
 from support.fake_service import ANSWER, HARM, MISBEHAVIOURS, FakeService
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
-def send(service: FakeService, canaries: list[Canary]) -> list[Observation]:
-    async def run() -> list[Observation]:
+def send(service: FakeService, canaries: list[Canary]) -> list[CanaryObservation]:
+    async def run() -> list[CanaryObservation]:
         transport = httpx.ASGITransport(app=service)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             return await send_canaries(client, canaries, "assistant")
@@ -36,7 +36,7 @@ def send(service: FakeService, canaries: list[Canary]) -> list[Observation]:
     return asyncio.run(run())
 
 
-def probe(wrong: str | None) -> tuple[list[Canary], list[Observation], list[Finding]]:
+def probe(wrong: str | None) -> tuple[list[Canary], list[CanaryObservation], list[Finding]]:
     canaries, down = canary_set(), guard_down_canary()
     seen = send(FakeService(wrong), canaries) + send(FakeService(wrong, guard_up=False), [down])
     canaries.append(down)
@@ -48,14 +48,14 @@ def test_an_honest_service_passes() -> None:
     assert [one for one in findings if one.status != "PASS"] == []
     assert {one.rule for one in findings} == set(LIVE_RULES)
     assert len(seen) == len(canaries)
-    assert verdict(findings, "production") == "ready"
+    assert compliance_status(findings, "production") == "ready"
 
 
 @pytest.mark.parametrize(("wrong", "rule"), MISBEHAVIOURS.items())
 def test_each_misbehaviour_is_caught(wrong: str, rule: str) -> None:
     _, _, findings = probe(wrong)
     assert rule in {one.rule for one in findings if one.status in ("FAIL", "UNKNOWN")}
-    assert verdict(findings, "production") == "refuse"
+    assert compliance_status(findings, "production") == "refuse"
 
 
 @pytest.mark.parametrize("wrong", [name for name in MISBEHAVIOURS if not name.startswith(("spanish", "outage"))])
@@ -76,14 +76,14 @@ def test_a_closed_door_is_no_evidence(status: int) -> None:
     block, allow = round_canaries()
     for canary in (block, allow):
         (found,) = [
-            one for one in live_findings([canary], [Observation(canary=canary.id, status=status, code="no")])
+            one for one in live_findings([canary], [CanaryObservation(canary=canary.id, status=status, code="no")])
             if one.subject == canary.id
         ]  # fmt: skip
         assert found.status == "UNKNOWN"
 
 
 def test_no_connection_is_unknown() -> None:
-    async def run() -> list[Observation]:
+    async def run() -> list[CanaryObservation]:
         async with httpx.AsyncClient(base_url="http://127.0.0.1:1") as client:
             return await send_canaries(client, list(round_canaries()), "assistant")
 
@@ -106,31 +106,31 @@ def test_the_record_holds_no_text_and_shows_tampering() -> None:
     assert record["blocked_latency_s"]["p50"] >= 0
     assert len(record["canaries"]) == len(canaries)
     tampered = json.loads(text)
-    tampered["canaries"][0]["verdict"] = "FAIL"
+    tampered["canaries"][0]["compliance_status"] = "FAIL"
     assert not record_is_whole(tampered)
 
 
 def test_rounds_count_failures_in_a_row() -> None:
     block, allow = round_canaries()
     good = [
-        (block, Observation(canary=block.id, status=400, code="guard_blocked")),
-        (allow, Observation(canary=allow.id, status=200, content=5, finished=True)),
+        (block, CanaryObservation(canary=block.id, status=400, code="guard_blocked")),
+        (allow, CanaryObservation(canary=allow.id, status=200, content=5, finished=True)),
     ]
-    bad = [(block, Observation(canary=block.id, status=200, content=5, finished=True)), good[1]]
-    state = Round()
+    bad = [(block, CanaryObservation(canary=block.id, status=200, content=5, finished=True)), good[1]]
+    state = CanaryState()
     states = []
     for pair in (good, bad, bad, bad, bad, good, bad):
         state = canary_round(state, pair, limit=3)
         states.append((state.failures, state.ready))
     assert states == [(0, True), (1, True), (2, True), (3, False), (4, False), (0, True), (1, True)]
     assert "round-block" in state.why
-    unproven = canary_round(Round(), bad, limit=3)
-    assert not Round().ready
+    unproven = canary_round(CanaryState(), bad, limit=3)
+    assert not CanaryState().ready
     assert not unproven.ready, "one failure before the first success is enough"
     assert canary_round(unproven, good).ready
-    silent = [(block, Observation(canary=block.id, status=0, fault="ReadTimeout")), good[1]]
-    assert not canary_round(Round(), silent).ok
-    assert not canary_round(Round(), []).ok
+    silent = [(block, CanaryObservation(canary=block.id, status=0, fault="ReadTimeout")), good[1]]
+    assert not canary_round(CanaryState(), silent).ok
+    assert not canary_round(CanaryState(), []).ok
 
 
 def test_canaries_are_short_and_distinct() -> None:
@@ -144,9 +144,9 @@ def test_canaries_are_short_and_distinct() -> None:
 
 def test_the_guard_of_patterns_that_ships_blocks_the_english_canaries() -> None:
     from hybridserve.compliance.canary_prompts import HARMFUL, HARMLESS
-    from hybridserve.guards.patterns import RulesGuard
+    from hybridserve.guards.patterns import PatternGuard
 
-    guard = RulesGuard(None)
+    guard = PatternGuard(None)
 
     def outcome(text: str) -> str:
         return asyncio.run(guard.check([{"role": "user", "content": text}], "input")).outcome

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hybridserve.compliance import Finding, verdict
+from hybridserve.compliance import Finding, compliance_status
 from hybridserve.compliance.evaluate import RULES
 from support.compliance_cases import MODEL_FILES, Case, card
 
@@ -262,7 +262,7 @@ def test_each_broken_thing_is_found(base: str, mutation: Mutation, request: pyte
     case: Case = request.getfixturevalue(base)
     findings = mutation.broken(case).findings()
     assert mutation.rule in broken_rules(findings)
-    assert verdict(findings, "production") == ("refuse" if SEVERITY[mutation.rule] == "error" else "warn")
+    assert compliance_status(findings, "production") == ("refuse" if SEVERITY[mutation.rule] == "error" else "warn")
 
 
 def test_every_rule_is_broken_by_some_mutation() -> None:
@@ -283,7 +283,7 @@ def test_pairs(base: str, request: pytest.FixtureRequest) -> None:
         found = broken_rules(findings)
         severe = any(SEVERITY[rule] == "error" for rule in found)
         seen = second.rule in found or second.rule in first.masks
-        if not seen or verdict(findings, "production") != ("refuse" if severe else "warn"):
+        if not seen or compliance_status(findings, "production") != ("refuse" if severe else "warn"):
             hidden.append(f"{first.name} + {second.name}: {second.rule} is silent")
     assert "\n".join(hidden) == ""
 
@@ -294,7 +294,7 @@ def test_the_untouched_one_passes_under_every_profile(base: str, request: pytest
     findings = case.findings()
     assert broken_rules(findings) == set()
     for profile in ("production", "staging", "demo"):
-        assert verdict(findings, profile) == "ready"
+        assert compliance_status(findings, profile) == "ready"
 
 
 def test_unpinned_notice_files_of_the_model_are_retained(baked: Case) -> None:

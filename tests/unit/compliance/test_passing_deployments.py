@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridserve.compliance import verdict
+from hybridserve.compliance import compliance_status
 from support.compliance_cases import Case
 
 
@@ -14,4 +14,4 @@ def test_ready(name: str, request: pytest.FixtureRequest) -> None:
     findings = case.findings()
     wrong = [f"{one.rule} {one.subject}: {one.evidence}" for one in findings if one.status != "PASS"]
     assert wrong == []
-    assert verdict(findings, "production") == "ready"
+    assert compliance_status(findings, "production") == "ready"

@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from hybridserve.engine.cache_info import ReportedCache
+from hybridserve.engine.cache_info import EngineCacheInfo
+from hybridserve.engine.plan_check import plan_document, save_profiled_pool
 from hybridserve.gateway.metrics import GUARD_SECONDS, REJECTED, SPECS, TOKENS
 from hybridserve.observability.sink import PrometheusMetrics
-from hybridserve.planning.resolve import Planned, plan_settings
+from hybridserve.planning.resolve import ResolvedPlan, plan_settings
 from hybridserve.planning.verification import differences
-from hybridserve.engine.plan_check import plan_document, remember_pool
 from hybridserve.settings import load
 
 
-def planned_for(*assignments: str) -> Planned:
+def planned_for(*assignments: str) -> ResolvedPlan:
     return plan_settings(load(assignments=assignments, environ={}).settings)
 
 
-def report(planned: Planned) -> ReportedCache:
+def report(planned: ResolvedPlan) -> EngineCacheInfo:
     """What an engine says that did exactly as planned."""
     cache = planned.advice.plan.cache
     assert cache is not None
-    return ReportedCache(
+    return EngineCacheInfo(
         num_gpu_blocks=cache.num_blocks,
         block_size=cache.layout.block_size,
         mamba_cache_mode=cache.layout.mode,
@@ -75,13 +75,13 @@ def test_a_profiled_pool_makes_the_next_plan_exact(tmp_path: Path) -> None:
     first = planned_for(*flags)
     assert first.advice.plan.budget.band > 0
     engine = replace(report(first), num_gpu_blocks=1111)
-    remember_pool(first, engine)
+    save_profiled_pool(first, engine)
     fixed = [
         f"engine.{name}={value}"
         for name, value in first.advice.values.items()
         if name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "gpu_memory_utilization")
     ]
-    remember_pool(planned_for(*flags, *fixed), engine)
+    save_profiled_pool(planned_for(*flags, *fixed), engine)
     second = planned_for(*flags, *fixed).advice.plan
     assert second.budget.band == 0
     assert second.cache is not None
@@ -91,7 +91,7 @@ def test_a_profiled_pool_makes_the_next_plan_exact(tmp_path: Path) -> None:
 def test_given_bytes_are_not_remembered(tmp_path: Path) -> None:
     file = tmp_path / "calibration.yaml"
     planned = planned_for(f"accelerator.calibration={file}", "engine.kv_cache_memory_bytes=268435456")
-    remember_pool(planned, report(planned))
+    save_profiled_pool(planned, report(planned))
     assert not file.exists()
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from hybridserve.engine.watchdog import PERIOD_S, Silence, until_lost
-from hybridserve.gateway import ControlMiddleware, reply
+from hybridserve.engine.watchdog import PERIOD_S, StallDetector, wait_until_unhealthy
+from hybridserve.gateway import GatewayMiddleware, reply
 from hybridserve.settings import Settings
 from support.fake_engine import DONE, SmallEngine, call, chunk, sse
 
@@ -21,7 +21,7 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 
 
 def test_silence_counts_only_with_work_and_ends_with_a_word() -> None:
-    silence = Silence()
+    silence = StallDetector()
     assert [silence.look(5, True, 0.2) for _ in range(4)] == pytest.approx([0, 0.2, 0.4, 0.6])
     assert silence.look(6, True, 0.2) == 0
     assert silence.look(6, True, 0.2) == pytest.approx(0.2)
@@ -29,29 +29,29 @@ def test_silence_counts_only_with_work_and_ends_with_a_word() -> None:
 
 
 def test_a_process_that_was_stopped_itself_blames_nobody() -> None:
-    silence = Silence()
+    silence = StallDetector()
     silence.look(1, True, 0.2)
     assert silence.look(1, True, 3600.0) <= 2 * PERIOD_S
 
 
 async def test_a_stalled_engine_and_a_dead_one_are_lost() -> None:
     began = monotonic()
-    await until_lost(lambda: False, SimpleNamespace(steps=3, busy=True), 0.5)  # type: ignore[arg-type]
+    await wait_until_unhealthy(lambda: False, SimpleNamespace(steps=3, busy=True), 0.5)  # type: ignore[arg-type]
     assert 0.5 <= monotonic() - began < 5
     dead = iter([False, True])
-    await until_lost(lambda: next(dead), SimpleNamespace(steps=3, busy=False), 0.1)  # type: ignore[arg-type]
+    await wait_until_unhealthy(lambda: next(dead), SimpleNamespace(steps=3, busy=False), 0.1)  # type: ignore[arg-type]
 
 
 async def test_an_idle_engine_is_not() -> None:
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(until_lost(lambda: False, SimpleNamespace(steps=3, busy=False), 0.1), 1.0)  # type: ignore[arg-type]
+        await asyncio.wait_for(wait_until_unhealthy(lambda: False, SimpleNamespace(steps=3, busy=False), 0.1), 1.0)  # type: ignore[arg-type]
 
 
 def test_a_stream_says_nothing_before_its_first_piece() -> None:
     """So that HAProxy can hand the request to another replica up to then."""
     started: list[float] = []
     engine = SmallEngine([0.3, sse(chunk("hi")), DONE])
-    app = ControlMiddleware(engine, Settings())
+    app = GatewayMiddleware(engine, Settings())
 
     async def timed(scope: Any, receive: Any, send: Any) -> None:
         async def out(message: Any) -> None:
@@ -71,7 +71,7 @@ def test_a_dead_engines_error_is_held_while_nothing_was_said(stream: bool, monke
     monkeypatch.setattr(reply, "_LAST_WORDS_S", 0.3)
     error = {"error": {"message": "EngineCore encountered an issue", "code": 500}}
     engine = SmallEngine([sse(error), DONE], error, status=200 if stream else 500)
-    app = ControlMiddleware(engine, Settings())
+    app = GatewayMiddleware(engine, Settings())
     app.control.engine_lost = lambda: True
     began = monotonic()
     result = asyncio.run(call(app, body={**CHAT, "stream": stream}))
@@ -83,7 +83,7 @@ def test_a_dead_engines_error_is_held_while_nothing_was_said(stream: bool, monke
 def test_after_the_first_token_the_client_is_told_at_once() -> None:
     lost: list[bool] = []
     engine = SmallEngine([sse(chunk("hi")), 0.2, sse({"error": {"message": "dead", "code": 500}}), DONE])
-    app = ControlMiddleware(engine, Settings())
+    app = GatewayMiddleware(engine, Settings())
     app.control.engine_lost = lambda: bool(lost)
 
     async def dies() -> Any:

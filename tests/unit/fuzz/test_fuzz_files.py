@@ -25,7 +25,7 @@ from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
 from hybridserve.errors import HybridServeError
 from hybridserve.gateway.auth.api_keys import key_line, new_key, parse_keys
-from hybridserve.guards.patterns import RulesGuard
+from hybridserve.guards.patterns import PatternGuard
 from hybridserve.loadtest.scenario import built_in, load_scenario, parse_scenario
 from hybridserve.settings import Settings
 from hybridserve.simulator.service_times import BUILT_IN, parse_service_times
@@ -162,7 +162,7 @@ RULES = (ROOT / "src/hybridserve/guards/patterns.yaml").read_text()
 
 def rules(text: str, where: str) -> object:
     Path(where).write_text(text, encoding="utf-8")
-    return RulesGuard(Path(where))
+    return PatternGuard(Path(where))
 
 
 READERS: dict[str, tuple[Callable[[str, str], object], list[Any]]] = {

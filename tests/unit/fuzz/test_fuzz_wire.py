@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from mutate import WRONG, mutate_text, mutate_tree
 
-from hybridserve.gateway import ControlMiddleware
-from hybridserve.guards import GuardFault
-from hybridserve.guards.parsers import PARSERS, Reading
+from hybridserve.gateway import GatewayMiddleware
+from hybridserve.guards import GuardError
+from hybridserve.guards.parsers import PARSERS, ParsedVerdict
 from hybridserve.loadtest.sse import read_stream
 from hybridserve.settings import Settings
 from support.fuzz_bodies import BODIES, HEADERS
@@ -41,7 +41,7 @@ def settings(**sections: Any) -> Settings:
 def test_requests(guarded: bool) -> None:
     """Whatever is sent: an answer of 200 or 4xx that is whole, and no place kept."""
     guard = {"kind": "rules", "canary_interval_s": 3600} if guarded else {}
-    app = ControlMiddleware(SmallEngine(STREAM, ANSWER), settings(guard=guard))
+    app = GatewayMiddleware(SmallEngine(STREAM, ANSWER), settings(guard=guard))
     app.control.watch = lambda _: None  # type: ignore[method-assign]
     seen: set[int] = set()
 
@@ -99,7 +99,7 @@ def test_an_engines_stream(guarded: bool) -> None:
             pieces: list[Any] = [whole[i : i + size] for i in range(0, len(whole), size)]
             if rng.random() < 0.1:
                 pieces.insert(rng.randrange(len(pieces) + 1), RuntimeError("engine"))
-            app = ControlMiddleware(SmallEngine(pieces, hide_end=rng.random() < 0.1), settings(guard=guard))
+            app = GatewayMiddleware(SmallEngine(pieces, hide_end=rng.random() < 0.1), settings(guard=guard))
             body = {"stream": True, "messages": [{"role": "user", "content": "a"}]}
             result = await call(app, body=body)
             assert ends_in_a_way_that_shows(result), f"seed {SEED} number {number}\n{whole!r}\n{result.body!r}"
@@ -128,9 +128,9 @@ def test_a_guards_verdict(form: Any) -> None:
         for stage in ("input", "output"):
             try:
                 reading = PARSERS[form](text, stage)  # type: ignore[arg-type]
-            except GuardFault:
+            except GuardError:
                 continue
-            assert isinstance(reading, Reading)
+            assert isinstance(reading, ParsedVerdict)
 
 
 def test_a_servers_stream_as_the_load_test_reads_it() -> None:

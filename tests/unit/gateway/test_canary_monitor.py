@@ -12,14 +12,14 @@ import pytest
 from hybridserve.compliance.canary_prompts import Canary, canary_set, guard_down_canary
 from hybridserve.compliance.evidence import live_findings
 from hybridserve.compliance.findings import Finding
-from hybridserve.gateway import Control, ControlMiddleware, Handover
+from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.canary_monitor import INSIDER
-from hybridserve.gateway.errors import Refusal
-from hybridserve.gateway.limits.rate_limit import Limits
-from hybridserve.guards import Message, Stage, Verdict
+from hybridserve.gateway.errors import APIError
+from hybridserve.gateway.limits.rate_limit import RequestLimits
+from hybridserve.guards import GuardVerdict, Message, Stage
 from hybridserve.guards.canaries.client import send_canaries
-from hybridserve.guards.patterns import RulesGuard
+from hybridserve.guards.patterns import PatternGuard
 from hybridserve.settings import Settings
 from hybridserve.settings.access import AccessSection
 from support.fake_service import FakeService
@@ -42,7 +42,7 @@ class Obedient(FakeService):
 
 
 def judged(canaries: list[Canary], **sections: Any) -> list[Finding]:
-    door = ControlMiddleware(Obedient(), Settings.model_validate(sections))
+    door = GatewayMiddleware(Obedient(), Settings.model_validate(sections))
 
     async def run() -> list[Finding]:
         transport = httpx.ASGITransport(app=door)
@@ -73,8 +73,8 @@ async def test_rounds_open_the_door_and_close_it() -> None:
     section = {"kind": "rules", "canary_interval_s": 0.01, "canary_failures": 2}
     limits = {"anonymous_scopes": ["inference"], "max_in_flight": 1, "requests_per_minute": 3}
     settings = Settings.model_validate({"guard": section, "access": limits})
-    control = Control(Handover(settings))
-    door = ControlMiddleware(Obedient(), control=control)
+    control = GatewayState(GatewayConfig(settings))
+    door = GatewayMiddleware(Obedient(), control=control)
     transport = httpx.ASGITransport(app=door)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         hello = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
@@ -101,23 +101,23 @@ async def until(client: httpx.AsyncClient, status: int) -> None:
             await asyncio.sleep(0.01)
 
 
-class Lenient(RulesGuard):
+class Lenient(PatternGuard):
     """A guard that lives and lets everything pass."""
 
     def __init__(self) -> None:
         super().__init__(None)
 
-    async def check(self, messages: Sequence[Message], stage: Stage) -> Verdict:
-        return Verdict("allow", self.name)
+    async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
+        return GuardVerdict("allow", self.name)
 
 
 def test_a_canary_takes_no_clients_place() -> None:
-    limits = Limits(AccessSection(max_in_flight=1))
+    limits = RequestLimits(AccessSection(max_in_flight=1))
     ours = Key("canary", frozenset({"inference"}), insider=True)
     client = Key("client", frozenset({"inference"}))
     canary, lease = limits.open(ours, 0), limits.open(client, 0)
     canary.close()
-    with pytest.raises(Refusal):
+    with pytest.raises(APIError):
         limits.open(client, 0)
     assert limits.open(ours, 0)
     lease.close()
@@ -126,7 +126,7 @@ def test_a_canary_takes_no_clients_place() -> None:
 
 def test_nobody_else_can_pass_as_the_service_itself() -> None:
     settings = Settings.model_validate({"access": {"anonymous_scopes": []}, "guard": {"kind": "rules"}})
-    door = ControlMiddleware(Obedient(), settings)
+    door = GatewayMiddleware(Obedient(), settings)
 
     async def run() -> int:
         transport = httpx.ASGITransport(app=door)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from hybridserve.errors import ConfigError
-from hybridserve.gateway import Control, ControlMiddleware, Handover
-from hybridserve.gateway.auth.api_keys import KeyRing, key_line, new_key, parse_keys
+from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
+from hybridserve.gateway.auth.api_keys import APIKeyStore, key_line, new_key, parse_keys
 from hybridserve.settings import Settings, load
 from support.fake_engine import SmallEngine, chunk, sse
 from support.gateway_client import ANSWER, CHAT, STREAM, ask, assert_openai_error, bearer, door
@@ -132,7 +132,7 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     file, now = tmp_path / "keys.txt", [0.0]
     first, second = new_key(), new_key()
     file.write_text(key_line("a", first))
-    ring = KeyRing(file, clock=lambda: now[0])
+    ring = APIKeyStore(file, clock=lambda: now[0])
     assert ring.find(first.encode()) is not None
     fresh = tmp_path / "fresh"
     fresh.write_text(key_line("a", second))
@@ -152,7 +152,7 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
 def test_a_key_is_valid_through_its_last_day(tmp_path: Path) -> None:
     file, key, today = tmp_path / "keys.txt", new_key(), [date(2027, 1, 31)]
     file.write_text(key_line("a", key, expires=date(2027, 1, 31)))
-    ring = KeyRing(file, today=lambda: today[0])
+    ring = APIKeyStore(file, today=lambda: today[0])
     assert ring.find(key.encode()) is not None
     today[0] = date(2027, 2, 1)
     assert ring.find(key.encode()) is None
@@ -164,7 +164,7 @@ def test_the_whole_hash_is_compared(tmp_path: Path) -> None:
     end = line.index(" scopes=")
     other = "0" if line[end - 1] != "0" else "1"
     file.write_text(line[: end - 1] + other + line[end:])
-    assert KeyRing(file).find(key.encode()) is None
+    assert APIKeyStore(file).find(key.encode()) is None
 
 
 @pytest.mark.parametrize(
@@ -199,10 +199,10 @@ def test_a_missing_key_file_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_own_routes_and_headers() -> None:
-    handover = Handover(
+    handover = GatewayConfig(
         Settings(), documents={"/licenses": {"model": "x"}}, headers={"X-Model-License": "nvidia-open-model-license"}
     )
-    app = ControlMiddleware(SmallEngine(STREAM, ANSWER), handover=handover)
+    app = GatewayMiddleware(SmallEngine(STREAM, ANSWER), handover=handover)
     assert ask(app, None, "/licenses", method="GET").json() == {"model": "x"}
     assert ask(app, None, "/about", method="GET").json()["service"] == "hybridserve"
     assert ask(app, None, "/plan", method="GET").json() == {"path": "/plan"}, "the app's own, where it has one"
@@ -283,18 +283,18 @@ def test_logs_hold_no_key_no_prompt_no_answer(keys: dict[str, str], caplog: pyte
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = Settings.model_validate({"access": {"max_body_bytes": 2048}})
-    text = Handover(settings, documents={"/licenses": ["a"]}, headers={"x-a": "b"}).to_json()
+    text = GatewayConfig(settings, documents={"/licenses": ["a"]}, headers={"x-a": "b"}).to_json()
     file = tmp_path / "handover.json"
     file.write_text(text)
     for value in (text, str(file), settings.model_dump_json()):
         monkeypatch.setenv("HYBRIDSERVE_SETTINGS_JSON", value)
-        app = ControlMiddleware(SmallEngine())
+        app = GatewayMiddleware(SmallEngine())
         assert app.control.settings.access == settings.access
         load()  # and the loader of settings does not take the variable for a setting
     for wrong in ("", "{", '{"settings": {"acces": {}}}', str(tmp_path / "none"), "[]"):
         monkeypatch.setenv("HYBRIDSERVE_SETTINGS_JSON", wrong)
         with pytest.raises(ConfigError, match="HYBRIDSERVE_SETTINGS_JSON"):
-            ControlMiddleware(SmallEngine())
+            GatewayMiddleware(SmallEngine())
 
 
 def test_it_mounts_on_a_real_fastapi_app_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,8 +340,8 @@ def test_the_control_is_handed_in_and_counts() -> None:
             seen.append((name, dict(labels)))
             assert 0 <= value < 5
 
-    control = Control(Handover(Settings.model_validate({"guard": {"kind": "rules"}})), metrics=Counter())
-    app = ControlMiddleware(SmallEngine(STREAM, ANSWER), control=control)
+    control = GatewayState(GatewayConfig(Settings.model_validate({"guard": {"kind": "rules"}})), metrics=Counter())
+    app = GatewayMiddleware(SmallEngine(STREAM, ANSWER), control=control)
     ask(app)
     ask(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})
     names = [name for name, _ in seen]
@@ -362,7 +362,7 @@ def test_a_generation_is_one_span_between_the_callers_and_the_engines() -> None:
     exporter, provider, engine = InMemorySpanExporter(), TracerProvider(), SmallEngine(STREAM, ANSWER)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     settings = Settings.model_validate({"guard": {"kind": "rules"}})
-    app = ControlMiddleware(engine, control=Control(Handover(settings), spans=Spans(provider)))
+    app = GatewayMiddleware(engine, control=GatewayState(GatewayConfig(settings), spans=Spans(provider)))
     caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     ask(app, headers={"traceparent": caller})
     ask(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from hybridserve.gateway.limits.rate_limit import Bucket
+from hybridserve.gateway.limits.rate_limit import TokenBucket
 from support.fake_engine import DONE, SmallEngine, call, chunk, sse
 from support.gateway_client import ANSWER, CHAT, STREAM, ask, assert_openai_error, bearer, door
 
 
 def test_a_bucket_refills_and_settles() -> None:
     now = [0.0]
-    bucket = Bucket(60, clock=lambda: now[0])
+    bucket = TokenBucket(60, clock=lambda: now[0])
     assert bucket.take(60) == 0
     assert bucket.take(1) == pytest.approx(1.0)
     now[0] = 1.0

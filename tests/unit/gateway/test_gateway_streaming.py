@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hybridserve.gateway import ControlMiddleware
+from hybridserve.gateway import GatewayMiddleware
 from hybridserve.settings import Settings
 from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
 from support.guarded_gateway import CHAT, Word, ask, assert_cut, door
@@ -44,7 +44,7 @@ def test_an_app_that_fails_before_its_answer_is_a_clean_500() -> None:
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         raise RuntimeError("prompt was: hello")
 
-    result = ask(ControlMiddleware(broken, Settings()))
+    result = ask(GatewayMiddleware(broken, Settings()))
     assert (result.status, result.error["code"]) == (500, "engine_error")
     assert b"hello" not in result.body
 
@@ -147,7 +147,7 @@ def test_an_app_that_gives_up_on_a_stalled_client_itself_is_cancelled_and_not_re
         await asyncio.wait([sending])
         ended.append(sending)
 
-    layer = ControlMiddleware(app, Settings.model_validate({"access": {"stalled_reader_s": 0.2}}))
+    layer = GatewayMiddleware(app, Settings.model_validate({"access": {"stalled_reader_s": 0.2}}))
     asyncio.run(asyncio.wait_for(call(layer, body=CHAT, slow=60.0), 5))
     assert ended[0].cancelled()
 
@@ -202,7 +202,7 @@ def test_a_dead_engine_is_not_ready() -> None:
         await send({"type": "http.response.start", "status": 503, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    result = asyncio.run(call(ControlMiddleware(dead, Settings()), "/ready", method="GET"))
+    result = asyncio.run(call(GatewayMiddleware(dead, Settings()), "/ready", method="GET"))
     assert result.status == 503
     assert "engine" in result.json()["reasons"][0]
 

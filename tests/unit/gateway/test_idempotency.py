@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hybridserve.gateway import ControlMiddleware
+from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.auth.api_keys import Key
-from hybridserve.gateway.errors import Refusal
-from hybridserve.gateway.limits.idempotency import MAX_ANSWER_BYTES, Answers
+from hybridserve.gateway.errors import APIError
+from hybridserve.gateway.limits.idempotency import MAX_ANSWER_BYTES, IdempotencyCache
 from hybridserve.settings import Settings
 from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
 
@@ -20,11 +20,11 @@ STREAM: list[Any] = [sse(chunk()), sse(chunk("hi")), DONE]
 ALICE, BOB = Key("alice", frozenset({"inference"}), digest=b"a"), Key("bob", frozenset({"inference"}), digest=b"b")
 
 
-def door(engine: SmallEngine, **sections: Any) -> ControlMiddleware:
-    return ControlMiddleware(engine, Settings.model_validate(sections))
+def door(engine: SmallEngine, **sections: Any) -> GatewayMiddleware:
+    return GatewayMiddleware(engine, Settings.model_validate(sections))
 
 
-def ask(app: ControlMiddleware, ident: str = "one", body: Any = CHAT, **more: Any) -> Result:
+def ask(app: GatewayMiddleware, ident: str = "one", body: Any = CHAT, **more: Any) -> Result:
     return asyncio.run(call(app, body=body, headers={"idempotency-key": ident}, **more))
 
 
@@ -99,7 +99,7 @@ def test_a_client_that_left_may_ask_again() -> None:
     assert "idempotency-replayed" not in again.headers
 
 
-def kept(answers: Answers, key: Key, ident: bytes, size: int = 10) -> bool:
+def kept(answers: IdempotencyCache, key: Key, ident: bytes, size: int = 10) -> bool:
     """Ask; whether there was an answer already."""
     with answers.open(key, ident, "chat", b"{}") as ticket:
         ticket.good, ticket.size = True, size
@@ -108,14 +108,14 @@ def kept(answers: Answers, key: Key, ident: bytes, size: int = 10) -> bool:
 
 def test_callers_do_not_see_each_others_answers_and_time_ends() -> None:
     now = [0.0]
-    answers = Answers(60, clock=lambda: now[0])
+    answers = IdempotencyCache(60, clock=lambda: now[0])
     assert [kept(answers, who, b"k") for who in (ALICE, ALICE, BOB, BOB)] == [False, True, False, True]
     now[0] = 61
     assert not kept(answers, ALICE, b"k")
 
 
 def test_memory_is_bounded() -> None:
-    answers = Answers(60, clock=lambda: 0.0)
+    answers = IdempotencyCache(60, clock=lambda: 0.0)
     for number in range(100):
         kept(answers, ALICE, str(number).encode(), MAX_ANSWER_BYTES)
     assert not kept(answers, ALICE, b"0", MAX_ANSWER_BYTES)
@@ -125,7 +125,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_a_refusal_gives_the_key_back() -> None:
-    answers = Answers(60)
-    with pytest.raises(Refusal), answers.open(ALICE, b"k", "chat", b"{}"):
-        raise Refusal(429, "rate_limit_exceeded", "later")
+    answers = IdempotencyCache(60)
+    with pytest.raises(APIError), answers.open(ALICE, b"k", "chat", b"{}"):
+        raise APIError(429, "rate_limit_exceeded", "later")
     assert not kept(answers, ALICE, b"k")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridserve.gateway.requests.api_formats import CHAT
-from hybridserve.gateway.responses.moderation_buffer import Stopped, Window
-from hybridserve.gateway.responses.sse import Assembler, TooLong, data_of, events
-from hybridserve.guards import Verdict
+from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
+from hybridserve.gateway.responses.sse import EventTooLarge, SSEDecoder, data_of, events
+from hybridserve.guards import GuardVerdict
 
 LONGEST = 16  # characters of a piece that counts as one token
 texts = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\r\n"), max_size=40)
@@ -23,7 +23,7 @@ def test_events_survive_any_cut_and_any_line_end(lines: list[str], newline: str,
     stream = "".join(f"data: {line}{newline}{newline}" for line in lines).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    assembler = Assembler()
+    assembler = SSEDecoder()
     out = b"".join(assembler.feed(piece) for piece in pieces)
     out += assembler.feed(b"\n") if newline == "\r" else b""
     assert [data_of(event) for event in events(out)] == lines
@@ -32,7 +32,7 @@ def test_events_survive_any_cut_and_any_line_end(lines: list[str], newline: str,
 def test_half_a_character_waits_for_its_other_half() -> None:
     event = 'data: {"t":"ü€😀"}\n\n'.encode()
     for cut in range(1, len(event)):
-        assembler = Assembler()
+        assembler = SSEDecoder()
         first = assembler.feed(event[:cut])
         assert first == b""
         assert assembler.feed(event[cut:]) == event
@@ -45,8 +45,8 @@ def test_several_data_lines_are_one_text_and_comments_none() -> None:
 
 
 def test_an_event_without_end_is_refused() -> None:
-    assembler = Assembler(limit=100)
-    with pytest.raises(TooLong):
+    assembler = SSEDecoder(limit=100)
+    with pytest.raises(EventTooLarge):
         assembler.feed(b"data: " + b"x" * 200)
 
 
@@ -58,14 +58,14 @@ class Judge:
         self.longest = 0
         self.calls = 0
 
-    async def __call__(self, text: str) -> Verdict:
+    async def __call__(self, text: str) -> GuardVerdict:
         self.calls += 1
         self.longest = max(self.longest, len(text))
         bad = self.word is not None and self.word in text
-        return Verdict("block" if bad else "allow", "test")
+        return GuardVerdict("block" if bad else "allow", "test")
 
 
-def run_window(pieces: list[tuple[str, str]], window: Window) -> tuple[list[bytes], bool, list[int]]:
+def run_window(pieces: list[tuple[str, str]], window: ModerationBuffer) -> tuple[list[bytes], bool, list[int]]:
     """Feed (lane, text) pieces; what left, whether it was stopped, and what waited after each piece."""
 
     async def go() -> tuple[list[bytes], bool, list[int]]:
@@ -76,7 +76,7 @@ def run_window(pieces: list[tuple[str, str]], window: Window) -> tuple[list[byte
                 out.append(await window.feed(event, [((0, lane), text)] if text else []))
                 waiting.append(window.held_tokens)
             out.append(await window.finish())
-        except Stopped:
+        except StreamBlocked:
             return out, True, waiting
         return out, False, waiting
 
@@ -97,7 +97,7 @@ def test_allowed_text_all_arrives_in_order_and_no_more_than_a_window_waits(
 ) -> None:
     overlap = data.draw(st.integers(0, size // 2))
     judge = Judge()
-    out, stopped, waiting = run_window(pieces, Window(judge, size, overlap, hold_s=1e9))
+    out, stopped, waiting = run_window(pieces, ModerationBuffer(judge, size, overlap, hold_s=1e9))
     assert not stopped
     assert delivered(out) == pieces
     assert all(held < size for held in waiting)
@@ -113,7 +113,7 @@ def test_no_part_of_a_banned_phrase_leaves(before: list[str], after: int, size: 
     text = "".join(before) + phrase + "x" * after
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=15)))
     pieces = [("content", text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    out, stopped, _ = run_window(pieces, Window(Judge(phrase), size, overlap, hold_s=1e9))
+    out, stopped, _ = run_window(pieces, ModerationBuffer(Judge(phrase), size, overlap, hold_s=1e9))
     assert stopped
     # Pieces are whole events: what left holds nothing of the phrase.
     assert "Z" not in "".join(piece for _, piece in delivered(out))
@@ -124,12 +124,16 @@ def test_no_token_of_a_banned_phrase_leaves(before: list[str], length: int, more
     """As many tokens as the overlap, each as long as a token may be: the window counts tokens, not letters."""
     phrase = [f"{number:X}" * LONGEST for number in range(length)]
     pieces = [("content", text) for text in [*before, *phrase, *"x" * data.draw(st.integers(0, 30))]]
-    out, stopped, _ = run_window(pieces, Window(Judge("".join(phrase)), 2 * length + more, length, hold_s=1e9))
+    out, stopped, _ = run_window(
+        pieces, ModerationBuffer(Judge("".join(phrase)), 2 * length + more, length, hold_s=1e9)
+    )
     assert stopped
     assert not {piece for _, piece in delivered(out)} & set(phrase)
 
 
-def through(window: Window, pieces: list[tuple[int, str | None]]) -> tuple[list[tuple[int, str | None]], bool]:
+def through(
+    window: ModerationBuffer, pieces: list[tuple[int, str | None]]
+) -> tuple[list[tuple[int, str | None]], bool]:
     """Feed (answer, text) pieces, None for its end; those that left, and whether it was stopped."""
 
     async def go() -> tuple[list[bytes], bool]:
@@ -140,7 +144,7 @@ def through(window: Window, pieces: list[tuple[int, str | None]]) -> tuple[list[
                 texts = [((answer, "content"), text)] if text else []
                 out.append(await window.feed(event, texts, {answer} if text is None else ()))
             out.append(await window.finish())
-        except Stopped:
+        except StreamBlocked:
             return out, True
         return out, False
 
@@ -150,19 +154,21 @@ def through(window: Window, pieces: list[tuple[int, str | None]]) -> tuple[list[
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.one_of(words, st.none())), max_size=40), st.integers(2, 12))
 def test_several_answers_all_arrive_in_order(pieces: list[tuple[int, str | None]], overlap: int) -> None:
-    assert through(Window(Judge(), 2 * overlap, overlap, hold_s=1e9), pieces) == (pieces, False)
+    assert through(ModerationBuffer(Judge(), 2 * overlap, overlap, hold_s=1e9), pieces) == (pieces, False)
 
 
 def test_an_answer_that_pauses_keeps_its_tail_while_another_goes_on() -> None:
     """A sequence that was preempted says nothing for a while, and has not ended."""
     pause: list[tuple[int, str | None]] = [(1, "x")] * 50
-    left, stopped = through(Window(Judge("ZZ"), 8, 4, hold_s=1e9), [(0, "Z"), *pause, (0, "Z"), (0, None), (1, None)])
+    left, stopped = through(
+        ModerationBuffer(Judge("ZZ"), 8, 4, hold_s=1e9), [(0, "Z"), *pause, (0, "Z"), (0, None), (1, None)]
+    )
     assert stopped
     assert left == []
 
 
 def test_an_answer_that_ended_holds_nothing_back() -> None:
-    window = Window(Judge(), 8, 4, hold_s=1e9)
+    window = ModerationBuffer(Judge(), 8, 4, hold_s=1e9)
 
     async def go() -> int:
         left = await window.feed(b"data: a\n\n", [((0, "content"), "a")])
@@ -176,7 +182,7 @@ def test_an_answer_that_ended_holds_nothing_back() -> None:
 
 def test_a_huge_delta_is_read_in_windows() -> None:
     judge = Judge("BAD")
-    out, stopped, _ = run_window([("content", "x" * 10_000 + "BAD" + "y" * 10_000)], Window(judge, 100, 20))
+    out, stopped, _ = run_window([("content", "x" * 10_000 + "BAD" + "y" * 10_000)], ModerationBuffer(judge, 100, 20))
     assert stopped
     assert judge.longest <= 100 * 4
     assert b"".join(out) == b""
@@ -184,7 +190,7 @@ def test_a_huge_delta_is_read_in_windows() -> None:
 
 def test_a_slow_stream_is_read_before_its_window_is_full() -> None:
     now = [0.0]
-    window = Window(Judge(), 100, 0, hold_s=1.0, clock=lambda: now[0])
+    window = ModerationBuffer(Judge(), 100, 0, hold_s=1.0, clock=lambda: now[0])
 
     async def go() -> list[int]:
         sizes = []
@@ -200,7 +206,7 @@ def test_a_slow_stream_is_read_before_its_window_is_full() -> None:
 
 def test_reasoning_that_ended_does_not_hold_the_answer_back() -> None:
     pieces = [("reasoning", "r" * 5)] * 6 + [("content", "c" * 5)] * 20
-    window = Window(Judge(), 8, 4, hold_s=1e9)
+    window = ModerationBuffer(Judge(), 8, 4, hold_s=1e9)
 
     async def go() -> int:
         left = 0

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridserve.gateway import ControlMiddleware
-from hybridserve.gateway.reasoning.controls import neutralise
+from hybridserve.gateway import GatewayMiddleware
+from hybridserve.gateway.reasoning.controls import escape_control_tokens
 from hybridserve.settings import Settings
 from hybridserve.settings.reasoning import ReasoningSection
 from support.fake_engine import DONE, Result, SmallEngine, call, sse
@@ -27,7 +27,7 @@ def user(content: Any = "hello") -> dict[str, Any]:
 
 def sent(body: dict[str, Any], **reasoning: Any) -> tuple[Result, dict[str, Any]]:
     engine = SmallEngine(answer=ANSWER)
-    app = ControlMiddleware(engine, Settings.model_validate({"reasoning": reasoning}))
+    app = GatewayMiddleware(engine, Settings.model_validate({"reasoning": reasoning}))
     result = asyncio.run(call(app, body=body))
     return result, engine.bodies[-1] if engine.bodies else {}
 
@@ -68,7 +68,7 @@ def test_no_switch_no_promise() -> None:
 
 
 def test_a_raw_completion_has_no_switch() -> None:
-    app = ControlMiddleware(SmallEngine(answer=ANSWER), Settings())
+    app = GatewayMiddleware(SmallEngine(answer=ANSWER), Settings())
     result = asyncio.run(call(app, "/v1/completions", {"prompt": "x", "reasoning": "on"}))
     assert result.error["code"] == "invalid_reasoning"
 
@@ -108,7 +108,7 @@ def cut_words(draw: st.DrawFn) -> list[str]:
 def test_no_cut_into_parts_smuggles_a_word(parts: list[str]) -> None:
     """Templates join parts with nothing, a space or a line end between."""
     body = user([{"type": "text", "text": part} for part in parts])
-    neutralise(body, WORDS)
+    escape_control_tokens(body, WORDS)
     texts = [part["text"] for part in body["messages"][0]["content"]]
     for between in ("", "\n", " "):
         joined = between.join(texts)
@@ -189,7 +189,7 @@ class Thinker:
 
 
 def ask(engine: Thinker, body: dict[str, Any], **reasoning: Any) -> Result:
-    app = ControlMiddleware(engine, Settings.model_validate({"model": {"id": "qwen3-8b"}, "reasoning": reasoning}))
+    app = GatewayMiddleware(engine, Settings.model_validate({"model": {"id": "qwen3-8b"}, "reasoning": reasoning}))
     return asyncio.run(call(app, body={**user(), **body}))
 
 
@@ -203,7 +203,7 @@ def ask(engine: Thinker, body: dict[str, Any], **reasoning: Any) -> Result:
     ],
 )
 def test_an_engine_is_believed_only_when_it_counts_so(engine: Thinker, holder: str) -> None:
-    app = ControlMiddleware(engine, Settings())
+    app = GatewayMiddleware(engine, Settings())
 
     async def go() -> None:
         for _ in range(2):
@@ -217,9 +217,9 @@ def test_an_engine_is_believed_only_when_it_counts_so(engine: Thinker, holder: s
 def test_the_engine_is_asked_at_the_start_where_it_counts_reasoning() -> None:
     for model, asked in (("demo", True), ("falcon-h1-0.5b-instruct", False)):
         engine = Thinker(keeps=True)
-        app = ControlMiddleware(engine, Settings.model_validate({"model": {"id": model}}))
+        app = GatewayMiddleware(engine, Settings.model_validate({"model": {"id": model}}))
 
-        async def start(app: ControlMiddleware = app) -> None:
+        async def start(app: GatewayMiddleware = app) -> None:
             app.control.watch(app)
             await asyncio.wait_for(asyncio.gather(*app.control._tasks), 5)
 
@@ -230,7 +230,7 @@ def test_the_engine_is_asked_at_the_start_where_it_counts_reasoning() -> None:
 
 def test_an_engine_that_fails_under_the_probe_is_asked_again() -> None:
     engine = Thinker(keeps=True, fails=1)
-    app = ControlMiddleware(engine, Settings())
+    app = GatewayMiddleware(engine, Settings())
 
     async def go() -> list[str | None]:
         seen = []

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from hybridserve.catalog.models import load_card, model_ids
-from hybridserve.gateway.reasoning.controls import Wish, apply_switch, for_model, take_wish
+from hybridserve.gateway.reasoning.controls import ReasoningOptions, apply_switch, for_model, take_reasoning_options
 from hybridserve.settings.reasoning import ReasoningSection
 
 USER = {"role": "user", "content": "hello /no_think"}
 
 
-def wish(*messages: dict[str, str], **fields: object) -> Wish | None:
-    return take_wish({"messages": [*messages, USER], **fields}, ReasoningSection())
+def wish(*messages: dict[str, str], **fields: object) -> ReasoningOptions | None:
+    return take_reasoning_options({"messages": [*messages, USER], **fields}, ReasoningSection())
 
 
 def system(text: str, role: str = "system") -> dict[str, str]:
@@ -21,9 +21,9 @@ def system(text: str, role: str = "system") -> dict[str, str]:
 
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_the_last_word_of_the_system_message_wins(role: str) -> None:
-    assert wish(system("Be brief. /no_think", role)) == Wish(False)
-    assert wish(system("/no_think /think", role)) == Wish(True)
-    assert wish(system("/think"), system("/no_think", role)) == Wish(False)
+    assert wish(system("Be brief. /no_think", role)) == ReasoningOptions(False)
+    assert wish(system("/no_think /think", role)) == ReasoningOptions(True)
+    assert wish(system("/think"), system("/no_think", role)) == ReasoningOptions(False)
 
 
 def test_users_words_and_silence_switch_nothing() -> None:
@@ -32,7 +32,7 @@ def test_users_words_and_silence_switch_nothing() -> None:
 
 
 def test_the_field_and_the_templates_argument_come_first() -> None:
-    assert wish(system("/no_think"), reasoning="on") == Wish(True)
+    assert wish(system("/no_think"), reasoning="on") == ReasoningOptions(True)
     assert wish(system("/no_think"), chat_template_kwargs={"enable_thinking": True}) is None
 
 
@@ -55,7 +55,7 @@ def test_the_switch_is_the_one_that_the_model_is_known_to_have() -> None:
 
 def test_where_words_switch_the_engines_parser_is_told_too() -> None:
     body: dict[str, object] = {"messages": [USER]}
-    apply_switch(body, Wish(False), ReasoningSection(switch="system"))
+    apply_switch(body, ReasoningOptions(False), ReasoningSection(switch="system"))
     assert body["messages"] == [system("/no_think"), USER]
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridserve.guards import GuardFault, Message, Stage
+from hybridserve.guards import GuardError, Message, Stage
 from hybridserve.guards.conversation import alternating
 from hybridserve.guards.parsers import PARSERS
 
@@ -78,7 +78,7 @@ BAD = [
 
 @pytest.mark.parametrize(("form", "stage", "text"), BAD)
 def test_what_is_no_verdict_is_a_fault(form: Any, stage: Stage, text: str) -> None:
-    with pytest.raises(GuardFault):
+    with pytest.raises(GuardError):
         PARSERS[form](text, stage)
 
 
@@ -86,7 +86,7 @@ def test_what_is_no_verdict_is_a_fault(form: Any, stage: Stage, text: str) -> No
 def test_random_text_is_never_safe(form: Any, stage: Stage, text: str) -> None:
     try:
         reading = PARSERS[form](text, stage)
-    except GuardFault:
+    except GuardError:
         return
     assert reading.unsafe or text.strip() == "safe"
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridserve.loadtest.metrics import (
-    Limits,
+    LatencyLimits,
     Summary,
     by_level,
     peak_concurrency,
@@ -90,7 +90,7 @@ def test_throughput_and_counts() -> None:
 
 
 def test_a_failure_is_never_good() -> None:
-    found = summarise([answer(), failure(), failure(Outcome.LIMIT)], Limits(ttft=1.0))
+    found = summarise([answer(), failure(), failure(Outcome.LIMIT)], LatencyLimits(ttft=1.0))
     assert found.attainment is not None
     assert found.attainment.value == pytest.approx(1 / 3)
 
@@ -98,16 +98,16 @@ def test_a_failure_is_never_good() -> None:
 @pytest.mark.parametrize(
     ("limits", "good"),
     [
-        (Limits(ttft=0.011), 1),
-        (Limits(ttft=0.009), 0),
-        (Limits(tpot=0.0051), 1),
-        (Limits(tpot=0.0049), 0),
-        (Limits(e2e=0.032), 1),
-        (Limits(e2e=0.030), 0),
-        (Limits(ttft=0.011, tpot=0.0049), 0),
+        (LatencyLimits(ttft=0.011), 1),
+        (LatencyLimits(ttft=0.009), 0),
+        (LatencyLimits(tpot=0.0051), 1),
+        (LatencyLimits(tpot=0.0049), 0),
+        (LatencyLimits(e2e=0.032), 1),
+        (LatencyLimits(e2e=0.030), 0),
+        (LatencyLimits(ttft=0.011, tpot=0.0049), 0),
     ],
 )
-def test_goodput_needs_every_limit_at_once(limits: Limits, good: int) -> None:
+def test_goodput_needs_every_limit_at_once(limits: LatencyLimits, good: int) -> None:
     found = summarise([answer()], limits)
     assert found.goodput == pytest.approx(good / found.duration)
 
@@ -115,7 +115,7 @@ def test_goodput_needs_every_limit_at_once(limits: Limits, good: int) -> None:
 def test_traffic_that_shall_be_blocked() -> None:
     blocked = Record(0.0, 0.0, 0.004, Outcome.GUARD, expected=Outcome.GUARD, status=400)
     let_through = Record(0.0, 0.0, 0.030, Outcome.OK, expected=Outcome.GUARD, chunks=(0.01,), output_tokens=1)
-    found = summarise([blocked, let_through], Limits(ttft=1))
+    found = summarise([blocked, let_through], LatencyLimits(ttft=1))
     assert found.error_rate == 0.5
     assert found.attainment is not None
     assert found.attainment.value == 0.5

@@ -18,23 +18,23 @@ from hybridserve.errors import ConfigError
 from hybridserve.loadtest.arrivals import arrivals, share
 from hybridserve.loadtest.client_health import Window, judge
 from hybridserve.loadtest.curves import Burst, Constant, Diurnal, Ramp, Steps
-from hybridserve.loadtest.metrics import Limits, Summary, summarise
-from hybridserve.loadtest.prompts import Conversation, Prompts, Request
+from hybridserve.loadtest.metrics import LatencyLimits, Summary, summarise
+from hybridserve.loadtest.prompts import Conversation, PromptRequest, Prompts
 from hybridserve.loadtest.rate_search import find_max
 from hybridserve.loadtest.request_record import Outcome, Record
 from hybridserve.loadtest.scenario import (
     ChatKind,
     Client,
+    LoadTestSLO,
     Scenario,
-    Slo,
     TokenKind,
     built_in,
     load_scenario,
     parse_scenario,
 )
 from hybridserve.loadtest.session import RunFile, Session
-from hybridserve.loadtest.slo import gate, verdict
-from hybridserve.loadtest.sweep import Point, fit, scaling_settings
+from hybridserve.loadtest.slo import gate, slo_status
+from hybridserve.loadtest.sweep import SweepPoint, fit, scaling_settings
 
 NAMED_IN_THE_ISSUE = {"grid", "chat", "agent", "reasoning", "long-context", "tools", "guard"}
 SHAPES_IN_THE_ISSUE = {"burst", "diurnal", "ramp", "soak"}
@@ -153,7 +153,7 @@ def test_prompts_have_their_lengths_and_share_only_what_they_should() -> None:
         prompts = Prompts(scenario(mix=mix), "m", (100, 900), worker)
         for _ in range(50):
             asked = prompts.next()
-            assert isinstance(asked, Request)
+            assert isinstance(asked, PromptRequest)
             body = json.loads(asked.body)
             assert (len(body["prompt"]), body["max_tokens"], body["ignore_eos"]) == (40, 10, True)
             ids.append(tuple(body["prompt"]))
@@ -207,7 +207,7 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
     path.write_text('{"prompt": "one", "output_tokens": 3}\n{"prompt": [5, 6]}\n')
     mix = [{"name": "f", "type": "file", "path": str(path), "output": 7}]
     prompts = Prompts(scenario(mix=mix), "m", (1, 2))
-    bodies = [json.loads(one.body) for index in (0, 1, 2) if isinstance(one := prompts.next(index), Request)]
+    bodies = [json.loads(one.body) for index in (0, 1, 2) if isinstance(one := prompts.next(index), PromptRequest)]
     assert [(one["prompt"], one["max_tokens"]) for one in bodies] == [("one", 3), ([5, 6], 7), ("one", 3)]
     path.write_text('{"text": "one"}\n')
     with pytest.raises(ConfigError, match="without a prompt"):
@@ -270,16 +270,19 @@ def test_a_worker_that_is_missing_or_falls_silent_voids_the_run() -> None:
 
 def test_gate() -> None:
     good = [record(index) for index in range(99)]
-    summary = summarise([*good, Record(1, 1, 0.1, Outcome.HTTP_5XX)], Limits(ttft=0.2))
-    kept = {one.name: one.kept for one in gate(summary, Slo(ttft=0.2, percentiles={"ttft_p95": 0.2, "e2e_p50": 0.5}))}
+    summary = summarise([*good, Record(1, 1, 0.1, Outcome.HTTP_5XX)], LatencyLimits(ttft=0.2))
+    kept = {
+        one.name: one.kept
+        for one in gate(summary, LoadTestSLO(ttft=0.2, percentiles={"ttft_p95": 0.2, "e2e_p50": 0.5}))
+    }
     assert kept == {"goodput": True, "errors": True, "ttft_p95": True, "e2e_p50": False}
     nothing: Summary = summarise([Record(1, 1, 0.1, Outcome.CONNECT)])
-    assert not any(one.kept for one in gate(nothing, Slo(percentiles={"ttft_p95": 9})))
+    assert not any(one.kept for one in gate(nothing, LoadTestSLO(percentiles={"ttft_p95": 9})))
     windows = [Window(1.0, 0, 0.1, (0.0,))]
     health = judge(windows, summary, Client(), 0.0, 3.0)
-    assert verdict(gate(summary, Slo()), health) == "kept"
-    assert verdict(gate(summary, Slo(errors=0.001)), health) == "missed"
-    assert verdict(gate(summary, Slo(errors=0.001)), judge([], summary, Client(), 0.0, 3.0)) == "void"
+    assert slo_status(gate(summary, LoadTestSLO()), health) == "kept"
+    assert slo_status(gate(summary, LoadTestSLO(errors=0.001)), health) == "missed"
+    assert slo_status(gate(summary, LoadTestSLO(errors=0.001)), judge([], summary, Client(), 0.0, 3.0)) == "void"
 
 
 def test_the_law_of_a_step_is_found_again() -> None:
@@ -292,7 +295,7 @@ def test_the_law_of_a_step_is_found_again() -> None:
             one = Record(
                 0, 0, first + tpot * (o - 1), Outcome.OK, chunks=(first, first + tpot * (o - 1)), output_tokens=o
             )
-            points.append(Point("k", p, o, n, summarise([one])))
+            points.append(SweepPoint("k", p, o, n, summarise([one])))
     law = fit(points)
     assert (law.fixed_s, law.per_sequence_s) == pytest.approx((fixed, sequence), rel=0.02)
     assert (law.per_prompt_token_s, law.overhead_s) == pytest.approx((prompt, overhead), rel=0.05)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from hybridserve.cli.app import app
 from hybridserve.errors import EnvironmentFault
 from hybridserve.observability import metrics as m
-from hybridserve.observability.dashboards import Board, Panel, boards
+from hybridserve.observability.dashboards import Dashboard, Panel, dashboards
 from hybridserve.observability.dashboards.grafana import dashboard
 from hybridserve.observability.rules.alerts import RUNBOOKS, alerts
 from hybridserve.observability.rules.files import rule_groups
@@ -25,7 +25,7 @@ from hybridserve.settings.telemetry import TelemetrySection
 
 ROOT = Path(__file__).resolve().parents[3]
 SECTION = TelemetrySection()
-BOARDS = boards(SECTION)
+BOARDS = dashboards(SECTION)
 RULES = [rule for groups in rule_groups(SECTION).values() for group in groups for rule in group["rules"]]
 # Put on by the target files and by the PodMonitor. `job` differs from place to place: nothing may ask for it.
 TARGET_LABELS = {"namespace", "model", "replica"}
@@ -73,7 +73,7 @@ PANELS = [
 
 
 @pytest.mark.parametrize(("board", "panel"), PANELS)
-def test_every_query_of_a_panel_names_what_is_exported(board: Board, panel: Panel) -> None:
+def test_every_query_of_a_panel_names_what_is_exported(board: Dashboard, panel: Panel) -> None:
     for query in panel.queries:
         assert asked(query.expr) == []
 
@@ -106,7 +106,7 @@ def test_ray_histograms_are_never_summed() -> None:
 
 
 @pytest.mark.parametrize(("board", "panel"), PANELS)
-def test_every_panel_explains_itself(board: Board, panel: Panel) -> None:
+def test_every_panel_explains_itself(board: Dashboard, panel: Panel) -> None:
     assert panel.description.endswith(".")
     assert panel.unit
     # A panel that sends to a runbook shows from where on it is time to read it: a limit, or the limit as a line.
@@ -127,7 +127,7 @@ def test_the_files_in_deploy_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.slug)
-def test_grafana_gets_variables_links_units_and_places(board: Board) -> None:
+def test_grafana_gets_variables_links_units_and_places(board: Dashboard) -> None:
     tree = json.loads(dashboard(board))
     assert [one["name"] for one in tree["templating"]["list"]] == ["datasource", "namespace", "model", "replica"]
     assert {one["title"] for one in tree["links"]} == {"Dashboards", "Runbooks"}

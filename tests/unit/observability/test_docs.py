@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridserve.observability.dashboards import boards
+from hybridserve.observability.dashboards import dashboards
 from hybridserve.settings.telemetry import TelemetrySection
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,7 +27,7 @@ def test_tables_are_those_of_the_code(page: str) -> None:
 
 def test_every_dashboard_has_a_picture_of_small_size() -> None:
     pictures = {path.stem: path for path in (ROOT / "docs" / "dashboards").glob("*.png")}
-    assert set(pictures) == {board.slug for board in boards(TelemetrySection())}
+    assert set(pictures) == {board.slug for board in dashboards(TelemetrySection())}
     for picture in pictures.values():
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert picture.stat().st_size < 300_000

@@ -12,13 +12,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
-from hybridserve.autoscaling.policy import State, decide
-from hybridserve.autoscaling.replica_metrics import Observation, Reading
+from hybridserve.autoscaling.policy import PolicyState, compute_replicas
+from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.observability import metrics as m
 from hybridserve.observability.collectors.autoscaler import _CLASSES, REASONS, ScalingMetrics, reason_class
-from hybridserve.observability.collectors.replica import ReplicaState
-from hybridserve.observability.collectors.slo import RequestOutcomes
+from hybridserve.observability.collectors.replica import ReplicaCollector
+from hybridserve.observability.collectors.slo import SLOCollector
 from hybridserve.observability.sink import PrometheusMetrics
 
 
@@ -31,7 +31,7 @@ def values(registry: CollectorRegistry) -> dict[str, float]:
     }
 
 
-def everything(state: ReplicaState) -> bytes:
+def everything(state: ReplicaCollector) -> bytes:
     """One exposition of every family of ours, each with a sample."""
     registry = CollectorRegistry()
     sink = PrometheusMetrics((*m.DOOR, *m.CONTROLLER), registry)
@@ -42,12 +42,12 @@ def everything(state: ReplicaState) -> bytes:
     return generate_latest(registry)
 
 
-def test_promtool_finds_nothing_to_say_about_our_metrics(promtool: Path, state: ReplicaState) -> None:
+def test_promtool_finds_nothing_to_say_about_our_metrics(promtool: Path, state: ReplicaCollector) -> None:
     said = subprocess.run([promtool, "check", "metrics"], input=everything(state), capture_output=True)
     assert (said.returncode, said.stdout + said.stderr) == (0, b"")
 
 
-def test_every_metric_of_the_table_is_exported_with_its_type_help_and_labels(state: ReplicaState) -> None:
+def test_every_metric_of_the_table_is_exported_with_its_type_help_and_labels(state: ReplicaCollector) -> None:
     families = {family.name: family for family in text_string_to_metric_families(everything(state).decode())}
     for spec in m.ALL:
         family = families.pop(spec.name.removesuffix("_total"))
@@ -68,7 +68,7 @@ def test_names_follow_the_conventions() -> None:
         assert (spec.kind == "histogram") == bool(spec.buckets)
 
 
-def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(state: ReplicaState) -> None:
+def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(state: ReplicaCollector) -> None:
     registry = CollectorRegistry()
     registry.register(state)
     seen = values(registry)
@@ -86,7 +86,7 @@ def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(s
     assert seen['hybridserve_licence_reading_age_seconds{licence="apache-2.0",role="model"}'] == 10 * 86400
 
 
-def test_a_cache_that_no_prompt_can_hit_is_inert(state: ReplicaState) -> None:
+def test_a_cache_that_no_prompt_can_hit_is_inert(state: ReplicaCollector) -> None:
     off = replace(state._facts, prefix_caching=False)
     engine = {**state._facts.plan["engine"], "block_size": 1024}
     short = replace(state._facts, plan={**state._facts.plan, "engine": engine})
@@ -112,12 +112,12 @@ def request(**changed: object) -> SimpleNamespace:
         ({"finish_reason": "error"}, "failed"),
     ],
 )
-def test_each_request_has_one_outcome(outcomes: RequestOutcomes, changed: dict[str, object], outcome: str) -> None:
+def test_each_request_has_one_outcome(outcomes: SLOCollector, changed: dict[str, object], outcome: str) -> None:
     outcomes.record(None, SimpleNamespace(finished_requests=[request(**changed)]))
     assert outcomes.requests == {**dict.fromkeys(outcomes.requests, 0), outcome: 1}
 
 
-def test_clients_that_leave_count_for_prompts_only(outcomes: RequestOutcomes) -> None:
+def test_clients_that_leave_count_for_prompts_only(outcomes: SLOCollector) -> None:
     outcomes.record(None, SimpleNamespace(finished_requests=[request(finish_reason="abort", num_prompt_tokens=65)]))
     assert sum(outcomes.requests.values()) == 0
     assert outcomes.prompts == {"yes": 1, "no": 0}
@@ -127,11 +127,11 @@ def test_the_scaling_decision_is_shown_with_its_bounds_and_reason() -> None:
     shown = ScalingMetrics()
     capacity = ReplicaCapacity(4, 100, 64, 2, 1, 1e12)
     spec = ScalingSpec(capacity=capacity, min_replicas=1, max_replicas=3)
-    busy = Reading("a", running=4, waiting=30, arrived=34)
-    state, seen = State(), None
+    busy = ReplicaMetrics("a", running=4, waiting=30, arrived=34)
+    state, seen = PolicyState(), None
     for second in range(20):
-        seen = Observation(now=float(second), target=1, ready=1, queued=0, readings=(busy,))
-        decision = decide(seen, spec, state)
+        seen = FleetMetrics(now=float(second), target=1, ready=1, queued=0, readings=(busy,))
+        decision = compute_replicas(seen, spec, state)
         state = decision.state
         shown.decided(seen, spec, decision, dry_run=True)
     read = values(shown.registry)

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 from hybridserve.cli.app import app, main
 from hybridserve.cli.top import again, notes
 from hybridserve.errors import ServiceError
-from hybridserve.observability.collectors.replica import ReplicaState
+from hybridserve.observability.collectors.replica import ReplicaCollector
 from hybridserve.observability.prometheus_client import Prometheus
 from hybridserve.observability.top import Ports
 
 
 @pytest.fixture
-def registry(state: ReplicaState) -> CollectorRegistry:
+def registry(state: ReplicaCollector) -> CollectorRegistry:
     """A replica's port: our state, and the engine's counters."""
     registry = CollectorRegistry()
     registry.register(state)

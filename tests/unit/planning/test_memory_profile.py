@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridserve.errors import ConfigError
 from hybridserve.planning.deployment import plan_deployment, profiled_settings
-from hybridserve.planning.memory.profile import digest, read_calibration, record
+from hybridserve.planning.memory.profile import digest, read_memory_profile, record
 from support.planned_models import NANO_9B, deployment_of
 
 DAY = date(2026, 11, 23)
@@ -30,7 +30,7 @@ def test_a_recorded_start_makes_the_next_plan_exact():
         read=DAY,
     )
     second = plan_deployment(
-        deployment_of(NANO_9B, "a10g", max_num_seqs=8, max_model_len=32768, calibration=read_calibration(text))
+        deployment_of(NANO_9B, "a10g", max_num_seqs=8, max_model_len=32768, calibration=read_memory_profile(text))
     )
     assert second.budget.confidence == "exact"
     assert second.budget.kv == profiled
@@ -41,7 +41,7 @@ def test_a_recorded_start_makes_the_next_plan_exact():
 def test_other_settings_do_not_match():
     asked = deployment_of(NANO_9B, "a10g", max_num_seqs=8)
     settings = profiled_settings(plan_deployment(asked).deployment)
-    calibration = read_calibration(
+    calibration = read_memory_profile(
         record("", model="model", accelerator="a10g", settings=settings, kv_bytes=1 << 31, read=DAY)
     )
     assert calibration.find("model", "a10g", settings) is not None
@@ -55,7 +55,7 @@ def test_a_second_start_replaces_the_first_and_leaves_others():
     text = record("", settings={"max_num_seqs": 8}, kv_bytes=1, **common)
     text = record(text, settings={"max_num_seqs": 16}, kv_bytes=2, **common)
     text = record(text, settings={"max_num_seqs": 8}, kv_bytes=3, **common)
-    assert sorted(pool.kv_bytes for pool in read_calibration(text).pools) == [2, 3]
+    assert sorted(pool.kv_bytes for pool in read_memory_profile(text).pools) == [2, 3]
 
 
 @given(st.dictionaries(st.text(max_size=8), st.integers() | st.booleans() | st.text(max_size=8), max_size=6))

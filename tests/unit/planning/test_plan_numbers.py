@@ -8,7 +8,7 @@ import pytest
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import CacheRequest, lay_out, plan_cache
+from hybridserve.planning.cache.layout import CacheRequest, compute_layout, plan_cache
 from hybridserve.planning.models import Architecture, read_architecture
 
 GIB = 1 << 30
@@ -26,7 +26,7 @@ QWEN = card("qwen3-8b")
 
 def test_nano_9b_by_hand():
     """Every number of the layout from the shapes: 128 heads of 80, state 128, 8 groups, conv 4; 8 KV heads of 128."""
-    layout = lay_out(NANO, CacheRequest(kv_bytes=0))
+    layout = compute_layout(NANO, CacheRequest(kv_bytes=0))
     assert layout.state_bytes == 3 * (128 * 80 + 2 * 8 * 128) * 2 + 128 * 80 * 128 * 4 == 5_316_608
     assert layout.token_bytes == 8 * 2 * 128 * 2 == 4096
     assert layout.kv_bytes_per_token == 16_384
@@ -85,7 +85,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("settings", "numbers"), VARIANTS, ids=lambda value: str(value)[:60])
 def test_what_a_sequence_costs(settings, numbers):
-    layout = lay_out(NANO, CacheRequest(kv_bytes=0, **settings))
+    layout = compute_layout(NANO, CacheRequest(kv_bytes=0, **settings))
     block, mib, *budgets, gib = numbers
     assert layout.block_size == block
     assert layout.bytes_per_block / MIB == pytest.approx(mib, abs=0.006)
@@ -136,7 +136,7 @@ def test_safe_and_steady_sequences_of_the_measured_run():
 
 def test_an_outside_report_of_a_30b_on_an_h200():
     """A public report prints a block of 2096 and 7,035,562 tokens at 32768, which only 24 blocks a sequence explain."""
-    layout = lay_out(card("nemotron-3-nano-30b-a3b"), CacheRequest(kv_bytes=0))
+    layout = compute_layout(card("nemotron-3-nano-30b-a3b"), CacheRequest(kv_bytes=0))
     assert layout.block_size == 2096
     assert layout.blocks_per_sequence(32768) == 24
     assert int(5153 / 24 * 32768) == 7_035_562

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import CachePlan, CacheRequest, lay_out, plan_cache
+from hybridserve.planning.cache.layout import CachePlan, CacheRequest, compute_layout, plan_cache
 from hybridserve.planning.models import Architecture, read_architecture
 
 MODELS = {
@@ -121,8 +121,8 @@ def test_two_devices_hold_what_two_pools_hold(arch, tp, engine):
     """As long as heads and groups divide, a page of a rank is its share of the whole page."""
     assume(arch.state is None or getattr(arch.state, "groups", 1) % (2 * tp) == 0)
     assume(arch.attention.kv_heads % (2 * tp) == 0)
-    one = lay_out(arch, CacheRequest(engine=engine, kv_bytes=0, tensor_parallel_size=tp))
-    two = lay_out(arch, CacheRequest(engine=engine, kv_bytes=0, tensor_parallel_size=2 * tp))
+    one = compute_layout(arch, CacheRequest(engine=engine, kv_bytes=0, tensor_parallel_size=tp))
+    two = compute_layout(arch, CacheRequest(engine=engine, kv_bytes=0, tensor_parallel_size=2 * tp))
     assert two.block_size == one.block_size
     assert two.page_bytes * 2 == one.page_bytes
     assert two.state_bytes * 2 == one.state_bytes
@@ -133,7 +133,7 @@ def test_two_devices_hold_what_two_pools_hold(arch, tp, engine):
 @settings(deadline=None)
 def test_pages_cover_the_state_and_groups_cover_the_layers(arch, request_):
     try:
-        layout = lay_out(arch, request_)
+        layout = compute_layout(arch, request_)
     except PlanRefused:
         assume(False)
     assert layout.page_bytes >= layout.state_bytes

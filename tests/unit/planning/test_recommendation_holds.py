@@ -1,4 +1,4 @@
-"""Advice: following it always leads to a start, nothing asked for is changed, and the reasons are true."""
+"""Recommendation: following it always leads to a start, nothing asked for is changed, and the reasons are true."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.layout import CacheRequest
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
 from hybridserve.planning.memory.budget import GIB
-from hybridserve.planning.recommend import Advice, advise
+from hybridserve.planning.recommend import Recommendation, recommend
 from hybridserve.planning.workload import ASSUMED, from_quantiles
 from support.planned_models import NANO_9B, QWEN3_8B, deployment_of
 
@@ -21,7 +21,7 @@ GPUS = [entry.id for entry in accelerators() if entry.platform == "cuda"]
 GOALS = ("throughput", "latency", "context")
 
 
-def follow(asked: Deployment, advice: Advice) -> DeploymentPlan:
+def follow(asked: Deployment, advice: Recommendation) -> DeploymentPlan:
     """Plan what is left when only the printed flags are typed in."""
     values = {name: value for name, value in advice.values.items() if name != "watermark"}
     cache = {name: values.pop(name) for name in list(values) if name in CacheRequest.__dataclass_fields__}
@@ -33,7 +33,7 @@ def follow(asked: Deployment, advice: Advice) -> DeploymentPlan:
 @pytest.mark.parametrize("config", [NANO_9B, QWEN3_8B], ids=["nano-9b", "qwen3-8b"])
 def test_the_printed_flags_start_at_the_low_end_of_the_band(config, gpu, goal):
     asked = deployment_of(config, gpu)
-    advice = advise(asked, ASSUMED, goal)
+    advice = recommend(asked, ASSUMED, goal)
     followed = follow(asked, advice)
     assert followed.verdict == "starts"
     assert followed.cache == advice.plan.cache
@@ -66,7 +66,7 @@ def test_what_is_asked_is_kept_or_refused(gpu, prompt, output, goal, reuse, seqs
     )
     workload = from_quantiles(str(prompt), str(output))
     try:
-        advice = advise(asked, workload, goal, reuse)
+        advice = recommend(asked, workload, goal, reuse)
     except PlanRefused as refusal:
         said = refusal.where and refusal.what and refusal.fix
         advice = None
@@ -90,7 +90,7 @@ def test_what_is_asked_is_kept_or_refused(gpu, prompt, output, goal, reuse, seqs
 
 def test_128k_fits_one_a10g_with_the_settings_it_needs():
     asked = deployment_of(NANO_9B, "a10g", max_model_len=131072)
-    advice = advise(asked, ASSUMED, "throughput")
+    advice = recommend(asked, ASSUMED, "throughput")
     assert advice.goal == "context"
     assert advice.values["gpu_memory_utilization"] == 0.95
     assert follow(asked, advice).verdict == "starts"
@@ -98,7 +98,7 @@ def test_128k_fits_one_a10g_with_the_settings_it_needs():
 
 def test_what_cannot_fit_names_what_would():
     with pytest.raises(PlanRefused) as caught:
-        advise(deployment_of(QWEN3_8B, "a10g", max_model_len=40960), ASSUMED)
+        recommend(deployment_of(QWEN3_8B, "a10g", max_model_len=40960), ASSUMED)
     assert caught.value.where == "engine.max_model_len"
     assert "estimated maximum model length" in caught.value.what
     for named in ("--kv-cache-dtype fp8", "--tp 2", "--gpu l40s"):
@@ -106,13 +106,13 @@ def test_what_cannot_fit_names_what_would():
 
 
 def test_prefill_chunks_are_whole_blocks():
-    advice = advise(deployment_of(NANO_9B, "l40s"), ASSUMED)
+    advice = recommend(deployment_of(NANO_9B, "l40s"), ASSUMED)
     block = advice.plan.layout.block_size
     tokens, seqs = advice.values["max_num_batched_tokens"], advice.values["max_num_seqs"]
     assert block == 1312
     assert (tokens - seqs) % block == 0
     assert tokens - seqs >= 2048
-    transformer = advise(deployment_of(QWEN3_8B, "l40s"), ASSUMED)
+    transformer = recommend(deployment_of(QWEN3_8B, "l40s"), ASSUMED)
     assert transformer.values["max_num_batched_tokens"] == 2048
 
 
@@ -126,14 +126,14 @@ def test_prefill_chunks_are_whole_blocks():
     ],
 )
 def test_prefix_caching_is_dropped_only_for_short_independent_requests(reuse, prompt, kept):
-    advice = advise(deployment_of(NANO_9B, "a10g"), from_quantiles(prompt, "300"), "throughput", reuse)
+    advice = recommend(deployment_of(NANO_9B, "a10g"), from_quantiles(prompt, "300"), "throughput", reuse)
     assert advice.values["enable_prefix_caching"] is kept
     assert advice.plan.layout.mode == ("align" if kept else "none")
 
 
 def test_latency_admits_only_what_cannot_preempt_and_needs_no_watermark():
-    throughput = advise(deployment_of(NANO_9B, "l40s"), ASSUMED, "throughput")
-    latency = advise(deployment_of(NANO_9B, "l40s"), ASSUMED, "latency")
+    throughput = recommend(deployment_of(NANO_9B, "l40s"), ASSUMED, "throughput")
+    latency = recommend(deployment_of(NANO_9B, "l40s"), ASSUMED, "latency")
     assert latency.plan.low is not None
     assert latency.plan.max_num_seqs <= latency.plan.low.n_safe(ASSUMED.p95) < throughput.plan.max_num_seqs
     assert "watermark" in throughput.values
@@ -141,14 +141,14 @@ def test_latency_admits_only_what_cannot_preempt_and_needs_no_watermark():
 
 
 def test_the_state_type_is_said_explicitly():
-    assert advise(deployment_of(NANO_9B, "h100"), ASSUMED).values["mamba_ssm_cache_dtype"] == "float32"
-    half = advise(deployment_of(NANO_9B, "h100", mamba_ssm_cache_dtype="bfloat16"), ASSUMED)
+    assert recommend(deployment_of(NANO_9B, "h100"), ASSUMED).values["mamba_ssm_cache_dtype"] == "float32"
+    half = recommend(deployment_of(NANO_9B, "h100", mamba_ssm_cache_dtype="bfloat16"), ASSUMED)
     assert half.values["mamba_ssm_cache_dtype"] == "bfloat16"
-    assert "mamba_ssm_cache_dtype" not in advise(deployment_of(QWEN3_8B, "h100"), ASSUMED).values
+    assert "mamba_ssm_cache_dtype" not in recommend(deployment_of(QWEN3_8B, "h100"), ASSUMED).values
 
 
 def test_options_are_planned_and_not_applied():
-    advice = advise(deployment_of(NANO_9B, "a10g"), ASSUMED)
+    advice = recommend(deployment_of(NANO_9B, "a10g"), ASSUMED)
     options = {option.name: option for option in advice.options}
     assert options["prefix_match_unit"].value == 32
     assert 1312 % 32 == 0
@@ -161,7 +161,7 @@ def test_options_are_planned_and_not_applied():
 
 
 def test_a_cpu_gets_a_modest_pool():
-    advice = advise(deployment_of({**NANO_9B, "max_position_embeddings": 2048}, "cpu"), ASSUMED)
+    advice = recommend(deployment_of({**NANO_9B, "max_position_embeddings": 2048}, "cpu"), ASSUMED)
     assert advice.values["kv_cache_memory_bytes"] % (64 << 20) == 0
     assert advice.plan.budget.confidence == "exact"
     assert advice.values["max_num_seqs"] == 8

@@ -11,7 +11,7 @@ from hybridserve.catalog.models import model_ids
 from hybridserve.cli import main
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.planning.render import command_line, llm_config, shell
-from hybridserve.planning.resolve import Wishes, engine_args, engine_environment, plan_settings
+from hybridserve.planning.resolve import PlanOptions, engine_args, engine_environment, plan_settings
 from hybridserve.settings import load
 from support.planned_models import NANO_9B, QWEN3_8B
 
@@ -179,7 +179,7 @@ def test_every_outlet_says_the_same(model, capsys):
     size = 1 if model == "demo" else 2
     parallel = f"engine.tensor_parallel_size={size}"
     settings = settings_of(f"model.id={model}", "accelerator.name=b200", parallel)
-    planned = plan_settings(settings, Wishes())
+    planned = plan_settings(settings, PlanOptions())
     args = engine_args(settings, planned)
     assert engine_args(settings) == args
     assert json.loads(json.dumps(args)) == args

@@ -10,7 +10,7 @@ from hybridserve.catalog.accelerators import accelerator
 from hybridserve.errors import CatalogError
 from hybridserve.planning.deployment import plan_deployment
 from hybridserve.planning.memory.budget import GIB
-from hybridserve.planning.roofline import Machine, bound, compare, decode_step, machine, prefill
+from hybridserve.planning.roofline import DevicePeaks, bound, compare, decode_step, device_peaks, prefill
 from hybridserve.planning.serialize import served
 from support.planned_models import NANO_9B, QWEN3_8B, deployment_of
 
@@ -46,7 +46,7 @@ def test_prefill_attention_is_causal(both):
 
 def test_no_token_comes_faster_than_the_weights_can_be_read(both):
     nano, _ = both
-    device = machine(accelerator("a10g"))
+    device = device_peaks(accelerator("a10g"))
     limit = bound(nano, device, 1, 1, 1)
     assert limit.inter_token_s > (nano.weights.bytes - 131_072 * 4480 * 2) / 600e9
     assert limit.decode_limit == "memory bandwidth"
@@ -57,9 +57,9 @@ def test_no_token_comes_faster_than_the_weights_can_be_read(both):
 )
 def test_a_faster_device_is_never_slower_and_a_larger_batch_never_gives_less(both, batch, prompt, output, faster):
     nano, _ = both
-    slow = Machine(600e9, 70e12)
+    slow = DevicePeaks(600e9, 70e12)
     one = bound(nano, slow, batch, prompt, output)
-    other = bound(nano, Machine(600e9 * faster, 70e12 * faster), batch, prompt, output)
+    other = bound(nano, DevicePeaks(600e9 * faster, 70e12 * faster), batch, prompt, output)
     more = bound(nano, slow, batch + 1, prompt, output)
     assert other.output_tokens_per_s >= one.output_tokens_per_s
     assert more.output_tokens_per_s >= one.output_tokens_per_s * (1 - 1e-9)
@@ -72,7 +72,7 @@ def test_the_published_ratio_is_mostly_capacity(both):
     A 22 GiB card holds 8 such sequences of the hybrid and one of the transformer.
     """
     nano, qwen = both
-    ratio = compare(nano, qwen, machine(accelerator("a10g")), (8, 1), 8192, 16_384)
+    ratio = compare(nano, qwen, device_peaks(accelerator("a10g")), (8, 1), 8192, 16_384)
     assert ratio.total == pytest.approx(ratio.equal_batch * ratio.capacity)
     assert 6.0 < ratio.total < 7.0
     assert 0.95 < ratio.equal_batch < 1.1
@@ -82,7 +82,7 @@ def test_the_published_ratio_is_mostly_capacity(both):
 
 def test_at_equal_batch_the_advantage_grows_with_batch_and_context(both):
     nano, qwen = both
-    device = machine(accelerator("h100"))
+    device = device_peaks(accelerator("h100"))
     ratios = [compare(nano, qwen, device, (batch, batch), 8192, 16_384).total for batch in (1, 8, 64)]
     assert ratios == sorted(ratios)
     assert all(
@@ -93,11 +93,11 @@ def test_at_equal_batch_the_advantage_grows_with_batch_and_context(both):
 
 
 def test_quantised_weights_use_the_units_the_device_has():
-    assert machine(accelerator("h100"), "fp8").flops == 1979e12
-    assert machine(accelerator("a100-80gb"), "fp8").flops == 312e12
-    assert machine(accelerator("b200"), "nvfp4").flops == 9000e12
+    assert device_peaks(accelerator("h100"), "fp8").flops == 1979e12
+    assert device_peaks(accelerator("a100-80gb"), "fp8").flops == 312e12
+    assert device_peaks(accelerator("b200"), "nvfp4").flops == 9000e12
 
 
 def test_a_device_without_peaks_has_no_bound():
     with pytest.raises(CatalogError, match="bandwidth"):
-        machine(accelerator("cpu"))
+        device_peaks(accelerator("cpu"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridserve.runtime.compliance_gate import GateClosed, admit
+from hybridserve.runtime.compliance_gate import ComplianceError, enforce_compliance
 from hybridserve.settings import load
 
 HYBRIDSERVE = Path(sys.executable).parent / "hybridserve"
@@ -17,7 +17,7 @@ TODAY = date(2026, 11, 23)
 
 
 def test_the_demo_profile_warns_and_hands_the_findings_over() -> None:
-    handover = admit(load(environ={}).settings, TODAY)
+    handover = enforce_compliance(load(environ={}).settings, TODAY)
     compliance = handover.documents["/compliance"]
     assert compliance["verdict"] == "warn"
     assert compliance["counts"]["FAIL"] > 0
@@ -25,8 +25,8 @@ def test_the_demo_profile_warns_and_hands_the_findings_over() -> None:
 
 
 def test_the_production_profile_refuses_with_the_rules_that_failed() -> None:
-    with pytest.raises(GateClosed) as caught:
-        admit(load(assignments=["server.profile=production"], environ={}).settings, TODAY)
+    with pytest.raises(ComplianceError) as caught:
+        enforce_compliance(load(assignments=["server.profile=production"], environ={}).settings, TODAY)
     assert "guard." in caught.value.what
     assert "hybridserve check" in caught.value.fix
 

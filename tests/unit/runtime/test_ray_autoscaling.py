@@ -11,16 +11,16 @@ import pytest
 from pydantic import ValidationError
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
-from hybridserve.autoscaling.replica_metrics import PREFIX, Reading, reading_from_numbers
-from hybridserve.engine.stats import EngineSignals
+from hybridserve.autoscaling.replica_metrics import PREFIX, ReplicaMetrics, metrics_from_numbers
+from hybridserve.engine.stats import EngineStatsLogger
 from hybridserve.runtime import ray_autoscaling as scaling_policy
-from hybridserve.runtime.ray_autoscaling import HybridPolicy, autoscaling_options, observe
+from hybridserve.runtime.ray_autoscaling import RayAutoscalingPolicy, autoscaling_options, observe
 from hybridserve.settings.scaling import ScalingSection
 
 CAPACITY = ReplicaCapacity(16, 166, 1312, 7, 1, 3800.0)
 
 
-def context(now: float, replicas: dict[str, Reading], target: int = 1, **changes: Any) -> SimpleNamespace:
+def context(now: float, replicas: dict[str, ReplicaMetrics], target: int = 1, **changes: Any) -> SimpleNamespace:
     metrics: dict[str, dict[str, list[SimpleNamespace]]] = {}
     for replica, reading in replicas.items():
         for name, value in reading.numbers().items():
@@ -38,14 +38,14 @@ def context(now: float, replicas: dict[str, Reading], target: int = 1, **changes
     return SimpleNamespace(**(values | changes))
 
 
-def policy(**section: Any) -> HybridPolicy:
+def policy(**section: Any) -> RayAutoscalingPolicy:
     options = autoscaling_options(ScalingSection(max_replicas=4, start_up_s=10.0, **section), CAPACITY)
-    return HybridPolicy(**json.loads(json.dumps(options["policy"]["policy_kwargs"])))
+    return RayAutoscalingPolicy(**json.loads(json.dumps(options["policy"]["policy_kwargs"])))
 
 
 def test_context_becomes_an_observation() -> None:
     seen = observe(
-        context(100.0, {"a": Reading("a", age_s=1.0, running=3, slot_seconds=2.5)}, total_queued_requests=2.4)
+        context(100.0, {"a": ReplicaMetrics("a", age_s=1.0, running=3, slot_seconds=2.5)}, total_queued_requests=2.4)
     )
     (reading,) = seen.readings
     assert (seen.now, seen.target, seen.ready, seen.queued) == (100.0, 1, 1, 2)
@@ -53,7 +53,7 @@ def test_context_becomes_an_observation() -> None:
 
 
 def test_a_half_reported_replica_is_silent() -> None:
-    one = context(100.0, {"a": Reading("a"), "b": Reading("b")})
+    one = context(100.0, {"a": ReplicaMetrics("a"), "b": ReplicaMetrics("b")})
     del one.raw_metrics[PREFIX + "running"]["b"]
     seen = observe(one)
     assert seen.ready == 2
@@ -63,7 +63,7 @@ def test_a_half_reported_replica_is_silent() -> None:
 
 def test_load_scales_up_within_bounds_that_change_in_place() -> None:
     law = policy()
-    full = Reading("a", running=16, waiting=100, blocks_used=128)
+    full = ReplicaMetrics("a", running=16, waiting=100, blocks_used=128)
     assert law(context(1.0, {"a": full})) == (4, {})
     assert law(context(2.0, {"a": full}, capacity_adjusted_max_replicas=2)) == (2, {})
 
@@ -71,7 +71,7 @@ def test_load_scales_up_within_bounds_that_change_in_place() -> None:
 def test_dry_run_decides_says_so_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     law = policy(dry_run=True)
     caplog.set_level("INFO", logger="hybridserve.autoscaling")
-    assert law(context(1.0, {"a": Reading("a", running=16, waiting=100, blocks_used=128)}))[0] == 1
+    assert law(context(1.0, {"a": ReplicaMetrics("a", running=16, waiting=100, blocks_used=128)}))[0] == 1
     assert law.last is not None
     assert law.last.replicas == 4
     (line,) = caplog.messages
@@ -89,7 +89,7 @@ def test_dry_run_decides_says_so_and_changes_nothing(caplog: pytest.LogCaptureFi
     ],
 )
 def test_nothing_is_raised_into_the_controller(broken: dict[str, Any]) -> None:
-    assert policy()(context(1.0, {"a": Reading("a")}, target=3, **broken)) == (3, {})
+    assert policy()(context(1.0, {"a": ReplicaMetrics("a")}, target=3, **broken)) == (3, {})
 
 
 def test_a_lazy_metric_that_raises_is_held_too() -> None:
@@ -98,7 +98,7 @@ def test_a_lazy_metric_that_raises_is_held_too() -> None:
         def raw_metrics(self) -> Any:
             raise RuntimeError("controller is busy")
 
-    values = vars(context(1.0, {"a": Reading("a")}, target=2))
+    values = vars(context(1.0, {"a": ReplicaMetrics("a")}, target=2))
     del values["raw_metrics"]
     assert policy()(Broken(**values)) == (2, {})
 
@@ -110,7 +110,7 @@ def test_ray_accepts_the_options(name: str) -> None:
     made = config.AutoscalingConfig(**autoscaling_options(section, CAPACITY))
     assert (made.min_replicas, made.max_replicas) == (0, 3)
     if name == "hybrid":
-        assert made.policy.get_policy().__name__ == "HybridPolicy"
+        assert made.policy.get_policy().__name__ == "RayAutoscalingPolicy"
         assert made.policy.policy_kwargs["spec"]["capacity"] == asdict(CAPACITY) | {"prefill_tokens_per_s": 1e12}
     else:
         assert made.target_ongoing_requests == 12.0
@@ -123,7 +123,7 @@ def test_ray_runs_it_as_its_own() -> None:
     config = pytest.importorskip("ray.serve.config")
     made = config.AutoscalingConfig(**autoscaling_options(ScalingSection(max_replicas=4), CAPACITY))
     run = policies._apply_autoscaling_config(state._resolve_policy_callable(made.policy))
-    one = context(1.0, {"a": Reading("a", running=16, waiting=100, blocks_used=128)})
+    one = context(1.0, {"a": ReplicaMetrics("a", running=16, waiting=100, blocks_used=128)})
     one.current_num_replicas, one.config, one.policy_state, one.total_num_requests = 1, made, {}, 116
     assert run(one)[0] == 4
     one.current_num_replicas, one.target_num_replicas, one.running_replicas = 0, 0, []
@@ -150,9 +150,9 @@ def iteration(
 
 
 class TestSignals:
-    def signals(self) -> EngineSignals:
+    def signals(self) -> EngineStatsLogger:
         self.now, self.open = 0.0, 1
-        return EngineSignals(CAPACITY, unfinished=lambda: self.open, clock=lambda: self.now)
+        return EngineStatsLogger(CAPACITY, unfinished=lambda: self.open, clock=lambda: self.now)
 
     def test_counts(self) -> None:
         one = self.signals()
@@ -191,7 +191,7 @@ class TestSignals:
         one.record(step(running=2, waiting=3), iteration(generated=2))
         numbers = one.numbers()
         assert all(isinstance(value, (int, float)) for value in numbers.values())
-        back = reading_from_numbers("r", {name.removeprefix(PREFIX): value for name, value in numbers.items()})
+        back = metrics_from_numbers("r", {name.removeprefix(PREFIX): value for name, value in numbers.items()})
         assert back == one.reading("r")
 
     def test_fields_are_those_of_the_installed_engine(self) -> None:
@@ -206,7 +206,7 @@ class TestSignals:
     def test_it_is_a_stat_logger(self) -> None:
         loggers = pytest.importorskip("vllm.v1.metrics.loggers", reason="vllm is not in this environment")
         for name in loggers.StatLoggerBase.__abstractmethods__ - {"__init__"}:
-            assert callable(getattr(EngineSignals, name))
+            assert callable(getattr(EngineStatsLogger, name))
 
 
 def test_a_time_of_day_that_went_back_is_said(
@@ -219,5 +219,5 @@ def test_a_time_of_day_that_went_back_is_said(
         assert "clock_went_back" not in caplog.text
         wall += step
         monkeypatch.setattr(scaling_policy.time, "time", lambda now=wall: now)
-        law(context(1.0, {"a": Reading("a")}))
+        law(context(1.0, {"a": ReplicaMetrics("a")}))
     assert "event=clock_went_back seconds=86400" in caplog.text

@@ -15,12 +15,12 @@ from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
 from hybridserve.simulator.fleet import FleetOptions, Run, simulate
 from hybridserve.simulator.oracle import needs, schedule
-from hybridserve.simulator.policies import Fixed, KedaWaiting, KnativeConcurrency, Law, RayQueueLength
-from hybridserve.simulator.replica import Replica, Request
+from hybridserve.simulator.policies import Fixed, HybridServePolicy, KedaWaiting, KnativeConcurrency, RayQueueLength
+from hybridserve.simulator.replica import Replica, SimulatedRequest
 from hybridserve.simulator.score import Goals, score
 from hybridserve.simulator.service_times import ServiceTimes, built_in, load_service_times, parse_service_times
-from hybridserve.simulator.traffic import WORKLOADS, parse_trace, read_trace
-from hybridserve.simulator.tune import POLICIES, Scene, candidates, cheapest, tune
+from hybridserve.simulator.traffic import TRAFFIC_PATTERNS, parse_trace, read_trace
+from hybridserve.simulator.tune import POLICIES, Scenario, candidates, cheapest, tune
 
 TEXT = """
 name: test
@@ -121,9 +121,11 @@ def traffic(draw: st.DrawFn) -> list[tuple[float, int, int]]:
     return found
 
 
-def run_one(arrivals: list[tuple[float, int, int]], times: ServiceTimes = TIMES) -> tuple[Replica, list[Request]]:
+def run_one(
+    arrivals: list[tuple[float, int, int]], times: ServiceTimes = TIMES
+) -> tuple[Replica, list[SimulatedRequest]]:
     replica = Replica(times, "r", 0.0)
-    requests = [Request(*arrival) for arrival in arrivals]
+    requests = [SimulatedRequest(*arrival) for arrival in arrivals]
     for request in requests:
         replica.advance(request.arrived)
         replica.push(request, request.arrived)
@@ -231,7 +233,7 @@ def test_a_router_limit_keeps_the_queue_in_front() -> None:
 
 
 def test_same_seed_same_run() -> None:
-    law = [Law(ScalingSpec(capacity=TIMES.capacity(), max_replicas=9, start_up_s=20.0)) for _ in range(2)]
+    law = [HybridServePolicy(ScalingSpec(capacity=TIMES.capacity(), max_replicas=9, start_up_s=20.0)) for _ in range(2)]
     runs = [fleet(policy) for policy in law]
     assert runs[0].targets == runs[1].targets
     assert [r.last for r in runs[0].requests] == [r.last for r in runs[1].requests]
@@ -239,8 +241,8 @@ def test_same_seed_same_run() -> None:
 
 def test_oracle_beats_everybody_where_it_can() -> None:
     times = load_service_times("nano-9b-a10g")
-    arrivals = [one for one in WORKLOADS["square"].arrivals(scale=0.2) if one[0] < 4000]
-    scene = Scene(arrivals, times, Goals(), FleetOptions(max_replicas=20, initial=2))
+    arrivals = [one for one in TRAFFIC_PATTERNS["square"].arrivals(scale=0.2) if one[0] < 4000]
+    scene = Scenario(arrivals, times, Goals(), FleetOptions(max_replicas=20, initial=2))
     oracle = cheapest(tune("oracle", scene), 0.99)
     fixed = cheapest(tune("fixed", scene), 0.99)
     assert oracle is not None
@@ -265,7 +267,7 @@ def test_needs_count_what_binds() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_runs(name: str) -> None:
-    scene = Scene([(i * 0.4, 60, 30) for i in range(300)], TIMES, Goals(), FleetOptions(max_replicas=5, initial=2))
+    scene = Scenario([(i * 0.4, 60, 30) for i in range(300)], TIMES, Goals(), FleetOptions(max_replicas=5, initial=2))
     plans = list(candidates(name, scene))
     assert plans
     result = scene.run(plans[0]).score
@@ -275,8 +277,8 @@ def test_every_policy_runs(name: str) -> None:
 
 def test_a_grid_search_stops_early_and_finds_the_same() -> None:
     """A run that cannot reach the goal any more is given up, and the cheapest that reaches it ends its row."""
-    arrivals = WORKLOADS["office"].arrivals(scale=0.2)[:1500]
-    scene = Scene(arrivals, load_service_times("nano-9b-a10g"), Goals(), FleetOptions(max_replicas=20, initial=2))
+    arrivals = TRAFFIC_PATTERNS["office"].arrivals(scale=0.2)[:1500]
+    scene = Scenario(arrivals, load_service_times("nano-9b-a10g"), Goals(), FleetOptions(max_replicas=20, initial=2))
     whole, short = tune("fixed", scene), tune("fixed", scene, attainment=0.99)
     found, quick = cheapest(whole, 0.99), cheapest(short, 0.99)
     assert found is not None
@@ -289,13 +291,15 @@ def test_a_grid_search_stops_early_and_finds_the_same() -> None:
 
 def test_history_is_what_went_before() -> None:
     """The part that counts is the same for who has seen the rounds before it and for who has not."""
-    nights = WORKLOADS["nights"].arrivals(seed=5, scale=0.5, history_s=7200.0)
+    nights = TRAFFIC_PATTERNS["nights"].arrivals(seed=5, scale=0.5, history_s=7200.0)
     assert {int(at // 3600) for at, _, _ in nights} == {0, 1, 2, 3}
-    assert nights[: len(WORKLOADS["nights"].arrivals(seed=5, scale=0.5))] == WORKLOADS["nights"].arrivals(5, 0.5)
+    assert nights[: len(TRAFFIC_PATTERNS["nights"].arrivals(seed=5, scale=0.5))] == TRAFFIC_PATTERNS["nights"].arrivals(
+        5, 0.5
+    )
 
 
 def test_unknown_policy_is_named() -> None:
-    scene = Scene([(0.0, 1, 1)], TIMES, Goals(), FleetOptions())
+    scene = Scenario([(0.0, 1, 1)], TIMES, Goals(), FleetOptions())
     with pytest.raises(ConfigError, match="magic"):
         list(candidates("magic", scene))
 
@@ -335,9 +339,9 @@ def test_trace_is_replayed(tmp_path: Path) -> None:
     assert read_trace(file) == [(0.0, 10, 5), (3.5, 20, 7)]
 
 
-@pytest.mark.parametrize("name", sorted(WORKLOADS))
+@pytest.mark.parametrize("name", sorted(TRAFFIC_PATTERNS))
 def test_workloads_keep_their_rate(name: str) -> None:
-    one = WORKLOADS[name]
+    one = TRAFFIC_PATTERNS[name]
     arrivals = one.arrivals(seed=3, scale=0.1)
     expected = 0.1 * one.base * sum(one.rate(float(second)) for second in range(int(one.seconds)))
     assert len(arrivals) == pytest.approx(expected, rel=0.15)

@@ -37,7 +37,7 @@ class UnknownConfiguration(Exception):
     """Ray wrote something else than the configuration that this was made for: nothing is opened."""
 
 
-def closed(text: str, error_file: str) -> str:
+def harden_config(text: str, error_file: str) -> str:
     """Ray's configuration with its side doors closed, and clients that leave noticed.
 
     Statistics and the metrics of HAProxy listen on loopback when the service does; where it listens on all interfaces
@@ -116,5 +116,5 @@ def main() -> None:
         error_file = file.with_name(ERROR_FILE)
         if str(error_file) not in text:
             error_file.write_text(error_answer(), encoding="ascii")
-            file.write_text(closed(text, str(error_file)), encoding="utf-8")
+            file.write_text(harden_config(text, str(error_file)), encoding="utf-8")
     os.execv(program(), ["haproxy", *words])

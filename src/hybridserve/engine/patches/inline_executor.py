@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from hybridserve.engine.patches.preload import ENVIRONMENT, settle_in
+from hybridserve.engine.patches.preload import ENVIRONMENT, apply_environment
 
 
 class InlineExecutor(UniProcExecutor):
@@ -16,5 +16,5 @@ class InlineExecutor(UniProcExecutor):
     """
 
     def _init_executor(self) -> None:
-        settle_in(self.vllm_config.additional_config[ENVIRONMENT])
+        apply_environment(self.vllm_config.additional_config[ENVIRONMENT])
         super()._init_executor()

@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1
 ENVIRONMENT = "hybridserve_environment"
 
 
-def begin() -> dict[str, str]:
+def start_forkserver() -> dict[str, str]:
     """Start the fork server; returns the environment it has, which is what the core will start with."""
     _preload_openmp()
     forkserver.set_forkserver_preload(PRELOAD)
@@ -54,7 +54,7 @@ def changed_since(begun: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if begun.get(name) != value}
 
 
-def settle_in(environment: Mapping[str, str]) -> None:
+def apply_environment(environment: Mapping[str, str]) -> None:
     """In the core: take over those variables, and die with the fork server, which dies with the replica."""
     os.environ.update(environment)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

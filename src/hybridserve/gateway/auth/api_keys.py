@@ -140,7 +140,7 @@ def _parse_line(line: str, where: str) -> Key:
     )
 
 
-class KeyRing:
+class APIKeyStore:
     """The key file in force. It is looked at once a second at most; a broken new file leaves the old keys in force.
 
     Raises:
@@ -206,7 +206,7 @@ class KeyRing:
             raise ConfigError(where, f"cannot be read: {error}", "give a readable text file") from None
 
 
-def presented(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+def extract_api_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:
     """The secret a request shows: ``Authorization: Bearer ...``, or ``x-api-key``."""
     for name, value in headers:
         if name == b"authorization":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hybridserve.errors import ConfigError
-from hybridserve.gateway.requests.api_formats import CHAT, COMPLETIONS, RESPONSES, Dialect
+from hybridserve.gateway.requests.api_formats import CHAT, COMPLETIONS, RESPONSES, APIFormat
 from hybridserve.gateway.types import Scope as AsgiScope
 from hybridserve.settings.access import Scope
 
@@ -20,7 +20,7 @@ class Route:
     name: str
     scope: Scope | None
     kind: Kind = "pass"
-    dialect: Dialect | None = None
+    dialect: APIFormat | None = None
 
 
 _ADMIN = Route("other", "admin")

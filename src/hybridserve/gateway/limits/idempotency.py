@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from hybridserve.gateway.auth.api_keys import Key
-from hybridserve.gateway.errors import Refusal
+from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.types import Event, RawHeaders, Send
 
 _LONGEST_KEY = 255
@@ -26,7 +26,7 @@ _PER_EXCHANGE = (b"x-request-id", b"date")
 
 
 @dataclass(slots=True)
-class Ticket:
+class IdempotencyEntry:
     """One request. `kept` is the answer that an earlier one got; set `good` when this one got a whole answer."""
 
     kept: tuple[Event, ...] | None = None
@@ -65,8 +65,8 @@ class _Known:
     events: tuple[Event, ...] | None = None
 
 
-class Answers:
-    """Answers by the caller's key and the idempotency key.
+class IdempotencyCache:
+    """IdempotencyCache by the caller's key and the idempotency key.
 
     Args:
         ttl_s: how long an answer is kept.
@@ -79,28 +79,28 @@ class Answers:
         self._bytes = 0
 
     @contextmanager
-    def open(self, key: Key, ident: bytes, route: str, raw: bytes) -> Iterator[Ticket]:
+    def open(self, key: Key, ident: bytes, route: str, raw: bytes) -> Iterator[IdempotencyEntry]:
         """A ticket for one request; on the way out its answer is kept if it was good, else forgotten.
 
         Raises:
-            Refusal: 400, not a usable key; 409, its request still runs; 422, it was used for another request.
+            APIError: 400, not a usable key; 409, its request still runs; 422, it was used for another request.
         """
         if not 0 < len(ident) <= _LONGEST_KEY or not ident.isascii() or not ident.decode("latin-1").isprintable():
             message = f"Idempotency-Key is 1 to {_LONGEST_KEY} printable ASCII characters."
-            raise Refusal(400, "invalid_idempotency_key", message)
+            raise APIError(400, "invalid_idempotency_key", message)
         self._expire()
         digest = hashlib.sha256(route.encode() + b"\0" + raw).digest()
         index = (key.name, key.digest, ident)
         known = self._known.get(index)
         if known is not None:
             if known.digest != digest:
-                raise Refusal(422, "idempotency_key_reused", "This Idempotency-Key belongs to another request.")
+                raise APIError(422, "idempotency_key_reused", "This Idempotency-Key belongs to another request.")
             if known.events is None:
                 message = "The request with this Idempotency-Key still runs."
-                raise Refusal(409, "idempotency_in_progress", message, retry_after_s=1.0)
-            yield Ticket(kept=known.events)
+                raise APIError(409, "idempotency_in_progress", message, retry_after_s=1.0)
+            yield IdempotencyEntry(kept=known.events)
             return
-        ticket = Ticket()
+        ticket = IdempotencyEntry()
         began = self._known[index] = _Known(digest, self._clock())
         try:
             yield ticket

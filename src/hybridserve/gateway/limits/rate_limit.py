@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from time import monotonic
 
 from hybridserve.gateway.auth.api_keys import Key
-from hybridserve.gateway.errors import Refusal
+from hybridserve.gateway.errors import APIError
 from hybridserve.settings.access import AccessSection
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket: `per_minute` flow in evenly, and as many fit in."""
 
     __slots__ = ("_at", "_capacity", "_clock", "_level", "_rate")
@@ -48,18 +48,18 @@ class Bucket:
 
 @dataclass(slots=True)
 class _Account:
-    requests: Bucket | None
-    tokens: Bucket | None
+    requests: TokenBucket | None
+    tokens: TokenBucket | None
     streams: int | None
     running: int = 0
 
 
-class Lease:
+class Reservation:
     """A place among the running requests. Close it once, with the tokens that were used."""
 
     __slots__ = ("_account", "_limits", "_open", "_places", "reserved")
 
-    def __init__(self, limits: Limits, account: _Account, reserved: float, places: int = 1) -> None:
+    def __init__(self, limits: RequestLimits, account: _Account, reserved: float, places: int = 1) -> None:
         self._limits = limits
         self._account = account
         self._places = places
@@ -78,7 +78,7 @@ class Lease:
         return True
 
 
-class Limits:
+class RequestLimits:
     """All keys' accounts."""
 
     def __init__(self, settings: AccessSection, clock: Callable[[], float] = monotonic) -> None:
@@ -95,7 +95,7 @@ class Limits:
         """Count one request of this key.
 
         Raises:
-            Refusal: 429, too many requests in this minute.
+            APIError: 429, too many requests in this minute.
         """
         if key.insider:
             return
@@ -103,11 +103,11 @@ class Limits:
         if account.requests is not None and (wait := account.requests.take(1)):
             raise _too_many("requests_per_minute", "Too many requests in a minute for this key.", wait)
 
-    def open(self, key: Key, tokens: float) -> Lease:
+    def open(self, key: Key, tokens: float) -> Reservation:
         """A place for one generation that may use up to `tokens`.
 
         Raises:
-            Refusal: 429, too many at once or too many tokens in this minute.
+            APIError: 429, too many at once or too many tokens in this minute.
         """
         account = self._account(key)
         total = self._settings.max_in_flight
@@ -121,7 +121,7 @@ class Limits:
         places = 0 if key.insider else 1
         account.running += 1
         self.running += places
-        return Lease(self, account, tokens, places)
+        return Reservation(self, account, tokens, places)
 
     def _account(self, key: Key) -> _Account:
         # A key that was changed in the file gets a new account; it costs one full bucket, and needs no bookkeeping.
@@ -133,12 +133,12 @@ class Limits:
             rpm = key.rpm or self._settings.requests_per_minute
             tpm = key.tpm or self._settings.tokens_per_minute
             account = self._accounts[index] = _Account(
-                Bucket(rpm, self._clock) if rpm else None,
-                Bucket(tpm, self._clock) if tpm else None,
+                TokenBucket(rpm, self._clock) if rpm else None,
+                TokenBucket(tpm, self._clock) if tpm else None,
                 key.streams or self._settings.max_streams,
             )
         return account
 
 
-def _too_many(reason: str, message: str, wait_s: float) -> Refusal:
-    return Refusal(429, "rate_limit_exceeded", message, reason=reason, retry_after_s=wait_s)
+def _too_many(reason: str, message: str, wait_s: float) -> APIError:
+    return APIError(429, "rate_limit_exceeded", message, reason=reason, retry_after_s=wait_s)

@@ -10,8 +10,8 @@ import asyncio
 import logging
 from typing import Any, Literal
 
-from hybridserve.gateway.internal_request import Answer, ask
-from hybridserve.gateway.reasoning.controls import Wish, apply_switch
+from hybridserve.gateway.internal_request import InternalResponse, request_app
+from hybridserve.gateway.reasoning.controls import ReasoningOptions, apply_switch
 from hybridserve.gateway.types import App, Scope
 from hybridserve.settings.reasoning import ReasoningSection
 
@@ -26,7 +26,7 @@ _SLACK = 4
 _PROBE_TOKENS = 96
 
 
-class Budgets:
+class ThinkingBudgetProbe:
     """Finds out once who holds budgets, and remembers."""
 
     def __init__(self, settings: ReasoningSection) -> None:
@@ -64,15 +64,15 @@ class Budgets:
         if isinstance(model, str):
             body["model"] = model
         if self._settings.switch != "none":
-            apply_switch(body, Wish(on=True), self._settings)
+            apply_switch(body, ReasoningOptions(on=True), self._settings)
         path = "/v1/chat/completions"
-        answer = await ask(app, scope, "POST", path, {**body, "thinking_token_budget": _PROBE_BUDGET})
+        answer = await request_app(app, scope, "POST", path, {**body, "thinking_token_budget": _PROBE_BUDGET})
         if answer.status >= 500:
             return None
         held = _reasoning_tokens(answer)
         if held is None or held > _PROBE_BUDGET + _SLACK:
             return "two_call"
-        answer = await ask(app, scope, "POST", path, body)
+        answer = await request_app(app, scope, "POST", path, body)
         if answer.status >= 500:
             return None
         free = _reasoning_tokens(answer)
@@ -80,7 +80,7 @@ class Budgets:
         return "engine" if free is not None and free > held + _SLACK else "two_call"
 
 
-def _reasoning_tokens(answer: Answer) -> int | None:
+def _reasoning_tokens(answer: InternalResponse) -> int | None:
     """Tokens of reasoning in an answer that also says something; None where it does not tell."""
     body: Any = answer.json()
     try:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from hybridserve.catalog.models import ServingFacts
-from hybridserve.gateway.errors import Refusal
+from hybridserve.gateway.errors import APIError
 from hybridserve.settings.reasoning import ReasoningSection
 
 _CLOSING = "\n</think>\n\n"
@@ -27,37 +27,37 @@ def for_model(section: ReasoningSection, facts: ServingFacts | None) -> Reasonin
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ReasoningOptions:
     """What a request wants. `budget` is in tokens."""
 
     on: bool
     budget: int | None = None
 
 
-def take_wish(body: dict[str, Any], settings: ReasoningSection) -> Wish | None:
+def take_reasoning_options(body: dict[str, Any], settings: ReasoningSection) -> ReasoningOptions | None:
     """Take the field `reasoning` out of a chat request: on, off, {"budget": N} or {"effort": NAME}.
 
     Raises:
-        Refusal: 400, any other value.
+        APIError: 400, any other value.
     """
     value = body.pop("reasoning", None)
     if value is None:
-        return _system_wish(body) or (None if settings.default is None else Wish(settings.default == "on"))
+        return _system_wish(body) or (None if settings.default is None else ReasoningOptions(settings.default == "on"))
     if isinstance(value, bool):
-        return Wish(value)
+        return ReasoningOptions(value)
     if value in ("on", "off"):
-        return Wish(value == "on")
+        return ReasoningOptions(value == "on")
     if isinstance(value, dict) and len(value) == 1:
         budget, effort = value.get("budget"), value.get("effort")
         if isinstance(budget, int) and not isinstance(budget, bool) and budget >= 0:
-            return Wish(budget > 0, budget or None)
+            return ReasoningOptions(budget > 0, budget or None)
         if isinstance(effort, str):
             if effort in _OFF_EFFORTS:
-                return Wish(False)
+                return ReasoningOptions(False)
             if effort in settings.efforts:
-                return Wish(True, settings.efforts[effort])
+                return ReasoningOptions(True, settings.efforts[effort])
     names = ", ".join((*_OFF_EFFORTS, *settings.efforts))
-    raise Refusal(
+    raise APIError(
         400,
         "invalid_reasoning",
         f'reasoning must be "on", "off", {{"budget": tokens}} or {{"effort": name}} with a name of {names}.',
@@ -65,7 +65,7 @@ def take_wish(body: dict[str, Any], settings: ReasoningSection) -> Wish | None:
     )
 
 
-def _system_wish(body: dict[str, Any]) -> Wish | None:
+def _system_wish(body: dict[str, Any]) -> ReasoningOptions | None:
     """What the operator's own system message switches with /think or /no_think; the last word wins.
 
     The template would act on the word by itself, but the engine's reasoning parser looks only at the template's
@@ -80,17 +80,17 @@ def _system_wish(body: dict[str, Any]) -> Wish | None:
         if isinstance(message, dict) and message.get("role") in ("system", "developer")
         for word in _SWITCH.findall(message["content"] if isinstance(message.get("content"), str) else "")
     ]
-    return Wish(switches[-1] == "/think") if switches else None
+    return ReasoningOptions(switches[-1] == "/think") if switches else None
 
 
-def apply_switch(body: dict[str, Any], wish: Wish, settings: ReasoningSection) -> None:
+def apply_switch(body: dict[str, Any], wish: ReasoningOptions, settings: ReasoningSection) -> None:
     """Turn the model's reasoning on or off the way its template understands.
 
     Raises:
-        Refusal: 400, the model has no switch.
+        APIError: 400, the model has no switch.
     """
     if settings.switch == "none":
-        raise Refusal(400, "reasoning_unsupported", "This model's reasoning cannot be switched.", param="reasoning")
+        raise APIError(400, "reasoning_unsupported", "This model's reasoning cannot be switched.", param="reasoning")
     # Where the template acts on words, the engine's reasoning parser still looks at nothing but this argument.
     kwargs = body.get("chat_template_kwargs")
     body["chat_template_kwargs"] = {**(kwargs if isinstance(kwargs, dict) else {}), "enable_thinking": wish.on}
@@ -112,7 +112,7 @@ def apply_switch(body: dict[str, Any], wish: Wish, settings: ReasoningSection) -
         messages.insert(0, {"role": "system", "content": word})
 
 
-def neutralise(body: dict[str, Any], words: tuple[str, ...]) -> bool:
+def escape_control_tokens(body: dict[str, Any], words: tuple[str, ...]) -> bool:
     """Make control words in the text of users and tools harmless, in place. True where something was changed.
 
     A word joiner goes behind the first letter, so that the text reads as before. System messages and the

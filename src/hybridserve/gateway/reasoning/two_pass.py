@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridserve.gateway.errors import Refusal, first_header
-from hybridserve.gateway.requests.body import Line
-from hybridserve.gateway.responses.sse import Assembler, data_of, events
+from hybridserve.gateway.errors import APIError, first_header
+from hybridserve.gateway.requests.body import BufferedReceive
+from hybridserve.gateway.responses.sse import SSEDecoder, data_of, events
 from hybridserve.gateway.types import App, Event, Receive, Scope, Send
 
 # Fields that mean the same in a chat and in a raw completion.
@@ -65,7 +65,7 @@ class _Said:
             self.frame = {key: payload[key] for key in ("id", "created", "model") if key in payload}
 
 
-class TwoCalls:
+class TwoPassReasoning:
     """The engine's app with a budget held outside of it.
 
     Args:
@@ -100,7 +100,7 @@ class TwoCalls:
             await outcome.end(said.usage)
             return
         if said.prompt is None:
-            await outcome.fail(Refusal(500, "engine_error", "The engine did not give the prompt to continue from."))
+            await outcome.fail(APIError(500, "engine_error", "The engine did not give the prompt to continue from."))
             return
         # Words behind the reasoning mean that the model closed it by itself.
         text = said.prompt + said.reasoning + self._closing + said.content
@@ -120,15 +120,15 @@ class TwoCalls:
         headers.append((b"content-length", str(len(data)).encode()))
         full = scope.get("root_path", "") + path
         inner = {**scope, "path": full, "raw_path": full.encode(), "headers": headers}
-        await self._app(inner, Line(receive, data), send)
+        await self._app(inner, BufferedReceive(receive, data), send)
 
 
-def check_two_calls(body: dict[str, Any]) -> None:
-    """Raises Refusal, 400, where a request needs what two calls cannot give."""
+def validate_two_pass(body: dict[str, Any]) -> None:
+    """Raises APIError, 400, where a request needs what two calls cannot give."""
     bad = next((name for name in _UNSUPPORTED if body.get(name)), "n" if (body.get("n") or 1) != 1 else None)
     if bad is not None:
         message = f"A thinking budget cannot be held together with {bad} on this engine."
-        raise Refusal(400, "reasoning_budget_unsupported", message, param=bad)
+        raise APIError(400, "reasoning_budget_unsupported", message, param=bad)
 
 
 class _Outcome:
@@ -139,7 +139,7 @@ class _Outcome:
         self._said = said
         self._part = part
         self._stream = stream
-        self._assembler = Assembler()
+        self._assembler = SSEDecoder()
         self._body: list[bytes] = []
         self._start: Event | None = None
         self._status = 0
@@ -163,7 +163,7 @@ class _Outcome:
     ) -> None:
         if message["type"] == "http.response.start":
             self._status, self.usable, self._done, self._body = message["status"], False, False, []
-            self._assembler = Assembler()
+            self._assembler = SSEDecoder()
             kind = first_header(message["headers"], b"content-type") or b""
             streams = self._stream and self._status == 200 and kind.startswith(b"text/event-stream")
             if self._start is None and (streams or self._status != 200):
@@ -175,7 +175,7 @@ class _Outcome:
         data = message.get("body", b"")
         if self._status != 200:
             if self._said.frame and not self._more(message):
-                await self.fail(Refusal(503, "engine_unavailable", "The engine did not go on after its reasoning."))
+                await self.fail(APIError(503, "engine_unavailable", "The engine did not go on after its reasoning."))
             elif not self._said.frame:
                 await self._send(message)
             return
@@ -249,7 +249,7 @@ class _Outcome:
         await self._emit({**self._said.frame, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         await self._send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
 
-    async def fail(self, refusal: Refusal) -> None:
+    async def fail(self, refusal: APIError) -> None:
         """Close it in a way that shows."""
         self.usable = False
         if self._stream:

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 from hybridserve.guards.base import Message
 
 # The answer's number, where a request has several, and then the place of the text in it.
-LaneKey: TypeAlias = tuple[object, ...]
-Texts: TypeAlias = list[tuple[LaneKey, str]]
+ChannelKey: TypeAlias = tuple[object, ...]
+Texts: TypeAlias = list[tuple[ChannelKey, str]]
 
 _READABLE_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning_text"})
 _ANSWER_LABELS = frozenset({"role", "id", "type", "finish_reason", "stop_reason", "object", "status", "annotations"})
@@ -25,7 +25,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class APIFormat:
     """One API.
 
     `ends` are the markers that finish a stream properly, each at the start of a line. `limits` are the fields
@@ -81,9 +81,9 @@ class Dialect:
         return {choice.get("index", 0) for choice in _choices(payload) if choice.get("finish_reason") is not None}
 
 
-CHAT = Dialect("chat", (b"data: [DONE]", b"data:[DONE]"), ("max_completion_tokens", "max_tokens"))
-COMPLETIONS = Dialect("completions", (b"data: [DONE]", b"data:[DONE]"), ("max_tokens",))
-RESPONSES = Dialect(
+CHAT = APIFormat("chat", (b"data: [DONE]", b"data:[DONE]"), ("max_completion_tokens", "max_tokens"))
+COMPLETIONS = APIFormat("completions", (b"data: [DONE]", b"data:[DONE]"), ("max_tokens",))
+RESPONSES = APIFormat(
     "responses",
     (b"event: response.completed", b"event: response.incomplete", b"event: response.failed"),
     ("max_output_tokens",),
@@ -95,7 +95,7 @@ def _choices(payload: dict[str, Any]) -> list[dict[str, Any]]:
     return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
 
 
-def _leaves(value: object, lane: LaneKey) -> Iterator[tuple[LaneKey, str]]:
+def _leaves(value: object, lane: ChannelKey) -> Iterator[tuple[ChannelKey, str]]:
     """Every text under `value` but labels. A tool call's pieces share the lane of its index."""
     if isinstance(value, str):
         if value:

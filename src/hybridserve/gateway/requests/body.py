@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from hybridserve.gateway.errors import Refusal
+from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.types import App, Event, Receive, Scope, Send
 
 # How long an app may take to notice that its client is gone.
 _GRACE_S = 5.0
 
 
-class Line:
+class BufferedReceive:
     """`receive` for the app: the body once, then nothing until the client hangs up, or we do."""
 
     __slots__ = ("_body", "_hung_up", "_receive", "_waiter", "client_gone")
@@ -54,7 +54,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def call_app(app: App, scope: Scope, line: Line, send: Send) -> None:
+async def run_app(app: App, scope: Scope, line: BufferedReceive, send: Send) -> None:
     """Run the app. Cancelled from outside, it is told of a disconnect first and given time to act on it.
 
     Ray Serve cancels the task of a request whose client is gone. vLLM then waits on inner tasks that nobody cancels
@@ -84,7 +84,7 @@ async def read_body(receive: Receive, limit: int, declared: int | None) -> bytes
     """The whole request body.
 
     Raises:
-        Refusal: 413, more than `limit` bytes, declared or sent.
+        APIError: 413, more than `limit` bytes, declared or sent.
         ConnectionResetError: the client went away before the end.
     """
     if declared is not None and declared > limit:
@@ -103,5 +103,5 @@ async def read_body(receive: Receive, limit: int, declared: int | None) -> bytes
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(413, "request_too_large", f"The request body is larger than {limit} bytes.")
+def _too_large(limit: int) -> APIError:
+    return APIError(413, "request_too_large", f"The request body is larger than {limit} bytes.")

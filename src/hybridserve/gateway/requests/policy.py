@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridserve.gateway.auth.api_keys import Key
-from hybridserve.gateway.errors import Refusal
-from hybridserve.gateway.reasoning.controls import Wish, apply_switch, neutralise, take_wish
-from hybridserve.gateway.requests.api_formats import Dialect, parse_object
+from hybridserve.gateway.errors import APIError
+from hybridserve.gateway.reasoning.controls import (
+    ReasoningOptions,
+    apply_switch,
+    escape_control_tokens,
+    take_reasoning_options,
+)
+from hybridserve.gateway.requests.api_formats import APIFormat, parse_object
 from hybridserve.guards.base import Message
 from hybridserve.settings import Settings
 
@@ -21,20 +26,20 @@ _DEFAULT_OUTPUT = 256
 
 
 @dataclass(slots=True)
-class Call:
+class GenerationRequest:
     """A request that may go on, as it shall reach the engine.
 
     `changed` says that `raw` no longer is what `body` says. `hide_usage`: we asked for usage, the client did not.
     `messages` is the conversation as a guard reads it, where one does.
     """
 
-    dialect: Dialect
+    dialect: APIFormat
     body: dict[str, Any]
     raw: bytes
     stream: bool
     changed: bool = False
     hide_usage: bool = False
-    wish: Wish | None = None
+    wish: ReasoningOptions | None = None
     output_limit: int | None = None
     messages: list[Message] | None = None
 
@@ -60,26 +65,26 @@ class Call:
             self.changed = self.hide_usage = True
 
 
-def prepare(raw: bytes, dialect: Dialect, settings: Settings, key: Key | None) -> Call:
+def apply_request_policy(raw: bytes, dialect: APIFormat, settings: Settings, key: Key | None) -> GenerationRequest:
     """Read a request and bring it within the limits.
 
     Raises:
-        Refusal: 400, with the field that is wrong.
+        APIError: 400, with the field that is wrong.
     """
     try:
         body = parse_object(raw)
     except (ValueError, UnicodeDecodeError):
-        raise Refusal(400, "invalid_json", "The request body is not a JSON object.") from None
+        raise APIError(400, "invalid_json", "The request body is not a JSON object.") from None
     access = settings.access
-    call = Call(dialect, body, raw, stream=body.get("stream") is True)
+    call = GenerationRequest(dialect, body, raw, stream=body.get("stream") is True)
     for field in access.refused_fields:
         if body.get(field):
-            raise Refusal(400, "field_not_allowed", f"{field} may not be set on this server.", param=field)
+            raise APIError(400, "field_not_allowed", f"{field} may not be set on this server.", param=field)
     for field in ("n", "best_of"):
         value = body.get(field)
         if isinstance(value, int) and value > access.max_choices:
             message = f"{field} is {value}; at most {access.max_choices} answers may be asked for at once."
-            raise Refusal(400, "too_many_choices", message, param=field)
+            raise APIError(400, "too_many_choices", message, param=field)
     if settings.guard.kind != "none" and settings.guard.output:
         _refuse_blind_spots(body)
     _limit_output(call, access.max_output_tokens, access.long_output)
@@ -93,13 +98,13 @@ def prepare(raw: bytes, dialect: Dialect, settings: Settings, key: Key | None) -
 def _refuse_blind_spots(body: dict[str, Any]) -> None:
     """Text in a form that a guard does not read must not leave beside the text it reads."""
     if body.get("return_token_ids"):
-        raise Refusal(400, "field_not_allowed", "return_token_ids goes past the guard.", param="return_token_ids")
+        raise APIError(400, "field_not_allowed", "return_token_ids goes past the guard.", param="return_token_ids")
     if body.get("include_reasoning") is False and (body.get("logprobs") or body.get("top_logprobs")):
         message = "logprobs would tell the reasoning that include_reasoning hides from the guard."
-        raise Refusal(400, "field_not_allowed", message, param="logprobs")
+        raise APIError(400, "field_not_allowed", message, param="logprobs")
 
 
-def _limit_output(call: Call, limit: int | None, policy: str) -> None:
+def _limit_output(call: GenerationRequest, limit: int | None, policy: str) -> None:
     given = [field for field in call.dialect.limits if _count(call.body.get(field)) is not None]
     if limit is not None:
         for field in given:
@@ -108,7 +113,7 @@ def _limit_output(call: Call, limit: int | None, policy: str) -> None:
                 continue
             if policy == "refuse":
                 message = f"{field} is {asked}; at most {limit} tokens may be asked for."
-                raise Refusal(400, "too_many_output_tokens", message, param=field)
+                raise APIError(400, "too_many_output_tokens", message, param=field)
             call.body[field] = limit
             call.changed = True
         # Without a limit the engine would fill its context; completions stop at OpenAI's 16 by themselves.
@@ -118,18 +123,18 @@ def _limit_output(call: Call, limit: int | None, policy: str) -> None:
     call.output_limit = next((call.body[field] for field in call.dialect.limits if _count(call.body.get(field))), None)
 
 
-def _reasoning(call: Call, settings: Settings) -> None:
+def _reasoning(call: GenerationRequest, settings: Settings) -> None:
     section, body = settings.reasoning, call.body
-    if section.switch != "none" and neutralise(body, section.control_words):
+    if section.switch != "none" and escape_control_tokens(body, section.control_words):
         call.changed = True
     if call.dialect.name == "responses":
         return  # `reasoning` is a field of this API itself, and the engine's to read.
     if call.dialect.name == "completions":
         if "reasoning" in body:
-            raise Refusal(400, "invalid_reasoning", "A raw completion has no reasoning switch.", param="reasoning")
+            raise APIError(400, "invalid_reasoning", "A raw completion has no reasoning switch.", param="reasoning")
         return
     asked = "reasoning" in body
-    wish = take_wish(body, section)
+    wish = take_reasoning_options(body, section)
     call.changed |= asked
     if wish is None or (not asked and section.switch == "none"):
         return

@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Literal
 
-from hybridserve.gateway.errors import ENGINE_FAILED, Refusal, clean_error, first_header
+from hybridserve.gateway.errors import ENGINE_FAILED, APIError, clean_error, first_header
 from hybridserve.gateway.requests.api_formats import parse_object
-from hybridserve.gateway.requests.body import Line
-from hybridserve.gateway.requests.policy import Call
-from hybridserve.gateway.responses.moderation_buffer import Stopped, Window
-from hybridserve.gateway.responses.sse import Assembler, TooLong, data_of, events
-from hybridserve.gateway.responses.stream_terminator import Ending
+from hybridserve.gateway.requests.body import BufferedReceive
+from hybridserve.gateway.requests.policy import GenerationRequest
+from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
+from hybridserve.gateway.responses.sse import EventTooLarge, SSEDecoder, data_of, events
+from hybridserve.gateway.responses.stream_terminator import StreamTerminator
 from hybridserve.gateway.types import Event, Send
-from hybridserve.guards.base import Verdict
+from hybridserve.guards.base import GuardVerdict
 
-Judge = Callable[[str], Awaitable[Verdict]]
+Judge = Callable[[str], Awaitable[GuardVerdict]]
 # An answer that is not streamed is held whole; beyond this something is wrong.
 _MAX_WHOLE = 64 * 1024 * 1024
 # The watchdog ends a process whose engine is dead within a fifth of a second; longer than this, something holds it.
@@ -29,7 +29,7 @@ STALLED = "stalled_reader"
 _BREAK_OFF_S = 0.5
 
 
-class Reply:
+class GuardedResponse:
     """`send` for the app.
 
     Args:
@@ -50,14 +50,14 @@ class Reply:
     def __init__(
         self,
         send: Send,
-        line: Line,
-        call: Call,
+        line: BufferedReceive,
+        call: GenerationRequest,
         headers: list[tuple[bytes, bytes]],
         *,
         judge: Judge | None,
-        window: Window | None,
-        gate: asyncio.Task[Verdict] | None,
-        refuse: Callable[[Verdict, str], Refusal],
+        window: ModerationBuffer | None,
+        gate: asyncio.Task[GuardVerdict] | None,
+        refuse: Callable[[GuardVerdict, str], APIError],
         want_usage: bool,
         stalled_s: float,
         lost: Callable[[], bool],
@@ -79,8 +79,8 @@ class Reply:
         self._start: Event = {}
         self._chunks: list[bytes] = []
         self._size = 0
-        self._assembler = Assembler()
-        self._ending = Ending(call.dialect, want_usage, call.hide_usage)
+        self._assembler = SSEDecoder()
+        self._ending = StreamTerminator(call.dialect, want_usage, call.hide_usage)
         self._started = False
         self._closed = False
         self._sending_since: float | None = None
@@ -111,7 +111,7 @@ class Reply:
                 return False
         return not self._closed
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, refusal: APIError) -> None:
         """End the answer with a refusal: a plain one while nothing was sent, else the stream's last event."""
         if self._closed:
             return
@@ -143,7 +143,7 @@ class Reply:
                 await self.refuse(_interrupted())
             else:
                 message = ENGINE_FAILED if failed else "The engine gave no whole answer."
-                await self.refuse(Refusal(500, "engine_error", message))
+                await self.refuse(APIError(500, "engine_error", message))
         self._stop_watch()
 
     async def _begin(self, message: Event) -> None:
@@ -176,7 +176,7 @@ class Reply:
         self._size += len(data)
         self._chunks.append(data)
         if self._size > _MAX_WHOLE:
-            await self.refuse(Refusal(500, "engine_error", "The engine's answer is too long."))
+            await self.refuse(APIError(500, "engine_error", "The engine's answer is too long."))
         elif not more:
             await self._whole(b"".join(self._chunks))
 
@@ -191,7 +191,7 @@ class Reply:
             try:
                 payload = parse_object(body)
             except ValueError:
-                await self.refuse(Refusal(500, "engine_error", ENGINE_FAILED))
+                await self.refuse(APIError(500, "engine_error", ENGINE_FAILED))
                 return
             self.tokens = _total(payload)
             if self._judge is not None:
@@ -217,12 +217,12 @@ class Reply:
                 blob = self._ending.feed(blob)
                 if self._ending.done:
                     self._ended(self._ending.tokens)
-        except Stopped as stopped:
+        except StreamBlocked as stopped:
             await self.refuse(self._refuse(stopped.verdict, "output"))
             return
-        except (TooLong, ValueError):
+        except (EventTooLarge, ValueError):
             # ValueError: an event that is not UTF-8 or not JSON, where a guard must read it.
-            await self.refuse(Refusal(503, "stream_unreadable", "The engine's stream cannot be read."))
+            await self.refuse(APIError(503, "stream_unreadable", "The engine's stream cannot be read."))
             return
         if more:
             if blob:
@@ -237,7 +237,7 @@ class Reply:
         self.cut = "engine_error" if self._ending.failed else None
         await self._forward({"type": "http.response.body", "body": blob, "more_body": False})
 
-    async def _through_window(self, window: Window, blob: bytes) -> bytes:
+    async def _through_window(self, window: ModerationBuffer, blob: bytes) -> bytes:
         out = []
         for event in events(blob):
             data = data_of(event)
@@ -293,8 +293,8 @@ class Reply:
             self._watch = None
 
 
-def _interrupted() -> Refusal:
-    return Refusal(503, "stream_interrupted", "The stream was cut off before its end.")
+def _interrupted() -> APIError:
+    return APIError(503, "stream_interrupted", "The stream was cut off before its end.")
 
 
 def _is_last(payload: dict[str, Any]) -> bool:

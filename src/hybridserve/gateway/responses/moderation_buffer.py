@@ -15,22 +15,22 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from time import monotonic
 
-from hybridserve.gateway.requests.api_formats import LaneKey, Texts
-from hybridserve.guards.base import Verdict
+from hybridserve.gateway.requests.api_formats import ChannelKey, Texts
+from hybridserve.guards.base import GuardVerdict
 
 # English text has about four characters to a token; its longest words that are one token have some sixteen.
 _CHARS, _LONGEST = 4, 16
 
 
-class Stopped(Exception):
+class StreamBlocked(Exception):
     """The guard did not allow what came."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: GuardVerdict) -> None:
         super().__init__(verdict.outcome)
         self.verdict = verdict
 
 
-class _Lane:
+class _Channel:
     """One text in tokens. Positions count from its beginning; `tokens` starts at `start`."""
 
     __slots__ = ("answer", "cleared", "judged", "start", "tokens")
@@ -47,7 +47,7 @@ class _Lane:
         return self.start + len(self.tokens)
 
 
-class Window:
+class ModerationBuffer:
     """Holds the events of one stream until their text is allowed.
 
     Args:
@@ -59,7 +59,7 @@ class Window:
 
     def __init__(
         self,
-        judge: Callable[[str], Awaitable[Verdict]],
+        judge: Callable[[str], Awaitable[GuardVerdict]],
         size: int,
         overlap: int,
         hold_s: float = 1.0,
@@ -70,9 +70,9 @@ class Window:
         self._overlap = overlap
         self._hold = hold_s
         self._clock = clock
-        self._lanes: dict[LaneKey, _Lane] = {}
+        self._lanes: dict[ChannelKey, _Channel] = {}
         self._finished: set[object] = set()
-        self._held: deque[tuple[bytes, list[tuple[_Lane, int]]]] = deque()
+        self._held: deque[tuple[bytes, list[tuple[_Channel, int]]]] = deque()
         self._fresh = 0
         self._since = 0.0
 
@@ -83,7 +83,7 @@ class Window:
             finished: answers that end with this event.
 
         Raises:
-            Stopped: the verdict was not allow. What is still held must not leave.
+            StreamBlocked: the verdict was not allow. What is still held must not leave.
         """
         self._finished.update(finished)
         if not texts and not self._held:
@@ -92,7 +92,7 @@ class Window:
         for key, text in texts:
             lane = self._lanes.get(key)
             if lane is None:
-                lane = self._lanes[key] = _Lane(key[0])
+                lane = self._lanes[key] = _Channel(key[0])
             if not self._fresh:
                 self._since = self._clock()
             tokens = _tokens(text)
@@ -105,7 +105,7 @@ class Window:
         return self._release()
 
     async def finish(self) -> bytes:
-        """Judge what is left and give it. Raises Stopped."""
+        """Judge what is left and give it. Raises StreamBlocked."""
         await self._settle(final=True)
         return self._release()
 
@@ -128,13 +128,13 @@ class Window:
             lane.start, lane.tokens = lane.end - keep, lane.tokens[len(lane.tokens) - keep :]
         self._fresh = 0
 
-    async def _judge_lane(self, lane: _Lane) -> None:
+    async def _judge_lane(self, lane: _Channel) -> None:
         # One huge delta is more than a guard may take at once: it is read in windows, too.
         step = self._size - self._overlap
         for begin in range(0, max(1, len(lane.tokens) - self._overlap), step):
             verdict = await self._judge("".join(lane.tokens[begin : begin + self._size]))
             if not verdict.allowed:
-                raise Stopped(verdict)
+                raise StreamBlocked(verdict)
 
     def _release(self) -> bytes:
         out = []

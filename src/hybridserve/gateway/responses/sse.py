@@ -5,11 +5,11 @@ from __future__ import annotations
 _BOM = b"\xef\xbb\xbf"
 
 
-class TooLong(Exception):
+class EventTooLarge(Exception):
     """An event without end."""
 
 
-class Assembler:
+class SSEDecoder:
     """Collects chunks and gives whole events, line ends unified to LF. A UTF-8 character or an event that a chunk
     cuts in two waits for its other half."""
 
@@ -24,7 +24,7 @@ class Assembler:
         """All events that are complete by now, back to back; each ends in an empty line.
 
         Raises:
-            TooLong: an incomplete event beyond the limit.
+            EventTooLarge: an incomplete event beyond the limit.
         """
         if not self._started and data:
             self._started = True
@@ -45,7 +45,7 @@ class Assembler:
         whole, rest = (b"", data) if cut < 0 else (data[: cut + 2], data[cut + 2 :])
         self._rest = rest + held
         if len(self._rest) > self._limit:
-            raise TooLong
+            raise EventTooLarge
         return whole
 
     @property

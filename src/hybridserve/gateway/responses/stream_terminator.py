@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 from hybridserve.gateway.errors import clean_event
-from hybridserve.gateway.requests.api_formats import Dialect
+from hybridserve.gateway.requests.api_formats import APIFormat
 from hybridserve.gateway.responses.sse import data_of, events
 
 _ERRORS = (b'data: {"error"', b'data:{"error"', b"event: error")
 _USAGE = b'"usage":'
 
 
-class Ending:
+class StreamTerminator:
     """Watches whole events on their way out.
 
     Afterwards `done` says that the stream finished, `failed` that it told of an error, `tokens` what it used
@@ -22,7 +22,7 @@ class Ending:
 
     __slots__ = ("_dialect", "_hide_usage", "_hint", "_usage", "done", "failed", "tokens")
 
-    def __init__(self, dialect: Dialect, want_usage: bool, hide_usage: bool) -> None:
+    def __init__(self, dialect: APIFormat, want_usage: bool, hide_usage: bool) -> None:
         self._dialect = dialect
         self._hint = b"[DONE]" if dialect.name != "responses" else b"event: response."
         self._usage = want_usage

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from hybridserve.compliance.canary_prompts import Canary
-from hybridserve.compliance.evidence import Observation
+from hybridserve.compliance.evidence import CanaryObservation
 
 ROUTE = "/v1/chat/completions"
 # Fields in which a delta or a message can carry text; the engine has renamed its reasoning field once.
@@ -25,7 +25,7 @@ async def send_canaries(
     canaries: Sequence[Canary],
     model: str,
     progress: Callable[[Canary], None] | None = None,
-) -> list[Observation]:
+) -> list[CanaryObservation]:
     """Send canaries one after the other, so that latencies are of a request alone.
 
     Args:
@@ -41,16 +41,18 @@ async def send_canaries(
     return seen
 
 
-async def send_canary(client: httpx.AsyncClient, canary: Canary, model: str) -> Observation:
+async def send_canary(client: httpx.AsyncClient, canary: Canary, model: str) -> CanaryObservation:
     """One canary. A fault on the way becomes an observation without a status."""
     start = perf_counter()
     try:
         answer = await _ask(client, {**canary.body, "model": model}, stream=canary.stream)
     except httpx.HTTPError as error:
-        return Observation(canary=canary.id, status=0, fault=type(error).__name__, latency_s=perf_counter() - start)
+        return CanaryObservation(
+            canary=canary.id, status=0, fault=type(error).__name__, latency_s=perf_counter() - start
+        )
     except ValueError:
-        return Observation(canary=canary.id, status=0, fault="not JSON", latency_s=perf_counter() - start)
-    return Observation(canary=canary.id, latency_s=perf_counter() - start, **answer)
+        return CanaryObservation(canary=canary.id, status=0, fault="not JSON", latency_s=perf_counter() - start)
+    return CanaryObservation(canary=canary.id, latency_s=perf_counter() - start, **answer)
 
 
 async def _ask(client: httpx.AsyncClient, body: dict[str, Any], *, stream: bool) -> dict[str, Any]:
@@ -64,7 +66,7 @@ async def _ask(client: httpx.AsyncClient, body: dict[str, Any], *, stream: bool)
 
 
 def read_answer(status: int, body: Any) -> dict[str, Any]:
-    """The fields of an `Observation` in the body of an answer that is no stream.
+    """The fields of an `CanaryObservation` in the body of an answer that is no stream.
 
     Raises:
         ValueError: the body is not a JSON object.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from hybridserve.autoscaling.policy import Decision
-from hybridserve.autoscaling.replica_metrics import Observation
+from hybridserve.autoscaling.replica_metrics import FleetMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.observability import metrics as m
 from hybridserve.observability.sink import PrometheusMetrics
@@ -41,7 +41,7 @@ class ScalingMetrics:
         self.registry = CollectorRegistry()
         self._sink = PrometheusMetrics(m.CONTROLLER, self.registry)
 
-    def decided(self, seen: Observation, spec: ScalingSpec, decision: Decision, dry_run: bool) -> None:
+    def decided(self, seen: FleetMetrics, spec: ScalingSpec, decision: Decision, dry_run: bool) -> None:
         """Show one decision."""
         put = self._sink.set
         put(m.DESIRED.name, {}, decision.replicas)

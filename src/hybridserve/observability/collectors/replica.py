@@ -13,9 +13,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
-from hybridserve.autoscaling.replica_metrics import Reading
+from hybridserve.autoscaling.replica_metrics import ReplicaMetrics
 from hybridserve.observability import metrics as m
-from hybridserve.observability.collectors.slo import RequestOutcomes
+from hybridserve.observability.collectors.slo import SLOCollector
 from hybridserve.observability.metrics import MetricSpec
 from hybridserve.settings import Settings
 
@@ -54,7 +54,7 @@ class ReplicaFacts:
         return self.cacheable_min >= int(self.plan["engine"]["max_model_len"])
 
 
-class ReplicaState(Collector):
+class ReplicaCollector(Collector):
     """A prometheus_client collector over a replica.
 
     Args:
@@ -66,8 +66,8 @@ class ReplicaState(Collector):
     def __init__(
         self,
         facts: ReplicaFacts,
-        reading: Callable[[], Reading],
-        outcomes: RequestOutcomes,
+        reading: Callable[[], ReplicaMetrics],
+        outcomes: SLOCollector,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
     ) -> None:
         self._facts = facts

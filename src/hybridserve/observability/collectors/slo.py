@@ -7,7 +7,7 @@ from typing import Any
 _LEFT = "abort"
 
 
-class RequestOutcomes:
+class SLOCollector:
     """A `StatLogger` for vLLM, without importing it: appended to `logger_manager.stat_loggers`.
 
     Fields read (vLLM 0.29): IterationStats.finished_requests with finish_reason, num_prompt_tokens, queued_time,

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, Literal
 
 from hybridserve.errors import EnvironmentFault
-from hybridserve.observability.dashboards import Board, Panel
+from hybridserve.observability.dashboards import Dashboard, Panel
 from hybridserve.observability.dashboards.model import MODEL
 from hybridserve.observability.rules.alerts import RUNBOOKS
 
@@ -26,7 +26,7 @@ _VARIABLES = (
 )
 
 
-def dashboard(board: Board, form: Format = "classic") -> str:
+def dashboard(board: Dashboard, form: Format = "classic") -> str:
     """One dashboard as JSON text.
 
     Raises:
@@ -43,7 +43,7 @@ def dashboard(board: Board, form: Format = "classic") -> str:
     return json.dumps(tree, indent=1, sort_keys=True) + "\n"
 
 
-def _classic(board: Board) -> str:
+def _classic(board: Dashboard) -> str:
     try:
         from grafana_foundation_sdk.builders import common
         from grafana_foundation_sdk.builders import dashboard as build

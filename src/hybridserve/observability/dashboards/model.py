@@ -57,7 +57,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class Dashboard:
     """One dashboard; `slug` names its file, its uid and its links."""
 
     slug: str

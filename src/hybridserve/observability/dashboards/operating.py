@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hybridserve.observability.dashboards.model import MODEL, RATE, RAY, REPLICA, Board, Row, panel, quantiles
+from hybridserve.observability.dashboards.model import MODEL, RATE, RAY, REPLICA, Dashboard, Row, panel, quantiles
 from hybridserve.settings.telemetry import TelemetrySection
 
 _NO_GPU = "Ray exports it on nodes with a GPU only"
 
-AUTOSCALING = Board(
+AUTOSCALING = Dashboard(
     "autoscaling",
     "hybridserve / Autoscaling",
     "What the scaling law sees, what it wants and why, and what Ray Serve makes of it.",
@@ -72,7 +72,7 @@ AUTOSCALING = Board(
     ),
 )  # fmt: skip
 
-COMPLIANCE = Board(
+COMPLIANCE = Dashboard(
     "compliance",
     "hybridserve / Compliance and guard",
     "Findings of the checks, the age of licence readings, and whether the guard works.",
@@ -155,7 +155,7 @@ COMPLIANCE = Board(
     ),
 )  # fmt: skip
 
-REPLICAS = Board(
+REPLICAS = Dashboard(
     "replicas",
     "hybridserve / Ray and replicas",
     "Every replica by itself, and what Ray Serve says. Of Ray's histograms only counts are used: their sums are not true.",
@@ -252,9 +252,9 @@ REPLICAS = Board(
 )  # fmt: skip
 
 
-def load_test(section: TelemetrySection) -> Board:
+def load_test(section: TelemetrySection) -> Dashboard:
     """Limits are the targets of the settings."""
-    return Board(
+    return Dashboard(
         "load-test",
         "hybridserve / Load test",
         "A load test from the server's side, to lay beside the client's report. Both must agree.",

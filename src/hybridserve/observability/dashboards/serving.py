@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridserve.observability.dashboards.model import MODEL, RATE, REPLICA, Board, Row, panel, quantiles
+from hybridserve.observability.dashboards.model import MODEL, RATE, REPLICA, Dashboard, Row, panel, quantiles
 from hybridserve.observability.rules.slo import WINDOWS, objectives
 from hybridserve.settings.telemetry import TelemetrySection
 
@@ -10,10 +10,10 @@ _SLOTS = f"max by (replica) (hybridserve:state_slots:utilization{{{REPLICA}}})"
 _FULL = ((0.8, "orange"), (0.95, "red"))
 
 
-def overview(section: TelemetrySection) -> Board:
+def overview(section: TelemetrySection) -> Dashboard:
     """The first look; targets are those of the settings."""
     slos = objectives(section)
-    return Board(
+    return Dashboard(
         "overview",
         "hybridserve / Overview",
         "Are users served, within the objectives, and by how many replicas.",
@@ -98,7 +98,7 @@ def overview(section: TelemetrySection) -> Board:
     )  # fmt: skip
 
 
-HYBRID_CACHE = Board(
+HYBRID_CACHE = Dashboard(
     "hybrid-cache",
     "hybridserve / Hybrid cache",
     "State slots, the block pool that states and attention share, the prefix cache, and the plan against reality.",
@@ -198,10 +198,10 @@ HYBRID_CACHE = Board(
 )  # fmt: skip
 
 
-def latency(section: TelemetrySection) -> Board:
+def latency(section: TelemetrySection) -> Dashboard:
     """Limits are the targets of the settings."""
     first, between = ((section.slo_ttft_s, "red"),), ((section.slo_inter_token_s, "red"),)
-    return Board(
+    return Dashboard(
         "latency",
         "hybridserve / Latency and throughput",
         "Each phase of a request, and the tokens of each.",

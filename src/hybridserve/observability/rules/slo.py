@@ -31,7 +31,7 @@ _NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Slo:
+class SLO:
     """One objective.
 
     Attributes:
@@ -53,7 +53,7 @@ class Slo:
         return f"({self.bad}) / (({self.total}) > 0)".replace("$window", window)
 
 
-def objectives(section: TelemetrySection) -> tuple[Slo, ...]:
+def objectives(section: TelemetrySection) -> tuple[SLO, ...]:
     """The four objectives with the targets of the settings."""
     return (
         _latency(
@@ -75,7 +75,7 @@ def objectives(section: TelemetrySection) -> tuple[Slo, ...]:
             "mean time between tokens within {:g} s",
         ),
         _availability(section.slo_availability),
-        Slo(
+        SLO(
             "goodput",
             "HybridServeGoodputBudgetBurn",
             "goodput",
@@ -87,13 +87,13 @@ def objectives(section: TelemetrySection) -> tuple[Slo, ...]:
     )
 
 
-def _latency(name: str, alert: str, runbook: str, metric: str, bound: float, objective: float, word: str) -> Slo:
+def _latency(name: str, alert: str, runbook: str, metric: str, bound: float, objective: float, word: str) -> SLO:
     total = f"sum by ({BY}) (rate({metric}_count[$window]))"
     good = f'sum by ({BY}) (rate({metric}_bucket{{le="{bound}"}}[$window]))'
-    return Slo(name, alert, runbook, objective, f"{total} - {good}", total, word.format(bound))
+    return SLO(name, alert, runbook, objective, f"{total} - {good}", total, word.format(bound))
 
 
-def _availability(objective: float) -> Slo:
+def _availability(objective: float) -> SLO:
     admitted = f"sum by ({BY}) (rate(hybridserve_requests_admitted_total[$window]))"
     refused = f'sum by ({BY}) (rate(hybridserve_requests_rejected_total{{reason=~"{OURS}"}}[$window]))'
     # What fails behind the door, before its 200 or after, the door counts as cut; status codes miss the latter.
@@ -102,7 +102,7 @@ def _availability(objective: float) -> Slo:
     both = f"(({refused}) or 0 * ({admitted}))"
     bad = f"{both} + (({cut}) or 0 * {both})"
     total = f"(({admitted}) or 0 * ({refused})) + {both}"
-    return Slo(
+    return SLO(
         "availability",
         "HybridServeAvailabilityBudgetBurn",
         "availability",
@@ -153,7 +153,7 @@ def recordings(section: TelemetrySection, service: str = "hybridserve") -> list[
     return rules
 
 
-def burn_alerts(section: TelemetrySection, service: str = "hybridserve") -> list[tuple[Slo, str, str]]:
+def burn_alerts(section: TelemetrySection, service: str = "hybridserve") -> list[tuple[SLO, str, str]]:
     """(objective, severity, expression) of every alert: a page and a ticket for each objective."""
     alerts = []
     for slo in objectives(section):
@@ -168,7 +168,7 @@ def burn_alerts(section: TelemetrySection, service: str = "hybridserve") -> list
     return alerts
 
 
-def _pair(slo: Slo, service: str, short: str, long: str, factor: float) -> str:
+def _pair(slo: SLO, service: str, short: str, long: str, factor: float) -> str:
     threshold = min(factor * _budget(slo), _NEARLY_ALL)
     chosen = f'{{sloth_id="{service}-{slo.name}"}}'
     return (
@@ -177,5 +177,5 @@ def _pair(slo: Slo, service: str, short: str, long: str, factor: float) -> str:
     )
 
 
-def _budget(slo: Slo) -> float:
+def _budget(slo: SLO) -> float:
     return round(1 - slo.objective, 9)

@@ -20,7 +20,7 @@ from hybridserve.planning.cache.warnings import layout_notes, plan_notes
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.planning.parallelism import check_tensor_parallel
 
-__all__ = ["AUTO_LEN", "CacheGroup", "CacheLayout", "CachePlan", "CacheRequest", "lay_out", "plan_cache"]
+__all__ = ["AUTO_LEN", "CacheGroup", "CacheLayout", "CachePlan", "CacheRequest", "compute_layout", "plan_cache"]
 
 GIB = 1 << 30
 # CacheConfig.DEFAULT_BLOCK_SIZE: what a worker is left with when nothing aligns its blocks.
@@ -154,7 +154,7 @@ class CachePlan:
         return (self.num_blocks - 1) // self.layout.running_blocks(length)
 
 
-def lay_out(arch: Architecture, request: CacheRequest) -> CacheLayout:
+def compute_layout(arch: Architecture, request: CacheRequest) -> CacheLayout:
     """The block layout of a model under these settings. `request.kv_bytes` plays no part.
 
     Raises:
@@ -207,7 +207,7 @@ def plan_cache(arch: Architecture, request: CacheRequest) -> CachePlan:
     Raises:
         PlanRefused: the engine would refuse to start, with its own reason.
     """
-    layout = lay_out(arch, request)
+    layout = compute_layout(arch, request)
     stage_bytes = [
         request.kv_bytes if request.num_gpu_blocks_override is None else request.num_gpu_blocks_override * block
         for block in layout.stage_block_bytes

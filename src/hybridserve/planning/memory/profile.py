@@ -45,7 +45,7 @@ class Pool(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-class Calibration(BaseModel):
+class MemoryProfile(BaseModel):
     """All pools of one file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,7 +67,7 @@ def digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def read_calibration(text: str, where: str = "calibration file") -> Calibration:
+def read_memory_profile(text: str, where: str = "calibration file") -> MemoryProfile:
     """Parse a calibration file (YAML, and so JSON too). Empty text is an empty calibration.
 
     Raises:
@@ -80,7 +80,7 @@ def read_calibration(text: str, where: str = "calibration file") -> Calibration:
     if tree is not None and not isinstance(tree, dict):
         raise ConfigError(where, "is not a mapping with the key pools", "take a file that `serve` wrote")
     try:
-        return Calibration.model_validate(tree or {})
+        return MemoryProfile.model_validate(tree or {})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"])
@@ -111,7 +111,9 @@ def record(
         settings=dict(settings),
     )
     key = (new.model, new.accelerator, new.digest)
-    kept = [pool for pool in read_calibration(text, where).pools if (pool.model, pool.accelerator, pool.digest) != key]
+    kept = [
+        pool for pool in read_memory_profile(text, where).pools if (pool.model, pool.accelerator, pool.digest) != key
+    ]
     pools = sorted([*kept, new], key=lambda pool: (pool.model, pool.accelerator, pool.digest))
     tree = {"pools": [pool.model_dump() for pool in pools]}
     return HEADER + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Host(Protocol):
+class Backend(Protocol):
     """Starts an engine with the control layer in front of it, and ends it."""
 
     data_path: str

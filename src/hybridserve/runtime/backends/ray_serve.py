@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from hybridserve.errors import EnvironmentFault
-from hybridserve.runtime.ingress import DataPath, ray_environment
+from hybridserve.runtime.ingress import Ingress, ray_environment
 from hybridserve.runtime.preflight import RAY_OBJECT_STORE_BYTES
 from hybridserve.runtime.root_cause import root_cause
 from hybridserve.settings import Settings
 
 
-class RayHost:
+class RayServeBackend:
     """A Ray cluster of one node with one Serve application."""
 
     status = "NOT_STARTED"
 
-    def __init__(self, path: DataPath, settings: Settings, scratch: Path) -> None:
+    def __init__(self, path: Ingress, settings: Settings, scratch: Path) -> None:
         self.data_path: str = path
         self._path = path
         self._settings = settings

@@ -12,25 +12,25 @@ from pathlib import Path
 
 from hybridserve.engine.patches.preload import ENVIRONMENT
 from hybridserve.errors import EnvironmentFault
-from hybridserve.gateway.config import Handover
+from hybridserve.gateway.config import GatewayConfig
 from hybridserve.planning.render import command_line
 from hybridserve.planning.resolve import engine_args, engine_environment
 from hybridserve.runtime.root_cause import root_cause
 from hybridserve.settings import Settings
 from hybridserve.settings.load import SETTINGS_JSON
 
-DOOR = "hybridserve.engine.vllm_middleware.Door"
+DOOR = "hybridserve.engine.vllm_middleware.VLLMMiddleware"
 EXECUTOR = "hybridserve.engine.patches.inline_executor.InlineExecutor"
 # After its streams have ended the engine still has to end itself.
 _END_S = 30.0
 
 
-class SingleHost:
+class StandaloneBackend:
     """One `vllm serve`."""
 
     data_path = "single"
 
-    def __init__(self, settings: Settings, handover: Handover, scratch: Path) -> None:
+    def __init__(self, settings: Settings, handover: GatewayConfig, scratch: Path) -> None:
         self._settings = settings
         self._handover = handover
         self._plan = scratch / "plan.json"
