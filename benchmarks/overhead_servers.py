@@ -73,7 +73,7 @@ def serve_ours(settings: dict[str, Any]) -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import overhead_doors
 
-    from hybridserve.engine import ray_app, runner
+    from hybridserve.runtime import ray_app, runner
     from hybridserve.runtime.backends import standalone as single
     from hybridserve.settings import Settings
 

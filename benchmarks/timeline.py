@@ -22,7 +22,7 @@ from hybridserve.simulator.fleet import FleetOptions, simulate
 from hybridserve.simulator.policies import HybridServePolicy
 from hybridserve.simulator.service_times import ServiceTimes, load_service_times
 
-WANTED, READY = "hybridserve_scaling_desired_replicas", "hybridserve_scaling_ready_replicas"
+WANTED, READY = "hybridserve_autoscaler_desired_replicas", "hybridserve_autoscaler_ready_replicas"
 # Processes of one machine share a range of metrics ports; the controller has one of the first.
 PORTS = range(9464, 9472)
 Changes = list[tuple[float, int]]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Whether an image with weights carries what their licence asks: a line for each duty that is not met, exit 0 or 1.
+"""Whether an image with weights carries what their license asks: a line for each duty that is not met, exit 0 or 1.
 
-Only the licence's own rules are asked. Guards, keys and the digest of the image are judged where it is started; the
+Only the license's own rules are asked. Guards, keys and the digest of the image are judged where it is started; the
 digest is not known before it is built.
 """
 
@@ -15,7 +15,7 @@ def main(words: list[str]) -> int:
     ran = subprocess.run(["hybridserve", "check", "--json", *words], capture_output=True, text=True)
     try:
         answer = json.loads(ran.stdout)
-        findings = [one for one in answer["findings"] if one["family"] == "licence" and one["severity"] == "error"]
+        findings = [one for one in answer["findings"] if one["family"] == "license" and one["severity"] == "error"]
     except (ValueError, KeyError):
         print(f"papers: {(ran.stdout + ran.stderr).strip()[-400:]}", file=sys.stderr)
         return 2

@@ -4,7 +4,7 @@
 - values.schema.json: the settings' own schema, and every description from the comments of values.yaml
 - README.md: the table of values
 - profiles/*.yaml: values for the profiles of helm/profiles, as `hybridserve render helm` makes them
-- files/: licence and notice of the project, dashboards and alert rules (Helm reads no file outside of the chart)
+- files/: license and notice of the project, dashboards and alert rules (Helm reads no file outside of the chart)
 """
 
 from __future__ import annotations

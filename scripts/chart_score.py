@@ -51,7 +51,7 @@ def rendered(case: str, **changes: Any) -> list[Object]:
     """Objects of one values file, digests pinned as docs/kubernetes.md asks for, with values changed."""
     values = values_of(case)
     values.setdefault("image", {})["digest"] = DIGEST
-    values.get("settings", {}).get("licence", {}).pop("image", None)
+    values.get("settings", {}).get("license", {}).pop("image", None)
     values.setdefault("check", {}).setdefault("image", {"repository": "check"})["digest"] = DIGEST
     return template({**values, **changes})
 

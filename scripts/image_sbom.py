@@ -24,7 +24,7 @@ def python_component(found: Distribution) -> dict[str, Any]:
         "version": version,
         "purl": f"pkg:pypi/{name.lower().replace('_', '-')}@{version}",
     }
-    # The old field holds whole licence texts in some packages; only one line is a name.
+    # The old field holds whole license texts in some packages; only one line is a name.
     fields = [found.metadata[key] for key in ("License-Expression", "License") if key in found.metadata]
     if fields and "\n" not in fields[0].strip():
         told["licenses"] = [{"license": {"name": fields[0].strip()}}]

@@ -90,7 +90,7 @@ TABLES = {
     "metrics": metrics,
     "alerts": alert_table,
     "recordings": recording_table,
-    "dashboards": dashboards,
+    "dashboards": dashboard_section,
     "runbooks": runbooks,
 }
 

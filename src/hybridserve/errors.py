@@ -2,7 +2,7 @@
 
 HybridServeError
 ├── ConfigError        a setting is wrong, missing or unknown          exit 2
-├── CatalogError       a model, licence, GPU or engine is not known    exit 2
+├── CatalogError       a model, license, GPU or engine is not known    exit 2
 ├── PlanRefused        the engine would refuse to start with this      exit 2
 ├── EnvironmentFault   this machine cannot run it (port, memory, CPU)  exit 2
 └── ServiceError       a running service answered wrongly or not       exit 2
@@ -40,7 +40,7 @@ class ConfigError(HybridServeError):
 
 
 class CatalogError(HybridServeError):
-    """A model, licence, accelerator or engine version is not known, or its entry is broken."""
+    """A model, license, accelerator or engine version is not known, or its entry is broken."""
 
 
 class PlanRefused(HybridServeError):

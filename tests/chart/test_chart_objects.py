@@ -137,7 +137,7 @@ def test_the_notice_is_mounted_where_the_settings_say() -> None:
     settings = yaml.safe_load(only(objects, "ConfigMap", "demo-settings")["data"]["hybridserve.yaml"])
     (container,) = pod_of(objects, "Deployment")["containers"]
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert mounts[settings["licence"]["bundle"]] == "notice"
+    assert mounts[settings["license"]["bundle"]] == "notice"
 
 
 @pytest.mark.parametrize("kind", ["dashboards", "rules"])

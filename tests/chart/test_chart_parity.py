@@ -77,14 +77,14 @@ def test_what_the_chart_sets_is_left_to_it() -> None:
     inside = settings_in(template(values))
     assert inside["server"]["host"] == "0.0.0.0"
     assert inside["access"]["keys_file"] == "/etc/hybridserve-keys/keys"
-    assert inside["licence"]["image"] == settings.licence.image
-    assert inside["licence"]["bundle"] == "/etc/hybridserve-notice"
-    assert inside["licence"]["accepted"] == settings.model_dump(mode="json")["licence"]["accepted"]
+    assert inside["license"]["image"] == settings.license.image
+    assert inside["license"]["bundle"] == "/etc/hybridserve-notice"
+    assert inside["license"]["accepted"] == settings.model_dump(mode="json")["license"]["accepted"]
 
 
 def test_an_image_without_digest_is_refused() -> None:
-    settings = Settings.model_validate({"licence": {"image": "hybridserve:latest"}})
-    with pytest.raises(ConfigError, match=r"licence\.image"):
+    settings = Settings.model_validate({"license": {"image": "hybridserve:latest"}})
+    with pytest.raises(ConfigError, match=r"license\.image"):
         helm_values(settings)
 
 

@@ -31,8 +31,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (settings(server={"drain_timeout_s": 1}), "settings.server.drain_timeout_s: the chart sets it; set drainSeconds"),
     (settings(server={"ready_timeout_s": 1}), "settings.server.ready_timeout_s: the chart sets it; set startupSeconds"),
     (settings(access={"keys_file": "/k"}), "settings.access.keys_file: the chart sets it; set auth.existingSecret"),
-    (settings(licence={"bundle": "/b"}), "settings.licence.bundle: the chart sets it; set notice.files"),
-    ({"image": {"digest": "sha256:" + "0" * 64}, "settings": {"licence": {"image": "a@b"}}}, "settings.licence.image:"),
+    (settings(license={"bundle": "/b"}), "settings.license.bundle: the chart sets it; set notice.files"),
+    ({"image": {"digest": "sha256:" + "0" * 64}, "settings": {"license": {"image": "a@b"}}}, "settings.license.image:"),
     ({"resources": GPU}, "resources.limits: asks for 1 GPUs, and settings.accelerator.name is cpu"),
     (settings(accelerator={"name": "l40s"}), "resources.limits: nvidia.com/gpu is 0, and 1 replicas of 1 devices"),
     (

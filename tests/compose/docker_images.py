@@ -19,7 +19,7 @@ import yaml
 from compose_file import ROOT
 from docker_engine import CONTROL, CPU, START_S, ask, build, docker, free_port, one_line, until
 
-sys.path.insert(0, str(ROOT / "tests" / "unit" / "fetch"))
+sys.path.insert(0, str(ROOT / "tests"))
 
 from support.fake_hub import COMMIT, REPOSITORY, running
 
@@ -73,7 +73,7 @@ def test_an_image_carries_its_papers(image: str, images: None) -> None:
     words = ("run", "--rm", "--entrypoint", "cat", image)
     assert "hybridserve" in docker(*words, f"{home}/NOTICE")
     assert "Apache License" in docker(*words, f"{home}/LICENSE")
-    assert docker(*words, f"{home}/notice/LICENCES.md").startswith("# Licences")
+    assert docker(*words, f"{home}/notice/LICENSES.md").startswith("# Licenses")
     components = json.loads(docker(*words, f"{home}/sbom.cdx.json"))["components"]
     purls = {one["purl"].partition("@")[0] for one in components}
     assert {"pkg:pypi/pydantic", "pkg:deb/debian/libc6", "pkg:deb/debian/tini"} <= purls
@@ -107,27 +107,27 @@ def test_an_empty_secret_is_one_line(images: None, tmp_path: Path) -> None:
 
 
 def test_weights_are_baked_only_with_their_papers(images: None, tmp_path: Path) -> None:
-    """Without the licence's text and its acceptance the build fails and says so; with them the image answers."""
-    (tmp_path / "licences").mkdir()
+    """Without the license's text and its acceptance the build fails and says so; with them the image answers."""
+    (tmp_path / "licenses").mkdir()
     shutil.copytree(ROOT / "src/hybridserve/demo_model", tmp_path / "weights")
     settings: dict[str, Any] = {
         "model": {"id": "demo", "source": "/opt/weights"},
         "server": {"host": "0.0.0.0"},
-        "licence": {"weights": "baked", "bundle": "/opt/hybridserve/notice"},
+        "license": {"weights": "baked", "bundle": "/opt/hybridserve/notice"},
     }
     words = ("docker", "build", "--build-arg", f"BASE_IMAGE={CPU}", "-f", str(ROOT / "deploy/Dockerfile.baked"))
-    (tmp_path / "licences" / "README").write_text("Nothing here yet.\n")
+    (tmp_path / "licenses" / "README").write_text("Nothing here yet.\n")
     (tmp_path / "hybridserve.yaml").write_text(yaml.safe_dump(settings))
     ran = docker_tools.run(*words, "--progress", "plain", str(tmp_path), check=False)
     assert ran.returncode != 0
-    assert "papers: licence.copy: apache-2.0: no file" in ran.stderr
-    assert "papers: licence.accepted: apache-2.0: nobody accepted it" in ran.stderr
-    shutil.copy(ROOT / "LICENSE", tmp_path / "licences" / "apache-2.0.txt")
-    settings["licence"]["accepted"] = [{"licence": "apache-2.0", "by": "the tests", "accepted": "2026-11-24"}]
+    assert "papers: license.copy: apache-2.0: no file" in ran.stderr
+    assert "papers: license.accepted: apache-2.0: nobody accepted it" in ran.stderr
+    shutil.copy(ROOT / "LICENSE", tmp_path / "licenses" / "apache-2.0.txt")
+    settings["license"]["accepted"] = [{"license": "apache-2.0", "by": "the tests", "accepted": "2026-11-24"}]
     (tmp_path / "hybridserve.yaml").write_text(yaml.safe_dump(settings))
     docker(*words[1:], "-t", "hybridserve-test:baked", str(tmp_path))
     assert "model.safetensors" in docker("run", "--rm", "--entrypoint", "ls", "hybridserve-test:baked", "/opt/weights")
-    notice = docker("run", "--rm", "--entrypoint", "ls", "hybridserve-test:baked", "/opt/hybridserve/notice/licences")
+    notice = docker("run", "--rm", "--entrypoint", "ls", "hybridserve-test:baked", "/opt/hybridserve/notice/licenses")
     assert "apache-2.0.txt" in notice
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from compose_file import ROOT, services, settings_file
 
-from hybridserve.catalog.licenses import model_licence
+from hybridserve.catalog.licenses import model_license
 from hybridserve.cli import main
 
 CHART_TESTS = ROOT / "tests" / "chart"
@@ -72,7 +72,7 @@ def test_gpu_is_the_catalogue_s_plan(arguments: Callable[..., dict[str, Any]]) -
     named = yaml.safe_load(file.read_text())
     inside = arguments("-c", str(file))
     # The commit that `fetch` brings to the volume: the service itself is offline.
-    known = model_licence(named["model"]["id"])
+    known = model_license(named["model"]["id"])
     assert known is not None
     assert inside.pop("revision") == known.revision
     assert inside == arguments(named["model"]["id"], "--gpu", named["accelerator"]["name"])

@@ -15,7 +15,6 @@ from hybridserve.fetch.store import CacheStore
 
 pytestmark = pytest.mark.engine
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "fetch"))
 
 PROGRAM = """
 import sys

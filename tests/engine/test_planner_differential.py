@@ -9,7 +9,7 @@ import pytest
 from planner_cases import Case, card_cases, curated, differences, predict, refusal_kind, request_fields
 from planner_random_cases import drawn
 
-from hybridserve.planning import groups, pages, plan
+from hybridserve.planning.cache import groups, layout, pages
 
 pytestmark = pytest.mark.engine
 
@@ -78,23 +78,23 @@ class TestTheComparisonCanFail:
         return sum(bool(differences(case, predict(case, engine), answers[case["name"]])) for case in CURATED)
 
     def test_a_wrong_state_budget(self, answers, engine, monkeypatch):
-        real = plan.engine_table
+        real = layout.engine_table
 
         def wrong(version: str):
             table, note = real(version)
             return table.model_copy(update={"state_blocks_align": {**table.state_blocks_align, "mamba2": 4}}), note
 
-        monkeypatch.setattr(plan, "engine_table", wrong)
+        monkeypatch.setattr(layout, "engine_table", wrong)
         assert self._caught(answers, engine) > 20
 
     def test_a_wrong_kernel_block(self, answers, engine, monkeypatch):
-        real = plan.engine_table
+        real = layout.engine_table
 
         def wrong(version: str):
             table, note = real(version)
             return table.model_copy(update={"kernel_block_size": {"cuda": 32, "cpu": 32}}), note
 
-        monkeypatch.setattr(plan, "engine_table", wrong)
+        monkeypatch.setattr(layout, "engine_table", wrong)
         assert self._caught(answers, engine) > 10
 
     def test_a_state_that_is_one_byte_too_large(self, answers, engine, monkeypatch):
@@ -107,6 +107,6 @@ class TestTheComparisonCanFail:
         assert self._caught(answers, engine) > 10
 
     def test_the_null_block_forgotten(self, answers, engine, monkeypatch):
-        real = plan._longest
-        monkeypatch.setattr(plan, "_longest", lambda layout, blocks, limit: real(layout, blocks + 1, limit))
+        real = layout._longest
+        monkeypatch.setattr(layout, "_longest", lambda layout, blocks, limit: real(layout, blocks + 1, limit))
         assert self._caught(answers, engine) >= 1

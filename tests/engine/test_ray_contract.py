@@ -84,7 +84,7 @@ def test_the_private_hooks_have_the_signatures_we_use() -> None:
 
 
 def test_the_openmp_library_we_preload_is_the_one_vllm_would() -> None:
-    """vLLM looks in the same two folders for the same name; if that changes, `early_core` must follow."""
+    """vLLM looks in the same two folders for the same name; if that changes, `engine.patches.preload` must follow."""
     from vllm.platforms import cpu
 
     source = inspect.getsource(cpu.CpuPlatform.check_and_update_config)

@@ -177,7 +177,7 @@ async def test_a_stalled_engine_core(pair: Any) -> None:
     victim = core_of(replica)
     row = await strike(
         pair, f"one engine core stopped for good (patience {STALL_S} s)", victim.suspend, [replica],
-        shows=f"hybridserve_engine_reading_age_seconds > 3 or {LOST}",
+        shows=f"hybridserve_engine_stats_age_seconds > 3 or {LOST}",
     )  # fmt: skip
     nothing_lost(row)
     assert gone(victim), "the stopped core outlived its replica"

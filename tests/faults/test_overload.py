@@ -118,7 +118,7 @@ def test_readers_that_read_nothing_hold_no_slot(direct: Any) -> None:
             assert time.monotonic() < deadline, f"{running} slots are still held"
             time.sleep(0.5)
         assert httpx.post(f"{direct.url}/v1/chat/completions", json=chat, timeout=30).status_code == 200
-        cut = sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith("hybridserve_streams_cut_total{"))
+        cut = sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith("hybridserve_streams_aborted_total{"))
         assert cut >= 1, "the door has let go of them, not the end of their answers"
     finally:
         for stuck in sockets:

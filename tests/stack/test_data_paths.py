@@ -104,9 +104,11 @@ def test_every_metric_of_ours_is_exported(reached: Reached) -> None:
 def test_telemetry_trouble_is_told_and_does_no_harm(reached: Reached) -> None:
     told = reached.log.read_text()
     broken = reached.path != "haproxy"
-    assert ("event=no_metrics_port host=192.0.2.1" in told) == broken
+    assert ("event=metrics_port_unavailable host=192.0.2.1" in told) == broken
     assert ("event=metrics_port address=" in told) != broken
-    assert ("event=no_target_file folder=/dev/null/targets" in told) == (reached.path == "proxy")  # Ray's own export
+    assert ("event=target_file_write_failed folder=/dev/null/targets" in told) == (
+        reached.path == "proxy"
+    )  # Ray's own export
 
 
 @pytest.mark.parametrize("route", ["/invocations", "/tokenize", CHAT, "/v1/completions", "/metrics", "/plan"])

@@ -9,21 +9,16 @@ import json
 import os
 import random
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
-from support.stack_service import Service, start
-
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "fuzz"))
-from mutate import WRONG, mutate_text, mutate_tree
-
 from support.fuzz_bodies import BODIES, HEADERS
+from support.mutate import WRONG, mutate_text, mutate_tree
+from support.stack_service import Service, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(7200)]
 

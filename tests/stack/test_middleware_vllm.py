@@ -108,7 +108,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     }
     words = command_line(engine_args(planned), "127.0.0.1", port)[2:]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words]
-    command += ["--middleware", "hybridserve.gateway.ControlMiddleware", *inline_worker(planned)]
+    command += ["--middleware", "hybridserve.gateway.GatewayMiddleware", *inline_worker(planned)]
     log = folder / "vllm.log"
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
@@ -132,7 +132,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
     text = log.read_text()
-    assert "event=app_failed" not in text
+    assert "event=engine_app_error" not in text
     for secret in (key, admin, "forbidden question"):
         assert secret not in text, "logs hold no key and no prompt"
 

@@ -100,7 +100,7 @@ def up(prometheus: Prometheus) -> list[dict[str, str]]:
 
 def told(prometheus: Prometheus) -> float:
     """Replicas that Ray Serve was last told to have."""
-    return sum(line.points[0][1] for line in prometheus.now("max(hybridserve_scaling_target_replicas)"))
+    return sum(line.points[0][1] for line in prometheus.now("max(hybridserve_autoscaler_target_replicas)"))
 
 
 def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -> list[int]:
@@ -227,7 +227,8 @@ def test_alerts_that_fire_are_told_in_words(watched: Watched) -> None:
     for alert in firing:
         assert not any("<no value>" in text or "{{" in text for text in alert["annotations"].values()), alert
     calm = {"HybridServeEngineDown", "HybridServeMetricsMissing", "HybridServePlanDrift", "HybridServeGuardDown",
-            "HybridServeGuardCanaryFailing", "HybridServeEngineStuck", "HybridServeScalerBlind"}  # fmt: skip
+            "HybridServeGuardCanaryFailing", "HybridServeEngineStalled",
+            "HybridServeAutoscalerMetricsMissing"}  # fmt: skip
     assert calm & {alert["labels"]["alertname"] for alert in firing} == set()
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridserve.catalog.licenses import Licence, licence
+from hybridserve.catalog.licenses import License, license
 from hybridserve.catalog.models import ModelCard, ResolvedModel
 from hybridserve.compliance import DeploymentView, Finding, deployment_view, evaluate
 from hybridserve.compliance.view import CacheFacts
 from hybridserve.compliance.view_builder import PlannedEngine
 from hybridserve.settings import Settings
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy" / "examples" / "nemotron-nano-9b-v2-production.yaml"
 TODAY = date(2026, 11, 23)
 FACTS = CacheFacts(
@@ -95,11 +95,11 @@ class Case:
             folder = self._write("model", dict(self.files))
         if self.bundle is not None:
             path = self._write("bundle", {name: text.encode() for name, text in self.bundle.items()})
-            case = case.set("licence.bundle", str(path))
+            case = case.set("license.bundle", str(path))
         for name, text in (("about", self.about), ("terms_of_use", self.terms)):
             if text is not None:
                 where = self._write(name, {"page.md": text.encode()}) / "page.md"
-                case = case.set(f"licence.{name}", str(where))
+                case = case.set(f"license.{name}", str(where))
         settings = Settings.model_validate(case.tree)
         model = ResolvedModel(id=settings.model.id, card=self.card, config={}, folder=folder)
         engine = settings.engine.model_dump(mode="json", exclude={"extra_args"}) | settings.engine.extra_args
@@ -133,8 +133,8 @@ class Case:
         return folder
 
 
-def licence_text(one: Licence) -> str:
-    """Stands in for a licence's text: its markers and as many words as it has."""
+def license_text(one: License) -> str:
+    """Stands in for a license's text: its markers and as many words as it has."""
     return "\n".join(one.markers) + "\n" + "words " * (one.words or 120)
 
 
@@ -171,14 +171,14 @@ def baked(case: Case) -> Case:
     pinned = {name: sha256(content) for name, content in MODEL_FILES.items() if not name.endswith(".md")}
     # The registry's hashes belong to the real files; a test's files get their own pins.
     pinned |= {"special_tokens_map.json": sha256(b"{}")}
-    case = case.set("licence.weights", "baked").set("licence.pinned_files", pinned)
-    one = licence("nvidia-open-model-2025-10-24")
+    case = case.set("license.weights", "baked").set("license.pinned_files", pinned)
+    one = license("nvidia-open-model-2025-10-24")
     return replace(
         case,
         files={**MODEL_FILES, "special_tokens_map.json": b"{}"},
         bundle={
             "NOTICE": "Notices\n\nLicensed by NVIDIA Corporation under the NVIDIA Open Model License\n",
-            "licences/nvidia-open-model-2025-10-24.txt": licence_text(one),
+            "licenses/nvidia-open-model-2025-10-24.txt": license_text(one),
             "upstream/bias.md": "bias",
             "upstream/safety.md": "safety",
         },
@@ -187,14 +187,14 @@ def baked(case: Case) -> Case:
 
 @pytest.fixture
 def llama_guard(case: Case) -> Case:
-    """The example with a guard that is under two licences, one of which shows in the service."""
-    accepted = [*case.tree["licence"]["accepted"], {"licence": "llama-3.1", "by": "Legal", "accepted": "2026-11-20"}]
+    """The example with a guard that is under two licenses, one of which shows in the service."""
+    accepted = [*case.tree["license"]["accepted"], {"license": "llama-3.1", "by": "Legal", "accepted": "2026-11-20"}]
     return replace(
         case.set("guard.model", "llama-3.1-nemotron-safety-guard-8b-v3")
         .set("guard.format", "nemotron_safety_guard")
         .set("guard.revision", "a" * 40)
-        .set("licence.accepted", accepted)
-        .set("licence.monthly_users", 1000),
+        .set("license.accepted", accepted)
+        .set("license.monthly_users", 1000),
         about="# About\n\nBuilt with Llama.\n",
     )
 
@@ -202,15 +202,15 @@ def llama_guard(case: Case) -> Case:
 @pytest.fixture
 def gemma_guard(case: Case) -> Case:
     accepted = [
-        *case.tree["licence"]["accepted"],
-        {"licence": "gemma-2025-03-24", "by": "Legal", "accepted": "2026-11-20"},
+        *case.tree["license"]["accepted"],
+        {"license": "gemma-2025-03-24", "by": "Legal", "accepted": "2026-11-20"},
     ]
     return replace(
         case.set("guard.model", "nemotron-content-safety-reasoning-4b")
         .set("guard.format", "nemotron_reasoning")
         .set("guard.max_tokens", 512)
         .set("guard.revision", "b" * 40)
-        .set("licence.accepted", accepted),
+        .set("license.accepted", accepted),
         terms="You agree to https://ai.google.dev/gemma/prohibited_use_policy as part of these terms.",
-        bundle={"licences/gemma.txt": licence_text(licence("gemma-2025-03-24"))},
+        bundle={"licenses/gemma.txt": license_text(license("gemma-2025-03-24"))},
     )

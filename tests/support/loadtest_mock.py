@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SERVER = Path(__file__).parents[3] / "loadtests" / "mock_server.py"
+SERVER = Path(__file__).parents[2] / "loadtests" / "mock_server.py"
 
 
 @contextmanager

@@ -16,12 +16,12 @@
 {{- if include "hybridserve.keysSecret" . -}}
 {{- $ours = mustMerge $ours (dict "access" (dict "keys_file" "/etc/hybridserve-keys/keys")) -}}
 {{- end -}}
-{{- $licence := dict -}}
-{{- with .Values.notice.files }}{{ $licence = dict "bundle" "/etc/hybridserve-notice" }}{{ end -}}
+{{- $license := dict -}}
+{{- with .Values.notice.files }}{{ $license = dict "bundle" "/etc/hybridserve-notice" }}{{ end -}}
 {{- if .Values.image.digest -}}
-{{- $licence = mustMerge $licence (dict "image" (include "hybridserve.image" .)) -}}
+{{- $license = mustMerge $license (dict "image" (include "hybridserve.image" .)) -}}
 {{- end -}}
-{{- with $licence }}{{ $ours = mustMerge $ours (dict "licence" .) }}{{ end -}}
+{{- with $license }}{{ $ours = mustMerge $ours (dict "license" .) }}{{ end -}}
 {{- mustMergeOverwrite (deepCopy .Values.settings) $ours | toYaml -}}
 {{- end -}}
 

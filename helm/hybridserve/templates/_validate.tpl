@@ -12,15 +12,15 @@ to do. All of them are shown at once.
 {{- define "hybridserve.errors.settings" -}}
 {{- $settings := .Values.settings -}}
 {{- $owned := dict "server.host" "" "server.port" "service.port" "server.ready_timeout_s" "startupSeconds"
-      "server.drain_timeout_s" "drainSeconds" "access.keys_file" "auth.existingSecret" "licence.bundle" "notice.files" "telemetry.metrics_host" "" "telemetry.metrics_port" "" -}}
+      "server.drain_timeout_s" "drainSeconds" "access.keys_file" "auth.existingSecret" "license.bundle" "notice.files" "telemetry.metrics_host" "" "telemetry.metrics_port" "" -}}
 {{- range $path, $instead := $owned }}
 {{- $parts := splitList "." $path }}
 {{- if hasKey (default dict (get $settings (first $parts))) (last $parts) }}
 settings.{{ $path }}: the chart sets it; {{ if $instead }}set {{ $instead }} instead{{ else }}remove it{{ end }}
 {{- end }}
 {{- end }}
-{{- if and .Values.image.digest (dig "licence" "image" "" $settings) }}
-settings.licence.image: the chart sets it from image.digest; remove it
+{{- if and .Values.image.digest (dig "license" "image" "" $settings) }}
+settings.license.image: the chart sets it from image.digest; remove it
 {{- end }}
 {{- $gpus := dig "limits" "nvidia.com/gpu" 0 .Values.resources | int }}
 {{- $devices := include "hybridserve.devices" . | int }}

@@ -1,1 +1,1 @@
-"""What we know about models, licences, accelerators and engines: data with sources, and typed loaders."""
+"""What we know about models, licenses, accelerators and engines: data with sources, and typed loaders."""

@@ -1,7 +1,7 @@
-"""Licences as data: instruments by version with their duties, and which model is under which.
+"""Licenses as data: instruments by version with their duties, and which model is under which.
 
-No licence's text is stored: a duty has its clause, a short quotation and what a machine can check. `licence` and
-`model_licence` read single entries, so that a check does not pay for the whole registry.
+No license's text is stored: a duty has its clause, a short quotation and what a machine can check. `license` and
+`model_license` read single entries, so that a check does not pay for the whole registry.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Status = Literal["verified", "secondary", "unknown"]
 Trigger = Literal["host", "image", "derivative"]
 """`host`: serving it to others; `image`: handing on the weights (an image, a tarball); `derivative`: a changed copy."""
 Term = Literal[
-    "licence_copy",
+    "license_copy",
     "notice_line",
     "retain_notices",
     "mark_changes",
@@ -55,13 +55,13 @@ class _Entry(BaseModel):
 
 
 class Obligation(_Entry):
-    """One duty of a licence."""
+    """One duty of a license."""
 
     term: Term
     when: tuple[Trigger, ...]
     clause: str
     quote: str | None = None
-    """Under 25 words, from the text named in the licence's `source`."""
+    """Under 25 words, from the text named in the license's `source`."""
     line: str | None = None
     """Exact words to show or to put into NOTICE."""
     policy: str | None = None
@@ -77,7 +77,7 @@ class Obligation(_Entry):
     note: str | None = None
 
 
-class Licence(_Entry):
+class License(_Entry):
     """One version of one instrument."""
 
     id: str
@@ -102,16 +102,16 @@ class Licence(_Entry):
     note: str | None = None
 
     def terms(self, term: Term) -> tuple[Obligation, ...]:
-        """The duties of one kind, in the licence's order."""
+        """The duties of one kind, in the license's order."""
         return tuple(duty for duty in self.obligations if duty.term == term)
 
 
-class ModelLicence(_Entry):
+class ModelLicense(_Entry):
     """What a model is under, and the files its behaviour hangs on."""
 
     id: str
     repository: str | None
-    licences: tuple[str, ...]
+    licenses: tuple[str, ...]
     revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
     source: str
     read: date
@@ -125,38 +125,38 @@ class ModelLicence(_Entry):
     note: str | None = None
 
 
-def licence_ids() -> tuple[str, ...]:
-    """Ids of all licences, sorted. Reads file names only."""
-    return tuple(sorted(path.stem for path in (_FOLDER / "licences").glob("*.yaml")))
+def license_ids() -> tuple[str, ...]:
+    """Ids of all licenses, sorted. Reads file names only."""
+    return tuple(sorted(path.stem for path in (_FOLDER / "licenses").glob("*.yaml")))
 
 
 @cache
-def licence(licence_id: str) -> Licence:
-    """One licence.
+def license(license_id: str) -> License:
+    """One license.
 
     Raises:
         CatalogError: no such entry, or a broken file.
     """
-    path = _FOLDER / "licences" / f"{licence_id}.yaml"
+    path = _FOLDER / "licenses" / f"{license_id}.yaml"
     if not path.is_file():
         raise CatalogError(
-            f"licences/{licence_id}", "is not in the licence registry", f"known: {', '.join(licence_ids())}"
+            f"licenses/{license_id}", "is not in the license registry", f"known: {', '.join(license_ids())}"
         )
-    return _parse(Licence, {"id": licence_id, **_read(path)}, f"licences/{path.name}")
+    return _parse(License, {"id": license_id, **_read(path)}, f"licenses/{path.name}")
 
 
 @cache
 def _entries() -> Mapping[str, Mapping[str, Any]]:
-    models: Mapping[str, Mapping[str, Any]] = _read(_FOLDER / "model_licences.yaml")["models"]
+    models: Mapping[str, Mapping[str, Any]] = _read(_FOLDER / "model_licenses.yaml")["models"]
     return models
 
 
 def licensed_models() -> tuple[str, ...]:
-    """Ids (and patterns of families) of all models whose licence is recorded."""
+    """Ids (and patterns of families) of all models whose license is recorded."""
     return tuple(_entries())
 
 
-def model_licence(model: str) -> ModelLicence | None:
+def model_license(model: str) -> ModelLicense | None:
     """The entry of a model, by catalogue id or Hugging Face repository; None when nothing is recorded for it."""
     entries = _entries()
     found = model if model in entries else None
@@ -166,7 +166,7 @@ def model_licence(model: str) -> ModelLicence | None:
         found = next((name for name in entries if name.endswith("*") and fnmatch.fnmatchcase(model, name)), None)
     if found is None:
         return None
-    return _parse(ModelLicence, {**entries[found], "id": model if found.endswith("*") else found}, f"models.{found}")
+    return _parse(ModelLicense, {**entries[found], "id": model if found.endswith("*") else found}, f"models.{found}")
 
 
 def normalise(text: str) -> str:
@@ -175,7 +175,7 @@ def normalise(text: str) -> str:
 
 
 def text_sha256(text: str) -> str:
-    """Hash of a licence's text that survives line breaks and typography."""
+    """Hash of a license's text that survives line breaks and typography."""
     return hashlib.sha256(normalise(text).encode()).hexdigest()
 
 

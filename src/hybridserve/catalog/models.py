@@ -93,7 +93,7 @@ class ServingFacts(Fact):
 
 
 class ModelCard(BaseModel):
-    """One model. Its licence is kept apart, under the same id."""
+    """One model. Its license is kept apart, under the same id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 

@@ -24,9 +24,9 @@ from hybridserve.errors import HybridServeError
 VERBS = {
     "plan": "What fits on a GPU, which flags to set, and why.",
     "render": "Write the plan out: vllm serve, LLMConfig, values for the Helm chart.",
-    "check": "Judge licence, guard, engine settings and exposure; findings with evidence.",
-    "notice": "Write NOTICE, licence references and the list of models.",
-    "explain": "What a rule or a licence asks, and what it rests on.",
+    "check": "Judge license, guard, engine settings and exposure; findings with evidence.",
+    "notice": "Write NOTICE, license references and the list of models.",
+    "explain": "What a rule or a license asks, and what it rests on.",
     "fetch": "Download weights at their pinned commit, checked, resumed.",
     "config": "Show the settings, where each came from, and their JSON schema.",
     "serve": "Serve a model: Ray Serve, the OpenAI API, metrics.",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hybridserve.compliance.evidence import CanaryObservation
 
 app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, help="Judge a deployment: licence, guard, engine settings, exposure."
+    add_completion=False, rich_markup_mode=None, help="Judge a deployment: license, guard, engine settings, exposure."
 )
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
@@ -51,7 +51,7 @@ def check(
     everything: Annotated[bool, typer.Option("--all", help="Show passed rules as well.")] = False,
     strict: Annotated[bool, typer.Option(help="Exit 1 on every finding that fails or is unknown.")] = False,
     pins: Annotated[
-        bool, typer.Option("--pins", help="Print the hashes of the model's files for licence.pinned_files, and stop.")
+        bool, typer.Option("--pins", help="Print the hashes of the model's files for license.pinned_files, and stop.")
     ] = False,
     sarif_file: Annotated[
         Path | None, typer.Option("--sarif", metavar="FILE", help="Write SARIF 2.1.0 for code review.")
@@ -107,7 +107,7 @@ def check(
 def _print_pins(view: DeploymentView) -> None:
     if view.files.present is None:
         raise ConfigError("model.source", "the model's folder is not here", "set it to the folder with the weights")
-    typer.echo("licence:\n  pinned_files:")
+    typer.echo("license:\n  pinned_files:")
     for name, sha256 in behaviour_files(view.files.present).items():
         typer.echo(f"    {name}: {sha256}")
 

@@ -8,37 +8,37 @@ from typing import Annotated
 
 import typer
 
-from hybridserve.catalog.licenses import licence, licence_ids, licensed_models, model_licence
+from hybridserve.catalog.licenses import license, license_ids, licensed_models, model_license
 from hybridserve.cli.options import AsJson
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.compliance.evidence import LIVE_RULES
 from hybridserve.errors import ConfigError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Explain a rule or a licence of the registry.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Explain a rule or a license of the registry.")
 
 
 @app.command()
 def explain(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[RULE|LICENCE]", help="Id of a rule or of a licence; all rules when empty."),
+        typer.Argument(metavar="[RULE|LICENSE]", help="Id of a rule or of a license; all rules when empty."),
     ] = None,
-    licences: Annotated[bool, typer.Option("--licences", help="List licences and the models under them.")] = False,
+    licenses: Annotated[bool, typer.Option("--licenses", help="List licenses and the models under them.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a rule asks, what it rests on and how to satisfy it; or what a licence asks.
+    """Say what a rule asks, what it rests on and how to satisfy it; or what a license asks.
 
     Example: hybridserve explain engine.seqs-over-blocks
     """
     rows = _rules()
-    if licences:
-        models = _models_by_licence()
+    if licenses:
+        models = _models_by_license()
         if as_json:
-            table = {one: {"status": licence(one).status, "models": names} for one, names in models.items()}
+            table = {one: {"status": license(one).status, "models": names} for one, names in models.items()}
             typer.echo(json.dumps(table, indent=2))
             return
         for one, names in models.items():
-            typer.echo(f"{one:<40} {licence(one).status:<10} {', '.join(names) or '-'}")
+            typer.echo(f"{one:<40} {license(one).status:<10} {', '.join(names) or '-'}")
         return
     if name is None:
         if as_json:
@@ -48,13 +48,13 @@ def explain(
         for row in rows.values():
             typer.echo(f"{row['rule']:<{width}}  {row['severity']:<7}  {row['title']}")
         return
-    if name in licence_ids():
-        _print_licence(name, as_json=as_json)
+    if name in license_ids():
+        _print_license(name, as_json=as_json)
         return
     if name not in rows:
-        near = difflib.get_close_matches(name, [*rows, *licence_ids()], n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name, [*rows, *license_ids()], n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else "`hybridserve explain` lists them"
-        raise ConfigError(name, "is neither a rule nor a licence", hint)
+        raise ConfigError(name, "is neither a rule nor a license", hint)
     if as_json:
         typer.echo(json.dumps(rows[name], indent=2))
         return
@@ -88,17 +88,17 @@ def _rules() -> dict[str, dict[str, str]]:
     return {**offline, **live}
 
 
-def _models_by_licence() -> dict[str, list[str]]:
-    models: dict[str, list[str]] = {one: [] for one in licence_ids()}
+def _models_by_license() -> dict[str, list[str]]:
+    models: dict[str, list[str]] = {one: [] for one in license_ids()}
     for model in licensed_models():
-        entry = model_licence(model)
-        for one in entry.licences if entry else ():
+        entry = model_license(model)
+        for one in entry.licenses if entry else ():
             models[one].append(model)
     return models
 
 
-def _print_licence(name: str, *, as_json: bool) -> None:
-    one = licence(name)
+def _print_license(name: str, *, as_json: bool) -> None:
+    one = license(name)
     if as_json:
         typer.echo(one.model_dump_json(indent=2))
         return

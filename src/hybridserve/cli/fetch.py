@@ -20,7 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from hybridserve.catalog.licenses import model_licence
+from hybridserve.catalog.licenses import model_license
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli.options import AsJson
 from hybridserve.errors import CatalogError, ConfigError
@@ -84,7 +84,7 @@ def main(
 def _named(model: str) -> tuple[str | None, str | None]:
     """Repository and pinned commit. No repository: the model's files come with this package.
 
-    Where the model's facts name no commit it is the one whose licence was read: of another nobody knows the terms.
+    Where the model's facts name no commit it is the one whose license was read: of another nobody knows the terms.
     """
     try:
         found = resolve_model(model)
@@ -94,7 +94,7 @@ def _named(model: str) -> tuple[str | None, str | None]:
         raise
     if found.card is None:
         raise ConfigError("MODEL", f"{model} is a folder", "nothing is to be fetched: give it as model.source")
-    known = model_licence(found.card.id)
+    known = model_license(found.card.id)
     return found.card.repository, found.card.revision or (known.revision if known else None)
 
 

@@ -22,8 +22,8 @@ CHART_SETS = (
     "server.ready_timeout_s",
     "server.drain_timeout_s",
     "access.keys_file",
-    "licence.bundle",
-    "licence.image",
+    "license.bundle",
+    "license.image",
     "telemetry.metrics_host",
     "telemetry.metrics_port",
 )
@@ -46,14 +46,14 @@ def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]
 
     Raises:
         CatalogError, ConfigError, PlanRefused: as `plan_settings`.
-        ConfigError: licence.image names no repository and digest.
+        ConfigError: license.image names no repository and digest.
     """
     planned = plan_settings(settings)
     device = planned.advice.plan.deployment.accelerator
     gpu = device.platform != "cpu"
     values: dict[str, Any] = {"mode": mode}
-    if settings.licence.image is not None:
-        values["image"] = _image(settings.licence.image)
+    if settings.license.image is not None:
+        values["image"] = _image(settings.license.image)
     values["settings"] = _settings(settings, planned)
     values["plan"] = _plan(settings, planned)
     values |= _times(settings)
@@ -71,9 +71,9 @@ def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]
         if device.ray_accelerator_type is not None:
             group["acceleratorType"] = device.ray_accelerator_type
         values["ray"] = {"token": {"existingSecret": "hybridserve-ray-token"}, "workerGroups": [group]}
-    unbundled = settings.licence.model_copy(update={"bundle": None})
+    unbundled = settings.license.model_copy(update={"bundle": None})
     values["notice"] = {
-        "files": dict(attribution_bundle(build_view(settings.model_copy(update={"licence": unbundled}))))
+        "files": dict(attribution_bundle(build_view(settings.model_copy(update={"license": unbundled}))))
     }
     return values
 
@@ -156,7 +156,7 @@ def _image(reference: str) -> Mapping[str, str]:
     name, at, digest = reference.partition("@")
     if not at or not name:
         raise ConfigError(
-            "licence.image", f"{reference!r} is not pinned by digest", "write registry/name@sha256:..., or leave it out"
+            "license.image", f"{reference!r} is not pinned by digest", "write registry/name@sha256:..., or leave it out"
         )
     registry, slash, repository = name.partition("/")
     # As container runtimes read it: the first part is a registry when it looks like a host.

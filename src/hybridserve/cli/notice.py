@@ -26,16 +26,16 @@ def notice(
     assign: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write NOTICE, licence references, the list of models and a CycloneDX bill of materials into DIR.
+    """Write NOTICE, license references, the list of models and a CycloneDX bill of materials into DIR.
 
-    The same settings give the same bytes. Licence texts are not ours to copy: what has to be added is said.
+    The same settings give the same bytes. License texts are not ours to copy: what has to be added is said.
 
     Example: hybridserve notice attribution -c hybridserve.yaml
     """
     settings = load(config, assign or ()).settings
     # The bundle is what is being made: judging needs it, making it does not.
-    section = settings.licence.model_copy(update={"bundle": None})
-    view = build_view(settings.model_copy(update={"licence": section}))
+    section = settings.license.model_copy(update={"bundle": None})
+    view = build_view(settings.model_copy(update={"license": section}))
     files, missing = attribution_bundle(view), missing_copies(view)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Pure rules over a plain view of a deployment: licence, guard, engine lint, exposure. Findings, not exceptions."""
+"""Pure rules over a plain view of a deployment: license, guard, engine lint, exposure. Findings, not exceptions."""
 
-from hybridserve.compliance.documents import compliance_document, licences_document, service_lines
+from hybridserve.compliance.documents import compliance_document, licenses_document, service_lines
 from hybridserve.compliance.evaluate import evaluate
 from hybridserve.compliance.findings import ComplianceStatus, Finding, compliance_status
 from hybridserve.compliance.view import DeploymentView
@@ -14,6 +14,6 @@ __all__ = [
     "compliance_status",
     "deployment_view",
     "evaluate",
-    "licences_document",
+    "licenses_document",
     "service_lines",
 ]

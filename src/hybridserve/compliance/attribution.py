@@ -1,7 +1,7 @@
-"""The attribution bundle: NOTICE, references to licences, a list of models, and the same as data for machines.
+"""The attribution bundle: NOTICE, references to licenses, a list of models, and the same as data for machines.
 
-Licence texts are not ours to write out: LICENCES.md says where each stands, and the folder `licences/` is where the
-operator puts the copies that `licence.copy` looks for.
+License texts are not ours to write out: LICENSES.md says where each stands, and the folder `licenses/` is where the
+operator puts the copies that `license.copy` looks for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 
 from hybridserve import __version__
-from hybridserve.compliance.documents import digest, licences_document, notice_lines, service_lines
+from hybridserve.compliance.documents import digest, licenses_document, notice_lines, service_lines
 from hybridserve.compliance.rules.base import duties
 from hybridserve.compliance.view import DeploymentView, Part
 
@@ -19,23 +19,23 @@ def attribution_bundle(view: DeploymentView) -> Mapping[str, str]:
     """Text by file name. The same deployment gives the same bytes, on any machine and day."""
     return {
         "NOTICE": _notice(view),
-        "LICENCES.md": _licences(view),
+        "LICENSES.md": _licenses(view),
         "MODELS.md": _models(view),
         "models.cdx.json": json.dumps(_sbom(view), indent=2, ensure_ascii=False) + "\n",
-        "licences.json": json.dumps(licences_document(view), indent=2, ensure_ascii=False) + "\n",
+        "licenses.json": json.dumps(licenses_document(view), indent=2, ensure_ascii=False) + "\n",
     }
 
 
 def missing_copies(view: DeploymentView) -> list[str]:
-    """Licences whose text has to be put beside the bundle, as sentences."""
-    owed = {licence.id: licence for _, licence, _ in duties(view, "licence_copy")}
+    """Licenses whose text has to be put beside the bundle, as sentences."""
+    owed = {license.id: license for _, license, _ in duties(view, "license_copy")}
     return [
-        f"{one.title} ({one.version}): put the text of {one.url} into licences/{one.id}.txt" for one in owed.values()
+        f"{one.title} ({one.version}): put the text of {one.url} into licenses/{one.id}.txt" for one in owed.values()
     ]
 
 
 def _notice(view: DeploymentView) -> str:
-    # Each line stands alone and unchanged: licences ask for exact words.
+    # Each line stands alone and unchanged: licenses ask for exact words.
     rows = ["Models in this deployment and the notices that come with them.", ""]
     rows += [f"{part.repository or part.id}{f' at {part.revision}' if part.revision else ''}" for part in view.parts]
     for line in [*notice_lines(view), *service_lines(view)]:
@@ -43,9 +43,9 @@ def _notice(view: DeploymentView) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _licences(view: DeploymentView) -> str:
-    rows = ["# Licences", ""]
-    for one in {licence.id: licence for part in view.parts for licence in part.licences}.values():
+def _licenses(view: DeploymentView) -> str:
+    rows = ["# Licenses", ""]
+    for one in {license.id: license for part in view.parts for license in part.licenses}.values():
         rows += [
             f"## {one.title}",
             "",
@@ -54,16 +54,16 @@ def _licences(view: DeploymentView) -> str:
             f"- identifier: {one.spdx}",
             f"- text: {one.url}",
             f"- read: {one.read} ({one.status})",
-            f"- copy: licences/{one.id}.txt, where the weights are handed on",
+            f"- copy: licenses/{one.id}.txt, where the weights are handed on",
             "",
         ]
     return "\n".join(rows)
 
 
 def _models(view: DeploymentView) -> str:
-    rows = ["# Models", "", "| model | role | repository | revision | licences |", "| --- | --- | --- | --- | --- |"]
+    rows = ["# Models", "", "| model | role | repository | revision | licenses |", "| --- | --- | --- | --- | --- |"]
     for part in view.parts:
-        names = ", ".join(one.spdx for one in part.licences) or "unknown"
+        names = ", ".join(one.spdx for one in part.licenses) or "unknown"
         cells = (part.id, part.role, part.repository or "-", part.revision or "-", names)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
@@ -90,7 +90,7 @@ def _component(part: Part) -> dict[str, object]:
         "bom-ref": f"{part.role}:{part.id}",
         "name": part.id,
         "licenses": [
-            {"license": {"id" if _listed(one.spdx) else "name": one.spdx, "url": one.url}} for one in part.licences
+            {"license": {"id" if _listed(one.spdx) else "name": one.spdx, "url": one.url}} for one in part.licenses
         ],
     }
     if part.revision:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from hybridserve.catalog.licenses import Licence
+from hybridserve.catalog.licenses import License
 from hybridserve.compliance.findings import Finding, Profile, compliance_status
 from hybridserve.compliance.rules.base import clause, duties
 from hybridserve.compliance.view import DeploymentView, Part
 
-# Words of a licence may hold characters that a header must not.
+# Words of a license may hold characters that a header must not.
 _HEADER_SAFE = str.maketrans({"©": "(c)", "\n": " ", "\r": " "})
 
 
@@ -31,7 +31,7 @@ def compliance_document(
     rows = [finding.as_dict() for finding in findings]
     return {
         "profile": profile,
-        "compliance_status": compliance_status(findings, profile),
+        "verdict": compliance_status(findings, profile),
         "judged": today.isoformat(),
         "counts": dict(sorted(Counter(finding.status for finding in findings).items())),
         "findings_sha256": digest(rows),
@@ -40,12 +40,12 @@ def compliance_document(
     }
 
 
-def licences_document(view: DeploymentView) -> dict[str, Any]:
-    """Body of ``GET /licenses``: each model with its licences, where their texts are, and the lines they ask for."""
+def licenses_document(view: DeploymentView) -> dict[str, Any]:
+    """Body of ``GET /licenses``: each model with its licenses, where their texts are, and the lines they ask for."""
     return {
         "models": [_part(part) for part in view.parts],
         "lines": service_lines(view),
-        "policies": sorted({duty.policy for part in view.parts for one in part.licences for duty in one.obligations
+        "policies": sorted({duty.policy for part in view.parts for one in part.licenses for duty in one.obligations
                             if duty.policy}),
     }  # fmt: skip
 
@@ -56,7 +56,7 @@ def notice_lines(view: DeploymentView) -> list[str]:
         dict.fromkeys(
             duty.line
             for part in view.parts
-            for one in part.licences
+            for one in part.licenses
             for duty in one.terms("notice_line")
             if duty.line is not None
         )
@@ -69,13 +69,13 @@ def service_lines(view: DeploymentView) -> list[str]:
 
 
 def attribution_header(view: DeploymentView) -> str | None:
-    """Value of the response header that carries the service lines; None where no licence asks for one."""
+    """Value of the response header that carries the service lines; None where no license asks for one."""
     lines = [line.translate(_HEADER_SAFE).encode("ascii", "ignore").decode() for line in service_lines(view)]
     return "; ".join(lines) or None
 
 
-def owed(part: Part, one: Licence) -> list[dict[str, Any]]:
-    """The duties of a licence that are triggered for a part, as plain data."""
+def owed(part: Part, one: License) -> list[dict[str, Any]]:
+    """The duties of a license that are triggered for a part, as plain data."""
     family = part.entry.family if part.entry else None
     return [
         {"term": duty.term, "clause": clause(one, duty), **({"line": duty.line} if duty.line else {}),
@@ -91,7 +91,7 @@ def _part(part: Part) -> dict[str, Any]:
         "id": part.id,
         "repository": part.repository,
         "revision": part.revision,
-        "licences": [
+        "licenses": [
             {
                 "id": one.id,
                 "title": one.title,
@@ -103,6 +103,6 @@ def _part(part: Part) -> dict[str, Any]:
                 "read": one.read.isoformat(),
                 "duties": owed(part, one),
             }
-            for one in part.licences
+            for one in part.licenses
         ],
     }

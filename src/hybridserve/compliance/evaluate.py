@@ -11,13 +11,13 @@ from hybridserve.compliance.rules.base import Rule
 from hybridserve.compliance.rules.engine import ENGINE
 from hybridserve.compliance.rules.exposure import EXPOSURE
 from hybridserve.compliance.rules.guard import GUARD
-from hybridserve.compliance.rules.license import LICENCE
+from hybridserve.compliance.rules.license import LICENSE
 from hybridserve.compliance.view import DeploymentView, WaiverRecord
 
-RULES: tuple[Rule, ...] = (*LICENCE, *GUARD, *ENGINE, *EXPOSURE)
+RULES: tuple[Rule, ...] = (*LICENSE, *GUARD, *ENGINE, *EXPOSURE)
 """All rules that need no running service."""
 
-WAIVER_RULE = "licence.waivers"
+WAIVER_RULE = "license.waivers"
 
 
 def evaluate(view: DeploymentView, today: date, rules: Sequence[Rule] = RULES) -> list[Finding]:

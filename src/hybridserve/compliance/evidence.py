@@ -1,7 +1,7 @@
 """Does the guard work? What a live service answered to canaries, judged; and the record that is kept of it.
 
-Pure: the HTTP client hands over `CanaryObservation`s. A model answer that sounds like a refusal is not a block; only the
-guard's own error is.
+Pure: the HTTP client passes in `CanaryObservation`s. A model answer that sounds like a refusal is not a block; only
+the guard's own error is.
 """
 
 from __future__ import annotations

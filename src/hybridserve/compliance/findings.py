@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Status = Literal["PASS", "FAIL", "WAIVED", "UNKNOWN"]
 Severity = Literal["error", "warning", "note"]
-Family = Literal["licence", "guard", "engine", "exposure", "evidence"]
+Family = Literal["license", "guard", "engine", "exposure", "evidence"]
 Profile = Literal["production", "staging", "demo"]
 ComplianceStatus = Literal["ready", "warn", "refuse"]
 
@@ -43,7 +43,7 @@ class Finding:
     """One verdict of one rule about one subject.
 
     Attributes:
-        subject: what it is about (a licence, a file, a setting); empty for the deployment as a whole.
+        subject: what it is about (a license, a file, a setting); empty for the deployment as a whole.
         basis: clause, public issue or measurement the rule rests on.
         applies: False where the rule has nothing to say here; such a finding is a PASS.
         waiver: who waived it, why and until when, for WAIVED.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
 
-from hybridserve.catalog.licenses import Licence, ModelLicence, Trigger
+from hybridserve.catalog.licenses import License, ModelLicense, Trigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Part:
     """A model that is served or judges: the main one or the guard.
 
     Attributes:
-        triggers: why its licences' duties apply: it is hosted, handed on in an image, or a changed copy.
+        triggers: why its licenses' duties apply: it is hosted, handed on in an image, or a changed copy.
         entry: the registry's record; None when nothing is recorded for it.
     """
 
@@ -51,8 +51,8 @@ class Part:
     revision: str | None = None
     served_name: str = ""
     triggers: frozenset[Trigger] = frozenset({"host"})
-    entry: ModelLicence | None = None
-    licences: tuple[Licence, ...] = ()
+    entry: ModelLicense | None = None
+    licenses: tuple[License, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +74,9 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceRecord:
-    """Somebody answers for a licence."""
+    """Somebody answers for a license."""
 
-    licence: str
+    license: str
     by: str
     accepted: date
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from hybridserve.catalog.licenses import ModelLicence, Trigger, licence, model_licence
+from hybridserve.catalog.licenses import ModelLicense, Trigger, license, model_license
 from hybridserve.catalog.models import ResolvedModel
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.compliance.evidence import LIVE_RULES, record_is_whole
@@ -34,7 +34,7 @@ from hybridserve.compliance.view import (
 )
 from hybridserve.errors import ConfigError
 from hybridserve.settings import Settings
-from hybridserve.settings.license import LicenceSection, Waiver
+from hybridserve.settings.license import LicenseSection, Waiver
 
 # Files of a checkpoint that shape its behaviour or carry notices. Weights are not hashed here.
 WATCHED = re.compile(r".*\.(json|jinja|py|md|txt|model)")
@@ -68,11 +68,11 @@ def deployment_view(
         ConfigError: a file that the settings name cannot be read, or a waiver names no rule.
         CatalogError: a registry entry is broken.
     """
-    card, section = model.card, settings.licence
+    card, section = model.card, settings.license
     repository = _repository(settings, model)
-    # A folder's name says nothing about what lies in it: only a card, or the repository, brings a licence.
+    # A folder's name says nothing about what lies in it: only a card, or the repository, brings a license.
     named = card is not None or model.folder is None
-    entry = (model_licence(model.id) if named else None) or (model_licence(repository) if repository else None)
+    entry = (model_license(model.id) if named else None) or (model_license(repository) if repository else None)
     if repository is None and entry is not None and model.folder is None and settings.model.source is None:
         repository = entry.repository
     triggers: set[Trigger] = {"host"}
@@ -88,7 +88,7 @@ def deployment_view(
         served_name=settings.model.served_name or model.id,
         triggers=frozenset(triggers),
         entry=entry,
-        licences=_licences(entry),
+        licenses=_licenses(entry),
     )
     serving = card.serving if card else None
     return DeploymentView(
@@ -168,7 +168,7 @@ def _guard_model(settings: Settings) -> Part | None:
     guard = settings.guard
     if guard.kind != "model" or guard.model is None:
         return None
-    entry = model_licence(guard.model) or model_licence(guard.model.lower().split("/")[-1])
+    entry = model_license(guard.model) or model_license(guard.model.lower().split("/")[-1])
     return Part(
         role="guard",
         id=entry.id if entry else guard.model,
@@ -176,7 +176,7 @@ def _guard_model(settings: Settings) -> Part | None:
         revision=guard.revision,
         served_name=guard.model,
         entry=entry,
-        licences=_licences(entry),
+        licenses=_licenses(entry),
     )
 
 
@@ -196,14 +196,14 @@ def _exposure(settings: Settings, profile: Profile) -> ExposureView:
     )
 
 
-def _declarations(section: LicenceSection) -> Declarations:
+def _declarations(section: LicenseSection) -> Declarations:
     return Declarations(
         weights=section.weights,
         image=section.image,
         bundle=_bundle(section.bundle) if section.bundle else None,
-        about=_text("licence.about", section.about),
-        terms_of_use=_text("licence.terms_of_use", section.terms_of_use),
-        accepted=tuple(AcceptanceRecord(one.licence, one.by, one.accepted) for one in section.accepted),
+        about=_text("license.about", section.about),
+        terms_of_use=_text("license.terms_of_use", section.terms_of_use),
+        accepted=tuple(AcceptanceRecord(one.license, one.by, one.accepted) for one in section.accepted),
         annual_revenue_usd=section.annual_revenue_usd,
         monthly_users=section.monthly_users,
         commercial=frozenset(section.commercial),
@@ -212,10 +212,10 @@ def _declarations(section: LicenceSection) -> Declarations:
     )
 
 
-def _waivers(section: LicenceSection) -> Iterable[WaiverRecord]:
+def _waivers(section: LicenseSection) -> Iterable[WaiverRecord]:
     records = [*section.waivers]
     if section.waivers_file is not None:
-        where = f"licence.waivers_file {section.waivers_file}"
+        where = f"license.waivers_file {section.waivers_file}"
         try:
             tree = yaml.safe_load(section.waivers_file.read_text(encoding="utf-8")) or []
             records += TypeAdapter(tuple[Waiver, ...]).validate_python(tree)
@@ -228,18 +228,18 @@ def _waivers(section: LicenceSection) -> Iterable[WaiverRecord]:
     known = {rule.id for rule in RULES} | set(LIVE_RULES)
     for record in records:
         if record.rule not in known:
-            raise ConfigError("licence.waivers", f"{record.rule!r} is not a rule", "`hybridserve explain` lists them")
+            raise ConfigError("license.waivers", f"{record.rule!r} is not a rule", "`hybridserve explain` lists them")
         yield WaiverRecord(record.rule, record.by, record.reason, record.until, record.subject)
 
 
-def _licences(entry: ModelLicence | None) -> tuple[Any, ...]:
-    return tuple(licence(one) for one in entry.licences) if entry else ()
+def _licenses(entry: ModelLicense | None) -> tuple[Any, ...]:
+    return tuple(license(one) for one in entry.licenses) if entry else ()
 
 
-def _pinned(settings: Settings, entry: ModelLicence | None) -> Mapping[str, str]:
+def _pinned(settings: Settings, entry: ModelLicense | None) -> Mapping[str, str]:
     asked = settings.model.revision
     registry = entry.files if entry and asked in (None, entry.revision) else {}
-    return {**registry, **settings.licence.pinned_files}
+    return {**registry, **settings.license.pinned_files}
 
 
 def _hashes(folder: Path) -> Mapping[str, str]:
@@ -254,7 +254,7 @@ def _hashes(folder: Path) -> Mapping[str, str]:
 
 def _bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
-        raise ConfigError("licence.bundle", f"{folder} is not a folder", "make it with `hybridserve notice DIR`")
+        raise ConfigError("license.bundle", f"{folder} is not a folder", "make it with `hybridserve notice DIR`")
     texts, hashes = {}, {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_size <= LARGEST_TEXT:

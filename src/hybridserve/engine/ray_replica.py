@@ -15,7 +15,7 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
 from hybridserve.engine.metrics_endpoint import export_replica
-from hybridserve.engine.patches import preload as early_core
+from hybridserve.engine.patches import preload
 from hybridserve.engine.patches.inline_executor import InlineExecutor
 from hybridserve.engine.patches.preload import ENVIRONMENT
 from hybridserve.engine.processes import kill_self_and_descendants
@@ -49,8 +49,8 @@ class Engine(VLLMEngine):
         if self.begun is None:
             return super()._start_async_llm_engine(*arguments)
         vllm_engine_config.parallel_config.distributed_executor_backend = InlineExecutor
-        vllm_engine_config.additional_config[ENVIRONMENT] = early_core.changed_since(self.begun)
-        with early_core.core_from_fork_server():
+        vllm_engine_config.additional_config[ENVIRONMENT] = preload.changed_since(self.begun)
+        with preload.core_from_fork_server():
             return super()._start_async_llm_engine(*arguments)
 
 
@@ -108,7 +108,7 @@ async def start_server(handover: GatewayConfig, begun: dict[str, str] | None) ->
     """A server with a running engine.
 
     Args:
-        begun: environment of the fork server, from `early_core.begin`; None lets vLLM spawn its core and workers.
+        begun: environment of the fork server, from `preload.start_forkserver`; None lets vLLM spawn its core and workers.
 
     Raises:
         RuntimeError: from vLLM, with its own reason.

@@ -1,7 +1,7 @@
 """One engine without Ray: vLLM's own server with the control layer mounted in it.
 
-`vllm serve MODEL --middleware hybridserve.engine.vllm_middleware.VLLMMiddleware`, with the gateway configuration in the
-environment. It answers as under Ray Serve. What takes several processes is missing: replicas, scaling, replacement of a dead engine.
+`vllm serve MODEL --middleware hybridserve.engine.vllm_middleware.VLLMMiddleware`, with the gateway configuration in
+the environment. It answers as under Ray Serve, but has one replica: no scaling and no replacement of a dead engine.
 """
 
 from __future__ import annotations

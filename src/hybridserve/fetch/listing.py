@@ -71,7 +71,7 @@ def parse_listing(entries: Any, where: str) -> tuple[RemoteFile, ...]:
 def wanted(files: Iterable[RemoteFile]) -> tuple[tuple[RemoteFile, ...], tuple[RemoteFile, ...]]:
     """What to fetch and what to leave out: weights that are there a second time in another form.
 
-    Everything else is fetched: licence, NOTICE and the cards that a licence asks to keep beside the weights.
+    Everything else is fetched: license, NOTICE and the cards that a license asks to keep beside the weights.
     """
     files = tuple(files)
     if not any(file.path.endswith(".safetensors") for file in files):

@@ -23,7 +23,7 @@ class GatewayConfig:
 
     Args:
         documents: JSON values served as they are at ``/about``, ``/licenses``, ``/compliance``, ``/plan``.
-        headers: put on every answer, as a licence may ask.
+        headers: put on every answer, as a license may ask.
     """
 
     settings: Settings

@@ -241,7 +241,9 @@ class GatewayMiddleware:
                 # Type and place only: a message may quote the prompt.
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 kind = type(error).__name__
-                log.error("event=app_failed id=%s error=%s at=%s:%s", visit.ident, kind, frame.filename, frame.lineno)
+                log.error(
+                    "event=engine_app_error id=%s error=%s at=%s:%s", visit.ident, kind, frame.filename, frame.lineno
+                )
         await reply.finish(failed)
 
     async def _with_budget(self, scope: Scope, call: GenerationRequest) -> App:

@@ -146,7 +146,7 @@ class GatewayState:
         return True
 
     def close_gate(self, reason: str) -> None:
-        """Refuse new generations with this reason: a licence lapsed, a check failed."""
+        """Refuse new generations with this reason: a license lapsed, a check failed."""
         self._gate = reason
 
     def open_gate(self) -> None:

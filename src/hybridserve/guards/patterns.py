@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hybridserve.errors import ConfigError
 from hybridserve.guards.base import GuardVerdict, Message, Stage
 
-OWN_RULES = Path(__file__).with_name("rules.yaml")
+OWN_RULES = Path(__file__).with_name("patterns.yaml")
 
 # A group that is referred to has another number among other patterns.
 _REFERS = re.compile(r"\\[1-9]|\(\?P=|\(\?\(")

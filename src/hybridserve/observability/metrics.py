@@ -39,22 +39,26 @@ REJECTED = MetricSpec(
 )
 ADMITTED = MetricSpec("hybridserve_requests_admitted_total", "counter", "Requests passed on to the engine.", ("route",))
 CUT = MetricSpec(
-    "hybridserve_streams_cut_total",
+    "hybridserve_streams_aborted_total",
     "counter",
     "Streams that did not end as a stream should, by reason.",
     ("reason",),
 )
 TOKENS = MetricSpec(
-    "hybridserve_metered_tokens_total", "counter", "Prompt and output tokens charged against token limits."
+    "hybridserve_rate_limited_tokens_total", "counter", "Prompt and output tokens charged against token limits."
 )
 VERDICTS = MetricSpec(
     "hybridserve_guard_verdicts_total", "counter", "Verdicts of the guard.", ("guard", "stage", "outcome")
 )
 GUARD_SECONDS = MetricSpec(
-    "hybridserve_guard_seconds", "histogram", "Time for one verdict, retries included.", ("guard", "stage"), _GUARD
+    "hybridserve_guard_check_duration_seconds",
+    "histogram",
+    "Time for one verdict, retries included.",
+    ("guard", "stage"),
+    _GUARD,
 )
 MIDDLEWARE_SECONDS = MetricSpec(
-    "hybridserve_middleware_seconds",
+    "hybridserve_gateway_overhead_seconds",
     "histogram",
     "Time of the control layer itself before the engine sees a request; guards not counted.",
     ("route",),
@@ -96,20 +100,21 @@ def _replica(name: str, help_text: str, *labels: str, kind: Kind = "gauge") -> M
 BUILD = _replica("build_info", "Always 1; the labels say what runs.", "version", "vllm", "ray", "mode", "profile")
 SLOTS = _replica("state_slots", "Sequences that can run at once: state copies that fit, at most max_num_seqs.")
 SLOTS_USED = _replica("state_slots_used", "Sequences that hold a state slot now.")
-POOL = _replica("pool_blocks", "Blocks of the one pool that states and attention share, without the null block.")
-POOL_USED = _replica("pool_blocks_used", "Blocks in use, by what they hold.", "holds")
-BLOCK_BYTES = _replica("pool_block_bytes", "Size of one block of the pool over all layers of its group.")
-READING_AGE = _replica("engine_reading_age_seconds", "Since the engine last spoke; 0 while it is idle.")
+POOL = _replica("kv_cache_blocks", "Blocks of the one pool that states and attention share, without the null block.")
+POOL_USED = _replica("kv_cache_blocks_used", "KV-cache blocks in use, by type.", "type")
+BLOCK_BYTES = _replica("kv_cache_block_bytes", "Size of one block of the pool over all layers of its group.")
+READING_AGE = _replica("engine_stats_age_seconds", "Since the engine last spoke; 0 while it is idle.")
 BACKLOG = _replica(
     "prefill_backlog_tokens", "Prompt tokens not yet computed, an estimate: requests that wait, at the mean prompt."
 )
 PLAN_VALUE = _replica("plan_value", "A planned quantity, and what the engine made of it.", "field", "source")
-PLAN_DIFFERENCES = _replica("plan_differences", "Fields in which the engine's cache is not as planned.")
+PLAN_DIFFERENCES = _replica("plan_mismatched_fields", "Fields in which the engine's cache is not as planned.")
 CACHEABLE_MIN = _replica(
     "prefix_cacheable_min_tokens", "Shortest prefix that can ever be found in the cache; +Inf when caching is off."
 )
 CACHE_INERT = _replica(
-    "prefix_cache_inert", "1 when no prompt that this deployment takes can hit: caching off, or no room for one block."
+    "prefix_cache_ineffective",
+    "1 when no prompt that this deployment takes can hit: caching off, or no room for one block.",
 )
 PROMPTS = _replica(
     "prompts_total", "Finished prompts, by whether they were long enough to be cached.", "cacheable", kind="counter"
@@ -122,8 +127,8 @@ SLO_REQUESTS = _replica(
 )
 SLO_TARGET = _replica("slo_target_seconds", "Latency that is still good, from the settings.", "slo")
 FINDINGS = _replica("compliance_findings", "Findings of the checks at start.", "severity", "status")
-LICENCE_AGE = _replica(
-    "licence_reading_age_seconds", "Since somebody last read the licence's text for the registry.", "licence", "role"
+LICENSE_AGE = _replica(
+    "license_review_age_seconds", "Since somebody last read the license's text for the registry.", "license", "role"
 )
 
 REPLICA = (
@@ -143,24 +148,24 @@ REPLICA = (
     SLO_REQUESTS,
     SLO_TARGET,
     FINDINGS,
-    LICENCE_AGE,
+    LICENSE_AGE,
 )
 
 
 def _scaling(name: str, help_text: str, *labels: str, kind: Kind = "gauge") -> MetricSpec:
-    return MetricSpec(f"hybridserve_scaling_{name}", kind, help_text, labels, where="controller")
+    return MetricSpec(f"hybridserve_autoscaler_{name}", kind, help_text, labels, where="controller")
 
 
 DESIRED = _scaling("desired_replicas", "Replicas the law wants, within its bounds.")
 TARGET = _scaling("target_replicas", "Replicas that Ray Serve was last told to have.")
 READY = _scaling("ready_replicas", "Replicas that run.")
-SILENT = _scaling("silent_replicas", "Replicas that run and have given no fresh reading.")
-BOUND = _scaling("bound_replicas", "Bounds in force.", "bound")
+SILENT = _scaling("replicas_without_metrics", "Replicas that run and have given no fresh reading.")
+BOUND = _scaling("replica_limit", "Replica limits in force.", "limit")
 DEMAND = _scaling("demand_replicas", "Replicas, as a fraction, that each resource asks for by itself.", "resource")
 DECISIONS = _scaling(
     "decisions_total", "Decisions, by direction and class of reason.", "direction", "reason", kind="counter"
 )
-FAULTS = _scaling("faults_total", "Decisions that failed inside; the number was held.", kind="counter")
+FAULTS = _scaling("errors_total", "Decisions that failed inside; the number was held.", kind="counter")
 DRY_RUN = _scaling("dry_run", "1 when decisions are only logged.")
 
 CONTROLLER = (DESIRED, TARGET, READY, SILENT, BOUND, DEMAND, DECISIONS, FAULTS, DRY_RUN)

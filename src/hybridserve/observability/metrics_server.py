@@ -52,7 +52,7 @@ def export(section: TelemetrySection, registry: CollectorRegistry, labels: Mappi
     port = _listen(section.metrics_host, section.metrics_port, registry)
     if port is None:
         logger.warning(
-            "event=no_metrics_port host=%s ports=%d-%d", section.metrics_host, section.metrics_port,
+            "event=metrics_port_unavailable host=%s ports=%d-%d", section.metrics_host, section.metrics_port,
             section.metrics_port + PORTS - 1,
         )  # fmt: skip
         return None
@@ -76,7 +76,7 @@ def announce(folder: Path | None, address: str, labels: Mapping[str, str]) -> Pa
         fresh.write_text(json.dumps([{"targets": [address], "labels": dict(labels)}]), encoding="utf-8")
         fresh.replace(file)
     except OSError as error:
-        logger.warning("event=no_target_file folder=%s error=%s", folder, error)
+        logger.warning("event=target_file_write_failed folder=%s error=%s", folder, error)
         return None
     atexit.register(_remove, file, pid)
     return file

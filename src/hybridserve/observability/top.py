@@ -20,14 +20,14 @@ _OPEN = build_opener(ProxyHandler({})).open
 _NUMBERS: dict[str, tuple[str, Mapping[str, str], bool]] = {
     "slots_used": ("hybridserve_state_slots_used", {}, False),
     "slots": ("hybridserve_state_slots", {}, False),
-    "state_blocks": ("hybridserve_pool_blocks_used", {"holds": "state"}, False),
-    "attention_blocks": ("hybridserve_pool_blocks_used", {"holds": "attention"}, False),
-    "blocks": ("hybridserve_pool_blocks", {}, False),
+    "state_blocks": ("hybridserve_kv_cache_blocks_used", {"type": "state"}, False),
+    "attention_blocks": ("hybridserve_kv_cache_blocks_used", {"type": "attention"}, False),
+    "blocks": ("hybridserve_kv_cache_blocks", {}, False),
     "running": ("vllm:num_requests_running", {}, False),
     "waiting": ("vllm:num_requests_waiting", {}, False),
     "tokens_per_s": ("vllm:generation_tokens_total", {}, True),
     "requests_per_s": ("vllm:request_success_total", {}, True),
-    "plan_differences": ("hybridserve_plan_differences", {}, False),
+    "plan_differences": ("hybridserve_plan_mismatched_fields", {}, False),
     "failed_findings": ("hybridserve_compliance_findings", {"severity": "error", "status": "FAIL"}, False),
     "draining": ("hybridserve_draining", {}, False),
 }

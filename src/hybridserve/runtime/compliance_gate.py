@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from hybridserve.compliance import compliance_document, compliance_status, evaluate, licences_document
+from hybridserve.compliance import compliance_document, compliance_status, evaluate, licenses_document
 from hybridserve.compliance.documents import attribution_header
 from hybridserve.compliance.view_builder import evidence_sha256
 from hybridserve.errors import HybridServeError
@@ -44,7 +44,7 @@ def enforce_compliance(settings: Settings, today: date) -> GatewayConfig:
         settings,
         documents={
             "/compliance": compliance_document(findings, profile, today, evidence_sha256(settings.guard.evidence_file)),
-            "/licenses": licences_document(view),
+            "/licenses": licenses_document(view),
         },
         headers={ATTRIBUTION_HEADER: header} if header else {},
     )

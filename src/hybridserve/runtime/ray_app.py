@@ -18,7 +18,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Application
 
 from hybridserve.catalog.accelerators import accelerator
-from hybridserve.engine.patches import preload as early_core
+from hybridserve.engine.patches import preload
 from hybridserve.engine.spec import replica_capacity
 from hybridserve.gateway.config import from_environ
 from hybridserve.gateway.state import served_name
@@ -46,7 +46,7 @@ class Replica:
         for name, value in engine_environment(known.settings).items():
             os.environ.setdefault(name, value)
         one_cpu = known.settings.accelerator.name == "cpu" and devices == 1
-        begun = early_core.start_forkserver() if one_cpu else None
+        begun = preload.start_forkserver() if one_cpu else None
 
         with serve_keeps_its_log():
             from hybridserve.engine.ray_replica import start_server  # torch and vLLM: after the fork server has begun
@@ -85,7 +85,7 @@ def build_app(args: dict[str, Any]) -> Application:
         args: ``{"settings": {...}}``, the settings tree as plain data.
 
     Raises:
-        GateClosed: the production profile has a failed or unknown finding.
+        ComplianceError: the production profile has a failed or unknown finding.
     """
     settings = Settings.model_validate(args["settings"])
     handover = enforce_compliance(settings, date.today())

@@ -56,14 +56,16 @@ class RayAutoscalingPolicy:
         """Replicas for Ray's `AutoscalingContext`, and no state for Ray to keep: it lives here."""
         back = self._clock.back_s(time.time(), time.monotonic())
         if back > BACK_S:
-            logger.error("event=clock_went_back seconds=%.0f: Ray replaces no dead replica until then; restart", back)
+            logger.error(
+                "event=clock_moved_backwards seconds=%.0f: Ray replaces no dead replica until then; restart", back
+            )
         try:
             return self._decide(context), {}
         except Exception as error:  # Never out of here: see the module's docstring.
             self.metrics.failed()
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
-                logger.error("event=scale_fault problem=%r", problem, exc_info=True)
+                logger.error("event=autoscaler_error problem=%r", problem, exc_info=True)
                 self._problem = problem
             return context.target_num_replicas, {}
 
@@ -80,7 +82,7 @@ class RayAutoscalingPolicy:
         self._problem = ""
         self.metrics.decided(seen, spec, decision, self.dry_run)
         if decision.replicas != seen.target:
-            event = "would_scale" if self.dry_run else "scale"
+            event = "scale_dry_run" if self.dry_run else "scale"
             logger.info("event=%s from=%d to=%d reason=%r", event, seen.target, decision.replicas, decision.reason)
         return seen.target if self.dry_run else decision.replicas
 

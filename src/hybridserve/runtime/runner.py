@@ -92,7 +92,7 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
     """Serve until SIGINT or SIGTERM; then drain and end every process that was started.
 
     Raises:
-        GateClosed: its profile's checks failed; nothing was started.
+        ComplianceError: its profile's checks failed; nothing was started.
         HybridServeError: it could not start, or the engine died for good.
     """
     progress.enter("checking this machine")

@@ -59,7 +59,7 @@ class EngineSection(Section):
     tool_call_parser: str | None = None
     """Parser of tool calls; the catalogue's when empty."""
     chat_template: str | None = None
-    """File that replaces the model's own chat template. A licence duty may hang on it: see `hybridserve check`."""
+    """File that replaces the model's own chat template. A license duty may hang on it: see `hybridserve check`."""
     trust_remote_code: bool = False
     """Run Python files that come with the weights."""
     hf_overrides: dict[str, Any] = Field(default_factory=dict)

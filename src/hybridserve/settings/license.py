@@ -1,4 +1,4 @@
-"""Section `licence`: how the weights reach the machine, what ships beside them, and what the operator declares."""
+"""Section `license`: how the weights reach the machine, what ships beside them, and what the operator declares."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hybridserve.settings.section import Section
 
 
 class Acceptance(Section):
-    """Somebody read one version of one licence and answers for its terms (export, indemnity, use policy)."""
+    """Somebody read one version of one license and answers for its terms (export, indemnity, use policy)."""
 
-    licence: str
-    """Id in the registry, version included (`hybridserve explain --licences`)."""
+    license: str
+    """Id in the registry, version included (`hybridserve explain --licenses`)."""
     by: str = Field(min_length=1)
     """Who accepted it: a person or a role, not a team's name alone."""
     accepted: date
@@ -37,7 +37,7 @@ class Waiver(Section):
     """Last day it holds."""
 
 
-class LicenceSection(Section):
+class LicenseSection(Section):
     """Delivery of the weights, the attribution that ships, and the operator's declarations."""
 
     weights: Literal["baked", "pulled", "mounted"] = "mounted"
@@ -47,23 +47,23 @@ class LicenceSection(Section):
     image: str | None = None
     """Image that will run, pinned by digest (registry/name@sha256:...)."""
     bundle: Path | None = None
-    """Folder with NOTICE and the licence copies that ship with the weights (`hybridserve notice` makes it)."""
+    """Folder with NOTICE and the license copies that ship with the weights (`hybridserve notice` makes it)."""
     about: Path | None = None
     """Page users see (text, Markdown or HTML): lines such as Built with Llama are looked for here."""
     terms_of_use: Path | None = None
     """Your terms of service as text: use policies that must be passed on are looked for here by their address."""
     accepted: tuple[Acceptance, ...] = ()
-    """Licences somebody accepted, by version."""
+    """Licenses somebody accepted, by version."""
     annual_revenue_usd: int | None = Field(default=None, ge=0)
-    """The operator's revenue, where a licence sets a limit."""
+    """The operator's revenue, where a license sets a limit."""
     monthly_users: int | None = Field(default=None, ge=0)
-    """Users of the operator's products a month, where a licence sets a limit."""
+    """Users of the operator's products a month, where a license sets a limit."""
     commercial: tuple[str, ...] = ()
-    """Ids of licences that a separate agreement with the licensor replaces in what they limit."""
+    """Ids of licenses that a separate agreement with the licensor replaces in what they limit."""
     pinned_files: dict[str, str] = Field(default_factory=dict)
     """sha256 of the model's chat template, tokenizer and generation config, where the registry does not know them."""
     max_reading_age_days: int = Field(default=180, ge=1)
-    """How old the reading and the acceptance of a licence may be."""
+    """How old the reading and the acceptance of a license may be."""
     waivers: tuple[Waiver, ...] = ()
     """Failed rules somebody takes responsibility for."""
     waivers_file: Path | None = None

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hybridserve.settings.access import AccessSection
 from hybridserve.settings.engine import EngineSection
 from hybridserve.settings.guard import GuardSection
-from hybridserve.settings.license import LicenceSection
+from hybridserve.settings.license import LicenseSection
 from hybridserve.settings.model import AcceleratorSection, ModelSection
 from hybridserve.settings.reasoning import ReasoningSection
 from hybridserve.settings.scaling import ScalingSection
@@ -27,7 +27,7 @@ class Settings(BaseModel):
     accelerator: AcceleratorSection = Field(default_factory=AcceleratorSection)
     engine: EngineSection = Field(default_factory=EngineSection)
     scaling: ScalingSection = Field(default_factory=ScalingSection)
-    licence: LicenceSection = Field(default_factory=LicenceSection)
+    license: LicenseSection = Field(default_factory=LicenseSection)
     guard: GuardSection = Field(default_factory=GuardSection)
     access: AccessSection = Field(default_factory=AccessSection)
     reasoning: ReasoningSection = Field(default_factory=ReasoningSection)

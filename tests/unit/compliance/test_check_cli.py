@@ -99,7 +99,7 @@ def test_profiles(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_date_shows_what_expires(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run("check", "-c", str(EXAMPLE), "--date", "2027-11-23", capsys=capsys)
     assert code == 1
-    assert "licence.accepted" in out
+    assert "license.accepted" in out
     assert "fix:" in out
     assert "production on 2027-11-23: refuse" in out
 
@@ -117,8 +117,8 @@ def test_mistakes_end_in_two(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for argv in (
         ["check", "-c", str(tmp_path / "none.yaml")],
         ["check", "--set", "model.id=nobody-knows-this"],
-        ["check", "--set", "licence.about=/nowhere/about.md"],
-        ["check", "--set", "licence.bundle=/nowhere"],
+        ["check", "--set", "license.about=/nowhere/about.md"],
+        ["check", "--set", "license.bundle=/nowhere"],
         ["check", "--sarif", "/nowhere/x.sarif"],
         ["explain", "guard.imput"],
         ["notice", "/proc/nowhere"],
@@ -155,7 +155,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert "49064" in run_ok("explain", "engine.seqs-over-blocks", capsys=capsys)
     assert json.loads(run_ok("explain", "evidence.stream", "--json", capsys=capsys))["family"] == "evidence"
     assert "Built with Llama" in run_ok("explain", "llama-3.1", capsys=capsys)
-    assert "unknown" in run_ok("explain", "--licences", capsys=capsys)
+    assert "unknown" in run_ok("explain", "--licenses", capsys=capsys)
     assert len(json.loads(run_ok("explain", "--json", capsys=capsys))) > 60
 
 
@@ -200,7 +200,7 @@ def test_pins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / name).write_text(name)
     (tmp_path / "config.json").write_text(json.dumps(resolve_model("nemotron-nano-9b-v2").config))
     out = run_ok("check", "--set", f"model.id={tmp_path}", "--pins", capsys=capsys)
-    pins = yaml.safe_load(out)["licence"]["pinned_files"]
+    pins = yaml.safe_load(out)["license"]["pinned_files"]
     assert pins == {
         "chat_template.jinja": sha256(b"chat_template.jinja"),
         "tokenizer.json": sha256(b"tokenizer.json"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from jsonschema import Draft7Validator
 
-from hybridserve.compliance import compliance_document, licences_document, service_lines
+from hybridserve.compliance import compliance_document, licenses_document, service_lines
 from hybridserve.compliance.attribution import attribution_bundle, missing_copies
 from hybridserve.compliance.documents import attribution_header
 from hybridserve.compliance.sarif import sarif
@@ -58,12 +58,12 @@ SARIF = {
 def test_the_bundle_is_the_same_bytes_each_time_and_satisfies_the_check(baked: Case, llama_guard: Case) -> None:
     files = attribution_bundle(baked.view())
     assert files == attribution_bundle(baked.view())
-    assert set(files) == {"NOTICE", "LICENCES.md", "MODELS.md", "models.cdx.json", "licences.json"}
+    assert set(files) == {"NOTICE", "LICENSES.md", "MODELS.md", "models.cdx.json", "licenses.json"}
     assert not any("/tmp" in text for text in files.values())
     own = replace(baked, bundle={**(baked.bundle or {}), "NOTICE": files["NOTICE"]})
-    assert own.status("licence.notice") == {"PASS"}
+    assert own.status("license.notice") == {"PASS"}
     assert any("nvidia-open-model-2025-10-24.txt" in sentence for sentence in missing_copies(baked.view()))
-    assert missing_copies(baked.set("licence.weights", "pulled").view()) == []
+    assert missing_copies(baked.set("license.weights", "pulled").view()) == []
     with_guard = attribution_bundle(llama_guard.view())["NOTICE"].splitlines()
     assert "Built with Llama" in with_guard
     assert any(line.startswith("Llama 3.1 is licensed under") for line in with_guard)
@@ -83,7 +83,7 @@ def test_the_bill_of_materials(case: Case) -> None:
 def test_sarif(case: Case) -> None:
     waiver = {"rule": "guard.kind", "by": "Legal", "reason": "pilot with ten users", "until": "2026-12-31"}
     broken = (
-        case.set("guard.kind", "rules").set("licence.waivers", [waiver]).set("engine.dtype", "auto")
+        case.set("guard.kind", "rules").set("license.waivers", [waiver]).set("engine.dtype", "auto")
         .set("model.revision", "f" * 40).set("engine.chat_template", "own.jinja")
     )  # fmt: skip
     broken = replace(broken, facts=None)
@@ -104,18 +104,18 @@ def test_sarif(case: Case) -> None:
     assert "locations" not in sarif(broken.findings(), None)["runs"][0]["results"][0]
 
 
-def test_the_service_says_what_its_licences_ask(case: Case, llama_guard: Case) -> None:
+def test_the_service_says_what_its_licenses_ask(case: Case, llama_guard: Case) -> None:
     assert service_lines(case.view()) == []
     assert attribution_header(case.view()) is None
     assert attribution_header(llama_guard.view()) == "Built with Llama"
-    document = licences_document(llama_guard.view())
+    document = licenses_document(llama_guard.view())
     assert document["lines"] == ["Built with Llama"]
     assert "https://llama.meta.com/llama3_1/use-policy" in document["policies"]
     guard = document["models"][1]
-    assert [one["id"] for one in guard["licences"]] == ["nvidia-open-model-2025-10-24", "llama-3.1"]
-    hosted = {duty["term"] for duty in document["models"][0]["licences"][0]["duties"]}
+    assert [one["id"] for one in guard["licenses"]] == ["nvidia-open-model-2025-10-24", "llama-3.1"]
+    hosted = {duty["term"] for duty in document["models"][0]["licenses"][0]["duties"]}
     assert "guardrail" in hosted
-    assert "licence_copy" not in hosted
+    assert "license_copy" not in hosted
     json.dumps(document)
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridserve.catalog.licenses import licence
+from hybridserve.catalog.licenses import license
 from hybridserve.compliance import Finding, compliance_status
 from hybridserve.errors import ConfigError
-from support.compliance_cases import TODAY, Case, licence_text
+from support.compliance_cases import TODAY, Case, license_text
 
 WAIVER = {"rule": "guard.kind", "by": "Head of Legal", "reason": "pilot with ten users", "until": "2026-12-31"}
 
@@ -53,12 +53,12 @@ def test_a_stricter_profile_never_says_less(kinds: list[tuple[str, str]]) -> Non
 
 
 def test_a_waiver_holds_until_its_last_day(case: Case) -> None:
-    patterns = case.set("guard.kind", "rules").set("licence.waivers", [WAIVER])
+    patterns = case.set("guard.kind", "rules").set("license.waivers", [WAIVER])
     assert patterns.status("guard.kind") == {"WAIVED"}
     assert replace(patterns, today=date(2026, 12, 31)).status("guard.kind") == {"WAIVED"}
     late = replace(patterns, today=date(2027, 1, 1))
     assert late.status("guard.kind") == {"FAIL"}
-    assert late.status("licence.waivers") == {"FAIL"}
+    assert late.status("license.waivers") == {"FAIL"}
     waived = next(one for one in patterns.findings() if one.rule == "guard.kind")
     assert waived.waiver == "by Head of Legal until 2026-12-31: pilot with ten users"
     assert compliance_status(patterns.findings(), "production") == "ready"
@@ -67,19 +67,19 @@ def test_a_waiver_holds_until_its_last_day(case: Case) -> None:
 def test_a_waiver_for_one_subject_waives_no_other(case: Case) -> None:
     routes = case.set("access.open_routes", ["POST /invocations", "POST /rerank"])
     one = {**WAIVER, "rule": "exposure.routes", "subject": "POST /rerank"}
-    assert routes.set("licence.waivers", [one]).status("exposure.routes") == {"WAIVED", "FAIL"}
+    assert routes.set("license.waivers", [one]).status("exposure.routes") == {"WAIVED", "FAIL"}
 
 
 def test_the_rule_on_waivers_cannot_be_waived(case: Case) -> None:
     expired = {**WAIVER, "until": "2026-01-01"}
-    shield = {**WAIVER, "rule": "licence.waivers"}
-    assert "FAIL" in case.set("licence.waivers", [expired, shield]).status("licence.waivers")
+    shield = {**WAIVER, "rule": "license.waivers"}
+    assert "FAIL" in case.set("license.waivers", [expired, shield]).status("license.waivers")
 
 
 def test_waivers_from_a_file(case: Case, tmp_path: Path) -> None:
     file = tmp_path / "waivers.yaml"
     file.write_text("- {rule: guard.kind, by: Legal, reason: pilot with ten users, until: 2026-12-31}\n")
-    patterns = case.set("guard.kind", "rules").set("licence.waivers_file", str(file))
+    patterns = case.set("guard.kind", "rules").set("license.waivers_file", str(file))
     assert patterns.status("guard.kind") == {"WAIVED"}
     for broken in (
         "- {rule: guard.kind}",
@@ -91,55 +91,55 @@ def test_waivers_from_a_file(case: Case, tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             patterns.view()
     with pytest.raises(ConfigError, match="cannot be read"):
-        case.set("licence.waivers_file", str(tmp_path / "none.yaml")).view()
+        case.set("license.waivers_file", str(tmp_path / "none.yaml")).view()
 
 
 def test_a_waiver_of_an_unknown_rule_is_a_mistake(case: Case) -> None:
     with pytest.raises(ConfigError, match="is not a rule"):
-        case.set("licence.waivers", [{**WAIVER, "rule": "guard.knd"}]).view()
+        case.set("license.waivers", [{**WAIVER, "rule": "guard.knd"}]).view()
 
 
 def test_the_guardrail_is_judged_by_version(case: Case) -> None:
     changed = case.set("engine.chat_template", "own.jinja")
     # With a guard on both sides the current text leaves it to a person.
-    assert changed.status("licence.guardrail") == {"UNKNOWN"}
-    assert changed.set("guard.output", False).status("licence.guardrail") == {"FAIL"}
-    waiver = {**WAIVER, "rule": "licence.guardrail", "reason": "Qwen3Guard judged similar by Legal"}
-    assert changed.set("licence.waivers", [waiver]).status("licence.guardrail") == {"WAIVED"}
+    assert changed.status("license.guardrail") == {"UNKNOWN"}
+    assert changed.set("guard.output", False).status("license.guardrail") == {"FAIL"}
+    waiver = {**WAIVER, "rule": "license.guardrail", "reason": "Qwen3Guard judged similar by Legal"}
+    assert changed.set("license.waivers", [waiver]).status("license.guardrail") == {"WAIVED"}
     view = changed.view()
-    strict = replace(view, model=replace(view.model, licences=(licence("nvidia-open-model-2025-04-28"),)))
-    free = replace(view, model=replace(view.model, licences=(licence("nvidia-nemotron-open-model-2025-12-15"),)))
+    strict = replace(view, model=replace(view.model, licenses=(license("nvidia-open-model-2025-04-28"),)))
+    free = replace(view, model=replace(view.model, licenses=(license("nvidia-nemotron-open-model-2025-12-15"),)))
     from hybridserve.compliance import evaluate
 
     def status(deployment: object) -> set[str]:
-        return {one.status for one in evaluate(deployment, TODAY) if one.rule == "licence.guardrail"}  # type: ignore[arg-type]
+        return {one.status for one in evaluate(deployment, TODAY) if one.rule == "license.guardrail"}  # type: ignore[arg-type]
 
     assert status(strict) == {"FAIL"}
     assert status(free) == {"PASS"}
 
 
 def test_a_copy_that_is_the_text_itself_is_called_identical(baked: Case) -> None:
-    one = licence("nvidia-open-model-2025-10-24")
+    one = license("nvidia-open-model-2025-10-24")
     assert baked.bundle is not None
-    found = next(each for each in baked.findings() if each.rule == "licence.copy")
+    found = next(each for each in baked.findings() if each.rule == "license.copy")
     assert "identical" not in found.evidence
-    assert licence_text(one) in baked.bundle.values()
+    assert license_text(one) in baked.bundle.values()
 
 
 def test_acceptance_ages(case: Case) -> None:
     later = replace(case, today=date(2026, 11, 20) + timedelta(days=181))
-    assert later.status("licence.accepted") == {"FAIL"}
-    assert later.set("licence.max_reading_age_days", 365).status("licence.accepted") == {"PASS"}
+    assert later.status("license.accepted") == {"FAIL"}
+    assert later.set("license.max_reading_age_days", 365).status("license.accepted") == {"PASS"}
 
 
 def test_revenue_limit(case: Case) -> None:
-    lfm = replace(case.set("model.id", "lfm2-1.2b").set("licence.accepted", [
-        {"licence": "lfm-1.0", "by": "L", "accepted": "2026-11-20"},
-        {"licence": "apache-2.0", "by": "L", "accepted": "2026-11-20"}]), card=None)  # fmt: skip
-    assert lfm.status("licence.limits") == {"UNKNOWN"}
-    assert lfm.set("licence.annual_revenue_usd", 9_999_999).status("licence.limits") == {"PASS"}
-    assert lfm.set("licence.annual_revenue_usd", 10_000_000).status("licence.limits") == {"FAIL"}
-    assert lfm.set("licence.commercial", ["lfm-1.0"]).status("licence.limits") == {"PASS"}
+    lfm = replace(case.set("model.id", "lfm2-1.2b").set("license.accepted", [
+        {"license": "lfm-1.0", "by": "L", "accepted": "2026-11-20"},
+        {"license": "apache-2.0", "by": "L", "accepted": "2026-11-20"}]), card=None)  # fmt: skip
+    assert lfm.status("license.limits") == {"UNKNOWN"}
+    assert lfm.set("license.annual_revenue_usd", 9_999_999).status("license.limits") == {"PASS"}
+    assert lfm.set("license.annual_revenue_usd", 10_000_000).status("license.limits") == {"FAIL"}
+    assert lfm.set("license.commercial", ["lfm-1.0"]).status("license.limits") == {"PASS"}
 
 
 def test_float16_state_needs_rounding_where_it_is_built(case: Case) -> None:
@@ -173,19 +173,19 @@ def test_a_guard_inside_the_cluster_may_be_reached_in_clear(case: Case) -> None:
 
 
 def test_mounted_weights_that_nobody_can_see_are_unknown(case: Case) -> None:
-    hidden = case.set("licence.weights", "mounted")
+    hidden = case.set("license.weights", "mounted")
     for rule in ("guard.chat-template", "guard.tokenizer", "guard.generation-config"):
         assert hidden.status(rule) == {"UNKNOWN"}
 
 
 def test_files_without_a_recorded_hash_are_unknown(baked: Case) -> None:
-    assert baked.set("licence.pinned_files", {}).status("guard.chat-template") == {"UNKNOWN"}
+    assert baked.set("license.pinned_files", {}).status("guard.chat-template") == {"UNKNOWN"}
 
 
-def test_a_folder_of_a_known_models_name_has_no_licence(baked: Case) -> None:
+def test_a_folder_of_a_known_models_name_has_no_license(baked: Case) -> None:
     folder = replace(baked, card=None)
-    assert folder.status("licence.known") == {"UNKNOWN", "PASS"}
-    (found,) = [one for one in folder.findings() if one.rule == "licence.known" and one.status == "UNKNOWN"]
+    assert folder.status("license.known") == {"UNKNOWN", "PASS"}
+    (found,) = [one for one in folder.findings() if one.rule == "license.known" and one.status == "UNKNOWN"]
     assert found.subject == "nemotron-nano-9b-v2"
     assert compliance_status(folder.findings(), "production") == "refuse"
 

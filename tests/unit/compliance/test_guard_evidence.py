@@ -106,7 +106,7 @@ def test_the_record_holds_no_text_and_shows_tampering() -> None:
     assert record["blocked_latency_s"]["p50"] >= 0
     assert len(record["canaries"]) == len(canaries)
     tampered = json.loads(text)
-    tampered["canaries"][0]["compliance_status"] = "FAIL"
+    tampered["canaries"][0]["verdict"] = "FAIL"
     assert not record_is_whole(tampered)
 
 

@@ -10,10 +10,10 @@ import pytest
 
 import hybridserve
 from hybridserve.catalog.licenses import (
-    licence,
-    licence_ids,
+    license,
+    license_ids,
     licensed_models,
-    model_licence,
+    model_license,
     normalise,
     text_sha256,
 )
@@ -22,9 +22,9 @@ from hybridserve.compliance.rules.guard import behaviour_files, form_of
 from hybridserve.errors import CatalogError
 
 
-@pytest.mark.parametrize("name", licence_ids())
+@pytest.mark.parametrize("name", license_ids())
 def test_an_entry_is_whole(name: str) -> None:
-    one = licence(name)
+    one = license(name)
     assert one.url.startswith("https://")
     assert date(2026, 1, 1) < one.read <= date(2026, 12, 31)
     if one.status == "unknown":
@@ -41,38 +41,38 @@ def test_an_entry_is_whole(name: str) -> None:
             assert getattr(duty, needs[duty.term])
 
 
-def test_no_entry_holds_a_licence_text() -> None:
-    for name in licence_ids():
-        quoted = sum(len((duty.quote or "").split()) for duty in licence(name).obligations)
+def test_no_entry_holds_a_license_text() -> None:
+    for name in license_ids():
+        quoted = sum(len((duty.quote or "").split()) for duty in license(name).obligations)
         assert quoted < 150
 
 
 @pytest.mark.parametrize("model", model_ids())
 def test_every_model_of_the_catalogue_is_recorded(model: str) -> None:
-    entry = model_licence(model)
+    entry = model_license(model)
     assert entry is not None
     assert entry.repository in (None, load_card(model).repository)
-    assert all(licence(one).status != "unknown" for one in entry.licences)
+    assert all(license(one).status != "unknown" for one in entry.licenses)
 
 
 @pytest.mark.parametrize("model", licensed_models())
-def test_every_entry_names_known_licences_and_a_source(model: str) -> None:
-    entry = model_licence(model)
+def test_every_entry_names_known_licenses_and_a_source(model: str) -> None:
+    entry = model_license(model)
     assert entry is not None
     assert entry.source
-    for one in entry.licences:
-        licence(one)
+    for one in entry.licenses:
+        license(one)
     if entry.guard and not model.startswith("shieldgemma"):
         assert form_of(model) is not None
 
 
 def test_a_model_is_found_by_repository_and_an_unknown_one_is_not() -> None:
-    found = model_licence("nvidia/NVIDIA-Nemotron-Nano-9B-v2")
+    found = model_license("nvidia/NVIDIA-Nemotron-Nano-9B-v2")
     assert found is not None
     assert found.id == "nemotron-nano-9b-v2"
-    assert model_licence("someone/else") is None
-    with pytest.raises(CatalogError, match="not in the licence registry"):
-        licence("gpl-9")
+    assert model_license("someone/else") is None
+    with pytest.raises(CatalogError, match="not in the license registry"):
+        license("gpl-9")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_model_is_found_by_repository_and_an_unknown_one_is_not() -> None:
     ],
 )
 def test_the_guardrail_clause_by_version(version: str, has_clause: bool, substitute: bool | None) -> None:
-    duties = licence(version).terms("guardrail")
+    duties = license(version).terms("guardrail")
     assert bool(duties) is has_clause
     if duties:
         assert duties[0].substitute is substitute
@@ -97,8 +97,8 @@ def test_the_guardrail_clause_by_version(version: str, has_clause: bool, substit
 def test_only_guards_on_llama_and_gemma_bind_a_host_to_show_or_pass_on() -> None:
     hosted = {
         name
-        for name in licence_ids()
-        for duty in licence(name).obligations
+        for name in license_ids()
+        for duty in license(name).obligations
         if duty.term in ("service_line", "policy_flow_down") and "host" in duty.when and duty.only is None
     }
     assert hosted == {"llama-3.1", "llama-4", "gemma-2025-03-24"}
@@ -111,8 +111,8 @@ def test_normalisation_forgives_typography_only() -> None:
 
 
 def test_the_demo_models_files_are_the_recorded_ones() -> None:
-    """After training it anew: `hybridserve check --pins` prints what belongs into model_licences.yaml."""
-    entry = model_licence("demo")
+    """After training it anew: `hybridserve check --pins` prints what belongs into model_licenses.yaml."""
+    entry = model_license("demo")
     assert entry is not None
     folder = Path(hybridserve.__file__).parent / "demo_model"
     present = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*") if path.is_file()}

@@ -65,14 +65,14 @@ def shipped(name: str, text: str | None) -> Break:
 
 def accepted(**changes: Any) -> Break:
     def broken(case: Case) -> Case:
-        first, *rest = case.tree["licence"]["accepted"]
-        return case.set("licence.accepted", [{**first, **changes}, *rest])
+        first, *rest = case.tree["license"]["accepted"]
+        return case.set("license.accepted", [{**first, **changes}, *rest])
 
     return broken
 
 
 def no_acceptance(case: Case) -> Case:
-    return case.set("licence.accepted", case.tree["licence"]["accepted"][1:])
+    return case.set("license.accepted", case.tree["license"]["accepted"][1:])
 
 
 def drop(path: str, word: str, default: tuple[str, ...]) -> Break:
@@ -85,33 +85,33 @@ GUARD_MODEL = frozenset(
     {"guard.model", "guard.model-revision", "guard.verdict-length", "guard.strictness", "guard.timeout",
      "guard.transport", "guard.overlap", "guard.input", "guard.output", "guard.kind"}
 )  # fmt: skip
-# Without an entry in registry and catalogue there is no licence to keep and no card to compare with.
+# Without an entry in registry and catalogue there is no license to keep and no card to compare with.
 NO_ENTRY = frozenset(
-    {"licence.accepted", "licence.source", "licence.revision", "licence.reading-age", "licence.guardrail",
-     "licence.name", "guard.control-words", "engine.reasoning-parser", "engine.tool-parser", "engine.version"}
+    {"license.accepted", "license.source", "license.revision", "license.reading-age", "license.guardrail",
+     "license.name", "guard.control-words", "engine.reasoning-parser", "engine.tool-parser", "engine.version"}
 )  # fmt: skip
 SPECULATION = {"method": "mtp", "num_speculative_tokens": 3}
 
 ANYWHERE = [
-    # licence
-    Mutation("unknown-model", "licence.known", other_model("someone/model"), NO_ENTRY),
-    Mutation("unread-licence", "licence.known", other_model("jamba-1.5-mini"), NO_ENTRY),
-    Mutation("other-revision", "licence.revision", put("model.revision", "f" * 40)),
-    Mutation("another-source", "licence.source", put("model.source", "someone/nano-without-refusals")),
-    Mutation("nobody-accepted", "licence.accepted", no_acceptance, frozenset({"licence.reading-age"})),
-    Mutation("old-acceptance", "licence.accepted", accepted(accepted="2026-01-01")),
-    Mutation("future-acceptance", "licence.accepted", accepted(accepted="2027-01-01")),
-    Mutation("another-version-accepted", "licence.accepted", accepted(licence="nvidia-open-model-2025-04-28")),
-    Mutation("a-year-later", "licence.reading-age", lambda c: replace(c, today=date(2027, 11, 23))),
-    Mutation("template-with-guardrail", "licence.guardrail", put("engine.chat_template", "own.jinja")),
-    Mutation("adapter-with-guardrail", "licence.guardrail", extra("enable_lora", True)),
-    Mutation("derivative-name", "licence.name",
-             lambda c: c.set("licence.derivative", True).set("model.served_name", "nvidia-own")),
-    Mutation("expired-waiver", "licence.waivers",
-             put("licence.waivers", [{"rule": "guard.kind", "by": "Legal", "reason": "for the pilot phase",
+    # license
+    Mutation("unknown-model", "license.known", other_model("someone/model"), NO_ENTRY),
+    Mutation("unread-license", "license.known", other_model("jamba-1.5-mini"), NO_ENTRY),
+    Mutation("other-revision", "license.revision", put("model.revision", "f" * 40)),
+    Mutation("another-source", "license.source", put("model.source", "someone/nano-without-refusals")),
+    Mutation("nobody-accepted", "license.accepted", no_acceptance, frozenset({"license.reading-age"})),
+    Mutation("old-acceptance", "license.accepted", accepted(accepted="2026-01-01")),
+    Mutation("future-acceptance", "license.accepted", accepted(accepted="2027-01-01")),
+    Mutation("another-version-accepted", "license.accepted", accepted(license="nvidia-open-model-2025-04-28")),
+    Mutation("a-year-later", "license.reading-age", lambda c: replace(c, today=date(2027, 11, 23))),
+    Mutation("template-with-guardrail", "license.guardrail", put("engine.chat_template", "own.jinja")),
+    Mutation("adapter-with-guardrail", "license.guardrail", extra("enable_lora", True)),
+    Mutation("derivative-name", "license.name",
+             lambda c: c.set("license.derivative", True).set("model.served_name", "nvidia-own")),
+    Mutation("expired-waiver", "license.waivers",
+             put("license.waivers", [{"rule": "guard.kind", "by": "Legal", "reason": "for the pilot phase",
                                       "until": "2026-11-22"}])),
     # guard
-    Mutation("no-guard", "guard.input", lambda c: c.set("guard.kind", "none"), GUARD_MODEL | {"licence.flow-down"}),
+    Mutation("no-guard", "guard.input", lambda c: c.set("guard.kind", "none"), GUARD_MODEL | {"license.flow-down"}),
     Mutation("no-guard-out", "guard.output", lambda c: c.set("guard.kind", "none"), GUARD_MODEL),
     Mutation("pattern-guard", "guard.kind", put("guard.kind", "rules"),
              frozenset({"guard.model", "guard.model-revision", "guard.verdict-length", "guard.strictness",
@@ -197,24 +197,24 @@ ANYWHERE = [
     Mutation("public-metrics", "exposure.metrics", put("access.anonymous_scopes", ["metrics"])),
     Mutation("open-metrics-port", "exposure.ports", put("telemetry.metrics_host", "0.0.0.0")),
     Mutation("invocations", "exposure.routes", put("access.open_routes", ["POST /invocations"])),
-    Mutation("branch", "exposure.model-revision", put("model.revision", "main"), frozenset({"licence.revision"})),
-    Mutation("tag", "exposure.image", put("licence.image", "registry.example/hybridserve:latest")),
-    Mutation("short-digest", "exposure.image", put("licence.image", "registry.example/h@sha256:abc")),
+    Mutation("branch", "exposure.model-revision", put("model.revision", "main"), frozenset({"license.revision"})),
+    Mutation("tag", "exposure.image", put("license.image", "registry.example/hybridserve:latest")),
+    Mutation("short-digest", "exposure.image", put("license.image", "registry.example/h@sha256:abc")),
 ]  # fmt: skip
 
 ON_BAKED = [
-    Mutation("no-bundle", "licence.copy", lambda c: replace(c, bundle=None)),
-    Mutation("no-copy", "licence.copy", shipped("licences/nvidia-open-model-2025-10-24.txt", None)),
-    Mutation("cut-copy", "licence.copy",
-             shipped("licences/nvidia-open-model-2025-10-24.txt",
+    Mutation("no-bundle", "license.copy", lambda c: replace(c, bundle=None)),
+    Mutation("no-copy", "license.copy", shipped("licenses/nvidia-open-model-2025-10-24.txt", None)),
+    Mutation("cut-copy", "license.copy",
+             shipped("licenses/nvidia-open-model-2025-10-24.txt",
                      "NVIDIA Open Model License Agreement October 24, 2025 " + "words " * 800)),
-    Mutation("other-version", "licence.copy",
-             shipped("licences/nvidia-open-model-2025-10-24.txt",
+    Mutation("other-version", "license.copy",
+             shipped("licenses/nvidia-open-model-2025-10-24.txt",
                      "NVIDIA Open Model License Agreement April 28, 2025 " + "words " * 1500)),
-    Mutation("no-notice", "licence.notice", shipped("NOTICE", None)),
-    Mutation("notice-reworded", "licence.notice",
+    Mutation("no-notice", "license.notice", shipped("NOTICE", None)),
+    Mutation("notice-reworded", "license.notice",
              shipped("NOTICE", "Licensed by NVIDIA under the NVIDIA Open Model License\n")),
-    Mutation("notice-in-passing", "licence.notice",
+    Mutation("notice-in-passing", "license.notice",
              shipped("NOTICE", "Not: Licensed by NVIDIA Corporation under the NVIDIA Open Model License\n")),
     *(Mutation(f"{name}-changed", rule, file(name, b"changed")) for name, rule in (
         ("chat_template.jinja", "guard.chat-template"), ("tokenizer.json", "guard.tokenizer"),
@@ -225,23 +225,23 @@ ON_BAKED = [
     Mutation("config-changed", "guard.pinned-files", file("config.json", b'{"hidden_size": 1}')),
     Mutation("config-gone", "guard.pinned-files", file("config.json", None)),
     Mutation("new-template", "guard.chat-template", file("chat_template.json", b"{}")),
-    Mutation("changed-with-guardrail", "licence.guardrail", file("tokenizer.json", b"changed")),
+    Mutation("changed-with-guardrail", "license.guardrail", file("tokenizer.json", b"changed")),
     Mutation("code-not-pinned", "guard.remote-code",
              lambda c: file("modeling.py", b"code")(replace(c, card=card(trust_remote_code=True)))
              .set("engine.trust_remote_code", True)),
-    Mutation("no-image", "exposure.image", put("licence.image", None)),
+    Mutation("no-image", "exposure.image", put("license.image", None)),
 ]  # fmt: skip
 
 ON_LLAMA_GUARD = [
-    Mutation("no-page", "licence.service-line", lambda c: replace(c, about=None)),
-    Mutation("page-without-line", "licence.service-line", lambda c: replace(c, about="We use Llama.")),
-    Mutation("users-not-declared", "licence.limits", put("licence.monthly_users", None)),
-    Mutation("too-many-users", "licence.limits", put("licence.monthly_users", 700_000_001)),
+    Mutation("no-page", "license.service-line", lambda c: replace(c, about=None)),
+    Mutation("page-without-line", "license.service-line", lambda c: replace(c, about="We use Llama.")),
+    Mutation("users-not-declared", "license.limits", put("license.monthly_users", None)),
+    Mutation("too-many-users", "license.limits", put("license.monthly_users", 700_000_001)),
 ]
 ON_GEMMA_GUARD = [
-    Mutation("no-terms", "licence.flow-down", lambda c: replace(c, terms=None)),
-    Mutation("terms-without-policy", "licence.flow-down", lambda c: replace(c, terms="Be good.")),
-    Mutation("hosted-without-copy", "licence.copy", lambda c: replace(c, bundle={"a.txt": "nothing"})),
+    Mutation("no-terms", "license.flow-down", lambda c: replace(c, terms=None)),
+    Mutation("terms-without-policy", "license.flow-down", lambda c: replace(c, terms="Be good.")),
+    Mutation("hosted-without-copy", "license.copy", lambda c: replace(c, bundle={"a.txt": "nothing"})),
 ]
 # A parser that is left open is right where the card names one.
 REPAIRS = [{"no-parser", "wrong-parser"}]
@@ -249,7 +249,7 @@ BASES = {"case": ANYWHERE, "baked": ON_BAKED, "llama_guard": ON_LLAMA_GUARD, "ge
 SINGLES = [(base, mutation) for base, mutations in BASES.items() for mutation in mutations]
 # On the richer bases, what breaks the plain one has to be found as well.
 SINGLES += [(base, mutation) for base in ("baked", "llama_guard", "gemma_guard") for mutation in ANYWHERE
-            if mutation.name not in ("unknown-model", "unread-licence", "wrong-form")]  # fmt: skip
+            if mutation.name not in ("unknown-model", "unread-license", "wrong-form")]  # fmt: skip
 SEVERITY = {rule.id: rule.severity for rule in RULES}
 
 
@@ -266,7 +266,7 @@ def test_each_broken_thing_is_found(base: str, mutation: Mutation, request: pyte
 
 
 def test_every_rule_is_broken_by_some_mutation() -> None:
-    elsewhere = {"licence.retained", "licence.special-purpose", "guard.strictness"}
+    elsewhere = {"license.retained", "license.special-purpose", "guard.strictness"}
     assert {mutation.rule for _, mutation in SINGLES} | elsewhere == {rule.id for rule in RULES}
 
 
@@ -298,18 +298,18 @@ def test_the_untouched_one_passes_under_every_profile(base: str, request: pytest
 
 
 def test_unpinned_notice_files_of_the_model_are_retained(baked: Case) -> None:
-    # Apache asks to retain notices; the example's own licence does not.
+    # Apache asks to retain notices; the example's own license does not.
     apache = replace(baked.set("model.id", "qwen3-8b"), card=card(id="qwen3-8b"))
-    assert "licence.retained" not in broken_rules(apache.findings())
+    assert "license.retained" not in broken_rules(apache.findings())
     lost = shipped("upstream/bias.md", None)(apache)
-    assert lost.status("licence.retained") == {"FAIL"}
-    assert shipped("upstream/bias.md", "changed")(apache).status("licence.retained") == {"FAIL"}
-    assert replace(apache, files=None).status("licence.retained") == {"UNKNOWN"}
+    assert lost.status("license.retained") == {"FAIL"}
+    assert shipped("upstream/bias.md", "changed")(apache).status("license.retained") == {"FAIL"}
+    assert replace(apache, files=None).status("license.retained") == {"UNKNOWN"}
 
 
 def test_a_guard_model_is_not_offered_for_chat(case: Case) -> None:
     offered = replace(case.set("model.id", "llama-3.1-nemotron-safety-guard-8b-v3"), card=None)
-    assert offered.status("licence.special-purpose") == {"FAIL"}
+    assert offered.status("license.special-purpose") == {"FAIL"}
 
 
 def test_doubtful_verdicts_block(case: Case) -> None:

@@ -103,5 +103,5 @@ def test_metrics_carry_our_names_labels_and_values() -> None:
     metrics.observe(GUARD_SECONDS.name, {"guard": "rules", "stage": "input"}, 0.2)
     text = generate_latest(registry).decode()
     assert 'hybridserve_requests_rejected_total{reason="scope",route="chat"} 1.0' in text
-    assert "hybridserve_metered_tokens_total 7.0" in text
-    assert 'hybridserve_guard_seconds_count{guard="rules",stage="input"} 1.0' in text
+    assert "hybridserve_rate_limited_tokens_total 7.0" in text
+    assert 'hybridserve_guard_check_duration_seconds_count{guard="rules",stage="input"} 1.0' in text

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from hybridserve.engine.watchdog import PERIOD_S, StallDetector, wait_until_unhealthy
-from hybridserve.gateway import GatewayMiddleware, reply
+from hybridserve.gateway import GatewayMiddleware
+from hybridserve.gateway.responses import guarded_response
 from hybridserve.settings import Settings
 from support.fake_engine import DONE, SmallEngine, call, chunk, sse
 
@@ -68,7 +69,7 @@ def test_a_stream_says_nothing_before_its_first_piece() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_dead_engines_error_is_held_while_nothing_was_said(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reply, "_LAST_WORDS_S", 0.3)
+    monkeypatch.setattr(guarded_response, "_LAST_WORDS_S", 0.3)
     error = {"error": {"message": "EngineCore encountered an issue", "code": 500}}
     engine = SmallEngine([sse(error), DONE], error, status=200 if stream else 500)
     app = GatewayMiddleware(engine, Settings())
@@ -101,11 +102,11 @@ def test_a_stopped_child_ends_with_its_parent() -> None:
     """As a stalled engine core with its replica: SIGTERM would wait for ever."""
     script = (
         "import subprocess, os, signal, sys\n"
-        "from hybridserve.engine.processes import end_at_once\n"
+        "from hybridserve.engine.processes import kill_self_and_descendants\n"
         "child = subprocess.Popen(['sleep', '600'])\n"
         "os.kill(child.pid, signal.SIGSTOP)\n"
         "print(child.pid, flush=True)\n"
-        "end_at_once(7)\n"
+        "kill_self_and_descendants(7)\n"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert run.returncode == 7

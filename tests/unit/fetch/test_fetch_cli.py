@@ -99,12 +99,12 @@ def test_killed_in_the_middle_it_goes_on(
     assert [wanted for path, wanted in hub_server.asked if path.endswith("model.safetensors")] == [f"bytes={kept}-"]
 
 
-def test_a_model_of_the_catalogue_has_the_commit_whose_licence_was_read(
+def test_a_model_of_the_catalogue_has_the_commit_whose_license_was_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hybridserve.catalog.licenses import model_licence
+    from hybridserve.catalog.licenses import model_license
 
-    known = model_licence("nemotron-nano-9b-v2")
+    known = model_license("nemotron-nano-9b-v2")
     assert known is not None
     assert known.revision is not None
     code, _, err = run(capsys, "nemotron-nano-9b-v2", "--offline", "--cache", str(tmp_path))

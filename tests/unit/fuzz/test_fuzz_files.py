@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 import yaml
-from mutate import mutate_text, mutate_tree
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
@@ -30,6 +29,7 @@ from hybridserve.loadtest.scenario import built_in, load_scenario, parse_scenari
 from hybridserve.settings import Settings
 from hybridserve.simulator.service_times import BUILT_IN, parse_service_times
 from hybridserve.simulator.traffic import parse_trace
+from support.mutate import mutate_text, mutate_tree
 
 pytestmark = pytest.mark.timeout(7200)
 

@@ -6,22 +6,18 @@ import asyncio
 import json
 import os
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from mutate import WRONG, mutate_text, mutate_tree
 
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.guards import GuardError
 from hybridserve.guards.parsers import PARSERS, ParsedVerdict
 from hybridserve.loadtest.sse import read_stream
 from hybridserve.settings import Settings
-from support.fuzz_bodies import BODIES, HEADERS
-
-sys.path.append(str(Path(__file__).parents[1] / "serving"))
 from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
+from support.fuzz_bodies import BODIES, HEADERS
+from support.mutate import WRONG, mutate_text, mutate_tree
 
 pytestmark = pytest.mark.timeout(7200)
 

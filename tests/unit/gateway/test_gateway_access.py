@@ -273,7 +273,7 @@ def test_logs_hold_no_key_no_prompt_no_answer(keys: dict[str, str], caplog: pyte
     text = "\n".join(record.getMessage() + str(record.exc_info or "") for record in caplog.records)
     assert "event=request" in text
     assert "key=user" in text
-    assert "event=app_failed" in text
+    assert "event=engine_app_error" in text
     for secret in ("SECRET", keys["user"], keys["user"][3:]):
         assert secret not in text
 
@@ -310,7 +310,7 @@ def test_it_mounts_on_a_real_fastapi_app_by_name_alone(monkeypatch: pytest.Monke
     async def chat(body: dict[str, Any]) -> dict[str, Any]:
         return {**ANSWER, "echo": body}
 
-    module, _, name = "hybridserve.gateway.ControlMiddleware".rpartition(".")
+    module, _, name = "hybridserve.gateway.GatewayMiddleware".rpartition(".")
     app.add_middleware(getattr(importlib.import_module(module), name))
 
     async def go() -> list[httpx.Response]:
@@ -347,7 +347,7 @@ def test_the_control_is_handed_in_and_counts() -> None:
     names = [name for name, _ in seen]
     assert names.count("hybridserve_requests_admitted_total") == 1
     assert names.count("hybridserve_guard_verdicts_total") == 3
-    assert "hybridserve_middleware_seconds" in names
+    assert "hybridserve_gateway_overhead_seconds" in names
     assert ("hybridserve_requests_rejected_total", {"route": "chat", "reason": "guard_blocked_input"}) in seen
     assert json.dumps(seen), "labels are plain text"
 

@@ -105,7 +105,7 @@ def test_a_cancelled_request_aborts_the_engine_as_a_hang_up_does(stream: bool, m
 
     asyncio.run(go())
     assert engine.aborted == 1
-    assert ("hybridserve_streams_cut_total", {"reason": "client_gone"}) in counted
+    assert ("hybridserve_streams_aborted_total", {"reason": "client_gone"}) in counted
     assert app.control.limits.running == 0
     assert app.control.active == 0
 
@@ -188,7 +188,7 @@ def test_draining_refuses_new_requests_and_finishes_old_ones() -> None:
 
 def test_a_closed_gate_serves_nothing() -> None:
     app = door(SmallEngine([DONE]))
-    app.control.close_gate("the licence of this model lapsed")
+    app.control.close_gate("the license of this model lapsed")
     result = ask(app)
     assert (result.status, result.error["code"]) == (503, "gate_closed")
     assert asyncio.run(call(app, "/ready", method="GET")).status == 503

@@ -41,7 +41,7 @@ FINDINGS = [
     {"severity": "warning", "status": "FAIL"},
     {"severity": "error", "status": "PASS"},
 ]
-LICENCES = {"models": [{"role": "model", "licences": [{"id": "apache-2.0", "read": "2026-11-14"}]}]}
+LICENSES = {"models": [{"role": "model", "licenses": [{"id": "apache-2.0", "read": "2026-11-14"}]}]}
 
 
 @pytest.fixture
@@ -54,6 +54,6 @@ def state(outcomes: SLOCollector) -> ReplicaCollector:
     """A busy replica whose engine got 11 blocks fewer than planned."""
     build = {"version": "1", "vllm": "0.29.0", "ray": "2.60.0", "mode": "ray", "profile": "demo"}
     capacity = ReplicaCapacity(8, 89, 64, 2, 1, 1e12)
-    facts = ReplicaFacts(Settings(), capacity, PLAN, FINDINGS, LICENCES, True, build)
+    facts = ReplicaFacts(Settings(), capacity, PLAN, FINDINGS, LICENSES, True, build)
     reading = ReplicaMetrics("r", running=5, waiting=3, blocks_used=21, state_blocks_used=10, age_s=0.5)
     return ReplicaCollector(facts, lambda: reading, outcomes, today=lambda: date(2026, 11, 24))

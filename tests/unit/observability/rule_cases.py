@@ -39,7 +39,7 @@ def availability(failed: float, minutes: int, where: str = "rejected") -> dict[s
     if where == "rejected":
         series[f'hybridserve_requests_rejected_total{{{WHO},route="chat",{reason}}}'] = f"0+{failed}x{minutes}"
     else:
-        series[f'hybridserve_streams_cut_total{{{WHO},reason="engine_error"}}'] = f"0+{failed}x{minutes}"
+        series[f'hybridserve_streams_aborted_total{{{WHO},reason="engine_error"}}'] = f"0+{failed}x{minutes}"
     return series
 
 
@@ -65,7 +65,7 @@ def cache(hits: int, queries: int, inert: int = 0) -> dict[str, str]:
     return {
         f'vllm:prefix_cache_hits_total{{{WHO},engine="0"}}': f"0+{hits}x180",
         f'vllm:prefix_cache_queries_total{{{WHO},engine="0"}}': f"0+{queries}x180",
-        f"hybridserve_prefix_cache_inert{{{WHO}}}": f"{inert}x180",
+        f"hybridserve_prefix_cache_ineffective{{{WHO}}}": f"{inert}x180",
     }
 
 
@@ -81,16 +81,20 @@ def gauge(name: str, value: str, labels: str = WHO) -> dict[str, str]:
     return {f"{name}{{{labels}}}": f"{value}x60"}
 
 
+def no_metrics(replicas: int) -> dict[str, str]:
+    return gauge("hybridserve_autoscaler_replicas_without_metrics", str(replicas), CONTROLLER)
+
+
 def bounds(demand: float, highest: int) -> dict[str, str]:
     return {
-        f'hybridserve_scaling_demand_replicas{{{CONTROLLER},resource="state_slots"}}': f"{demand}x60",
-        f'hybridserve_scaling_bound_replicas{{{CONTROLLER},bound="max"}}': f"{highest}x60",
+        f'hybridserve_autoscaler_demand_replicas{{{CONTROLLER},resource="state_slots"}}': f"{demand}x60",
+        f'hybridserve_autoscaler_replica_limit{{{CONTROLLER},limit="max"}}': f"{highest}x60",
     }
 
 
 def sizes(ready: int, target: int) -> dict[str, str]:
-    return gauge("hybridserve_scaling_ready_replicas", f"{ready}", CONTROLLER) | gauge(
-        "hybridserve_scaling_target_replicas", f"{target}", CONTROLLER
+    return gauge("hybridserve_autoscaler_ready_replicas", f"{ready}", CONTROLLER) | gauge(
+        "hybridserve_autoscaler_target_replicas", f"{target}", CONTROLLER
     )
 
 
@@ -117,10 +121,11 @@ def tokens(running: int, generated: int) -> dict[str, str]:
 
 TTFT, TPOT = "vllm:time_to_first_token_seconds", "vllm:request_time_per_output_token_seconds"
 FINDING = 'hybridserve_compliance_findings{%s,severity="%s",status="%s"}'
-AGE = f'hybridserve_licence_reading_age_seconds{{{WHO},licence="apache-2.0",role="model"}}'
+AGE = f'hybridserve_license_review_age_seconds{{{WHO},license="apache-2.0",role="model"}}'
 LOOPS = "ray_serve_controller_num_control_loops"
 UP = f'up{{job="n/podmonitor",{WHO}}}'
 BUILD = f"hybridserve_build_info{{{WHO}}}"
+ERRORS = {f"hybridserve_autoscaler_errors_total{{{CONTROLLER}}}": "0+60x60"}
 BURNS = ("HybridServeTTFTBudgetBurn", "HybridServeInterTokenBudgetBurn", "HybridServeAvailabilityBudgetBurn",
          "HybridServeGoodputBudgetBurn")  # fmt: skip
 
@@ -156,17 +161,17 @@ CASES = (
     Case("HybridServeStateSlotsFull", ("ticket",), slots(8, 3, 0.01)),
     Case("HybridServeStateSlotsFull", (), slots(8, 0, 0.01)),
     Case("HybridServeStateSlotsFull", (), slots(4, 3, 0.01)),
-    Case("HybridServeWaitingWhileFree", ("ticket",), slots(4, 3, 0.2)),
-    Case("HybridServeWaitingWhileFree", (), slots(4, 3, 0.97)),
-    Case("HybridServeWaitingWhileFree", (), slots(8, 3, 0.2)),
-    Case("HybridServePreempting", ("ticket",), {f'vllm:num_preemptions_total{{{WHO},engine="0"}}': "0+12x60"}),
-    Case("HybridServePreempting", (), {f'vllm:num_preemptions_total{{{WHO},engine="0"}}': "0+3x60"}),
-    Case("HybridServePrefixCacheInert", ("info",), cache(5, 10_000), "3h"),
-    Case("HybridServePrefixCacheInert", ("info",), cache(0, 0, inert=1), "3h"),
-    Case("HybridServePrefixCacheInert", (), cache(3_000, 10_000), "3h"),
-    Case("HybridServePrefixCacheInert", (), cache(0, 100), "3h"),
-    Case("HybridServePlanDrift", ("ticket",), gauge("hybridserve_plan_differences", "2")),
-    Case("HybridServePlanDrift", (), gauge("hybridserve_plan_differences", "0")),
+    Case("HybridServeHeadOfLineBlocking", ("ticket",), slots(4, 3, 0.2)),
+    Case("HybridServeHeadOfLineBlocking", (), slots(4, 3, 0.97)),
+    Case("HybridServeHeadOfLineBlocking", (), slots(8, 3, 0.2)),
+    Case("HybridServeHighPreemptionRate", ("ticket",), {f'vllm:num_preemptions_total{{{WHO},engine="0"}}': "0+12x60"}),
+    Case("HybridServeHighPreemptionRate", (), {f'vllm:num_preemptions_total{{{WHO},engine="0"}}': "0+3x60"}),
+    Case("HybridServePrefixCacheIneffective", ("info",), cache(5, 10_000), "3h"),
+    Case("HybridServePrefixCacheIneffective", ("info",), cache(0, 0, inert=1), "3h"),
+    Case("HybridServePrefixCacheIneffective", (), cache(3_000, 10_000), "3h"),
+    Case("HybridServePrefixCacheIneffective", (), cache(0, 100), "3h"),
+    Case("HybridServePlanDrift", ("ticket",), gauge("hybridserve_plan_mismatched_fields", "2")),
+    Case("HybridServePlanDrift", (), gauge("hybridserve_plan_mismatched_fields", "0")),
     Case("HybridServeGuardDown", ("page",), verdicts(20)),
     Case("HybridServeGuardDown", (), verdicts(1)),
     Case("HybridServeGuardCanaryFailing", ("page",), gauge("hybridserve_guard_canary_ok", "0", f'{WHO},kind="block"')),
@@ -174,22 +179,22 @@ CASES = (
     Case("HybridServeComplianceFail", ("ticket",), {FINDING % (WHO, "error", "FAIL"): "1x60"}),
     Case("HybridServeComplianceFail", (), {FINDING % (WHO, "warning", "FAIL"): "3x60"}),
     Case("HybridServeComplianceFail", (), {FINDING % (WHO, "error", "PASS"): "9x60"}),
-    Case("HybridServeLicenceReadingOld", ("info",), {AGE: "16000000x120"}, "2h"),
-    Case("HybridServeLicenceReadingOld", (), {AGE: "864000x120"}, "2h"),
-    Case("HybridServeScalerAtBound", ("ticket",), bounds(3.4, 3)),
-    Case("HybridServeScalerAtBound", (), bounds(2.9, 3)),
+    Case("HybridServeLicenseReviewExpired", ("info",), {AGE: "16000000x120"}, "2h"),
+    Case("HybridServeLicenseReviewExpired", (), {AGE: "864000x120"}, "2h"),
+    Case("HybridServeAutoscalerAtLimit", ("ticket",), bounds(3.4, 3)),
+    Case("HybridServeAutoscalerAtLimit", (), bounds(2.9, 3)),
     Case("HybridServeScaleDownStuck", ("ticket",), sizes(3, 2)),
     Case("HybridServeScaleDownStuck", (), sizes(2, 2)),
     Case("HybridServeScaleDownStuck", (), sizes(1, 2)),
-    Case("HybridServeScalerBlind", ("ticket",), gauge("hybridserve_scaling_silent_replicas", "1", CONTROLLER)),
-    Case("HybridServeScalerBlind", ("ticket",), {f"hybridserve_scaling_faults_total{{{CONTROLLER}}}": "0+60x60"}),
-    Case("HybridServeScalerBlind", (), gauge("hybridserve_scaling_silent_replicas", "0", CONTROLLER)),
+    Case("HybridServeAutoscalerMetricsMissing", ("ticket",), no_metrics(1)),
+    Case("HybridServeAutoscalerMetricsMissing", ("ticket",), ERRORS),
+    Case("HybridServeAutoscalerMetricsMissing", (), no_metrics(0)),
     Case("HybridServeEngineDown", ("page",), lost()),
     Case("HybridServeEngineDown", ("page",), lost() | sizes(1, 2)),
     Case("HybridServeEngineDown", (), {UP: "1x60", BUILD: "1x60"}),
     # A port of the pod that no replica ever took; a replica that was told to go.
     Case("HybridServeEngineDown", (), {UP: "0x60"}),
-    Case("HybridServeEngineDown", (), lost() | gauge("hybridserve_scaling_target_replicas", "2x50 1", CONTROLLER)),
+    Case("HybridServeEngineDown", (), lost() | gauge("hybridserve_autoscaler_target_replicas", "2x50 1", CONTROLLER)),
     Case("HybridServeReplicasMissing", ("page",), sizes(1, 2)),
     Case("HybridServeReplicasMissing", (), sizes(2, 2)),
     # A start-up is no fault.
@@ -197,8 +202,8 @@ CASES = (
         "HybridServeReplicasMissing",
         (),
         {
-            f"hybridserve_scaling_ready_replicas{{{CONTROLLER}}}": "1x60",
-            f"hybridserve_scaling_target_replicas{{{CONTROLLER}}}": "1x50 2x10",
+            f"hybridserve_autoscaler_ready_replicas{{{CONTROLLER}}}": "1x60",
+            f"hybridserve_autoscaler_target_replicas{{{CONTROLLER}}}": "1x50 2x10",
         },
     ),
     Case("HybridServeReplicaLost", ("info",), {UP: "1x58 0", BUILD: "1x58"}),
@@ -210,11 +215,11 @@ CASES = (
     Case("HybridServeProxyReplaced", (), part("ray_serve_haproxy_process_count", "1x50 stale", "_x50 1x10")),
     Case("HybridServeControllerReplaced", ("info",), part(LOOPS, "0+9x58 stale", "_x58 0 9")),
     Case("HybridServeControllerReplaced", (), part(LOOPS, "0+9x60")),
-    Case("HybridServeEngineSilent", ("page",), {f"hybridserve_engine_reading_age_seconds{{{WHO}}}": "0x57 30 90 150"}),
-    Case("HybridServeEngineSilent", (), {f"hybridserve_engine_reading_age_seconds{{{WHO}}}": "0 9 0x58"}),
-    Case("HybridServeEngineStuck", ("page",), tokens(2, 0)),
-    Case("HybridServeEngineStuck", (), tokens(2, 50)),
-    Case("HybridServeEngineStuck", (), tokens(0, 0)),
+    Case("HybridServeEngineStalled", ("page",), {f"hybridserve_engine_stats_age_seconds{{{WHO}}}": "0x57 30 90 150"}),
+    Case("HybridServeEngineStalled", (), {f"hybridserve_engine_stats_age_seconds{{{WHO}}}": "0 9 0x58"}),
+    Case("HybridServeEngineStalled", ("page",), tokens(2, 0)),
+    Case("HybridServeEngineStalled", (), tokens(2, 50)),
+    Case("HybridServeEngineStalled", (), tokens(0, 0)),
     Case("HybridServeMetricsMissing", ("page",), {}),
     Case("HybridServeMetricsMissing", (), {BUILD: "1x60"}),
 )  # fmt: skip

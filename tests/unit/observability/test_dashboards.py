@@ -110,7 +110,7 @@ def test_every_panel_explains_itself(board: Dashboard, panel: Panel) -> None:
     assert panel.description.endswith(".")
     assert panel.unit
     # A panel that sends to a runbook shows from where on it is time to read it: a limit, or the limit as a line.
-    assert panel.runbook is None or panel.limits or any("bound" in query.expr for query in panel.queries)
+    assert panel.runbook is None or panel.limits or any("replica_limit" in query.expr for query in panel.queries)
     if panel.runbook is not None:
         assert (ROOT / "docs" / "runbooks" / f"{panel.runbook}.md").is_file()
 

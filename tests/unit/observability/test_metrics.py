@@ -74,16 +74,16 @@ def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(s
     seen = values(registry)
     assert seen["hybridserve_state_slots"] == 8
     assert seen["hybridserve_state_slots_used"] == 5
-    assert seen['hybridserve_pool_blocks_used{holds="state"}'] == 10
-    assert seen['hybridserve_pool_blocks_used{holds="attention"}'] == 11
+    assert seen['hybridserve_kv_cache_blocks_used{type="state"}'] == 10
+    assert seen['hybridserve_kv_cache_blocks_used{type="attention"}'] == 11
     assert seen['hybridserve_plan_value{field="num_gpu_blocks",source="plan"}'] == 101
     assert seen['hybridserve_plan_value{field="num_gpu_blocks",source="engine"}'] == 90
-    assert seen["hybridserve_plan_differences"] == 1
+    assert seen["hybridserve_plan_mismatched_fields"] == 1
     assert seen["hybridserve_prefix_cacheable_min_tokens"] == 64
-    assert seen["hybridserve_prefix_cache_inert"] == 0
+    assert seen["hybridserve_prefix_cache_ineffective"] == 0
     assert seen['hybridserve_compliance_findings{severity="error",status="PASS"}'] == 2
     assert seen['hybridserve_compliance_findings{severity="warning",status="FAIL"}'] == 1
-    assert seen['hybridserve_licence_reading_age_seconds{licence="apache-2.0",role="model"}'] == 10 * 86400
+    assert seen['hybridserve_license_review_age_seconds{license="apache-2.0",role="model"}'] == 10 * 86400
 
 
 def test_a_cache_that_no_prompt_can_hit_is_inert(state: ReplicaCollector) -> None:
@@ -135,15 +135,15 @@ def test_the_scaling_decision_is_shown_with_its_bounds_and_reason() -> None:
         state = decision.state
         shown.decided(seen, spec, decision, dry_run=True)
     read = values(shown.registry)
-    assert read["hybridserve_scaling_desired_replicas"] > 1
-    assert read["hybridserve_scaling_target_replicas"] == 1
-    assert read['hybridserve_scaling_bound_replicas{bound="max"}'] == 3
-    assert read["hybridserve_scaling_dry_run"] == 1
-    assert sum(value for name, value in read.items() if name.startswith("hybridserve_scaling_decisions_total")) == 20
+    assert read["hybridserve_autoscaler_desired_replicas"] > 1
+    assert read["hybridserve_autoscaler_target_replicas"] == 1
+    assert read['hybridserve_autoscaler_replica_limit{limit="max"}'] == 3
+    assert read["hybridserve_autoscaler_dry_run"] == 1
+    assert sum(value for name, value in read.items() if name.startswith("hybridserve_autoscaler_decisions_total")) == 20
 
 
 def test_every_reason_of_the_law_has_a_class() -> None:
-    law = (Path(m.__file__).parent.parent / "scaling" / "decide.py").read_text()
+    law = (Path(m.__file__).parent.parent / "autoscaling" / "policy.py").read_text()
     for part, name in _CLASSES:
         word = part.removesuffix(" bind")
         assert word in law, f"{part} is no longer said by the law"

@@ -79,7 +79,7 @@ def test_every_alert_and_severity_has_a_case_that_fires_and_one_that_does_not() 
 
 
 def test_a_case_that_is_wrong_is_found(promtool: Path, tmp_path: Path) -> None:
-    wrong = Case("HybridServePlanDrift", (), {f"hybridserve_plan_differences{{{WHO}}}": "2x60"})
+    wrong = Case("HybridServePlanDrift", (), {f"hybridserve_plan_mismatched_fields{{{WHO}}}": "2x60"})
     assert "HybridServePlanDrift" in run(promtool, tmp_path, wrong, TelemetrySection())
 
 

@@ -149,7 +149,7 @@ def test_the_state_type_is_said_explicitly():
 
 def test_options_are_planned_and_not_applied():
     advice = recommend(deployment_of(NANO_9B, "a10g"), ASSUMED)
-    options = {option.name: option for option in advice.options}
+    options = {option.name: option for option in advice.alternatives}
     assert options["prefix_match_unit"].value == 32
     assert 1312 % 32 == 0
     assert "kv_cache_dtype" in options

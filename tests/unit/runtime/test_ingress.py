@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hybridserve.engine import data_path, haproxy
+from hybridserve.engine.patches import haproxy
 from hybridserve.errors import ConfigError
+from hybridserve.runtime import ingress
 from hybridserve.settings import Settings
 
 # What Ray 2.60 writes, shortened; the real text is rendered by a real HAProxyManager in tests/stack.
@@ -49,7 +50,7 @@ def binds(text: str) -> list[str]:
 
 
 def test_on_loopback_everything_listens_on_loopback() -> None:
-    text = haproxy.closed(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
+    text = haproxy.harden_config(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
     assert binds(text) == ["127.0.0.1:9101", "127.0.0.1:8000", "127.0.0.1:8404"]
     assert "mode 600 level admin" in text
     assert "mode 666" not in text
@@ -57,18 +58,18 @@ def test_on_loopback_everything_listens_on_loopback() -> None:
 
 
 def test_in_a_pod_metrics_can_be_scraped_and_statistics_cannot() -> None:
-    text = haproxy.closed(RAYS.format(host="*"), "/tmp/x/u.http")
+    text = haproxy.harden_config(RAYS.format(host="*"), "/tmp/x/u.http")
     assert binds(text) == [":9101", "*:8000", "127.0.0.1:8404"]
 
 
 def test_clients_that_hang_up_are_noticed() -> None:
-    text = haproxy.closed(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
+    text = haproxy.harden_config(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
     assert "splice" not in text
     assert "option abortonclose" in text
 
 
 def test_a_request_is_whole_before_a_replica_sees_it_and_must_become_so_soon() -> None:
-    text = haproxy.closed(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
+    text = haproxy.harden_config(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
     assert "option http-buffer-request" in text
     assert re.search(r"timeout http-request \d+s", text)
 
@@ -81,7 +82,7 @@ def test_a_configuration_that_ray_never_wrote_is_refused(line: str) -> None:
     other = RAYS.replace(line, "").replace("    option splice-response\n", "" if "splice" in line else "    option x\n")
     other = other if "splice" in line else RAYS.replace(line, "")
     with pytest.raises(haproxy.UnknownConfiguration):
-        haproxy.closed(other.format(host="127.0.0.1"), "/tmp/x/u.http")
+        haproxy.harden_config(other.format(host="127.0.0.1"), "/tmp/x/u.http")
 
 
 def test_a_dead_engine_is_a_503_in_openais_form() -> None:
@@ -130,29 +131,29 @@ api._generate_config_file_internal()
 
 
 def test_auto_is_haproxy_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert data_path.choose(settings("auto")) == "haproxy"
-    monkeypatch.setattr(data_path, "haproxy_is_here", lambda: False)
-    assert data_path.choose(settings("auto")) == "proxy"
+    assert ingress.select_ingress(settings("auto")) == "haproxy"
+    monkeypatch.setattr(ingress, "haproxy_is_here", lambda: False)
+    assert ingress.select_ingress(settings("auto")) == "proxy"
     with pytest.raises(ConfigError, match="no HAProxy"):
-        data_path.choose(settings("haproxy"))
+        ingress.select_ingress(settings("haproxy"))
 
 
 def test_one_engine_has_one_replica() -> None:
-    assert data_path.choose(settings("single")) == "single"
+    assert ingress.select_ingress(settings("single")) == "single"
     with pytest.raises(ConfigError) as raised:
-        data_path.choose(settings("single", max_replicas=2))
+        ingress.select_ingress(settings("single", max_replicas=2))
     assert raised.value.where == "server.data_path"
     assert "max_replicas is 2" in raised.value.what
 
 
 def test_streams_outlive_a_reload_of_haproxy(tmp_path: Path) -> None:
     tree = {"server": {"drain_timeout_s": 7200}}
-    environment = data_path.ray_environment("haproxy", Settings.model_validate(tree), "/bin/wrapper", tmp_path)
+    environment = ingress.ray_environment("haproxy", Settings.model_validate(tree), "/bin/wrapper", tmp_path)
     assert environment["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] == "7200"
     ports = [int(value) for name, value in environment.items() if name.endswith("_PORT")]
     assert len(set(ports)) == 3
     # A request can be sent again only while it stands whole in a buffer.
     assert int(environment["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]) >= 2**17
     assert environment["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure empty-response"
-    assert data_path.ray_environment("proxy", Settings(), "/bin/wrapper").items() < environment.items()
-    assert data_path.ray_environment("single", Settings(), "/bin/wrapper") == {}
+    assert ingress.ray_environment("proxy", Settings(), "/bin/wrapper").items() < environment.items()
+    assert ingress.ray_environment("single", Settings(), "/bin/wrapper") == {}

@@ -75,7 +75,7 @@ def test_dry_run_decides_says_so_and_changes_nothing(caplog: pytest.LogCaptureFi
     assert law.last is not None
     assert law.last.replicas == 4
     (line,) = caplog.messages
-    assert line.startswith("event=would_scale from=1 to=4 reason='")
+    assert line.startswith("event=scale_dry_run from=1 to=4 reason='")
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_a_time_of_day_that_went_back_is_said(
     law, wall = policy(), 1e9
     monkeypatch.setattr(scaling_policy.time, "monotonic", lambda: 50.0)
     for step in (1.0, 7200.0, -4.0, 0.5, -86400.0):
-        assert "clock_went_back" not in caplog.text
+        assert "clock_moved_backwards" not in caplog.text
         wall += step
         monkeypatch.setattr(scaling_policy.time, "time", lambda now=wall: now)
         law(context(1.0, {"a": ReplicaMetrics("a")}))
-    assert "event=clock_went_back seconds=86400" in caplog.text
+    assert "event=clock_moved_backwards seconds=86400" in caplog.text

@@ -63,7 +63,7 @@ def test_file_environment_and_flag_give_equal_settings(tmp_path: Path) -> None:
         ("engine.max_num_seq=3", "engine.max_num_seq", "engine.max_num_seqs"),
         ("engin.max_num_seqs=3", "engin", "engine"),
         ("server.prot=3", "server.prot", "server.port"),
-        ("licence.weigths=baked", "licence.weigths", "licence.weights"),
+        ("license.weigths=baked", "license.weigths", "license.weights"),
     ],
 )
 def test_a_typo_is_refused_with_the_nearest_right_name(assignment: str, where: str, fix: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 
-from hybridserve.catalog.licenses import Licence, Obligation, Term
+from hybridserve.catalog.licenses import License, Obligation, Term
 from hybridserve.compliance.findings import Family, Outcome, Severity
 from hybridserve.compliance.view import DeploymentView, Part
 
@@ -67,16 +67,16 @@ class RuleBook(list[Rule]):
         self.append(Rule(f"{self.family}.{name}", self.family, severity, title, basis, remedy, check))
 
 
-def duties(view: DeploymentView, term: Term) -> Iterator[tuple[Part, Licence, Obligation]]:
+def duties(view: DeploymentView, term: Term) -> Iterator[tuple[Part, License, Obligation]]:
     """Duties of one kind that are triggered in this deployment."""
     for part in view.parts:
         family = part.entry.family if part.entry else None
-        for licence in part.licences:
-            for duty in licence.terms(term):
+        for license in part.licenses:
+            for duty in license.terms(term):
                 if part.triggers & set(duty.when) and duty.only in (None, family):
-                    yield part, licence, duty
+                    yield part, license, duty
 
 
-def clause(licence: Licence, duty: Obligation) -> str:
+def clause(license: License, duty: Obligation) -> str:
     """Where a duty stands: ``NVIDIA Open Model License Agreement (2025-10-24) section 3.1``."""
-    return f"{licence.title} ({licence.version}) section {duty.clause}"
+    return f"{license.title} ({license.version}) section {duty.clause}"

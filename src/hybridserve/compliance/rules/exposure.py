@@ -99,7 +99,7 @@ def routes(view: DeploymentView) -> Iterator[Outcome]:
 @EXPOSURE.rule(
     "model-revision",
     "The model is pinned to a commit",
-    basis="a moving branch changes weights, template and licence between two starts",
+    basis="a moving branch changes weights, template and license between two starts",
     remedy="set model.revision to the 40 hex digits of a commit",
 )
 def model_revision(view: DeploymentView) -> Iterator[Outcome]:
@@ -114,12 +114,12 @@ def model_revision(view: DeploymentView) -> Iterator[Outcome]:
     "image",
     "The image is pinned by digest",
     basis="a tag can be pushed again",
-    remedy="set licence.image to NAME@sha256:DIGEST",
+    remedy="set license.image to NAME@sha256:DIGEST",
 )
 def image(view: DeploymentView) -> Iterator[Outcome]:
     name = view.declared.image
     if name is None and view.declared.weights == "baked":
-        yield failed("weights are baked into an image, and licence.image names none")
+        yield failed("weights are baked into an image, and license.image names none")
     elif name is not None:
         yield passed(name) if IMAGE_DIGEST.fullmatch(name) else failed(f"{name} has no digest")
 

@@ -22,7 +22,7 @@ TOKENIZER = frozenset(
 GENERATION = frozenset({"generation_config.json"})
 # A verdict as JSON needs 50 tokens; a guard that reasons first needs 400.
 REASONING_FORMATS = frozenset({"nemotron_reasoning"})
-POLICY = "policy; the licence's guardrail clause where it has one"
+POLICY = "policy; the license's guardrail clause where it has one"
 CARD = "https://huggingface.co/nvidia/NVIDIA-Nemotron-Nano-9B-v2: the template looks for these words as substrings"
 # Fields of a request that replace the template or reach the sampler past the guard.
 ENGINE_FIELDS = frozenset({"chat_template", "vllm_xargs"})
@@ -223,7 +223,7 @@ def control_words(view: DeploymentView) -> Iterator[Outcome]:
     "chat-template",
     "The chat template is the one of the pinned revision",
     basis=POLICY,
-    remedy="restore the file; or record the hash you trust in licence.pinned_files",
+    remedy="restore the file; or record the hash you trust in license.pinned_files",
 )
 def chat_template(view: DeploymentView) -> Iterator[Outcome]:
     yield from _same_files(view, CHAT_TEMPLATE)
@@ -233,7 +233,7 @@ def chat_template(view: DeploymentView) -> Iterator[Outcome]:
     "tokenizer",
     "The tokenizer is the one of the pinned revision",
     basis=POLICY,
-    remedy="restore the files; or record the hashes you trust in licence.pinned_files",
+    remedy="restore the files; or record the hashes you trust in license.pinned_files",
 )
 def tokenizer(view: DeploymentView) -> Iterator[Outcome]:
     yield from _same_files(view, TOKENIZER)
@@ -243,7 +243,7 @@ def tokenizer(view: DeploymentView) -> Iterator[Outcome]:
     "generation-config",
     "The generation config is the one of the pinned revision",
     basis=POLICY,
-    remedy="restore the file; or record the hash you trust in licence.pinned_files",
+    remedy="restore the file; or record the hash you trust in license.pinned_files",
 )
 def generation_config(view: DeploymentView) -> Iterator[Outcome]:
     yield from _same_files(view, GENERATION)
@@ -253,7 +253,7 @@ def generation_config(view: DeploymentView) -> Iterator[Outcome]:
     "pinned-files",
     "Every other file with a recorded hash is unchanged",
     basis=POLICY,
-    remedy="restore the file; or record the hash you trust in licence.pinned_files",
+    remedy="restore the file; or record the hash you trust in license.pinned_files",
 )
 def pinned_files(view: DeploymentView) -> Iterator[Outcome]:
     others = frozenset(view.files.pinned) - CHAT_TEMPLATE - TOKENIZER - GENERATION
@@ -319,7 +319,7 @@ def _same_files(view: DeploymentView, names: frozenset[str]) -> Iterator[Outcome
 
 
 def _guardrail_clause(view: DeploymentView) -> str | None:
-    clauses = [clause(licence, duty) for part, licence, duty in duties(view, "guardrail") if part.role == "model"]
+    clauses = [clause(license, duty) for part, license, duty in duties(view, "guardrail") if part.role == "model"]
     return "; ".join(clauses) or None
 
 

@@ -1,4 +1,4 @@
-"""Licence and attribution: is every licence known, read, accepted; does everything it asks for ship or show."""
+"""License and attribution: is every license known, read, accepted; does everything it asks for ship or show."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ import re
 from collections.abc import Iterator
 from datetime import date
 
-from hybridserve.catalog.licenses import Licence, normalise, text_sha256
+from hybridserve.catalog.licenses import License, normalise, text_sha256
 from hybridserve.compliance.findings import Outcome, failed, passed, unknown
 from hybridserve.compliance.overrides import alterations
 from hybridserve.compliance.rules.base import RuleBook, clause, duties
 from hybridserve.compliance.view import DeploymentView
 
-LICENCE = RuleBook("licence")
+LICENSE = RuleBook("license")
 
-# A copy with fewer words than this share of the licence's is not whole.
+# A copy with fewer words than this share of the license's is not whole.
 WHOLE = 0.9
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# Files of a checkpoint that carry notices: licences, notices and the subcards NVIDIA's cards point to.
+# Files of a checkpoint that carry notices: licenses, notices and the subcards NVIDIA's cards point to.
 NOTICE_FILE = re.compile(r"(?i)(licen[cs]e|notice|copying)[^/]*|(bias|safety|privacy|explainability)\.md")
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "known",
-    "Every model's licence is in the registry and has been read",
+    "Every model's license is in the registry and has been read",
     basis="policy: what was not read cannot be kept",
-    remedy="serve a model of the registry, or add its licence with clauses and source to catalog/licences and "
-    "catalog/model_licences.yaml",
+    remedy="serve a model of the registry, or add its license with clauses and source to catalog/licenses and "
+    "catalog/model_licenses.yaml",
 )
 def known(view: DeploymentView) -> Iterator[Outcome]:
     for part in view.parts:
         if part.entry is None:
-            yield unknown("no licence is recorded for it", part.id)
+            yield unknown("no license is recorded for it", part.id)
             continue
-        unread = [licence.id for licence in part.licences if licence.status == "unknown"]
+        unread = [license.id for license in part.licenses if license.status == "unknown"]
         if part.entry.status == "unknown" or unread:
-            yield unknown(f"not read or not established: {', '.join(unread or part.entry.licences)}", part.id)
+            yield unknown(f"not read or not established: {', '.join(unread or part.entry.licenses)}", part.id)
         else:
-            told = ", ".join(f"{licence.id} ({licence.status})" for licence in part.licences)
+            told = ", ".join(f"{license.id} ({license.status})" for license in part.licenses)
             yield passed(f"{told}; {part.entry.source}, read {part.entry.read}", part.id)
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "source",
-    "The weights come from the repository whose licence was read",
+    "The weights come from the repository whose license was read",
     basis="policy: another repository's copy may be changed, and under other terms",
     remedy="leave model.source empty, or name the model by its own repository in model.id",
 )
@@ -55,11 +55,11 @@ def source(view: DeploymentView) -> Iterator[Outcome]:
         yield passed(told, part.id) if part.repository == part.entry.repository else failed(told, part.id)
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "revision",
-    "The licence was read at the revision that is deployed",
-    basis="https://huggingface.co/nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16 changed its licence in place in 2026",
-    remedy="deploy the revision of the registry, or read the card at yours and record it in model_licences.yaml",
+    "The license was read at the revision that is deployed",
+    basis="https://huggingface.co/nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16 changed its license in place in 2026",
+    remedy="deploy the revision of the registry, or read the card at yours and record it in model_licenses.yaml",
     severity="warning",
 )
 def revision(view: DeploymentView) -> Iterator[Outcome]:
@@ -75,99 +75,99 @@ def revision(view: DeploymentView) -> Iterator[Outcome]:
             yield failed(f"read at {read_at[:12]}, deployed {part.revision or 'at a moving branch'}", part.id)
 
 
-@LICENCE.dated_rule(
+@LICENSE.dated_rule(
     "accepted",
-    "Somebody accepted each licence, in this version",
+    "Somebody accepted each license, in this version",
     basis="policy: litigation, indemnity, export and use-policy terms bind the operator and need a person",
-    remedy="add licence.accepted: [{licence: ID, by: NAME, accepted: DATE}] after reading the text",
+    remedy="add license.accepted: [{license: ID, by: NAME, accepted: DATE}] after reading the text",
 )
 def accepted(view: DeploymentView, today: date) -> Iterator[Outcome]:
     limit = view.declared.max_reading_age_days
-    for licence in _licences(view):
-        records = [record for record in view.declared.accepted if record.licence == licence.id]
+    for license in _licenses(view):
+        records = [record for record in view.declared.accepted if record.license == license.id]
         if not records:
-            yield failed("nobody accepted it", licence.id)
+            yield failed("nobody accepted it", license.id)
             continue
         latest = max(records, key=lambda record: record.accepted)
         age = (today - latest.accepted).days
         told = f"accepted by {latest.by} on {latest.accepted}"
         if age < 0:
-            yield failed(f"{told}, which is in the future", licence.id)
+            yield failed(f"{told}, which is in the future", license.id)
         elif age > limit:
-            yield failed(f"{told}, {age} days ago; the limit is {limit}", licence.id)
+            yield failed(f"{told}, {age} days ago; the limit is {limit}", license.id)
         else:
-            yield passed(told, licence.id)
+            yield passed(told, license.id)
 
 
-@LICENCE.dated_rule(
+@LICENSE.dated_rule(
     "reading-age",
-    "The reading of each licence is recent",
+    "The reading of each license is recent",
     basis="NVIDIA Open Model License Agreement (2025-10-24) section 2.1: the text may be updated at any time",
-    remedy="read the licence's page again, set `read` in the registry, or raise licence.max_reading_age_days",
+    remedy="read the license's page again, set `read` in the registry, or raise license.max_reading_age_days",
 )
 def reading_age(view: DeploymentView, today: date) -> Iterator[Outcome]:
     limit = view.declared.max_reading_age_days
-    for licence in _licences(view):
+    for license in _licenses(view):
         # A person who accepted this version has read it then.
-        reads = [record.accepted for record in view.declared.accepted if record.licence == licence.id]
-        last = max([licence.read, *(day for day in reads if day <= today)])
+        reads = [record.accepted for record in view.declared.accepted if record.license == license.id]
+        last = max([license.read, *(day for day in reads if day <= today)])
         age = (today - last).days
         told = f"last read {last}, {age} days ago; the limit is {limit}"
-        yield failed(told, licence.id) if age > limit else passed(told, licence.id)
+        yield failed(told, license.id) if age > limit else passed(told, license.id)
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "copy",
-    "A whole copy of each licence ships with the weights",
-    basis="the licences' redistribution clauses",
-    remedy="put the text into the folder of licence.bundle; `hybridserve notice` says which and where it is",
+    "A whole copy of each license ships with the weights",
+    basis="the licenses' redistribution clauses",
+    remedy="put the text into the folder of license.bundle; `hybridserve notice` says which and where it is",
 )
 def copy(view: DeploymentView) -> Iterator[Outcome]:
-    for _, licence, duty in duties(view, "licence_copy"):
-        where = clause(licence, duty)
+    for _, license, duty in duties(view, "license_copy"):
+        where = clause(license, duty)
         bundle = view.declared.bundle
         if bundle is None:
-            yield failed("licence.bundle names no folder", licence.id, where)
+            yield failed("license.bundle names no folder", license.id, where)
             continue
-        found = [name for name, text in bundle.texts.items() if _is_copy(text, licence)]
+        found = [name for name, text in bundle.texts.items() if _is_copy(text, license)]
         if found:
-            exact = text_sha256(bundle.texts[found[0]]) == licence.text_sha256
-            yield passed(f"{found[0]}{', identical to the text that was read' if exact else ''}", licence.id, where)
+            exact = text_sha256(bundle.texts[found[0]]) == license.text_sha256
+            yield passed(f"{found[0]}{', identical to the text that was read' if exact else ''}", license.id, where)
         else:
-            marks = " and ".join(repr(mark) for mark in licence.markers)
-            size = f" and about {licence.words} words" if licence.words else ""
-            yield failed(f"no file with {marks}{size} in the bundle", licence.id, where)
+            marks = " and ".join(repr(mark) for mark in license.markers)
+            size = f" and about {license.words} words" if license.words else ""
+            yield failed(f"no file with {marks}{size} in the bundle", license.id, where)
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "notice",
-    "NOTICE has the exact lines the licences ask for",
-    basis="the licences' redistribution clauses",
-    remedy="run `hybridserve notice DIR` and set licence.bundle to DIR",
+    "NOTICE has the exact lines the licenses ask for",
+    basis="the licenses' redistribution clauses",
+    remedy="run `hybridserve notice DIR` and set license.bundle to DIR",
 )
 def notice(view: DeploymentView) -> Iterator[Outcome]:
-    for _, licence, duty in duties(view, "notice_line"):
-        where, line = clause(licence, duty), normalise(duty.line or "")
+    for _, license, duty in duties(view, "notice_line"):
+        where, line = clause(license, duty), normalise(duty.line or "")
         text = view.declared.bundle.notice if view.declared.bundle else None
         if text is None:
-            yield failed("the bundle has no NOTICE file", licence.id, where)
+            yield failed("the bundle has no NOTICE file", license.id, where)
         elif any(normalise(row) == line for row in text.splitlines()):
-            yield passed(f"NOTICE has: {line}", licence.id, where)
+            yield passed(f"NOTICE has: {line}", license.id, where)
         else:
-            yield failed(f"NOTICE has no line: {line}", licence.id, where)
+            yield failed(f"NOTICE has no line: {line}", license.id, where)
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "retained",
     "Notices that came with the weights ship unchanged",
-    basis="the licences' clauses on retaining notices",
-    remedy="copy the named files from the checkpoint into the folder of licence.bundle, byte for byte",
+    basis="the licenses' clauses on retaining notices",
+    remedy="copy the named files from the checkpoint into the folder of license.bundle, byte for byte",
 )
 def retained(view: DeploymentView) -> Iterator[Outcome]:
-    owed = [(licence, duty) for part, licence, duty in duties(view, "retain_notices") if part.role == "model"]
+    owed = [(license, duty) for part, license, duty in duties(view, "retain_notices") if part.role == "model"]
     if not owed:
         return
-    where = "; ".join(dict.fromkeys(clause(licence, duty) for licence, duty in owed))
+    where = "; ".join(dict.fromkeys(clause(license, duty) for license, duty in owed))
     present = view.files.present
     if present is None:
         yield unknown("the checkpoint's folder is not here, so its notices cannot be listed", view.model.id, where)
@@ -181,67 +181,67 @@ def retained(view: DeploymentView) -> Iterator[Outcome]:
         yield passed(f"{len(notices)} notice files retained", view.model.id, where)
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "service-line",
     "Lines that users must see are on the about page",
     basis="Llama 3.1 Community License Agreement (2024-07-23) section 1.b.i and like clauses",
-    remedy="put the line on the page of licence.about; /licenses and a response header carry it as well",
+    remedy="put the line on the page of license.about; /licenses and a response header carry it as well",
 )
 def service_line(view: DeploymentView) -> Iterator[Outcome]:
-    for part, licence, duty in duties(view, "service_line"):
-        where, line = clause(licence, duty), normalise(duty.line or "")
+    for part, license, duty in duties(view, "service_line"):
+        where, line = clause(license, duty), normalise(duty.line or "")
         if view.declared.about is None:
-            yield failed(f"licence.about names no page; it must say: {line}", part.id, where)
+            yield failed(f"license.about names no page; it must say: {line}", part.id, where)
         elif line in normalise(view.declared.about):
             yield passed(f"the page says: {line}", part.id, where)
         else:
             yield failed(f"the page does not say: {line}", part.id, where)
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "flow-down",
     "Your terms of use pass on the use policies that must be passed on",
     basis="Gemma Terms of Use (2025-03-24) section 3.1 and like clauses",
-    remedy="make the policy an enforceable part of your terms, name its address there, and set licence.terms_of_use",
+    remedy="make the policy an enforceable part of your terms, name its address there, and set license.terms_of_use",
 )
 def flow_down(view: DeploymentView) -> Iterator[Outcome]:
-    for part, licence, duty in duties(view, "policy_flow_down"):
-        where, address = clause(licence, duty), (duty.policy or "").removeprefix("https://")
+    for part, license, duty in duties(view, "policy_flow_down"):
+        where, address = clause(license, duty), (duty.policy or "").removeprefix("https://")
         if view.declared.terms_of_use is None:
-            yield failed(f"licence.terms_of_use names no file; it must name {address}", part.id, where)
+            yield failed(f"license.terms_of_use names no file; it must name {address}", part.id, where)
         elif address in view.declared.terms_of_use:
             yield passed(f"the terms name {address}", part.id, where)
         else:
             yield failed(f"the terms do not name {address}", part.id, where)
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "limits",
     "The operator is within the limits of revenue and users",
     basis="LFM Open License v1.0; Llama 3.1 Community License Agreement section 2",
-    remedy="set licence.annual_revenue_usd or licence.monthly_users truthfully, or agree with the licensor and list "
-    "the licence in licence.commercial",
+    remedy="set license.annual_revenue_usd or license.monthly_users truthfully, or agree with the licensor and list "
+    "the license in license.commercial",
 )
 def limits(view: DeploymentView) -> Iterator[Outcome]:
     declared = view.declared
-    for _, licence, duty in duties(view, "revenue_limit"):
-        yield _within(licence, clause(licence, duty), "annual revenue in USD", declared.annual_revenue_usd, duty.limit,
-                      agreed=licence.id in declared.commercial, inclusive=False)  # fmt: skip
-    for _, licence, duty in duties(view, "user_limit"):
-        yield _within(licence, clause(licence, duty), "users a month", declared.monthly_users, duty.limit,
-                      agreed=licence.id in declared.commercial, inclusive=True)  # fmt: skip
+    for _, license, duty in duties(view, "revenue_limit"):
+        yield _within(license, clause(license, duty), "annual revenue in USD", declared.annual_revenue_usd, duty.limit,
+                      agreed=license.id in declared.commercial, inclusive=False)  # fmt: skip
+    for _, license, duty in duties(view, "user_limit"):
+        yield _within(license, clause(license, duty), "users a month", declared.monthly_users, duty.limit,
+                      agreed=license.id in declared.commercial, inclusive=True)  # fmt: skip
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "guardrail",
-    "What guards the model is unchanged, or replaced as the licence allows",
+    "What guards the model is unchanged, or replaced as the license allows",
     basis="NVIDIA Open Model License Agreement section 2.1: rights terminate automatically",
     remedy="undo the change; or keep a guard on input and output, have it judged as substantially similar for your "
     "use, and record that as a waiver of this rule that names the guard",
 )
 def guardrail(view: DeploymentView) -> Iterator[Outcome]:
-    for part, licence, duty in duties(view, "guardrail"):
-        where = clause(licence, duty)
+    for part, license, duty in duties(view, "guardrail"):
+        where = clause(license, duty)
         # The guard model runs elsewhere; what we can see of it is its pinned revision.
         changes = alterations(view) if part.role == "model" else []
         if not changes:
@@ -259,23 +259,23 @@ def guardrail(view: DeploymentView) -> Iterator[Outcome]:
             )
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "special-purpose",
     "A special-purpose model is not offered as a general one",
     basis="NVIDIA Open Model License Agreement (2025-10-24) sections 1.5 and 2.1",
     remedy="serve a general model; a special-purpose one only for what its documentation names",
 )
 def special_purpose(view: DeploymentView) -> Iterator[Outcome]:
-    for part, licence, duty in duties(view, "special_purpose"):
+    for part, license, duty in duties(view, "special_purpose"):
         if part.role != "model" or part.entry is None:
             continue
         if (part.entry.special_purpose or part.entry.guard) and view.engine.chat:
-            yield failed("a special-purpose model behind a general chat interface", part.id, clause(licence, duty))
+            yield failed("a special-purpose model behind a general chat interface", part.id, clause(license, duty))
         else:
-            yield passed("not marked as special-purpose", part.id, clause(licence, duty))
+            yield passed("not marked as special-purpose", part.id, clause(license, duty))
 
 
-@LICENCE.rule(
+@LICENSE.rule(
     "name",
     "A changed model's public name respects the licensor's marks",
     basis="NVIDIA Open Model License Agreement section 5; Llama Community License Agreements section 1.b.i",
@@ -283,17 +283,17 @@ def special_purpose(view: DeploymentView) -> Iterator[Outcome]:
 )
 def name(view: DeploymentView) -> Iterator[Outcome]:
     for term, must in (("trademark", False), ("name_prefix", True)):
-        for part, licence, duty in duties(view, "trademark" if term == "trademark" else "name_prefix"):
+        for part, license, duty in duties(view, "trademark" if term == "trademark" else "name_prefix"):
             if part.role != "model":
                 continue
             served = (part.served_name or part.id).lower().split("/")[-1]
             begins = served.startswith(duty.names)
             told = f"served as {part.served_name or part.id!r}"
-            where = clause(licence, duty)
+            where = clause(license, duty)
             yield passed(told, part.id, where) if begins == must else failed(told, part.id, where)
 
 
-@LICENCE.dated_rule(
+@LICENSE.dated_rule(
     "waivers",
     "Waivers are current",
     basis="policy: a waiver is a decision for a time",
@@ -307,23 +307,23 @@ def waivers(view: DeploymentView, today: date) -> Iterator[Outcome]:
             yield passed(f"until {waiver.until} by {waiver.by}", waiver.rule)
 
 
-def _licences(view: DeploymentView) -> list[Licence]:
-    return list({licence.id: licence for part in view.parts for licence in part.licences}.values())
+def _licenses(view: DeploymentView) -> list[License]:
+    return list({license.id: license for part in view.parts for license in part.licenses}.values())
 
 
-def _is_copy(text: str, licence: Licence) -> bool:
+def _is_copy(text: str, license: License) -> bool:
     plain = normalise(text)
-    marked = bool(licence.markers) and all(normalise(mark) in plain for mark in licence.markers)
-    return marked and len(plain.split()) >= WHOLE * (licence.words or 100)
+    marked = bool(license.markers) and all(normalise(mark) in plain for mark in license.markers)
+    return marked and len(plain.split()) >= WHOLE * (license.words or 100)
 
 
 def _within(
-    licence: Licence, where: str, what: str, value: int | None, limit: int | None, *, agreed: bool, inclusive: bool
+    license: License, where: str, what: str, value: int | None, limit: int | None, *, agreed: bool, inclusive: bool
 ) -> Outcome:
     if agreed:
-        return passed("a separate agreement is declared", licence.id, where)
+        return passed("a separate agreement is declared", license.id, where)
     if value is None:
-        return unknown(f"{what} not declared; the limit is {limit:,}", licence.id, where)
+        return unknown(f"{what} not declared; the limit is {limit:,}", license.id, where)
     fits = limit is not None and (value <= limit if inclusive else value < limit)
     told = f"{what} {value:,}, the limit is {limit:,}"
-    return passed(told, licence.id, where) if fits else failed(told, licence.id, where)
+    return passed(told, license.id, where) if fits else failed(told, license.id, where)

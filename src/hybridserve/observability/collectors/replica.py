@@ -30,7 +30,7 @@ class ReplicaFacts:
     Attributes:
         plan: body of ``GET /plan``.
         findings: of the checks at start; None where nobody has judged.
-        licences: body of ``GET /licenses``; None likewise.
+        licenses: body of ``GET /licenses``; None likewise.
         prefix_caching: whether the engine caches prefixes at all.
         build: values of the labels of `hybridserve_build_info`.
     """
@@ -39,7 +39,7 @@ class ReplicaFacts:
     capacity: ReplicaCapacity
     plan: Mapping[str, Any]
     findings: Iterable[Mapping[str, Any]] | None
-    licences: Mapping[str, Any] | None
+    licenses: Mapping[str, Any] | None
     prefix_caching: bool
     build: Mapping[str, str]
 
@@ -107,12 +107,12 @@ class ReplicaCollector(Collector):
         if facts.findings is not None:
             counts = Counter((finding["severity"], finding["status"]) for finding in facts.findings)
             yield m.FINDINGS, list(counts.items())
-        if facts.licences is not None:
-            yield m.LICENCE_AGE, list(self._ages(facts.licences))
+        if facts.licenses is not None:
+            yield m.LICENSE_AGE, list(self._ages(facts.licenses))
 
-    def _ages(self, licences: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], float]]:
-        for part in licences["models"]:
-            for one in part["licences"]:
+    def _ages(self, licenses: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], float]]:
+        for part in licenses["models"]:
+            for one in part["licenses"]:
                 days = (self._today() - date.fromisoformat(one["read"])).days
                 yield (one["id"], part["role"]), days * 86400.0
 

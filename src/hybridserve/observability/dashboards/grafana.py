@@ -16,7 +16,7 @@ Format = Literal["classic", "resource"]
 
 _WIDTH, _HEIGHT, _STAT_HEIGHT = 24, 8, 5
 _TAG = "hybridserve"
-SCALED = f"changes(hybridserve_scaling_target_replicas{{{MODEL}}}[1m]) > 0"
+SCALED = f"changes(hybridserve_autoscaler_target_replicas{{{MODEL}}}[1m]) > 0"
 """Marks on every dashboard: when the number of replicas was changed."""
 # name, label, what its values are asked from; each is asked with the ones before it already chosen.
 _VARIABLES = (

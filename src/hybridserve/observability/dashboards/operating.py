@@ -17,16 +17,16 @@ AUTOSCALING = Dashboard(
             (
                 panel(
                     "Wanted, told, running", "short", "Wanted by the law, told to Ray Serve, and running; with the bounds.",
-                    (f"max(hybridserve_scaling_desired_replicas{{{MODEL}}})", "wanted"),
-                    (f"max(hybridserve_scaling_target_replicas{{{MODEL}}})", "told"),
-                    (f"max(hybridserve_scaling_ready_replicas{{{MODEL}}})", "running"),
-                    (f"max by (bound) (hybridserve_scaling_bound_replicas{{{MODEL}}})", "{{bound}}"),
+                    (f"max(hybridserve_autoscaler_desired_replicas{{{MODEL}}})", "wanted"),
+                    (f"max(hybridserve_autoscaler_target_replicas{{{MODEL}}})", "told"),
+                    (f"max(hybridserve_autoscaler_ready_replicas{{{MODEL}}})", "running"),
+                    (f"max by (bound) (hybridserve_autoscaler_replica_limit{{{MODEL}}})", "{{bound}}"),
                 ),
                 panel(
                     "Demand, by resource", "short", "Replicas that each resource asks for by itself; the largest binds.",
-                    (f"max by (resource) (hybridserve_scaling_demand_replicas{{{MODEL}}})", "{{resource}}"),
-                    (f'max(hybridserve_scaling_bound_replicas{{{MODEL}, bound="max"}})', "bound"),
-                    runbook="scaler-at-bound",
+                    (f"max by (resource) (hybridserve_autoscaler_demand_replicas{{{MODEL}}})", "{{resource}}"),
+                    (f'max(hybridserve_autoscaler_replica_limit{{{MODEL}, limit="max"}})', "bound"),
+                    runbook="autoscaler-at-limit",
                 ),
             ),
         ),
@@ -35,27 +35,27 @@ AUTOSCALING = Dashboard(
             (
                 panel(
                     "Still to come", "short", "Replicas that Ray Serve was told to have and that do not run yet.",
-                    f"clamp_min(max(hybridserve_scaling_target_replicas{{{MODEL}}}) - max(hybridserve_scaling_ready_replicas{{{MODEL}}}), 0)",
+                    f"clamp_min(max(hybridserve_autoscaler_target_replicas{{{MODEL}}}) - max(hybridserve_autoscaler_ready_replicas{{{MODEL}}}), 0)",
                     kind="stat", limits=((1, "orange"),), runbook="replicas-missing",
                 ),
                 panel(
                     "Still to go", "short", "Replicas that run above what Ray Serve was told: they drain.",
-                    f"clamp_min(max(hybridserve_scaling_ready_replicas{{{MODEL}}}) - max(hybridserve_scaling_target_replicas{{{MODEL}}}), 0)",
+                    f"clamp_min(max(hybridserve_autoscaler_ready_replicas{{{MODEL}}}) - max(hybridserve_autoscaler_target_replicas{{{MODEL}}}), 0)",
                     kind="stat", limits=((1, "orange"),), runbook="scale-down-stuck",
                 ),
                 panel(
                     "Silent replicas", "short", "Run, and have given no fresh reading. On silence nothing is taken away.",
-                    f"max(hybridserve_scaling_silent_replicas{{{MODEL}}})", kind="stat", limits=((1, "orange"),),
-                    runbook="scaler-blind",
+                    f"max(hybridserve_autoscaler_replicas_without_metrics{{{MODEL}}})", kind="stat", limits=((1, "orange"),),
+                    runbook="autoscaler-metrics-missing",
                 ),
                 panel(
                     "Faults of the law", "ops", "Decisions that failed inside; the number was held.",
-                    f"max(rate(hybridserve_scaling_faults_total{{{MODEL}}}[{RATE}]))", kind="stat", limits=((0.001, "red"),),
-                    runbook="scaler-blind",
+                    f"max(rate(hybridserve_autoscaler_errors_total{{{MODEL}}}[{RATE}]))", kind="stat", limits=((0.001, "red"),),
+                    runbook="autoscaler-metrics-missing",
                 ),
                 panel(
                     "Dry run", "bool_yes_no", "Yes: decisions are only logged.",
-                    f"max(hybridserve_scaling_dry_run{{{MODEL}}})", kind="stat", limits=((1, "orange"),),
+                    f"max(hybridserve_autoscaler_dry_run{{{MODEL}}})", kind="stat", limits=((1, "orange"),),
                 ),
             ),
         ),
@@ -64,7 +64,7 @@ AUTOSCALING = Dashboard(
             (
                 panel(
                     "Decisions, by reason", "ops", "Class of the reason; the sentence itself is in Ray's controller log.",
-                    (f"sum by (direction, reason) (rate(hybridserve_scaling_decisions_total{{{MODEL}}}[{RATE}]))", "{{direction}}: {{reason}}"),
+                    (f"sum by (direction, reason) (rate(hybridserve_autoscaler_decisions_total{{{MODEL}}}[{RATE}]))", "{{direction}}: {{reason}}"),
                     stack=True,
                 ),
             ),
@@ -75,7 +75,7 @@ AUTOSCALING = Dashboard(
 COMPLIANCE = Dashboard(
     "compliance",
     "hybridserve / Compliance and guard",
-    "Findings of the checks, the age of licence readings, and whether the guard works.",
+    "Findings of the checks, the age of license readings, and whether the guard works.",
     (
         Row(
             "Findings",
@@ -91,9 +91,9 @@ COMPLIANCE = Dashboard(
                     stack=True,
                 ),
                 panel(
-                    "Age of licence readings", "s", "Since somebody last read the text.",
-                    (f"max by (licence, role) (hybridserve_licence_reading_age_seconds{{{REPLICA}}})", "{{licence}} ({{role}})"),
-                    limits=((180 * 86400, "orange"),), runbook="licence-reading-old",
+                    "Age of license readings", "s", "Since somebody last read the text.",
+                    (f"max by (license, role) (hybridserve_license_review_age_seconds{{{REPLICA}}})", "{{license}} ({{role}})"),
+                    limits=((180 * 86400, "orange"),), runbook="license-review-expired",
                 ),
             ),
         ),
@@ -116,7 +116,7 @@ COMPLIANCE = Dashboard(
                 ),
                 panel(
                     "Time of a verdict", "s", "Retries included.",
-                    *quantiles("hybridserve_guard_seconds", "stage"),
+                    *quantiles("hybridserve_guard_check_duration_seconds", "stage"),
                 ),
             ),
         ),
@@ -148,7 +148,7 @@ COMPLIANCE = Dashboard(
                 ),
                 panel(
                     "Metered tokens", "short", "Tokens per second charged against limits.",
-                    f"sum(rate(hybridserve_metered_tokens_total{{{REPLICA}}}[{RATE}]))",
+                    f"sum(rate(hybridserve_rate_limited_tokens_total{{{REPLICA}}}[{RATE}]))",
                 ),
             ),
         ),
@@ -179,8 +179,8 @@ REPLICAS = Dashboard(
                 ),
                 panel(
                     "Since the engine spoke", "s", "0 while idle; minutes mean a stuck step.",
-                    (f"max by (replica) (hybridserve_engine_reading_age_seconds{{{REPLICA}}})", "{{replica}}"),
-                    limits=((10, "orange"), (60, "red")), runbook="engine-stuck",
+                    (f"max by (replica) (hybridserve_engine_stats_age_seconds{{{REPLICA}}})", "{{replica}}"),
+                    limits=((10, "orange"), (60, "red")), runbook="engine-stalled",
                 ),
             ),
         ),
@@ -226,7 +226,7 @@ REPLICAS = Dashboard(
                     "Lives of a part", "short", "Processes that were Serve's controller or a node's proxy in two minutes; two: it was replaced.",
                     (f"count by (NodeAddress) (count by (NodeAddress, WorkerId) (last_over_time(ray_serve_controller_num_control_loops{{{RAY}}}[2m])))", "controller"),
                     (f"count by (NodeAddress) (count by (NodeAddress, WorkerId) (last_over_time(ray_serve_num_ongoing_http_requests{{{RAY}}}[2m])))", "proxy on {{NodeAddress}}"),
-                    limits=((2, "orange"),), runbook="serve-part-replaced",
+                    limits=((2, "orange"),), runbook="serve-component-replaced",
                 ),
             ),
         ),

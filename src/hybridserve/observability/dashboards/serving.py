@@ -86,11 +86,11 @@ def overview(section: TelemetrySection) -> Dashboard:
                     ),
                     panel(
                         "Streams that ended badly", "reqps", "Cut after they had begun, by reason. client_gone: the client left.",
-                        (f"sum by (reason) (rate(hybridserve_streams_cut_total{{{REPLICA}}}[{RATE}]))", "{{reason}}"),
+                        (f"sum by (reason) (rate(hybridserve_streams_aborted_total{{{REPLICA}}}[{RATE}]))", "{{reason}}"),
                     ),
                     panel(
                         "Control layer", "s", "Its own time before the engine sees a request, guards not counted.",
-                        *quantiles("hybridserve_middleware_seconds"), limits=((0.01, "orange"),),
+                        *quantiles("hybridserve_gateway_overhead_seconds"), limits=((0.01, "orange"),),
                     ),
                 ),
             ),
@@ -120,7 +120,7 @@ HYBRID_CACHE = Dashboard(
                     "Waiting, by reason", "short",
                     "capacity: for slots or blocks. deferred: for something more replicas would not give.",
                     (f"sum by (reason) (vllm:num_requests_waiting_by_reason{{{REPLICA}}})", "{{reason}}"),
-                    stack=True, limits=((1, "orange"),), runbook="waiting-while-free",
+                    stack=True, limits=((1, "orange"),), runbook="head-of-line-blocking",
                 ),
             ),
         ),
@@ -129,7 +129,7 @@ HYBRID_CACHE = Dashboard(
             (
                 panel(
                     "What blocks hold", "percentunit", "One pool, mean of the replicas: what states take, attention cannot have.",
-                    (f"avg by (holds) (hybridserve:pool_blocks:utilization{{{REPLICA}}})", "{{holds}}"),
+                    (f"avg by (type) (hybridserve:kv_cache_blocks:utilization{{{REPLICA}}})", "{{type}}"),
                     stack=True, highest=1, limits=((0.9, "orange"),),
                 ),
                 panel(
@@ -140,13 +140,13 @@ HYBRID_CACHE = Dashboard(
                 ),
                 panel(
                     "Memory of the pool", "bytes", "Blocks in use, times the size of a block.",
-                    (f"sum by (holds) (hybridserve_pool_blocks_used{{{REPLICA}}} * on (replica) group_left hybridserve_pool_block_bytes{{{REPLICA}}})", "{{holds}}"),
+                    (f"sum by (type) (hybridserve_kv_cache_blocks_used{{{REPLICA}}} * on (replica) group_left hybridserve_kv_cache_block_bytes{{{REPLICA}}})", "{{type}}"),
                     stack=True,
                 ),
                 panel(
                     "Preemptions", "ops", "Running sequences thrown out because the pool was full.",
                     (f"sum by (replica) (rate(vllm:num_preemptions_total{{{REPLICA}}}[{RATE}]))", "{{replica}}"),
-                    limits=((0.1, "red"),), runbook="preempting",
+                    limits=((0.1, "red"),), runbook="high-preemption-rate",
                 ),
             ),
         ),
@@ -156,7 +156,7 @@ HYBRID_CACHE = Dashboard(
                 panel(
                     "Hits", "percentunit", "Share of prompt tokens found in the cache. Under 1 % it does nothing.",
                     (f"max by (replica) (hybridserve:prefix_cache:hit_ratio_rate5m{{{REPLICA}}})", "{{replica}}"),
-                    highest=1, base="orange", limits=((0.01, "green"),), runbook="prefix-cache-inert",
+                    highest=1, base="orange", limits=((0.01, "green"),), runbook="prefix-cache-ineffective",
                 ),
                 panel(
                     "Prompts long enough to hit", "reqps",
@@ -170,8 +170,8 @@ HYBRID_CACHE = Dashboard(
                 ),
                 panel(
                     "Cache is inert", "bool_yes_no", "Yes: no prompt that is taken can ever hit.",
-                    f"max(hybridserve_prefix_cache_inert{{{REPLICA}}})", kind="stat", limits=((1, "orange"),),
-                    runbook="prefix-cache-inert",
+                    f"max(hybridserve_prefix_cache_ineffective{{{REPLICA}}})", kind="stat", limits=((1, "orange"),),
+                    runbook="prefix-cache-ineffective",
                 ),
             ),
         ),
@@ -180,7 +180,7 @@ HYBRID_CACHE = Dashboard(
             (
                 panel(
                     "Fields that differ", "short", "0 when the engine's cache is as planned.",
-                    f"max(hybridserve_plan_differences{{{REPLICA}}})", kind="stat", limits=((1, "red"),),
+                    f"max(hybridserve_plan_mismatched_fields{{{REPLICA}}})", kind="stat", limits=((1, "red"),),
                     runbook="plan-drift",
                 ),
                 panel(

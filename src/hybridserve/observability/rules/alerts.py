@@ -19,8 +19,8 @@ _LOST = (
     "up == 0 and on (namespace, model, replica) "
     "max by (namespace, model, replica) (max_over_time(hybridserve_build_info[15m])) "
     "unless on (namespace, model) "
-    "max by (namespace, model) (max_over_time(hybridserve_scaling_target_replicas[15m])) "
-    "> on (namespace, model) max by (namespace, model) (hybridserve_scaling_target_replicas)"
+    "max by (namespace, model) (max_over_time(hybridserve_autoscaler_target_replicas[15m])) "
+    "> on (namespace, model) max by (namespace, model) (hybridserve_autoscaler_target_replicas)"
 )
 
 
@@ -83,40 +83,40 @@ STATE = (
         "The recurrent state of each running sequence needs a slot; the engine's own usage figure may read near zero.",
     ),
     Alert(
-        "HybridServeWaitingWhileFree",
+        "HybridServeHeadOfLineBlocking",
         f"sum by (namespace, model, replica) ({_CAPACITY}) > 0 "
         "and on (namespace, model, replica) vllm:kv_cache_usage_perc < 0.9 "
         "and on (namespace, model, replica) hybridserve_state_slots_used / hybridserve_state_slots < 0.95",
         "5m",
         "ticket",
-        "waiting-while-free",
+        "head-of-line-blocking",
         "{{ $labels.replica }}: requests wait although slots and blocks are free",
         "The request at the head of the queue does not fit and holds up the ones behind it.",
     ),
     Alert(
-        "HybridServePreempting",
+        "HybridServeHighPreemptionRate",
         "sum by (namespace, model, replica) (rate(vllm:num_preemptions_total[5m])) > 0.1",
         "10m",
         "ticket",
-        "preempting",
+        "high-preemption-rate",
         "{{ $labels.replica }} throws running sequences out of the cache",
         "Each preempted sequence is computed again from its beginning.",
     ),
     Alert(
-        "HybridServePrefixCacheInert",
+        "HybridServePrefixCacheIneffective",
         "(sum by (namespace, model) (rate(vllm:prefix_cache_hits_total[1h])) "
         "/ sum by (namespace, model) (rate(vllm:prefix_cache_queries_total[1h])) < 0.01 "
         "and sum by (namespace, model) (increase(vllm:prefix_cache_queries_total[1h])) > 100000) "
-        "or max by (namespace, model) (hybridserve_prefix_cache_inert) > 0",
+        "or max by (namespace, model) (hybridserve_prefix_cache_ineffective) > 0",
         "1h",
         "info",
-        "prefix-cache-inert",
+        "prefix-cache-ineffective",
         "{{ $labels.model }}: the prefix cache finds nothing",
         "On a hybrid model a prefix shorter than one block can never hit.",
     ),
     Alert(
         "HybridServePlanDrift",
-        "hybridserve_plan_differences > 0",
+        "hybridserve_plan_mismatched_fields > 0",
         "5m",
         "ticket",
         "plan-drift",
@@ -153,28 +153,28 @@ STATE = (
         "{{ $value }} findings of severity error; GET /compliance shows each with its remedy.",
     ),
     Alert(
-        "HybridServeLicenceReadingOld",
-        f"max by (namespace, model, licence) (hybridserve_licence_reading_age_seconds) > {180 * _DAY_S}",
+        "HybridServeLicenseReviewExpired",
+        f"max by (namespace, model, license) (hybridserve_license_review_age_seconds) > {180 * _DAY_S}",
         "1h",
         "info",
-        "licence-reading-old",
-        "{{ $labels.licence }} was last read half a year ago",
-        "Some licences ask to be looked at regularly.",
+        "license-review-expired",
+        "{{ $labels.license }} was last read half a year ago",
+        "Some licenses ask to be looked at regularly.",
     ),
     Alert(
-        "HybridServeScalerAtBound",
-        "max by (namespace, model) (hybridserve_scaling_demand_replicas) "
-        '> on (namespace, model) max by (namespace, model) (hybridserve_scaling_bound_replicas{bound="max"})',
+        "HybridServeAutoscalerAtLimit",
+        "max by (namespace, model) (hybridserve_autoscaler_demand_replicas) "
+        '> on (namespace, model) max by (namespace, model) (hybridserve_autoscaler_replica_limit{limit="max"})',
         "10m",
         "ticket",
-        "scaler-at-bound",
+        "autoscaler-at-limit",
         "{{ $labels.model }} needs more replicas than it may have",
         "The demand is {{ $value | humanize }} replicas; scaling.max_replicas holds it back.",
     ),
     Alert(
         "HybridServeScaleDownStuck",
-        "max by (namespace, model) (hybridserve_scaling_ready_replicas) "
-        "> on (namespace, model) max by (namespace, model) (hybridserve_scaling_target_replicas)",
+        "max by (namespace, model) (hybridserve_autoscaler_ready_replicas) "
+        "> on (namespace, model) max by (namespace, model) (hybridserve_autoscaler_target_replicas)",
         "15m",
         "ticket",
         "scale-down-stuck",
@@ -182,12 +182,12 @@ STATE = (
         "More replicas run than Ray Serve was told to have.",
     ),
     Alert(
-        "HybridServeScalerBlind",
-        "max by (namespace, model) (hybridserve_scaling_silent_replicas) > 0 "
-        "or max by (namespace, model) (rate(hybridserve_scaling_faults_total[5m])) > 0",
+        "HybridServeAutoscalerMetricsMissing",
+        "max by (namespace, model) (hybridserve_autoscaler_replicas_without_metrics) > 0 "
+        "or max by (namespace, model) (rate(hybridserve_autoscaler_errors_total[5m])) > 0",
         "5m",
         "ticket",
-        "scaler-blind",
+        "autoscaler-metrics-missing",
         "{{ $labels.model }}: the scaling law lacks readings or fails",
         "On silence and on faults the number of replicas is held.",
     ),
@@ -202,8 +202,8 @@ STATE = (
     ),
     Alert(
         "HybridServeReplicasMissing",
-        "max by (namespace, model) (hybridserve_scaling_ready_replicas) "
-        "< on (namespace, model) max by (namespace, model) (hybridserve_scaling_target_replicas)",
+        "max by (namespace, model) (hybridserve_autoscaler_ready_replicas) "
+        "< on (namespace, model) max by (namespace, model) (hybridserve_autoscaler_target_replicas)",
         "15m",
         "page",
         "replicas-missing",
@@ -224,7 +224,7 @@ STATE = (
         f"{_replaced('ray_serve_haproxy_process_count')} or {_replaced('ray_serve_num_ongoing_http_requests')}",
         "0m",
         "info",
-        "serve-part-replaced",
+        "serve-component-replaced",
         "Ray Serve's proxy on {{ $labels.NodeAddress }} was replaced",
         "It died, or did not answer its health checks. Until the new one is there nobody is served through that node.",
     ),
@@ -233,27 +233,27 @@ STATE = (
         _replaced("ray_serve_controller_num_control_loops"),
         "0m",
         "info",
-        "serve-part-replaced",
+        "serve-component-replaced",
         "Ray Serve's controller on {{ $labels.NodeAddress }} was replaced",
         "Requests are served without it; until the new one is there nothing is scaled and nothing replaced.",
     ),
     Alert(
-        "HybridServeEngineSilent",
-        "hybridserve_engine_reading_age_seconds > 10",
+        "HybridServeEngineStalled",
+        "hybridserve_engine_stats_age_seconds > 10",
         "15s",
         "page",
-        "engine-stuck",
+        "engine-stalled",
         "{{ $labels.replica }} has work and its engine says nothing",
         "Silent for {{ $value | humanizeDuration }}. After server.stall_timeout_s its process ends itself.",
     ),
     Alert(
-        "HybridServeEngineStuck",
+        "HybridServeEngineStalled",
         "sum by (namespace, model, replica) (vllm:num_requests_running) > 0 and on (namespace, model, replica) "
         "sum by (namespace, model, replica) (rate(vllm:generation_tokens_total[2m]) "
         "+ rate(vllm:prompt_tokens_total[2m])) == 0",
         "3m",
         "page",
-        "engine-stuck",
+        "engine-stalled",
         "{{ $labels.replica }} runs requests and makes no tokens",
         "A step takes minutes, or never ends.",
     ),

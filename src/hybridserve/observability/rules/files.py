@@ -16,8 +16,8 @@ _REPLICA = f"{BY}, replica"
 # Dashboards and `hybridserve top` ask for these, so that a fleet is not summed anew at every refresh.
 RECORDINGS = {
     "hybridserve:state_slots:utilization": "hybridserve_state_slots_used / hybridserve_state_slots",
-    "hybridserve:pool_blocks:utilization": (
-        "hybridserve_pool_blocks_used / on (namespace, model, replica) group_left hybridserve_pool_blocks"
+    "hybridserve:kv_cache_blocks:utilization": (
+        "hybridserve_kv_cache_blocks_used / on (namespace, model, replica) group_left hybridserve_kv_cache_blocks"
     ),
     "hybridserve:prefix_cache:hit_ratio_rate5m": (
         f"sum by ({_REPLICA}) (rate(vllm:prefix_cache_hits_total[5m])) "

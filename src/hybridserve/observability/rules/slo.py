@@ -97,7 +97,7 @@ def _availability(objective: float) -> SLO:
     admitted = f"sum by ({BY}) (rate(hybridserve_requests_admitted_total[$window]))"
     refused = f'sum by ({BY}) (rate(hybridserve_requests_rejected_total{{reason=~"{OURS}"}}[$window]))'
     # What fails behind the door, before its 200 or after, the door counts as cut; status codes miss the latter.
-    cut = f'sum by ({BY}) (rate(hybridserve_streams_cut_total{{reason=~"{OURS}"}}[$window]))'
+    cut = f'sum by ({BY}) (rate(hybridserve_streams_aborted_total{{reason=~"{OURS}"}}[$window]))'
     # A series that does not exist yet counts as zero, with the labels of one that does.
     both = f"(({refused}) or 0 * ({admitted}))"
     bad = f"{both} + (({cut}) or 0 * {both})"
