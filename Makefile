@@ -93,7 +93,7 @@ test-faults: LOCK = dev
 test-faults: install ## kill, stop and break parts under a steady load, and count what was lost
 	@rm -f .cache/faults.jsonl; mkdir -p .cache
 	FAULT_ROWS=.cache/faults.jsonl $(BIN)/pytest -s tests/faults --ignore tests/faults/test_soak.py
-	$(BIN)/python scripts/fault_table.py .cache/faults.jsonl docs/faults.md
+	$(BIN)/python scripts/fault_table.py .cache/faults.jsonl docs/evidence/faults.md
 
 sbom: ## a CycloneDX list of what a lock installs (LOCK=cpu), into dist/
 	@$(PYTHON) scripts/lock_sbom.py requirements/$(LOCK).txt dist/sbom-$(LOCK).cdx.json
@@ -118,7 +118,7 @@ bench-overhead: LOCK = dev
 bench-overhead: install ## what the control layer costs, by itself and end to end (OVERHEAD_ARGS="--parts haproxy --seconds 300")
 	$(BIN)/python benchmarks/middleware.py
 	$(BIN)/python benchmarks/overhead.py $(OVERHEAD_ARGS)
-	$(BIN)/python benchmarks/overhead_table.py .cache/overhead docs/control-layer.md
+	$(BIN)/python benchmarks/overhead_table.py .cache/overhead docs/reference/http-api.md
 
 chart-tools: ## fetch the pinned helm and kubectl into .cache/chart-tools
 	$(PYTHON) scripts/chart_tools.py
@@ -128,7 +128,7 @@ chart-files: install ## write what the chart takes from elsewhere: schema of the
 	$(BIN)/python scripts/chart_files.py
 
 telemetry-files: LOCK = dev
-telemetry-files: install ## write rules and dashboards into deploy/ and the chart, and the tables of docs/telemetry.md
+telemetry-files: install ## write rules and dashboards into deploy/ and the chart, and the tables of docs/reference/metrics.md
 	$(BIN)/hybridserve alerts export --out deploy/prometheus/rules
 	$(BIN)/hybridserve dashboards export --out deploy/grafana/dashboards
 	$(BIN)/python scripts/telemetry_docs.py
@@ -146,7 +146,7 @@ test-chart: install ## the chart, with both majors of Helm
 	$(BIN)/pytest tests/chart
 
 chart-score: LOCK = dev
-chart-score: install ## the chart's score sheet beside other charts, checkov included, into docs/chart-score.md
+chart-score: install ## the chart's score sheet beside other charts, checkov included, into docs/evidence/chart-score.md
 	$(BIN)/python scripts/chart_score.py
 
 test-cluster: LOCK = dev
@@ -156,7 +156,7 @@ test-cluster: install chart-tools ## the chart on a real Kubernetes 1.20, built 
 test-compose: LOCK = dev
 test-compose: install ## images and compose under a real Docker engine, got from Debian's packages; needs root
 	$(BIN)/pytest -v -p no:cacheprovider tests/compose/docker_images.py tests/compose/docker_stack.py
-	$(BIN)/python scripts/container_figures.py .cache/docker/figures.json docs/containers.md
+	$(BIN)/python scripts/container_figures.py .cache/docker/figures.json docs/how-to/run-in-containers.md
 
 lock: LOCK = dev
 lock: install ## resolve pyproject.toml into requirements/*.txt again

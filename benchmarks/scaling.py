@@ -2,7 +2,8 @@
 
     python benchmarks/scaling.py --workloads poisson,bursts --out results.json
 
-Writes what each trial came to as JSON after every policy (a broken run is continued), and the table of docs/scaling.md.
+Writes the result of each trial as JSON after every policy (an interrupted run continues), and the table of
+docs/evidence/autoscaling.md.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def main() -> None:
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="the stock policies run on the first")
     parser.add_argument("--scale", type=float, default=0.5, help="multiplies the rate of every workload")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "scaling-results.json")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "scaling.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/evidence/scaling-results.json")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs/evidence/autoscaling.md")
     parser.add_argument("--table-only", action="store_true", help="write the table from the results that are there")
     asked = parser.parse_args()
     results: dict[str, dict[str, list[Row]]] = json.loads(asked.out.read_text()) if asked.out.exists() else {}

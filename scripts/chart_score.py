@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The score sheet of the chart, measured on what Helm renders: `make chart-score` writes docs/chart-score.md.
+"""The score sheet of the chart, measured on what Helm renders: `make chart-score` writes docs/evidence/chart-score.md.
 
 Two charts of others stand beside ours with the figures that were measured on 2026-11-23 with the same tools: vLLM
 production-stack's vllm-stack 0.1.12 and NVIDIA's nim-llm 1.1.2. checkov is heavy (340 MB), so it lives in an
@@ -28,7 +28,7 @@ from pod_security import pods, violations  # noqa: E402
 
 CHECKOV = ROOT / ".cache" / "checkov"
 CHECKOV_VERSION = "3.3.30"
-SHEET = ROOT / "docs" / "chart-score.md"
+SHEET = ROOT / "docs/evidence/chart-score.md"
 WANTED_SHARE = 0.97
 # Rules of checkov that are left out, and why.
 SKIPPED = {
@@ -48,7 +48,7 @@ class Line:
 
 
 def rendered(case: str, **changes: Any) -> list[Object]:
-    """Objects of one values file, digests pinned as docs/kubernetes.md asks for, with values changed."""
+    """Objects of one values file with values changed; images are pinned by digest."""
     values = values_of(case)
     values.setdefault("image", {})["digest"] = DIGEST
     values.get("settings", {}).get("license", {}).pop("image", None)
@@ -323,7 +323,7 @@ def sheet() -> str:
             "",
             "Made by `make chart-score`: our column is measured on every values file of the chart, images pinned by",
             "digest where nothing else is said. The others' default values were measured on 2026-11-23 with the",
-            "same tools and are copied here. What a real API server says of the chart: [kubernetes.md](kubernetes.md).",
+            "same tools and are copied here. A real API server: [kubernetes.md](../how-to/deploy-on-kubernetes.md).",
             "",
             *rows,
             "",

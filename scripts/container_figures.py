@@ -1,7 +1,7 @@
-"""Write the table of docs/containers.md from what `make test-compose` has measured.
+"""Write the table of docs/evidence/containers.md from the measurements of `make test-compose`.
 
-Run ``python scripts/container_figures.py .cache/docker/figures.json docs/containers.md``: the block between the two
-markers is replaced. Figures that the last run did not measure keep the value of the run before.
+Run ``python scripts/container_figures.py .cache/docker/figures.json docs/evidence/containers.md``. The block between
+the two markers is replaced.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A block is written as::
     ...
     ```
 
-Run ``python scripts/docs_output.py docs/*.md`` to refresh, with ``--check`` to fail where a page is out of date.
+Run ``python scripts/docs_output.py docs/how-to/*.md`` to refresh, with ``--check`` to fail where a page is out of date.
 """
 
 from __future__ import annotations

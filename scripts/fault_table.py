@@ -1,6 +1,6 @@
-"""Write the table of docs/faults.md from the rows that `make test-faults` has measured.
+"""Write the table of docs/evidence/faults.md from the rows that `make test-faults` has measured.
 
-Run ``python scripts/fault_table.py rows.jsonl docs/faults.md``: the block between the two markers is replaced.
+Run ``python scripts/fault_table.py rows.jsonl docs/evidence/faults.md``: the block between the two markers is replaced.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write the tables of docs/telemetry.md, and the list of runbooks, from the code: `make telemetry-files`.
+"""Write the tables of docs/reference/metrics.md, and the list of runbooks, from the code: `make telemetry-files`.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; everything else is written by hand.
 """
@@ -16,7 +16,7 @@ from hybridserve.observability.rules.files import RECORDINGS
 from hybridserve.settings.telemetry import TelemetrySection
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = (DOCS / "telemetry.md", DOCS / "runbooks" / "README.md")
+PAGES = (DOCS / "reference" / "metrics.md", DOCS / "runbooks" / "README.md")
 TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SECTION = TelemetrySection()
 
@@ -53,9 +53,9 @@ def alert_table() -> str:
         "alert|severity|after|says",
         (
             (
-                f"[{name}](runbooks/{same[0].runbook}.md)",
+                f"[{name}](../runbooks/{same[0].runbook}.md)",
                 ", ".join(one.severity for one in same),
-                same[0].hold.replace("0m", "at once"),
+                "immediately" if same[0].hold == "0m" else same[0].hold,
                 re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", same[0].summary),
             )
             for name, same in by_name().items()
@@ -75,8 +75,8 @@ def dashboard_section() -> str:
         panels = sum(len(row.panels) for row in board.rows)
         told.append(
             f"### {board.title.removeprefix('hybridserve / ')}\n\n{board.description} {panels} panels, "
-            f"[{board.slug}.json](../deploy/grafana/dashboards/{board.slug}.json).\n\n"
-            f"![{board.title}](dashboards/{board.slug}.png)\n"
+            f"[{board.slug}.json](../../deploy/grafana/dashboards/{board.slug}.json).\n\n"
+            f"![{board.title}](../dashboards/{board.slug}.png)\n"
         )
     return "\n".join(told)
 

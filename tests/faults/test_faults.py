@@ -1,6 +1,6 @@
 """Faults under a steady load of streams: who noticed, who lost what, and how long until all was well again.
 
-`make test-faults` runs them and writes the table of docs/faults.md.
+`make test-faults` runs them and writes the table of docs/evidence/faults.md.
 """
 
 from __future__ import annotations

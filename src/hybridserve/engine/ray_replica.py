@@ -108,7 +108,7 @@ async def start_server(handover: GatewayConfig, begun: dict[str, str] | None) ->
     """A server with a running engine.
 
     Args:
-        begun: environment of the fork server, from `preload.start_forkserver`; None lets vLLM spawn its core and workers.
+        begun: environment of the fork server, from `preload.start_forkserver`; None lets vLLM start its core itself.
 
     Raises:
         RuntimeError: from vLLM, with its own reason.

@@ -255,7 +255,8 @@ def page(title: str, parts: Iterable[str]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{''.join(parts)}"
-        "<footer>Definitions: docs/load-testing.md. Latency counts from the intended start.</footer></body></html>\n"
+        "<footer>Definitions: docs/how-to/load-test.md. Latency is measured from the intended start.</footer>"
+        "</body></html>\n"
     )
 
 

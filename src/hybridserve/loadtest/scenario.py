@@ -253,11 +253,11 @@ def validate_scenario(tree: Any, where: str) -> Scenario:
         ConfigError: not of this form.
     """
     if not isinstance(tree, Mapping):
-        raise ConfigError(where, "is not a mapping", "see docs/load-testing.md for the form")
+        raise ConfigError(where, "is not a mapping", "see docs/how-to/load-test.md for the form")
     try:
         return Scenario.model_validate(tree)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"]) or "file"
         what = "is not a field" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigError(f"{where}: {path}", what, "see docs/load-testing.md for the form") from None
+        raise ConfigError(f"{where}: {path}", what, "see docs/how-to/load-test.md for the form") from None

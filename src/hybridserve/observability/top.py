@@ -69,7 +69,7 @@ def from_prometheus(prometheus: Prometheus, window: str = "1m") -> list[ReplicaR
         raise ServiceError(
             "--prometheus",
             f"{prometheus.url} has no hybridserve_state_slots",
-            "see its targets: each replica has a metrics port of its own (docs/telemetry.md)",
+            "see its targets: each replica has a metrics port of its own (docs/reference/metrics.md)",
         )
     asked = {
         name: f"rate({metric}{_braces(labels)}[{window}])" if counter else f"{metric}{_braces(labels)}"

@@ -149,4 +149,4 @@ def parse_service_times(text: str, where: str) -> ServiceTimes:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ConfigError(f"{where}: {path}", first["msg"], "see docs/scaling.md for the form") from None
+        raise ConfigError(f"{where}: {path}", first["msg"], "see docs/evidence/autoscaling.md for the form") from None

@@ -1,4 +1,4 @@
-"""docs/telemetry.md: its tables are the code's, and every dashboard has its picture."""
+"""docs/reference/metrics.md: its tables are the code's, and every dashboard has its picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hybridserve.settings.telemetry import TelemetrySection
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("page", ["telemetry.md", "runbooks/README.md"])
+@pytest.mark.parametrize("page", ["reference/metrics.md", "runbooks/README.md"])
 def test_tables_are_those_of_the_code(page: str) -> None:
     spec = importlib.util.spec_from_file_location("telemetry_docs", ROOT / "scripts" / "telemetry_docs.py")
     assert spec is not None

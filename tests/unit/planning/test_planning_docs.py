@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_output_in_the_pages_is_the_commands_own():
-    pages = ["docs/planning.md", "docs/throughput-bound.md", "docs/compliance.md"]
+    pages = ["docs/how-to/plan-capacity.md", "docs/evidence/throughput-bound.md", "docs/how-to/check-compliance.md"]
     done = subprocess.run(
         [sys.executable, "scripts/docs_output.py", "--check", *pages],
         cwd=ROOT,
@@ -22,4 +22,4 @@ def test_the_output_in_the_pages_is_the_commands_own():
 
 
 def test_the_pages_show_output_at_all():
-    assert (ROOT / "docs/planning.md").read_text().count("<!-- output: hybridserve") >= 5
+    assert (ROOT / "docs/how-to/plan-capacity.md").read_text().count("<!-- output: hybridserve") >= 5
