@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybridserve.sse import DONE, event_data
+
 
 @dataclass(slots=True)
 class Stream:
@@ -65,14 +67,14 @@ def read_stream(lines: Sequence[tuple[float, bytes]]) -> Stream:
     """
     seen = Stream()
     for at, line in lines:
-        if not line.startswith(b"data:"):
-            continue
-        payload = line[5:].strip()
-        if payload == b"[DONE]":
-            seen.done = True
-            continue
         try:
-            event = json.loads(payload)
+            data = event_data(line)
+            if data is None:
+                continue
+            if data.strip() == DONE:
+                seen.done = True
+                continue
+            event = json.loads(data)
         except ValueError:
             # Cut in the middle of an event: what came before still counts, and `done` stays false.
             continue

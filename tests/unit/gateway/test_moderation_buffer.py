@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hybridserve.gateway.requests.api_formats import CHAT
 from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
-from hybridserve.gateway.responses.sse import EventTooLarge, SSEDecoder, data_of, events
 from hybridserve.guards import GuardVerdict
+from hybridserve.sse import EventTooLarge, SSEDecoder, event_data, split_events
 
 LONGEST = 16  # characters of a piece that counts as one token
 texts = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\r\n"), max_size=40)
@@ -23,31 +23,31 @@ def test_events_survive_any_cut_and_any_line_end(lines: list[str], newline: str,
     stream = "".join(f"data: {line}{newline}{newline}" for line in lines).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    assembler = SSEDecoder()
-    out = b"".join(assembler.feed(piece) for piece in pieces)
-    out += assembler.feed(b"\n") if newline == "\r" else b""
-    assert [data_of(event) for event in events(out)] == lines
+    decoder = SSEDecoder()
+    out = b"".join(decoder.feed(piece) for piece in pieces)
+    out += decoder.feed(b"\n") if newline == "\r" else b""
+    assert [event_data(event) for event in split_events(out)] == lines
 
 
 def test_half_a_character_waits_for_its_other_half() -> None:
     event = 'data: {"t":"ü€😀"}\n\n'.encode()
     for cut in range(1, len(event)):
-        assembler = SSEDecoder()
-        first = assembler.feed(event[:cut])
+        decoder = SSEDecoder()
+        first = decoder.feed(event[:cut])
         assert first == b""
-        assert assembler.feed(event[cut:]) == event
+        assert decoder.feed(event[cut:]) == event
 
 
 def test_several_data_lines_are_one_text_and_comments_none() -> None:
-    assert data_of(b"data: a\ndata:b\n\n") == "a\nb"
-    assert data_of(b": data: no\n\n") is None
-    assert data_of(b"event: x\nid: 1\ndata\n\n") == ""
+    assert event_data(b"data: a\ndata:b\n\n") == "a\nb"
+    assert event_data(b": data: no\n\n") is None
+    assert event_data(b"event: x\nid: 1\ndata\n\n") == ""
 
 
 def test_an_event_without_end_is_refused() -> None:
-    assembler = SSEDecoder(limit=100)
+    decoder = SSEDecoder(limit=100)
     with pytest.raises(EventTooLarge):
-        assembler.feed(b"data: " + b"x" * 200)
+        decoder.feed(b"data: " + b"x" * 200)
 
 
 class Judge:
@@ -84,7 +84,7 @@ def run_window(pieces: list[tuple[str, str]], window: ModerationBuffer) -> tuple
 
 
 def delivered(out: list[bytes]) -> list[tuple[str, str]]:
-    return [tuple(json.loads(data_of(event) or "")[1:]) for event in events(b"".join(out))]
+    return [tuple(json.loads(event_data(event) or "")[1:]) for event in split_events(b"".join(out))]
 
 
 words = st.text("abcdefgh ", max_size=30)
@@ -149,7 +149,7 @@ def through(
         return out, False
 
     out, stopped = asyncio.run(go())
-    return [tuple(json.loads(data_of(event) or "")) for event in events(b"".join(out))], stopped
+    return [tuple(json.loads(event_data(event) or "")) for event in split_events(b"".join(out))], stopped
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.one_of(words, st.none())), max_size=40), st.integers(2, 12))
@@ -175,7 +175,7 @@ def test_an_answer_that_ended_holds_nothing_back() -> None:
         left += await window.feed(b"data: end\n\n", [], {0})
         for _ in range(20):
             left += await window.feed(b"data: b\n\n", [((1, "content"), "b")])
-        return len(events(left))
+        return len(split_events(left))
 
     assert asyncio.run(go()) > 22 - 8
 
@@ -211,7 +211,7 @@ def test_reasoning_that_ended_does_not_hold_the_answer_back() -> None:
     async def go() -> int:
         left = 0
         for lane, text in pieces:
-            left += len(events(await window.feed(f"data: {text}\n\n".encode(), [((0, lane), text)])))
+            left += len(split_events(await window.feed(f"data: {text}\n\n".encode(), [((0, lane), text)])))
         return left
 
     assert asyncio.run(go()) > len(pieces) - 8

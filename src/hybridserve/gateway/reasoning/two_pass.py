@@ -14,8 +14,8 @@ from typing import Any
 
 from hybridserve.gateway.errors import APIError, first_header
 from hybridserve.gateway.requests.body import BufferedReceive
-from hybridserve.gateway.responses.sse import SSEDecoder, data_of, events
 from hybridserve.gateway.types import App, Event, Receive, Scope, Send
+from hybridserve.sse import DONE, SSEDecoder, event_data, split_events
 
 # Fields that mean the same in a chat and in a raw completion.
 _SHARED = (
@@ -139,7 +139,7 @@ class _Outcome:
         self._said = said
         self._part = part
         self._stream = stream
-        self._assembler = SSEDecoder()
+        self._decoder = SSEDecoder()
         self._body: list[bytes] = []
         self._start: Event | None = None
         self._status = 0
@@ -163,7 +163,7 @@ class _Outcome:
     ) -> None:
         if message["type"] == "http.response.start":
             self._status, self.usable, self._done, self._body = message["status"], False, False, []
-            self._assembler = SSEDecoder()
+            self._decoder = SSEDecoder()
             kind = first_header(message["headers"], b"content-type") or b""
             streams = self._stream and self._status == 200 and kind.startswith(b"text/event-stream")
             if self._start is None and (streams or self._status != 200):
@@ -185,11 +185,11 @@ class _Outcome:
                 on_whole(json.loads(b"".join(self._body)))
                 self.usable = True
             return
-        for event in events(self._assembler.feed(data)) if data else ():
-            text = data_of(event)
+        for event in split_events(self._decoder.feed(data)) if data else ():
+            text = event_data(event)
             if text is None:
                 await self._emit_raw(event)
-            elif text == "[DONE]":
+            elif text == DONE:
                 self._done = True
             else:
                 payload = json.loads(text)

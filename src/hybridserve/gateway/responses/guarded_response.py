@@ -12,10 +12,10 @@ from hybridserve.gateway.requests.api_formats import parse_object
 from hybridserve.gateway.requests.body import BufferedReceive
 from hybridserve.gateway.requests.policy import GenerationRequest
 from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
-from hybridserve.gateway.responses.sse import EventTooLarge, SSEDecoder, data_of, events
 from hybridserve.gateway.responses.stream_terminator import StreamTerminator
 from hybridserve.gateway.types import Event, Send
 from hybridserve.guards.base import GuardVerdict
+from hybridserve.sse import DONE, SSEDecoder, event_data, split_events
 
 Judge = Callable[[str], Awaitable[GuardVerdict]]
 # An answer that is not streamed is held whole; beyond this something is wrong.
@@ -79,7 +79,7 @@ class GuardedResponse:
         self._start: Event = {}
         self._chunks: list[bytes] = []
         self._size = 0
-        self._assembler = SSEDecoder()
+        self._decoder = SSEDecoder()
         self._ending = StreamTerminator(call.dialect, want_usage, call.hide_usage)
         self._started = False
         self._closed = False
@@ -210,7 +210,7 @@ class GuardedResponse:
         if self._ending.done:
             data = b""  # what comes after the end belongs to nothing
         try:
-            blob = self._assembler.feed(data) if data else b""
+            blob = self._decoder.feed(data) if data else b""
             if self._window is not None and blob:
                 blob = await self._through_window(self._window, blob)
             if blob:
@@ -220,8 +220,8 @@ class GuardedResponse:
         except StreamBlocked as stopped:
             await self.refuse(self._refuse(stopped.verdict, "output"))
             return
-        except (EventTooLarge, ValueError):
-            # ValueError: an event that is not UTF-8 or not JSON, where a guard must read it.
+        except ValueError:
+            # Too large an event, or one that is not UTF-8 or not JSON where a guard must read it.
             await self.refuse(APIError(503, "stream_unreadable", "The engine's stream cannot be read."))
             return
         if more:
@@ -239,12 +239,12 @@ class GuardedResponse:
 
     async def _through_window(self, window: ModerationBuffer, blob: bytes) -> bytes:
         out = []
-        for event in events(blob):
-            data = data_of(event)
+        for event in split_events(blob):
+            data = event_data(event)
             if data is None:
                 # A comment keeps the connection open; its words are nobody's business.
                 out.append(b": keep-alive\n\n")
-            elif data == "[DONE]":
+            elif data == DONE:
                 out += [await window.finish(), event]
             else:
                 payload = parse_object(data)

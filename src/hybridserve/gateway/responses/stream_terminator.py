@@ -7,7 +7,7 @@ from typing import Any
 
 from hybridserve.gateway.errors import clean_event
 from hybridserve.gateway.requests.api_formats import APIFormat
-from hybridserve.gateway.responses.sse import data_of, events
+from hybridserve.sse import event_data, split_events
 
 _ERRORS = (b'data: {"error"', b'data:{"error"', b"event: error")
 _USAGE = b'"usage":'
@@ -39,7 +39,7 @@ class StreamTerminator:
             if self._hint in blob and any(starts(blob, mark) for mark in self._dialect.ends):
                 self.done = True
             return blob
-        return b"".join(self._one(event) for event in events(blob))
+        return b"".join(self._one(event) for event in split_events(blob))
 
     def _one(self, event: bytes) -> bytes:
         if any(starts(event, mark) for mark in _ERRORS):
@@ -68,7 +68,7 @@ def starts(blob: bytes, mark: bytes) -> bool:
 
 def _payload(event: bytes) -> dict[str, Any]:
     try:
-        return _dict(json.loads(data_of(event) or ""))
+        return _dict(json.loads(event_data(event) or ""))
     except (ValueError, RecursionError):
         return {}
 

@@ -14,6 +14,7 @@ import httpx
 
 from hybridserve.compliance.canary_prompts import Canary
 from hybridserve.compliance.evidence import CanaryObservation
+from hybridserve.sse import DONE, SSEDecoder, event_data, split_events
 
 ROUTE = "/v1/chat/completions"
 # Fields in which a delta or a message can carry text; the engine has renamed its reasoning field once.
@@ -83,21 +84,19 @@ def read_answer(status: int, body: Any) -> dict[str, Any]:
 
 
 async def _read_stream(response: httpx.Response) -> dict[str, Any]:
-    answer, finish, closed = _empty(response.status_code), False, False
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line[5:].strip()
-        if data == "[DONE]":
-            closed = True
-            break
-        event = json.loads(data)
-        if error := event.get("error"):
-            answer["code"] = _code(error)
-        for choice in event.get("choices") or []:
-            _count(answer, choice.get("delta") or {})
-            finish = finish or choice.get("finish_reason") is not None
-    answer["finished"] = finish and closed
+    answer, finish, decoder = _empty(response.status_code), False, SSEDecoder()
+    async for chunk in response.aiter_bytes():
+        for event in split_events(decoder.feed(chunk)):
+            data = event_data(event)
+            if data == DONE:
+                answer["finished"] = finish
+                return answer
+            payload = json.loads(data) if data is not None else {}
+            if error := payload.get("error"):
+                answer["code"] = _code(error)
+            for choice in payload.get("choices") or []:
+                _count(answer, choice.get("delta") or {})
+                finish = finish or choice.get("finish_reason") is not None
     return answer
 
 

@@ -1,17 +1,28 @@
-"""Server-sent events as bytes: whole events out of arbitrary chunks, and what an event says."""
+"""Server-sent events: whole events out of arbitrary chunks, and the data of an event.
+
+The format: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+"""
 
 from __future__ import annotations
+
+DONE = "[DONE]"
+"""Data of the event that ends a stream of OpenAI's chat and completions APIs."""
 
 _BOM = b"\xef\xbb\xbf"
 
 
-class EventTooLarge(Exception):
-    """An event without end."""
+class EventTooLarge(ValueError):
+    """An incomplete event is larger than the decoder's limit."""
 
 
 class SSEDecoder:
-    """Collects chunks and gives whole events, line ends unified to LF. A UTF-8 character or an event that a chunk
-    cuts in two waits for its other half."""
+    """Collects chunks and returns whole events with line ends normalized to LF.
+
+    A UTF-8 character or an event that a chunk boundary splits is kept until its other half arrives.
+
+    Args:
+        limit: largest incomplete event, in bytes.
+    """
 
     __slots__ = ("_limit", "_rest", "_started")
 
@@ -21,7 +32,7 @@ class SSEDecoder:
         self._started = False
 
     def feed(self, data: bytes) -> bytes:
-        """All events that are complete by now, back to back; each ends in an empty line.
+        """The events that `data` completes, back to back; each ends in an empty line.
 
         Raises:
             EventTooLarge: an incomplete event beyond the limit.
@@ -29,18 +40,15 @@ class SSEDecoder:
         if not self._started and data:
             self._started = True
             data = data.removeprefix(_BOM)
-        # What engines send: one or more whole events a chunk.
+        # What engines send: one or more whole events in a chunk.
         if not self._rest and data.endswith(b"\n\n") and b"\r" not in data:
             return data
         data = self._rest + data
+        held = b""
         if b"\r" in data:
             # A CR at the end may be the first half of CR LF.
             held = b"\r" if data.endswith(b"\r") else b""
-            data = (data[:-1] if held else data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            if held and not data.endswith(b"\n"):
-                held = b"\r"
-        else:
-            held = b""
+            data = data.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         cut = data.rfind(b"\n\n")
         whole, rest = (b"", data) if cut < 0 else (data[: cut + 2], data[cut + 2 :])
         self._rest = rest + held
@@ -48,19 +56,14 @@ class SSEDecoder:
             raise EventTooLarge
         return whole
 
-    @property
-    def rest(self) -> bytes:
-        """What has come of an event that is not complete."""
-        return self._rest
 
-
-def events(blob: bytes) -> list[bytes]:
-    """The events of a run of whole ones."""
+def split_events(blob: bytes) -> list[bytes]:
+    """The events of the whole events in `blob`, each with its empty line."""
     return [part + b"\n\n" for part in blob.split(b"\n\n") if part.strip(b"\n")]
 
 
-def data_of(event: bytes) -> str | None:
-    """The data of an event, or None where it has none (a comment).
+def event_data(event: bytes) -> str | None:
+    """The data of an event, or of one of its lines; None where it has none (a comment).
 
     Raises:
         UnicodeDecodeError: the bytes are not UTF-8.
