@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py                                    # all parts, about 25 minutes
     python benchmarks/overhead.py --parts doors --seconds 300        # one of them, for five minutes
-    python benchmarks/overhead_table.py .cache/overhead docs/reference/http-api.md
+    python benchmarks/overhead_table.py .cache/overhead docs/evidence/overhead.md
 
 Targets: `vllm serve`; `ray default`, Ray Serve LLM's own ingress; and `hybridserve serve` on a data path, with doors to
 choose from in one process: `bare` (none: the data path it sits on), `keys` (keys and limits, the product's own),

@@ -1,6 +1,6 @@
-"""Write the overhead table of docs/reference/http-api.md from the rounds that `overhead.py` has measured.
+"""Write the overhead table of docs/evidence/overhead.md from the rounds that `overhead.py` has measured.
 
-    python benchmarks/overhead_table.py .cache/overhead docs/reference/http-api.md
+    python benchmarks/overhead_table.py .cache/overhead docs/evidence/overhead.md
 
 The block between the two markers is replaced. Figures are medians over the rounds; a ratio is the median of the ratios
 within each round, with the quartiles of those in brackets where it decides.

@@ -31,7 +31,7 @@ START_S = 240.0
 
 
 def record(name: str, value: float, unit: str) -> None:
-    """Keep a measured figure for docs/how-to/run-in-containers.md (scripts/container_figures.py)."""
+    """Keep a measured figure for docs/evidence/containers.md (scripts/container_figures.py)."""
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     FIGURES.write_text(json.dumps({**figures, name: [round(value, 1), unit]}, indent=1) + "\n")
     print(f"{name}: {value:.1f} {unit}")
