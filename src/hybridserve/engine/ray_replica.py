@@ -26,9 +26,11 @@ from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.metrics import SPECS
 from hybridserve.gateway.state import GatewayState
+from hybridserve.observability.logging import set_level
 from hybridserve.observability.sink import PrometheusMetrics
 from hybridserve.planning.render import llm_config
 from hybridserve.planning.resolve import ResolvedPlan, engine_args, plan_settings
+from hybridserve.settings.live import with_live_settings
 
 
 class LocalWeights(CallbackBase):
@@ -82,6 +84,16 @@ class HybridServer(LLMServer):
         """Take no new generations, and wait for those that run; False when the time is over."""
         self._control.drain()
         return await self._control.drained(timeout_s)
+
+    def apply_live_settings(self, changes: dict[str, Any]) -> None:
+        """Take over changed limits, reasoning defaults and log level; requests that run keep what they began with.
+
+        Raises:
+            ConfigError: as `with_live_settings`.
+        """
+        settings = with_live_settings(self.handover.settings, changes)
+        set_level(settings.telemetry)
+        self._control.apply(settings)
 
     async def __serve_build_asgi_app__(self) -> Any:
         """vLLM's own application behind the control layer."""

@@ -125,6 +125,12 @@ class GatewayState:
 
     # --- documents, drain, gate, readiness
 
+    def apply(self, settings: Settings) -> None:
+        """Use these limits and reasoning defaults from the next request on (`settings.live`)."""
+        reasoning = for_model(settings.reasoning, _serving_facts(settings))
+        self.settings = settings.model_copy(update={"reasoning": reasoning})
+        self.limits.apply(settings.access)
+
     def publish(self, route: str, document: Any) -> None:
         """Serve this as JSON from now on."""
         self.documents = {**self.documents, route: document}

@@ -83,6 +83,11 @@ def configure(section: TelemetrySection, environ: Mapping[str, str] = os.environ
     root.propagate = False
 
 
+def set_level(section: TelemetrySection) -> None:
+    """Change the level of a process that `configure` has set up."""
+    logging.getLogger("hybridserve").setLevel(section.log_level.upper())
+
+
 def to_stderr() -> logging.Handler:
     """To the file that is standard error now. vLLM puts the process's name before whatever `sys.stderr` is given, and a
     line with that in front is no JSON any more.

@@ -56,6 +56,14 @@ class Replica:
     async def __serve_build_asgi_app__(self) -> Any:
         return await self._server.__serve_build_asgi_app__()
 
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Called by Ray Serve with the deployment's `user_config`, after the start and at each change of it.
+
+        Raises:
+            ConfigError: it holds a setting that needs a restart, or a value that is not valid.
+        """
+        self._server.apply_live_settings(user_config)
+
     def cache_line(self) -> str:
         """The engine's own statement of its cache, for the process that deployed it."""
         line: str = self._server.plan["line"]
@@ -82,14 +90,16 @@ def build_app(args: dict[str, Any]) -> Application:
     version that runs goes on.
 
     Args:
-        args: ``{"settings": {...}}``, the settings tree as plain data.
+        args: ``{"settings": {...}}``, the settings tree as plain data; and optionally ``"start_attempts"``, how often
+            Serve starts a first replica that fails before it gives the deployment up (default 1).
 
     Raises:
         ComplianceError: the production profile has a failed or unknown finding.
     """
     settings = Settings.model_validate(args["settings"])
     handover = enforce_compliance(settings, date.today())
-    return serve.deployment(Replica, **deployment_options(settings)).bind(handover.to_json())
+    options = deployment_options(settings) | {"max_constructor_retry_count": int(args.get("start_attempts", 1))}
+    return serve.deployment(Replica, **options).bind(handover.to_json())
 
 
 def ray_logging(section: TelemetrySection) -> dict[str, Any]:
@@ -120,7 +130,6 @@ def deployment_options(settings: Settings) -> dict[str, Any]:
     return {
         "name": DEPLOYMENT,
         "max_ongoing_requests": 100_000,
-        "max_constructor_retry_count": 1,
         "graceful_shutdown_timeout_s": settings.server.drain_timeout_s,
         "logging_config": ray_logging(settings.telemetry),
         "health_check_period_s": 5,

@@ -17,10 +17,13 @@ from hybridserve.autoscaling.capacity import UNLIMITED_PREFILL, ReplicaCapacity
 from hybridserve.autoscaling.policy import Decision, PolicyState, compute_replicas
 from hybridserve.autoscaling.replica_metrics import FIELDS, PREFIX, FleetMetrics, ReplicaMetrics, metrics_from_numbers
 from hybridserve.autoscaling.spec import ScalingSpec
+from hybridserve.engine.spec import replica_capacity
+from hybridserve.gateway.state import served_name
 from hybridserve.observability.collectors.autoscaler import ScalingMetrics
 from hybridserve.observability.logging import configure
 from hybridserve.observability.metrics_server import export
 from hybridserve.runtime.clock_skew import BACK_S, ClockJumpDetector
+from hybridserve.settings import Settings
 from hybridserve.settings.scaling import ScalingSection
 from hybridserve.settings.telemetry import TelemetrySection
 
@@ -85,6 +88,19 @@ class RayAutoscalingPolicy:
             event = "scale_dry_run" if self.dry_run else "scale"
             logger.info("event=%s from=%d to=%d reason=%r", event, seen.target, decision.replicas, decision.reason)
         return seen.target if self.dry_run else decision.replicas
+
+
+class SettingsAutoscalingPolicy(RayAutoscalingPolicy):
+    """The same policy from a settings tree, for an `autoscaling_config` in serveConfigV2.
+
+    The Helm chart writes Ray's bounds there, which Ray changes in place; capacity is planned here, as it is in
+    `build_app`, because a chart cannot.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        parsed = Settings.model_validate(settings)
+        options = autoscaling_options(parsed.scaling, replica_capacity(parsed), parsed.telemetry, served_name(parsed))
+        super().__init__(**options["policy"]["policy_kwargs"])
 
 
 @cache

@@ -52,6 +52,7 @@ class _Account:
     tokens: TokenBucket | None
     streams: int | None
     running: int = 0
+    stale: bool = False
 
 
 class Reservation:
@@ -86,6 +87,12 @@ class RequestLimits:
         self._clock = clock
         self._accounts: dict[tuple[str, bytes], _Account] = {}
         self.running = 0
+
+    def apply(self, settings: AccessSection) -> None:
+        """Use these limits from now on. Running requests stay counted; buckets start full."""
+        self._settings = settings
+        for account in self._accounts.values():
+            account.stale = True
 
     def counts_tokens(self, key: Key) -> bool:
         """Whether this key has a token limit, so that its usage must be known."""
@@ -127,16 +134,15 @@ class RequestLimits:
         # A key that was changed in the file gets a new account; it costs one full bucket, and needs no bookkeeping.
         index = (key.name, key.digest)
         account = self._accounts.get(index)
-        if account is None and key.insider:
-            account = self._accounts[index] = _Account(None, None, None)
         if account is None:
+            account = self._accounts[index] = _Account(None, None, None, stale=True)
+        if account.stale and not key.insider:
             rpm = key.rpm or self._settings.requests_per_minute
             tpm = key.tpm or self._settings.tokens_per_minute
-            account = self._accounts[index] = _Account(
-                TokenBucket(rpm, self._clock) if rpm else None,
-                TokenBucket(tpm, self._clock) if tpm else None,
-                key.streams or self._settings.max_streams,
-            )
+            account.requests = TokenBucket(rpm, self._clock) if rpm else None
+            account.tokens = TokenBucket(tpm, self._clock) if tpm else None
+            account.streams = key.streams or self._settings.max_streams
+            account.stale = False
         return account
 
 
