@@ -1,23 +1,21 @@
-"""Every error a user can cause, as one small tree.
-
-HybridServeError
-├── ConfigError        a setting is wrong, missing or unknown          exit 2
-├── CatalogError       a model, license, GPU or engine is not known    exit 2
-├── PlanRefused        the engine would refuse to start with this      exit 2
-├── EnvironmentFault   this machine cannot run it (port, memory, CPU)  exit 2
-└── ServiceError       a running service answered wrongly or not       exit 2
+"""Errors that a user can cause or fix. The command line prints their three parts and exits with code 2.
 
 A finding that fails (`hybridserve check`) is not an error: it is a result, with exit code 1.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class HybridServeError(Exception):
-    """A user's mistake, or a limit of their machine, said in three parts.
+    """Base of all errors: a mistake in the input, or a limit of the machine.
 
     Args:
-        where: settings path (``engine.max_num_seqs``), file, or catalogue entry.
+        where: settings path (``engine.max_num_seqs``), file, or catalog entry.
         what: what is wrong, with the offending value.
         fix: what to do about it.
     """
@@ -31,7 +29,7 @@ class HybridServeError(Exception):
         self.fix = fix
 
     def as_dict(self) -> dict[str, str]:
-        """The same three parts for ``--json``."""
+        """The error for ``--json``."""
         return {"error": type(self).__name__, "where": self.where, "what": self.what, "fix": self.fix}
 
 
@@ -48,8 +46,18 @@ class PlanRefused(HybridServeError):
 
 
 class EnvironmentFault(HybridServeError):
-    """This machine cannot run what was asked: port, memory, instruction set, package version."""
+    """This machine cannot run it: port, memory, instruction set or package version."""
 
 
 class ServiceError(HybridServeError):
-    """A running service answered wrongly, or not at all."""
+    """A running service gave a wrong response, or none."""
+
+
+def from_validation(
+    error: ValidationError, where: str, fix: str = "correct the file", kind: type[HybridServeError] = ConfigError
+) -> HybridServeError:
+    """The first fault that pydantic found, as an error of class `kind`. `where` gets the path of the field."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    what = "is not a known field" if first["type"] == "extra_forbidden" else first["msg"]
+    return kind(f"{where}: {path}" if path else where, what, fix)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
+from hybridserve import yamlio
 from hybridserve.catalog.models import Fact
 from hybridserve.errors import CatalogError
+from hybridserve.units import MIB
 
-MIB = 1 << 20
+_FILE = Path(__file__).with_name("accelerators.yaml")
 
 
 class MemoryFacts(Fact):
@@ -78,9 +79,7 @@ class _File(BaseModel):
 @cache
 def accelerators() -> tuple[Accelerator, ...]:
     """All accelerators of the catalogue, in the file's order."""
-    text = resources.files("hybridserve.catalog").joinpath("accelerators.yaml").read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return _File.model_validate(yaml.load(text, Loader=loader)).accelerators
+    return _File.model_validate(yamlio.read(_FILE, kind=CatalogError)).accelerators
 
 
 def accelerator(name: str) -> Accelerator:

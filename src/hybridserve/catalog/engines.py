@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
+from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict
 
+from hybridserve import yamlio
 from hybridserve.errors import CatalogError
 
 Platform = Literal["cuda", "cpu"]
@@ -96,9 +97,9 @@ class EngineTable(_Frozen):
 @cache
 def engine_tables() -> tuple[EngineTable, ...]:
     """All tables, oldest release first."""
-    content = yaml.load(_FILE.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    content = yamlio.read(_FILE, kind=CatalogError)
     tables = (EngineTable.model_validate(entry) for entry in content["engines"])
-    return tuple(sorted(tables, key=lambda table: _ordinal(table.version)))
+    return tuple(sorted(tables, key=lambda table: release(table.version)))
 
 
 @cache
@@ -110,9 +111,9 @@ def engine_table(version: str) -> tuple[EngineTable, str | None]:
     Raises:
         CatalogError: `version` is not a version number.
     """
-    wanted = _ordinal(version)
+    wanted = release(version)
     tables = engine_tables()
-    older = [table for table in tables if _ordinal(table.version) <= wanted]
+    older = [table for table in tables if release(table.version) <= wanted]
     table = older[-1] if older else tables[0]
     if table.version == version:
         return table, None
@@ -123,11 +124,14 @@ def engine_table(version: str) -> tuple[EngineTable, str | None]:
     )
 
 
-def _ordinal(version: str) -> tuple[int, ...]:
+def release(version: str) -> Version:
+    """The release that a vLLM version belongs to, without rc, dev and local parts, to compare releases.
+
+    Raises:
+        CatalogError: `version` is not a version number.
+    """
     try:
-        major, minor, *rest = version.split("+")[0].split(".")
-        patch = rest[0] if rest else "0"
-        return int(major), int(minor), int("".join(filter(str.isdigit, patch.split("rc")[0])) or 0)
-    except ValueError:
+        return Version(Version(version).base_version)
+    except InvalidVersion:
         known = ", ".join(table.version for table in engine_tables())
         raise CatalogError("engine.version", f"{version!r} is not a vLLM version", f"one such as {known}") from None

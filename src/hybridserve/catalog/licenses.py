@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hybridserve.errors import CatalogError
+from hybridserve import yamlio
+from hybridserve.errors import CatalogError, from_validation
 
 Status = Literal["verified", "secondary", "unknown"]
 """`verified`: the primary text was read; `secondary`: someone's quotation of it; `unknown`: not read."""
@@ -45,7 +45,6 @@ Term = Literal[
 ]
 
 _FOLDER = Path(__file__).parent
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Model = TypeVar("_Model", bound=BaseModel)
 _STRAIGHT = str.maketrans({"“": '"', "”": '"', "’": "'", "‘": "'"})
 
@@ -180,9 +179,9 @@ def text_sha256(text: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    tree = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
+    tree = yamlio.read(path, path.name, kind=CatalogError)
     if not isinstance(tree, dict):
-        raise CatalogError(path.name, "is not a mapping", "repair the file")
+        raise CatalogError(path.name, "is not a mapping", "correct the file")
     return tree
 
 
@@ -190,6 +189,4 @@ def _parse(kind: type[_Model], tree: Mapping[str, Any], where: str) -> _Model:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
-        raise CatalogError(where, f"{path}: {first['msg']}", "repair the entry") from None
+        raise from_validation(error, where, "correct the entry", CatalogError) from None

@@ -12,10 +12,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hybridserve.errors import CatalogError
+from hybridserve import yamlio
+from hybridserve.errors import CatalogError, from_validation
 
 _CARDS = Path(__file__).with_name("models")
 _PACKAGE = Path(__file__).parent.parent
@@ -132,12 +132,13 @@ def load_card(model_id: str) -> ModelCard:
     path = _CARDS / f"{model_id}.yaml"
     if model_id not in model_ids():
         raise _unknown(model_id)
+    where = f"catalog/models/{path.name}"
     try:
-        card = ModelCard.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise CatalogError(f"catalog/models/{path.name}", _first_line(error), "correct the card") from None
+        card = ModelCard.model_validate(yamlio.read(path, where, "correct the card", CatalogError))
+    except ValidationError as error:
+        raise from_validation(error, where, "correct the card", CatalogError) from None
     if card.id != model_id:
-        raise CatalogError(f"catalog/models/{path.name}", f"its id is {card.id}", f"name the file {card.id}.yaml")
+        raise CatalogError(where, f"its id is {card.id}", f"name the file {card.id}.yaml")
     return card
 
 
@@ -201,10 +202,3 @@ def _unknown(name: str) -> CatalogError:
         f"no model, folder or config.json called {name!r}",
         f"did you mean {', '.join(close)}?" if close else f"one of {', '.join(known)}, or a folder with config.json",
     )
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0]

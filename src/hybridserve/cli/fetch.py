@@ -24,10 +24,11 @@ from hybridserve.catalog.licenses import model_license
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli.options import AsJson
 from hybridserve.errors import CatalogError, ConfigError
-from hybridserve.fetch.downloader import GIB, Fetched, Watcher, check_offline, fetch
+from hybridserve.fetch.downloader import Fetched, Watcher, check_offline, fetch
 from hybridserve.fetch.hub import HUB, Hub
 from hybridserve.fetch.listing import COMMIT, REPOSITORY, RemoteFile
 from hybridserve.fetch.store import CacheStore, FolderStore, Store, default_cache
+from hybridserve.units import GIB
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Download weights at their pinned commit.")
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from hybridserve.compliance.attribution import attribution_bundle
 from hybridserve.errors import ConfigError
-from hybridserve.planning.memory.budget import GIB
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings, weights_source
 from hybridserve.runtime.view import build_view
 from hybridserve.settings import Settings
+from hybridserve.units import GIB
 
 Mode = Literal["standalone", "rayservice"]
 

@@ -13,8 +13,7 @@ from hybridserve.errors import EnvironmentFault, PlanRefused
 from hybridserve.planning.comparison import CURVE_LENGTHS, Column, compare_columns, crossover, sequence_bytes
 from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, plan_settings
 from hybridserve.settings import Settings
-
-MIB = 1 << 20
+from hybridserve.units import MIB
 
 
 def compare_plans(

@@ -8,7 +8,7 @@ import typer
 
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.catalog.models import model_ids
-from hybridserve.planning.memory.budget import GIB
+from hybridserve.units import GIB
 
 
 def show(as_json: bool) -> None:

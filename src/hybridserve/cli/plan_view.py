@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-GIB = 1 << 30
-MIB = 1 << 20
+from hybridserve.units import GIB, MIB
+
 WIDTH = 100
 BAR = (("weights", "blue"), ("runtime", "magenta"), ("activation", "yellow"), ("graphs", "cyan"), ("pool", "green"))
 

@@ -14,6 +14,7 @@ from typing import Any
 from hybridserve.compliance.canary_prompts import Canary
 from hybridserve.compliance.documents import digest
 from hybridserve.compliance.findings import Finding, Outcome, failed, passed, unknown
+from hybridserve.quantiles import nearest_rank
 
 SCHEMA = "hybridserve.evidence/1"
 BLOCKED = (400, "guard_blocked")
@@ -214,8 +215,7 @@ def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
     ordered = sorted(values)
-    return {name: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 4)
-            for name, share in (("p50", 0.5), ("p95", 0.95))}  # fmt: skip
+    return {name: round(nearest_rank(ordered, share), 4) for name, share in (("p50", 0.5), ("p95", 0.95))}
 
 
 @dataclass(frozen=True, slots=True)

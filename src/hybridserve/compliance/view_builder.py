@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from hybridserve import yamlio
 from hybridserve.catalog.licenses import ModelLicense, Trigger, license, model_license
 from hybridserve.catalog.models import ResolvedModel
 from hybridserve.compliance.evaluate import RULES
@@ -32,7 +32,7 @@ from hybridserve.compliance.view import (
     Part,
     WaiverRecord,
 )
-from hybridserve.errors import ConfigError
+from hybridserve.errors import ConfigError, from_validation
 from hybridserve.settings import Settings
 from hybridserve.settings.license import LicenseSection, Waiver
 
@@ -216,15 +216,11 @@ def _waivers(section: LicenseSection) -> Iterable[WaiverRecord]:
     records = [*section.waivers]
     if section.waivers_file is not None:
         where = f"license.waivers_file {section.waivers_file}"
+        tree = yamlio.read(section.waivers_file, where) or []
         try:
-            tree = yaml.safe_load(section.waivers_file.read_text(encoding="utf-8")) or []
             records += TypeAdapter(tuple[Waiver, ...]).validate_python(tree)
-        except OSError as error:
-            raise ConfigError(where, f"cannot be read: {error.strerror}", "give an existing file") from None
-        except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
-            raise ConfigError(
-                where, f"is no list of waivers: {' '.join(str(error).split())[:200]}", "repair it"
-            ) from None
+        except ValidationError as error:
+            raise from_validation(error, where, "give a list of waivers") from None
     known = {rule.id for rule in RULES} | set(LIVE_RULES)
     for record in records:
         if record.rule not in known:

@@ -13,10 +13,10 @@ from hybridserve.fetch.download import Cancelled, download, intact
 from hybridserve.fetch.hub import Hub
 from hybridserve.fetch.listing import RemoteFile, wanted
 from hybridserve.fetch.store import Store, free_bytes, only_one, read_record, write_record
+from hybridserve.units import GIB
 
 # Room for records, links and whoever else writes: a disk filled to the last byte takes the node down.
 MARGIN_BYTES = 256 * 2**20
-GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hybridserve.errors import ConfigError
+from hybridserve import yamlio
+from hybridserve.errors import ConfigError, from_validation
 from hybridserve.guards.base import GuardVerdict, Message, Stage
 
 OWN_RULES = Path(__file__).with_name("patterns.yaml")
@@ -61,9 +61,9 @@ class PatternGuard:
         file = file or OWN_RULES
         where = f"guard.rules_file {file}"
         try:
-            rules = RuleFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))).rules
-        except (OSError, yaml.YAMLError, ValidationError) as error:
-            raise ConfigError(where, f"cannot be used: {' '.join(str(error).split())[:200]}", "repair it") from None
+            rules = RuleFile.model_validate(yamlio.read(file, where)).rules
+        except ValidationError as error:
+            raise from_validation(error, where) from None
         self._rules: dict[Stage, list[_Compiled]] = {"input": [], "output": []}
         for rule in rules:
             try:

@@ -13,7 +13,8 @@ from hybridserve.errors import EnvironmentFault
 from hybridserve.loadtest.compare import Row
 from hybridserve.loadtest.metrics import Summary, saturation, tokens_over_time
 from hybridserve.loadtest.request_record import Record
-from hybridserve.loadtest.statistics import Interval, percentile
+from hybridserve.loadtest.statistics import Interval
+from hybridserve.quantiles import interpolated
 
 _RANKS = {50: "#4c78a8", 95: "#f58518", 99: "#e45756"}
 _BINS = 30
@@ -194,7 +195,7 @@ def _over_time(records: Sequence[Record], title: str, points: Sequence[tuple[flo
     for at, value in points:
         bins[int((at - start) / width)].append(value * 1000)
     for rank, color in reversed(_RANKS.items()):
-        line = [(width * (at + 0.5), percentile(sorted(values), rank)) for at, values in sorted(bins.items())]
+        line = [(width * (at + 0.5), interpolated(sorted(values), rank / 100)) for at, values in sorted(bins.items())]
         _line(axes, line, marker=".", color=color, label=f"p{rank}")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     axes.legend(frameon=False, ncols=3, loc="upper right")

@@ -10,7 +10,7 @@ from typing import Any
 
 from hybridserve.loadtest.metrics import Summary
 from hybridserve.loadtest.scenario import Client
-from hybridserve.loadtest.statistics import percentile
+from hybridserve.quantiles import interpolated
 
 PROBE_S = 0.01
 WINDOW_S = 0.5
@@ -99,7 +99,7 @@ def judge(
     for worker in workers:
         mine = [one.cpu for one in seen if one.worker == worker]
         cpu = max(cpu, sum(mine) / len(mine))
-    p50, p99 = percentile(lags, 50), percentile(lags, 99)
+    p50, p99 = interpolated(lags, 0.5), interpolated(lags, 0.99)
     rate = summary.output_throughput / len(workers)
     faults = []
     last = {one.worker: one.at for one in sorted(windows, key=lambda one: one.at)}
@@ -118,7 +118,7 @@ def judge(
         rank = 99 if ttft.sure(99) else 90
         for name, lag, whole in (
             ("the event loop was", p50, ttft.p50),
-            ("the event loop was", percentile(lags, rank), getattr(ttft, f"p{rank}")),
+            ("the event loop was", interpolated(lags, rank / 100), getattr(ttft, f"p{rank}")),
             ("requests left", late.p50, ttft.p50),
             ("requests left", getattr(late, f"p{rank}"), getattr(ttft, f"p{rank}")),
         ):

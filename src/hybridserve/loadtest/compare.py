@@ -9,7 +9,8 @@ from typing import Any
 
 from hybridserve.loadtest.metrics import summarise, tokens_over_time
 from hybridserve.loadtest.request_record import Record
-from hybridserve.loadtest.statistics import Interval, bootstrap_ratio, percentile
+from hybridserve.loadtest.statistics import Interval, bootstrap_ratio
+from hybridserve.quantiles import interpolated
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _p95(values: Sequence[float]) -> float:
-    return percentile(sorted(values), 95)
+    return interpolated(sorted(values), 0.95)
 
 
 def _row(

@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,7 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from hybridserve.errors import ConfigError
+from hybridserve import yamlio
+from hybridserve.errors import ConfigError, from_validation
 from hybridserve.loadtest.curves import Constant, Curve
 from hybridserve.loadtest.metrics import LatencyLimits
 from hybridserve.loadtest.request_record import Outcome
@@ -239,11 +239,7 @@ def parse_scenario(text: str, where: str) -> Scenario:
     Raises:
         ConfigError: not YAML, or not of this form; says the place of the first fault.
     """
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(where, f"is not valid YAML: {' '.join(str(error).split())}", "repair it") from None
-    return validate_scenario(tree, where)
+    return validate_scenario(yamlio.parse(text, where), where)
 
 
 def validate_scenario(tree: Any, where: str) -> Scenario:
@@ -257,7 +253,4 @@ def validate_scenario(tree: Any, where: str) -> Scenario:
     try:
         return Scenario.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"]) or "file"
-        what = "is not a field" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigError(f"{where}: {path}", what, "see docs/how-to/load-test.md for the form") from None
+        raise from_validation(error, where, "see docs/how-to/load-test.md for the format") from None

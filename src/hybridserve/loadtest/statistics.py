@@ -7,19 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-
-def percentile(ordered: Sequence[float], rank: float) -> float:
-    """Linear interpolation between the closest ranks (numpy's default), `rank` from 0 to 100.
-
-    Raises:
-        ValueError: nothing was given.
-    """
-    if not ordered:
-        raise ValueError("no values")
-    place = (len(ordered) - 1) * rank / 100
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+from hybridserve.quantiles import interpolated
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +28,7 @@ class Distribution:
         if not values:
             return None
         ordered = sorted(values)
-        p50, p90, p95, p99 = (percentile(ordered, rank) for rank in (50, 90, 95, 99))
+        p50, p90, p95, p99 = (interpolated(ordered, rank / 100) for rank in (50, 90, 95, 99))
         return cls(len(ordered), sum(ordered) / len(ordered), p50, p90, p95, p99, ordered[-1])
 
     def sure(self, rank: int) -> bool:
@@ -96,4 +84,4 @@ def bootstrap_ratio(
         if below:
             ratios.append(statistic(source.choices(ours, k=len(ours))) / below)
     ratios.sort()
-    return Interval(statistic(ours) / statistic(theirs), percentile(ratios, 2.5), percentile(ratios, 97.5))
+    return Interval(statistic(ours) / statistic(theirs), interpolated(ratios, 0.025), interpolated(ratios, 0.975))

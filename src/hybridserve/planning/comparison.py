@@ -9,10 +9,10 @@ from typing import Any
 from hybridserve.errors import CatalogError, PlanRefused
 from hybridserve.planning.cache.layout import CacheLayout
 from hybridserve.planning.deployment import DeploymentPlan
-from hybridserve.planning.memory.budget import GIB
 from hybridserve.planning.resolve import ResolvedPlan
 from hybridserve.planning.roofline import DevicePeaks, bound, device_peaks
 from hybridserve.planning.serialize import served
+from hybridserve.units import GIB
 
 # Where sequence lengths are sampled for the drawing, in tokens: fine enough to show every step of a block.
 CURVE_LENGTHS = tuple(round(128 * 2 ** (step / 256)) for step in range(256 * 10 + 1))

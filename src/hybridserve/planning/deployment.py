@@ -14,10 +14,11 @@ from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.layout import CacheLayout, CachePlan, CacheRequest, compute_layout, plan_cache
-from hybridserve.planning.memory.budget import GIB, MIB, MemoryBudget, MemoryRequest, budget_memory
+from hybridserve.planning.memory.budget import MemoryBudget, MemoryRequest, budget_memory
 from hybridserve.planning.memory.profile import MemoryProfile
 from hybridserve.planning.memory.weights import Quantization, WeightBytes, count_weights
 from hybridserve.planning.models import Architecture
+from hybridserve.units import GIB, MIB, format_gib
 
 # The CUDA context is created before the engine's first measurement and lives outside of what it may take.
 CONTEXT_BYTES = 400 * MIB
@@ -269,9 +270,9 @@ def _plan_end(deployment: Deployment, budget: MemoryBudget, offset: int) -> Cach
     if kv <= 0:
         return PlanRefused(
             "accelerator.name",
-            f"No available memory for the cache blocks: weights {_gib(budget.weights)}, activations, graphs and "
-            f"runtime {_gib(budget.activation + budget.graphs + budget.runtime)} leave nothing of "
-            f"{_gib(budget.requested)}",
+            f"No available memory for the cache blocks: weights {format_gib(budget.weights)}, activations, graphs and "
+            f"runtime {format_gib(budget.activation + budget.graphs + budget.runtime)} leave nothing of "
+            f"{format_gib(budget.requested)}",
             "take a device with more memory, more devices (--tp), a quantised checkpoint, or fewer --max-num-seqs",
         )
     too_much = _exceeds_device(deployment, budget, offset)
@@ -292,8 +293,8 @@ def _exceeds_device(deployment: Deployment, budget: MemoryBudget, offset: int) -
     if not given and budget.requested > limit:
         return PlanRefused(
             "engine.gpu_memory_utilization",
-            f"free memory on start-up (about {_gib(limit)} of {_gib(budget.total)}) is less than desired GPU memory "
-            f"utilization ({deployment.gpu_memory_utilization}, {_gib(budget.requested)})",
+            f"free memory on start-up (about {format_gib(limit)} of {format_gib(budget.total)}) is less than desired "
+            f"GPU memory utilization ({deployment.gpu_memory_utilization}, {format_gib(budget.requested)})",
             f"set it to at most {limit * 100 // budget.total / 100}",
         )
     # The band stands for fixed parts that are not known exactly: a larger pool means that those are smaller.
@@ -304,16 +305,12 @@ def _exceeds_device(deployment: Deployment, budget: MemoryBudget, offset: int) -
         return PlanRefused(
             "engine.max_num_seqs",
             f"start-up would run out of memory: to measure CUDA graphs the engine allocates one cache block for each "
-            f"of {deployment.cache.max_num_seqs} sequences, {_gib(budget.profiling_cache)} on top of "
-            f"{_gib(budget.weights)} of weights: {_gib(peak)}, and the device has {_gib(limit)}",
+            f"of {deployment.cache.max_num_seqs} sequences, {format_gib(budget.profiling_cache)} on top of "
+            f"{format_gib(budget.weights)} of weights: {format_gib(peak)}, and the device has {format_gib(limit)}",
             "lower --max-num-seqs",
         )
     return PlanRefused(
         "engine.kv_cache_memory_bytes" if given else "engine.gpu_memory_utilization",
-        f"start-up would run out of memory: {_gib(peak)}, and the device has {_gib(limit)}",
+        f"start-up would run out of memory: {format_gib(peak)}, and the device has {format_gib(limit)}",
         "lower it",
     )
-
-
-def _gib(count: float) -> str:
-    return f"{count / GIB:.2f} GiB"

@@ -22,9 +22,9 @@ from hybridserve.planning.deployment import (
     with_cache,
     with_engine_defaults,
 )
-from hybridserve.planning.memory.budget import GIB, MIB
 from hybridserve.planning.tradeoffs import Alternative, alternatives, nothing_fits
 from hybridserve.planning.workload import Workload
+from hybridserve.units import GIB, MIB
 
 Goal = Literal["throughput", "latency", "context"]
 Reuse = Literal["unknown", "independent", "shared"]

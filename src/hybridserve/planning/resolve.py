@@ -15,13 +15,13 @@ from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
 from hybridserve.errors import ConfigError
 from hybridserve.planning.cache.layout import CacheRequest
 from hybridserve.planning.deployment import Deployment
-from hybridserve.planning.memory.budget import GIB
 from hybridserve.planning.memory.profile import MemoryProfile, read_memory_profile
 from hybridserve.planning.models import read_architecture
 from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings import Settings
 from hybridserve.settings.engine import EngineSection
+from hybridserve.units import GIB
 
 # Settings that are passed on as they are, under the same name, when they differ from the engine's default.
 PASSED_ON = (

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridserve.errors import ConfigError
+from hybridserve.quantiles import nearest_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +64,19 @@ def from_csv(text: str, where: str) -> Workload:
         except (TypeError, ValueError):
             prompt = output = 0
         if prompt < 1 or output < 1:
-            raise ConfigError(f"{where}:{rows.line_num}", f"{row} is not two positive numbers", "repair the row")
+            raise ConfigError(
+                f"{where}:{rows.line_num}", f"expected two positive integers, got {row}", "correct the row"
+            )
         requests.append((prompt, output))
     if not requests:
         raise ConfigError(where, "has no rows", "one request a row")
-    prompts, outputs = [p for p, _ in requests], [o for _, o in requests]
-    totals = [p + o for p, o in requests]
-    return Workload(
-        quantile(prompts, 0.5),
-        quantile(prompts, 0.95),
-        quantile(outputs, 0.5),
-        quantile(outputs, 0.95),
-        quantile(totals, 0.5),
-        quantile(totals, 0.95),
-        f"{len(requests)} requests of {where}",
+    prompts, outputs = zip(*requests, strict=True)
+    totals = [prompt + output for prompt, output in requests]
+    (prompt_p50, prompt_p95), (output_p50, output_p95), (p50, p95) = (
+        (nearest_rank(ordered, 0.5), nearest_rank(ordered, 0.95)) for ordered in map(sorted, (prompts, outputs, totals))
     )
-
-
-def quantile(values: Sequence[int], share: float) -> int:
-    """The smallest value that at least `share` of the values do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+    source = f"{len(requests)} requests of {where}"
+    return Workload(prompt_p50, prompt_p95, output_p50, output_p95, p50, p95, source)
 
 
 def _pair(flag: str, text: str) -> tuple[int, int]:

@@ -19,8 +19,8 @@ from hybridserve.planning.memory.weights import count_weights
 from hybridserve.planning.models import read_architecture
 from hybridserve.planning.resolve import find_model
 from hybridserve.settings import Settings
+from hybridserve.units import GIB
 
-GIB = 2**30
 # Ray, proxy, controller, replica and engine core without weights and cache: 2.6 GiB proportional set size measured
 # with the demo model, and room for the import peak of three processes.
 PROCESSES_BYTES = 4 * GIB

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from hybridserve import yamlio
 from hybridserve.errors import ConfigError
 from hybridserve.settings.tree import ENV_DELIMITER, ENV_PREFIX, Settings
 
@@ -22,7 +22,6 @@ Tree: TypeAlias = dict[str, Any]
 
 SETTINGS_JSON = f"{ENV_PREFIX}SETTINGS_JSON"
 """Not a setting but all of them, as JSON: how a parent hands its settings to the server it starts."""
-MOST_VALUES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,44 +73,12 @@ def load(
 
 
 def _read_yaml(file: Path) -> Tree:
-    try:
-        # The C parser: the Python one takes a tenth of a second for a long file.
-        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-        count_values(tree)
-    except OSError as error:
-        raise ConfigError(
-            str(file), f"cannot be read: {error.strerror}", "give an existing file with -c FILE"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        detail = " ".join(str(error).split())
-        raise ConfigError(str(file), f"is not valid YAML: {detail}", "repair the file") from None
-    except RecursionError:
-        raise ConfigError(str(file), "is nested too deeply, or refers to itself", "repair the file") from None
+    tree = yamlio.read(file)
     if tree is None:
         return {}
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(str(file), "the top level is not a mapping of sections", f"use {', '.join(_sections())}")
     return tree
-
-
-def count_values(value: Any, known: dict[int, int] | None = None) -> int:
-    """Values in a tree from YAML, those behind an alias counted each time.
-
-    Ten lines of aliases to aliases are billions of values, and whoever prints them never ends.
-
-    Raises:
-        ValueError: more than `MOST_VALUES`.
-        RecursionError: it is nested too deeply, or contains itself.
-    """
-    known = {} if known is None else known
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in known:
-        children = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(count_values(child, known) for child in children)
-    if known[id(value)] > MOST_VALUES:
-        raise ValueError(f"its aliases stand for more than {MOST_VALUES} values")
-    return known[id(value)]
 
 
 def _read_environ(environ: Mapping[str, str]) -> Tree:
@@ -150,8 +117,8 @@ def _read_assignments(assignments: Sequence[str]) -> Tree:
         if not equals or len(parts) < 2 or not all(parts):
             raise ConfigError(f"--set {assignment}", "is not an assignment", "write --set section.key=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = yamlio.parse(text, f"--set {assignment}")
+        except ConfigError:
             value = text
         node = tree
         for part in parts[:-1]:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.errors import ConfigError
+from hybridserve.quantiles import nearest_rank
 from hybridserve.simulator.replica import Replica, SimulatedRequest
 from hybridserve.simulator.service_times import ServiceTimes
 
@@ -29,7 +30,7 @@ class View:
     def ttft_p99(self) -> float | None:
         """Of requests whose first token came in the last minute; None when there was none."""
         values = sorted(value for _, value in self.firsts)
-        return values[min(len(values) - 1, int(0.99 * len(values)))] if values else None
+        return nearest_rank(values, 0.99) if values else None
 
 
 class Policy(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from hybridserve.quantiles import nearest_rank
 from hybridserve.simulator.fleet import Run
 from hybridserve.simulator.replica import SimulatedRequest
 
@@ -115,7 +116,7 @@ def score(run: Run, goals: Goals, overhead_s: float) -> Score:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else math.nan
+    return nearest_rank(ordered, share) if ordered else math.nan
 
 
 def _oscillation(targets: Sequence[tuple[float, int]], since: float) -> int:

@@ -23,11 +23,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hybridserve import yamlio
 from hybridserve.autoscaling.capacity import ReplicaCapacity
-from hybridserve.errors import ConfigError
+from hybridserve.errors import ConfigError, from_validation
 
 BUILT_IN = resources.files("hybridserve.simulator") / "calibrations"
 
@@ -143,10 +143,6 @@ def parse_service_times(text: str, where: str) -> ServiceTimes:
         ConfigError: not YAML, or not of this form.
     """
     try:
-        return ServiceTimes.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError(where, f"is not valid YAML: {' '.join(str(error).split())}", "repair it") from None
+        return ServiceTimes.model_validate(yamlio.parse(text, where))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ConfigError(f"{where}: {path}", first["msg"], "see docs/evidence/autoscaling.md for the form") from None
+        raise from_validation(error, where, "see docs/evidence/autoscaling.md for the format") from None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.deployment import plan_deployment
-from hybridserve.planning.memory.budget import GIB
+from hybridserve.units import GIB
 from support.planned_models import NANO_9B, QWEN3_8B, deployment_of
 
 GPUS = [entry.id for entry in accelerators() if entry.platform == "cuda"]

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridserve.planning.memory.budget import GIB, MIB, MemoryRequest, budget_memory, capture_sizes
+from hybridserve.planning.memory.budget import MemoryRequest, budget_memory, capture_sizes
 from hybridserve.planning.memory.weights import count_weights
+from hybridserve.units import GIB, MIB
 from support.planned_models import NANO_9B, arch_of
 
 BLOCK = 20 * MIB + MIB // 2

@@ -12,9 +12,9 @@ from hybridserve.catalog.accelerators import accelerators
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.layout import CacheRequest
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
-from hybridserve.planning.memory.budget import GIB
 from hybridserve.planning.recommend import Recommendation, recommend
 from hybridserve.planning.workload import ASSUMED, from_quantiles
+from hybridserve.units import GIB
 from support.planned_models import NANO_9B, QWEN3_8B, deployment_of
 
 GPUS = [entry.id for entry in accelerators() if entry.platform == "cuda"]

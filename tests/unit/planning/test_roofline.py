@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hybridserve.catalog.accelerators import accelerator
 from hybridserve.errors import CatalogError
 from hybridserve.planning.deployment import plan_deployment
-from hybridserve.planning.memory.budget import GIB
 from hybridserve.planning.roofline import DevicePeaks, bound, compare, decode_step, device_peaks, prefill
 from hybridserve.planning.serialize import served
+from hybridserve.units import GIB
 from support.planned_models import NANO_9B, QWEN3_8B, deployment_of
 
 

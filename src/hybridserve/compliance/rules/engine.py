@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from packaging.version import Version
+
+from hybridserve.catalog.engines import release
 from hybridserve.compliance.findings import Outcome, failed, passed, unknown
 from hybridserve.compliance.rules.base import RuleBook
 from hybridserve.compliance.view import CacheFacts, DeploymentView
@@ -250,11 +253,11 @@ def cache_mode(view: DeploymentView) -> Iterator[Outcome]:
     if not _hybrid(view):
         return
     mode, cpu = view.engine.args.get("mamba_cache_mode"), view.engine.platform == "cpu"
-    if mode == "all" and _release(view) >= (0, 32):
+    if mode == "all" and release(view.engine.version) >= Version("0.32"):
         yield failed(f"all: refused by vLLM {view.engine.version}")
     elif mode == "all":
         yield failed("all: one state per block, and it fails on prompts of more than one chunk on CPU")
-    elif cpu and _release(view) >= (0, 32) and _prefix_caching(view):
+    elif cpu and release(view.engine.version) >= Version("0.32") and _prefix_caching(view):
         yield failed(f"prefix caching on CPU crashes in prefill in vLLM {view.engine.version}")
     else:
         yield passed(str(mode or "chosen by the engine"))
@@ -346,7 +349,7 @@ def version(view: DeploymentView) -> Iterator[Outcome]:
     least = view.engine.min_version
     if least is not None:
         told = f"vLLM {view.engine.version}, the model needs {least}"
-        yield passed(told) if _release(view) >= _numbers(least) else failed(told)
+        yield passed(told) if release(view.engine.version) >= release(least) else failed(told)
 
 
 def _hybrid(view: DeploymentView) -> bool:
@@ -370,17 +373,3 @@ def _speculation(view: DeploymentView) -> str:
 def _fits_twice(cache: CacheFacts) -> bool:
     """Two longest requests fit: the ceiling is not the memory's."""
     return cache.num_blocks * cache.block_size >= 2 * cache.max_model_len
-
-
-def _release(view: DeploymentView) -> tuple[int, ...]:
-    return _numbers(view.engine.version)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    numbers = []
-    for part in text.split("+")[0].split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)

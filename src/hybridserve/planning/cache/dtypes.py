@@ -8,8 +8,7 @@ from hybridserve.catalog.engines import EngineTable
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.request import CacheRequest
 from hybridserve.planning.models.architecture import Architecture
-
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+from hybridserve.units import DTYPE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from hybridserve.planning.cache.validation import resolve_mode, state_kind
 from hybridserve.planning.cache.warnings import layout_notes, plan_notes
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.planning.parallelism import check_tensor_parallel
+from hybridserve.units import format_gib
 
 __all__ = ["AUTO_LEN", "CacheGroup", "CacheLayout", "CachePlan", "CacheRequest", "compute_layout", "plan_cache"]
 
-GIB = 1 << 30
 # CacheConfig.DEFAULT_BLOCK_SIZE: what a worker is left with when nothing aligns its blocks.
 UNALIGNED_BLOCK = 16
 
@@ -221,7 +221,7 @@ def plan_cache(arch: Architecture, request: CacheRequest) -> CachePlan:
             raise PlanRefused(
                 "engine.max_model_len",
                 "Cannot auto-fit max_model_len: not enough GPU memory available to serve even a single token",
-                f"at least {_gib(_needed(layout, 1))} of cache memory",
+                f"at least {format_gib(_needed(layout, 1))} of cache memory",
             )
         length = longest
     for memory, blocks, block in zip(stage_bytes, stage_blocks, layout.stage_block_bytes, strict=True):
@@ -337,19 +337,15 @@ def _too_small(layout: CacheLayout, length: int, available: int, block: int, lon
         return PlanRefused(
             "engine.kv_cache_memory_bytes",
             "No available memory for the cache blocks",
-            f"at least {_gib(_needed(layout, length))} of cache memory on each device",
+            f"at least {format_gib(_needed(layout, length))} of cache memory on each device",
         )
     estimate = f". The estimated maximum model length is {longest}" if longest else ""
     return PlanRefused(
         "engine.max_model_len",
         f"To serve at least one request with the model's max seq len ({length}), "
-        f"{_gib(layout.blocks_per_sequence(length) * block)} KV cache is needed, which is larger than the available KV "
-        f"cache memory ({_gib(available)}){estimate}",
-        f"a max_model_len of at most {longest}, or at least {_gib(_needed(layout, length))} of cache memory"
+        f"{format_gib(layout.blocks_per_sequence(length) * block)} KV cache is needed, which is larger than the "
+        f"available KV cache memory ({format_gib(available)}){estimate}",
+        f"a max_model_len of at most {longest}, or at least {format_gib(_needed(layout, length))} of cache memory"
         if longest
-        else f"at least {_gib(_needed(layout, length))} of cache memory on each device",
+        else f"at least {format_gib(_needed(layout, length))} of cache memory on each device",
     )
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB"

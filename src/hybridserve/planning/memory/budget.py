@@ -17,11 +17,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from hybridserve.planning.memory.weights import DTYPE_BYTES, QUANTIZED_BAND, WeightBytes
+from hybridserve.planning.memory.weights import QUANTIZED_BAND, WeightBytes
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2
-
-MIB = 1 << 20
-GIB = 1 << 30
+from hybridserve.units import DTYPE_BYTES, MIB
 
 Confidence = Literal["exact", "estimate"]
 

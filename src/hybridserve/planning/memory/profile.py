@@ -24,7 +24,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hybridserve.errors import ConfigError
+from hybridserve import yamlio
+from hybridserve.errors import ConfigError, from_validation
 
 HEADER = (
     "# Cache pools that real starts reported: a plan with the same settings is exact. Delete an entry to forget it.\n"
@@ -73,18 +74,13 @@ def read_memory_profile(text: str, where: str = "calibration file") -> MemoryPro
     Raises:
         ConfigError: not YAML, or not of this form; `where` names the file.
     """
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(where, f"is not valid YAML: {' '.join(str(error).split())}", "repair or delete it") from None
+    tree = yamlio.parse(text, where, "correct or delete the file")
     if tree is not None and not isinstance(tree, dict):
         raise ConfigError(where, "is not a mapping with the key pools", "take a file that `serve` wrote")
     try:
         return MemoryProfile.model_validate(tree or {})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{where}: {path}", first["msg"], "repair the entry or delete it") from None
+        raise from_validation(error, where, "correct or delete the entry") from None
 
 
 def record(

@@ -12,10 +12,10 @@ from typing import Literal
 
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2
 from hybridserve.planning.parallelism import split_layers
+from hybridserve.units import DTYPE_BYTES
 
 Quantization = Literal["none", "fp8", "nvfp4"]
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # A quantised matrix: FP8 is one byte a weight; NVFP4 half a byte and one FP8 scale per 16 weights.
 QUANTIZED_BYTES = {"fp8": 1.0, "nvfp4": 0.5625}
 # vLLM pads the vocabulary to a multiple of this before it is split (vocab_parallel_embedding.py).
