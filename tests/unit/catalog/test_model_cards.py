@@ -134,4 +134,4 @@ def test_a_card_that_breaks_the_schema_is_an_error(tmp_path, monkeypatch, change
     with pytest.raises(CatalogError) as caught:
         load_card("mine")
     assert "catalog/models/mine.yaml" in caught.value.where
-    assert what in caught.value.what
+    assert what in str(caught.value)

@@ -9,7 +9,6 @@ import statistics as reference
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +24,7 @@ from hybridserve.loadtest.metrics import (
 )
 from hybridserve.loadtest.request_record import Outcome, Record, read_records
 from hybridserve.loadtest.sse import read_stream
-from hybridserve.loadtest.statistics import Distribution, bootstrap_ratio, percentile, wilson
+from hybridserve.loadtest.statistics import Distribution, bootstrap_ratio, wilson
 
 
 def answer(start: float = 0.0, late: float = 0.0, first: float = 0.010, gap: float = 0.005, tokens: int = 5) -> Record:
@@ -141,11 +140,6 @@ def test_concurrency_levels_and_time() -> None:
     levels = by_level([Record(0, 0, 1, Outcome.OK, level=2.0), Record(5, 5, 1, Outcome.CONNECT, level=4.0)])
     assert {level: one.attempted for level, one in levels.items()} == {2.0: 1, 4.0: 1}
     assert tokens_over_time([answer(0.0), answer(2.0)]) == [(0, 5), (1, 0), (2, 5)]
-
-
-@given(st.lists(st.floats(0, 1e4), min_size=1, max_size=60), st.floats(0, 100))
-def test_percentile_is_numpys(values: list[float], rank: float) -> None:
-    assert percentile(sorted(values), rank) == pytest.approx(float(numpy.percentile(values, rank)), abs=1e-9)
 
 
 def test_percentile_with_too_few_values_is_said() -> None:

@@ -80,7 +80,7 @@ def test_long_context_goes_to_the_models_limit() -> None:
     ("change", "place", "what"),
     [
         ({"mix": [{"name": "a", "type": "tokens", "prompt": 9, "output": 1, "shared_prefix": 9}]}, "mix", "nothing"),
-        ({"warmup": 3}, "warmup", "is not a field"),
+        ({"warmup": 3}, "warmup", "is not a known field"),
         ({"mode": "half-open"}, "mode", "closed"),
         ({"curve": {"shape": "constant", "level": 2}}, "curve.constant.seconds", "Field required"),
         ({"curve": {"shape": "square", "level": 2}}, "curve", "square"),
