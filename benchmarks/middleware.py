@@ -21,10 +21,9 @@ from typing import Any
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.auth.api_keys import key_line, new_key
 from hybridserve.gateway.config import GatewayConfig
-from hybridserve.gateway.metrics import SPECS
 from hybridserve.gateway.state import GatewayState
 from hybridserve.observability.logging import LOG_DIR, configure
-from hybridserve.observability.sink import PrometheusMetrics
+from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings import Settings
 
 REQUEST_LIMIT_US = 200.0
@@ -125,7 +124,7 @@ def modes(folder: Path, key: str) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     file.write_text(key_line("bench", key, ("inference",), rpm=10**9, tpm=10**12, streams=10**6))
     access = {"keys_file": str(file), "max_output_tokens": 4096, "max_in_flight": 10**6}
     configure(Settings().telemetry, {LOG_DIR: str(folder)})
-    metrics = PrometheusMetrics(SPECS)
+    metrics = GatewayMetrics()
 
     def door(**tree: Any) -> Callable[[Any], Any]:
         control = GatewayState(GatewayConfig(Settings.model_validate(tree)), metrics=metrics)

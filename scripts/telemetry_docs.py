@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hybridserve.observability.dashboards import dashboards
-from hybridserve.observability.metrics import ALL
+from hybridserve.observability.metrics import all_metrics
 from hybridserve.observability.rules.alerts import Alert, alerts
 from hybridserve.observability.rules.files import RECORDINGS
 from hybridserve.settings.telemetry import TelemetrySection
@@ -33,8 +33,8 @@ def metrics() -> str:
     return rows(
         "metric|kind|labels|from|",
         (
-            (f"`{one.name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels) or "-", one.where, one.help)
-            for one in ALL
+            (f"`{one.name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels) or "-", one.source, one.help)
+            for one in all_metrics()
         ),
     )
 

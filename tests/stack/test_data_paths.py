@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from hybridserve.gateway.auth.api_keys import key_line, new_key
-from hybridserve.observability.metrics import ALL
+from hybridserve.observability.metrics import all_metrics
 from support.stack_service import Service, living, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -95,8 +95,8 @@ def test_an_answer_its_stream_and_one_request_id(reached: Reached) -> None:
 def test_every_metric_of_ours_is_exported(reached: Reached) -> None:
     """At the door; on the metrics ports, of which Prometheus is told, in test_telemetry_live."""
     text = reached.client.get("/metrics", headers={"authorization": f"Bearer {reached.operator}"}).text
-    for spec in ALL:
-        if spec.where != "controller":  # of Ray's controller, which is another process and has a port of its own
+    for spec in all_metrics():
+        if spec.source != "autoscaler":  # of Ray's controller, which is another process and has a port of its own
             assert f"# TYPE {spec.name} {spec.kind}" in text, spec.name
     assert reached.metric("vllm:num_requests_running{") >= 0
 

@@ -24,7 +24,7 @@ from hybridserve.compliance.canary_prompts import HARMFUL
 from hybridserve.gateway.auth.api_keys import key_line, new_key
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.dashboards.grafana import SCALED
-from hybridserve.observability.metrics import ALL
+from hybridserve.observability.metrics import all_metrics
 from hybridserve.observability.prometheus_client import Prometheus
 from hybridserve.observability.rules.files import rule_groups
 from hybridserve.settings.telemetry import TelemetrySection
@@ -185,7 +185,7 @@ def test_every_query_of_every_panel_has_data(watched: Watched, panel: Any) -> No
 
 def test_every_metric_of_ours_is_there(watched: Watched) -> None:
     """Under Ray; the other data paths are looked at in test_data_paths."""
-    for spec in ALL:
+    for spec in all_metrics():
         name = f"{spec.name}_count" if spec.kind == "histogram" else spec.name
         labels = {label for series, _ in watched.series(name) for label in series}
         assert labels >= {"namespace", "model", "replica", *spec.labels}, name

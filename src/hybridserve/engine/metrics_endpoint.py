@@ -53,9 +53,11 @@ def export_replica(
             },
         )
         telemetry = settings.telemetry
-        outcomes = SLOCollector(telemetry.slo_ttft_s, telemetry.slo_inter_token_s, facts.cacheable_min)
-        client.logger_manager.stat_loggers.append(outcomes)
-        REGISTRY.register(ReplicaCollector(facts, signals.reading, outcomes))
+        collector = ReplicaCollector(facts, signals.reading)
+        client.logger_manager.stat_loggers.append(
+            SLOCollector(collector.metrics, telemetry.slo_ttft_s, telemetry.slo_inter_token_s, facts.cacheable_min)
+        )
+        REGISTRY.register(collector)
         labels = {"namespace": telemetry.namespace, "model": served_name(settings), "replica": replica}
         export(telemetry, REGISTRY, labels)
         if mode == "ray":

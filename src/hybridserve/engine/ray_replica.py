@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
+from prometheus_client import REGISTRY
 from ray import serve
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
@@ -24,10 +25,9 @@ from hybridserve.engine.stats import EngineStatsLogger
 from hybridserve.engine.watchdog import wait_until_unhealthy
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.config import GatewayConfig
-from hybridserve.gateway.metrics import SPECS
 from hybridserve.gateway.state import GatewayState
 from hybridserve.observability.logging import set_level
-from hybridserve.observability.sink import PrometheusMetrics
+from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.planning.render import llm_config
 from hybridserve.planning.resolve import ResolvedPlan, engine_args, plan_settings
 from hybridserve.settings.live import with_live_settings
@@ -97,7 +97,7 @@ class HybridServer(LLMServer):
 
     async def __serve_build_asgi_app__(self) -> Any:
         """vLLM's own application behind the control layer."""
-        metrics = PrometheusMetrics(SPECS)
+        metrics = GatewayMetrics(REGISTRY)
         plan = verify_plan(self.engine._engine_client, self.planned)
         self.plan = plan
         export_replica(self.engine._engine_client, self.handover, self.signals, plan, "ray", _name())

@@ -14,9 +14,10 @@ from typing import Any
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.replica_metrics import PREFIX, ReplicaMetrics
+from hybridserve.observability.collectors.slo import StatsLogger
 
 
-class EngineStatsLogger:
+class EngineStatsLogger(StatsLogger):
     """Counts what passes, and gives a `ReplicaMetrics` at any time.
 
     Args:
@@ -106,12 +107,3 @@ class EngineStatsLogger:
     def numbers(self) -> dict[str, int | float]:
         """The reading under the names it travels by: what a replica's `record_autoscaling_stats` returns."""
         return {PREFIX + name: value for name, value in self.reading().numbers().items()}
-
-    def log_engine_initialized(self) -> None:
-        """Part of vLLM's interface; there is nothing to say."""
-
-    def log(self) -> None:
-        """Part of vLLM's interface; there is nothing to say."""
-
-    def record_sleep_state(self, is_awake: int = 0, level: int = 0) -> None:
-        """Part of vLLM's interface; a sleeping engine has no requests."""

@@ -14,6 +14,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import REGISTRY
+
 from hybridserve.engine.metrics_endpoint import export_replica
 from hybridserve.engine.processes import kill_self_and_descendants
 from hybridserve.engine.startup import attach_stats_logger, verify_plan, warm_up
@@ -21,11 +23,10 @@ from hybridserve.engine.stats import EngineStatsLogger
 from hybridserve.engine.watchdog import wait_until_unhealthy
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.config import from_environ
-from hybridserve.gateway.metrics import SPECS
 from hybridserve.gateway.state import GatewayState
 from hybridserve.gateway.types import App, Receive, Scope, Send
 from hybridserve.observability.logging import configure
-from hybridserve.observability.sink import PrometheusMetrics
+from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.planning.resolve import plan_settings
 
 logger = logging.getLogger("hybridserve.engine")
@@ -40,7 +41,7 @@ class VLLMMiddleware(GatewayMiddleware):
     def __init__(self, app: App) -> None:
         self._handover = from_environ()
         configure(self._handover.settings.telemetry)
-        self._metrics = PrometheusMetrics(SPECS)
+        self._metrics = GatewayMetrics(REGISTRY)
         super().__init__(app, control=GatewayState(self._handover, metrics=self._metrics))
         self._stop: asyncio.Task[None] | None = None
 

@@ -11,9 +11,9 @@ from typing import Any
 from hybridserve.compliance.canary_prompts import Canary, round_canaries
 from hybridserve.compliance.evidence import CanaryObservation, CanaryState, canary_round, judge
 from hybridserve.gateway.internal_request import request_app
-from hybridserve.gateway.metrics import CANARY_OK, CANARY_SECONDS, Metrics
 from hybridserve.gateway.types import App, Scope
 from hybridserve.guards.canaries.client import ROUTE, read_answer
+from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings.guard import GuardSection
 
 log = logging.getLogger("hybridserve.guard")
@@ -32,7 +32,7 @@ class GuardCanaryMonitor:
         insider: object that the door knows the service's own requests by.
     """
 
-    def __init__(self, section: GuardSection, model: str, metrics: Metrics, insider: object) -> None:
+    def __init__(self, section: GuardSection, model: str, metrics: GatewayMetrics, insider: object) -> None:
         block, allow = round_canaries(section.canary_block, section.canary_pass)
         # With the check of prompts off nothing holds a harmful question back; its answer may well be harmless.
         self.pair: Sequence[Canary] = (allow,) if section.input == "off" else (block, allow)
@@ -58,9 +58,9 @@ class GuardCanaryMonitor:
         seen = [(canary, await self._observe(app, canary)) for canary in self.pair]
         before, self.state = self.state, canary_round(self.state, seen, self._section.canary_failures)
         for canary, observation in seen:
-            labels = {"kind": canary.expect}
-            self._metrics.set(CANARY_OK.name, labels, float(judge(canary, observation).status == "PASS"))
-            self._metrics.observe(CANARY_SECONDS.name, labels, observation.latency_s)
+            passed = judge(canary, observation).status == "PASS"
+            self._metrics.guard_canary_ok.labels(canary.expect).set(float(passed))
+            self._metrics.guard_canary_latency.labels(canary.expect).observe(observation.latency_s)
         if not self.state.ok:
             log.warning("event=canary_failed failures=%d why=%r", self.state.failures, self.state.why)
         elif not before.ok:

@@ -18,7 +18,6 @@ from hybridserve.gateway.headers import inner_headers, request_id
 from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.limits.prompt_length import check_prompt_length
 from hybridserve.gateway.limits.rate_limit import Reservation
-from hybridserve.gateway.metrics import ADMITTED, CUT, MIDDLEWARE_SECONDS, REJECTED, TOKENS
 from hybridserve.gateway.reasoning.two_pass import TwoPassReasoning, validate_two_pass
 from hybridserve.gateway.requests.api_formats import Unreadable
 from hybridserve.gateway.requests.body import BufferedReceive, read_body, run_app
@@ -28,6 +27,7 @@ from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer
 from hybridserve.gateway.state import GatewayState
 from hybridserve.gateway.types import App, Event, RawHeaders, Receive, Scope, Send
 from hybridserve.guards import GuardVerdict
+from hybridserve.observability.metrics import labeled
 from hybridserve.settings import Settings
 
 
@@ -103,7 +103,7 @@ class GatewayMiddleware:
                 visit.span, inner["headers"] = self.control.spans.begin(f"hybridserve {route.name}", inner["headers"])
                 await self._generate(RequestContext(route, key, inner, receive, send, ours, visit))
         except APIError as refusal:
-            self.control.metrics.count(REJECTED.name, {"route": visit.route, "reason": refusal.reason})
+            labeled(self.control.metrics.requests_rejected, visit.route, refusal.reason).inc()
             visit.status, visit.reason = refusal.status, refusal.reason
             await refusal.send(send, ours)
         except ConnectionResetError:
@@ -209,18 +209,19 @@ class GatewayMiddleware:
             guarded = perf_counter() - before_guard
             reply = self._reply(exchange, line, call, gate, lease, metered)
             inner = {**scope, "headers": _with_length(scope["headers"], len(call.raw))}
-            control.metrics.observe(MIDDLEWARE_SECONDS.name, {"route": route.name}, perf_counter() - waited - guarded)
-            control.metrics.count(ADMITTED.name, {"route": route.name})
+            overhead = labeled(control.metrics.gateway_overhead, route.name)
+            overhead.observe(perf_counter() - waited - guarded)
+            labeled(control.metrics.requests_admitted, route.name).inc()
             await self._run(app, inner, line, reply, visit)
             used = reply.tokens
             visit.tokens = used
             visit.status, visit.reason = reply.status, reply.cut or "-"
             if reply.cut is not None:
-                control.metrics.count(CUT.name, {"reason": reply.cut})
+                labeled(control.metrics.streams_aborted, reply.cut).inc()
         except asyncio.CancelledError:
             # Ray Serve cancels a request whose client is gone, often before the line says so.
             visit.status, visit.reason = 499, "client_gone"
-            control.metrics.count(CUT.name, {"reason": "client_gone"})
+            labeled(control.metrics.streams_aborted, "client_gone").inc()
             raise
         finally:
             if gate is not None:
@@ -332,7 +333,7 @@ class GatewayMiddleware:
 
     def _settle(self, lease: Reservation, used: int | None) -> None:
         if lease.close(used) and used is not None:
-            self.control.metrics.count(TOKENS.name, {}, used)
+            self.control.metrics.rate_limited_tokens.inc(used)
 
 
 def _declared_length(scope: Scope) -> int | None:

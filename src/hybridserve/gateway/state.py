@@ -20,13 +20,13 @@ from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.limits.idempotency import IdempotencyCache
 from hybridserve.gateway.limits.rate_limit import RequestLimits
-from hybridserve.gateway.metrics import DRAINING, GUARD_SECONDS, VERDICTS, Metrics, NoMetrics
 from hybridserve.gateway.reasoning.budget import ThinkingBudgetProbe
 from hybridserve.gateway.reasoning.controls import for_model
 from hybridserve.gateway.tracing import Spans
 from hybridserve.gateway.types import App
 from hybridserve.gateway.types import Scope as AsgiScope
 from hybridserve.guards import GuardVerdict, Message, ResilientGuard, Stage, build_guard
+from hybridserve.observability.metrics import GatewayMetrics, labeled
 from hybridserve.settings import Settings
 from hybridserve.settings.access import Scope
 
@@ -42,7 +42,7 @@ class GatewayState:
 
     Args:
         guard: instead of the one that the settings describe.
-        metrics: where counts go; nowhere when None.
+        metrics: counters of this process; None counts without exporting.
         spans: instead of the process's own tracing.
         names_requests: put ``x-request-id`` on answers. Ray Serve does that by itself, with the same id.
 
@@ -55,7 +55,7 @@ class GatewayState:
         handover: GatewayConfig,
         *,
         guard: ResilientGuard | None = None,
-        metrics: Metrics | None = None,
+        metrics: GatewayMetrics | None = None,
         spans: Spans | None = None,
         names_requests: bool = True,
     ) -> None:
@@ -63,7 +63,7 @@ class GatewayState:
         facts = _serving_facts(settings)
         reasoning = for_model(settings.reasoning, facts)
         self.settings = settings = settings.model_copy(update={"reasoning": reasoning})
-        self.metrics: Metrics = metrics or NoMetrics()
+        self.metrics = metrics or GatewayMetrics()
         self.spans = spans or Spans()
         self.guard = guard or build_guard(settings.guard, served_name(settings))
         self.keys = APIKeyStore(Path(settings.access.keys_file)) if settings.access.keys_file else None
@@ -138,7 +138,7 @@ class GatewayState:
     def drain(self, on: bool = True) -> None:
         """Take no new generations; those that run go on."""
         self.draining = on
-        self.metrics.set(DRAINING.name, {}, float(on))
+        self.metrics.draining.set(float(on))
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until nothing runs any more; False when the time is over."""
@@ -235,9 +235,8 @@ class GatewayState:
         """Ask the guard, and count its answer. Only call it where there is one."""
         assert self.guard is not None
         verdict = await self.guard.check(messages, stage)
-        labels = {"guard": self.guard.name, "stage": stage}
-        self.metrics.count(VERDICTS.name, {**labels, "outcome": verdict.outcome})
-        self.metrics.observe(GUARD_SECONDS.name, labels, verdict.seconds)
+        labeled(self.metrics.guard_verdicts, self.guard.name, stage, verdict.outcome).inc()
+        labeled(self.metrics.guard_check_duration, self.guard.name, stage).observe(verdict.seconds)
         return verdict
 
     def refusal(self, verdict: GuardVerdict, stage: str) -> APIError:

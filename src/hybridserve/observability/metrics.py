@@ -1,174 +1,221 @@
-"""Every metric of ours in one table: what the exporters register, and what dashboards and rules may ask for."""
+"""All hybridserve metrics, declared as prometheus_client objects.
+
+Each group is created once per process with the registry that is exported. Without a registry the objects count but are
+exported nowhere, which is what tests and tools use. Labels have few values: never a request, a user or a text.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeVar
 
-Kind = Literal["counter", "histogram", "gauge"]
-Where = Literal["door", "replica", "controller"]
-"""`door` and `replica` are one process, the engine's; `controller` is Ray Serve's, where the scaling law runs."""
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
-_LATENCY = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
-_GUARD = (0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
+Source = Literal["gateway", "engine", "autoscaler"]
+"""The part that a metric describes. Gateway and engine share a process; the autoscaler runs in the Serve controller."""
+
+_OVERHEAD_BUCKETS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
+_GUARD_BUCKETS = (0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+def labeled(metric: Metric, *values: str) -> Metric:
+    """``metric.labels(*values)``, cached: prometheus_client checks the label names under a lock at every call."""
+    child: Metric = _child(metric, *values)
+    return child
+
+
+@cache
+def _child(metric: Any, *values: str) -> Any:
+    return metric.labels(*values)
 
 
 @dataclass(frozen=True, slots=True)
-class MetricSpec:
-    """A metric of ours: enough to register it anywhere.
-
-    Attributes:
-        help: one sentence, with the unit where the name does not say it.
-        labels: each with few values; never a request, a user or a text.
-        where: the process that exports it.
-    """
+class MetricInfo:
+    """Name, type, help, labels and source of a metric, for the reference table and tests."""
 
     name: str
-    kind: Kind
+    kind: str
     help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-    where: Where = "door"
+    labels: tuple[str, ...]
+    source: Source
 
 
-REJECTED = MetricSpec(
-    "hybridserve_requests_rejected_total",
-    "counter",
-    "Requests that the control layer refused, by reason.",
-    ("route", "reason"),
-)
-ADMITTED = MetricSpec("hybridserve_requests_admitted_total", "counter", "Requests passed on to the engine.", ("route",))
-CUT = MetricSpec(
-    "hybridserve_streams_aborted_total",
-    "counter",
-    "Streams that did not end as a stream should, by reason.",
-    ("reason",),
-)
-TOKENS = MetricSpec(
-    "hybridserve_rate_limited_tokens_total", "counter", "Prompt and output tokens charged against token limits."
-)
-VERDICTS = MetricSpec(
-    "hybridserve_guard_verdicts_total", "counter", "Verdicts of the guard.", ("guard", "stage", "outcome")
-)
-GUARD_SECONDS = MetricSpec(
-    "hybridserve_guard_check_duration_seconds",
-    "histogram",
-    "Time for one verdict, retries included.",
-    ("guard", "stage"),
-    _GUARD,
-)
-MIDDLEWARE_SECONDS = MetricSpec(
-    "hybridserve_gateway_overhead_seconds",
-    "histogram",
-    "Time of the control layer itself before the engine sees a request; guards not counted.",
-    ("route",),
-    _LATENCY,
-)
-CANARY_OK = MetricSpec(
-    "hybridserve_guard_canary_ok",
-    "gauge",
-    "1 when the last canary of this kind came back as it must, 0 when not.",
-    ("kind",),
-)
-CANARY_SECONDS = MetricSpec(
-    "hybridserve_guard_canary_latency_seconds",
-    "histogram",
-    "Time for one canary of the repeated pair; the passing one is answered by the engine.",
-    ("kind",),
-    _GUARD,
-)
-DRAINING = MetricSpec("hybridserve_draining", "gauge", "1 while no new generations are taken because of a shutdown.")
+class MetricGroup:
+    """Metrics that one part of the system exports.
 
-DOOR = (
-    REJECTED,
-    ADMITTED,
-    CUT,
-    TOKENS,
-    VERDICTS,
-    GUARD_SECONDS,
-    MIDDLEWARE_SECONDS,
-    CANARY_OK,
-    CANARY_SECONDS,
-    DRAINING,
-)
+    Args:
+        registry: where they are registered; None for nowhere.
+    """
+
+    source: ClassVar[Source]
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry
+
+    def metrics(self) -> list[MetricWrapperBase]:
+        """Every metric of the group, in the order of declaration."""
+        return [value for value in vars(self).values() if isinstance(value, MetricWrapperBase)]
+
+    def describe(self) -> Iterator[MetricInfo]:
+        """Describe every metric of the group."""
+        for metric in self.metrics():
+            (family,) = metric.describe()
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            yield MetricInfo(name, family.type, family.documentation, tuple(metric._labelnames), self.source)
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"hybridserve_{name}", documentation, labels, registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(f"hybridserve_{name}", documentation, labels, registry=self.registry)
+
+    def _histogram(self, name: str, documentation: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"hybridserve_{name}", documentation, labels, registry=self.registry, buckets=buckets)
 
 
-def _replica(name: str, help_text: str, *labels: str, kind: Kind = "gauge") -> MetricSpec:
-    return MetricSpec(f"hybridserve_{name}", kind, help_text, labels, where="replica")
+class GatewayMetrics(MetricGroup):
+    """What the gateway counts for each request."""
+
+    source = "gateway"
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        super().__init__(registry)
+        self.requests_rejected = self._counter(
+            "requests_rejected_total", "Requests rejected by the gateway, by reason.", "route", "reason"
+        )
+        self.requests_admitted = self._counter("requests_admitted_total", "Requests forwarded to the engine.", "route")
+        self.streams_aborted = self._counter(
+            "streams_aborted_total", "Responses that ended early, by reason.", "reason"
+        )
+        self.rate_limited_tokens = self._counter(
+            "rate_limited_tokens_total", "Prompt and output tokens charged against token limits."
+        )
+        self.guard_verdicts = self._counter(
+            "guard_verdicts_total", "Guard verdicts, by outcome.", "guard", "stage", "outcome"
+        )
+        self.guard_check_duration = self._histogram(
+            "guard_check_duration_seconds",
+            "Duration of one guard check in seconds, retries included.",
+            "guard",
+            "stage",
+            buckets=_GUARD_BUCKETS,
+        )
+        self.gateway_overhead = self._histogram(
+            "gateway_overhead_seconds",
+            "Time in the gateway before the engine receives a request, in seconds, without guard checks.",
+            "route",
+            buckets=_OVERHEAD_BUCKETS,
+        )
+        self.guard_canary_ok = self._gauge(
+            "guard_canary_ok",
+            "1 if the last guard self-test prompt of this kind had the expected result, else 0.",
+            "kind",
+        )
+        self.guard_canary_latency = self._histogram(
+            "guard_canary_latency_seconds",
+            "Duration of one guard self-test prompt in seconds; the engine answers the one that passes.",
+            "kind",
+            buckets=_GUARD_BUCKETS,
+        )
+        self.draining = self._gauge("draining", "1 while the replica shuts down and rejects new generations.")
 
 
-BUILD = _replica("build_info", "Always 1; the labels say what runs.", "version", "vllm", "ray", "mode", "profile")
-SLOTS = _replica("state_slots", "Sequences that can run at once: state copies that fit, at most max_num_seqs.")
-SLOTS_USED = _replica("state_slots_used", "Sequences that hold a state slot now.")
-POOL = _replica("kv_cache_blocks", "Blocks of the one pool that states and attention share, without the null block.")
-POOL_USED = _replica("kv_cache_blocks_used", "KV-cache blocks in use, by type.", "type")
-BLOCK_BYTES = _replica("kv_cache_block_bytes", "Size of one block of the pool over all layers of its group.")
-READING_AGE = _replica("engine_stats_age_seconds", "Since the engine last spoke; 0 while it is idle.")
-BACKLOG = _replica(
-    "prefill_backlog_tokens", "Prompt tokens not yet computed, an estimate: requests that wait, at the mean prompt."
-)
-PLAN_VALUE = _replica("plan_value", "A planned quantity, and what the engine made of it.", "field", "source")
-PLAN_DIFFERENCES = _replica("plan_mismatched_fields", "Fields in which the engine's cache is not as planned.")
-CACHEABLE_MIN = _replica(
-    "prefix_cacheable_min_tokens", "Shortest prefix that can ever be found in the cache; +Inf when caching is off."
-)
-CACHE_INERT = _replica(
-    "prefix_cache_ineffective",
-    "1 when no prompt that this deployment takes can hit: caching off, or no room for one block.",
-)
-PROMPTS = _replica(
-    "prompts_total", "Finished prompts, by whether they were long enough to be cached.", "cacheable", kind="counter"
-)
-SLO_REQUESTS = _replica(
-    "requests_slo_total",
-    "Finished requests against both latency targets at once; those that their client left are not counted.",
-    "outcome",
-    kind="counter",
-)
-SLO_TARGET = _replica("slo_target_seconds", "Latency that is still good, from the settings.", "slo")
-FINDINGS = _replica("compliance_findings", "Findings of the checks at start.", "severity", "status")
-LICENSE_AGE = _replica(
-    "license_review_age_seconds", "Since somebody last read the license's text for the registry.", "license", "role"
-)
+class EngineMetrics(MetricGroup):
+    """Cache, plan and license state of a replica; set by `ReplicaCollector`, SLO counters by `SLOCollector`."""
 
-REPLICA = (
-    BUILD,
-    SLOTS,
-    SLOTS_USED,
-    POOL,
-    POOL_USED,
-    BLOCK_BYTES,
-    READING_AGE,
-    BACKLOG,
-    PLAN_VALUE,
-    PLAN_DIFFERENCES,
-    CACHEABLE_MIN,
-    CACHE_INERT,
-    PROMPTS,
-    SLO_REQUESTS,
-    SLO_TARGET,
-    FINDINGS,
-    LICENSE_AGE,
-)
+    source = "engine"
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        super().__init__(registry)
+        gauge, counter = self._gauge, self._counter
+        self.build_info = gauge(
+            "build_info", "Always 1; the labels are versions and settings.", "version", "vllm", "ray", "mode", "profile"
+        )
+        self.state_slots = gauge(
+            "state_slots", "Sequences that can run at once: state slots that fit, at most max_num_seqs."
+        )
+        self.state_slots_used = gauge("state_slots_used", "Sequences that occupy a state slot now.")
+        self.kv_cache_blocks = gauge(
+            "kv_cache_blocks", "Blocks of the cache that state and attention share, without the null block."
+        )
+        self.kv_cache_blocks_used = gauge("kv_cache_blocks_used", "KV-cache blocks in use, by type.", "type")
+        self.kv_cache_block_bytes = gauge(
+            "kv_cache_block_bytes", "Bytes of one KV-cache block over all layers of its group."
+        )
+        self.engine_stats_age = gauge(
+            "engine_stats_age_seconds", "Seconds since the engine last reported statistics; 0 while it is idle."
+        )
+        self.prefill_backlog = gauge(
+            "prefill_backlog_tokens",
+            "Estimated prompt tokens not yet computed: waiting requests times the mean prompt.",
+        )
+        self.plan_value = gauge(
+            "plan_value", "A quantity as planned and as the engine reports it, by source.", "field", "source"
+        )
+        self.plan_mismatched_fields = gauge(
+            "plan_mismatched_fields", "Fields in which the engine's cache differs from the plan."
+        )
+        self.prefix_cacheable_min = gauge(
+            "prefix_cacheable_min_tokens", "Shortest prefix that can be a cache hit; +Inf if prefix caching is off."
+        )
+        self.prefix_cache_ineffective = gauge(
+            "prefix_cache_ineffective",
+            "1 if no prompt can be a cache hit: prefix caching is off, or one block exceeds max_model_len.",
+        )
+        self.prompts = counter(
+            "prompts_total", "Finished prompts, by whether they are long enough to be cached.", "cacheable"
+        )
+        self.requests_slo = counter(
+            "requests_slo_total",
+            "Finished requests, by whether they met both latency targets; requests aborted by the client do not count.",
+            "outcome",
+        )
+        self.slo_target = gauge("slo_target_seconds", "Latency target from the settings, in seconds.", "slo")
+        self.compliance_findings = gauge(
+            "compliance_findings", "Findings of the compliance checks at start.", "severity", "status"
+        )
+        self.license_review_age = gauge(
+            "license_review_age_seconds",
+            "Seconds since a license text was last reviewed for the catalog.",
+            "license",
+            "role",
+        )
 
 
-def _scaling(name: str, help_text: str, *labels: str, kind: Kind = "gauge") -> MetricSpec:
-    return MetricSpec(f"hybridserve_autoscaler_{name}", kind, help_text, labels, where="controller")
+class AutoscalerMetrics(MetricGroup):
+    """Decisions of the scaling policy; set by `record_decision`."""
+
+    source = "autoscaler"
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        super().__init__(registry)
+
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return self._gauge(f"autoscaler_{name}", documentation, *labels)
+
+        self.desired_replicas = gauge("desired_replicas", "Replicas that the scaling policy wants, within its limits.")
+        self.target_replicas = gauge("target_replicas", "Replicas that Ray Serve was last asked to run.")
+        self.ready_replicas = gauge("ready_replicas", "Replicas that are running.")
+        self.replicas_without_metrics = gauge(
+            "replicas_without_metrics", "Running replicas whose metrics are missing or stale."
+        )
+        self.replica_limit = gauge("replica_limit", "Configured limits of the number of replicas.", "limit")
+        self.demand_replicas = gauge(
+            "demand_replicas", "Replicas, as a fraction, that the demand for each resource requires.", "resource"
+        )
+        self.decisions = self._counter(
+            "autoscaler_decisions_total", "Scaling decisions, by direction and cause.", "direction", "reason"
+        )
+        self.errors = self._counter(
+            "autoscaler_errors_total", "Scaling decisions that raised an error; the number of replicas was kept."
+        )
+        self.dry_run = gauge("dry_run", "1 if scaling decisions are only logged.")
 
 
-DESIRED = _scaling("desired_replicas", "Replicas the law wants, within its bounds.")
-TARGET = _scaling("target_replicas", "Replicas that Ray Serve was last told to have.")
-READY = _scaling("ready_replicas", "Replicas that run.")
-SILENT = _scaling("replicas_without_metrics", "Replicas that run and have given no fresh reading.")
-BOUND = _scaling("replica_limit", "Replica limits in force.", "limit")
-DEMAND = _scaling("demand_replicas", "Replicas, as a fraction, that each resource asks for by itself.", "resource")
-DECISIONS = _scaling(
-    "decisions_total", "Decisions, by direction and class of reason.", "direction", "reason", kind="counter"
-)
-FAULTS = _scaling("errors_total", "Decisions that failed inside; the number was held.", kind="counter")
-DRY_RUN = _scaling("dry_run", "1 when decisions are only logged.")
-
-CONTROLLER = (DESIRED, TARGET, READY, SILENT, BOUND, DEMAND, DECISIONS, FAULTS, DRY_RUN)
-
-ALL = (*DOOR, *REPLICA, *CONTROLLER)
-"""The whole table."""
+def all_metrics() -> tuple[MetricInfo, ...]:
+    """Describe every hybridserve metric of a deployment."""
+    return tuple(info for group in (GatewayMetrics, EngineMetrics, AutoscalerMetrics) for info in group().describe())

@@ -13,14 +13,17 @@ from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from hybridserve.autoscaling.capacity import UNLIMITED_PREFILL, ReplicaCapacity
 from hybridserve.autoscaling.policy import Decision, PolicyState, compute_replicas
 from hybridserve.autoscaling.replica_metrics import FIELDS, PREFIX, FleetMetrics, ReplicaMetrics, metrics_from_numbers
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.engine.spec import replica_capacity
 from hybridserve.gateway.state import served_name
-from hybridserve.observability.collectors.autoscaler import ScalingMetrics
+from hybridserve.observability.collectors.autoscaler import record_decision
 from hybridserve.observability.logging import configure
+from hybridserve.observability.metrics import AutoscalerMetrics
 from hybridserve.observability.metrics_server import export
 from hybridserve.runtime.clock_skew import BACK_S, ClockJumpDetector
 from hybridserve.settings import Settings
@@ -65,7 +68,7 @@ class RayAutoscalingPolicy:
         try:
             return self._decide(context), {}
         except Exception as error:  # Never out of here: see the module's docstring.
-            self.metrics.failed()
+            self.metrics.errors.inc()
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
                 logger.error("event=autoscaler_error problem=%r", problem, exc_info=True)
@@ -83,7 +86,7 @@ class RayAutoscalingPolicy:
         decision = compute_replicas(seen, spec, self.state)
         self.state, self.last = decision.state, decision
         self._problem = ""
-        self.metrics.decided(seen, spec, decision, self.dry_run)
+        record_decision(self.metrics, seen, spec, decision, self.dry_run)
         if decision.replicas != seen.target:
             event = "scale_dry_run" if self.dry_run else "scale"
             logger.info("event=%s from=%d to=%d reason=%r", event, seen.target, decision.replicas, decision.reason)
@@ -104,16 +107,17 @@ class SettingsAutoscalingPolicy(RayAutoscalingPolicy):
 
 
 @cache
-def _metrics(shown: str) -> ScalingMetrics:
+def _metrics(shown: str) -> AutoscalerMetrics:
     """One for the life of Ray's controller, which makes a new policy object at every deployment."""
-    metrics = ScalingMetrics()
+    registry = CollectorRegistry()
+    metrics = AutoscalerMetrics(registry)
     telemetry, model = json.loads(shown)
     if telemetry is not None:
         try:
             section = TelemetrySection.model_validate(telemetry)
             configure(section)  # Serve keeps its own loggers at WARNING: a decision would be said to nobody
             labels = {"namespace": section.namespace, "model": model, "replica": "controller"}
-            export(section, metrics.registry, labels)
+            export(section, registry, labels)
         except Exception:  # A controller without metrics still scales.
             logger.exception("event=no_scaling_metrics")
     return metrics

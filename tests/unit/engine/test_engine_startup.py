@@ -6,12 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
 from hybridserve.engine.cache_info import EngineCacheInfo
 from hybridserve.engine.plan_check import plan_document, save_profiled_pool
-from hybridserve.gateway.metrics import GUARD_SECONDS, REJECTED, SPECS, TOKENS
-from hybridserve.observability.sink import PrometheusMetrics
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings
 from hybridserve.planning.verification import differences
 from hybridserve.settings import load
@@ -93,15 +90,3 @@ def test_given_bytes_are_not_remembered(tmp_path: Path) -> None:
     planned = planned_for(f"accelerator.calibration={file}", "engine.kv_cache_memory_bytes=268435456")
     save_profiled_pool(planned, report(planned))
     assert not file.exists()
-
-
-def test_metrics_carry_our_names_labels_and_values() -> None:
-    registry = CollectorRegistry()
-    metrics = PrometheusMetrics(SPECS, registry)
-    metrics.count(REJECTED.name, {"route": "chat", "reason": "scope"})
-    metrics.count(TOKENS.name, {}, 7)
-    metrics.observe(GUARD_SECONDS.name, {"guard": "rules", "stage": "input"}, 0.2)
-    text = generate_latest(registry).decode()
-    assert 'hybridserve_requests_rejected_total{reason="scope",route="chat"} 1.0' in text
-    assert "hybridserve_rate_limited_tokens_total 7.0" in text
-    assert 'hybridserve_guard_check_duration_seconds_count{guard="rules",stage="input"} 1.0' in text

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from hybridserve.errors import ConfigError
 from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import APIKeyStore, key_line, new_key, parse_keys
+from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings import Settings, load
 from support.fake_engine import SmallEngine, chunk, sse
 from support.gateway_client import ANSWER, CHAT, STREAM, ask, assert_openai_error, bearer, door
+from support.metrics import samples
 
 # --- routes and keys
 
@@ -329,27 +331,20 @@ def test_it_mounts_on_a_real_fastapi_app_by_name_alone(monkeypatch: pytest.Monke
     assert about.status_code == 200
 
 
-def test_the_control_is_handed_in_and_counts() -> None:
-    seen: list[tuple[str, dict[str, str]]] = []
-
-    class Counter:
-        def count(self, name: str, labels: Any, value: float = 1.0) -> None:
-            seen.append((name, dict(labels)))
-
-        def observe(self, name: str, labels: Any, value: float) -> None:
-            seen.append((name, dict(labels)))
-            assert 0 <= value < 5
-
-    control = GatewayState(GatewayConfig(Settings.model_validate({"guard": {"kind": "rules"}})), metrics=Counter())
-    app = GatewayMiddleware(SmallEngine(STREAM, ANSWER), control=control)
+def test_requests_and_guard_checks_are_counted() -> None:
+    registry = CollectorRegistry()
+    settings = Settings.model_validate({"guard": {"kind": "rules"}})
+    app = GatewayMiddleware(
+        SmallEngine(STREAM, ANSWER), control=GatewayState(GatewayConfig(settings), metrics=GatewayMetrics(registry))
+    )
     ask(app)
     ask(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})
-    names = [name for name, _ in seen]
-    assert names.count("hybridserve_requests_admitted_total") == 1
-    assert names.count("hybridserve_guard_verdicts_total") == 3
-    assert "hybridserve_gateway_overhead_seconds" in names
-    assert ("hybridserve_requests_rejected_total", {"route": "chat", "reason": "guard_blocked_input"}) in seen
-    assert json.dumps(seen), "labels are plain text"
+    seen = samples(registry)
+    assert seen['hybridserve_requests_admitted_total{route="chat"}'] == 1
+    assert seen['hybridserve_requests_rejected_total{reason="guard_blocked_input",route="chat"}'] == 1
+    assert sum(value for name, value in seen.items() if name.startswith("hybridserve_guard_verdicts_total")) == 3
+    assert seen['hybridserve_gateway_overhead_seconds_count{route="chat"}'] == 1
+    assert 0 <= seen['hybridserve_gateway_overhead_seconds_sum{route="chat"}'] < 5
 
 
 def test_a_generation_is_one_span_between_the_callers_and_the_engines() -> None:

@@ -12,6 +12,7 @@ from hybridserve.gateway import GatewayMiddleware
 from hybridserve.settings import Settings
 from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
 from support.guarded_gateway import CHAT, Word, ask, assert_cut, door
+from support.metrics import samples
 
 # --- how a stream ends
 
@@ -89,12 +90,10 @@ def test_a_client_that_hangs_up_aborts_the_engine(stream: bool, guard: Word | No
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_cancelled_request_aborts_the_engine_as_a_hang_up_does(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_request_aborts_the_engine_as_a_hang_up_does(stream: bool) -> None:
     """Ray Serve cancels the task; the app must see a disconnect, for that is all that vLLM acts on."""
     engine = SmallEngine([sse(chunk("a")), 30.0, DONE], whole_delay=30.0, answer={})
     app = door(engine)
-    counted: list[tuple[str, Any]] = []
-    monkeypatch.setattr(app.control.metrics, "count", lambda *what: counted.append(what))
 
     async def go() -> None:
         task = asyncio.create_task(call(app, body={**CHAT, "stream": stream}))
@@ -105,7 +104,9 @@ def test_a_cancelled_request_aborts_the_engine_as_a_hang_up_does(stream: bool, m
 
     asyncio.run(go())
     assert engine.aborted == 1
-    assert ("hybridserve_streams_aborted_total", {"reason": "client_gone"}) in counted
+    assert samples(app.control.metrics.streams_aborted) == {
+        'hybridserve_streams_aborted_total{reason="client_gone"}': 1
+    }
     assert app.control.limits.running == 0
     assert app.control.active == 0
 

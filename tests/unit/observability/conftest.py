@@ -13,6 +13,7 @@ from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.replica_metrics import ReplicaMetrics
 from hybridserve.observability.collectors.replica import ReplicaCollector, ReplicaFacts
 from hybridserve.observability.collectors.slo import SLOCollector
+from hybridserve.observability.metrics import EngineMetrics
 from hybridserve.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,14 +47,14 @@ LICENSES = {"models": [{"role": "model", "licenses": [{"id": "apache-2.0", "read
 
 @pytest.fixture
 def outcomes() -> SLOCollector:
-    return SLOCollector(ttft_s=1.0, inter_token_s=0.05, cacheable_min=64)
+    return SLOCollector(EngineMetrics(), ttft_s=1.0, inter_token_s=0.05, cacheable_min=64)
 
 
 @pytest.fixture
-def state(outcomes: SLOCollector) -> ReplicaCollector:
+def state() -> ReplicaCollector:
     """A busy replica whose engine got 11 blocks fewer than planned."""
     build = {"version": "1", "vllm": "0.29.0", "ray": "2.60.0", "mode": "ray", "profile": "demo"}
     capacity = ReplicaCapacity(8, 89, 64, 2, 1, 1e12)
     facts = ReplicaFacts(Settings(), capacity, PLAN, FINDINGS, LICENSES, True, build)
     reading = ReplicaMetrics("r", running=5, waiting=3, blocks_used=21, state_blocks_used=10, age_s=0.5)
-    return ReplicaCollector(facts, lambda: reading, outcomes, today=lambda: date(2026, 11, 24))
+    return ReplicaCollector(facts, lambda: reading, today=lambda: date(2026, 11, 24))

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from hybridserve.cli.app import app
 from hybridserve.errors import EnvironmentFault
-from hybridserve.observability import metrics as m
 from hybridserve.observability.dashboards import Dashboard, Panel, dashboards
 from hybridserve.observability.dashboards.grafana import dashboard
+from hybridserve.observability.metrics import all_metrics
 from hybridserve.observability.rules.alerts import RUNBOOKS, alerts
 from hybridserve.observability.rules.files import rule_groups
 from hybridserve.settings.telemetry import TelemetrySection
@@ -35,7 +35,7 @@ def known() -> dict[str, set[str]]:
     """Every series that exists at the pinned versions, with its labels."""
     recorded = json.loads((ROOT / "tests" / "data" / "exported_metrics.json").read_text())
     names = {name: set(labels) for name, labels in recorded.items()}
-    for spec in m.ALL:
+    for spec in all_metrics():
         labels = set(spec.labels)
         if spec.kind == "histogram":
             names |= {f"{spec.name}_bucket": labels | {"le"}, f"{spec.name}_sum": labels, f"{spec.name}_count": labels}

@@ -11,33 +11,25 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+import hybridserve
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.policy import PolicyState, compute_replicas
 from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
-from hybridserve.observability import metrics as m
-from hybridserve.observability.collectors.autoscaler import _CLASSES, REASONS, ScalingMetrics, reason_class
+from hybridserve.observability.collectors.autoscaler import _CLASSES, REASONS, reason_class, record_decision
 from hybridserve.observability.collectors.replica import ReplicaCollector
 from hybridserve.observability.collectors.slo import SLOCollector
-from hybridserve.observability.sink import PrometheusMetrics
-
-
-def values(registry: CollectorRegistry) -> dict[str, float]:
-    """Sample with its labels, as text, to its value."""
-    return {
-        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
-        for line in generate_latest(registry).decode().splitlines()
-        if not line.startswith("#")
-    }
+from hybridserve.observability.metrics import AutoscalerMetrics, GatewayMetrics, all_metrics
+from support.metrics import samples
 
 
 def everything(state: ReplicaCollector) -> bytes:
     """One exposition of every family of ours, each with a sample."""
     registry = CollectorRegistry()
-    sink = PrometheusMetrics((*m.DOOR, *m.CONTROLLER), registry)
-    for spec in (*m.DOOR, *m.CONTROLLER):
-        labels = dict.fromkeys(spec.labels, "x")
-        {"counter": sink.count, "gauge": sink.set, "histogram": sink.observe}[spec.kind](spec.name, labels, 1.0)
+    for group in (GatewayMetrics(registry), AutoscalerMetrics(registry)):
+        for metric in group.metrics():
+            if metric._labelnames:
+                metric.labels(*("x" for _ in metric._labelnames))
     registry.register(state)
     return generate_latest(registry)
 
@@ -49,7 +41,7 @@ def test_promtool_finds_nothing_to_say_about_our_metrics(promtool: Path, state: 
 
 def test_every_metric_of_the_table_is_exported_with_its_type_help_and_labels(state: ReplicaCollector) -> None:
     families = {family.name: family for family in text_string_to_metric_families(everything(state).decode())}
-    for spec in m.ALL:
+    for spec in all_metrics():
         family = families.pop(spec.name.removesuffix("_total"))
         assert (family.type, family.documentation) == (spec.kind, spec.help)
         for sample in family.samples:
@@ -59,19 +51,18 @@ def test_every_metric_of_the_table_is_exported_with_its_type_help_and_labels(sta
 
 
 def test_names_follow_the_conventions() -> None:
-    names = [spec.name for spec in m.ALL]
+    names = [spec.name for spec in all_metrics()]
     assert len(set(names)) == len(names)
-    for spec in m.ALL:
+    for spec in all_metrics():
         assert spec.name.startswith("hybridserve_")
         assert spec.name.endswith("_total") == (spec.kind == "counter")
         assert spec.help.endswith(".")
-        assert (spec.kind == "histogram") == bool(spec.buckets)
 
 
 def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(state: ReplicaCollector) -> None:
     registry = CollectorRegistry()
     registry.register(state)
-    seen = values(registry)
+    seen = samples(registry)
     assert seen["hybridserve_state_slots"] == 8
     assert seen["hybridserve_state_slots_used"] == 5
     assert seen['hybridserve_kv_cache_blocks_used{type="state"}'] == 10
@@ -90,10 +81,10 @@ def test_a_cache_that_no_prompt_can_hit_is_inert(state: ReplicaCollector) -> Non
     off = replace(state._facts, prefix_caching=False)
     engine = {**state._facts.plan["engine"], "block_size": 1024}
     short = replace(state._facts, plan={**state._facts.plan, "engine": engine})
-    assert not state._facts.inert
-    assert off.inert
+    assert not state._facts.prefix_cache_ineffective
+    assert off.prefix_cache_ineffective
     assert off.cacheable_min == float("inf")
-    assert short.inert
+    assert short.prefix_cache_ineffective
 
 
 def request(**changed: object) -> SimpleNamespace:
@@ -114,17 +105,26 @@ def request(**changed: object) -> SimpleNamespace:
 )
 def test_each_request_has_one_outcome(outcomes: SLOCollector, changed: dict[str, object], outcome: str) -> None:
     outcomes.record(None, SimpleNamespace(finished_requests=[request(**changed)]))
-    assert outcomes.requests == {**dict.fromkeys(outcomes.requests, 0), outcome: 1}
+    counts = samples(outcomes._metrics.requests_slo)
+    assert len(counts) == 5
+    assert {labels for labels, count in counts.items() if count} == {
+        f'hybridserve_requests_slo_total{{outcome="{outcome}"}}'
+    }
 
 
 def test_clients_that_leave_count_for_prompts_only(outcomes: SLOCollector) -> None:
     outcomes.record(None, SimpleNamespace(finished_requests=[request(finish_reason="abort", num_prompt_tokens=65)]))
-    assert sum(outcomes.requests.values()) == 0
-    assert outcomes.prompts == {"yes": 1, "no": 0}
+    assert sum(samples(outcomes._metrics.requests_slo).values()) == 0
+    prompts = samples(outcomes._metrics.prompts)
+    assert prompts == {
+        'hybridserve_prompts_total{cacheable="yes"}': 1,
+        'hybridserve_prompts_total{cacheable="no"}': 0,
+    }
 
 
 def test_the_scaling_decision_is_shown_with_its_bounds_and_reason() -> None:
-    shown = ScalingMetrics()
+    registry = CollectorRegistry()
+    metrics = AutoscalerMetrics(registry)
     capacity = ReplicaCapacity(4, 100, 64, 2, 1, 1e12)
     spec = ScalingSpec(capacity=capacity, min_replicas=1, max_replicas=3)
     busy = ReplicaMetrics("a", running=4, waiting=30, arrived=34)
@@ -133,8 +133,8 @@ def test_the_scaling_decision_is_shown_with_its_bounds_and_reason() -> None:
         seen = FleetMetrics(now=float(second), target=1, ready=1, queued=0, readings=(busy,))
         decision = compute_replicas(seen, spec, state)
         state = decision.state
-        shown.decided(seen, spec, decision, dry_run=True)
-    read = values(shown.registry)
+        record_decision(metrics, seen, spec, decision, dry_run=True)
+    read = samples(registry)
     assert read["hybridserve_autoscaler_desired_replicas"] > 1
     assert read["hybridserve_autoscaler_target_replicas"] == 1
     assert read['hybridserve_autoscaler_replica_limit{limit="max"}'] == 3
@@ -143,7 +143,7 @@ def test_the_scaling_decision_is_shown_with_its_bounds_and_reason() -> None:
 
 
 def test_every_reason_of_the_law_has_a_class() -> None:
-    law = (Path(m.__file__).parent.parent / "autoscaling" / "policy.py").read_text()
+    law = (Path(hybridserve.__file__).parent / "autoscaling" / "policy.py").read_text()
     for part, name in _CLASSES:
         word = part.removesuffix(" bind")
         assert word in law, f"{part} is no longer said by the law"

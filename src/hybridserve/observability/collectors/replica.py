@@ -1,4 +1,4 @@
-"""What a replica says of its cache, its plan and its papers, computed when it is scraped and never in between."""
+"""Exports the cache, plan and license state of a replica, read from the engine when Prometheus scrapes it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.replica_metrics import ReplicaMetrics
-from hybridserve.observability import metrics as m
-from hybridserve.observability.collectors.slo import SLOCollector
-from hybridserve.observability.metrics import MetricSpec
+from hybridserve.observability.metrics import EngineMetrics
 from hybridserve.settings import Settings
 
 # Fields of the plan that are numbers under the same name on the engine's side.
@@ -29,7 +28,7 @@ class ReplicaFacts:
 
     Attributes:
         plan: body of ``GET /plan``.
-        findings: of the checks at start; None where nobody has judged.
+        findings: of the compliance checks at start; None where none ran.
         licenses: body of ``GET /licenses``; None likewise.
         prefix_caching: whether the engine caches prefixes at all.
         build: values of the labels of `hybridserve_build_info`.
@@ -49,8 +48,8 @@ class ReplicaFacts:
         return float(self.plan["engine"]["block_size"]) if self.prefix_caching else math.inf
 
     @property
-    def inert(self) -> bool:
-        """No prompt that is taken can ever hit."""
+    def prefix_cache_ineffective(self) -> bool:
+        """Whether no prompt that the deployment accepts can ever be a cache hit."""
         return self.cacheable_min >= int(self.plan["engine"]["max_model_len"])
 
 
@@ -58,75 +57,69 @@ class ReplicaCollector(Collector):
     """A prometheus_client collector over a replica.
 
     Args:
-        reading: the engine as it is now.
-        outcomes: counts of finished requests.
-        today: the date that ages are counted to.
+        current: returns the engine's metrics as they are now.
+        today: the date that license review ages are counted to.
+
+    Attributes:
+        metrics: the exported objects, for collectors that count (`SLOCollector`).
     """
 
     def __init__(
         self,
         facts: ReplicaFacts,
-        reading: Callable[[], ReplicaMetrics],
-        outcomes: SLOCollector,
+        current: Callable[[], ReplicaMetrics],
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
     ) -> None:
         self._facts = facts
-        self._reading = reading
-        self._outcomes = outcomes
+        self._current = current
         self._today = today
+        self._registry = CollectorRegistry()
+        self.metrics = EngineMetrics(self._registry)
+        self._set_facts()
 
     def describe(self) -> Iterator[Metric]:
         """Names, for the registry's check of duplicates; without it a registration would read the engine."""
-        return (_family(spec, ()) for spec in m.REPLICA)
+        for metric in self.metrics.metrics():
+            yield from metric.describe()
 
-    def collect(self) -> Iterator[Metric]:
-        """All families of `metrics.REPLICA`."""
-        return (_family(spec, rows) for spec, rows in self._rows())
-
-    def _rows(self) -> Iterator[tuple[MetricSpec, Iterable[tuple[tuple[str, ...], float]]]]:
-        facts, now = self._facts, self._reading()
-        capacity, telemetry = facts.capacity, facts.settings.telemetry
-        yield m.BUILD, [(tuple(facts.build[label] for label in m.BUILD.labels), 1)]
-        yield m.SLOTS, [((), capacity.state_slots)]
-        yield m.SLOTS_USED, [((), now.running)]
-        yield m.POOL, [((), capacity.usable_blocks)]
+    def collect(self) -> Iterable[Metric]:
+        """Read the engine and return all families."""
+        metrics, now = self.metrics, self._current()
         state = min(now.state_blocks_used, now.blocks_used)
-        yield m.POOL_USED, [(("state",), state), (("attention",), now.blocks_used - state)]
-        plan = facts.plan.get("plan") or {}
+        metrics.state_slots_used.set(now.running)
+        metrics.kv_cache_blocks_used.labels("state").set(state)
+        metrics.kv_cache_blocks_used.labels("attention").set(now.blocks_used - state)
+        metrics.engine_stats_age.set(now.age_s)
+        metrics.prefill_backlog.set(now.prefill_backlog)
+        if self._facts.licenses is not None:
+            self._set_review_ages(self._facts.licenses)
+        return self._registry.collect()
+
+    def _set_facts(self) -> None:
+        facts, metrics, telemetry = self._facts, self.metrics, self._facts.settings.telemetry
+        metrics.build_info.labels(**facts.build).set(1)
+        metrics.state_slots.set(facts.capacity.state_slots)
+        metrics.kv_cache_blocks.set(facts.capacity.usable_blocks)
+        plan, engine = facts.plan.get("plan") or {}, facts.plan["engine"]
         if "bytes_per_block" in plan:
-            yield m.BLOCK_BYTES, [((), plan["bytes_per_block"])]
-        yield m.READING_AGE, [((), now.age_s)]
-        yield m.BACKLOG, [((), now.prefill_backlog)]
-        yield m.PLAN_VALUE, list(_sides(plan, facts.plan["engine"]))
-        yield m.PLAN_DIFFERENCES, [((), len(facts.plan["differences"]))]
-        yield m.CACHEABLE_MIN, [((), facts.cacheable_min)]
-        yield m.CACHE_INERT, [((), float(facts.inert))]
-        yield m.PROMPTS, [((word,), count) for word, count in self._outcomes.prompts.items()]
-        yield m.SLO_REQUESTS, [((word,), count) for word, count in self._outcomes.requests.items()]
-        yield m.SLO_TARGET, [(("ttft",), telemetry.slo_ttft_s), (("inter_token",), telemetry.slo_inter_token_s)]
-        if facts.findings is not None:
-            counts = Counter((finding["severity"], finding["status"]) for finding in facts.findings)
-            yield m.FINDINGS, list(counts.items())
-        if facts.licenses is not None:
-            yield m.LICENSE_AGE, list(self._ages(facts.licenses))
+            metrics.kv_cache_block_bytes.set(plan["bytes_per_block"])
+        else:  # unknown, which is not 0
+            self._registry.unregister(metrics.kv_cache_block_bytes)
+        for field in PLAN_FIELDS:
+            for source, values in (("plan", plan), ("engine", engine)):
+                if values.get(field) is not None:
+                    metrics.plan_value.labels(field, source).set(float(values[field]))
+        metrics.plan_mismatched_fields.set(len(facts.plan["differences"]))
+        metrics.prefix_cacheable_min.set(facts.cacheable_min)
+        metrics.prefix_cache_ineffective.set(float(facts.prefix_cache_ineffective))
+        metrics.slo_target.labels("ttft").set(telemetry.slo_ttft_s)
+        metrics.slo_target.labels("inter_token").set(telemetry.slo_inter_token_s)
+        findings = Counter((finding["severity"], finding["status"]) for finding in facts.findings or ())
+        for labels, count in findings.items():
+            metrics.compliance_findings.labels(*labels).set(count)
 
-    def _ages(self, licenses: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], float]]:
-        for part in licenses["models"]:
-            for one in part["licenses"]:
-                days = (self._today() - date.fromisoformat(one["read"])).days
-                yield (one["id"], part["role"]), days * 86400.0
-
-
-def _sides(plan: Mapping[str, Any], engine: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], float]]:
-    for field in PLAN_FIELDS:
-        for source, values in (("plan", plan), ("engine", engine)):
-            if values.get(field) is not None:
-                yield (field, source), float(values[field])
-
-
-def _family(spec: MetricSpec, rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
-    kind = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
-    family = kind(spec.name, spec.help, labels=spec.labels)
-    for labels, value in rows:
-        family.add_metric(labels, value)
-    return family
+    def _set_review_ages(self, licenses: Mapping[str, Any]) -> None:
+        for model in licenses["models"]:
+            for license_ in model["licenses"]:
+                days = (self._today() - date.fromisoformat(license_["read"])).days
+                self.metrics.license_review_age.labels(license_["id"], model["role"]).set(days * 86400.0)
