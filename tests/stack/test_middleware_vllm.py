@@ -94,7 +94,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                 "overlap_tokens": 6,
                 "canary_block": "A forbidden question?",
             },
-            "reasoning": {"budget": "two_call", "closing": "</think>"},
         }
     )
     port = random.randint(20000, 30000)
@@ -260,8 +259,8 @@ def test_a_users_control_words_do_not_switch_reasoning(server: Server) -> None:
         assert tokens > 0
 
 
-def test_the_engine_is_found_to_keep_budgets(server: Server) -> None:
-    """The probe, against this engine over HTTP: vLLM 0.29 with a reasoning parser holds them itself."""
+def test_probe_finds_that_engine_enforces_budgets(server: Server) -> None:
+    """The probe against this engine over HTTP: vLLM 0.29 with a reasoning parser enforces them."""
 
     async def engine(scope: Any, receive: Any, send: Any) -> None:
         body = json.loads((await receive())["body"])
@@ -271,11 +270,12 @@ def test_the_engine_is_found_to_keep_budgets(server: Server) -> None:
 
     budgets = ThinkingBudgetProbe(ReasoningSection())
     scope = {"type": "http", "headers": [], "root_path": ""}
-    assert asyncio.run(budgets.find_holder(engine, scope, "demo")) == "engine"
+    asyncio.run(budgets.require(engine, scope, "demo"))
+    assert budgets.enforced
 
 
 @pytest.mark.parametrize("budget", [1, 4, 10])
-def test_a_budget_held_by_two_calls_is_the_engines_own(server: Server, budget: int) -> None:
+def test_budget_shortens_reasoning(server: Server, budget: int) -> None:
     body = {"messages": SUM, "max_tokens": 80}
     free = said(server.post({**body, "reasoning": "on"}))
     held = said(server.post({**body, "reasoning": {"budget": budget}}))

@@ -81,8 +81,6 @@ class ServingFacts(Fact):
     reasoning_switch: Literal["template", "system", "none"] | None = None
     """What turns reasoning on and off: the template's `enable_thinking`, /think and /no_think in a system message, or
     nothing."""
-    reasoning_closing: str | None = None
-    """How the model itself closes its reasoning, where that is not the usual line of its own."""
     tool_call_parser: str | None = None
     trust_remote_code: bool = False
     mamba_ssm_cache_dtype: DTYPE | None = None

@@ -18,7 +18,6 @@ from hybridserve.gateway.headers import inner_headers, request_id
 from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.limits.prompt_length import check_prompt_length
 from hybridserve.gateway.limits.rate_limit import Reservation
-from hybridserve.gateway.reasoning.two_pass import TwoPassReasoning, validate_two_pass
 from hybridserve.gateway.requests.api_formats import Unreadable
 from hybridserve.gateway.requests.body import BufferedReceive, read_body, run_app
 from hybridserve.gateway.requests.policy import GenerationRequest, apply_request_policy
@@ -194,7 +193,7 @@ class GatewayMiddleware:
         waited = perf_counter()
         call = apply_request_policy(raw, route.dialect, settings, key)
         await check_prompt_length(self.app, scope, call, settings.access.max_prompt_tokens)
-        app = await self._with_budget(scope, call)
+        await self._set_budget(scope, call)
         metered = control.limits.counts_tokens(key)
         if metered:
             call.ask_for_usage()
@@ -212,7 +211,7 @@ class GatewayMiddleware:
             overhead = labeled(control.metrics.gateway_overhead, route.name)
             overhead.observe(perf_counter() - waited - guarded)
             labeled(control.metrics.requests_admitted, route.name).inc()
-            await self._run(app, inner, line, reply, visit)
+            await self._run(inner, line, reply, visit)
             used = reply.tokens
             visit.tokens = used
             visit.status, visit.reason = reply.status, reply.cut or "-"
@@ -229,13 +228,11 @@ class GatewayMiddleware:
             self._settle(lease, used)
             control.left()
 
-    async def _run(
-        self, app: App, scope: Scope, line: BufferedReceive, reply: GuardedResponse, visit: AccessLogEntry
-    ) -> None:
+    async def _run(self, scope: Scope, line: BufferedReceive, reply: GuardedResponse, visit: AccessLogEntry) -> None:
         """The app, and an end of the answer that shows how it went."""
         failed = False
         try:
-            await run_app(app, scope, line, reply)
+            await run_app(self.app, scope, line, reply)
         except Exception as error:
             failed = True
             if reply.cut != STALLED:  # else we broke its sending off ourselves
@@ -247,28 +244,16 @@ class GatewayMiddleware:
                 )
         await reply.finish(failed)
 
-    async def _with_budget(self, scope: Scope, call: GenerationRequest) -> App:
-        """The app that answers this call: the engine's, or one that holds the thinking budget around it.
+    async def _set_budget(self, scope: Scope, call: GenerationRequest) -> None:
+        """Pass a thinking budget to the engine.
 
         Raises:
-            APIError: 400, nobody holds budgets here, or not together with what else is asked for.
+            APIError: 400, budgets are not enforced here; 503, it is not known yet.
         """
         budget = call.wish.budget if call.wish is not None else None
-        if budget is None:
-            return self.app
-        reasoning = self.control.settings.reasoning
-        holder = await self.control.budgets.find_holder(self.app, scope, call.body.get("model"))
-        if holder == "off":
-            message = "This server holds no thinking budgets; reasoning can be on or off."
-            raise APIError(400, "reasoning_budget_unsupported", message, param="reasoning")
-        if holder == "engine":
+        if budget is not None:
+            await self.control.budgets.require(self.app, scope, call.body.get("model"))
             call.body["thinking_token_budget"] = budget
-            return self.app
-        validate_two_pass(call.body)
-        options = call.body.get("stream_options")
-        call.hide_usage = not (isinstance(options, dict) and options.get("include_usage"))
-        assert reasoning.closing is not None  # filled in from the model's card
-        return TwoPassReasoning(self.app, call.body, budget, reasoning.closing)
 
     async def _guard_input(self, call: GenerationRequest, line: BufferedReceive) -> asyncio.Task[GuardVerdict] | None:
         """Check the prompt now, or start to while the engine prefills.

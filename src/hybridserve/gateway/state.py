@@ -21,7 +21,7 @@ from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.limits.idempotency import IdempotencyCache
 from hybridserve.gateway.limits.rate_limit import RequestLimits
 from hybridserve.gateway.reasoning.budget import ThinkingBudgetProbe
-from hybridserve.gateway.reasoning.controls import for_model
+from hybridserve.gateway.reasoning.controls import resolve_switch
 from hybridserve.gateway.tracing import Spans
 from hybridserve.gateway.types import App
 from hybridserve.gateway.types import Scope as AsgiScope
@@ -61,7 +61,7 @@ class GatewayState:
     ) -> None:
         settings = handover.settings
         facts = _serving_facts(settings)
-        reasoning = for_model(settings.reasoning, facts)
+        reasoning = resolve_switch(settings.reasoning, facts)
         self.settings = settings = settings.model_copy(update={"reasoning": reasoning})
         self.metrics = metrics or GatewayMetrics()
         self.spans = spans or Spans()
@@ -75,7 +75,6 @@ class GatewayState:
         self.headers = [(name.lower().encode(), value.encode()) for name, value in handover.headers.items()]
         self.names_requests = names_requests
         self.draining = False
-        self._gate: str | None = None
         self._idle = asyncio.Event()
         self._active = 0
         self._probed: tuple[float, str | None] | None = None
@@ -117,8 +116,6 @@ class GatewayState:
         if self.draining:
             message = "This server is shutting down; another one takes the request."
             raise APIError(503, "draining", message, retry_after_s=1.0)
-        if self._gate is not None:
-            raise APIError(503, "gate_closed", f"This server may not serve: {self._gate}", retry_after_s=30.0)
         if self._rounds is not None and self._rounds.fault is not None:
             message = "The safety guard is not seen to work; nothing is served until it is."
             raise APIError(503, "guard_unavailable", message, reason="guard_canary", retry_after_s=5.0)
@@ -127,7 +124,7 @@ class GatewayState:
 
     def apply(self, settings: Settings) -> None:
         """Use these limits and reasoning defaults from the next request on (`settings.live`)."""
-        reasoning = for_model(settings.reasoning, _serving_facts(settings))
+        reasoning = resolve_switch(settings.reasoning, _serving_facts(settings))
         self.settings = settings.model_copy(update={"reasoning": reasoning})
         self.limits.apply(settings.access)
 
@@ -151,14 +148,6 @@ class GatewayState:
             return False
         return True
 
-    def close_gate(self, reason: str) -> None:
-        """Refuse new generations with this reason: a license lapsed, a check failed."""
-        self._gate = reason
-
-    def open_gate(self) -> None:
-        """Take requests again."""
-        self._gate = None
-
     @property
     def active(self) -> int:
         """Generations that run."""
@@ -177,8 +166,6 @@ class GatewayState:
         reasons = []
         if self.draining:
             reasons.append("draining")
-        if self._gate is not None:
-            reasons.append(f"gate closed: {self._gate}")
         if self.guard is not None and (fault := await self._guard_fault(self.guard)) is not None:
             reasons.append(f"guard: {fault}")
         return reasons
@@ -200,7 +187,7 @@ class GatewayState:
                 self.settings.guard, served_name(self.settings), self.metrics, self._insider
             )
             self._tasks.append(loop.create_task(self._rounds.run(app)))
-        if self._counts_reasoning and self.budgets.holder is None:
+        if self._counts_reasoning and self.budgets.enforced is None:
             self._tasks.append(loop.create_task(self._probe_budgets(app)))
 
     async def close(self) -> None:

@@ -17,12 +17,8 @@ class ReasoningSection(Section):
     message (Nemotron Nano 2), or nothing. `auto`: as the catalogue knows the model, else `template`."""
     default: Literal["on", "off"] | None = None
     """Used where a request says nothing; the template's own default when empty."""
-    budget: Literal["auto", "engine", "two_call", "off"] = "auto"
-    """Who holds a thinking budget: the engine, a second call that closes the reasoning, or nobody (400).
-    `auto` asks the engine once and believes what it counts."""
-    closing: str | None = None
-    """What the two-call method puts behind reasoning that has used up its budget, as the model itself closes it. Empty:
-    as the catalogue knows the model, else `</think>` on a line of its own."""
+    budget: Literal["auto", "engine", "off"] = "auto"
+    """Thinking budgets: enforced by the engine, or rejected with 400 (`off`). `auto` tests the engine once."""
     efforts: dict[str, int] = Field(default_factory=lambda: {"low": 512, "medium": 2048, "high": 8192})
     """Budget in tokens behind each name of `reasoning.effort`."""
     control_words: tuple[Annotated[str, Field(min_length=2)], ...] = ("/think", "/no_think", "</think>", "<think>")

@@ -159,7 +159,7 @@ def test_a_slow_client_that_still_reads_is_left_alone() -> None:
     assert result.done
 
 
-# --- drain and gate
+# --- drain
 
 
 def test_draining_refuses_new_requests_and_finishes_old_ones() -> None:
@@ -185,17 +185,6 @@ def test_draining_refuses_new_requests_and_finishes_old_ones() -> None:
     assert (early, late) == (False, True)
     app.control.drain(False)
     assert ask(app).done
-
-
-def test_a_closed_gate_serves_nothing() -> None:
-    app = door(SmallEngine([DONE]))
-    app.control.close_gate("the license of this model lapsed")
-    result = ask(app)
-    assert (result.status, result.error["code"]) == (503, "gate_closed")
-    assert asyncio.run(call(app, "/ready", method="GET")).status == 503
-    app.control.open_gate()
-    assert ask(app).status == 200
-    assert asyncio.run(call(app, "/ready", method="GET")).json() == {"ready": True, "reasons": []}
 
 
 def test_a_dead_engine_is_not_ready() -> None:

@@ -1,4 +1,4 @@
-"""The reasoning field, control words in the text of users, and budgets: probed, and held by two calls."""
+"""The request field `reasoning`, control words in messages, and the probe for thinking budgets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybridserve.catalog.models import load_card, model_ids
 from hybridserve.gateway import GatewayMiddleware
-from hybridserve.gateway.reasoning.controls import escape_control_tokens
+from hybridserve.gateway.reasoning.controls import (
+    ReasoningOptions,
+    escape_control_tokens,
+    resolve_switch,
+    take_reasoning_options,
+)
 from hybridserve.settings import Settings
 from hybridserve.settings.reasoning import ReasoningSection
-from support.fake_engine import DONE, Result, SmallEngine, call, sse
+from support.fake_engine import Result, SmallEngine, call
 
 WORDS = ReasoningSection().control_words
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}}]}
@@ -25,198 +31,208 @@ def user(content: Any = "hello") -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}]}
 
 
-def sent(body: dict[str, Any], **reasoning: Any) -> tuple[Result, dict[str, Any]]:
+def system(text: str, role: str = "system") -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+def forwarded(body: dict[str, Any], path: str = "/v1/chat/completions", **reasoning: Any) -> tuple[Result, Any]:
+    """The client's response, and the body that reached the engine."""
     engine = SmallEngine(answer=ANSWER)
     app = GatewayMiddleware(engine, Settings.model_validate({"reasoning": reasoning}))
-    result = asyncio.run(call(app, body=body))
+    result = asyncio.run(call(app, path, body))
     return result, engine.bodies[-1] if engine.bodies else {}
 
 
+# --- the field `reasoning`
+
+
 @pytest.mark.parametrize(("value", "on"), [("on", True), ("off", False), (True, True), ({"effort": "none"}, False)])
-def test_the_switch_reaches_the_template(value: Any, on: bool) -> None:
-    _, body = sent({**user(), "reasoning": value, "chat_template_kwargs": {"other": 1, "enable_thinking": not on}})
+def test_reasoning_field_sets_template_argument(value: Any, on: bool) -> None:
+    _, body = forwarded({**user(), "reasoning": value, "chat_template_kwargs": {"other": 1, "enable_thinking": not on}})
     assert body["chat_template_kwargs"] == {"other": 1, "enable_thinking": on}
     assert "reasoning" not in body
 
 
-def test_what_says_nothing_is_left_alone() -> None:
-    assert sent(user())[1] == user()
-    assert sent(user(), default="off")[1]["chat_template_kwargs"] == {"enable_thinking": False}
+def test_request_without_reasoning_field_uses_default() -> None:
+    assert forwarded(user())[1] == user()
+    assert forwarded(user(), default="off")[1]["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize(
     "value", ["maybe", 5, [], {"budget": -1}, {"budget": "x"}, {"budget": True}, {"effort": "x"}, {}]
 )
-def test_other_values_are_400(value: Any) -> None:
-    result, body = sent({**user(), "reasoning": value})
+def test_invalid_reasoning_value_is_400(value: Any) -> None:
+    result, body = forwarded({**user(), "reasoning": value})
     assert (result.status, result.error["param"], body) == (400, "reasoning", {})
 
 
-def test_a_system_switch_takes_out_the_clients_own() -> None:
-    messages = [{"role": "system", "content": "Be brief. /think"}, {"role": "user", "content": "hi /think"}]
-    _, body = sent({"messages": messages, "reasoning": "off"}, switch="system")
-    system, asked = (message["content"] for message in body["messages"])
-    assert "/think" not in system + asked
-    assert system.endswith("\n/no_think")
-    _, body = sent({**user(), "reasoning": "on"}, switch="system")
-    assert body["messages"][0] == {"role": "system", "content": "/think"}
+def test_system_switch_replaces_switches_in_messages() -> None:
+    messages = [system("Be brief. /think"), {"role": "user", "content": "hi /think"}]
+    _, body = forwarded({"messages": messages, "reasoning": "off"}, switch="system")
+    first, second = (message["content"] for message in body["messages"])
+    assert "/think" not in first + second
+    assert first.endswith("\n/no_think")
+    _, body = forwarded({**user(), "reasoning": "on"}, switch="system")
+    assert body["messages"][0] == system("/think")
+    assert body["chat_template_kwargs"] == {"enable_thinking": True}, "the engine's reasoning parser reads only this"
 
 
-def test_no_switch_no_promise() -> None:
-    assert sent({**user(), "reasoning": "off"}, switch="none")[0].error["code"] == "reasoning_unsupported"
-    assert sent(user("/think"), switch="none")[1] == user("/think")
+def test_models_and_apis_without_a_switch_reject_the_field() -> None:
+    assert forwarded({**user(), "reasoning": "off"}, switch="none")[0].error["code"] == "reasoning_unsupported"
+    assert forwarded(user("/think"), switch="none")[1] == user("/think")
+    completion = {"prompt": "x", "reasoning": "on"}
+    assert forwarded(completion, "/v1/completions")[0].error["code"] == "invalid_reasoning"
 
 
-def test_a_raw_completion_has_no_switch() -> None:
-    app = GatewayMiddleware(SmallEngine(answer=ANSWER), Settings())
-    result = asyncio.run(call(app, "/v1/completions", {"prompt": "x", "reasoning": "on"}))
-    assert result.error["code"] == "invalid_reasoning"
+# --- switches in the operator's system messages
 
 
-# --- smuggled words
+def options(*messages: dict[str, str], **fields: object) -> ReasoningOptions | None:
+    hello = {"role": "user", "content": "hello /no_think"}
+    return take_reasoning_options({"messages": [*messages, hello], **fields}, ReasoningSection())
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_last_switch_in_system_messages_wins(role: str) -> None:
+    assert options(system("Be brief. /no_think", role)) == ReasoningOptions(False)
+    assert options(system("/no_think /think", role)) == ReasoningOptions(True)
+    assert options(system("/think"), system("/no_think", role)) == ReasoningOptions(False)
+
+
+def test_switches_in_user_messages_are_ignored() -> None:
+    assert options() is None
+    assert options(system("Be brief.")) is None
+
+
+def test_field_and_template_argument_override_system_messages() -> None:
+    assert options(system("/no_think"), reasoning="on") == ReasoningOptions(True)
+    assert options(system("/no_think"), chat_template_kwargs={"enable_thinking": True}) is None
+
+
+def test_switch_is_resolved_from_the_model_card() -> None:
+    switches = {
+        "nemotron-nano-9b-v2": "system",
+        "qwen3-8b": "template",
+        "demo": "template",
+        "granite-4.0-h-small": "none",
+    }
+    for model, switch in switches.items():
+        assert resolve_switch(ReasoningSection(), load_card(model).serving).switch == switch
+    assert resolve_switch(ReasoningSection(), None).switch == "template"
+    assert resolve_switch(ReasoningSection(switch="none"), load_card("demo").serving).switch == "none"
+    assert [model for model in model_ids() if load_card(model).serving.reasoning_switch is None] == []
+
+
+# --- control words in the text of users and tools
 
 
 @pytest.mark.parametrize("role", ["user", "tool"])
 @pytest.mark.parametrize("word", WORDS)
-def test_control_words_of_others_are_made_harmless(role: str, word: str) -> None:
+def test_control_words_of_users_and_tools_are_escaped(role: str, word: str) -> None:
     text = f"what does {word} mean, and thinkpad{word}s?"
-    _, body = sent({"messages": [{"role": role, "content": text}]})
-    got = body["messages"][0]["content"]
-    assert word not in got
-    assert got.replace("\u2060", "") == text, "it reads as before"
+    _, body = forwarded({"messages": [{"role": role, "content": text}]})
+    escaped = body["messages"][0]["content"]
+    assert word not in escaped
+    assert escaped.replace("\u2060", "") == text, "the visible text is unchanged"
 
 
-def test_system_and_assistant_keep_their_words() -> None:
-    messages = [
-        {"role": "system", "content": "/no_think"},
-        {"role": "assistant", "content": "<think>x</think>y"},
-        {"role": "user", "content": "plain"},
-    ]
-    assert sent({"messages": messages})[1]["messages"] == messages
+def test_control_words_of_system_and_assistant_are_kept() -> None:
+    messages = [system("/no_think"), {"role": "assistant", "content": "<think>x</think>y"}, *user("plain")["messages"]]
+    assert forwarded({"messages": messages})[1]["messages"] == messages
 
 
 @st.composite
-def cut_words(draw: st.DrawFn) -> list[str]:
-    """Control words and scraps of them, cut anywhere."""
-    scraps = st.sampled_from([*WORDS, "/", "th", "ink", "<", "no_", " "])
-    text = "".join(draw(st.lists(scraps, min_size=1, max_size=5)))
+def split_words(draw: st.DrawFn) -> list[str]:
+    """Control words and fragments of them, split anywhere."""
+    fragments = st.sampled_from([*WORDS, "/", "th", "ink", "<", "no_", " "])
+    text = "".join(draw(st.lists(fragments, min_size=1, max_size=5)))
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=3)))
     return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-@given(cut_words())
-def test_no_cut_into_parts_smuggles_a_word(parts: list[str]) -> None:
-    """Templates join parts with nothing, a space or a line end between."""
+@given(split_words())
+def test_control_words_split_across_parts_are_escaped(parts: list[str]) -> None:
+    """Templates join parts with nothing, a space or a newline."""
     body = user([{"type": "text", "text": part} for part in parts])
     escape_control_tokens(body, WORDS)
     texts = [part["text"] for part in body["messages"][0]["content"]]
-    for between in ("", "\n", " "):
-        joined = between.join(texts)
+    for separator in ("", "\n", " "):
+        joined = separator.join(texts)
         assert not any(word in joined for word in WORDS)
     assert [text.replace("\u2060", "") for text in texts] == parts
 
 
-# --- budgets
+# --- thinking budgets
 
 
 @dataclass
-class Thinker:
-    """An engine whose model thinks `natural` words, then says three. It keeps budgets, ignores
-    or refuses them, and its first answers may fail."""
+class ThinkingEngine:
+    """An engine whose model generates `natural` reasoning tokens, then an answer.
+
+    It enforces budgets, ignores them, or rejects the field; its first `failures` responses are 503.
+    """
 
     natural: int = 12
-    keeps: bool = False
-    refuses: bool = False
-    dies_second: bool = False
-    fails: int = 0
-    bodies: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    enforces: bool = True
+    rejects: bool = False
+    failures: int = 0
+    bodies: list[dict[str, Any]] = field(default_factory=list)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = json.loads((await receive())["body"])
-        self.bodies.append((scope["path"], body))
-        if self.fails:
-            self.fails -= 1
-            await self.reply(send, 503, {"error": {"message": "starting"}})
-            return
-        if self.refuses and "thinking_token_budget" in body:
-            await self.reply(send, 400, {"error": {"message": "reasoning_config is not configured"}})
-            return
-        words: list[tuple[str, str]]
-        answer = [("content", word) for word in ("the ", "answer ", "is")]
-        if scope["path"].endswith("/chat/completions"):
-            budget = body.get("thinking_token_budget", self.natural) if self.keeps else self.natural
-            words = [("reasoning", f"r{i} ") for i in range(min(budget, self.natural))] + answer
-            limit = body.get("max_completion_tokens", body.get("max_tokens", 10**9))
-        else:
-            if self.dies_second:
-                await self.reply(send, 500, {"error": {"message": "dead"}})
-                return
-            done = body["prompt"].rpartition("</think>")[2]
-            words = [word for word in answer if word[1] not in done]
-            limit = 10**9 if body["max_tokens"] is None else body["max_tokens"]
-        said, finish = words[:limit], "length" if len(words) > limit else "stop"
-        thought = sum(kind == "reasoning" for kind, _ in said)
-        usage = {
-            "prompt_tokens": 10,
-            "completion_tokens": len(said),
-            "total_tokens": 10 + len(said),
-            "completion_tokens_details": {"reasoning_tokens": thought},
-        }
-        chat = scope["path"].endswith("/chat/completions")
-        prompt = {"prompt_text": "PROMPT<think>"} if body.get("return_prompt_text") else {}
-        frame = {"id": "one" if chat else "two", "created": 1, "model": "m"}
-        if not body.get("stream"):
-            text = {kind: "".join(word for k, word in said if k == kind) or None for kind in ("content", "reasoning")}
-            choice = {"message": {"role": "assistant", **text}} if chat else {"text": text["content"] or ""}
-            choices = [{"index": 0, **choice, "finish_reason": finish}]
-            await self.reply(send, 200, {**frame, **prompt, "choices": choices, "usage": usage})
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        pieces = [{"delta": {kind: word}} if chat else {"text": word} for kind, word in said]
-        end: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
-        events = [{"choices": [{"index": 0, **piece, "finish_reason": None}]} for piece in pieces]
-        events.append({"choices": [{"index": 0, **end, "finish_reason": finish}]})
-        events[0] |= prompt
-        events.append({"choices": [], "usage": usage})
-        for event in events:
-            await send({"type": "http.response.body", "body": sse({**frame, **event}), "more_body": True})
-        await send({"type": "http.response.body", "body": DONE, "more_body": False})
+        self.bodies.append(body)
+        status, answer = 200, self._answer(body)
+        if self.failures:
+            self.failures -= 1
+            status, answer = 503, {"error": {"message": "starting"}}
+        elif self.rejects and "thinking_token_budget" in body:
+            status, answer = 400, {"error": {"message": "reasoning_config is not configured"}}
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
-    async def reply(self, send: Any, status: int, value: Any) -> None:
-        headers = [(b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps(value).encode()})
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        budget = body.get("thinking_token_budget", self.natural) if self.enforces else self.natural
+        tokens = min(budget, self.natural)
+        content = "the answer" if tokens < body.get("max_tokens", 10**9) else None
+        usage = {"total_tokens": 20, "completion_tokens_details": {"reasoning_tokens": tokens}}
+        return {"choices": [{"index": 0, "message": {"content": content}}], "usage": usage}
 
 
-def ask(engine: Thinker, body: dict[str, Any], **reasoning: Any) -> Result:
-    app = GatewayMiddleware(engine, Settings.model_validate({"model": {"id": "qwen3-8b"}, "reasoning": reasoning}))
-    return asyncio.run(call(app, body={**user(), **body}))
+BUDGET = {**user(), "reasoning": {"budget": 5}}
+
+
+def send(engine: ThinkingEngine, *bodies: Any, **reasoning: Any) -> tuple[GatewayMiddleware, list[Result]]:
+    app = GatewayMiddleware(engine, Settings.model_validate({"reasoning": reasoning}))
+
+    async def run() -> list[Result]:
+        return [await call(app, body=body) for body in bodies]
+
+    return app, asyncio.run(run())
 
 
 @pytest.mark.parametrize(
-    ("engine", "holder"),
+    ("engine", "enforced"),
     [
-        (Thinker(keeps=True), "engine"),
-        (Thinker(keeps=False), "two_call"),
-        (Thinker(refuses=True), "two_call"),
-        (Thinker(keeps=True, natural=3), "two_call"),
+        (ThinkingEngine(), True),
+        (ThinkingEngine(natural=3), True),
+        (ThinkingEngine(enforces=False), False),
+        (ThinkingEngine(enforces=False, natural=500), False),
+        (ThinkingEngine(rejects=True), False),
     ],
 )
-def test_an_engine_is_believed_only_when_it_counts_so(engine: Thinker, holder: str) -> None:
-    app = GatewayMiddleware(engine, Settings())
-
-    async def go() -> None:
-        for _ in range(2):
-            await call(app, body={**user(), "reasoning": {"budget": 5}})
-
-    asyncio.run(go())
-    assert app.control.budgets.holder == holder
-    assert sum("thinking_token_budget" in body for _, body in engine.bodies) == (3 if holder == "engine" else 1)
+def test_budgets_are_accepted_only_if_probe_finds_them_enforced(engine: ThinkingEngine, enforced: bool) -> None:
+    app, results = send(engine, BUDGET, BUDGET)
+    assert app.control.budgets.enforced is enforced
+    if enforced:
+        assert [body["thinking_token_budget"] for body in engine.bodies] == [2, 5, 5]
+    else:
+        assert [result.error["code"] for result in results] == ["reasoning_budget_unsupported"] * 2
+        assert len(engine.bodies) == 1, "the engine is tested once"
 
 
-def test_the_engine_is_asked_at_the_start_where_it_counts_reasoning() -> None:
-    for model, asked in (("demo", True), ("falcon-h1-0.5b-instruct", False)):
-        engine = Thinker(keeps=True)
+def test_probe_runs_at_startup_if_a_reasoning_parser_is_configured() -> None:
+    for model, probed in (("demo", True), ("falcon-h1-0.5b-instruct", False)):
+        engine = ThinkingEngine()
         app = GatewayMiddleware(engine, Settings.model_validate({"model": {"id": model}}))
 
         async def start(app: GatewayMiddleware = app) -> None:
@@ -224,97 +240,21 @@ def test_the_engine_is_asked_at_the_start_where_it_counts_reasoning() -> None:
             await asyncio.wait_for(asyncio.gather(*app.control._tasks), 5)
 
         asyncio.run(start())
-        assert app.control.budgets.holder == ("engine" if asked else None)
-        assert bool(engine.bodies) is asked
+        assert app.control.budgets.enforced is (True if probed else None)
+        assert bool(engine.bodies) is probed
 
 
-def test_an_engine_that_fails_under_the_probe_is_asked_again() -> None:
-    engine = Thinker(keeps=True, fails=1)
-    app = GatewayMiddleware(engine, Settings())
-
-    async def go() -> list[str | None]:
-        seen = []
-        for _ in range(2):
-            await call(app, body={**user(), "reasoning": {"budget": 5}})
-            seen.append(app.control.budgets.holder)
-        return seen
-
-    assert asyncio.run(go()) == [None, "engine"]
+def test_probe_is_repeated_after_an_engine_failure() -> None:
+    app, results = send(ThinkingEngine(failures=1), BUDGET, BUDGET)
+    assert [result.status for result in results] == [503, 200]
+    assert results[0].error["code"] == "engine_unavailable"
+    assert app.control.budgets.enforced
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_two_calls_hold_the_budget_and_look_like_one(stream: bool) -> None:
-    engine = Thinker()
-    body = {"reasoning": {"budget": 5}, "stream": stream, "stream_options": {"include_usage": True}, "temperature": 0.5}
-    result = ask(
-        engine, body if stream else {k: v for k, v in body.items() if k != "stream_options"}, budget="two_call"
-    )
-    (_, first), (path, second) = engine.bodies
-    assert first["max_completion_tokens"] == 5
-    assert path == "/v1/completions"
-    assert second["prompt"] == "PROMPT<think>r0 r1 r2 r3 r4 \n</think>\n\n"
-    assert second["temperature"] == 0.5
-    if stream:
-        assert result.done
-        assert (result.text("reasoning"), result.text()) == ("r0 r1 r2 r3 r4 ", "the answer is")
-        finishes = [c["finish_reason"] for p in result.payloads if p != "[DONE]" for c in p["choices"]]
-        assert finishes == [None] * (len(finishes) - 1) + ["stop"]
-        assert {p["id"] for p in result.payloads if p != "[DONE]"} == {"one"}
-        usage = result.payloads[-2]["usage"]
-    else:
-        message = result.json()["choices"][0]
-        assert (message["message"]["content"], message["finish_reason"]) == ("the answer is", "stop")
-        usage = result.json()["usage"]
-    assert (usage["completion_tokens"], usage["total_tokens"]) == (8, 18)
-    assert usage["completion_tokens_details"]["reasoning_tokens"] == 5
-    assert b"PROMPT" not in result.body
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_model_that_thinks_less_needs_one_call(stream: bool) -> None:
-    engine = Thinker(natural=2)
-    result = ask(engine, {"reasoning": {"budget": 50}, "stream": stream}, budget="two_call")
-    assert len(engine.bodies) == 1
-    if stream:
-        assert (result.text(), result.done) == ("the answer is", True)
-        assert b"usage" not in result.body, "nobody asked for it"
-    else:
-        assert result.json()["choices"][0]["message"]["content"] == "the answer is"
-
-
-def test_an_answer_that_the_budget_cut_goes_on_where_it_was() -> None:
-    engine = Thinker(natural=4)
-    result = ask(engine, {"reasoning": {"budget": 5}, "stream": True}, budget="two_call")
-    assert result.text() == "the answer is"
-    assert engine.bodies[1][1]["prompt"].endswith("</think>\n\nthe ")
-
-
-def test_the_limit_on_output_counts_both_calls() -> None:
-    engine = Thinker()
-    result = ask(engine, {"reasoning": {"budget": 5}, "stream": True, "max_tokens": 7}, budget="two_call")
-    assert engine.bodies[1][1]["max_tokens"] == 2
-    assert result.text() == "the answer "
-    engine = Thinker()
-    ask(engine, {"reasoning": {"budget": 50}, "max_tokens": 7}, budget="two_call")
-    assert [body.get("max_completion_tokens") for _, body in engine.bodies] == [7], "no budget left for a second call"
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_second_call_that_fails_does_not_look_like_an_end(stream: bool) -> None:
-    result = ask(Thinker(dies_second=True), {"reasoning": {"budget": 5}, "stream": stream}, budget="two_call")
-    assert not result.done
-    error = result.payloads[-1]["error"] if stream else result.error
-    assert error["code"] == "engine_unavailable"
-
-
-def test_what_two_calls_cannot_do_is_said() -> None:
-    for extra in ({"tools": [{"type": "function"}]}, {"n": 2}, {"logprobs": True}):
-        result = ask(Thinker(), {"reasoning": {"budget": 5}, **extra}, budget="two_call")
-        assert result.error["code"] == "reasoning_budget_unsupported"
-    assert ask(Thinker(), {"reasoning": {"budget": 5}}, budget="off").error["code"] == "reasoning_budget_unsupported"
-
-
-def test_an_effort_is_a_budget() -> None:
-    engine = Thinker(keeps=True)
-    ask(engine, {"reasoning": {"effort": "low"}}, budget="engine", efforts={"low": 3})
-    assert engine.bodies[0][1]["thinking_token_budget"] == 3
+def test_budget_setting_skips_the_probe() -> None:
+    engine = ThinkingEngine()
+    effort = {**user(), "reasoning": {"effort": "low"}}
+    send(engine, effort, budget="engine", efforts={"low": 3})
+    assert [body["thinking_token_budget"] for body in engine.bodies] == [3]
+    _, (result,) = send(engine, BUDGET, budget="off")
+    assert result.error["code"] == "reasoning_budget_unsupported"

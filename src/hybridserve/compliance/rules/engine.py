@@ -318,7 +318,7 @@ def tool_parser(view: DeploymentView) -> Iterator[Outcome]:
     "reasoning-config",
     "A thinking budget does not empty the answer",
     basis=VLLM + "39103",
-    remedy="drop reasoning_config from engine.extra_args; the two-call budget works without it",
+    remedy="drop reasoning_config from engine.extra_args; with engine.reasoning_parser, budgets work without it",
 )
 def reasoning_config(view: DeploymentView) -> Iterator[Outcome]:
     parser = view.engine.args.get("reasoning_parser") or view.engine.card_reasoning_parser

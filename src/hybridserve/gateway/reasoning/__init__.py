@@ -1,1 +1,1 @@
-"""Reasoning controls and thinking budgets."""
+"""Reasoning switch, control words and thinking budgets."""

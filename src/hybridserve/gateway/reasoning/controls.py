@@ -1,4 +1,4 @@
-"""The request field `reasoning`, and the control words that a template would act on wherever they stand."""
+"""The request field `reasoning`, and escaping of control words that a chat template would act on in a user's text."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from hybridserve.catalog.models import ServingFacts
 from hybridserve.gateway.errors import APIError
 from hybridserve.settings.reasoning import ReasoningSection
 
-_CLOSING = "\n</think>\n\n"
 _OFF_EFFORTS = ("none",)
-# A word joiner: nobody sees it, and neither a substring test nor a tokenizer's special token survives it.
+# A word joiner is invisible, and breaks both a template's substring test and a tokenizer's special token.
 _JOINER = "\u2060"
 _SWITCH = re.compile("/think|/no_think")
+_SYSTEM_ROLES = ("system", "developer")
 _UNTRUSTED_ROLES = ("user", "tool", "function")
 
 
-def for_model(section: ReasoningSection, facts: ServingFacts | None) -> ReasoningSection:
-    """The section with what it leaves open filled in from the model's card."""
-    switch = section.switch if section.switch != "auto" else (facts and facts.reasoning_switch) or "template"
-    closing = section.closing if section.closing is not None else (facts and facts.reasoning_closing) or _CLOSING
-    return section.model_copy(update={"switch": switch, "closing": closing})
+def resolve_switch(section: ReasoningSection, facts: ServingFacts | None) -> ReasoningSection:
+    """The section with `switch: auto` resolved from the model's card."""
+    if section.switch != "auto":
+        return section
+    return section.model_copy(update={"switch": (facts and facts.reasoning_switch) or "template"})
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningOptions:
-    """What a request wants. `budget` is in tokens."""
+    """Reasoning on or off; `budget` is the largest number of reasoning tokens."""
 
     on: bool
     budget: int | None = None
 
 
 def take_reasoning_options(body: dict[str, Any], settings: ReasoningSection) -> ReasoningOptions | None:
-    """Take the field `reasoning` out of a chat request: on, off, {"budget": N} or {"effort": NAME}.
+    """Remove the field `reasoning` from a chat request: on, off, {"budget": N} or {"effort": NAME}.
 
     Raises:
         APIError: 400, any other value.
     """
     value = body.pop("reasoning", None)
     if value is None:
-        return _system_wish(body) or (None if settings.default is None else ReasoningOptions(settings.default == "on"))
+        default = None if settings.default is None else ReasoningOptions(settings.default == "on")
+        return _system_message_options(body) or default
     if isinstance(value, bool):
         return ReasoningOptions(value)
     if value in ("on", "off"):
@@ -60,63 +61,62 @@ def take_reasoning_options(body: dict[str, Any], settings: ReasoningSection) -> 
     raise APIError(
         400,
         "invalid_reasoning",
-        f'reasoning must be "on", "off", {{"budget": tokens}} or {{"effort": name}} with a name of {names}.',
+        f'reasoning must be "on", "off", {{"budget": TOKENS}} or {{"effort": NAME}}, where NAME is one of {names}.',
         param="reasoning",
     )
 
 
-def _system_wish(body: dict[str, Any]) -> ReasoningOptions | None:
-    """What the operator's own system message switches with /think or /no_think; the last word wins.
+def _system_message_options(body: dict[str, Any]) -> ReasoningOptions | None:
+    """The last /think or /no_think in the operator's own system messages.
 
-    The template would act on the word by itself, but the engine's reasoning parser looks only at the template's
-    argument: without it an answer given with reasoning off comes back as reasoning, with no content (vLLM 0.29).
+    The template acts on these words itself, but vLLM's reasoning parser reads only the template argument. Without it,
+    an answer generated with reasoning off is returned as reasoning, with no content (vLLM 0.29).
     """
     kwargs, messages = body.get("chat_template_kwargs"), body.get("messages")
     if (isinstance(kwargs, dict) and "enable_thinking" in kwargs) or not isinstance(messages, list):
         return None
     switches = [
-        word
+        switch
         for message in messages
-        if isinstance(message, dict) and message.get("role") in ("system", "developer")
-        for word in _SWITCH.findall(message["content"] if isinstance(message.get("content"), str) else "")
+        if isinstance(message, dict) and message.get("role") in _SYSTEM_ROLES
+        for switch in _SWITCH.findall(message["content"] if isinstance(message.get("content"), str) else "")
     ]
     return ReasoningOptions(switches[-1] == "/think") if switches else None
 
 
-def apply_switch(body: dict[str, Any], wish: ReasoningOptions, settings: ReasoningSection) -> None:
-    """Turn the model's reasoning on or off the way its template understands.
+def apply_switch(body: dict[str, Any], options: ReasoningOptions, settings: ReasoningSection) -> None:
+    """Turn reasoning on or off in the form that the model's chat template understands.
 
     Raises:
         APIError: 400, the model has no switch.
     """
     if settings.switch == "none":
-        raise APIError(400, "reasoning_unsupported", "This model's reasoning cannot be switched.", param="reasoning")
-    # Where the template acts on words, the engine's reasoning parser still looks at nothing but this argument.
+        message = "Reasoning cannot be switched on or off for this model."
+        raise APIError(400, "reasoning_unsupported", message, param="reasoning")
+    # vLLM's reasoning parser reads this argument even where the template acts on words.
     kwargs = body.get("chat_template_kwargs")
-    body["chat_template_kwargs"] = {**(kwargs if isinstance(kwargs, dict) else {}), "enable_thinking": wish.on}
-    if settings.switch == "template":
-        return
-    word = "/think" if wish.on else "/no_think"
+    body["chat_template_kwargs"] = {**(kwargs if isinstance(kwargs, dict) else {}), "enable_thinking": options.on}
     messages = body.get("messages")
-    if not isinstance(messages, list):
+    if settings.switch == "template" or not isinstance(messages, list):
         return
-    # The template tests for /think first and lets the last message win: no other switch may be left standing.
+    # The template checks for /think first and the last message wins: no other switch may remain.
     pattern = _pattern(("/think", "/no_think"))
     for message in messages:
-        if isinstance(message, dict) and message.get("role") in ("system", "developer"):
-            message["content"] = _defuse(message.get("content"), pattern)
+        if isinstance(message, dict) and message.get("role") in _SYSTEM_ROLES:
+            message["content"] = _escape(message.get("content"), pattern)
+    switch = "/think" if options.on else "/no_think"
     first = messages[0] if messages else None
     if isinstance(first, dict) and first.get("role") == "system" and isinstance(first.get("content"), str):
-        first["content"] = f"{first['content']}\n{word}"
+        first["content"] = f"{first['content']}\n{switch}"
     else:
-        messages.insert(0, {"role": "system", "content": word})
+        messages.insert(0, {"role": "system", "content": switch})
 
 
 def escape_control_tokens(body: dict[str, Any], words: tuple[str, ...]) -> bool:
-    """Make control words in the text of users and tools harmless, in place. True where something was changed.
+    """Escape control words in the text of users and tools, in place; True if the body changed.
 
-    A word joiner goes behind the first letter, so that the text reads as before. System messages and the
-    assistant's own turns are the operator's and the model's: they keep their words.
+    A word joiner after the first letter leaves the visible text as it was. System messages and assistant turns come
+    from the operator and the model, and keep their control words.
     """
     if not words:
         return False
@@ -125,15 +125,14 @@ def escape_control_tokens(body: dict[str, Any], words: tuple[str, ...]) -> bool:
     for field in ("messages", "input"):
         items = body.get(field)
         if isinstance(items, str) and field == "input":
-            items = body[field] = _defuse(before := items, pattern)
+            items = body[field] = _escape(before := items, pattern)
             changed |= items != before
         for item in items if isinstance(items, list) else ():
-            if not isinstance(item, dict):
+            if not isinstance(item, dict) or item.get("role", "user") not in _UNTRUSTED_ROLES:
                 continue
-            untrusted = item.get("role", "user") in _UNTRUSTED_ROLES
-            for key in ("content", "output") if untrusted else ():
+            for key in ("content", "output"):
                 if key in item:
-                    text = _defuse(item[key], pattern)
+                    text = _escape(item[key], pattern)
                     changed |= text != item[key]
                     item[key] = text
     return changed
@@ -144,18 +143,18 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
 
 
-def _defuse(content: object, pattern: re.Pattern[str]) -> Any:
+def _escape(content: object, pattern: re.Pattern[str]) -> Any:
     if isinstance(content, str):
-        # More than once: what is left of </think> behind its first letter is /think.
+        # Repeated: escaping </think> leaves /think behind its first letter.
         while pattern.search(content):
             content = pattern.sub(lambda match: match[0][0] + _JOINER + match[0][1:], content)
         return content
     if not isinstance(content, list):
         return content
-    parts = [{**part, "text": _defuse(part["text"], pattern)} if _has_text(part) else part for part in content]
+    parts = [{**part, "text": _escape(part["text"], pattern)} if _has_text(part) else part for part in content]
     texts = [part["text"] for part in parts if _has_text(part)]
     if pattern.search("".join(texts)):
-        # A word that was cut in two by a part's end would grow together in the template.
+        # A control word split across two parts would be joined again by the template.
         parts = [{**part, "text": _JOINER + part["text"]} if _has_text(part) else part for part in parts]
     return parts
 
