@@ -1,4 +1,4 @@
-"""The init container's own script, run: it downloads at a commit, verifies, and believes nothing that was damaged."""
+"""The script of the init container: it downloads at a commit, verifies, and refuses damaged files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from chart_helm import only, template
-from fake_hub import COMMIT, REPOSITORY, Hub, serve_hub
+
+from support.fake_hub import COMMIT, REPOSITORY, FakeHub, running
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +22,13 @@ def container() -> dict[str, Any]:
     }
     pod = only(template(values), "Deployment")["spec"]["template"]["spec"]
     (init,) = pod["initContainers"]
-    engine = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+    engine = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"]}
     assert engine["HF_HUB_OFFLINE"] == "1"
     return dict(init)
 
 
-def run(container: dict[str, Any], hub: Hub, folder: Path) -> subprocess.CompletedProcess[str]:
-    given = {one["name"]: one["value"] for one in container["env"]}
+def run(container: dict[str, Any], hub: FakeHub, folder: Path) -> subprocess.CompletedProcess[str]:
+    given = {variable["name"]: variable["value"] for variable in container["env"]}
     here = {
         "HF_HOME": str(folder),
         "HOME": str(folder),
@@ -39,29 +40,24 @@ def run(container: dict[str, Any], hub: Hub, folder: Path) -> subprocess.Complet
     )
 
 
-def test_downloads_verifies_and_asks_no_more(container: dict[str, Any], tmp_path: Path) -> None:
-    with serve_hub() as hub:
+def test_second_start_downloads_nothing(container: dict[str, Any], tmp_path: Path) -> None:
+    with running() as hub:
         first = run(container, hub, tmp_path)
         assert first.returncode == 0, first.stderr
-        snapshot = tmp_path / "hub/models--someone--tiny/snapshots" / COMMIT
-        assert {file.name: file.read_bytes() for file in snapshot.iterdir()} == hub.files
-        asked = hub.asked
+        folder = tmp_path / f"hub/models--{REPOSITORY.replace('/', '--')}/snapshots" / COMMIT
+        assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+        hub.requests.clear()
         second = run(container, hub, tmp_path)
         assert second.returncode == 0, second.stderr
         assert "was verified before" in second.stdout
-        assert hub.asked == asked
+        assert hub.requests == []
 
 
-def test_a_damaged_file_is_not_believed(container: dict[str, Any], tmp_path: Path) -> None:
-    with serve_hub() as hub:
-        hub.files["model.safetensors"] = b"WEIGHTS" * 1000
-        damaged = run(container, hub, tmp_path)
-        assert damaged.returncode != 0
-        assert "model.safetensors" in damaged.stdout + damaged.stderr
+@pytest.mark.parametrize("fault", [{"flip": {"model.safetensors"}}, {"status": {"config.json": [404]}}])
+def test_damaged_or_missing_file_is_refused(fault: dict[str, Any], container: dict[str, Any], tmp_path: Path) -> None:
+    with running() as hub:
+        for name, value in fault.items():
+            setattr(hub, name, value)
+        failed = run(container, hub, tmp_path)
+        assert failed.returncode == 2
         assert not list(tmp_path.glob("verified-*"))
-
-
-def test_a_missing_file_is_not_believed(container: dict[str, Any], tmp_path: Path) -> None:
-    with serve_hub() as hub:
-        del hub.files["config.json"]
-        assert run(container, hub, tmp_path).returncode != 0

@@ -1,5 +1,5 @@
-"""Weights onto a disk: the files of one pinned commit, each checked, resumed where a download broke off.
+"""Download the files of one pinned commit with `huggingface_hub`, check every file, resume interrupted downloads.
 
-The commit's own listing says what each file is (sha256 for large files, git's blob id for small ones), so that nothing
-is believed because of where it came from: a mirror can only deliver the right bytes or an error.
+The file list of the commit gives a checksum for each file (sha256 for LFS files, the git blob id for small ones), so a
+mirror can deliver the right bytes or an error, nothing else.
 """

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from huggingface_hub import constants
 
-from support.fake_hub import Running, running
+from support.fake_hub import FakeHub, running
 
 
 @pytest.fixture
-def hub_server() -> Iterator[Running]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    # The library writes 10 MB at a time, more than the demo model has.
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
     with running() as state:
         yield state

@@ -1,266 +1,209 @@
-"""The whole errand against a real HTTP server with the demo model's files."""
+"""Downloads from a real HTTP server with the demo model's files."""
 
 from __future__ import annotations
 
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hybridserve.errors import ConfigError, EnvironmentFault, ServiceError
-from hybridserve.fetch import download as downloading
-from hybridserve.fetch.downloader import MARGIN_BYTES, Fetched, Watcher, check_offline, fetch
-from hybridserve.fetch.hub import Hub
-from hybridserve.fetch.listing import parse_listing
-from hybridserve.fetch.store import CacheStore, FolderStore, Store
-from support.fake_hub import COMMIT, REPOSITORY, Running, entry
+from hybridserve.fetch import downloader
+from hybridserve.fetch.downloader import MARGIN_BYTES, Fetched, Hub, download_file, fetch, verify_offline
+from hybridserve.fetch.files import HubCache, PlainFolder, RemoteFile, Store
+from support.fake_hub import COMMIT, REPOSITORY, FakeHub, entry
 
 WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses between tries are short: what is tested is what happens after them."""
-    download = downloading.download
-    monkeypatch.setattr(
-        "hybridserve.fetch.downloader.download",
-        lambda *words: download(*words, sleep=lambda _: None),
-    )
+    monkeypatch.setattr("time.sleep", lambda _: None)
 
 
-def fetched(server: Running, store: Store, **options: object) -> Fetched:
-    hub = Hub(server.url)
-    try:
-        return fetch(hub, REPOSITORY, COMMIT, store, **options)  # type: ignore[arg-type]
-    finally:
-        hub.close()
+def run(hub: FakeHub, store: Store, **options: Any) -> Fetched:
+    return fetch(Hub(hub.url), REPOSITORY, COMMIT, store, **options)
 
 
-def cache(folder: Path) -> CacheStore:
-    return CacheStore(folder, REPOSITORY, COMMIT)
+def cache(folder: Path) -> HubCache:
+    return HubCache(folder, REPOSITORY, COMMIT)
 
 
-def assert_whole(folder: Path, server: Running) -> None:
-    for path, content in server.files.items():
+def assert_complete(folder: Path, hub: FakeHub) -> None:
+    for path, content in hub.files.items():
         if path != "pytorch_model.bin":
             assert (folder / path).read_bytes() == content, path
 
 
-class Counting(Watcher):
-    def __init__(self) -> None:
-        self.total = self.came = 0
-        self.whole: list[str] = []
-
-    def begins(self, missing: int, present: int, total_bytes: int) -> None:
-        self.total = total_bytes
-
-    def advance(self, file: object, count: int) -> None:
-        self.came += count
-
-    def done(self, file: object) -> None:
-        self.whole.append(file.path)  # type: ignore[attr-defined]
-
-
-def test_the_hub_library_finds_it_offline(hub_server: Running, tmp_path: Path) -> None:
-    done = fetched(hub_server, cache(tmp_path))
-    assert_whole(done.folder, hub_server)
-    assert done.left_out == ("pytorch_model.bin",)
+def test_huggingface_hub_finds_the_snapshot_offline(hub: FakeHub, tmp_path: Path) -> None:
+    hub.page = 3
+    fetched = run(hub, cache(tmp_path))
+    assert_complete(fetched.folder, hub)
+    assert fetched.left_out == ("pytorch_model.bin",)
     from huggingface_hub import snapshot_download
 
     found = snapshot_download(REPOSITORY, revision=COMMIT, cache_dir=tmp_path, local_files_only=True)
-    assert Path(found) == done.folder
+    assert Path(found) == fetched.folder
+    hub.requests.clear()
+    assert run(hub, cache(tmp_path)).downloaded_bytes == 0
+    assert hub.downloads() == []
 
 
-def test_a_second_run_downloads_nothing(hub_server: Running, tmp_path: Path) -> None:
-    fetched(hub_server, cache(tmp_path))
-    hub_server.asked.clear()
-    assert fetched(hub_server, cache(tmp_path)).downloaded_bytes == 0
-    assert not [path for path, _ in hub_server.asked if "/resolve/" in path]
-
-
-def test_a_plain_folder_is_a_model(hub_server: Running, tmp_path: Path) -> None:
-    done = fetched(hub_server, FolderStore(tmp_path / "weights"))
-    assert done.folder == tmp_path / "weights"
-    assert_whole(done.folder, hub_server)
+def test_plain_folder_has_the_files_of_the_repository(hub: FakeHub, tmp_path: Path) -> None:
+    fetched = run(hub, PlainFolder(tmp_path / "weights"))
+    assert fetched.folder == tmp_path / "weights"
+    assert_complete(fetched.folder, hub)
     assert not list(tmp_path.rglob("*.incomplete"))
 
 
-def test_a_listing_of_many_pages_is_read_from_the_mirror(hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.page = 3
-    assert_whole(fetched(hub_server, cache(tmp_path)).folder, hub_server)
+def test_broken_connection_resumes_in_the_same_run(hub: FakeHub, tmp_path: Path) -> None:
+    hub.cut[WEIGHTS] = [1_000_000, 500_000]
+    assert_complete(run(hub, cache(tmp_path)).folder, hub)
+    assert hub.ranges(WEIGHTS) == [None, "bytes=1000000-", "bytes=1500000-"]
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.cut[WEIGHTS] = [1_000_000, 500_000]
-    watcher = Counting()
-    assert_whole(fetched(hub_server, cache(tmp_path), watcher=watcher).folder, hub_server)
-    ranges = [wanted for path, wanted in hub_server.asked if path.endswith(WEIGHTS)]
-    starts = [int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0 for wanted in ranges]
-    assert starts == [0, 1_000_000, 1_500_000]
-    assert watcher.came == watcher.total
-
-
-def test_a_later_run_goes_on(hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.cut[WEIGHTS] = [1_000_000] + [0] * downloading.TRIES
-    with pytest.raises(ServiceError, match=r"model\.safetensors broke off at 1,000,000 of 2,853,632 bytes"):
-        fetched(hub_server, cache(tmp_path))
+def test_next_run_resumes_the_download(hub: FakeHub, tmp_path: Path) -> None:
+    hub.cut[WEIGHTS] = [1_000_000] + [0] * 10
+    with pytest.raises(ServiceError, match=r"a new run resumes"):
+        run(hub, cache(tmp_path))
     assert not (tmp_path / f"models--{REPOSITORY.replace('/', '--')}" / "snapshots").exists()
-    hub_server.faults.cut.clear()
-    hub_server.asked.clear()
-    assert_whole(fetched(hub_server, cache(tmp_path)).folder, hub_server)
-    assert [wanted for path, wanted in hub_server.asked if path.endswith(WEIGHTS)] == ["bytes=1000000-"]
+    hub.cut.clear()
+    hub.requests.clear()
+    assert_complete(run(hub, cache(tmp_path)).folder, hub)
+    assert hub.ranges(WEIGHTS) == ["bytes=1000000-"]
 
 
-def test_a_server_without_ranges_starts_again(hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.cut[WEIGHTS] = [1_000_000]
-    hub_server.faults.no_ranges = True
-    watcher = Counting()
-    assert_whole(fetched(hub_server, cache(tmp_path), watcher=watcher).folder, hub_server)
-    assert watcher.came == watcher.total
+def test_server_without_ranges_restarts_the_file(hub: FakeHub, tmp_path: Path) -> None:
+    hub.cut[WEIGHTS] = [1_000_000]
+    hub.no_ranges = True
+    assert_complete(run(hub, cache(tmp_path)).folder, hub)
 
 
-def test_a_busy_server_is_asked_again(hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.status["config.json"] = [503, 429, 500]
-    assert_whole(fetched(hub_server, cache(tmp_path)).folder, hub_server)
-
-
-def test_a_dead_server_is_given_up(hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.status["config.json"] = [503] * 50
-    with pytest.raises(ServiceError, match=r"config\.json broke off at 0 .*HTTP 503"):
-        fetched(hub_server, cache(tmp_path))
-    assert hub_server.counts()[f"/{REPOSITORY}/resolve/{COMMIT}/config.json"] == downloading.TRIES
+def test_server_errors_are_retried(hub: FakeHub, tmp_path: Path) -> None:
+    hub.status["config.json"] = [503, 429, 500]
+    assert_complete(run(hub, cache(tmp_path)).folder, hub)
+    hub.status["config.json"] = [503] * 50
+    hub.requests.clear()
+    with pytest.raises(ServiceError, match=r"HTTP 503"):
+        run(hub, PlainFolder(tmp_path / "other"))
+    assert hub.downloads().count("config.json") == downloader.ATTEMPTS
 
 
 @pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
-def test_corruption_is_found_and_leaves_nothing(path: str, hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.flip.add(path)
+def test_corrupt_download_is_refused_and_removed(path: str, hub: FakeHub, tmp_path: Path) -> None:
+    hub.flip.add(path)
     with pytest.raises(ServiceError, match=r"is corrupt"):
-        fetched(hub_server, cache(tmp_path))
+        run(hub, cache(tmp_path))
     assert not list(tmp_path.rglob("snapshots"))
-    hub_server.faults.flip.clear()
-    assert_whole(fetched(hub_server, cache(tmp_path)).folder, hub_server)
+    hub.flip.clear()
+    assert_complete(run(hub, cache(tmp_path)).folder, hub)
 
 
-def test_a_damaged_beginning_on_the_disk_is_thrown_away(hub_server: Running, tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+def test_corrupt_partial_file_is_downloaded_from_the_start(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / f"{WEIGHTS}.incomplete").write_bytes(b"\0" * 1_000_000)
-    watcher = Counting()
-    assert_whole(fetched(hub_server, store, watcher=watcher).folder, hub_server)
-    assert [wanted for path, wanted in hub_server.asked if path.endswith(WEIGHTS)] == ["bytes=1000000-", None]
-    assert watcher.came == watcher.total
+    assert_complete(run(hub, PlainFolder(tmp_path)).folder, hub)
+    assert hub.ranges(WEIGHTS) == ["bytes=1000000-", None]
 
 
-def test_a_damaged_file_on_the_disk_is_fetched_again(hub_server: Running, tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    fetched(hub_server, store)
+def test_damaged_file_is_downloaded_again(hub: FakeHub, tmp_path: Path) -> None:
+    store = PlainFolder(tmp_path)
+    run(hub, store)
     (tmp_path / "tokenizer.json").write_bytes(b"{}")
     with pytest.raises(EnvironmentFault, match=r"1 of \d+ files are missing or damaged: tokenizer\.json"):
-        check_offline(REPOSITORY, COMMIT, store)
-    hub_server.asked.clear()
-    assert_whole(fetched(hub_server, store).folder, hub_server)
-    assert [path.rpartition("/")[2] for path, _ in hub_server.asked if "/resolve/" in path] == ["tokenizer.json"]
+        verify_offline(REPOSITORY, COMMIT, store)
+    hub.requests.clear()
+    assert_complete(run(hub, store).folder, hub)
+    assert hub.downloads() == ["tokenizer.json"]
 
 
-def test_a_wrong_size_is_refused_before_the_bytes(hub_server: Running, tmp_path: Path) -> None:
-    whole = hub_server.files["tokenizer.json"]
-    hub_server.faults.listing = [{"type": "file", "path": "tokenizer.json", "size": len(whole) + 7, "oid": "a" * 40}]
-    with pytest.raises(ServiceError, match=r"tokenizer\.json has 56,086 bytes, the commit says 56,093"):
-        fetched(hub_server, cache(tmp_path))
-
-
-def test_more_bytes_than_promised_are_not_written(hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.longer.add("config.json")
-    with pytest.raises(ServiceError, match=r"config\.json is longer than"):
-        fetched(hub_server, FolderStore(tmp_path))
+def test_wrong_sizes_are_refused(hub: FakeHub, tmp_path: Path) -> None:
+    hub.longer.add("config.json")
+    with pytest.raises(ServiceError, match=r"config\.json: the server sends more than"):
+        run(hub, PlainFolder(tmp_path))
     assert not (tmp_path / "config.json").exists()
+    size = len(hub.files["tokenizer.json"]) + 7
+    hub.listing = [{"type": "file", "path": "tokenizer.json", "size": size, "oid": "a" * 40}]
+    with pytest.raises(ServiceError, match=r"tokenizer\.json: .*should be of size 56093 but has size 56086"):
+        run(hub, cache(tmp_path))
 
 
-def test_bytes_of_another_commit_are_refused(hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.commit = "f" * 40
-    with pytest.raises(ServiceError, match="is of commit ffffffffffff, asked was 0123456789ab"):
-        fetched(hub_server, cache(tmp_path))
+def test_disk_space_is_checked_first(hub: FakeHub, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match=r"needs 0\.00 GiB, 0\.25 GiB are free"):
+        run(hub, PlainFolder(tmp_path), free=lambda _: MARGIN_BYTES)
+    assert hub.downloads() == []
+    fetched = run(hub, PlainFolder(tmp_path), free=lambda _: MARGIN_BYTES + 10 * 2**20)
+    assert run(hub, PlainFolder(tmp_path), free=lambda _: 0).bytes == fetched.bytes
 
 
-def test_too_little_room_is_said_before_anything_is_written(hub_server: Running, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault, match=r"0\.00 GiB are to be fetched and 0\.25 GiB are free"):
-        fetched(hub_server, FolderStore(tmp_path), free=lambda _: MARGIN_BYTES)
-    assert not [path for path, _ in hub_server.asked if "/resolve/" in path]
-    done = fetched(hub_server, FolderStore(tmp_path), free=lambda _: MARGIN_BYTES + 10 * 2**20)
-    assert fetched(hub_server, FolderStore(tmp_path), free=lambda _: 0).bytes == done.bytes
-
-
-def test_a_full_disk_is_one_error(hub_server: Running, tmp_path: Path) -> None:
+def test_full_disk_is_reported(hub: FakeHub, tmp_path: Path) -> None:
     """/dev/full answers every write with ENOSPC."""
-    (file,) = parse_listing([entry("config.json", hub_server.files["config.json"])], "test")
-    target = tmp_path / "config.json"
+    listed = entry("config.json", hub.files["config.json"])
+    file = RemoteFile("config.json", listed["size"], listed["oid"], "git")
     (tmp_path / "config.json.incomplete").symlink_to("/dev/full")
     with pytest.raises(EnvironmentFault, match=r"the disk is full at config\.json"):
-        downloading.download(Hub(hub_server.url), REPOSITORY, COMMIT, file, target, lambda _: None)
+        download_file(Hub(hub.url), REPOSITORY, COMMIT, file, tmp_path / "config.json", threading.Event())
 
 
-def test_a_folder_that_cannot_be_made(hub_server: Running, tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFault, match="cannot be written"):
-        fetched(hub_server, FolderStore(tmp_path / "file" / "below"))
+        run(hub, PlainFolder(tmp_path / "file" / "below"))
 
 
-def test_two_at_once_fetch_once(hub_server: Running, tmp_path: Path) -> None:
-    jobs = [threading.Thread(target=fetched, args=(hub_server, cache(tmp_path))) for _ in range(3)]
+def test_concurrent_fetches_download_once(hub: FakeHub, tmp_path: Path) -> None:
+    jobs = [threading.Thread(target=run, args=(hub, cache(tmp_path))) for _ in range(3)]
     for job in jobs:
         job.start()
     for job in jobs:
         job.join()
-    resolved = {path: count for path, count in hub_server.counts().items() if "/resolve/" in path}
-    assert len(resolved) == len(hub_server.files) - 2  # one form is left out, an empty file needs no bytes
-    assert set(resolved.values()) == {1}
+    # One format is left out, an empty file needs no bytes.
+    assert sorted(hub.downloads()) == sorted(set(hub.files) - {"pytorch_model.bin", "empty.txt"})
 
 
-def test_offline_reads_every_byte(hub_server: Running, tmp_path: Path) -> None:
+def test_offline_verifies_every_byte(hub: FakeHub, tmp_path: Path) -> None:
     store = cache(tmp_path)
-    done = fetched(hub_server, store)
-    hub_server.asked.clear()
-    assert check_offline(REPOSITORY, COMMIT, store).folder == done.folder
-    assert hub_server.asked == []
-    blob = (done.folder / WEIGHTS).resolve()
+    with pytest.raises(EnvironmentFault, match="was never fetched here"):
+        verify_offline(REPOSITORY, COMMIT, store)
+    fetched = run(hub, store)
+    hub.requests.clear()
+    assert verify_offline(REPOSITORY, COMMIT, store).folder == fetched.folder
+    assert hub.requests == []
+    blob = (fetched.folder / WEIGHTS).resolve()
     content = bytearray(blob.read_bytes())
     content[1_000_000] ^= 1
     blob.write_bytes(content)
     with pytest.raises(EnvironmentFault, match=r"1 of \d+ files are missing or damaged: model\.safetensors"):
-        check_offline(REPOSITORY, COMMIT, store)
+        verify_offline(REPOSITORY, COMMIT, store)
 
 
-def test_offline_without_a_fetch(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault, match="was never fetched here"):
-        check_offline(REPOSITORY, COMMIT, cache(tmp_path))
-
-
-def test_offline_with_a_broken_record(hub_server: Running, tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    fetched(hub_server, store)
-    record = json.loads(store.record().read_text())
+def test_offline_refuses_an_invalid_record(hub: FakeHub, tmp_path: Path) -> None:
+    store = PlainFolder(tmp_path)
+    run(hub, store)
+    record = json.loads(store.record.read_text())
     record["files"][0]["path"] = "../outside"
-    store.record().write_text(json.dumps(record))
-    with pytest.raises(EnvironmentFault, match="is not readable as a record"):
-        check_offline(REPOSITORY, COMMIT, store)
+    store.record.write_text(json.dumps(record))
+    with pytest.raises(EnvironmentFault, match="is not a valid record"):
+        verify_offline(REPOSITORY, COMMIT, store)
 
 
-def test_access_is_refused(hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.token = "secret"
-    with pytest.raises(ConfigError, match=r"refuses access \(HTTP 401\)"):
-        fetched(hub_server, cache(tmp_path))
-    assert fetch(Hub(hub_server.url, "secret"), REPOSITORY, COMMIT, cache(tmp_path)).files > 5
+def test_access_needs_the_token(hub: FakeHub, tmp_path: Path) -> None:
+    hub.token = "secret"
+    with pytest.raises(ConfigError, match=r"denies access \(HTTP 401\)"):
+        run(hub, cache(tmp_path))
+    assert fetch(Hub(hub.url, "secret"), REPOSITORY, COMMIT, cache(tmp_path)).files > 5
 
 
 @pytest.mark.parametrize(
-    ("repository", "commit", "what"),
+    ("repository", "commit", "message"),
     [(REPOSITORY, "f" * 40, "there is no commit f{40}"), ("nobody/nothing", COMMIT, "no such repository or revision")],
 )
-def test_what_is_not_there(repository: str, commit: str, what: str, hub_server: Running, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=what):
-        fetch(Hub(hub_server.url), repository, commit, FolderStore(tmp_path))
+def test_unknown_repository_or_commit(repository: str, commit: str, message: str, hub: FakeHub, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fetch(Hub(hub.url), repository, commit, PlainFolder(tmp_path))
 
 
-def test_no_server(tmp_path: Path) -> None:
+def test_unreachable_hub(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="cannot be reached"):
-        fetch(Hub("http://127.0.0.1:9"), REPOSITORY, COMMIT, FolderStore(tmp_path))
+        fetch(Hub("http://127.0.0.1:9"), REPOSITORY, COMMIT, PlainFolder(tmp_path))

@@ -1,4 +1,4 @@
-"""What a listing may say: only files that stay in their folder, each with a checksum."""
+"""File lists: only files that stay in their folder, each with a checksum."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridserve.errors import ServiceError
-from hybridserve.fetch.downloader import fetch
-from hybridserve.fetch.hub import Hub
-from hybridserve.fetch.listing import parse_listing, wanted
-from hybridserve.fetch.store import CacheStore, FolderStore
-from support.fake_hub import COMMIT, REPOSITORY, Running, demo_files, entry
+from hybridserve.fetch.downloader import Hub, fetch
+from hybridserve.fetch.files import HubCache, PlainFolder, RemoteFile, check_files, select_files
+from support.fake_hub import COMMIT, REPOSITORY, FakeHub, demo_files, entry
 
 OUTSIDE = [
     "../evil", "/etc/evil", "a/../../evil", "a//b", "./a", "a/.", "", "a\\..\\b", "a\0b", "a\nb", "C:/x", "..", "a/..",
 ]  # fmt: skip
 
 
+def file(path: str) -> RemoteFile:
+    return RemoteFile(path, 1, "a" * 40, "git")
+
+
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_paths_that_leave_their_folder(path: str, hub_server: Running, tmp_path: Path) -> None:
-    hub_server.faults.listing = [entry("config.json", b"{}"), entry(path, b"evil")]
-    for store in (FolderStore(tmp_path / "a" / "b"), CacheStore(tmp_path / "a" / "b", REPOSITORY, COMMIT)):
+def test_path_outside_its_folder_is_refused(path: str, hub: FakeHub, tmp_path: Path) -> None:
+    hub.listing = [entry("config.json", b"{}"), entry(path, b"evil")]
+    for store in (PlainFolder(tmp_path / "a" / "b"), HubCache(tmp_path / "a" / "b", REPOSITORY, COMMIT)):
         with pytest.raises(ServiceError, match="would leave its folder"):
-            fetch(Hub(hub_server.url), REPOSITORY, COMMIT, store)
+            fetch(Hub(hub.url), REPOSITORY, COMMIT, store)
     assert list(tmp_path.iterdir()) == []
 
 
 @given(st.text(alphabet="./\\ab:\0 ", max_size=12))
-def test_an_accepted_path_stays_below_any_folder(path: str) -> None:
+def test_accepted_path_stays_below_any_folder(path: str) -> None:
     try:
-        (file,) = parse_listing([entry(path, b"x")], "test")
+        (accepted,) = check_files([file(path)], "test")
     except ServiceError:
         return
-    base = Path("/models/one")
-    joined = Path(*(part for part in (base / file.path).parts))
-    assert base in joined.parents
+    joined = Path("/models/base") / accepted.path
+    assert Path("/models/base") in joined.parents
     assert ".." not in joined.parts
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "message"),
     [
         ({"oid": "../../blob"}, "no usable checksum"),
         ({"oid": None}, "no usable checksum"),
@@ -51,29 +52,31 @@ def test_an_accepted_path_stays_below_any_folder(path: str) -> None:
         ({"size": True}, "has the size True"),
         ({"size": "5"}, "has the size '5'"),
         ({"path": None}, "would leave its folder"),
-        ({"lfs": {"oid": "0" * 40, "size": 5}}, "no usable checksum"),
+        ({"lfs": {"oid": "0" * 40, "size": 5, "pointerSize": 130}}, "no usable checksum"),
     ],
 )
-def test_entries_that_make_no_sense(change: dict[str, Any], what: str) -> None:
-    with pytest.raises(ServiceError, match=what):
-        parse_listing([{**entry("config.json", b"{}"), **change}], "test")
+def test_invalid_entry_is_refused(change: dict[str, Any], message: str, hub: FakeHub) -> None:
+    hub.listing = [{**entry("config.json", b"{}"), **change}]
+    with pytest.raises(ServiceError, match=message):
+        Hub(hub.url).files(REPOSITORY, COMMIT)
 
 
 @pytest.mark.parametrize("listing", [{}, "files", [], ["config.json"], [entry("a", b""), entry("a", b"")]])
-def test_listings_that_are_none(listing: Any) -> None:
+def test_invalid_list_is_refused(listing: Any, hub: FakeHub) -> None:
+    hub.listing = listing
     with pytest.raises(ServiceError):
-        parse_listing(listing, "test")
+        Hub(hub.url).files(REPOSITORY, COMMIT)
 
 
-def test_a_file_below_a_file() -> None:
-    with pytest.raises(ServiceError, match="'a/b' lies below a file"):
-        parse_listing([entry("a", b"x"), entry("a/b", b"y")], "test")
+def test_file_below_a_file_is_refused() -> None:
+    with pytest.raises(ServiceError, match="'a/b' is below a file"):
+        check_files([file("a"), file("a/b")], "test")
 
 
-def test_other_forms_are_left_out_only_beside_safetensors() -> None:
-    files = parse_listing([entry(path, content) for path, content in demo_files().items()], "test")
-    taken, extra = wanted(files)
-    assert [file.path for file in extra] == ["pytorch_model.bin"]
-    assert {"cards/bias.md", "README.md", "config.json"} <= {file.path for file in taken}
-    without = tuple(file for file in files if not file.path.endswith(".safetensors"))
-    assert wanted(without) == (without, ())
+def test_other_formats_are_left_out_only_beside_safetensors() -> None:
+    files = check_files([file(path) for path in demo_files()], "test")
+    selected, left_out = select_files(files)
+    assert [skipped.path for skipped in left_out] == ["pytorch_model.bin"]
+    assert {"cards/bias.md", "README.md", "config.json"} <= {chosen.path for chosen in selected}
+    without = tuple(listed for listed in files if not listed.path.endswith(".safetensors"))
+    assert select_files(without) == (without, ())
