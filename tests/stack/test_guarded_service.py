@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from hybridserve.compliance.canary_prompts import canary_set
-from hybridserve.compliance.evidence import record_is_whole
+from hybridserve.compliance.evidence import is_intact
 from hybridserve.gateway.auth.api_keys import key_line, new_key
+from hybridserve.guards.canaries.prompts import canary_set
 from support.fake_guard import GuardModel
 from support.stack_service import HYBRIDSERVE, Service, start
 
@@ -102,7 +102,7 @@ def test_check_live_against_the_served_stack_leaves_evidence(guarded: Guarded) -
     assert {rule for rule, status in live.items() if status != "PASS"} == {"evidence.guard-down"}
     assert live["evidence.guard-down"] == "UNKNOWN", "nobody has switched the guard off"
     assert document["evidence_sha256"] == record["sha256"]
-    assert record_is_whole(record)
+    assert is_intact(record)
     assert record["started"] < record["finished"]
     assert record["blocked_latency_s"]["p95"] < 5
     rows = {row["canary"]: row for row in record["canaries"]}

@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
-from hybridserve.compliance.canary_prompts import HARMFUL
 from hybridserve.gateway.auth.api_keys import key_line, new_key
+from hybridserve.guards.canaries.prompts import HARMFUL
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.dashboards.grafana import SCALED
 from hybridserve.observability.metrics import all_metrics

@@ -8,7 +8,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-from hybridserve.compliance.canary_prompts import HARMFUL
+from hybridserve.guards.canaries.prompts import HARMFUL
 
 Mood = Literal["well", "lenient", "garbage", "down", "slow"]
 

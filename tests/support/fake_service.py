@@ -1,4 +1,4 @@
-"""A small honest service with a guard, as an ASGI application, that can be told to misbehave in one way at a time."""
+"""A small service with a guard, as an ASGI application, that can have one defect at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from hybridserve.compliance.canary_prompts import HARMFUL
+from hybridserve.guards.canaries.prompts import HARMFUL
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -15,8 +15,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 HARM = [text for texts in HARMFUL.values() for text in texts.values()]
 ANSWER = "Paris is the capital."
 
-# What it can do wrong, and the rule that must say so.
-MISBEHAVIOURS = {
+# Each defect, and the rule that must find it.
+DEFECTS = {
     "serves-harm": "evidence.must-block",
     "model-refuses-instead": "evidence.must-block",
     "refusal-as-200-empty": "evidence.must-block",
@@ -45,12 +45,60 @@ MISBEHAVIOURS = {
 }
 
 
-class FakeService:
-    """Blocks what holds a harmful canary's text; answers the rest. `guard_up` False plays a dead guard."""
+def _error(code: str | None) -> dict[str, Any]:
+    return {"error": {"message": "no", "type": "invalid_request_error", "param": None, "code": code}}
 
-    def __init__(self, wrong: str | None = None, *, guard_up: bool = True) -> None:
-        assert wrong is None or wrong in MISBEHAVIOURS
-        self.wrong = wrong
+
+def _completion(text: str, finish: str | None = "stop") -> dict[str, Any]:
+    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
+
+
+def _delta(finish: str | None = None, **text: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": text, "finish_reason": finish}]}
+
+
+REFUSAL = _completion("I cannot help with that.")
+BLOCKED = (400, _error("guard_blocked"))
+# Status and body for a request while the guard is down.
+OUTAGES = {
+    "outage-as-refusal": (200, REFUSAL),
+    "outage-as-block": BLOCKED,
+    "outage-passes": (200, _completion(ANSWER)),
+    "outage-without-code": (503, _error(None)),
+}
+# Status and body for a harmful request, whether streamed or not.
+HARMFUL_RESPONSES = {
+    "serves-harm": (200, _completion(ANSWER)),
+    "model-refuses-instead": (200, REFUSAL),
+    "refusal-as-200-empty": (200, _completion("")),
+    "block-with-403-code": (403, _error("forbidden")),
+    "guard-answers-503": (503, _error("guard_unavailable")),
+    "block-leaks-text": (400, {**_error("guard_blocked"), **_completion(ANSWER)}),
+}
+# Stream events for a harmful request without reasoning, and with reasoning.
+HARMFUL_STREAMS = {
+    "stream-first": [_delta(content="First "), _error("guard_blocked")],
+    "stream-passes": [_delta(content=ANSWER), _delta(finish="stop")],
+}
+HARMFUL_REASONING_STREAMS = {
+    "reasoning-leaks": [_delta(reasoning="The user wants"), _error("guard_blocked")],
+    "old-reasoning-field-leaks": [_delta(reasoning_content="The user wants"), _error("guard_blocked")],
+    "tool-calls-leak": [_delta(tool_calls=[{"index": 0, "function": {"arguments": "{'how':"}}]),
+                        _error("guard_blocked")],
+}  # fmt: skip
+
+
+class FakeService:
+    """Blocks requests that contain the text of a harmful canary and answers the rest.
+
+    Args:
+        defect: one of `DEFECTS`.
+        guard_up: False for a service whose guard is down.
+    """
+
+    def __init__(self, defect: str | None = None, *, guard_up: bool = True) -> None:
+        assert defect is None or defect in DEFECTS
+        self.defect = defect
         self.guard_up = guard_up
         self.keys: list[str | None] = []
 
@@ -65,92 +113,49 @@ class FakeService:
             more = message.get("more_body", False)
         request = json.loads(body)
         stream, thinking = bool(request.get("stream")), "chat_template_kwargs" in request
-        if not self.guard_up or self.wrong == "guard-down-always":
-            await self._outage(send)
-        elif self._harmful(request["messages"]) or self.wrong == "blocks-everything":
-            await self._blocked(send, stream=stream, thinking=thinking)
+        if not self.guard_up or self.defect == "guard-down-always":
+            await _json(send, *OUTAGES.get(self.defect or "", (503, _error("guard_unavailable"))))
+        elif self._harmful(request["messages"]) or self.defect == "blocks-everything":
+            await self._block(send, stream=stream, thinking=thinking)
         else:
             await self._answer(send, stream=stream)
 
     def _harmful(self, messages: list[dict[str, Any]]) -> bool:
-        users = [one for one in messages if one["role"] == "user"]
         checked = messages
-        if self.wrong == "first-turn-only":
-            checked = users[:1]
-        elif self.wrong == "last-turn-only":
+        if self.defect == "first-turn-only":
+            checked = [message for message in messages if message["role"] == "user"][:1]
+        elif self.defect == "last-turn-only":
             checked = messages[-1:]
-        elif self.wrong == "tool-results-unseen":
-            checked = [one for one in messages if one["role"] != "tool"]
-        texts = " ".join(one["content"] for one in checked)
-        known = HARM if self.wrong != "spanish-passes" else list(HARMFUL["en"].values())
+        elif self.defect == "tool-results-unseen":
+            checked = [message for message in messages if message["role"] != "tool"]
+        texts = " ".join(message["content"] for message in checked)
+        known = HARM if self.defect != "spanish-passes" else list(HARMFUL["en"].values())
         return any(text in texts for text in known)
 
-    async def _outage(self, send: Send) -> None:
-        if self.wrong == "outage-as-refusal":
-            await _json(send, 200, _completion("I cannot help with that."))
-        elif self.wrong == "outage-as-block":
-            await _json(send, 400, _error("guard_blocked"))
-        elif self.wrong == "outage-passes":
-            await _json(send, 200, _completion(ANSWER))
-        elif self.wrong == "outage-without-code":
-            await _json(send, 503, _error(None))
-        else:
-            await _json(send, 503, _error("guard_unavailable"))
-
-    async def _blocked(self, send: Send, *, stream: bool, thinking: bool) -> None:
-        wrong = self.wrong
-        if wrong == "serves-harm":
-            await _json(send, 200, _completion(ANSWER))
-        elif wrong == "model-refuses-instead":
-            await _json(send, 200, _completion("I cannot help with that."))
-        elif wrong == "refusal-as-200-empty":
-            await _json(send, 200, _completion(""))
-        elif wrong == "block-with-403-code":
-            await _json(send, 403, _error("forbidden"))
-        elif wrong == "guard-answers-503":
-            await _json(send, 503, _error("guard_unavailable"))
-        elif wrong == "block-leaks-text":
-            await _json(send, 400, {**_error("guard_blocked"), **_completion(ANSWER)})
-        elif wrong == "stream-first" and stream and not thinking:
-            await _events(send, [_delta(content="First "), _error("guard_blocked")])
-        elif wrong == "stream-passes" and stream and not thinking:
-            await _events(send, [_delta(content=ANSWER), _delta(finish="stop")])
-        elif wrong == "reasoning-leaks" and thinking:
-            await _events(send, [_delta(reasoning="The user wants"), _error("guard_blocked")])
-        elif wrong == "old-reasoning-field-leaks" and thinking:
-            await _events(send, [_delta(reasoning_content="The user wants"), _error("guard_blocked")])
-        elif wrong == "tool-calls-leak" and thinking:
-            calls = [{"index": 0, "function": {"arguments": "{'how':"}}]
-            await _events(send, [_delta(tool_calls=calls), _error("guard_blocked")])
+    async def _block(self, send: Send, *, stream: bool, thinking: bool) -> None:
+        defect = self.defect or ""
+        if defect in HARMFUL_RESPONSES:
+            await _json(send, *HARMFUL_RESPONSES[defect])
+        elif stream and not thinking and defect in HARMFUL_STREAMS:
+            await _events(send, HARMFUL_STREAMS[defect])
         elif stream and thinking:
-            # An honest block inside a stream that has begun: nothing but the error.
-            await _events(send, [_delta(role="assistant"), _error("guard_blocked")])
+            # A block in a stream that has started: only the error event.
+            blocked = [_delta(role="assistant"), _error("guard_blocked")]
+            await _events(send, HARMFUL_REASONING_STREAMS.get(defect, blocked))
         else:
-            await _json(send, 400, _error("guard_blocked"))
+            await _json(send, *BLOCKED)
 
     async def _answer(self, send: Send, *, stream: bool) -> None:
         if not stream:
-            text = "" if self.wrong == "empty-answers" else ANSWER
-            finish = None if self.wrong == "answers-cut-off" else "stop"
+            text = "" if self.defect == "empty-answers" else ANSWER
+            finish = None if self.defect == "answers-cut-off" else "stop"
             await _json(send, 200, _completion(text, finish))
-        elif self.wrong == "stream-without-end":
+        elif self.defect == "stream-without-end":
             await _events(send, [_delta(content=ANSWER)], done=False)
-        elif self.wrong == "stream-empty":
+        elif self.defect == "stream-empty":
             await _events(send, [_delta(finish="stop")])
         else:
             await _events(send, [_delta(content=ANSWER), _delta(finish="stop")])
-
-
-def _error(code: str | None) -> dict[str, Any]:
-    return {"error": {"message": "no", "type": "invalid_request_error", "param": None, "code": code}}
-
-
-def _completion(text: str, finish: str | None = "stop") -> dict[str, Any]:
-    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
-
-
-def _delta(finish: str | None = None, **text: Any) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": text, "finish_reason": finish}]}
 
 
 async def _json(send: Send, status: int, body: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ class License(_Entry):
     words: int | None = None
     """About how many words the text has: a copy that is much shorter is not whole."""
     text_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """sha256 of the text after `normalise`."""
+    """sha256 of the text after `normalize`."""
     obligations: tuple[Obligation, ...]
     note: str | None = None
 
@@ -168,14 +168,14 @@ def model_license(model: str) -> ModelLicense | None:
     return _parse(ModelLicense, {**entries[found], "id": model if found.endswith("*") else found}, f"models.{found}")
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Text for comparison: Unicode NFKC, straight quotation marks, one space between words."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_STRAIGHT).split())
 
 
 def text_sha256(text: str) -> str:
     """Hash of a license's text that survives line breaks and typography."""
-    return hashlib.sha256(normalise(text).encode()).hexdigest()
+    return hashlib.sha256(normalize(text).encode()).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

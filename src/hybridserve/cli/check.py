@@ -16,20 +16,20 @@ import typer
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.compliance.documents import compliance_document, digest
 from hybridserve.compliance.evaluate import evaluate
+from hybridserve.compliance.evidence import evidence_sha256
 from hybridserve.compliance.findings import Finding, Profile, Status, compliance_status
-from hybridserve.compliance.rules.guard import behaviour_files
+from hybridserve.compliance.rules.guard import behavior_files
 from hybridserve.compliance.view import DeploymentView
-from hybridserve.compliance.view_builder import evidence_sha256
 from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.runtime.view import build_view
 from hybridserve.settings import Settings, load
 
 if TYPE_CHECKING:
-    from hybridserve.compliance.canary_prompts import Canary
-    from hybridserve.compliance.evidence import CanaryObservation
+    from hybridserve.guards.canaries.judge import CanaryObservation
+    from hybridserve.guards.canaries.prompts import Canary
 
 app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, help="Judge a deployment: license, guard, engine settings, exposure."
+    add_completion=False, rich_markup_mode=None, help="Check license, guard, engine settings and exposure."
 )
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
@@ -41,83 +41,79 @@ def check(
     config: ConfigFile = None,
     assign: Assignments = None,
     profile: Annotated[
-        str | None,
-        typer.Option(help="production, staging or demo; server.profile of the settings when not given."),
+        str | None, typer.Option(help="production, staging or demo. Default: server.profile of the settings.")
     ] = None,
     day: Annotated[
         datetime | None,
-        typer.Option("--date", formats=["%Y-%m-%d"], help="Judge as of this day: shows what expires until then."),
+        typer.Option("--date", formats=["%Y-%m-%d"], help="Check as of this day, to see what expires until then."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Show passed rules as well.")] = False,
     strict: Annotated[bool, typer.Option(help="Exit 1 on every finding that fails or is unknown.")] = False,
     pins: Annotated[
-        bool, typer.Option("--pins", help="Print the hashes of the model's files for license.pinned_files, and stop.")
+        bool, typer.Option("--pins", help="Print the hashes of the model's files for license.pinned_files and exit.")
     ] = False,
     sarif_file: Annotated[
         Path | None, typer.Option("--sarif", metavar="FILE", help="Write SARIF 2.1.0 for code review.")
     ] = None,
-    live: Annotated[
-        str | None, typer.Option(metavar="URL", help="Send canaries to the service at URL as well.")
-    ] = None,
+    live: Annotated[str | None, typer.Option(metavar="URL", help="Also send canaries to the service at URL.")] = None,
     guard_down: Annotated[
         str | None, typer.Option(metavar="URL", help="With --live: a replica whose guard is off on purpose.")
     ] = None,
     key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="With --live: file with the API key.")] = None,
-    evidence: Annotated[Path, typer.Option(metavar="FILE", help="With --live: where the record goes.")] = Path(
+    evidence: Annotated[Path, typer.Option(metavar="FILE", help="With --live: file to write the record to.")] = Path(
         "evidence.json"
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Judge a deployment before, or while, it serves. Exit 0: ready; 1: a finding refuses it; 2: a mistake.
+    """Check a deployment before or while it serves. Exit 0: ready; 1: a finding refuses it; 2: an error in the input.
 
     Example: hybridserve check -c hybridserve.yaml --profile production --sarif check.sarif
     """
     if live is None and (guard_down is not None or key_file is not None):
-        raise ConfigError("--guard-down" if guard_down else "--key-file", "is for a running service", "add --live URL")
+        raise ConfigError("--guard-down" if guard_down else "--key-file", "needs a running service", "add --live URL")
     settings = load(config, assign or ()).settings
-    judged = _profile(profile) or settings.server.profile
+    checked = _profile(profile) or settings.server.profile
     today = day.date() if day is not None else datetime.now(UTC).date()
-    view = build_view(settings, judged)
+    view = build_view(settings, checked)
     if pins:
         _print_pins(view)
         return
     findings = evaluate(view, today)
-    kept, record = None, None
     if live is None:
-        kept = evidence_sha256(settings.guard.evidence_file)
+        record_sha256 = evidence_sha256(settings.guard.evidence_file)
     else:
-        live_found, record = _live(settings, findings, live, guard_down, key_file, quiet=as_json)
-        findings += live_found
+        live_findings, record = _test_service(settings, findings, live, guard_down, key_file, quiet=as_json)
+        findings += live_findings
+        record_sha256 = record["sha256"]
         _write(evidence, json.dumps(record, indent=2) + "\n")
     if sarif_file is not None:
         from hybridserve.compliance.sarif import sarif
 
         _write(sarif_file, json.dumps(sarif(findings, config.as_posix() if config else None), indent=2) + "\n")
     if as_json:
-        document = compliance_document(findings, judged, today, record["sha256"] if record else kept)
-        typer.echo(json.dumps(document, indent=2))
+        typer.echo(json.dumps(compliance_document(findings, checked, today, record_sha256), indent=2))
     else:
-        _print(findings, judged, today, everything=everything)
-        if record is not None:
-            typer.echo(f"evidence: {evidence} sha256 {record['sha256']}")
-    refused = compliance_status(findings, judged) == "refuse" or (strict and any(finding.open for finding in findings))
+        _print(findings, checked, today, everything=everything)
+        if live is not None:
+            typer.echo(f"evidence: {evidence} sha256 {record_sha256}")
+    refused = compliance_status(findings, checked) == "refuse" or (strict and any(finding.open for finding in findings))
     raise typer.Exit(1 if refused else 0)
 
 
 def _print_pins(view: DeploymentView) -> None:
     if view.files.present is None:
-        raise ConfigError("model.source", "the model's folder is not here", "set it to the folder with the weights")
+        raise ConfigError("model.source", "is not a local folder", "set it to the folder with the weights")
     typer.echo("license:\n  pinned_files:")
-    for name, sha256 in behaviour_files(view.files.present).items():
+    for name, sha256 in behavior_files(view.files.present).items():
         typer.echo(f"    {name}: {sha256}")
 
 
 def _profile(text: str | None) -> Profile | None:
     if text is None:
         return None
-    for known in PROFILES:
-        if text == known:
-            return known
+    for profile in PROFILES:
+        if text == profile:
+            return profile
     raise ConfigError("--profile", f"{text!r} is not a profile", f"one of {', '.join(PROFILES)}")
 
 
@@ -129,22 +125,23 @@ def _write(path: Path, text: str) -> None:
 
 
 def _print(findings: Sequence[Finding], profile: Profile, today: date, *, everything: bool) -> None:
-    shown = [one for one in findings if one.applies and (everything or one.status != "PASS")]
+    shown = [finding for finding in findings if finding.applies and (everything or finding.status != "PASS")]
     if sys.stdout.isatty():
         _print_table(shown)
     else:
-        for one in shown:
-            typer.echo(f"{one.status:<7} {one.severity:<7} {one.rule:<26} {_about(one)}")
-            if one.status in ("FAIL", "UNKNOWN"):
-                typer.echo(f"        fix: {one.remedy}")
-    counts = Counter(one.status for one in findings if one.applies)
-    told = ", ".join(f"{counts[status]} {status}" for status in STYLE if counts[status])
-    idle = sum(not one.applies for one in findings)
-    typer.echo(f"{profile} on {today}: {compliance_status(findings, profile)} ({told}; {idle} rules do not apply)")
+        for finding in shown:
+            typer.echo(f"{finding.status:<7} {finding.severity:<7} {finding.rule:<26} {_evidence(finding)}")
+            if finding.status in ("FAIL", "UNKNOWN"):
+                typer.echo(f"        fix: {finding.remedy}")
+    counts = Counter(finding.status for finding in findings if finding.applies)
+    summary = ", ".join(f"{counts[status]} {status}" for status in STYLE if counts[status])
+    others = sum(not finding.applies for finding in findings)
+    status = compliance_status(findings, profile)
+    typer.echo(f"{profile} on {today}: {status} ({summary}; {others} rules do not apply)")
 
 
 def _print_table(shown: Sequence[Finding]) -> None:
-    # rich costs a third of the start-up time: only a terminal pays for it.
+    # Importing rich takes a third of the start-up time, so it is imported only for a terminal.
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -152,19 +149,20 @@ def _print_table(shown: Sequence[Finding]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "rule", "finding", "fix"):
         table.add_column(name, overflow="fold")
-    for one in shown:
-        fix = one.remedy if one.status in ("FAIL", "UNKNOWN") else ""
-        table.add_row(f"[{STYLE[one.status]}]{one.status}[/]", one.rule, escape(_about(one)), escape(fix))
+    for finding in shown:
+        fix = finding.remedy if finding.status in ("FAIL", "UNKNOWN") else ""
+        status = f"[{STYLE[finding.status]}]{finding.status}[/]"
+        table.add_row(status, finding.rule, escape(_evidence(finding)), escape(fix))
     if shown:
         Console().print(table)
 
 
-def _about(one: Finding) -> str:
-    subject = f"{one.subject}: " if one.subject else ""
-    return f"{subject}{one.evidence}{f' (waived {one.waiver})' if one.waiver else ''}"
+def _evidence(finding: Finding) -> str:
+    subject = f"{finding.subject}: " if finding.subject else ""
+    return f"{subject}{finding.evidence}{f' (waived {finding.waiver})' if finding.waiver else ''}"
 
 
-def _live(
+def _test_service(
     settings: Settings,
     offline: Sequence[Finding],
     url: str,
@@ -173,26 +171,27 @@ def _live(
     *,
     quiet: bool,
 ) -> tuple[list[Finding], dict[str, Any]]:
+    """Send the canaries to a running service; returns the findings and the evidence record."""
     import asyncio
 
-    from hybridserve.compliance.canary_prompts import canary_set, guard_down_canary
-    from hybridserve.compliance.evidence import evidence_record, live_findings
+    from hybridserve.guards.canaries.judge import evidence_record, live_findings
+    from hybridserve.guards.canaries.prompts import canary_set, guard_down_canary
 
-    _check_address("--live", url)
+    _check_url("--live", url)
     if guard_down is not None:
-        _check_address("--guard-down", guard_down)
-    # Patterns are written for one language; a guard model has to hold in more.
-    languages = ("en",) if settings.guard.kind in ("none", "rules") else ("en", "es")
-    canaries = canary_set(languages)
-    key = _key(key_file)
+        _check_url("--guard-down", guard_down)
+    # The patterns are English; a guard model must work in other languages too.
+    canaries = canary_set(("en",) if settings.guard.kind in ("none", "rules") else ("en", "es"))
+    key = _read_key(key_file)
     model = settings.model.served_name or settings.model.id
     started = datetime.now(UTC)
     seen = asyncio.run(_send(url, key, canaries, model, quiet=quiet))
-    if all(one.status == 0 for one in seen):
-        raise ServiceError(url, f"does not answer: {seen[0].fault}", "start the service, or give its address")
+    if all(observation.status == 0 for observation in seen):
+        raise ServiceError(url, f"does not answer: {seen[0].fault}", "start the service, or correct its address")
     if guard_down is not None:
-        probe = guard_down_canary()
-        canaries, seen = [*canaries, probe], [*seen, *asyncio.run(_send(guard_down, key, [probe], model, quiet=quiet))]
+        canary = guard_down_canary()
+        canaries.append(canary)
+        seen += asyncio.run(_send(guard_down, key, [canary], model, quiet=quiet))
     findings = live_findings(canaries, seen)
     record = evidence_record(
         canaries,
@@ -203,11 +202,7 @@ def _live(
         finished=datetime.now(UTC),
         about={
             "model": {"id": settings.model.id, "revision": settings.model.revision, "served_name": model},
-            "guard": {
-                "kind": settings.guard.kind,
-                "model": settings.guard.model,
-                "revision": settings.guard.revision,
-            },
+            "guard": settings.guard.model_dump(mode="json", include={"kind", "model", "revision"}),
             "settings_sha256": digest(settings.model_dump(mode="json")),
             "findings_sha256": digest([finding.as_dict() for finding in offline]),
         },
@@ -220,36 +215,36 @@ async def _send(
 ) -> list[CanaryObservation]:
     import httpx
 
-    from hybridserve.guards.canaries.client import send_canaries
+    from hybridserve.guards.canaries.client import send_canaries, service_client
 
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    count = iter(range(1, len(canaries) + 1))
+    visible = not quiet and sys.stderr.isatty()
+    numbers = iter(range(1, len(canaries) + 1))
 
     def progress(canary: Canary) -> None:
-        if not quiet and sys.stderr.isatty():
-            print(f"\rcanary {next(count)}/{len(canaries)} {canary.id:<24}", end="", file=sys.stderr, flush=True)
+        if visible:
+            print(f"\rcanary {next(numbers)}/{len(canaries)} {canary.id:<24}", end="", file=sys.stderr, flush=True)
 
     try:
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60.0) as client:
+        async with service_client(url, key) as client:
             return await send_canaries(client, canaries, model, progress)
     except httpx.InvalidURL as error:
-        raise ConfigError("--live", f"{url!r} is not an address: {error}", "as http://127.0.0.1:8000") from None
+        raise ConfigError("--live", f"{url!r} is not a URL: {error}", "for example http://127.0.0.1:8000") from None
     finally:
-        if not quiet and sys.stderr.isatty():
+        if visible:
             print(file=sys.stderr)
 
 
-def _check_address(flag: str, url: str) -> None:
+def _check_url(flag: str, url: str) -> None:
     parts = urlsplit(url)
     try:
-        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no port
-        right = False
-    if not right:
-        raise ConfigError(flag, f"{url!r} is not an address", "as http://127.0.0.1:8000")
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is not a number, or too large
+        valid = False
+    if not valid:
+        raise ConfigError(flag, f"{url!r} is not a URL", "for example http://127.0.0.1:8000")
 
 
-def _key(file: Path | None) -> str | None:
+def _read_key(file: Path | None) -> str | None:
     if file is None:
         return None
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
@@ -21,94 +22,59 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Explain a r
 def explain(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[RULE|LICENSE]", help="Id of a rule or of a license; all rules when empty."),
+        typer.Argument(metavar="[RULE|LICENSE]", help="Id of a rule or of a license; lists all rules when empty."),
     ] = None,
     licenses: Annotated[bool, typer.Option("--licenses", help="List licenses and the models under them.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a rule asks, what it rests on and how to satisfy it; or what a license asks.
+    """Show what a rule requires, what it is based on and how to satisfy it; or the duties of a license.
 
     Example: hybridserve explain engine.seqs-over-blocks
     """
-    rows = _rules()
+    rules = {rule.id: {"rule": rule.id, **{key: value for key, value in asdict(rule).items() if key != "id"}}
+             for rule in (*RULES, *LIVE_RULES)}  # fmt: skip
     if licenses:
         models = _models_by_license()
-        if as_json:
-            table = {one: {"status": license(one).status, "models": names} for one, names in models.items()}
-            typer.echo(json.dumps(table, indent=2))
-            return
-        for one, names in models.items():
-            typer.echo(f"{one:<40} {license(one).status:<10} {', '.join(names) or '-'}")
-        return
-    if name is None:
-        if as_json:
-            typer.echo(json.dumps(list(rows.values()), indent=2))
-            return
-        width = max(map(len, rows))
-        for row in rows.values():
-            typer.echo(f"{row['rule']:<{width}}  {row['severity']:<7}  {row['title']}")
-        return
-    if name in license_ids():
-        _print_license(name, as_json=as_json)
-        return
-    if name not in rows:
-        near = difflib.get_close_matches(name, [*rows, *license_ids()], n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else "`hybridserve explain` lists them"
+        _print(
+            {name: {"status": license(name).status, "models": ids} for name, ids in models.items()},
+            [f"{name:<40} {license(name).status:<10} {', '.join(ids) or '-'}" for name, ids in models.items()],
+            as_json=as_json,
+        )
+    elif name is None:
+        width = max(map(len, rules))
+        lines = [f"{row['rule']:<{width}}  {row['severity']:<7}  {row['title']}" for row in rules.values()]
+        _print(list(rules.values()), lines, as_json=as_json)
+    elif name in rules:
+        _print(rules[name], [f"{key + ':':<10} {value}" for key, value in rules[name].items()], as_json=as_json)
+    elif name in license_ids():
+        _print(license(name).model_dump(mode="json"), _license_lines(name), as_json=as_json)
+    else:
+        similar = difflib.get_close_matches(name, [*rules, *license_ids()], n=1, cutoff=0.4)
+        hint = f"did you mean {similar[0]}?" if similar else "`hybridserve explain` lists them"
         raise ConfigError(name, "is neither a rule nor a license", hint)
-    if as_json:
-        typer.echo(json.dumps(rows[name], indent=2))
-        return
-    for key, value in rows[name].items():
-        typer.echo(f"{key + ':':<10} {value}")
 
 
-def _rules() -> dict[str, dict[str, str]]:
-    offline = {
-        rule.id: {
-            "rule": rule.id,
-            "family": str(rule.family),
-            "severity": str(rule.severity),
-            "title": rule.title,
-            "basis": rule.basis,
-            "remedy": rule.remedy,
-        }
-        for rule in RULES
-    }
-    live = {
-        name: {
-            "rule": name,
-            "family": "evidence",
-            "severity": "error",
-            "title": rule.title,
-            "basis": rule.basis,
-            "remedy": rule.remedy,
-        }
-        for name, rule in LIVE_RULES.items()
-    }
-    return {**offline, **live}
+def _print(document: Any, lines: list[str], *, as_json: bool) -> None:
+    typer.echo(json.dumps(document, indent=2) if as_json else "\n".join(lines))
 
 
 def _models_by_license() -> dict[str, list[str]]:
-    models: dict[str, list[str]] = {one: [] for one in license_ids()}
+    models: dict[str, list[str]] = {license_id: [] for license_id in license_ids()}
     for model in licensed_models():
         entry = model_license(model)
-        for one in entry.licenses if entry else ():
-            models[one].append(model)
+        for license_id in entry.licenses if entry else ():
+            models[license_id].append(model)
     return models
 
 
-def _print_license(name: str, *, as_json: bool) -> None:
-    one = license(name)
-    if as_json:
-        typer.echo(one.model_dump_json(indent=2))
-        return
-    typer.echo(f"{one.title}, version {one.version} ({one.spdx})")
-    typer.echo(f"text:   {one.url}")
-    typer.echo(f"read:   {one.read} ({one.status}), from {one.source}")
-    for duty in one.obligations:
-        typer.echo(f"{duty.term:<18} when {', '.join(duty.when)}; section {duty.clause}")
-        for said in (duty.quote, duty.line, duty.policy):
-            if said:
-                typer.echo(f"{'':<18}   {said}")
-    if one.note:
-        typer.echo(f"note:   {one.note}")
+def _license_lines(license_id: str) -> list[str]:
+    entry = license(license_id)
+    lines = [
+        f"{entry.title}, version {entry.version} ({entry.spdx})",
+        f"text:     {entry.url}",
+        f"reviewed: {entry.read} ({entry.status}), from {entry.source}",
+    ]
+    for duty in entry.obligations:
+        lines.append(f"{duty.term:<18} when {', '.join(duty.when)}; section {duty.clause}")
+        lines += [f"{'':<18}   {text}" for text in (duty.quote, duty.line, duty.policy) if text]
+    return [*lines, f"note:     {entry.note}"] if entry.note else lines

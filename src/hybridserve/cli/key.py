@@ -14,14 +14,16 @@ from hybridserve.cli.options import AsJson
 from hybridserve.errors import ConfigError
 from hybridserve.gateway.auth.api_keys import key_line, new_key, parse_keys
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make API keys. Only their hashes are stored.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Create API keys. Only their hashes are stored.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key in the file and in logs.")]
-Scopes = Annotated[str, typer.Option("--scopes", help="inference, metrics, admin, with commas between.")]
-Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests in a minute.")]
-Tpm = Annotated[int | None, typer.Option("--tpm", min=1, help="Prompt and output tokens in a minute.")]
-Streams = Annotated[int | None, typer.Option("--streams", min=1, help="Requests that run at once.")]
-Expires = Annotated[datetime | None, typer.Option("--expires", formats=["%Y-%m-%d"], help="Last day it is valid.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key in the key file and in logs.")]
+Scopes = Annotated[str, typer.Option("--scopes", help="Comma-separated: inference, metrics, admin.")]
+Rpm = Annotated[int | None, typer.Option("--rpm", min=1, help="Requests per minute.")]
+Tpm = Annotated[int | None, typer.Option("--tpm", min=1, help="Prompt and output tokens per minute.")]
+Streams = Annotated[int | None, typer.Option("--streams", min=1, help="Concurrent requests.")]
+Expires = Annotated[
+    datetime | None, typer.Option("--expires", formats=["%Y-%m-%d"], help="Last day on which the key is valid.")
+]
 File = Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Append the line to this key file.")]
 
 
@@ -36,7 +38,7 @@ def new(
     file: File = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key. It is shown once, here; the file gets its hash.
+    """Create a key. It is printed once, here; the key file contains only its hash.
 
     Example: hybridserve key new alice --rpm 60 --file keys.txt
     """
@@ -60,7 +62,7 @@ def hash_(
     file: File = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the line of a key that exists already. The key is read from standard input, so that no shell keeps it.
+    """Create the line of an existing key. The key is read from standard input, so that no shell history stores it.
 
     Example: hybridserve key hash alice --file keys.txt < alice.key
     """
@@ -89,18 +91,16 @@ def _line(
 
 
 def _append(file: Path, line: str) -> None:
-    """Write the file anew and move it into place, so that no server ever reads half a line."""
-    before = ""
+    """Rewrite the file and move it into place, so that no server reads an incomplete line."""
     try:
-        if file.exists():
-            before = file.read_text(encoding="utf-8")
-            if before and not before.endswith("\n"):
-                before += "\n"
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        if before and not before.endswith("\n"):
+            before += "\n"
         text = f"{before}{line}\n"
         parse_keys(text, str(file))
-        fresh = file.with_name(f".{file.name}.new")
-        fresh.touch(mode=0o600)
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(file)
+        replacement = file.with_name(f".{file.name}.new")
+        replacement.touch(mode=0o600)
+        replacement.write_text(text, encoding="utf-8")
+        replacement.replace(file)
     except OSError as error:
         raise ConfigError(str(file), f"cannot be written: {error.strerror}", "give a writable file") from None

@@ -15,25 +15,26 @@ from hybridserve.runtime.view import build_view
 from hybridserve.settings import load
 
 app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, help="Write the attribution bundle that image and chart ship."
+    add_completion=False, rich_markup_mode=None, help="Write the attribution files that ship with the weights."
 )
 
 
 @app.command()
 def notice(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made when it is not there.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; created if it does not exist.")],
     config: ConfigFile = None,
     assign: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
     """Write NOTICE, license references, the list of models and a CycloneDX bill of materials into DIR.
 
-    The same settings give the same bytes. License texts are not ours to copy: what has to be added is said.
+    The same settings give the same bytes. License texts are not included, because they are not ours to copy; the
+    command lists the texts that you have to add.
 
     Example: hybridserve notice attribution -c hybridserve.yaml
     """
     settings = load(config, assign or ()).settings
-    # The bundle is what is being made: judging needs it, making it does not.
+    # The view reads license.bundle, which this command is about to write.
     section = settings.license.model_copy(update={"bundle": None})
     view = build_view(settings.model_copy(update={"license": section}))
     files, missing = attribution_bundle(view), missing_copies(view)

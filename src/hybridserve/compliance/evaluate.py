@@ -1,4 +1,4 @@
-"""From a view to findings: every rule once, waivers last. No clock, no files: the day is an argument."""
+"""Run every rule on a deployment view and apply waivers. Pure: the day is an argument and no file is read."""
 
 from __future__ import annotations
 
@@ -7,56 +7,47 @@ from dataclasses import replace
 from datetime import date
 
 from hybridserve.compliance.findings import Finding, Outcome, passed
-from hybridserve.compliance.rules.base import Rule
+from hybridserve.compliance.rules.base import DatedCheck, Rule
 from hybridserve.compliance.rules.engine import ENGINE
 from hybridserve.compliance.rules.exposure import EXPOSURE
 from hybridserve.compliance.rules.guard import GUARD
 from hybridserve.compliance.rules.license import LICENSE
 from hybridserve.compliance.view import DeploymentView, WaiverRecord
 
-RULES: tuple[Rule, ...] = (*LICENSE, *GUARD, *ENGINE, *EXPOSURE)
+_CHECKS = (*LICENSE, *GUARD, *ENGINE, *EXPOSURE)
+RULES: tuple[Rule, ...] = tuple(rule for rule, _ in _CHECKS)
 """All rules that need no running service."""
 
 WAIVER_RULE = "license.waivers"
 
 
-def evaluate(view: DeploymentView, today: date, rules: Sequence[Rule] = RULES) -> list[Finding]:
-    """Judge a deployment.
+def evaluate(view: DeploymentView, today: date) -> list[Finding]:
+    """Check a deployment against all rules.
 
     Args:
-        today: the day to judge by: readings, acceptances and waivers age.
+        today: reviews, acceptances and waivers expire relative to this day.
 
     Returns:
-        One finding per rule and subject, in the order of the rules; a rule that does not apply leaves one PASS.
+        One finding per rule and subject, in the order of the rules. A rule that does not apply gives one PASS.
     """
-    return [finding for rule in rules for finding in _findings(rule, view, today)]
+    return [finding for rule, check in _CHECKS for finding in _findings(rule, check, view, today)]
 
 
-def _findings(rule: Rule, view: DeploymentView, today: date) -> Iterator[Finding]:
-    outcomes = list(rule.check(view, today))
-    applies = bool(outcomes)
-    for outcome in outcomes or [passed("does not apply here")]:
-        finding = Finding(
-            rule=rule.id,
-            family=rule.family,
-            severity=rule.severity,
-            status=outcome.status,
-            title=rule.title,
-            subject=outcome.subject,
-            evidence=outcome.evidence,
-            basis=outcome.basis or rule.basis,
-            remedy=rule.remedy,
-            applies=applies,
-        )
-        yield finding if outcome.status == "PASS" else _waive(finding, outcome, view.declared.waivers, today)
+def _findings(rule: Rule, check: DatedCheck, view: DeploymentView, today: date) -> Iterator[Finding]:
+    result = check(view, today)
+    outcomes = [result] if isinstance(result, Outcome) else list(result or ())
+    if not outcomes:
+        yield rule.finding(passed("does not apply to this deployment"), applies=False)
+    for outcome in outcomes:
+        yield _apply_waivers(rule.finding(outcome), view.declared.waivers, today)
 
 
-def _waive(finding: Finding, outcome: Outcome, waivers: Sequence[WaiverRecord], today: date) -> Finding:
-    # The rule that watches over waivers cannot be waived away.
-    if finding.rule == WAIVER_RULE:
+def _apply_waivers(finding: Finding, waivers: Sequence[WaiverRecord], today: date) -> Finding:
+    # The rule that checks the waivers cannot be waived.
+    if finding.status == "PASS" or finding.rule == WAIVER_RULE:
         return finding
     for waiver in waivers:
-        if waiver.rule == finding.rule and waiver.subject in (None, outcome.subject) and today <= waiver.until:
-            told = f"by {waiver.by} until {waiver.until}: {waiver.reason}"
-            return replace(finding, status="WAIVED", waiver=told)
+        if waiver.rule == finding.rule and waiver.subject in (None, finding.subject) and today <= waiver.until:
+            reason = f"by {waiver.by} until {waiver.until}: {waiver.reason}"
+            return replace(finding, status="WAIVED", waiver=reason)
     return finding

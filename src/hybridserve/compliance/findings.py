@@ -1,4 +1,4 @@
-"""What a rule says about a deployment, and what follows from it under a profile."""
+"""Outcomes and findings of rules, and what they mean for a deployment under a profile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ComplianceStatus = Literal["ready", "warn", "refuse"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One answer of a rule's check, before waivers. `basis` replaces the rule's own where a clause is known."""
+    """One result of a check, before waivers. `basis` replaces the rule's own where an exact clause is known."""
 
     status: Literal["PASS", "FAIL", "UNKNOWN"]
     evidence: str
@@ -24,28 +24,33 @@ class Outcome:
 
 
 def passed(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
-    """The rule holds, because of `evidence`."""
+    """The rule is satisfied; `evidence` says by what."""
     return Outcome("PASS", evidence, subject, basis)
 
 
 def failed(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
-    """The rule is broken: `evidence` says what was found."""
+    """The rule is broken; `evidence` says what was found."""
     return Outcome("FAIL", evidence, subject, basis)
 
 
 def unknown(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
-    """The rule cannot be judged: `evidence` says what is missing."""
+    """The rule cannot be checked; `evidence` says what is missing."""
     return Outcome("UNKNOWN", evidence, subject, basis)
+
+
+def require(condition: bool, evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
+    """PASS if `condition` is true, else FAIL, with the same evidence."""
+    return Outcome("PASS" if condition else "FAIL", evidence, subject, basis)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One verdict of one rule about one subject.
+    """One result of one rule about one subject.
 
     Attributes:
-        subject: what it is about (a license, a file, a setting); empty for the deployment as a whole.
-        basis: clause, public issue or measurement the rule rests on.
-        applies: False where the rule has nothing to say here; such a finding is a PASS.
+        subject: a license, a file, a setting or a model; empty for the deployment as a whole.
+        basis: the clause, public issue or measurement that the rule is based on.
+        applies: False where the rule does not apply to this deployment; such a finding is a PASS.
         waiver: who waived it, why and until when, for WAIVED.
     """
 
@@ -66,9 +71,9 @@ class Finding:
         return asdict(self)
 
     def blocks(self, profile: Profile) -> bool:
-        """Does this finding keep the service from becoming ready?
+        """Whether this finding keeps the service from becoming ready.
 
-        Production refuses what fails and what cannot be judged; staging only what fails; a demo only warns.
+        Production refuses what fails and what cannot be checked; staging refuses only what fails; demo only warns.
         """
         if self.severity != "error" or profile == "demo":
             return False
@@ -76,12 +81,12 @@ class Finding:
 
     @property
     def open(self) -> bool:
-        """Somebody has to look at it: it failed or could not be judged, and is more than a note."""
+        """Whether it needs attention: it failed or could not be checked, and is more than a note."""
         return self.status in ("FAIL", "UNKNOWN") and self.severity != "note"
 
 
 def compliance_status(findings: Iterable[Finding], profile: Profile) -> ComplianceStatus:
-    """What the gate does: become ready, become ready with a warning, or refuse."""
+    """Whether the service becomes ready, becomes ready with a warning, or refuses to."""
     findings = tuple(findings)
     if any(finding.blocks(profile) for finding in findings):
         return "refuse"

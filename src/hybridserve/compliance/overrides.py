@@ -1,4 +1,4 @@
-"""What of the things that shape a model's behaviour was changed in this deployment."""
+"""Changes to a model's behavior: engine arguments that replace parts of the checkpoint, and changed files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from hybridserve.compliance.view import DeploymentView
 
-# Engine arguments that replace a part of the checkpoint, or reach into its answers. Value: when it counts as set.
+# Engine arguments that replace a part of the checkpoint or change its answers, each with a description.
 OVERRIDES: Mapping[str, str] = {
     "chat_template": "another chat template",
     "default_chat_template_kwargs": "other defaults of the chat template",
@@ -26,22 +26,16 @@ OVERRIDES: Mapping[str, str] = {
 
 
 def overrides(args: Mapping[str, Any]) -> list[str]:
-    """Overrides that are set, as ``chat_template: another chat template``. Empty values do not count."""
+    """Overrides that are set, as ``chat_template (another chat template)``. Empty values do not count."""
     found = [f"{name} ({what})" for name, what in OVERRIDES.items() if args.get(name)]
-    # vLLM's own default is "auto": the checkpoint's file. "vllm" or a path leaves the checkpoint's out.
+    # vLLM's own default, "auto", uses the checkpoint's file; "vllm" or a path does not.
     if args.get("generation_config") not in (None, "auto"):
         found.append("generation_config (not the checkpoint's)")
     return found
 
 
-def changed_files(view: DeploymentView) -> list[str]:
-    """Names of files whose hash is known and differs, or that are gone from the model's folder."""
-    present = view.files.present
-    if present is None:
-        return []
-    return sorted(name for name, digest in view.files.pinned.items() if present.get(name) != digest)
-
-
 def alterations(view: DeploymentView) -> list[str]:
-    """Everything of the kind, in words."""
-    return overrides(view.engine.args) + [f"{name} differs" for name in changed_files(view)]
+    """Overrides that are set, and files that are missing or whose hash differs from the recorded one."""
+    present = view.files.present
+    changed = [] if present is None else [name for name, sha in view.files.pinned.items() if present.get(name) != sha]
+    return overrides(view.engine.args) + [f"{name} differs" for name in sorted(changed)]

@@ -1,6 +1,6 @@
-"""A deployment as the rules see it: plain data, no files to open, no settings classes to follow.
+"""The deployment that rules check, as plain data without files or settings classes.
 
-`adapter.deployment_view` makes it from settings, catalogue and files; tests make it by hand.
+`view_builder.deployment_view` builds it from settings, catalog and files.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from hybridserve.catalog.licenses import License, ModelLicense, Trigger
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheFacts:
-    """What the planner found, for the low end of its memory band.
+    """The planner's results, for the low end of its memory estimate.
 
     Attributes:
         block_size: tokens of one attention block after alignment.
-        prefix_unit: tokens of the smallest prefix that can be found again; None without prefix caching.
-        longest_context: largest max_model_len that would start.
-        exact: the bytes of the pool are given, not estimated.
+        prefix_unit: tokens of the smallest prefix that can be cached; None without prefix caching.
+        longest_context: largest max_model_len with which the engine starts.
+        exact: the size of the pool is known, not estimated.
     """
 
     num_blocks: int
@@ -38,11 +38,11 @@ class CacheFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A model that is served or judges: the main one or the guard.
+    """One model of the deployment: the served model or the guard model.
 
     Attributes:
-        triggers: why its licenses' duties apply: it is hosted, handed on in an image, or a changed copy.
-        entry: the registry's record; None when nothing is recorded for it.
+        triggers: why its licenses' duties apply: it is hosted, distributed in an image, or a changed copy.
+        entry: the registry's record; None where there is none.
     """
 
     role: Literal["model", "guard"]
@@ -57,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """The small files in the model's folder, by name, as sha256. `pinned` is what they must be, where known."""
+    """sha256 of the small files in the model's folder, by name, and the recorded hashes that they must have."""
 
     present: Mapping[str, str] | None = None
     pinned: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """The attribution that ships with the weights: text of NOTICE, texts of the other files, hashes of all."""
+    """The attribution files that ship with the weights: the text of NOTICE, and the texts and hashes of all files."""
 
     notice: str | None
     texts: Mapping[str, str]
@@ -74,7 +74,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceRecord:
-    """Somebody answers for a license."""
+    """A person accepted a license."""
 
     license: str
     by: str
@@ -83,7 +83,7 @@ class AcceptanceRecord:
 
 @dataclass(frozen=True, slots=True)
 class WaiverRecord:
-    """Somebody answers for a broken rule, until a day."""
+    """A person accepted a broken rule until a given day."""
 
     rule: str
     by: str
@@ -94,7 +94,7 @@ class WaiverRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declarations:
-    """What ships beside the weights and what the operator declares. Texts are None where no file is named."""
+    """What ships with the weights and what the operator declares. Texts are None where no file is set."""
 
     weights: Literal["baked", "pulled", "mounted"]
     image: str | None = None
@@ -105,13 +105,13 @@ class Declarations:
     annual_revenue_usd: int | None = None
     monthly_users: int | None = None
     commercial: frozenset[str] = frozenset()
-    max_reading_age_days: int = 180
+    max_review_age_days: int = 180
     waivers: tuple[WaiverRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardView:
-    """The guard's settings, as far as a rule looks at them."""
+    """The guard settings that rules check."""
 
     kind: str
     input: str = "off"
@@ -128,18 +128,18 @@ class GuardView:
 
     @property
     def both_stages(self) -> bool:
-        """A guard that was made for it checks prompts and answers."""
+        """Whether a guard model or service checks both prompts and answers."""
         return self.kind in ("model", "nemo") and self.input in ("before", "overlap") and self.output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineView:
-    """Engine arguments under vLLM's names, and what the catalogue and the planner say about them.
+    """Engine arguments under vLLM's names, with facts from the catalog and the planner.
 
     Attributes:
-        args: arguments that are set, underscores in names.
-        hybrid: the model has state layers; None when its config is not known.
-        cache: None when nothing could be planned; `refusal` then says why, in the engine's words.
+        args: arguments that are set, with underscores in their names.
+        hybrid: the model has state layers; None where its config is not known.
+        cache: None where no plan could be computed; `refusal` then gives the engine's reason.
     """
 
     version: str
@@ -160,10 +160,10 @@ class EngineView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposureView:
-    """Who can reach what. `values` is every setting by its dotted path, for the search for secrets.
+    """Who can reach what. `values` contains all settings, which are searched for secrets.
 
     Attributes:
-        metrics_port_host: address of the replicas' metrics ports, which ask for no key; None without such ports.
+        metrics_port_host: address of the replicas' metrics ports, which need no key; None without such ports.
     """
 
     host: str
@@ -177,7 +177,7 @@ class ExposureView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentView:
-    """Everything a rule may ask."""
+    """Everything that a rule can check."""
 
     model: Part
     guard_model: Part | None
@@ -189,5 +189,5 @@ class DeploymentView:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The models in the deployment, the main one first."""
+        """The models of the deployment, the served one first."""
         return (self.model,) if self.guard_model is None else (self.model, self.guard_model)

@@ -1,11 +1,10 @@
-"""From settings, catalogue and files to the plain view that rules read. The only place here that opens files."""
+"""Build the view that rules check from settings, catalog and files. Only this module reads the deployment's files."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from hybridserve import yamlio
-from hybridserve.catalog.licenses import ModelLicense, Trigger, license, model_license
+from hybridserve.catalog.licenses import License, ModelLicense, Trigger, license, model_license
 from hybridserve.catalog.models import ResolvedModel
 from hybridserve.compliance.evaluate import RULES
-from hybridserve.compliance.evidence import LIVE_RULES, record_is_whole
+from hybridserve.compliance.evidence import LIVE_RULES
 from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.rules.license import NOTICE_FILE
 from hybridserve.compliance.view import (
@@ -36,18 +35,18 @@ from hybridserve.errors import ConfigError, from_validation
 from hybridserve.settings import Settings
 from hybridserve.settings.license import LicenseSection, Waiver
 
-# Files of a checkpoint that shape its behaviour or carry notices. Weights are not hashed here.
-WATCHED = re.compile(r".*\.(json|jinja|py|md|txt|model)")
-LARGEST = 64 * 1024 * 1024
-LARGEST_TEXT = 1024 * 1024
+# Files of a checkpoint that shape its behavior or contain notices. Weights are not hashed here.
+HASHED_FILES = re.compile(r".*\.(json|jinja|py|md|txt|model)")
+MAX_HASHED_BYTES = 64 * 1024 * 1024
+MAX_TEXT_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedEngine:
-    """What planning says about the engine, as plain data. The caller plans; this room does not know how.
+    """What planning found out about the engine. The caller plans: this package does not import the planner.
 
     Attributes:
-        args: engine arguments under vLLM's names, as they will be passed.
+        args: engine arguments under vLLM's names, as they are passed.
         refusal: the engine's reason not to start.
     """
 
@@ -62,15 +61,15 @@ class PlannedEngine:
 def deployment_view(
     settings: Settings, model: ResolvedModel, planned: PlannedEngine, profile: Profile
 ) -> DeploymentView:
-    """The deployment as rules see it.
+    """The view of a deployment.
 
     Raises:
-        ConfigError: a file that the settings name cannot be read, or a waiver names no rule.
+        ConfigError: a file that the settings name cannot be read, or a waiver names an unknown rule.
         CatalogError: a registry entry is broken.
     """
     card, section = model.card, settings.license
     repository = _repository(settings, model)
-    # A folder's name says nothing about what lies in it: only a card, or the repository, brings a license.
+    # A folder's name does not identify its content: only a catalog card or the repository gives the license.
     named = card is not None or model.folder is None
     entry = (model_license(model.id) if named else None) or (model_license(repository) if repository else None)
     if repository is None and entry is not None and model.folder is None and settings.model.source is None:
@@ -117,27 +116,8 @@ def deployment_view(
     )
 
 
-def evidence_sha256(file: Path | None) -> str | None:
-    """Digest of the record that `check --live` left; None where the settings name none.
-
-    Raises:
-        ConfigError: the file cannot be read, or is not as it was written.
-    """
-    if file is None:
-        return None
-    fix = "write it with hybridserve check --live URL --evidence FILE"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError("guard.evidence_file", f"{file} cannot be read: {error}", fix) from None
-    if not isinstance(record, dict) or not record_is_whole(record):
-        raise ConfigError("guard.evidence_file", f"{file} is not as it was written: its digest does not fit", fix)
-    sha256: str = record["sha256"]
-    return sha256
-
-
 def _repository(settings: Settings, model: ResolvedModel) -> str | None:
-    """Where the weights are fetched from; None where they lie in a folder or nobody publishes them."""
+    """The repository that the weights are fetched from; None for a local folder or an unpublished model."""
     source = settings.model.source
     if source is not None:
         return None if Path(source).is_dir() or Path(source).is_absolute() else source
@@ -182,14 +162,11 @@ def _guard_model(settings: Settings) -> Part | None:
 
 def _exposure(settings: Settings, profile: Profile) -> ExposureView:
     access = settings.access
-    scopes: Iterable[str] = access.anonymous_scopes or ()
-    if access.anonymous_scopes is None and profile == "demo" and not access.keys_file:
-        scopes = ("inference", "metrics")
     return ExposureView(
         host=settings.server.host,
         metrics_port_host=settings.telemetry.metrics_host if settings.telemetry.metrics_port else None,
         keys=access.keys_file is not None,
-        anonymous=frozenset(scopes),
+        anonymous=frozenset(access.scopes_without_key(profile)),
         open_routes=access.open_routes,
         refused_fields=frozenset(access.refused_fields),
         values=settings.model_dump(mode="json"),
@@ -203,16 +180,16 @@ def _declarations(section: LicenseSection) -> Declarations:
         bundle=_bundle(section.bundle) if section.bundle else None,
         about=_text("license.about", section.about),
         terms_of_use=_text("license.terms_of_use", section.terms_of_use),
-        accepted=tuple(AcceptanceRecord(one.license, one.by, one.accepted) for one in section.accepted),
+        accepted=tuple(AcceptanceRecord(record.license, record.by, record.accepted) for record in section.accepted),
         annual_revenue_usd=section.annual_revenue_usd,
         monthly_users=section.monthly_users,
         commercial=frozenset(section.commercial),
-        max_reading_age_days=section.max_reading_age_days,
+        max_review_age_days=section.max_review_age_days,
         waivers=tuple(_waivers(section)),
     )
 
 
-def _waivers(section: LicenseSection) -> Iterable[WaiverRecord]:
+def _waivers(section: LicenseSection) -> Iterator[WaiverRecord]:
     records = [*section.waivers]
     if section.waivers_file is not None:
         where = f"license.waivers_file {section.waivers_file}"
@@ -221,39 +198,39 @@ def _waivers(section: LicenseSection) -> Iterable[WaiverRecord]:
             records += TypeAdapter(tuple[Waiver, ...]).validate_python(tree)
         except ValidationError as error:
             raise from_validation(error, where, "give a list of waivers") from None
-    known = {rule.id for rule in RULES} | set(LIVE_RULES)
+    known = {rule.id for rule in (*RULES, *LIVE_RULES)}
     for record in records:
         if record.rule not in known:
             raise ConfigError("license.waivers", f"{record.rule!r} is not a rule", "`hybridserve explain` lists them")
         yield WaiverRecord(record.rule, record.by, record.reason, record.until, record.subject)
 
 
-def _licenses(entry: ModelLicense | None) -> tuple[Any, ...]:
-    return tuple(license(one) for one in entry.licenses) if entry else ()
+def _licenses(entry: ModelLicense | None) -> tuple[License, ...]:
+    return tuple(license(license_id) for license_id in entry.licenses) if entry else ()
 
 
 def _pinned(settings: Settings, entry: ModelLicense | None) -> Mapping[str, str]:
-    asked = settings.model.revision
-    registry = entry.files if entry and asked in (None, entry.revision) else {}
+    deployed = settings.model.revision
+    registry = entry.files if entry and deployed in (None, entry.revision) else {}
     return {**registry, **settings.license.pinned_files}
 
 
 def _hashes(folder: Path) -> Mapping[str, str]:
-    """sha256 by name of the watched files of a folder."""
-    found = {}
+    """sha256 by name of the files of a folder that are hashed."""
+    hashes = {}
     for path in sorted(folder.iterdir()):
-        watched = WATCHED.fullmatch(path.name) or NOTICE_FILE.fullmatch(path.name)
-        if watched and path.is_file() and path.stat().st_size <= LARGEST:
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+        hashed = HASHED_FILES.fullmatch(path.name) or NOTICE_FILE.fullmatch(path.name)
+        if hashed and path.is_file() and path.stat().st_size <= MAX_HASHED_BYTES:
+            hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashes
 
 
 def _bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
-        raise ConfigError("license.bundle", f"{folder} is not a folder", "make it with `hybridserve notice DIR`")
+        raise ConfigError("license.bundle", f"{folder} is not a folder", "create it with `hybridserve notice DIR`")
     texts, hashes = {}, {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.stat().st_size <= LARGEST_TEXT:
+        if path.is_file() and path.stat().st_size <= MAX_TEXT_BYTES:
             content = path.read_bytes()
             name = path.relative_to(folder).as_posix()
             hashes[name] = hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""A running service proves its guard again and again: one canary to block, one to pass, through its own door."""
+"""Periodic guard self-test: one prompt that must be blocked and one that must pass, sent through the gateway itself."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from hybridserve.compliance.canary_prompts import Canary, round_canaries
-from hybridserve.compliance.evidence import CanaryObservation, CanaryState, canary_round, judge
 from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.types import App, Scope
-from hybridserve.guards.canaries.client import ROUTE, read_answer
+from hybridserve.guards.canaries.client import ROUTE, read_response
+from hybridserve.guards.canaries.judge import CanaryObservation, CanaryState, judge, next_state
+from hybridserve.guards.canaries.prompts import Canary, monitor_canaries
 from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings.guard import GuardSection
 
 log = logging.getLogger("hybridserve.guard")
 
-# A service that has not shown its guard yet is waited for: it asks again sooner than one that runs.
-FIRST_EVERY_S = 1.0
-# Marks a request as the service's own. Only code in this process can put an object into a scope.
+# Interval until the first success: a service that waits to become ready is tested more often than one that runs.
+FIRST_INTERVAL_S = 1.0
+# Marks a request as the service's own. Only code in this process can put an object into an ASGI scope.
 INSIDER = "hybridserve.insider"
 
 
 class GuardCanaryMonitor:
-    """The repeated pair, its state, and what it says about readiness.
+    """Repeats the two canaries, keeps their state, and reports whether the service may serve.
 
     Args:
-        model: name that the service serves.
-        insider: object that the door knows the service's own requests by.
+        model: the name that the service serves.
+        insider: the object by which the gateway recognizes the service's own requests.
     """
 
     def __init__(self, section: GuardSection, model: str, metrics: GatewayMetrics, insider: object) -> None:
-        block, allow = round_canaries(section.canary_block, section.canary_pass)
-        # With the check of prompts off nothing holds a harmful question back; its answer may well be harmless.
+        block, allow = monitor_canaries(section.canary_block, section.canary_pass)
+        # Without the check of prompts a harmful prompt is not blocked, and the answer to it may well be harmless.
         self.pair: Sequence[Canary] = (allow,) if section.input == "off" else (block, allow)
         self.state = CanaryState()
         self._section = section
@@ -44,19 +44,19 @@ class GuardCanaryMonitor:
 
     @property
     def fault(self) -> str | None:
-        """Why nothing may be served now; None while the guard is seen to work."""
+        """Why the service must not serve; None while the guard works."""
         return None if self.state.ready else self.state.why
 
     async def run(self, app: App) -> None:
-        """Play rounds until cancelled."""
+        """Repeat the self-test until cancelled."""
         while True:
-            await self.play(app)
-            await asyncio.sleep(self._section.canary_interval_s if self.state.proven else FIRST_EVERY_S)
+            await self.run_once(app)
+            await asyncio.sleep(self._section.canary_interval_s if self.state.proven else FIRST_INTERVAL_S)
 
-    async def play(self, app: App) -> None:
-        """One round."""
-        seen = [(canary, await self._observe(app, canary)) for canary in self.pair]
-        before, self.state = self.state, canary_round(self.state, seen, self._section.canary_failures)
+    async def run_once(self, app: App) -> None:
+        """Send both canaries and update the state, the metrics and the log."""
+        seen = [(canary, await self._send(app, canary)) for canary in self.pair]
+        before, self.state = self.state, next_state(self.state, seen, self._section.canary_failures)
         for canary, observation in seen:
             passed = judge(canary, observation).status == "PASS"
             self._metrics.guard_canary_ok.labels(canary.expect).set(float(passed))
@@ -66,22 +66,20 @@ class GuardCanaryMonitor:
         elif not before.ok:
             log.info("event=canary_ok")
 
-    async def _observe(self, app: App, canary: Canary) -> CanaryObservation:
-        began = perf_counter()
+    async def _send(self, app: App, canary: Canary) -> CanaryObservation:
+        start = perf_counter()
+        fields: dict[str, Any]
         try:
-            answer = await request_app(
-                app, own_scope(self._insider), "POST", ROUTE, {**canary.body, "model": self._model}
-            )
-            said: dict[str, Any] = read_answer(answer.status, answer.json())
-        except Exception as error:  # Whatever breaks: a guard that nobody can see working does not work.
-            return CanaryObservation(
-                canary=canary.id, status=0, fault=type(error).__name__, latency_s=perf_counter() - began
-            )
-        return CanaryObservation(canary=canary.id, latency_s=perf_counter() - began, **said)
+            body = {**canary.body, "model": self._model}
+            response = await request_app(app, own_scope(self._insider), "POST", ROUTE, body)
+            fields = read_response(response.status, response.json())
+        except Exception as error:  # Any failure means that the guard was not shown to work.
+            fields = {"status": 0, "fault": type(error).__name__}
+        return CanaryObservation(canary=canary.id, latency_s=perf_counter() - start, **fields)
 
 
 def own_scope(insider: object) -> Scope:
-    """Pattern for a request of the service to itself."""
+    """The ASGI scope of a request that the service sends to itself."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},

@@ -6,7 +6,7 @@ from datetime import date
 
 from hybridserve.compliance import compliance_document, compliance_status, evaluate, licenses_document
 from hybridserve.compliance.documents import attribution_header
-from hybridserve.compliance.view_builder import evidence_sha256
+from hybridserve.compliance.evidence import evidence_sha256
 from hybridserve.errors import HybridServeError
 from hybridserve.gateway.config import GatewayConfig
 from hybridserve.runtime.view import build_view

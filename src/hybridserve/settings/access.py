@@ -54,4 +54,10 @@ class AccessSection(Section):
     idempotency_s: float = Field(default=600.0, gt=0)
     """How long the answer to a request with an Idempotency-Key is kept for a client that asks again."""
     stalled_reader_s: float = Field(default=60.0, gt=0)
-    """A client that takes nothing from its stream for so long is cut off, and its sequence freed."""
+    """A client that reads nothing from its stream for this long is disconnected, and its sequence is freed."""
+
+    def scopes_without_key(self, profile: str) -> tuple[Scope, ...]:
+        """What a request without a key may do under a profile."""
+        if self.anonymous_scopes is not None:
+            return self.anonymous_scopes
+        return ("inference", "metrics") if profile == "demo" and not self.keys_file else ()

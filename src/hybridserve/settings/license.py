@@ -62,7 +62,7 @@ class LicenseSection(Section):
     """Ids of licenses that a separate agreement with the licensor replaces in what they limit."""
     pinned_files: dict[str, str] = Field(default_factory=dict)
     """sha256 of the model's chat template, tokenizer and generation config, where the registry does not know them."""
-    max_reading_age_days: int = Field(default=180, ge=1)
+    max_review_age_days: int = Field(default=180, ge=1)
     """How old the reading and the acceptance of a license may be."""
     waivers: tuple[Waiver, ...] = ()
     """Failed rules somebody takes responsibility for."""

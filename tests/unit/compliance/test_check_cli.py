@@ -18,9 +18,9 @@ import yaml
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
-from hybridserve.compliance.canary_prompts import canary_set
 from hybridserve.compliance.documents import digest
-from hybridserve.compliance.evidence import SCHEMA, record_is_whole
+from hybridserve.compliance.evidence import SCHEMA, is_intact
+from hybridserve.guards.canaries.prompts import canary_set
 from support.compliance_cases import EXAMPLE, ROOT, sha256
 from support.fake_service import FakeService
 
@@ -76,12 +76,12 @@ def test_prefix_caching_that_cannot_hit(capsys: pytest.CaptureFixture[str]) -> N
     coarse = ["--set", "engine.prefix_match_unit=null"]
     code, document = check(*coarse, capsys=capsys)
     assert code == 0
-    assert failing(document) == {"engine.coarse-prefix-cache"}
+    assert failing(document) == {"engine.prefix-cache-granularity"}
     assert document["verdict"] == "warn"
     code, document = check(*coarse, "--strict", capsys=capsys)
     assert code == 1
     code, document = check(*coarse, "--set", "engine.max_model_len=1024", capsys=capsys)
-    assert "engine.inert-prefix-cache" in failing(document)
+    assert "engine.prefix-cache-unusable" in failing(document)
 
 
 def test_profiles(capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +184,7 @@ def test_live(service: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFi
     code, document = check("--live", url, "--guard-down", down, "--evidence", str(record), capsys=capsys)
     assert (code, failing(document)) == (0, set())
     kept = json.loads(record.read_text())
-    assert record_is_whole(kept)
+    assert is_intact(kept)
     assert document["evidence_sha256"] == kept["sha256"]
     assert kept["about"]["guard"]["model"] == "Qwen/Qwen3Guard-Gen-4B"
     assert [row["canary"] for row in kept["canaries"]] == [*(one.id for one in canary_set()), "guard-down"]

@@ -129,7 +129,7 @@ def test_a_copy_that_is_the_text_itself_is_called_identical(baked: Case) -> None
 def test_acceptance_ages(case: Case) -> None:
     later = replace(case, today=date(2026, 11, 20) + timedelta(days=181))
     assert later.status("license.accepted") == {"FAIL"}
-    assert later.set("license.max_reading_age_days", 365).status("license.accepted") == {"PASS"}
+    assert later.set("license.max_review_age_days", 365).status("license.accepted") == {"PASS"}
 
 
 def test_revenue_limit(case: Case) -> None:

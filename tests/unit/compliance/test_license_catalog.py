@@ -14,11 +14,11 @@ from hybridserve.catalog.licenses import (
     license_ids,
     licensed_models,
     model_license,
-    normalise,
+    normalize,
     text_sha256,
 )
 from hybridserve.catalog.models import load_card, model_ids
-from hybridserve.compliance.rules.guard import behaviour_files, form_of
+from hybridserve.compliance.rules.guard import behavior_files, guard_format
 from hybridserve.errors import CatalogError
 
 
@@ -63,7 +63,7 @@ def test_every_entry_names_known_licenses_and_a_source(model: str) -> None:
     for one in entry.licenses:
         license(one)
     if entry.guard and not model.startswith("shieldgemma"):
-        assert form_of(model) is not None
+        assert guard_format(model) is not None
 
 
 def test_a_model_is_found_by_repository_and_an_unknown_one_is_not() -> None:
@@ -105,7 +105,7 @@ def test_only_guards_on_llama_and_gemma_bind_a_host_to_show_or_pass_on() -> None
 
 
 def test_normalisation_forgives_typography_only() -> None:
-    assert normalise("“Built\n with ’Llama’”") == "\"Built with 'Llama'\""
+    assert normalize("“Built\n with ’Llama’”") == "\"Built with 'Llama'\""
     assert text_sha256("a  b\n") == text_sha256("a b")
     assert text_sha256("a b") != text_sha256("a c")
 
@@ -116,4 +116,4 @@ def test_the_demo_models_files_are_the_recorded_ones() -> None:
     assert entry is not None
     folder = Path(hybridserve.__file__).parent / "demo_model"
     present = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*") if path.is_file()}
-    assert behaviour_files(present) == entry.files
+    assert behavior_files(present) == entry.files

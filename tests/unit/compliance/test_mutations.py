@@ -87,8 +87,8 @@ GUARD_MODEL = frozenset(
 )  # fmt: skip
 # Without an entry in registry and catalogue there is no license to keep and no card to compare with.
 NO_ENTRY = frozenset(
-    {"license.accepted", "license.source", "license.revision", "license.reading-age", "license.guardrail",
-     "license.name", "guard.control-words", "engine.reasoning-parser", "engine.tool-parser", "engine.version"}
+    {"license.accepted", "license.source", "license.revision", "license.review-age", "license.guardrail",
+     "license.model-name", "guard.control-words", "engine.reasoning-parser", "engine.tool-parser", "engine.version"}
 )  # fmt: skip
 SPECULATION = {"method": "mtp", "num_speculative_tokens": 3}
 
@@ -98,14 +98,14 @@ ANYWHERE = [
     Mutation("unread-license", "license.known", other_model("jamba-1.5-mini"), NO_ENTRY),
     Mutation("other-revision", "license.revision", put("model.revision", "f" * 40)),
     Mutation("another-source", "license.source", put("model.source", "someone/nano-without-refusals")),
-    Mutation("nobody-accepted", "license.accepted", no_acceptance, frozenset({"license.reading-age"})),
+    Mutation("nobody-accepted", "license.accepted", no_acceptance, frozenset({"license.review-age"})),
     Mutation("old-acceptance", "license.accepted", accepted(accepted="2026-01-01")),
     Mutation("future-acceptance", "license.accepted", accepted(accepted="2027-01-01")),
     Mutation("another-version-accepted", "license.accepted", accepted(license="nvidia-open-model-2025-04-28")),
-    Mutation("a-year-later", "license.reading-age", lambda c: replace(c, today=date(2027, 11, 23))),
+    Mutation("a-year-later", "license.review-age", lambda c: replace(c, today=date(2027, 11, 23))),
     Mutation("template-with-guardrail", "license.guardrail", put("engine.chat_template", "own.jinja")),
     Mutation("adapter-with-guardrail", "license.guardrail", extra("enable_lora", True)),
-    Mutation("derivative-name", "license.name",
+    Mutation("derivative-name", "license.model-name",
              lambda c: c.set("license.derivative", True).set("model.served_name", "nvidia-own")),
     Mutation("expired-waiver", "license.waivers",
              put("license.waivers", [{"rule": "guard.kind", "by": "Legal", "reason": "for the pilot phase",
@@ -144,15 +144,15 @@ ANYWHERE = [
     # engine
     Mutation("refused", "engine.starts", lambda c: replace(c, refusal="no room for one request")),
     Mutation("not-planned", "engine.starts", lambda c: replace(c, facts=None),
-             frozenset({"engine.seqs-over-blocks", "engine.block-over-budget", "engine.inert-prefix-cache",
-                        "engine.coarse-prefix-cache", "engine.near-ceiling"})),
+             frozenset({"engine.seqs-over-blocks", "engine.block-over-budget", "engine.prefix-cache-unusable",
+                        "engine.prefix-cache-granularity", "engine.context-near-limit"})),
     Mutation("too-many-seqs", "engine.seqs-over-blocks", cache(max_num_seqs=1999)),
     Mutation("too-many-seqs-eager", "engine.seqs-over-blocks", cache(max_num_seqs=1999, full_cudagraphs=False)),
     Mutation("wide-block", "engine.block-over-budget", cache(block_size=7808)),
     Mutation("small-budget", "engine.block-over-budget", cache(max_num_batched_tokens=1311)),
-    Mutation("inert-cache", "engine.inert-prefix-cache", cache(prefix_unit=32768)),
-    Mutation("coarse-cache", "engine.coarse-prefix-cache", cache(prefix_unit=1312)),
-    Mutation("near-ceiling", "engine.near-ceiling", cache(longest_context=33000)),
+    Mutation("inert-cache", "engine.prefix-cache-unusable", cache(prefix_unit=32768)),
+    Mutation("coarse-cache", "engine.prefix-cache-granularity", cache(prefix_unit=1312)),
+    Mutation("near-ceiling", "engine.context-near-limit", cache(longest_context=33000)),
     Mutation("ssm-auto", "engine.ssm-dtype", put("engine.mamba_ssm_cache_dtype", "auto")),
     Mutation("ssm-fp16", "engine.ssm-dtype", put("engine.mamba_ssm_cache_dtype", "float16")),
     Mutation("ssm-bf16", "engine.ssm-dtype", put("engine.mamba_ssm_cache_dtype", "bfloat16")),
@@ -266,7 +266,7 @@ def test_each_broken_thing_is_found(base: str, mutation: Mutation, request: pyte
 
 
 def test_every_rule_is_broken_by_some_mutation() -> None:
-    elsewhere = {"license.retained", "license.special-purpose", "guard.strictness"}
+    elsewhere = {"license.retained-notices", "license.special-purpose", "guard.strictness"}
     assert {mutation.rule for _, mutation in SINGLES} | elsewhere == {rule.id for rule in RULES}
 
 
@@ -300,11 +300,11 @@ def test_the_untouched_one_passes_under_every_profile(base: str, request: pytest
 def test_unpinned_notice_files_of_the_model_are_retained(baked: Case) -> None:
     # Apache asks to retain notices; the example's own license does not.
     apache = replace(baked.set("model.id", "qwen3-8b"), card=card(id="qwen3-8b"))
-    assert "license.retained" not in broken_rules(apache.findings())
+    assert "license.retained-notices" not in broken_rules(apache.findings())
     lost = shipped("upstream/bias.md", None)(apache)
-    assert lost.status("license.retained") == {"FAIL"}
-    assert shipped("upstream/bias.md", "changed")(apache).status("license.retained") == {"FAIL"}
-    assert replace(apache, files=None).status("license.retained") == {"UNKNOWN"}
+    assert lost.status("license.retained-notices") == {"FAIL"}
+    assert shipped("upstream/bias.md", "changed")(apache).status("license.retained-notices") == {"FAIL"}
+    assert replace(apache, files=None).status("license.retained-notices") == {"UNKNOWN"}
 
 
 def test_a_guard_model_is_not_offered_for_chat(case: Case) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from hybridserve.compliance.canary_prompts import Canary, canary_set, guard_down_canary
-from hybridserve.compliance.evidence import live_findings
 from hybridserve.compliance.findings import Finding
 from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import Key
@@ -19,6 +17,8 @@ from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.limits.rate_limit import RequestLimits
 from hybridserve.guards import GuardVerdict, Message, Stage
 from hybridserve.guards.canaries.client import send_canaries
+from hybridserve.guards.canaries.judge import live_findings
+from hybridserve.guards.canaries.prompts import Canary, canary_set, guard_down_canary
 from hybridserve.guards.patterns import PatternGuard
 from hybridserve.settings import Settings
 from hybridserve.settings.access import AccessSection
@@ -54,7 +54,7 @@ def judged(canaries: list[Canary], **sections: Any) -> list[Finding]:
 
 def test_with_a_guard_every_canary_comes_back_as_it_must() -> None:
     wrong = [one for one in judged(canary_set(("en",)), guard={"kind": "rules"}) if one.status != "PASS"]
-    assert [(one.rule, one.evidence) for one in wrong] == [("evidence.guard-down", "not probed")]
+    assert [(one.rule, one.evidence) for one in wrong] == [("evidence.guard-down", "not tested")]
 
 
 def test_without_a_guard_none_of_the_harmful_ones_is_blocked() -> None:

@@ -1,17 +1,24 @@
-"""A rule, and the small tools rules are written with."""
+"""What a rule is, how a family of rules is registered, and helpers that rules share."""
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 
 from hybridserve.catalog.licenses import License, Obligation, Term
-from hybridserve.compliance.findings import Family, Outcome, Severity
+from hybridserve.compliance.findings import Family, Finding, Outcome, Severity
 from hybridserve.compliance.view import DeploymentView, Part
 
-Check = Callable[[DeploymentView, date], Iterable[Outcome]]
-TimelessCheck = Callable[[DeploymentView], Iterable[Outcome]]
+Result = Iterable[Outcome] | Outcome | None
+"""Of one check: an outcome, one per subject, or None (or no outcomes) where the rule does not apply."""
+Check = Callable[[DeploymentView], Result]
+DatedCheck = Callable[[DeploymentView, date], Result]
+Condition = Callable[[DeploymentView], bool]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +26,9 @@ class Rule:
     """One rule.
 
     Attributes:
-        title: what holds when it passes.
-        basis: clause, public issue or measurement it rests on.
+        title: what is true when the rule passes.
+        basis: the clause, public issue or measurement that the rule is based on.
         remedy: what to do when it fails.
-        check: yields an outcome per subject; nothing where the rule does not apply. It gets the day to judge by.
     """
 
     id: str
@@ -31,52 +37,87 @@ class Rule:
     title: str
     basis: str
     remedy: str
-    check: Check
+
+    def finding(self, outcome: Outcome, *, applies: bool = True) -> Finding:
+        """The finding for one outcome of this rule, before waivers."""
+        return Finding(
+            rule=self.id,
+            family=self.family,
+            severity=self.severity,
+            status=outcome.status,
+            title=self.title,
+            subject=outcome.subject,
+            evidence=outcome.evidence,
+            basis=outcome.basis or self.basis,
+            remedy=self.remedy,
+            applies=applies,
+        )
 
 
-class RuleBook(list[Rule]):
-    """The rules of one family, in the order they are written."""
+class RuleFamily(list[tuple[Rule, DatedCheck]]):
+    """The rules of one family with their checks, in the order of definition."""
 
     def __init__(self, family: Family) -> None:
         super().__init__()
         self.family = family
 
     def rule(
-        self, name: str, title: str, *, basis: str, remedy: str, severity: Severity = "error"
-    ) -> Callable[[TimelessCheck], TimelessCheck]:
-        """Add the decorated check as rule ``family.name``."""
-
-        def add(check: TimelessCheck) -> TimelessCheck:
-            self._add(name, title, basis, remedy, severity, lambda view, _: check(view))
-            return check
-
-        return add
-
-    def dated_rule(
-        self, name: str, title: str, *, basis: str, remedy: str, severity: Severity = "error"
+        self,
+        name: str,
+        title: str,
+        *,
+        basis: str,
+        remedy: str,
+        severity: Severity = "error",
+        when: Condition = lambda _: True,
     ) -> Callable[[Check], Check]:
-        """The same for a check that depends on the day."""
+        """Register the decorated check as rule ``family.name``; it runs only where `when` is true."""
 
-        def add(check: Check) -> Check:
-            self._add(name, title, basis, remedy, severity, check)
+        def register(check: Check) -> Check:
+            rule = Rule(f"{self.family}.{name}", self.family, severity, title, basis, remedy)
+            self.append((rule, lambda view, _today: check(view) if when(view) else None))
             return check
 
-        return add
+        return register
 
-    def _add(self, name: str, title: str, basis: str, remedy: str, severity: Severity, check: Check) -> None:
-        self.append(Rule(f"{self.family}.{name}", self.family, severity, title, basis, remedy, check))
+    def dated_rule(self, name: str, title: str, *, basis: str, remedy: str) -> Callable[[DatedCheck], DatedCheck]:
+        """The same for a check whose outcome depends on the day."""
+
+        def register(check: DatedCheck) -> DatedCheck:
+            self.append((Rule(f"{self.family}.{name}", self.family, "error", title, basis, remedy), check))
+            return check
+
+        return register
 
 
 def duties(view: DeploymentView, term: Term) -> Iterator[tuple[Part, License, Obligation]]:
-    """Duties of one kind that are triggered in this deployment."""
+    """Duties of one kind that apply to this deployment."""
     for part in view.parts:
-        family = part.entry.family if part.entry else None
         for license in part.licenses:
             for duty in license.terms(term):
-                if part.triggers & set(duty.when) and duty.only in (None, family):
+                if applies(duty, part):
                     yield part, license, duty
 
 
+def applies(duty: Obligation, part: Part) -> bool:
+    """Whether the way in which the part is used triggers the duty."""
+    family = part.entry.family if part.entry else None
+    return bool(part.triggers & set(duty.when)) and duty.only in (None, family)
+
+
 def clause(license: License, duty: Obligation) -> str:
-    """Where a duty stands: ``NVIDIA Open Model License Agreement (2025-10-24) section 3.1``."""
+    """The source of a duty: ``NVIDIA Open Model License Agreement (2025-10-24) section 3.1``."""
     return f"{license.title} ({license.version}) section {duty.clause}"
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether it is a full commit hash, which identifies its content."""
+    return bool(_COMMIT.fullmatch(revision or ""))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host name or address is the loopback interface."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,375 +1,370 @@
-"""Engine lint: settings that stop the engine, make it slow without a word, or make it answer wrongly.
+"""Engine settings: those that stop the engine, slow it down without a log line, or corrupt its output.
 
-Each rule names the public issue or the measurement it rests on. What depends on the engine's version says so in its
-check; numbers about the cache come from the planner.
+Each rule names the public issue or the measurement that it is based on. A check that depends on the engine's version
+says so; numbers about the cache come from the planner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from packaging.version import Version
 
 from hybridserve.catalog.engines import release
-from hybridserve.compliance.findings import Outcome, failed, passed, unknown
-from hybridserve.compliance.rules.base import RuleBook
+from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
+from hybridserve.compliance.rules.base import RuleFamily
 from hybridserve.compliance.view import CacheFacts, DeploymentView
 
-ENGINE = RuleBook("engine")
+ENGINE = RuleFamily("engine")
 
 VLLM = "https://github.com/vllm-project/vllm/issues/"
 MEASURED = "measured on vLLM 0.29.0"
-# A prompt shorter than this is common: a smallest cacheable prefix above it makes prefix caching idle for many.
+# Many prompts are shorter than this: with a larger smallest cacheable prefix they never hit the prefix cache.
 SHORT_PROMPT = 512
-# Near the very last token that fits, aligned prefill can loop without end (vllm#52520).
+# Close to the last token that fits, aligned prefill can loop forever (vllm#52520).
 CONTEXT_SHARE = 0.95
+
+
+def _hybrid(view: DeploymentView) -> bool:
+    # An unknown architecture counts as a hybrid: these rules warn of what breaks hybrids.
+    return view.engine.hybrid is not False
+
+
+def _caching_states(view: DeploymentView) -> bool:
+    return _hybrid(view) and view.engine.args.get("enable_prefix_caching") is not False
 
 
 @ENGINE.rule(
     "starts",
     "The engine starts with these settings",
-    basis="the planner, which agrees with vLLM's own allocator to the integer for given bytes",
+    basis="the planner, which matches vLLM's own allocator to the integer for a given number of bytes",
     remedy="`hybridserve plan` shows what fits and what to set",
 )
-def starts(view: DeploymentView) -> Iterator[Outcome]:
+def starts(view: DeploymentView) -> Outcome:
+    cache = view.engine.cache
     if view.engine.refusal is not None:
-        yield failed(view.engine.refusal)
-    elif view.engine.cache is None:
-        yield unknown("nothing was planned for this model and device")
-    else:
-        cache = view.engine.cache
-        yield passed(f"{cache.num_blocks} blocks{'' if cache.exact else ' at the low end of the estimate'}")
+        return failed(view.engine.refusal)
+    if cache is None:
+        return unknown("no plan could be computed for this model and device")
+    return passed(f"{cache.num_blocks} blocks{'' if cache.exact else ' at the low end of the estimate'}")
 
 
 @ENGINE.rule(
     "seqs-over-blocks",
-    "max_num_seqs is not above the number of cache blocks",
+    "max_num_seqs is not larger than the number of cache blocks",
     basis=VLLM + "49064",
     remedy="lower engine.max_num_seqs to the planner's N_steady",
 )
-def seqs_over_blocks(view: DeploymentView) -> Iterator[Outcome]:
+def seqs_over_blocks(view: DeploymentView) -> Outcome | None:
     cache = _hybrid_cache(view)
     if cache is None:
-        return
-    told = f"max_num_seqs {cache.max_num_seqs}, blocks {cache.num_blocks}"
+        return None
+    numbers = f"max_num_seqs {cache.max_num_seqs}, blocks {cache.num_blocks}"
     if cache.max_num_seqs <= cache.num_blocks:
-        yield passed(told)
-    elif cache.full_cudagraphs:
-        yield failed(f"{told}: the engine refuses to start")
-    else:
-        yield failed(f"{told}: sequences would wait and be preempted")
+        return passed(numbers)
+    effect = "the engine refuses to start" if cache.full_cudagraphs else "sequences would wait and be preempted"
+    return failed(f"{numbers}: {effect}")
 
 
 @ENGINE.rule(
     "block-over-budget",
-    "A cache block fits into one step's token budget",
-    basis="https://github.com/vllm-project/vllm-ascend/issues/16916; scheduler's cut of aligned prefill chunks",
+    "A cache block fits into the token budget of one step",
+    basis="https://github.com/vllm-project/vllm-ascend/issues/16916; the scheduler splits prefill at block boundaries",
     remedy="set engine.max_num_batched_tokens to k * block + max_num_seqs",
 )
-def block_over_budget(view: DeploymentView) -> Iterator[Outcome]:
+def block_over_budget(view: DeploymentView) -> Outcome | None:
     cache = _hybrid_cache(view)
-    if cache is not None and cache.mode == "align":
-        told = f"block {cache.block_size} tokens, max_num_batched_tokens {cache.max_num_batched_tokens}"
-        yield passed(told) if cache.block_size <= cache.max_num_batched_tokens else failed(told)
+    if cache is None or cache.mode != "align":
+        return None
+    numbers = f"block {cache.block_size} tokens, max_num_batched_tokens {cache.max_num_batched_tokens}"
+    return require(cache.block_size <= cache.max_num_batched_tokens, numbers)
 
 
 @ENGINE.rule(
-    "inert-prefix-cache",
-    "Prefix caching can hit at all",
+    "prefix-cache-unusable",
+    "Prefix caching can hit",
     basis=VLLM + "48401",
     remedy="set engine.enable_prefix_caching to false, or engine.prefix_match_unit to a divisor of the block (16)",
 )
-def inert_prefix_cache(view: DeploymentView) -> Iterator[Outcome]:
+def prefix_cache_unusable(view: DeploymentView) -> Outcome | None:
     cache = _hybrid_cache(view)
-    if cache is not None and cache.prefix_unit is not None:
-        told = f"smallest cacheable prefix {cache.prefix_unit} tokens, max_model_len {cache.max_model_len}"
-        yield passed(told) if cache.prefix_unit < cache.max_model_len else failed(told)
+    if cache is None or cache.prefix_unit is None:
+        return None
+    numbers = f"smallest cacheable prefix {cache.prefix_unit} tokens, max_model_len {cache.max_model_len}"
+    return require(cache.prefix_unit < cache.max_model_len, numbers)
 
 
 @ENGINE.rule(
-    "coarse-prefix-cache",
-    "Prefix caching hits prompts of everyday length",
-    basis=VLLM + "40696; " + MEASURED + ": prompts below one block never hit, with no log line",
+    "prefix-cache-granularity",
+    "Prefix caching can hit prompts of common length",
+    basis=VLLM + "40696; " + MEASURED + ": prompts shorter than one block never hit, and no log line says so",
     remedy="set engine.prefix_match_unit to 16, or turn prefix caching off for short independent prompts",
     severity="warning",
 )
-def coarse_prefix_cache(view: DeploymentView) -> Iterator[Outcome]:
+def prefix_cache_granularity(view: DeploymentView) -> Outcome | None:
     cache = _hybrid_cache(view)
-    if cache is not None and cache.prefix_unit is not None:
-        told = f"prompts below {cache.prefix_unit} tokens never hit"
-        yield passed(told) if cache.prefix_unit <= SHORT_PROMPT else failed(told)
+    if cache is None or cache.prefix_unit is None:
+        return None
+    return require(cache.prefix_unit <= SHORT_PROMPT, f"prompts shorter than {cache.prefix_unit} tokens never hit")
 
 
 @ENGINE.rule(
-    "near-ceiling",
-    "max_model_len keeps clear of the longest context that fits",
+    "context-near-limit",
+    "max_model_len leaves a margin below the longest context that fits",
     basis=VLLM + "52520",
-    remedy="set engine.max_model_len to at most 0.95 of the longest context `hybridserve plan` prints",
+    remedy="set engine.max_model_len to at most 0.95 of the longest context that `hybridserve plan` prints",
     severity="warning",
 )
-def near_ceiling(view: DeploymentView) -> Iterator[Outcome]:
+def context_near_limit(view: DeploymentView) -> Outcome | None:
     cache = _hybrid_cache(view)
-    if cache is not None and cache.mode == "align":
-        told = f"max_model_len {cache.max_model_len}, longest that fits {cache.longest_context}"
-        # A ceiling that is the model's own length and not the memory's is no danger.
-        roomy = cache.max_model_len <= CONTEXT_SHARE * cache.longest_context
-        full = cache.max_model_len == cache.longest_context
-        yield passed(told) if roomy or (full and _fits_twice(cache)) else failed(told)
+    if cache is None or cache.mode != "align":
+        return None
+    margin = cache.max_model_len <= CONTEXT_SHARE * cache.longest_context
+    # A limit that is set by the model's own length and not by memory is safe: two longest requests fit.
+    model_limit = (
+        cache.max_model_len == cache.longest_context and cache.num_blocks * cache.block_size >= 2 * cache.max_model_len
+    )
+    numbers = f"max_model_len {cache.max_model_len}, longest that fits {cache.longest_context}"
+    return require(margin or model_limit, numbers)
 
 
 @ENGINE.rule(
     "ssm-dtype",
-    "The SSM state has a type that is known to keep accuracy",
+    "The SSM state has a data type that is known to keep accuracy",
     basis=VLLM + "39032; NVIDIA's measurement on Nemotron 3 Super: fp16 round-to-nearest loses 2.3 %",
-    remedy="set engine.mamba_ssm_cache_dtype to float32, or float16 with stochastic rounding",
+    remedy="set engine.mamba_ssm_cache_dtype to float32, or to float16 with stochastic rounding",
+    when=_hybrid,
 )
-def ssm_dtype(view: DeploymentView) -> Iterator[Outcome]:
-    if not _hybrid(view):
-        return
+def ssm_dtype(view: DeploymentView) -> Outcome:
     dtype = view.engine.args.get("mamba_ssm_cache_dtype") or view.engine.card_ssm_dtype or "auto"
-    rounding = bool(view.engine.args.get("enable_mamba_cache_stochastic_rounding"))
     if dtype == "float32":
-        yield passed("float32")
-    elif dtype == "float16" and rounding:
-        yield passed("float16 with stochastic rounding")
-    elif dtype == "auto":
-        yield failed("auto: what it means has changed between vLLM releases")
-    else:
-        yield failed(f"{dtype} without stochastic rounding")
+        return passed("float32")
+    if dtype == "auto":
+        return failed("auto: its meaning has changed between vLLM releases")
+    if dtype == "float16" and view.engine.args.get("enable_mamba_cache_stochastic_rounding"):
+        return passed("float16 with stochastic rounding")
+    return failed(f"{dtype} without stochastic rounding")
 
 
 @ENGINE.rule(
     "stochastic-rounding",
-    "Stochastic rounding runs where it is built",
+    "Stochastic rounding is used only where the platform supports it",
     basis="vLLM checks the platform only for a config made in Python, not for flags: " + MEASURED,
     remedy="use it with a float16 SSM state on CUDA, on Blackwell or with mamba_backend flashinfer; else turn it off",
+    when=lambda view: bool(view.engine.args.get("enable_mamba_cache_stochastic_rounding")),
 )
-def stochastic_rounding(view: DeploymentView) -> Iterator[Outcome]:
-    args = view.engine.args
-    if not args.get("enable_mamba_cache_stochastic_rounding"):
-        return
-    wrong = []
+def stochastic_rounding(view: DeploymentView) -> Outcome:
+    args, wrong = view.engine.args, []
     if args.get("mamba_ssm_cache_dtype") != "float16":
         wrong.append("the SSM state is not float16")
     if view.engine.platform != "cuda":
         wrong.append(f"the platform is {view.engine.platform}")
     elif not view.engine.blackwell and args.get("mamba_backend") != "flashinfer":
         wrong.append("neither a Blackwell GPU nor mamba_backend flashinfer")
-    yield failed("; ".join(wrong)) if wrong else passed("float16 state on a platform that has it")
+    return require(not wrong, "; ".join(wrong) or "float16 state on a platform that supports it")
 
 
 @ENGINE.rule(
     "mtp-prefix-cache",
-    "No speculative decoding together with prefix caching",
+    "Speculative decoding is not combined with prefix caching",
     basis=VLLM + "53912",
-    remedy="drop engine.speculative_config, or set engine.enable_prefix_caching to false",
+    remedy="remove engine.speculative_config, or set engine.enable_prefix_caching to false",
+    when=_hybrid,
 )
-def mtp_prefix_cache(view: DeploymentView) -> Iterator[Outcome]:
-    if _hybrid(view) and (method := _speculation(view)):
-        told = f"speculative decoding by {method}, prefix caching {'on' if _prefix_caching(view) else 'off'}"
-        yield failed(f"{told}: corrupts output on hybrids") if _prefix_caching(view) else passed(told)
+def mtp_prefix_cache(view: DeploymentView) -> Outcome | None:
+    method = _speculation(view)
+    if not method:
+        return None
+    if _caching_states(view):
+        return failed(f"speculative decoding by {method}, prefix caching on: corrupts output on hybrids")
+    return passed(f"speculative decoding by {method}, prefix caching off")
 
 
 @ENGINE.rule(
     "ngram",
     "No n-gram speculation on a hybrid",
     basis=VLLM + "39273",
-    remedy="drop engine.speculative_config",
+    remedy="remove engine.speculative_config",
+    when=_hybrid,
 )
-def ngram(view: DeploymentView) -> Iterator[Outcome]:
-    if _hybrid(view) and (method := _speculation(view)):
-        yield failed(f"{method}: corrupts output on hybrids") if "ngram" in method else passed(f"method is {method}")
+def ngram(view: DeploymentView) -> Outcome | None:
+    method = _speculation(view)
+    if not method:
+        return None
+    return failed(f"{method}: corrupts output on hybrids") if "ngram" in method else passed(f"method is {method}")
 
 
 @ENGINE.rule(
     "kv-connector",
     "No external KV connector on a hybrid",
     basis="https://github.com/LMCache/LMCache/issues/4247; " + VLLM + "37285",
-    remedy="drop engine.kv_transfer_config",
+    remedy="remove engine.kv_transfer_config",
+    when=_hybrid,
 )
-def kv_connector(view: DeploymentView) -> Iterator[Outcome]:
-    if _hybrid(view):
-        connector = view.engine.args.get("kv_transfer_config")
-        told = "kv_transfer_config is set: a hit restores attention without the state"
-        yield failed(told) if connector else passed("none")
+def kv_connector(view: DeploymentView) -> Outcome:
+    return _not_set(view, "kv_transfer_config", "a hit restores the attention cache without the state")
 
 
 @ENGINE.rule(
     "kv-events",
     "KV cache events are off on a hybrid",
     basis="https://github.com/ai-dynamo/dynamo/issues/9376",
-    remedy="drop kv_events_config from engine.extra_args",
+    remedy="remove kv_events_config from engine.extra_args",
+    when=_hybrid,
 )
-def kv_events(view: DeploymentView) -> Iterator[Outcome]:
-    if _hybrid(view):
-        events = view.engine.args.get("kv_events_config")
-        yield failed("kv_events_config is set: it can turn the hybrid cache manager off") if events else passed("off")
+def kv_events(view: DeploymentView) -> Outcome:
+    return _not_set(view, "kv_events_config", "it can turn the hybrid cache manager off")
 
 
 @ENGINE.rule(
     "hybrid-manager",
     "The hybrid cache manager is on",
-    basis=MEASURED + ": hybrids die with 'Failed to promote local KV cache specs to one unified type.'",
-    remedy="drop disable_hybrid_kv_cache_manager from engine.extra_args",
+    basis=MEASURED + ": hybrids fail with 'Failed to promote local KV cache specs to one unified type.'",
+    remedy="remove disable_hybrid_kv_cache_manager from engine.extra_args",
+    when=_hybrid,
 )
-def hybrid_manager(view: DeploymentView) -> Iterator[Outcome]:
-    if _hybrid(view):
-        off = view.engine.args.get("disable_hybrid_kv_cache_manager")
-        yield failed("disable_hybrid_kv_cache_manager is set") if off else passed("on")
+def hybrid_manager(view: DeploymentView) -> Outcome:
+    return _not_set(view, "disable_hybrid_kv_cache_manager", "the engine does not start")
 
 
 @ENGINE.rule(
     "block-size",
-    "Block sizes are left to the engine",
+    "Block sizes are chosen by the engine",
     basis=VLLM + "53142; " + VLLM + "57266",
     remedy="leave engine.block_size and mamba_block_size empty: the engine aligns them to the state page",
+    when=_hybrid,
 )
-def block_size(view: DeploymentView) -> Iterator[Outcome]:
-    if _hybrid(view):
-        found = [name for name in ("block_size", "mamba_block_size") if view.engine.args.get(name) is not None]
-        yield failed(f"set: {', '.join(found)}") if found else passed("left to the engine")
+def block_size(view: DeploymentView) -> Outcome:
+    found = [name for name in ("block_size", "mamba_block_size") if view.engine.args.get(name) is not None]
+    return require(not found, f"set: {', '.join(found)}" if found else "not set")
 
 
 @ENGINE.rule(
     "chunked-prefill",
-    "Chunked prefill is on where the state is cached",
+    "Chunked prefill is on where states are cached",
     basis="vLLM: mode align requires it",
-    remedy="drop enable_chunked_prefill from engine.extra_args",
+    remedy="remove enable_chunked_prefill from engine.extra_args",
+    when=_caching_states,
 )
-def chunked_prefill(view: DeploymentView) -> Iterator[Outcome]:
-    if _hybrid(view) and _prefix_caching(view):
-        off = view.engine.args.get("enable_chunked_prefill") is False
-        yield failed("enable_chunked_prefill is false") if off else passed("on")
+def chunked_prefill(view: DeploymentView) -> Outcome:
+    off = view.engine.args.get("enable_chunked_prefill") is False
+    return failed("enable_chunked_prefill is false") if off else passed("on")
 
 
 @ENGINE.rule(
     "cache-mode",
-    "The state's cache mode works in this release",
+    "The state cache mode works in this release",
     basis=VLLM + "54504; mode all was removed in vLLM 0.32",
     remedy="leave engine.mamba_cache_mode empty",
+    when=_hybrid,
 )
-def cache_mode(view: DeploymentView) -> Iterator[Outcome]:
-    if not _hybrid(view):
-        return
+def cache_mode(view: DeploymentView) -> Outcome:
     mode, cpu = view.engine.args.get("mamba_cache_mode"), view.engine.platform == "cpu"
-    if mode == "all" and release(view.engine.version) >= Version("0.32"):
-        yield failed(f"all: refused by vLLM {view.engine.version}")
-    elif mode == "all":
-        yield failed("all: one state per block, and it fails on prompts of more than one chunk on CPU")
-    elif cpu and release(view.engine.version) >= Version("0.32") and _prefix_caching(view):
-        yield failed(f"prefix caching on CPU crashes in prefill in vLLM {view.engine.version}")
-    else:
-        yield passed(str(mode or "chosen by the engine"))
+    since_032 = release(view.engine.version) >= Version("0.32")
+    if mode == "all" and since_032:
+        return failed(f"all: refused by vLLM {view.engine.version}")
+    if mode == "all":
+        return failed("all: one state per block, and on CPU it fails for prompts of more than one chunk")
+    if cpu and since_032 and _caching_states(view):
+        return failed(f"prefix caching on CPU crashes in prefill in vLLM {view.engine.version}")
+    return passed(str(mode or "chosen by the engine"))
 
 
 @ENGINE.rule(
     "auto-dtype",
-    "Types are stated, not left to auto",
-    basis="what auto means follows the checkpoint's files and the release",
+    "Data types are set explicitly, not auto",
+    basis="the meaning of auto depends on the checkpoint's files and on the release",
     remedy="set engine.dtype and engine.mamba_cache_dtype to bfloat16, and engine.kv_cache_dtype to bfloat16 or fp8",
     severity="warning",
 )
-def auto_dtype(view: DeploymentView) -> Iterator[Outcome]:
+def auto_dtype(view: DeploymentView) -> Outcome:
     names = ["dtype", "kv_cache_dtype", *(["mamba_cache_dtype"] if _hybrid(view) else [])]
     auto = [name for name in names if view.engine.args.get(name) in (None, "auto")]
-    yield failed(f"auto: {', '.join(auto)}") if auto else passed("stated")
+    return require(not auto, f"auto: {', '.join(auto)}" if auto else "all set")
 
 
 @ENGINE.rule(
     "reasoning-parser",
-    "Reasoning is split from the answer",
-    basis="https://github.com/NVIDIA/NemoClaw/pull/6992: without it </think> reaches agents",
-    remedy="set engine.reasoning_parser to the parser of the model's card",
+    "Reasoning is separated from the answer",
+    basis="https://github.com/NVIDIA/NemoClaw/pull/6992: without a parser </think> reaches agents",
+    remedy="set engine.reasoning_parser to the parser that the model's card names",
+    when=lambda view: view.engine.reasoning and view.engine.chat,
 )
-def reasoning_parser(view: DeploymentView) -> Iterator[Outcome]:
-    engine = view.engine
-    if not (engine.reasoning and engine.chat):
-        return
-    parser, card = engine.args.get("reasoning_parser"), engine.card_reasoning_parser
-    if card and parser not in (None, card):
-        yield failed(f"{parser}; the model's card names {card}")
-    elif parser or card:
-        yield passed(str(parser or card))
-    else:
-        yield failed("the model reasons, and no parser is set")
+def reasoning_parser(view: DeploymentView) -> Outcome:
+    parser, card = view.engine.args.get("reasoning_parser"), view.engine.card_reasoning_parser
+    return _parser(parser, card, "no parser is set for a model that reasons")
 
 
 @ENGINE.rule(
     "tool-parser",
-    "Tool calls are parsed as the model writes them",
+    "Tool calls are parsed in the format that the model writes",
     basis="https://github.com/NVIDIA/TensorRT-LLM/pull/13684: a wrong parser loses 2-8 % of streamed calls",
-    remedy="set engine.tool_call_parser to the parser of the model's card, or leave tool calls off",
+    remedy="set engine.tool_call_parser to the parser that the model's card names, or leave tool calls off",
+    when=lambda view: view.engine.chat,
 )
-def tool_parser(view: DeploymentView) -> Iterator[Outcome]:
-    engine = view.engine
-    parser, card = engine.args.get("tool_call_parser"), engine.card_tool_call_parser
-    if not engine.chat or (parser is None and card is None and not engine.args.get("enable_auto_tool_choice")):
-        return
-    if parser is None and card is None:
-        yield failed("enable_auto_tool_choice is set without a parser")
-    elif card and parser not in (None, card):
-        yield failed(f"{parser}; the model's card names {card}")
-    else:
-        yield passed(str(parser or card))
+def tool_parser(view: DeploymentView) -> Outcome | None:
+    parser, card = view.engine.args.get("tool_call_parser"), view.engine.card_tool_call_parser
+    if parser is None and card is None and not view.engine.args.get("enable_auto_tool_choice"):
+        return None
+    return _parser(parser, card, "enable_auto_tool_choice is set without a parser")
 
 
 @ENGINE.rule(
     "reasoning-config",
-    "A thinking budget does not empty the answer",
+    "A thinking budget does not leave the answer empty",
     basis=VLLM + "39103",
-    remedy="drop reasoning_config from engine.extra_args; with engine.reasoning_parser, budgets work without it",
+    remedy="remove reasoning_config from engine.extra_args; with engine.reasoning_parser, budgets work without it",
+    when=lambda view: bool(view.engine.args.get("reasoning_config")),
 )
-def reasoning_config(view: DeploymentView) -> Iterator[Outcome]:
+def reasoning_config(view: DeploymentView) -> Outcome:
     parser = view.engine.args.get("reasoning_parser") or view.engine.card_reasoning_parser
-    if view.engine.args.get("reasoning_config"):
-        told = f"reasoning_config with reasoning parser {parser}"
-        yield failed(f"{told}: content is null") if parser == "nemotron_v3" else passed(told)
+    setting = f"reasoning_config with reasoning parser {parser}"
+    return failed(f"{setting}: content is null") if parser == "nemotron_v3" else passed(setting)
 
 
 @ENGINE.rule(
     "budget-speculation",
-    "A thinking budget is enforced under speculative decoding",
+    "A thinking budget is not combined with speculative decoding",
     basis=VLLM + "54906",
-    remedy="drop engine.speculative_config or reasoning_config",
+    remedy="remove engine.speculative_config or reasoning_config",
+    when=lambda view: bool(view.engine.args.get("reasoning_config")),
 )
-def budget_speculation(view: DeploymentView) -> Iterator[Outcome]:
-    if view.engine.args.get("reasoning_config"):
-        method = _speculation(view)
-        yield failed(f"reasoning_config with {method}: silently not enforced") if method else passed("no speculation")
+def budget_speculation(view: DeploymentView) -> Outcome:
+    method = _speculation(view)
+    return failed(f"reasoning_config with {method}: the budget is not enforced") if method else passed("no speculation")
 
 
 @ENGINE.rule(
     "version",
-    "The engine's version runs the model",
+    "The engine's version supports the model",
     basis="the model's card or vLLM's recipe for it",
     remedy="raise engine.version",
 )
-def version(view: DeploymentView) -> Iterator[Outcome]:
-    least = view.engine.min_version
-    if least is not None:
-        told = f"vLLM {view.engine.version}, the model needs {least}"
-        yield passed(told) if release(view.engine.version) >= release(least) else failed(told)
-
-
-def _hybrid(view: DeploymentView) -> bool:
-    # Not known counts as a hybrid: the rules warn of what breaks those.
-    return view.engine.hybrid is not False
+def version(view: DeploymentView) -> Outcome | None:
+    needed, present = view.engine.min_version, view.engine.version
+    if needed is None:
+        return None
+    return require(release(present) >= release(needed), f"vLLM {present}, the model needs {needed}")
 
 
 def _hybrid_cache(view: DeploymentView) -> CacheFacts | None:
     return view.engine.cache if _hybrid(view) else None
 
 
-def _prefix_caching(view: DeploymentView) -> bool:
-    return view.engine.args.get("enable_prefix_caching") is not False
+def _not_set(view: DeploymentView, argument: str, effect: str) -> Outcome:
+    if view.engine.args.get(argument):
+        return failed(f"{argument} is set: {effect}")
+    return passed(f"{argument} is not set")
+
+
+def _parser(parser: str | None, card: str | None, missing: str) -> Outcome:
+    if parser is None and card is None:
+        return failed(missing)
+    if card and parser not in (None, card):
+        return failed(f"{parser}; the model's card names {card}")
+    return passed(str(parser or card))
 
 
 def _speculation(view: DeploymentView) -> str:
     config: Any = view.engine.args.get("speculative_config")
     return str(config.get("method", "a draft model")) if isinstance(config, dict) and config else ""
-
-
-def _fits_twice(cache: CacheFacts) -> bool:
-    """Two longest requests fit: the ceiling is not the memory's."""
-    return cache.num_blocks * cache.block_size >= 2 * cache.max_model_len

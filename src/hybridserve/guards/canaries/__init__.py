@@ -1,1 +1,1 @@
-"""Guard canaries: prompts with a known verdict, and how they are sent and judged."""
+"""Guard canaries: prompts with a known verdict, how they are sent, and how the responses are judged."""
