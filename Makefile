@@ -144,7 +144,7 @@ lock: ## resolve pyproject.toml into requirements/*.txt
 	$(BIN)/python scripts/lock.py
 
 sbom: ## write the CycloneDX bill of materials of a lock (LOCK=cpu) into dist/
-	@$(PYTHON) scripts/lock_sbom.py requirements/$(LOCK).txt dist/sbom-$(LOCK).cdx.json
+	@$(BIN)/python scripts/sbom.py --lock requirements/$(LOCK).txt dist/sbom-$(LOCK).cdx.json
 
 audit: ## known vulnerabilities of every served pin; needs PyPI's JSON API
 	for lock in base cpu gpu; do $(BIN)/uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip -r requirements/$$lock.txt || exit 1; done

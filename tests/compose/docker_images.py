@@ -65,7 +65,7 @@ def test_weights_are_fetched_into_a_volume(images: None) -> None:
 
 
 @pytest.mark.parametrize("image", [CONTROL, CPU])
-def test_an_image_carries_its_papers(image: str, images: None) -> None:
+def test_image_contains_license_files(image: str, images: None) -> None:
     labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", image))
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert len(labels["org.opencontainers.image.revision"]) == 40
@@ -106,7 +106,7 @@ def test_an_empty_secret_is_one_line(images: None, tmp_path: Path) -> None:
     one_line(ran, "hybridserve: the secret /keys is empty; hybridserve key makes one")
 
 
-def test_weights_are_baked_only_with_their_papers(images: None, tmp_path: Path) -> None:
+def test_weights_are_baked_only_with_license_files(images: None, tmp_path: Path) -> None:
     """Without the license's text and its acceptance the build fails and says so; with them the image answers."""
     (tmp_path / "licenses").mkdir()
     shutil.copytree(ROOT / "src/hybridserve/demo_model", tmp_path / "weights")
@@ -120,8 +120,8 @@ def test_weights_are_baked_only_with_their_papers(images: None, tmp_path: Path) 
     (tmp_path / "hybridserve.yaml").write_text(yaml.safe_dump(settings))
     ran = docker_tools.run(*words, "--progress", "plain", str(tmp_path), check=False)
     assert ran.returncode != 0
-    assert "papers: license.copy: apache-2.0: no file" in ran.stderr
-    assert "papers: license.accepted: apache-2.0: nobody accepted it" in ran.stderr
+    assert "license check: license.copy: apache-2.0: no file" in ran.stderr
+    assert "license check: license.accepted: apache-2.0: nobody accepted it" in ran.stderr
     shutil.copy(ROOT / "LICENSE", tmp_path / "licenses" / "apache-2.0.txt")
     settings["license"]["accepted"] = [{"license": "apache-2.0", "by": "the tests", "accepted": "2026-11-24"}]
     (tmp_path / "hybridserve.yaml").write_text(yaml.safe_dump(settings))

@@ -1,4 +1,4 @@
-"""What the running service says about itself: findings for /compliance, notices for /licenses, lines for a header."""
+"""Documents of a running service: findings for /compliance, licenses for /licenses, and lines for a response header."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 from hybridserve.catalog.licenses import License
 from hybridserve.compliance.findings import Finding, Profile, compliance_status
-from hybridserve.compliance.rules.base import clause, duties
+from hybridserve.compliance.rules.base import applies, clause, duties
 from hybridserve.compliance.view import DeploymentView, Part
 
-# Words of a license may hold characters that a header must not.
+# License texts may contain characters that an HTTP header must not.
 _HEADER_SAFE = str.maketrans({"©": "(c)", "\n": " ", "\r": " "})
 
 
@@ -27,7 +27,7 @@ def digest(tree: Any) -> str:
 def compliance_document(
     findings: Sequence[Finding], profile: Profile, today: date, evidence_sha256: str | None = None
 ) -> dict[str, Any]:
-    """Body of ``GET /compliance``: the verdict, the findings, and digests to compare two replicas or two days by."""
+    """Body of ``GET /compliance``: status, findings, and digests by which replicas or days can be compared."""
     rows = [finding.as_dict() for finding in findings]
     return {
         "profile": profile,
@@ -41,26 +41,20 @@ def compliance_document(
 
 
 def licenses_document(view: DeploymentView) -> dict[str, Any]:
-    """Body of ``GET /licenses``: each model with its licenses, where their texts are, and the lines they ask for."""
+    """Body of ``GET /licenses``: each model with its licenses, their addresses, and the lines that they require."""
+    policies = {duty.policy for part in view.parts for license in part.licenses for duty in license.obligations}
     return {
         "models": [_part(part) for part in view.parts],
         "lines": service_lines(view),
-        "policies": sorted({duty.policy for part in view.parts for one in part.licenses for duty in one.obligations
-                            if duty.policy}),
-    }  # fmt: skip
+        "policies": sorted(policy for policy in policies if policy),
+    }
 
 
 def notice_lines(view: DeploymentView) -> list[str]:
-    """Lines for a NOTICE file, whether the weights are handed on or not: they cost nothing, and images are copied."""
-    return list(
-        dict.fromkeys(
-            duty.line
-            for part in view.parts
-            for one in part.licenses
-            for duty in one.terms("notice_line")
-            if duty.line is not None
-        )
-    )
+    """Lines for NOTICE, also where the weights are not distributed: they do no harm, and images get copied."""
+    licenses = [license for part in view.parts for license in part.licenses]
+    lines = [duty.line for license in licenses for duty in license.terms("notice_line") if duty.line]
+    return list(dict.fromkeys(lines))
 
 
 def service_lines(view: DeploymentView) -> list[str]:
@@ -69,20 +63,9 @@ def service_lines(view: DeploymentView) -> list[str]:
 
 
 def attribution_header(view: DeploymentView) -> str | None:
-    """Value of the response header that carries the service lines; None where no license asks for one."""
+    """Value of the response header with the service lines; None where no license requires one."""
     lines = [line.translate(_HEADER_SAFE).encode("ascii", "ignore").decode() for line in service_lines(view)]
     return "; ".join(lines) or None
-
-
-def owed(part: Part, one: License) -> list[dict[str, Any]]:
-    """The duties of a license that are triggered for a part, as plain data."""
-    family = part.entry.family if part.entry else None
-    return [
-        {"term": duty.term, "clause": clause(one, duty), **({"line": duty.line} if duty.line else {}),
-         **({"policy": duty.policy} if duty.policy else {})}
-        for duty in one.obligations
-        if part.triggers & set(duty.when) and duty.only in (None, family)
-    ]  # fmt: skip
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -91,18 +74,15 @@ def _part(part: Part) -> dict[str, Any]:
         "id": part.id,
         "repository": part.repository,
         "revision": part.revision,
-        "licenses": [
-            {
-                "id": one.id,
-                "title": one.title,
-                "version": one.version,
-                "spdx": one.spdx,
-                "url": one.url,
-                "licensor": one.licensor,
-                "status": one.status,
-                "read": one.read.isoformat(),
-                "duties": owed(part, one),
-            }
-            for one in part.licenses
-        ],
+        "licenses": [_license(license, part) for license in part.licenses],
     }
+
+
+def _license(license: License, part: Part) -> dict[str, Any]:
+    fields = license.model_dump(mode="json", include={"id", "title", "version", "spdx", "url", "licensor", "status",
+                                                      "read"})  # fmt: skip
+    return {**fields, "duties": [
+        {"term": duty.term, "clause": clause(license, duty), **({"line": duty.line} if duty.line else {}),
+         **({"policy": duty.policy} if duty.policy else {})}
+        for duty in license.obligations if applies(duty, part)
+    ]}  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from jsonschema import Draft7Validator
 
 from hybridserve.compliance import compliance_document, licenses_document, service_lines
@@ -69,15 +71,21 @@ def test_the_bundle_is_the_same_bytes_each_time_and_satisfies_the_check(baked: C
     assert any(line.startswith("Llama 3.1 is licensed under") for line in with_guard)
 
 
-def test_the_bill_of_materials(case: Case) -> None:
-    bom = json.loads(attribution_bundle(case.view())["models.cdx.json"])
-    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
-    model, guard = bom["components"]
+def test_models_sbom_is_valid_cyclonedx(case: Case, llama_guard: Case) -> None:
+    text = attribution_bundle(case.view())["models.cdx.json"]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bom = json.loads(text)
+    model, guard = sorted(bom["components"], key=lambda component: component["bom-ref"], reverse=True)
     assert model["purl"] == (
         "pkg:huggingface/nvidia/NVIDIA-Nemotron-Nano-9B-v2@6533e8de2c68e4536bf7c411d7a3ce5734111476"
     )
-    assert model["licenses"][0]["license"]["name"] == "LicenseRef-scancode-nvidia-open-model-2025"
-    assert guard["licenses"][0]["license"]["id"] == "Apache-2.0"
+    assert model["licenses"] == [{"expression": "LicenseRef-scancode-nvidia-open-model-2025"}]
+    assert guard["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    guard, _ = json.loads(attribution_bundle(llama_guard.view())["models.cdx.json"])["components"]
+    assert guard["licenses"] == [
+        {"expression": "LicenseRef-scancode-nvidia-open-model-2025 AND LicenseRef-scancode-llama-3.1-license-2024"}
+    ]
+    assert [reference["type"] for reference in guard["externalReferences"]] == ["license", "license"]
 
 
 def test_sarif(case: Case) -> None:
