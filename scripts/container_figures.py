@@ -14,7 +14,7 @@ BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->"
 
 
 def table(figures: dict[str, tuple[float, str]]) -> str:
-    """Name, value and unit in Markdown, in the order in which they were first measured."""
+    """Name, value and unit in Markdown, in the order of measurement."""
     lines = [f"| {name} | {value:g} {unit} |" for name, (value, unit) in figures.items()]
     return "\n".join(["| what | measured |", "|---|---|", *lines]) + "\n"
 
@@ -24,12 +24,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", type=Path)
     parser.add_argument("page", type=Path)
-    asked = parser.parse_args()
-    page = asked.page.read_text(encoding="utf-8")
+    options = parser.parse_args()
+    page = options.page.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    figures = json.loads(asked.figures.read_text(encoding="utf-8"))
-    asked.page.write_text(f"{before}{BEGIN}{table(figures)}{END}{after}", encoding="utf-8")
+    figures = json.loads(options.figures.read_text(encoding="utf-8"))
+    options.page.write_text(f"{before}{BEGIN}{table(figures)}{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

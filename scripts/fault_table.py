@@ -11,32 +11,29 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- faults -->\n", "<!-- end of faults -->"
-HEAD = [
-    "| fault | requests | finished | told | cut | lost | in flight | first failure, s | last, s | all back, s "
-    "| metric after | alert rule holds after |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-]
-FIELDS = (
-    "fault",
-    "requests",
-    "finished",
-    "told",
-    "cut",
-    "silent",
-    "in_flight",
-    "first_failure_s",
-    "last_failure_s",
-    "all_back_s",
-    "metric",
-    "alert",
-)
+# Field of a row (tests/faults/components.py `Row`): heading.
+COLUMNS = {
+    "fault": "fault",
+    "requests": "requests",
+    "finished": "finished",
+    "reported": "reported",
+    "cut": "cut",
+    "lost": "lost",
+    "in_flight": "in flight",
+    "first_failure_s": "first failure, s",
+    "last_failure_s": "last failure, s",
+    "recovered_s": "recovered, s",
+    "metric": "metric after",
+    "alert": "alert condition true after",
+}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown; of several runs of one fault the last counts."""
     last = {row["fault"]: row for row in rows}
-    lines = ["| " + " | ".join("-" if row[f] is None else str(row[f]) for f in FIELDS) + " |" for row in last.values()]
-    return "\n".join([*HEAD, *lines]) + "\n"
+    cells = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
+    cells += [["-" if row[field] is None else str(row[field]) for field in COLUMNS] for row in last.values()]
+    return "".join("| " + " | ".join(line) + " |\n" for line in cells)
 
 
 def main() -> None:
@@ -44,12 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path)
     parser.add_argument("page", type=Path)
-    asked = parser.parse_args()
-    rows = [json.loads(line) for line in asked.rows.read_text(encoding="utf-8").splitlines()]
-    page = asked.page.read_text(encoding="utf-8")
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()]
+    page = options.page.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    asked.page.write_text(f"{before}{BEGIN}{table(rows)}{END}{after}", encoding="utf-8")
+    options.page.write_text(f"{before}{BEGIN}{table(rows)}{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
