@@ -1,7 +1,5 @@
 """Accelerators: memory as the driver reports it, bandwidth and FLOPs, from `accelerators.yaml`."""
 
-from __future__ import annotations
-
 import difflib
 from functools import cache
 from pathlib import Path
@@ -42,7 +40,7 @@ class ComputeFacts(Fact):
 class Accelerator(BaseModel):
     """One kind of device."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     id: str
     name: str
@@ -71,7 +69,7 @@ class Accelerator(BaseModel):
 
 
 class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     accelerators: tuple[Accelerator, ...]
 

@@ -1,7 +1,5 @@
 """The one table of what differs between vLLM releases, `engines.yaml`, typed."""
 
-from __future__ import annotations
-
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -21,7 +19,7 @@ _FILE = Path(__file__).with_name("engines.yaml")
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class KvCacheDtype(_Frozen):

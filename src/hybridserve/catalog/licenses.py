@@ -4,8 +4,6 @@ No license's text is stored: a duty has its clause, a short quotation and what a
 `model_license` read single entries, so that a check does not pay for the whole registry.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import hashlib
 import unicodedata
@@ -50,7 +48,7 @@ _STRAIGHT = str.maketrans({"“": '"', "”": '"', "’": "'", "‘": "'"})
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class Obligation(_Entry):

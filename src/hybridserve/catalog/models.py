@@ -3,19 +3,17 @@
 `resolve_model` takes a card's id, the Hugging Face repository of a card, a folder with config.json or a config.json.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hybridserve import yamlio
 from hybridserve.errors import CatalogError, from_validation
+from hybridserve.records import dataclass
 
 _CARDS = Path(__file__).with_name("models")
 _PACKAGE = Path(__file__).parent.parent
@@ -26,7 +24,7 @@ DTYPE = Literal["float32", "float16", "bfloat16"]
 class Fact(BaseModel):
     """Base of every section of a card: where it was read, when, and which of its fields are not certain."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
     source: str
     read: date
@@ -45,7 +43,7 @@ class ConfigFacts(Fact):
     """Folder inside the package that holds config.json."""
 
     @model_validator(mode="after")
-    def _one_place(self) -> ConfigFacts:
+    def _one_place(self) -> Self:
         if sum(place is not None for place in (self.values, self.same_as, self.folder)) != 1:
             raise ValueError("give one of values, same_as, folder")
         return self
@@ -65,7 +63,7 @@ class WeightFacts(Fact):
 class Sampling(BaseModel):
     """Recommended sampling in one reasoning mode."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     temperature: float
     top_p: float | None = None
@@ -93,7 +91,7 @@ class ServingFacts(Fact):
 class ModelCard(BaseModel):
     """One model. Its license is kept apart, under the same id."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
     id: str
     name: str

@@ -1,18 +1,16 @@
 """The root command. Verbs are loaded lazily, so that `plan` never pays for `serve`'s imports."""
 
-from __future__ import annotations
-
 import gc
 import importlib
 import json
-import os
 import sys
 from typing import Any
 
-# Pydantic looks through the metadata of every installed package for plugins, a tenth of the time that `plan` takes, and
-# nothing of ours has one. Not for `serve`, whose engine is started with this environment.
+from hybridserve.cli.startup import defer_imports
+
+# `serve` starts the engine in this environment and needs all of it.
 if sys.argv[1:2] != ["serve"]:
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    defer_imports()
 
 import typer
 from typer.core import TyperGroup

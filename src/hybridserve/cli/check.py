@@ -1,7 +1,5 @@
 """`hybridserve check`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter
@@ -211,8 +209,8 @@ def _test_service(
 
 
 async def _send(
-    url: str, key: str | None, canaries: Sequence[Canary], model: str, *, quiet: bool
-) -> list[CanaryObservation]:
+    url: str, key: str | None, canaries: "Sequence[Canary]", model: str, *, quiet: bool
+) -> "list[CanaryObservation]":
     import httpx
 
     from hybridserve.guards.canaries.client import send_canaries, service_client
@@ -220,7 +218,7 @@ async def _send(
     visible = not quiet and sys.stderr.isatty()
     numbers = iter(range(1, len(canaries) + 1))
 
-    def progress(canary: Canary) -> None:
+    def progress(canary: "Canary") -> None:
         if visible:
             print(f"\rcanary {next(numbers)}/{len(canaries)} {canary.id:<24}", end="", file=sys.stderr, flush=True)
 

@@ -1,20 +1,20 @@
 """`hybridserve plan`: what fits on a GPU, what to set, and why."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.errors import ConfigError
-from hybridserve.planning.memory.profile import MemoryProfile, read_memory_profile
 from hybridserve.planning.recommend import Goal, Reuse
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv, from_quantiles
 from hybridserve.settings import Settings, load
+
+if TYPE_CHECKING:
+    from hybridserve.planning.memory.profile import MemoryProfile
 
 LENGTHS = (8192, 32768, 131072)
 
@@ -157,8 +157,12 @@ def _workload(prompt: str | None, output: str | None, requests: Path | None) -> 
     return from_quantiles(prompt or "1024", output or "512")
 
 
-def _calibration(path: Path | None) -> MemoryProfile | None:
-    return None if path is None else read_memory_profile(_read(path, "--calibration"), str(path))
+def _calibration(path: Path | None) -> "MemoryProfile | None":
+    if path is None:
+        return None
+    from hybridserve.planning.memory.profile import read_memory_profile
+
+    return read_memory_profile(_read(path, "--calibration"), str(path))
 
 
 def _read(path: Path, flag: str) -> str:

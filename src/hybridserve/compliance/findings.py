@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
+
+from hybridserve.records import dataclass
 
 Status = Literal["PASS", "FAIL", "WAIVED", "UNKNOWN"]
 Severity = Literal["error", "warning", "note"]

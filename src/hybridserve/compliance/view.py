@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 from typing import Any, Literal
 
 from hybridserve.catalog.licenses import License, ModelLicense, Trigger
+from hybridserve.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from hybridserve.compliance.view import (
     WaiverRecord,
 )
 from hybridserve.errors import ConfigError, from_validation
+from hybridserve.records import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.license import LicenseSection, Waiver
 

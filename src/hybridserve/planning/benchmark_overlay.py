@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from hybridserve.errors import ConfigError
 from hybridserve.planning.cache.layout import CachePlan
 from hybridserve.planning.roofline import DevicePeaks, ServedModel, bound
+from hybridserve.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hybridserve.errors import CatalogError, PlanRefused
@@ -12,6 +11,7 @@ from hybridserve.planning.deployment import DeploymentPlan
 from hybridserve.planning.resolve import ResolvedPlan
 from hybridserve.planning.roofline import DevicePeaks, bound, device_peaks
 from hybridserve.planning.serialize import served
+from hybridserve.records import dataclass
 from hybridserve.units import GIB
 
 # Where sequence lengths are sampled for the drawing, in tokens: fine enough to show every step of a block.

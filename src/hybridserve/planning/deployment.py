@@ -7,18 +7,21 @@ for both ends of its band, so that a verdict says what is certain.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.layout import CacheLayout, CachePlan, CacheRequest, compute_layout, plan_cache
 from hybridserve.planning.memory.budget import MemoryBudget, MemoryRequest, budget_memory
-from hybridserve.planning.memory.profile import MemoryProfile
 from hybridserve.planning.memory.weights import Quantization, WeightBytes, count_weights
 from hybridserve.planning.models import Architecture
+from hybridserve.records import dataclass
 from hybridserve.units import GIB, MIB, format_gib
+
+if TYPE_CHECKING:
+    from hybridserve.planning.memory.profile import MemoryProfile
 
 # The CUDA context is created before the engine's first measurement and lives outside of what it may take.
 CONTEXT_BYTES = 400 * MIB

@@ -7,7 +7,7 @@ the advice never leads to a start the engine refuses.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from hybridserve.catalog.engines import EngineTable, engine_table
@@ -24,6 +24,7 @@ from hybridserve.planning.deployment import (
 )
 from hybridserve.planning.tradeoffs import Alternative, alternatives, nothing_fits
 from hybridserve.planning.workload import Workload
+from hybridserve.records import dataclass
 from hybridserve.units import GIB, MIB
 
 Goal = Literal["throughput", "latency", "context"]

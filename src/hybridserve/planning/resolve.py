@@ -6,22 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybridserve.catalog.accelerators import accelerator
 from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
 from hybridserve.errors import ConfigError
 from hybridserve.planning.cache.layout import CacheRequest
 from hybridserve.planning.deployment import Deployment
-from hybridserve.planning.memory.profile import MemoryProfile, read_memory_profile
 from hybridserve.planning.models import read_architecture
 from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
+from hybridserve.records import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.engine import EngineSection
 from hybridserve.units import GIB
+
+if TYPE_CHECKING:
+    from hybridserve.planning.memory.profile import MemoryProfile
 
 # Settings that are passed on as they are, under the same name, when they differ from the engine's default.
 PASSED_ON = (
@@ -85,7 +88,12 @@ def plan_settings(settings: Settings, wishes: PlanOptions = DEFAULT_OPTIONS) -> 
 def _calibration(settings: Settings) -> MemoryProfile | None:
     """The calibration file of the settings; one that is not there yet is empty."""
     file = settings.accelerator.calibration
-    return read_memory_profile(file.read_text(encoding="utf-8"), str(file)) if file and file.exists() else None
+    if file is None or not file.exists():
+        return None
+    # Imported only here: most plans have no such file.
+    from hybridserve.planning.memory.profile import read_memory_profile
+
+    return read_memory_profile(file.read_text(encoding="utf-8"), str(file))
 
 
 def find_model(settings: Settings) -> ResolvedModel:

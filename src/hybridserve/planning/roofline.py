@@ -16,13 +16,13 @@ and the state's scan. Experts of a mixture are read once each: of E experts with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.errors import CatalogError
 from hybridserve.planning.memory.weights import QUANTIZED_BYTES, Quantization, WeightBytes, count_active_parameters
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2
+from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES
 
 Limit = Literal["memory bandwidth", "compute"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.layout import AUTO_LEN
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment, plan_low_end, with_cache
 from hybridserve.planning.workload import Workload
+from hybridserve.records import dataclass
 
 # Partial hits are found on this many tokens where it divides the block.
 MATCH_UNITS = (64, 32, 16)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hybridserve.planning.cache.layout import CachePlan
+from hybridserve.records import dataclass
 
 # Printed as a ratio of two integers; the engine and the planner divide the same ones.
 RELATIVE_TOLERANCE = 1e-9

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 
 from hybridserve.errors import ConfigError
 from hybridserve.quantiles import nearest_rank
+from hybridserve.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """Section `access`: who may ask for what, how much, and how often."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

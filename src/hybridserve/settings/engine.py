@@ -1,7 +1,5 @@
 """Section `engine`: vLLM's own arguments under vLLM's own names. Empty means: let the plan decide."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field

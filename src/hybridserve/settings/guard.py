@@ -1,7 +1,5 @@
 """Section `guard`: safety guards on input and output. An error of the guard is never a pass; no knob says so."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """Section `license`: how the weights reach the machine, what ships beside them, and what the operator declares."""
 
-from __future__ import annotations
-
 from datetime import date
 from pathlib import Path
 from typing import Literal

@@ -4,8 +4,6 @@ In mode rayservice the Helm chart delivers them as Ray Serve's `user_config`, wh
 `reconfigure`. Every other setting is an application argument there, and a change of it replaces the replicas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

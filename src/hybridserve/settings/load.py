@@ -3,12 +3,9 @@
 Precedence, strongest first: flags, environment, file, default.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError
+from hybridserve.records import dataclass
 from hybridserve.settings.tree import ENV_DELIMITER, ENV_PREFIX, Settings
 
 Tree: TypeAlias = dict[str, Any]

@@ -1,7 +1,5 @@
 """Section `model`: which model, from where, under which name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Section `reasoning`: how the request field `reasoning` reaches the model."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

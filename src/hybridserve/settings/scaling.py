@@ -1,7 +1,5 @@
 """Section `scaling`: how many replicas, and by which policy."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import Field, model_validator

@@ -4,8 +4,6 @@ Pydantic can read those docstrings itself, at every start and for a tenth of a s
 pays for it.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import textwrap

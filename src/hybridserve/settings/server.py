@@ -1,7 +1,5 @@
 """Section `server`: where it listens and how it stops."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

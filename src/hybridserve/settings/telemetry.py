@@ -1,7 +1,5 @@
 """Section `telemetry`: logs, metrics, and the targets that alerts are made from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal, Self
 

@@ -1,7 +1,5 @@
 """The whole tree."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from hybridserve.settings.access import AccessSection
@@ -21,7 +19,7 @@ ENV_DELIMITER = "__"
 class Settings(BaseModel):
     """All settings of one deployment. Build it with `load`, which reads file, environment and flags."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
     model: ModelSection = Field(default_factory=ModelSection)
     accelerator: AcceleratorSection = Field(default_factory=AcceleratorSection)

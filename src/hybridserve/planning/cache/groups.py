@@ -5,13 +5,13 @@ Source: vLLM v1/core/kv_cache_utils.py `_get_kv_cache_groups_uniform_page_size`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.pages import Page, cdiv
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.planning.parallelism import split_layers
+from hybridserve.records import dataclass
 
 Kind = Literal["attention", "state"]
 

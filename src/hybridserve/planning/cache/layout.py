@@ -6,7 +6,7 @@ Source: vLLM v1/core/kv_cache_utils.py, v1/kv_cache_interface.py, config/vllm.py
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import gcd, lcm
 
 from hybridserve.catalog.engines import CacheMode, EngineTable, engine_table
@@ -19,6 +19,7 @@ from hybridserve.planning.cache.validation import resolve_mode, state_kind
 from hybridserve.planning.cache.warnings import layout_notes, plan_notes
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.planning.parallelism import check_tensor_parallel
+from hybridserve.records import dataclass
 from hybridserve.units import format_gib
 
 __all__ = ["AUTO_LEN", "CacheGroup", "CacheLayout", "CachePlan", "CacheRequest", "compute_layout", "plan_cache"]

@@ -6,7 +6,6 @@ Source: vLLM platforms/interface.py `_align_hybrid_block_size`, model_executor/l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import lcm
 
 from hybridserve.catalog.engines import CacheMode, EngineTable
@@ -14,6 +13,7 @@ from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.dtypes import CacheDtypes
 from hybridserve.planning.cache.request import CacheRequest
 from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2, StateMixer
+from hybridserve.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from hybridserve.records import dataclass
 
 AUTO_LEN = -1
 """`--max-model-len -1`: the engine takes the longest context that fits."""

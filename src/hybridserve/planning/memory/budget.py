@@ -14,11 +14,11 @@ with 28 to 64 layers (0.37 to 0.8 GiB).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from hybridserve.planning.memory.weights import QUANTIZED_BAND, WeightBytes
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2
+from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES, MIB
 
 Confidence = Literal["exact", "estimate"]

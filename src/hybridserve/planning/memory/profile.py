@@ -35,7 +35,7 @@ HEADER = (
 class Pool(BaseModel):
     """The pool one start reported, with the settings it was profiled under."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     model: str
     accelerator: str
@@ -49,7 +49,7 @@ class Pool(BaseModel):
 class MemoryProfile(BaseModel):
     """All pools of one file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     pools: tuple[Pool, ...] = ()
 

@@ -6,12 +6,12 @@ For Nemotron-H the whole count is the published one (8,888,227,328 for Nano 9B v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2
 from hybridserve.planning.parallelism import split_layers
+from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES
 
 Quantization = Literal["none", "fp8", "nvfp4"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from hybridserve.errors import CatalogError
-from hybridserve.planning.models import falcon_h1, granite_hybrid, jamba, nemotron_h, qwen3_next, transformer
 from hybridserve.planning.models.architecture import (
     Architecture,
     Attention,
@@ -35,17 +35,18 @@ __all__ = [
     "read_architecture",
 ]
 
-READERS: dict[str, Callable[[Fields], Architecture]] = {
-    "NemotronHForCausalLM": nemotron_h.read,
-    "GraniteMoeHybridForCausalLM": granite_hybrid.read,
-    "FalconH1ForCausalLM": falcon_h1.read,
-    "Qwen3NextForCausalLM": qwen3_next.read,
-    "JambaForCausalLM": jamba.read,
-    "LlamaForCausalLM": transformer.read,
-    "MistralForCausalLM": transformer.read,
-    "Qwen2ForCausalLM": transformer.read,
-    "Qwen3ForCausalLM": transformer.read,
-    "Qwen3MoeForCausalLM": transformer.read,
+# Architecture -> module of this package with a function `read`.
+READERS = {
+    "NemotronHForCausalLM": "nemotron_h",
+    "GraniteMoeHybridForCausalLM": "granite_hybrid",
+    "FalconH1ForCausalLM": "falcon_h1",
+    "Qwen3NextForCausalLM": "qwen3_next",
+    "JambaForCausalLM": "jamba",
+    "LlamaForCausalLM": "transformer",
+    "MistralForCausalLM": "transformer",
+    "Qwen2ForCausalLM": "transformer",
+    "Qwen3ForCausalLM": "transformer",
+    "Qwen3MoeForCausalLM": "transformer",
 }
 # A model around a language model: the architecture is that of the part, found under one of these keys.
 WRAPPERS = {"NemotronH_Nano_VL_V2": ("text_config", "llm_config")}
@@ -73,7 +74,8 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         raise CatalogError("config.json: architectures", f"{name}: {OUT_OF_SCOPE[name]}", _CHOICE)
     if name not in READERS:
         raise CatalogError("config.json: architectures", f"{name} has no reader", _CHOICE)
-    arch = READERS[name](fields)
+    reader = importlib.import_module(f"{__name__}.{READERS[name]}")
+    arch: Architecture = reader.read(fields)
     if (attention := arch.attention) is not None and attention.heads % attention.kv_heads:
         raise CatalogError(
             "config.json: num_key_value_heads",

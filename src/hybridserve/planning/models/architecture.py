@@ -5,8 +5,9 @@ Nothing here knows a version of the engine, a GPU or a number of tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from hybridserve.records import dataclass
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
