@@ -18,7 +18,7 @@ class Word:
     """A guard that blocks a word on either side, and remembers what it was asked."""
 
     name = "word"
-    instant = False
+    is_local = False
 
     def __init__(self, word: str = "BANNED", delay: float = 0.0, fail: bool = False) -> None:
         self.word = word

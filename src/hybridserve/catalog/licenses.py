@@ -1,7 +1,7 @@
-"""Licenses as data: instruments by version with their duties, and which model is under which.
+"""The license registry: each version of a license with its duties, and the licenses of each model.
 
-No license's text is stored: a duty has its clause, a short quotation and what a machine can check. `license` and
-`model_license` read single entries, so that a check does not pay for the whole registry.
+License texts are not stored: a duty has its clause, a short quotation and fields that a program can check. `license`
+and `model_license` load single entries, so that a check does not load the whole registry.
 """
 
 import fnmatch
@@ -19,9 +19,9 @@ from hybridserve import yamlio
 from hybridserve.errors import CatalogError, from_validation
 
 Status = Literal["verified", "secondary", "unknown"]
-"""`verified`: the primary text was read; `secondary`: someone's quotation of it; `unknown`: not read."""
+"""`verified`: the primary text was reviewed; `secondary`: a quotation of it was; `unknown`: not reviewed."""
 Trigger = Literal["host", "image", "derivative"]
-"""`host`: serving it to others; `image`: handing on the weights (an image, a tarball); `derivative`: a changed copy."""
+"""`host`: serving it to others; `image`: distributing the weights (image, archive); `derivative`: a changed copy."""
 Term = Literal[
     "license_copy",
     "notice_line",
@@ -60,22 +60,22 @@ class Obligation(_Entry):
     quote: str | None = None
     """Under 25 words, from the text named in the license's `source`."""
     line: str | None = None
-    """Exact words to show or to put into NOTICE."""
+    """Exact text to show or to put into NOTICE."""
     policy: str | None = None
     """Address of a use policy."""
     limit: int | None = None
-    """Revenue in US dollars, or users a month, up to which the grant holds."""
+    """Annual revenue in US dollars, or monthly users, up to which the grant applies."""
     names: tuple[str, ...] = ()
-    """Brands the term speaks of, in lower case."""
+    """Trademarks that the term names, in lower case."""
     substitute: bool = True
-    """guardrail: a substantially similar one may take the place of the model's own."""
+    """For guardrail: the model's own may be replaced by a substantially similar one."""
     only: str | None = None
-    """Family the duty is limited to."""
+    """Model family that the duty is limited to."""
     note: str | None = None
 
 
 class License(_Entry):
-    """One version of one instrument."""
+    """One version of one license."""
 
     id: str
     instrument: str
@@ -92,19 +92,19 @@ class License(_Entry):
     markers: tuple[str, ...] = ()
     """Phrases that a copy of this version contains."""
     words: int | None = None
-    """About how many words the text has: a copy that is much shorter is not whole."""
+    """Approximate number of words of the text: a much shorter copy is not complete."""
     text_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """sha256 of the text after `normalize`."""
     obligations: tuple[Obligation, ...]
     note: str | None = None
 
     def terms(self, term: Term) -> tuple[Obligation, ...]:
-        """The duties of one kind, in the license's order."""
+        """The duties of one kind, in the order of the license."""
         return tuple(duty for duty in self.obligations if duty.term == term)
 
 
 class ModelLicense(_Entry):
-    """What a model is under, and the files its behaviour hangs on."""
+    """The licenses of a model, and the files that determine its behavior."""
 
     id: str
     repository: str | None
@@ -123,7 +123,7 @@ class ModelLicense(_Entry):
 
 
 def license_ids() -> tuple[str, ...]:
-    """Ids of all licenses, sorted. Reads file names only."""
+    """Ids of all licenses, sorted. Only file names are read."""
     return tuple(sorted(path.stem for path in (_FOLDER / "licenses").glob("*.yaml")))
 
 
@@ -132,7 +132,7 @@ def license(license_id: str) -> License:
     """One license.
 
     Raises:
-        CatalogError: no such entry, or a broken file.
+        CatalogError: there is no such entry, or its file is broken.
     """
     path = _FOLDER / "licenses" / f"{license_id}.yaml"
     if not path.is_file():
@@ -154,7 +154,7 @@ def licensed_models() -> tuple[str, ...]:
 
 
 def model_license(model: str) -> ModelLicense | None:
-    """The entry of a model, by catalogue id or Hugging Face repository; None when nothing is recorded for it."""
+    """The entry of a model by catalog id or Hugging Face repository; None where there is none."""
     entries = _entries()
     found = model if model in entries else None
     if found is None:
@@ -167,12 +167,12 @@ def model_license(model: str) -> ModelLicense | None:
 
 
 def normalize(text: str) -> str:
-    """Text for comparison: Unicode NFKC, straight quotation marks, one space between words."""
+    """Normalize text for comparison: Unicode NFKC, straight quotation marks, single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_STRAIGHT).split())
 
 
 def text_sha256(text: str) -> str:
-    """Hash of a license's text that survives line breaks and typography."""
+    """Hash of a license text that does not depend on line breaks and typography."""
     return hashlib.sha256(normalize(text).encode()).hexdigest()
 
 

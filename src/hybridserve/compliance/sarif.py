@@ -1,4 +1,4 @@
-"""Findings as SARIF 2.1.0, which code review tools show beside the line they are about."""
+"""Findings as SARIF 2.1.0, the format in which code review tools show results."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from hybridserve import __version__
 from hybridserve.compliance.findings import Finding
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-_LEVEL = {"error": "error", "warning": "warning", "note": "note"}
 
 
 def sarif(findings: Sequence[Finding], file: str | None) -> dict[str, Any]:
     """A SARIF log.
 
-    Passed rules appear with kind ``pass``, so that a reader sees what was checked; waived ones carry a suppression.
+    Passed rules have kind ``pass``, so that the log shows what was checked; waived findings have a suppression.
 
     Args:
-        file: the configuration the results are about, relative to the repository.
+        file: the checked configuration file, relative to the repository.
     """
     rules = list({finding.rule: finding for finding in findings}.values())
     index = {finding.rule: position for position, finding in enumerate(rules)}
@@ -45,7 +44,7 @@ def _rule(finding: Finding) -> dict[str, Any]:
         "id": finding.rule,
         "shortDescription": {"text": finding.title},
         "help": {"text": f"{finding.remedy} (basis: {finding.basis})"},
-        "defaultConfiguration": {"level": _LEVEL[finding.severity]},
+        "defaultConfiguration": {"level": finding.severity},
         "properties": {"family": finding.family},
     }
 
@@ -58,12 +57,12 @@ def _result(finding: Finding, index: int, file: str | None) -> dict[str, Any]:
         "message": {"text": f"{subject}{finding.evidence}"},
     }
     if finding.status == "PASS":
-        # The standard wants level none beside every kind but fail.
+        # SARIF requires level none for every kind except fail.
         result |= {"kind": "pass", "level": "none"}
     elif finding.status == "UNKNOWN":
         result |= {"kind": "open", "level": "none"}
     else:
-        result |= {"kind": "fail", "level": _LEVEL[finding.severity]}
+        result |= {"kind": "fail", "level": finding.severity}
     if finding.status == "WAIVED":
         result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": finding.waiver}]
     if file is not None:

@@ -1,4 +1,4 @@
-"""Safety guards: one interface, adapters for the guards in use, and a shell that makes every answer a verdict."""
+"""Safety guards: one interface, adapters for guard models and services, and a wrapper with deadline and retries."""
 
 from hybridserve.guards.base import Guard, GuardError, GuardVerdict, Message, Stage
 from hybridserve.guards.build import build_guard

@@ -1,4 +1,4 @@
-"""What a guard is: one question, three answers, and an error that is never a pass."""
+"""The interface of a guard: it allows or blocks a conversation, or raises an error, which never counts as allowed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class GuardVerdict:
-    """One answer of a guard.
+    """The result of one check.
 
-    `categories` are the guard's own names of what it found. `detail` says why it is an error; it never holds
-    text of the conversation.
+    Attributes:
+        categories: the guard's own names of what it found.
+        detail: the reason of an error, without text of the conversation.
+        seconds: duration of the check, retries included; set by `ResilientGuard`.
     """
 
     outcome: Literal["allow", "block", "error"]
@@ -36,7 +38,7 @@ class GuardVerdict:
 
 
 class GuardError(Exception):
-    """The guard gave no usable verdict. `transient` means that asking again may help."""
+    """The guard returned no usable verdict. `transient`: a retry may succeed."""
 
     def __init__(self, detail: str, *, transient: bool = False) -> None:
         super().__init__(detail)
@@ -45,28 +47,28 @@ class GuardError(Exception):
 
 
 class Guard(Protocol):
-    """One guard.
+    """A guard.
 
-    `check` judges the whole of `messages`. In stage ``output`` the last message is the assistant's and is what is
-    judged; a stream's window arrives the same way.
+    `check` judges all of `messages`. In stage ``output`` the last message is the assistant's and is the one to judge; a
+    window of a stream is passed in the same way.
     """
 
     name: str
-    instant: bool
-    """It answers without waiting for anything, so that no deadline need be set."""
+    is_local: bool
+    """It computes the verdict in this process, without I/O, so it needs no deadline."""
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
-        """A verdict.
+        """The verdict.
 
         Raises:
-            GuardError: none could be had. `ResilientGuard` turns it into a verdict ``error``.
+            GuardError: there is none. `ResilientGuard` turns it into a verdict ``error``.
         """
         ...
 
     async def probe(self) -> None:
-        """Cheap sign of life, for readiness. Raises GuardError."""
+        """Check cheaply that the guard is reachable, for readiness. Raises GuardError."""
         ...
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Close connections."""
         ...

@@ -1,4 +1,4 @@
-"""From the section `guard` to the guard it describes."""
+"""Build the guard that the settings section `guard` describes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hybridserve.settings.guard import GuardSection
 
 
 def build_guard(settings: GuardSection, main_model: str = "main") -> ResilientGuard | None:
-    """The guard of these settings, ready to be asked; None for kind ``none``.
+    """The guard of these settings; None for kind ``none``.
 
     Args:
-        main_model: name of the model that is guarded, as NeMo Guardrails wants to know it.
+        main_model: the name of the guarded model, which NeMo Guardrails requires.
 
     Raises:
         ConfigError: a file that the settings name cannot be used.
@@ -26,38 +26,7 @@ def build_guard(settings: GuardSection, main_model: str = "main") -> ResilientGu
     if settings.kind == "rules":
         guard = PatternGuard(Path(settings.rules_file) if settings.rules_file else None)
     else:
-        assert settings.url is not None
-        key = _read("guard.api_key_file", settings.api_key_file)
-        if settings.kind == "model":
-            from hybridserve.guards.model import ModelGuard  # an HTTP client: not for who needs none
-
-            assert settings.model is not None
-            assert settings.format is not None
-            prompt = _read("guard.prompt_file", settings.prompt_file)
-            if prompt is not None and "{conversation}" not in prompt:
-                raise ConfigError("guard.prompt_file", "has no {conversation}", "put it where the conversation goes")
-            guard = ModelGuard(
-                url=settings.url,
-                model=settings.model,
-                form=settings.format,
-                api_key=key,
-                timeout_s=settings.timeout_s,
-                max_tokens=settings.max_tokens,
-                controversial_blocks=settings.controversial == "block",
-                template_kwargs=settings.template_kwargs,
-                prompt=prompt,
-            )
-        else:
-            from hybridserve.guards.nemo import NemoGuard
-
-            assert settings.config_id is not None
-            guard = NemoGuard(
-                url=settings.url,
-                config_id=settings.config_id,
-                model=settings.model or main_model,
-                api_key=key,
-                timeout_s=settings.timeout_s,
-            )
+        guard = _remote_guard(settings, main_model)
     return ResilientGuard(
         guard,
         timeout_s=settings.timeout_s,
@@ -68,10 +37,44 @@ def build_guard(settings: GuardSection, main_model: str = "main") -> ResilientGu
     )
 
 
-def _read(where: str, file: str | None) -> str | None:
+def _remote_guard(settings: GuardSection, main_model: str) -> Guard:
+    # Imported here, because a guard of patterns needs no HTTP client.
+    from hybridserve.guards.model import ModelGuard
+    from hybridserve.guards.nemo import NemoGuard
+
+    assert settings.url is not None
+    key = _read("guard.api_key_file", settings.api_key_file)
+    if settings.kind == "nemo":
+        assert settings.config_id is not None
+        return NemoGuard(
+            url=settings.url,
+            config_id=settings.config_id,
+            model=settings.model or main_model,
+            api_key=key,
+            timeout_s=settings.timeout_s,
+        )
+    assert settings.model is not None
+    assert settings.format is not None
+    prompt = _read("guard.prompt_file", settings.prompt_file)
+    if prompt is not None and "{conversation}" not in prompt:
+        raise ConfigError("guard.prompt_file", "does not contain {conversation}", "add it where the conversation goes")
+    return ModelGuard(
+        url=settings.url,
+        model=settings.model,
+        form=settings.format,
+        api_key=key,
+        timeout_s=settings.timeout_s,
+        max_tokens=settings.max_tokens,
+        controversial_blocks=settings.controversial == "block",
+        template_kwargs=settings.template_kwargs,
+        prompt=prompt,
+    )
+
+
+def _read(setting: str, file: str | None) -> str | None:
     if file is None:
         return None
     try:
         return Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(where, f"{file} cannot be read: {error}", "give a readable file") from None
+        raise ConfigError(setting, f"{file} cannot be read: {error}", "give a readable file") from None

@@ -1,4 +1,4 @@
-"""A conversation in the shape a guard model's chat template takes."""
+"""Conversations in the form that the chat template of a guard model accepts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hybridserve.guards.base import Message, Stage
 
-# The hazards as the guard's card names them; the sentence around them is ours.
+# The categories as the guard's model card names them; the prompt around them is ours.
 SAFETY_GUARD_CATEGORIES = (
     "Violence",
     "Sexual",
@@ -35,10 +35,10 @@ SAFETY_GUARD_CATEGORIES = (
 
 
 def alternating(messages: Sequence[Message], stage: Stage) -> list[Message]:
-    """Turns of user and assistant in strict alternation, the last one being the one that is judged.
+    """Turns of user and assistant in strict alternation, as guard templates require; the last turn is judged.
 
-    Guard templates refuse anything else. System and tool texts count as the user's side: they are what the model
-    was told. An input that ends in the assistant's words (a prefilled answer) is the user's doing, too.
+    System and tool texts count as the user's, because they are input to the model. So does an assistant turn at the end
+    of an input, which is a prefilled answer.
     """
     turns: list[Message] = []
     last = len(messages) - 1
@@ -51,13 +51,13 @@ def alternating(messages: Sequence[Message], stage: Stage) -> list[Message]:
         else:
             turns.append({"role": role, "content": message["content"]})
     if stage == "output" and turns and turns[-1]["role"] == "user":
-        # An answer without a prompt, as in a completion whose prompt was empty.
+        # An answer without a prompt: a completion whose prompt was empty.
         turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": turns[-1]["content"]}]
     return turns
 
 
 def transcript(messages: Sequence[Message], stage: Stage) -> str:
-    """The conversation as lines of text, for guards that take it inside one prompt."""
+    """The conversation as text, for guards that take it inside one prompt."""
     turns = alternating(messages, stage)
     return "\n\n".join(
         f"{'response: agent' if turn['role'] == 'assistant' else 'user'}: {turn['content']}" for turn in turns
@@ -65,7 +65,7 @@ def transcript(messages: Sequence[Message], stage: Stage) -> str:
 
 
 def safety_guard_prompt(messages: Sequence[Message], stage: Stage) -> str:
-    """One prompt with the task, the hazards and the conversation, for Llama-3.1-Nemotron-Safety-Guard-8B-v3."""
+    """The prompt for Llama-3.1-Nemotron-Safety-Guard-8B-v3: task, categories and conversation."""
     hazards = "\n".join(f"S{number}: {name}." for number, name in enumerate(SAFETY_GUARD_CATEGORIES, 1))
     answer = ', "Response Safety": "safe" or "unsafe"' if stage == "output" else ""
     return (

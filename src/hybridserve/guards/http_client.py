@@ -1,7 +1,7 @@
-"""JSON over HTTP to a guard, with every failure told as a GuardError.
+"""JSON over HTTP to a guard. Every failure becomes a GuardError.
 
-aiohttp, which Ray and vLLM need anyway, and not httpx: with 64 verdicts at once, of a guard that takes 50 ms, httpx's
-pool took 3 ms of processor time for each and gave them back after 700 ms; this takes 0.2 ms, and 60.
+This uses aiohttp, which Ray and vLLM need anyway, instead of httpx: with 64 concurrent checks by a guard that takes
+50 ms, httpx used 3 ms of CPU time per check and returned them after 700 ms; aiohttp uses 0.2 ms and takes 60 ms.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ try:
 except ModuleNotFoundError as missing:
     raise ConfigError("guard.kind", f"{missing.name} is not installed", "make install LOCK=cpu, or gpu") from None
 
-# A server of uvicorn's ends an idle connection after 5 s; one that is given up before is never asked on by mistake.
+# uvicorn closes an idle connection after 5 s; closing it earlier here avoids sending on a closed connection.
 _IDLE_S = 4.0
 
 
 class GuardHTTP:
-    """Connections to one guard, as many as there are verdicts at once. Redirects are not followed: a guard does not
-    move."""
+    """HTTP client for one guard, with one connection per concurrent check. It does not follow redirects."""
 
     def __init__(self, url: str, api_key: str | None, timeout_s: float) -> None:
         self._url = url.rstrip("/")
@@ -45,8 +44,8 @@ class GuardHTTP:
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         if self._session is None:
-            # Made on first use: inside the server's event loop, and after the middleware was pickled for a replica.
-            # No limit but `access.max_in_flight`: verdicts that wait for a connection would become errors.
+            # Created on first use: in the server's event loop, and after the middleware was pickled for a replica.
+            # The only limit is `access.max_in_flight`: checks that wait for a connection would time out.
             self._session = aiohttp.ClientSession(
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=self._timeout),
@@ -55,15 +54,15 @@ class GuardHTTP:
             )
         try:
             async with self._session.request(method, self._url + path, json=body, allow_redirects=False) as response:
-                status, said = response.status, await response.read()
+                status, content = response.status, await response.read()
         except TimeoutError:
-            raise GuardError("the guard did not answer in time", transient=True) from None
+            raise GuardError("the guard did not answer within the timeout", transient=True) from None
         except aiohttp.ClientError as error:
-            raise GuardError(f"the guard cannot be reached: {type(error).__name__}", transient=True) from None
+            raise GuardError(f"cannot connect to the guard: {type(error).__name__}", transient=True) from None
         if status != 200:
             raise GuardError(f"the guard answered {status}", transient=status >= 500 or status == 429)
         try:
-            answer = json.loads(said)
+            answer = json.loads(content)
         except ValueError:
             raise GuardError("the guard's answer is not JSON") from None
         if not isinstance(answer, dict):

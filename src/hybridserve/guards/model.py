@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from time import perf_counter
 from typing import Any
 
 from hybridserve.guards.base import GuardError, GuardVerdict, Message, Stage
@@ -12,7 +11,7 @@ from hybridserve.guards.http_client import GuardHTTP
 from hybridserve.guards.parsers import PARSERS
 from hybridserve.settings.guard import GuardFormat
 
-# Arguments of the guards' own chat templates that ask for the form which our parsers read.
+# Arguments of the guards' chat templates that select the format which our parsers read.
 TEMPLATE_KWARGS: Mapping[str, Mapping[str, Any]] = {
     "nemotron_content_safety": {"request_categories": "/categories"},
     "granite_guardian": {"guardian_config": {"criteria_id": "harm"}},
@@ -20,14 +19,15 @@ TEMPLATE_KWARGS: Mapping[str, Mapping[str, Any]] = {
 
 
 class ModelGuard:
-    """Asks a guard model and reads its verdict with the parser of `format`.
+    """Sends the conversation to a guard model and parses its verdict.
 
     Args:
         url: OpenAI base, such as ``http://guard:8000/v1``.
-        prompt: text with ``{conversation}`` in place of our own prompt or the guard's chat template.
+        form: the format of the verdicts, which selects the parser.
+        prompt: text with ``{conversation}`` that replaces our own prompt or the guard's chat template.
     """
 
-    instant = False
+    is_local = False
 
     def __init__(
         self,
@@ -54,12 +54,11 @@ class ModelGuard:
             self._request["chat_template_kwargs"] = kwargs
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
-        start = perf_counter()
-        answer = await self._http.post("/chat/completions", {**self._request, "messages": self._ask(messages, stage)})
-        reading = self._parse(_verdict_text(answer), stage)
-        blocked = reading.unsafe or (reading.controversial and self._controversial_blocks)
-        categories = reading.categories if blocked else ()
-        return GuardVerdict("block" if blocked else "allow", self.name, categories, seconds=perf_counter() - start)
+        body = {**self._request, "messages": self._messages(messages, stage)}
+        parsed = self._parse(_verdict_text(await self._http.post("/chat/completions", body)), stage)
+        if parsed.unsafe or (parsed.controversial and self._controversial_blocks):
+            return GuardVerdict("block", self.name, parsed.categories)
+        return GuardVerdict("allow", self.name)
 
     async def probe(self) -> None:
         listing = await self._http.get("/models")
@@ -71,7 +70,7 @@ class ModelGuard:
     async def close(self) -> None:
         await self._http.close()
 
-    def _ask(self, messages: Sequence[Message], stage: Stage) -> list[Message]:
+    def _messages(self, messages: Sequence[Message], stage: Stage) -> list[Message]:
         if self._prompt is not None:
             return [{"role": "user", "content": self._prompt.replace("{conversation}", transcript(messages, stage))}]
         if self._form == "nemotron_safety_guard":
@@ -84,7 +83,7 @@ def _verdict_text(answer: Mapping[str, Any]) -> str:
         (choice,) = answer["choices"]
         text, finish = choice["message"]["content"], choice["finish_reason"]
     except (KeyError, TypeError, ValueError):
-        raise GuardError("the guard's answer is not a chat completion") from None
+        raise GuardError("the guard's response is not a chat completion") from None
     if finish != "stop":
         raise GuardError(f"the verdict was cut off: finish_reason {finish}")
     if not isinstance(text, str):

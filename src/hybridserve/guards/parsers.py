@@ -1,8 +1,8 @@
-"""Strict readers of guard models' verdicts. What is not exactly a verdict is a fault, never "safe".
+"""Strict parsers for the verdicts of guard models. Text that is not exactly a verdict is an error, never "safe".
 
-Forms: the model cards of Llama-3.1-Nemotron-Safety-Guard-8B-v3 (JSON), Nemotron-3(.5)-Content-Safety (lines),
-Nemotron-Content-Safety-Reasoning-4B (harm lines), Qwen3Guard-Gen, Granite Guardian, Llama Guard.
-Categories are kept as names: the numbers S1..S23 mean different things in different models.
+Sources of the formats: the model cards of Llama-3.1-Nemotron-Safety-Guard-8B-v3 (JSON), Nemotron-3(.5)-Content-Safety
+(lines), Nemotron-Content-Safety-Reasoning-4B (harm lines), Qwen3Guard-Gen, Granite Guardian, Llama Guard.
+Categories are kept as names, because the numbers S1 to S23 have different meanings in different models.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LLAMA_GUARD_CATEGORIES = {
 
 @dataclass(frozen=True, slots=True)
 class ParsedVerdict:
-    """What a verdict's text says. `controversial` is Qwen3Guard's middle answer."""
+    """The content of a verdict. `controversial` is Qwen3Guard's middle level."""
 
     unsafe: bool
     categories: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ def nemotron_safety_guard(text: str, stage: Stage) -> ParsedVerdict:
         raise GuardError("the verdict has unknown fields")
     categories = answer.get("Safety Categories", "")
     if not isinstance(categories, str):
-        raise GuardError("Safety Categories is not text")
+        raise GuardError("Safety Categories is not a string")
     return _two_sided(answer, stage, "User Safety", "Response Safety", "unsafe", "safe", _names(categories))
 
 
@@ -77,7 +77,7 @@ def nemotron_reasoning(text: str, stage: Stage) -> ParsedVerdict:
 
 
 def qwen3guard(text: str, stage: Stage) -> ParsedVerdict:
-    """Lines ``Safety: Unsafe``, ``Categories: Violent``, for answers also ``Refusal: No``."""
+    """Lines ``Safety: Unsafe``, ``Categories: Violent``, and for answers ``Refusal: No``."""
     fields = _lines(_without_thinking(text), ("Safety", "Categories", "Refusal"))
     level = fields.get("Safety")
     if level not in ("Safe", "Unsafe", "Controversial"):
@@ -90,10 +90,10 @@ def qwen3guard(text: str, stage: Stage) -> ParsedVerdict:
 
 
 def granite_guardian(text: str, _stage: Stage) -> ParsedVerdict:
-    """``<score> yes </score>``: yes means that the risk asked about is there."""
+    """``<score> yes </score>``: yes means that the content has the risk."""
     match = re.fullmatch(r"<score>\s*(yes|no)\s*</score>", _without_thinking(text))
     if match is None:
-        raise GuardError("the verdict is not one <score> of yes or no")
+        raise GuardError("the verdict is not a <score> of yes or no")
     return ParsedVerdict(match[1] == "yes")
 
 
@@ -122,15 +122,15 @@ PARSERS: dict[GuardFormat, Parser] = {
 def _two_sided(
     fields: dict[str, Any], stage: Stage, prompt: str, response: str, bad: str, good: str, names: tuple[str, ...]
 ) -> ParsedVerdict:
-    """One verdict on the prompt and one on the answer. The stage's own must be there; any bad one counts there."""
-    wanted = prompt if stage == "input" else response
+    """A verdict on the prompt and one on the answer; that of the stage is required and decides."""
+    decisive = prompt if stage == "input" else response
     for name in (prompt, response):
         if name in fields and fields[name] not in (bad, good):
             raise GuardError(f"{name} is neither {bad} nor {good}")
-    if wanted not in fields:
-        raise GuardError(f"the verdict has no {wanted}")
-    # Judging an answer, the prompt was judged before and may have been let through by policy.
-    return ParsedVerdict(fields[wanted] == bad, names)
+    if decisive not in fields:
+        raise GuardError(f"the verdict has no {decisive}")
+    # In stage output the prompt was judged before, and policy may have allowed it.
+    return ParsedVerdict(fields[decisive] == bad, names)
 
 
 def _lines(text: str, known: tuple[str, ...]) -> dict[str, str]:
@@ -141,9 +141,9 @@ def _lines(text: str, known: tuple[str, ...]) -> dict[str, str]:
         name, colon, value = line.partition(":")
         name = name.strip()
         if not colon or name not in known:
-            raise GuardError("the verdict has a line that is no field")
+            raise GuardError("the verdict has a line without a known field")
         if name in fields:
-            raise GuardError(f"{name} stands twice")
+            raise GuardError(f"{name} occurs twice")
         fields[name] = value.strip()
     return fields
 
@@ -156,7 +156,7 @@ def _without_thinking(text: str) -> str:
             raise GuardError("the guard's reasoning does not end")
         text = rest.strip()
     if "<think>" in text or "</think>" in text:
-        raise GuardError("the guard's reasoning stands in the wrong place")
+        raise GuardError("the guard's reasoning is not at the beginning")
     return text
 
 
@@ -167,5 +167,5 @@ def _names(text: str) -> tuple[str, ...]:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a field stands twice")
+        raise ValueError("a field occurs twice")
     return result

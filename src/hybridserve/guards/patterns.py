@@ -1,4 +1,4 @@
-"""A guard of patterns: no model, a few microseconds. For the demo, for tests, and for house rules."""
+"""A guard of regular expressions, which needs no model and takes microseconds: for demo, tests and local policies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,16 +14,16 @@ from hybridserve import yamlio
 from hybridserve.errors import ConfigError, from_validation
 from hybridserve.guards.base import GuardVerdict, Message, Stage
 
-OWN_RULES = Path(__file__).with_name("patterns.yaml")
+DEFAULT_FILE = Path(__file__).with_name("patterns.yaml")
 
-# A group that is referred to has another number among other patterns.
-_REFERS = re.compile(r"\\[1-9]|\(\?P=|\(\?\(")
+# A group that is referenced has another number once patterns are joined.
+_BACKREFERENCE = re.compile(r"\\[1-9]|\(\?P=|\(\?\(")
 # Zero-width characters and soft hyphens split a word for a pattern but not for a reader.
 _INVISIBLE = dict.fromkeys([0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF])
 
 
-class Rule(BaseModel):
-    """One category and the patterns that mean it. Patterns are Python regular expressions on folded text."""
+class PatternRule(BaseModel):
+    """One category and its patterns: Python regular expressions, matched against folded text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,57 +32,59 @@ class Rule(BaseModel):
     stages: tuple[Stage, ...] = ("input", "output")
 
 
-class RuleFile(BaseModel):
-    """A file of rules."""
+class PatternFile(BaseModel):
+    """The content of `guard.rules_file`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rules: tuple[Rule, ...]
+    rules: tuple[PatternRule, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
-    category: str
+class _Category:
+    name: str
     patterns: tuple[re.Pattern[str], ...]
+
+    def matches(self, texts: Sequence[str]) -> bool:
+        return any(pattern.search(text) for pattern in self.patterns for text in texts)
 
 
 class PatternGuard:
     """Blocks text that matches a pattern.
 
     Raises:
-        ConfigError: the file is missing, malformed, or holds a pattern that does not compile.
+        ConfigError: the file is missing or malformed, or a pattern does not compile.
     """
 
     name = "rules"
-    instant = True
+    is_local = True
 
     def __init__(self, file: Path | None = None) -> None:
-        file = file or OWN_RULES
+        file = file or DEFAULT_FILE
         where = f"guard.rules_file {file}"
         try:
-            rules = RuleFile.model_validate(yamlio.read(file, where)).rules
+            rules = PatternFile.model_validate(yamlio.read(file, where)).rules
         except ValidationError as error:
             raise from_validation(error, where) from None
-        self._rules: dict[Stage, list[_Compiled]] = {"input": [], "output": []}
+        self._categories: dict[Stage, list[_Category]] = {"input": [], "output": []}
         for rule in rules:
             try:
-                patterns = tuple(re.compile(one) for one in rule.patterns)
+                patterns = tuple(re.compile(pattern) for pattern in rule.patterns)
             except re.error as error:
-                raise ConfigError(where, f"pattern of {rule.category}: {error}", "repair the pattern") from None
+                raise ConfigError(where, f"pattern of {rule.category}: {error}", "correct the pattern") from None
             for stage in rule.stages:
-                self._rules[stage].append(_Compiled(rule.category, patterns))
-        self._sieves = {stage: _sieve(rules) for stage, rules in self._rules.items()}
+                self._categories[stage].append(_Category(rule.category, patterns))
+        self._joined = {stage: _join(categories) for stage, categories in self._categories.items()}
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
-        start = perf_counter()
-        # An answer is judged by itself: its prompt was judged when it came in.
+        # Only the answer is judged in stage output: its prompt was judged on input.
         judged = messages[-1:] if stage == "output" else messages
         texts = [fold(message["content"]) for message in judged]
-        sieve = self._sieves[stage]
+        joined = self._joined[stage]
         found: tuple[str, ...] = ()
-        if sieve is None or any(sieve.search(text) for text in texts):
-            found = tuple(rule.category for rule in self._rules[stage] if _matches(rule, texts))
-        return GuardVerdict("block" if found else "allow", self.name, found, seconds=perf_counter() - start)
+        if joined is None or any(joined.search(text) for text in texts):
+            found = tuple(category.name for category in self._categories[stage] if category.matches(texts))
+        return GuardVerdict("block" if found else "allow", self.name, found)
 
     async def probe(self) -> None:
         return
@@ -92,24 +93,22 @@ class PatternGuard:
         return
 
 
-def _sieve(rules: Sequence[_Compiled]) -> re.Pattern[str] | None:
-    """All patterns as one: where it finds nothing none of them does. Four times as fast as one after another, since
-    Python's compiler puts common beginnings together. None where patterns cannot stand beside others."""
-    patterns = [pattern.pattern for rule in rules for pattern in rule.patterns]
-    if any(_REFERS.search(pattern) for pattern in patterns):
+def _join(categories: Sequence[_Category]) -> re.Pattern[str] | None:
+    """One pattern that matches where any of them does; None where they cannot be joined.
+
+    It is four times as fast as searching one after another, because Python's compiler shares common prefixes.
+    """
+    patterns = [pattern.pattern for category in categories for pattern in category.patterns]
+    if any(_BACKREFERENCE.search(pattern) for pattern in patterns):
         return None
     try:
         return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
-    except re.error:  # two groups of one name, flags of their own
+    except re.error:  # two groups with the same name, or flags inside a pattern
         return None
 
 
-def _matches(rule: _Compiled, texts: Sequence[str]) -> bool:
-    return any(pattern.search(text) for pattern in rule.patterns for text in texts)
-
-
 def fold(text: str) -> str:
-    """Text as patterns see it: compatible forms unified, invisible characters gone, one case, single spaces."""
+    """Normalize text for matching: NFKC, without invisible characters, case-folded, single spaces."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
     return " ".join(text.casefold().split())

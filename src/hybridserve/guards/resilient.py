@@ -1,23 +1,28 @@
-"""Around any guard: a deadline, retries while their budget lasts, and a breaker. It answers; it never raises."""
+"""Wrapper for any guard: a deadline, retries within a budget, and a circuit breaker. It never raises."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Literal
 
 from hybridserve.guards.base import Guard, GuardError, GuardVerdict, Message, Stage
 
-# The retry budget refills with checks, and never holds more than this: a burst of faults gets few retries.
+# The retry budget grows with every check up to this limit, so that a burst of failures causes few retries.
 _RETRY_BURST = 10.0
 
 
 class ResilientGuard:
-    """A guard whose every answer is a verdict; what goes wrong is a verdict ``error``.
+    """A guard that always returns a verdict: every failure becomes a verdict ``error``.
 
-    The breaker opens after `breaker_failures` errors in a row. For `breaker_reset_s` every check is an error at
-    once; then one check goes through, and its outcome closes or opens the breaker again.
+    The breaker opens after `breaker_failures` errors in a row. For `breaker_reset_s` every check is an error without a
+    call; then one check is sent, and its outcome closes the breaker or opens it again.
+
+    Args:
+        clock: the current time in seconds.
+        sleep: waits for a number of seconds before a retry.
     """
 
     def __init__(
@@ -30,16 +35,18 @@ class ResilientGuard:
         breaker_failures: int = 5,
         breaker_reset_s: float = 10.0,
         clock: Callable[[], float] = monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.guard = guard
         self.name = guard.name
-        self._timeout = timeout_s
+        self._timeout_s = timeout_s
         self._retries = retries
-        self._share = retry_budget
+        self._budget_per_check = retry_budget
         self._budget = _RETRY_BURST if retry_budget else 0.0
-        self._limit = breaker_failures
-        self._reset = breaker_reset_s
+        self._breaker_failures = breaker_failures
+        self._breaker_reset_s = breaker_reset_s
         self._clock = clock
+        self._sleep = sleep
         self._failures = 0
         self._opened: float | None = None
         self._probing = False
@@ -48,71 +55,66 @@ class ResilientGuard:
     def breaker(self) -> Literal["closed", "open", "half_open"]:
         if self._opened is None:
             return "closed"
-        return "open" if self._clock() - self._opened < self._reset else "half_open"
+        return "open" if self._clock() - self._opened < self._breaker_reset_s else "half_open"
 
     @property
     def retry_after_s(self) -> float:
-        """When it is worth asking again."""
-        return 1.0 if self._opened is None else max(1.0, self._reset - (self._clock() - self._opened))
+        """Seconds after which a client should retry."""
+        return 1.0 if self._opened is None else max(1.0, self._breaker_reset_s - (self._clock() - self._opened))
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
-        """A verdict; `outcome` is ``error`` where the guard gave none."""
+        """The verdict; its outcome is ``error`` where the guard returned none."""
         start = self._clock()
         state = self.breaker
         if state == "open" or (state == "half_open" and self._probing):
             return GuardVerdict("error", self.name, detail="breaker open")
         self._probing = state == "half_open"
-        self._budget = min(self._budget + self._share, _RETRY_BURST if self._share else 0.0)
+        self._budget = min(self._budget + self._budget_per_check, _RETRY_BURST if self._budget_per_check else 0.0)
         try:
-            if self.guard.instant:
+            if self.guard.is_local:
                 verdict = await self.guard.check(messages, stage)
             else:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self._timeout_s):
                     verdict = await self._attempt(messages, stage)
-        except TimeoutError:
-            verdict = GuardVerdict("error", self.name, detail=f"no verdict within {self._timeout:g} s")
-        except GuardError as fault:
-            verdict = GuardVerdict("error", self.name, detail=fault.detail)
-        except Exception as error:
-            # A defect of an adapter must not open the door either.
-            verdict = GuardVerdict("error", self.name, detail=f"defect: {type(error).__name__}")
+        except Exception as error:  # A bug in an adapter must not let a request pass either.
+            verdict = GuardVerdict("error", self.name, detail=self._describe(error))
         finally:
             self._probing = False
         self._count(verdict)
-        seconds = self._clock() - start
-        return GuardVerdict(verdict.outcome, verdict.guard, verdict.categories, verdict.detail, seconds)
+        return replace(verdict, seconds=self._clock() - start)
 
     async def probe(self) -> str | None:
-        """None when the guard lives, else why not."""
+        """None when the guard is reachable, else the reason."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout_s):
                 await self.guard.probe()
-        except TimeoutError:
-            return f"no answer within {self._timeout:g} s"
-        except GuardError as fault:
-            return fault.detail
         except Exception as error:
-            return f"defect: {type(error).__name__}"
+            return self._describe(error)
         return None
 
     async def close(self) -> None:
         await self.guard.close()
 
     async def _attempt(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
-        for attempt in range(self._retries + 1):
+        for attempt in range(self._retries):
             try:
                 return await self.guard.check(messages, stage)
-            except GuardError as fault:
-                if not fault.transient or attempt == self._retries or self._budget < 1:
+            except GuardError as error:
+                if not error.transient or self._budget < 1:
                     raise
                 self._budget -= 1
-                await asyncio.sleep(0.05 * (attempt + 1))
-        raise AssertionError("unreachable")
+                await self._sleep(0.05 * (attempt + 1))
+        return await self.guard.check(messages, stage)
+
+    def _describe(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._timeout_s:g} s"
+        return error.detail if isinstance(error, GuardError) else f"unexpected {type(error).__name__}"
 
     def _count(self, verdict: GuardVerdict) -> None:
         if verdict.outcome != "error":
             self._failures, self._opened = 0, None
             return
         self._failures += 1
-        if self._failures >= self._limit:
+        if self._failures >= self._breaker_failures:
             self._opened = self._clock()

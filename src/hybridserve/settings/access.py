@@ -1,4 +1,4 @@
-"""Section `access`: who may ask for what, how much, and how often."""
+"""Section `access`: API keys, scopes, limits and allowed request fields."""
 
 from typing import Literal
 
@@ -10,33 +10,33 @@ Scope = Literal["inference", "metrics", "admin"]
 
 
 class AccessSection(Section):
-    """Keys and limits. Limits hold for one key in one server process; a line of the key file may set its own."""
+    """Keys and limits. A limit applies to one key in one server process; a line of the key file can override it."""
 
     keys_file: str | None = None
-    """File with one hashed key a line, as `hybridserve key new` writes it. Read again when it changes."""
+    """File with one hashed key per line, as `hybridserve key new` writes it. Reloaded when it changes."""
     anonymous_scopes: tuple[Scope, ...] | None = None
-    """What a request without a key may do. Empty: inference and metrics in the demo profile without a key file,
-    else nothing."""
+    """Scopes of a request without a key. Empty: inference and metrics in the demo profile without a key file, else
+    none."""
     open_routes: tuple[str, ...] = ()
-    """Further routes for the inference scope, as "POST /tokenize". Others need the admin scope."""
+    """Additional routes for the inference scope, such as "POST /tokenize". Other routes need the admin scope."""
     requests_per_minute: int | None = Field(default=None, ge=1)
-    """Requests of one key in a minute."""
+    """Requests per minute for one key."""
     tokens_per_minute: int | None = Field(default=None, ge=1)
-    """Prompt and output tokens of one key in a minute."""
+    """Prompt and output tokens per minute for one key."""
     max_streams: int | None = Field(default=None, ge=1)
-    """Requests of one key that run at once."""
+    """Concurrent requests of one key."""
     max_in_flight: int | None = Field(default=1024, ge=1)
-    """Requests of all keys that run or wait at once in one server process; further ones get 429."""
+    """Concurrent requests of all keys in one server process, waiting ones included; more get 429."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
-    """Largest request body."""
+    """Maximum size of a request body."""
     max_prompt_tokens: int | None = Field(default=None, ge=1)
-    """Longest prompt, as the engine's own tokenizer counts it."""
+    """Maximum length of a prompt, in tokens of the model's tokenizer."""
     max_output_tokens: int | None = Field(default=None, ge=1)
-    """Longest answer, reasoning included."""
+    """Maximum length of an answer, reasoning included."""
     long_output: Literal["clamp", "refuse"] = "clamp"
-    """A request that asks for more: cut down to the limit, or refused with 400."""
+    """What happens to a request that wants more: its limit is lowered, or it is rejected with 400."""
     max_choices: int = Field(default=4, ge=1)
-    """Answers that one request may ask for (`n`, `best_of`)."""
+    """Maximum number of answers to one request (`n`, `best_of`)."""
     refused_fields: tuple[str, ...] = (
         "chat_template",
         "kv_transfer_params",
@@ -46,11 +46,11 @@ class AccessSection(Section):
         "vllm_xargs",
         "priority",
     )
-    """Fields of a request that reach into the engine; a request that sets one is refused."""
+    """Request fields that change the engine's behavior; a request that sets one is rejected."""
     isolate_prefix_cache: bool = False
-    """Give each key a prefix cache of its own, so that no key can probe another's prompts by timing."""
+    """Give each key a separate prefix cache, so that no key can probe another's prompts by timing."""
     idempotency_s: float = Field(default=600.0, gt=0)
-    """How long the answer to a request with an Idempotency-Key is kept for a client that asks again."""
+    """How long the answer to a request with an Idempotency-Key is kept for a retry by the client."""
     stalled_reader_s: float = Field(default=60.0, gt=0)
     """A client that reads nothing from its stream for this long is disconnected, and its sequence is freed."""
 

@@ -1,4 +1,4 @@
-"""Section `guard`: safety guards on input and output. An error of the guard is never a pass; no knob says so."""
+"""Section `guard`: safety guards on input and output. No setting lets a request pass when the guard fails."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,62 +22,62 @@ class GuardSection(Section):
     """Safety guards."""
 
     kind: GuardKind = "none"
-    """Which guard checks requests and answers: none, patterns, a guard model, or NeMo Guardrails."""
+    """The guard that checks prompts and answers: none, patterns (`rules`), a guard model, or NeMo Guardrails."""
     input: Literal["off", "before", "overlap"] = "before"
-    """When the prompt is checked: before the engine sees it, or while it already prefills (the answer waits)."""
+    """When the prompt is checked: before the engine gets it, or during prefill (the answer waits for the verdict)."""
     output: bool = True
-    """Check the answer, its reasoning and its tool calls before the client gets them."""
+    """Check the answer, its reasoning and its tool calls before they are delivered."""
     window_tokens: int | None = Field(default=None, ge=4, le=25_000)
-    """Streamed answers are checked and delivered in windows of so many tokens: the most that is held back.
-    Empty: twice the overlap for `rules`, which cost nothing to ask often, else 100."""
+    """Streamed answers are checked and delivered in windows of this many tokens, the most that is held back.
+    Empty: twice the overlap for `rules`, which are cheap to check often, else 100."""
     overlap_tokens: int = Field(default=20, ge=0)
-    """Tail of a window that is checked again with the next: nothing shorter can slip through a boundary."""
+    """Tokens at the end of a window that are checked again with the next, to find phrases across the boundary."""
     max_hold_s: float = Field(default=1.0, gt=0)
-    """A slow stream is checked after this long, even where the window is not full."""
+    """Longest time that text of a slow stream is held back before it is checked, even if the window is not full."""
     rules_file: str | None = None
-    """YAML file of patterns for `rules`; the ones that come with the package when empty."""
+    """YAML file of patterns for `rules`. Empty: the patterns of the package."""
     url: str | None = None
-    """Base URL of the guard: the OpenAI base (http://guard:8000/v1) for `model`, the service's for `nemo`."""
+    """Base URL of the guard: an OpenAI base (http://guard:8000/v1) for `model`, the service's URL for `nemo`."""
     model: str | None = None
     """Name under which the guard model is served."""
     revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
-    """Commit of the guard model's weights, for the record of what was checked with."""
+    """Commit of the guard model's weights, for the evidence record."""
     format: GuardFormat | None = None
-    """Form of the guard model's verdict; each has its own strict parser."""
+    """Format of the guard model's verdicts; each has a strict parser."""
     config_id: str | None = None
     """NeMo Guardrails configuration to run."""
     api_key_file: str | None = None
     """File with the key for the guard's endpoint."""
     prompt_file: str | None = None
-    """Text with {conversation} that replaces our own prompt, for a guard that has none in its chat template."""
+    """File with a prompt that contains {conversation}, for a guard whose chat template has no prompt."""
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further chat template arguments of the guard model."""
+    """Additional chat template arguments of the guard model."""
     max_tokens: int = Field(default=128, ge=8)
-    """Longest verdict; one that is cut off counts as an error. Guards that reason need 400 or more."""
+    """Longest verdict in tokens. A truncated verdict is an error. Guards that reason need 400 or more."""
     controversial: Literal["block", "allow"] = "block"
-    """What Qwen3Guard's middle verdict means."""
+    """What Qwen3Guard's verdict Controversial does."""
     timeout_s: float = Field(default=5.0, gt=0)
-    """Longest wait for one verdict, retries included."""
+    """Deadline for one verdict, retries included."""
     retries: int = Field(default=1, ge=0, le=5)
-    """Second attempts after a connection fault or a 5xx, while the budget lasts."""
+    """Retries after a connection error or a 5xx, within `retry_budget`."""
     retry_budget: float = Field(default=0.1, ge=0, le=1)
-    """Retries may be at most this share of checks, so that a sick guard is not hit harder."""
+    """Maximum share of checks that may be retries, to avoid overloading a failing guard."""
     breaker_failures: int = Field(default=5, ge=1)
-    """Errors in a row after which the guard is not asked for a while; requests get 503 at once."""
+    """Errors in a row after which the circuit breaker opens: requests get 503 without a call to the guard."""
     breaker_reset_s: float = Field(default=10.0, gt=0)
-    """How long that while is; then one check probes."""
+    """Time until an open breaker lets one check through."""
 
     canary_interval_s: float = Field(default=60.0, gt=0)
-    """So often the running service sends itself one prompt to block and one to pass, through its own door."""
+    """Interval of the guard self-test: the service sends itself one prompt to block and one to pass."""
     canary_failures: int = Field(default=3, ge=1)
-    """Rounds in a row that may fail before nothing is served until one comes back as it must."""
+    """Failed self-tests in a row after which requests are rejected, until one succeeds."""
     canary_block: str | None = None
-    """A prompt that this guard must block, where ours is not its business (the one about a bomb)."""
+    """A prompt that this guard must block. Empty: a question about a bomb."""
     canary_pass: str | None = None
-    """A prompt that this guard must let pass, in place of ours."""
+    """A prompt that this guard must let pass. Empty: a harmless question."""
 
     evidence_file: Path | None = None
-    """Record that `hybridserve check --live` wrote; /compliance shows its digest."""
+    """Record that `hybridserve check --live` wrote; /compliance contains its digest."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -91,7 +91,7 @@ class GuardSection(Section):
 
     @property
     def window(self) -> int:
-        """The window in force, in tokens."""
+        """The effective window, in tokens."""
         if self.window_tokens is not None:
             return self.window_tokens
         return max(4, 2 * self.overlap_tokens) if self.kind == "rules" else 100

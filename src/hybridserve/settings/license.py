@@ -1,4 +1,4 @@
-"""Section `license`: how the weights reach the machine, what ships beside them, and what the operator declares."""
+"""Section `license`: how the weights are delivered, the files that ship with them, and the operator's declarations."""
 
 from datetime import date
 from pathlib import Path
@@ -10,62 +10,62 @@ from hybridserve.settings.section import Section
 
 
 class Acceptance(Section):
-    """Somebody read one version of one license and answers for its terms (export, indemnity, use policy)."""
+    """A person read one version of one license and accepts its terms (export, indemnity, use policy)."""
 
     license: str
     """Id in the registry, version included (`hybridserve explain --licenses`)."""
     by: str = Field(min_length=1)
-    """Who accepted it: a person or a role, not a team's name alone."""
+    """Who accepted it: a person or a role, not only a team."""
     accepted: date
-    """When."""
+    """Date of the acceptance."""
 
 
 class Waiver(Section):
-    """A failed rule that somebody takes responsibility for, for a time."""
+    """A failed rule that a person takes responsibility for, for a limited time."""
 
     rule: str
     """Id of the rule (`hybridserve explain`)."""
     subject: str | None = None
-    """Only findings about this subject; empty waives the rule wherever it fails."""
+    """Waive only findings about this subject. Empty: all findings of the rule."""
     by: str = Field(min_length=1)
     """Who waived it."""
     reason: str = Field(min_length=10)
-    """Why it is acceptable, in a sentence."""
+    """Why the failure is acceptable."""
     until: date
-    """Last day it holds."""
+    """Last day on which it is valid."""
 
 
 class LicenseSection(Section):
-    """Delivery of the weights, the attribution that ships, and the operator's declarations."""
+    """Delivery of the weights, attribution files, and the operator's declarations."""
 
     weights: Literal["baked", "pulled", "mounted"] = "mounted"
-    """How the weights are delivered. Only `baked` (inside an image) counts as handing them on."""
+    """How the weights are delivered. Only `baked` (inside an image) counts as distribution."""
     derivative: bool = False
-    """The weights were changed (fine-tuned, quantised) and are handed on or served as a model of their own."""
+    """The weights were changed (fine-tuned, quantized) and are distributed or served as a separate model."""
     image: str | None = None
-    """Image that will run, pinned by digest (registry/name@sha256:...)."""
+    """The image to run, pinned by digest (registry/name@sha256:...)."""
     bundle: Path | None = None
-    """Folder with NOTICE and the license copies that ship with the weights (`hybridserve notice` makes it)."""
+    """Folder with NOTICE and the license copies that ship with the weights (`hybridserve notice` creates it)."""
     about: Path | None = None
-    """Page users see (text, Markdown or HTML): lines such as Built with Llama are looked for here."""
+    """Page that users see (text, Markdown or HTML). It must contain lines such as Built with Llama."""
     terms_of_use: Path | None = None
-    """Your terms of service as text: use policies that must be passed on are looked for here by their address."""
+    """Your terms of service as text. They must contain the address of each use policy that must be passed on."""
     accepted: tuple[Acceptance, ...] = ()
-    """Licenses somebody accepted, by version."""
+    """Accepted licenses, by version."""
     annual_revenue_usd: int | None = Field(default=None, ge=0)
-    """The operator's revenue, where a license sets a limit."""
+    """The operator's annual revenue, for licenses with a revenue limit."""
     monthly_users: int | None = Field(default=None, ge=0)
-    """Users of the operator's products a month, where a license sets a limit."""
+    """Monthly users of the operator's products, for licenses with a user limit."""
     commercial: tuple[str, ...] = ()
-    """Ids of licenses that a separate agreement with the licensor replaces in what they limit."""
+    """Ids of licenses whose limits are replaced by a separate agreement with the licensor."""
     pinned_files: dict[str, str] = Field(default_factory=dict)
-    """sha256 of the model's chat template, tokenizer and generation config, where the registry does not know them."""
+    """sha256 of the model's chat template, tokenizer and generation config, where the registry has none."""
     max_review_age_days: int = Field(default=180, ge=1)
-    """How old the reading and the acceptance of a license may be."""
+    """Maximum age of the review and of the acceptance of a license."""
     waivers: tuple[Waiver, ...] = ()
-    """Failed rules somebody takes responsibility for."""
+    """Failed rules that a person takes responsibility for."""
     waivers_file: Path | None = None
-    """YAML list of waivers kept apart from the configuration."""
+    """YAML file with a list of further waivers."""
 
     @field_validator("pinned_files")
     @classmethod

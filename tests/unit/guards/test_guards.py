@@ -200,7 +200,7 @@ class Scripted:
     """A guard that does what its script says, once per check."""
 
     name = "scripted"
-    instant = False
+    is_local = False
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
