@@ -12,7 +12,7 @@ import time
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.simulator.fleet import FleetOptions, simulate
 from hybridserve.simulator.policies import HybridServePolicy
-from hybridserve.simulator.score import Goals, score
+from hybridserve.simulator.score import DEFAULT_SLO, score
 from hybridserve.simulator.service_times import load_service_times
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     began, wall = time.process_time(), time.monotonic()
     run = simulate(arrivals, times, HybridServePolicy(spec), FleetOptions(max_replicas=1000, initial=1000))
     seconds = time.process_time() - began
-    result = score(run, Goals(), times.request_overhead_s)
+    result = score(run, DEFAULT_SLO, times.request_overhead_s)
     print(
         f"{result.requests:,} requests, {max(count for _, count in run.targets)} replicas at most, "
         f"{result.replica_hours / (run.seconds / 3600):.0f} on average: {seconds:.0f} s of one core "

@@ -55,8 +55,8 @@ def simulate(
       hybridserve simulate --workload bursts --policy hybridserve,fixed,oracle --tune
       hybridserve simulate --trace monday.csv --policy all --tune --json
     """
+    from hybridserve.settings.slo import LatencySLO
     from hybridserve.simulator.fleet import FleetOptions
-    from hybridserve.simulator.score import Goals
     from hybridserve.simulator.service_times import built_in, load_service_times
     from hybridserve.simulator.traffic import TRAFFIC_PATTERNS, read_trace
     from hybridserve.simulator.tune import POLICIES, Scenario, best, candidates, cheapest
@@ -86,7 +86,7 @@ def simulate(
     scene = Scenario(
         arrivals,
         times,
-        Goals(ttft, ttft_per_1000 / 1000, inter_token),
+        LatencySLO(ttft, inter_token, ttft_per_prompt_token_s=ttft_per_1000 / 1000),
         FleetOptions(
             min_replicas=minimum,
             max_replicas=maximum,

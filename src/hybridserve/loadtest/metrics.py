@@ -30,27 +30,7 @@ from typing import Any
 
 from hybridserve.loadtest.request_record import Record
 from hybridserve.loadtest.statistics import Distribution, Interval, wilson
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyLimits:
-    """What one request must keep to be good; seconds, None for no limit."""
-
-    ttft: float | None = None
-    tpot: float | None = None
-    e2e: float | None = None
-
-    def good(self, one: Record) -> bool:
-        """Met by this request. An answer of one token has no time per output token, and keeps that limit."""
-        if not one.as_expected:
-            return False
-        if not one.ok:
-            return self.e2e is None or one.e2e <= self.e2e
-        return (
-            (self.ttft is None or (one.ttft is not None and one.ttft <= self.ttft))
-            and (self.tpot is None or (one.tpot or 0.0) <= self.tpot)
-            and (self.e2e is None or one.e2e <= self.e2e)
-        )
+from hybridserve.settings.slo import LatencySLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +72,15 @@ class Summary:
         return {**asdict(self), "error_rate": self.error_rate}
 
 
-def summarise(records: Sequence[Record], limits: LatencyLimits | None = None, warm_up: bool = False) -> Summary:
+def summarise(records: Sequence[Record], limits: LatencySLO | None = None, warm_up: bool = False) -> Summary:
     """Measures over the requests that were not warm-up (or over only those that were, with `warm_up`).
 
     A request that failed has no latency of its own, but stays in `attempted`, `error_rate` and `attainment`.
     """
-    limits = limits or LatencyLimits()
+    limits = limits or LatencySLO()
     chosen = [one for one in records if one.warm_up == warm_up]
     whole = [one for one in chosen if one.ok]
-    good = sum(limits.good(one) for one in chosen)
+    good = sum(_good(one, limits) for one in chosen)
     duration = max(one.sent + one.end for one in chosen) - min(one.intended for one in chosen) if chosen else 0.0
     output = sum(one.output_tokens for one in whole)
     prompt = sum(one.prompt_tokens for one in whole)
@@ -154,7 +134,7 @@ def peak_concurrency(records: Sequence[Record]) -> int:
 _STEPS, _BANDS = 16, 8
 
 
-def by_level(records: Sequence[Record], limits: LatencyLimits | None = None) -> dict[float, Summary]:
+def by_level(records: Sequence[Record], limits: LatencySLO | None = None) -> dict[float, Summary]:
     """One summary for each load level, in rising order; a curve without steps is cut into eight bands of equal width.
 
     A band goes by the mean level of its requests.
@@ -183,7 +163,7 @@ def saturation(levels: Mapping[float, Summary], share: float = 0.95) -> float | 
     return first if first < max(levels) else None
 
 
-def by_kind(records: Sequence[Record], limits: LatencyLimits | None = None) -> dict[str, Summary]:
+def by_kind(records: Sequence[Record], limits: LatencySLO | None = None) -> dict[str, Summary]:
     """One summary for each part of the scenario's mix."""
     kinds = sorted({one.kind for one in records if not one.warm_up})
     return {kind: summarise([one for one in records if one.kind == kind], limits) for kind in kinds}
@@ -202,3 +182,13 @@ def tokens_over_time(records: Sequence[Record], step: float = 1.0) -> list[tuple
     if not counts:
         return []
     return [(index * step, counts[index] / step) for index in range(max(counts) + 1)]
+
+
+def _good(record: Record, slo: LatencySLO) -> bool:
+    """All limits are met. An answer of one token has no time per output token, and meets that limit."""
+    if not record.as_expected:
+        return False
+    if not record.ok:
+        return slo.e2e_met(record.e2e)
+    first = slo.ttft_s is None or (record.ttft is not None and slo.ttft_met(record.ttft))
+    return first and slo.inter_token_met(record.tpot or 0.0) and slo.e2e_met(record.e2e)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -154,7 +153,8 @@ def _pair(spread: Distribution | None, digits: int) -> str:
 
 
 def _limits(result: Result) -> str:
-    limits = {name: value for name, value in asdict(result.scenario.slo.limits).items() if value is not None}
+    slo = result.scenario.slo
+    limits = {name: value for name in ("ttft", "tpot", "e2e") if (value := getattr(slo, name)) is not None}
     share = result.summary.attainment
     sure = f" 95 % interval {share.low:.1%} to {share.high:.1%}." if share is not None else ""
     if not limits:

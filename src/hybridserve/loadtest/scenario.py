@@ -21,8 +21,8 @@ from pydantic import (
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError, from_validation
 from hybridserve.loadtest.curves import Constant, Curve
-from hybridserve.loadtest.metrics import LatencyLimits
 from hybridserve.loadtest.request_record import Outcome
+from hybridserve.settings.slo import LatencySLO
 
 BUILT_IN = resources.files("hybridserve.loadtest") / "scenarios"
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -115,8 +115,8 @@ class LoadTestSLO(_Part):
     ] = {}
 
     @property
-    def limits(self) -> LatencyLimits:
-        return LatencyLimits(self.ttft, self.tpot, self.e2e)
+    def limits(self) -> LatencySLO:
+        return LatencySLO(self.ttft, self.tpot, self.e2e)
 
 
 class Client(_Part):

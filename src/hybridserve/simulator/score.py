@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hybridserve.quantiles import nearest_rank
+from hybridserve.settings.slo import LatencySLO
 from hybridserve.simulator.fleet import Run
 from hybridserve.simulator.replica import SimulatedRequest
 
@@ -15,26 +16,14 @@ from hybridserve.simulator.replica import SimulatedRequest
 OSCILLATION_S = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Goals:
-    """What users are promised.
+DEFAULT_SLO = LatencySLO(ttft_s=2.0, inter_token_s=0.1, ttft_per_prompt_token_s=0.001)
 
-    Attributes:
-        ttft_s: time to first token, for a prompt of no length.
-        ttft_per_prompt_token_s: what each prompt token may add.
-        inter_token_s: mean time between the tokens of one answer.
-    """
 
-    ttft_s: float = 2.0
-    ttft_per_prompt_token_s: float = 0.001
-    inter_token_s: float = 0.1
-
-    def missed(self, request: SimulatedRequest, overhead_s: float) -> bool:
-        """Whether a finished request was too late, or too slow."""
-        late = (
-            request.first - request.arrived + overhead_s > self.ttft_s + self.ttft_per_prompt_token_s * request.prompt
-        )
-        return late or (request.last - request.first) / max(1, request.output - 1) > self.inter_token_s
+def slo_missed(request: SimulatedRequest, slo: LatencySLO, overhead_s: float) -> bool:
+    """Whether a finished request missed a limit; `overhead_s` is added to its time to first token."""
+    ttft = request.first - request.arrived + overhead_s
+    gap = (request.last - request.first) / max(1, request.output - 1)
+    return not (slo.ttft_met(ttft, request.prompt) and slo.inter_token_met(gap))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +57,7 @@ class Score:
     timeline: tuple[tuple[float, int], ...]
 
 
-def score(run: Run, goals: Goals, overhead_s: float) -> Score:
+def score(run: Run, slo: LatencySLO, overhead_s: float) -> Score:
     """Judge what came after the warm-up. `overhead_s` is added to each time to first token."""
     ttfts: list[float] = []
     gaps: list[float] = []
@@ -85,8 +74,8 @@ def score(run: Run, goals: Goals, overhead_s: float) -> Score:
             continue
         ttfts.append(ttft)
         gaps.append(gap)
-        first_ok = ttft <= goals.ttft_s + goals.ttft_per_prompt_token_s * request.prompt
-        gap_ok = gap <= goals.inter_token_s
+        first_ok = slo.ttft_met(ttft, request.prompt)
+        gap_ok = slo.inter_token_met(gap)
         first_good += first_ok
         gap_good += gap_ok
         if first_ok and gap_ok:

@@ -9,6 +9,7 @@ from math import ceil
 
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
+from hybridserve.settings.slo import LatencySLO
 from hybridserve.simulator.fleet import Allowance, FleetOptions, Policy, simulate
 from hybridserve.simulator.oracle import needs, schedule
 from hybridserve.simulator.policies import (
@@ -20,7 +21,7 @@ from hybridserve.simulator.policies import (
     RayQueueLength,
     RayTtft,
 )
-from hybridserve.simulator.score import Goals, Score, score
+from hybridserve.simulator.score import Score, score, slo_missed
 from hybridserve.simulator.service_times import ServiceTimes
 from hybridserve.simulator.traffic import Arrival
 
@@ -56,11 +57,11 @@ class TuningResult:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A workload on an engine with goals and bounds: everything but the policy."""
+    """A workload on an engine with objectives and bounds: everything but the policy."""
 
     arrivals: Sequence[Arrival]
     times: ServiceTimes
-    goals: Goals
+    slo: LatencySLO
     options: FleetOptions
 
     def run(
@@ -77,22 +78,23 @@ class Scenario:
         if attainment is not None:
             counted = sum(at >= options.warm_up_s for at, _, _ in self.arrivals)
             allowance = Allowance(
-                lambda request: self.goals.missed(request, overhead_s), int((1 - attainment) * counted)
+                lambda request: slo_missed(request, self.slo, overhead_s), int((1 - attainment) * counted)
             )
         run = simulate(self.arrivals, self.times, candidate.build(), options, progress, allowance)
-        judged = score(run, self.goals, overhead_s)
+        judged = score(run, self.slo, overhead_s)
         return TuningResult(candidate.policy, candidate.settings, judged, run.given_up)
 
     def spec(self) -> ScalingSpec:
         """What our law is told: bounds, goals, the plan. Nothing about the workload."""
+        assert self.slo.ttft_s is not None
         return ScalingSpec(
             capacity=self.times.capacity(),
             min_replicas=self.options.min_replicas,
             max_replicas=self.options.max_replicas,
             start_up_s=self.times.start_up_s,
-            ttft_s=self.goals.ttft_s,
-            ttft_per_prompt_token_s=self.goals.ttft_per_prompt_token_s,
-            inter_token_s=self.goals.inter_token_s,
+            ttft_s=self.slo.ttft_s,
+            ttft_per_prompt_token_s=self.slo.ttft_per_prompt_token_s,
+            inter_token_s=self.slo.inter_token_s,
         )
 
 

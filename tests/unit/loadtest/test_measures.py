@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridserve.loadtest.metrics import (
-    LatencyLimits,
     Summary,
     by_level,
     peak_concurrency,
@@ -25,6 +24,7 @@ from hybridserve.loadtest.metrics import (
 from hybridserve.loadtest.request_record import Outcome, Record, read_records
 from hybridserve.loadtest.sse import read_stream
 from hybridserve.loadtest.statistics import Distribution, bootstrap_ratio, wilson
+from hybridserve.settings.slo import LatencySLO
 
 
 def answer(start: float = 0.0, late: float = 0.0, first: float = 0.010, gap: float = 0.005, tokens: int = 5) -> Record:
@@ -89,7 +89,7 @@ def test_throughput_and_counts() -> None:
 
 
 def test_a_failure_is_never_good() -> None:
-    found = summarise([answer(), failure(), failure(Outcome.LIMIT)], LatencyLimits(ttft=1.0))
+    found = summarise([answer(), failure(), failure(Outcome.LIMIT)], LatencySLO(ttft_s=1.0))
     assert found.attainment is not None
     assert found.attainment.value == pytest.approx(1 / 3)
 
@@ -97,16 +97,16 @@ def test_a_failure_is_never_good() -> None:
 @pytest.mark.parametrize(
     ("limits", "good"),
     [
-        (LatencyLimits(ttft=0.011), 1),
-        (LatencyLimits(ttft=0.009), 0),
-        (LatencyLimits(tpot=0.0051), 1),
-        (LatencyLimits(tpot=0.0049), 0),
-        (LatencyLimits(e2e=0.032), 1),
-        (LatencyLimits(e2e=0.030), 0),
-        (LatencyLimits(ttft=0.011, tpot=0.0049), 0),
+        (LatencySLO(ttft_s=0.011), 1),
+        (LatencySLO(ttft_s=0.009), 0),
+        (LatencySLO(inter_token_s=0.0051), 1),
+        (LatencySLO(inter_token_s=0.0049), 0),
+        (LatencySLO(e2e_s=0.032), 1),
+        (LatencySLO(e2e_s=0.030), 0),
+        (LatencySLO(ttft_s=0.011, inter_token_s=0.0049), 0),
     ],
 )
-def test_goodput_needs_every_limit_at_once(limits: LatencyLimits, good: int) -> None:
+def test_goodput_needs_every_limit_at_once(limits: LatencySLO, good: int) -> None:
     found = summarise([answer()], limits)
     assert found.goodput == pytest.approx(good / found.duration)
 
@@ -114,7 +114,7 @@ def test_goodput_needs_every_limit_at_once(limits: LatencyLimits, good: int) -> 
 def test_traffic_that_shall_be_blocked() -> None:
     blocked = Record(0.0, 0.0, 0.004, Outcome.GUARD, expected=Outcome.GUARD, status=400)
     let_through = Record(0.0, 0.0, 0.030, Outcome.OK, expected=Outcome.GUARD, chunks=(0.01,), output_tokens=1)
-    found = summarise([blocked, let_through], LatencyLimits(ttft=1))
+    found = summarise([blocked, let_through], LatencySLO(ttft_s=1))
     assert found.error_rate == 0.5
     assert found.attainment is not None
     assert found.attainment.value == 0.5

@@ -18,7 +18,7 @@ from hybridserve.errors import ConfigError
 from hybridserve.loadtest.arrivals import arrivals, share
 from hybridserve.loadtest.client_health import Window, judge
 from hybridserve.loadtest.curves import Burst, Constant, Diurnal, Ramp, Steps
-from hybridserve.loadtest.metrics import LatencyLimits, Summary, summarise
+from hybridserve.loadtest.metrics import Summary, summarise
 from hybridserve.loadtest.prompts import Conversation, PromptRequest, Prompts
 from hybridserve.loadtest.rate_search import find_max
 from hybridserve.loadtest.request_record import Outcome, Record
@@ -35,6 +35,7 @@ from hybridserve.loadtest.scenario import (
 from hybridserve.loadtest.session import RunFile, Session
 from hybridserve.loadtest.slo import gate, slo_status
 from hybridserve.loadtest.sweep import SweepPoint, fit, scaling_settings
+from hybridserve.settings.slo import LatencySLO
 
 NAMED_IN_THE_ISSUE = {"grid", "chat", "agent", "reasoning", "long-context", "tools", "guard"}
 SHAPES_IN_THE_ISSUE = {"burst", "diurnal", "ramp", "soak"}
@@ -270,7 +271,7 @@ def test_a_worker_that_is_missing_or_falls_silent_voids_the_run() -> None:
 
 def test_gate() -> None:
     good = [record(index) for index in range(99)]
-    summary = summarise([*good, Record(1, 1, 0.1, Outcome.HTTP_5XX)], LatencyLimits(ttft=0.2))
+    summary = summarise([*good, Record(1, 1, 0.1, Outcome.HTTP_5XX)], LatencySLO(ttft_s=0.2))
     kept = {
         one.name: one.kept
         for one in gate(summary, LoadTestSLO(ttft=0.2, percentiles={"ttft_p95": 0.2, "e2e_p50": 0.5}))

@@ -17,7 +17,7 @@ from hybridserve.simulator.fleet import FleetOptions, Run, simulate
 from hybridserve.simulator.oracle import needs, schedule
 from hybridserve.simulator.policies import Fixed, HybridServePolicy, KedaWaiting, KnativeConcurrency, RayQueueLength
 from hybridserve.simulator.replica import Replica, SimulatedRequest
-from hybridserve.simulator.score import Goals, score
+from hybridserve.simulator.score import DEFAULT_SLO, score
 from hybridserve.simulator.service_times import ServiceTimes, built_in, load_service_times, parse_service_times
 from hybridserve.simulator.traffic import TRAFFIC_PATTERNS, parse_trace, read_trace
 from hybridserve.simulator.tune import POLICIES, Scenario, candidates, cheapest, tune
@@ -200,7 +200,7 @@ def test_drain_finishes_streams_and_is_paid_for() -> None:
     assert all(request.last > 0 for request in run.requests)
     assert run.replica_seconds >= 100 * 2 + 99
     cut = fleet(Halve(), output=300, drain_timeout_s=0.0)
-    assert score(cut, Goals(), 0.0).cut > 0
+    assert score(cut, DEFAULT_SLO, 0.0).cut > 0
 
 
 def test_from_zero_requests_wait_for_the_start() -> None:
@@ -242,7 +242,7 @@ def test_same_seed_same_run() -> None:
 def test_oracle_beats_everybody_where_it_can() -> None:
     times = load_service_times("nano-9b-a10g")
     arrivals = [one for one in TRAFFIC_PATTERNS["square"].arrivals(scale=0.2) if one[0] < 4000]
-    scene = Scenario(arrivals, times, Goals(), FleetOptions(max_replicas=20, initial=2))
+    scene = Scenario(arrivals, times, DEFAULT_SLO, FleetOptions(max_replicas=20, initial=2))
     oracle = cheapest(tune("oracle", scene), 0.99)
     fixed = cheapest(tune("fixed", scene), 0.99)
     assert oracle is not None
@@ -267,7 +267,9 @@ def test_needs_count_what_binds() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_runs(name: str) -> None:
-    scene = Scenario([(i * 0.4, 60, 30) for i in range(300)], TIMES, Goals(), FleetOptions(max_replicas=5, initial=2))
+    scene = Scenario(
+        [(i * 0.4, 60, 30) for i in range(300)], TIMES, DEFAULT_SLO, FleetOptions(max_replicas=5, initial=2)
+    )
     plans = list(candidates(name, scene))
     assert plans
     result = scene.run(plans[0]).score
@@ -278,7 +280,9 @@ def test_every_policy_runs(name: str) -> None:
 def test_a_grid_search_stops_early_and_finds_the_same() -> None:
     """A run that cannot reach the goal any more is given up, and the cheapest that reaches it ends its row."""
     arrivals = TRAFFIC_PATTERNS["office"].arrivals(scale=0.2)[:1500]
-    scene = Scenario(arrivals, load_service_times("nano-9b-a10g"), Goals(), FleetOptions(max_replicas=20, initial=2))
+    scene = Scenario(
+        arrivals, load_service_times("nano-9b-a10g"), DEFAULT_SLO, FleetOptions(max_replicas=20, initial=2)
+    )
     whole, short = tune("fixed", scene), tune("fixed", scene, attainment=0.99)
     found, quick = cheapest(whole, 0.99), cheapest(short, 0.99)
     assert found is not None
@@ -299,7 +303,7 @@ def test_history_is_what_went_before() -> None:
 
 
 def test_unknown_policy_is_named() -> None:
-    scene = Scenario([(0.0, 1, 1)], TIMES, Goals(), FleetOptions())
+    scene = Scenario([(0.0, 1, 1)], TIMES, DEFAULT_SLO, FleetOptions())
     with pytest.raises(ConfigError, match="magic"):
         list(candidates("magic", scene))
 
