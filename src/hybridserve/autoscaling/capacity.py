@@ -1,4 +1,4 @@
-"""What one replica can hold: the units that run out on a hybrid, taken from the plan."""
+"""Capacity of one replica: the resources that run out on a hybrid model, taken from the plan."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ UNLIMITED_PREFILL = 1e12
 
 
 class PlannedLayout(Protocol):
-    """What is read of a planned block layout."""
+    """The part of a planned block layout that is used here."""
 
     @property
     def block_size(self) -> int: ...
     def running_blocks(self, length: int) -> int:
-        """Blocks a decoding sequence of `length` tokens holds."""
+        """Blocks of a decoding sequence of `length` tokens."""
         ...
 
 
 class PlannedCache(Protocol):
-    """What is read of a cache plan: a layout filled with blocks, one of which is the null block."""
+    """The part of a cache plan that is used here: a layout and its blocks, one of which is the null block."""
 
     @property
     def num_blocks(self) -> int: ...
@@ -34,13 +34,13 @@ class PlannedCache(Protocol):
 class ReplicaCapacity:
     """Capacity of one replica.
 
-    A sequence of L tokens holds ``state_blocks + growing_groups * ceil(L / block_size)`` blocks of one shared pool.
+    A sequence of L tokens takes ``state_blocks + growing_groups * ceil(L / block_size)`` blocks of the shared cache.
 
     Attributes:
         max_num_seqs: sequences the scheduler runs at once.
-        usable_blocks: blocks of the pool without the null block.
+        usable_blocks: blocks of the cache without the null block.
         block_size: tokens of one block.
-        state_blocks: blocks that hold the recurrent state of one running sequence; 0 for a pure transformer.
+        state_blocks: blocks for the recurrent state of one running sequence; 0 for a pure transformer.
         growing_groups: cache groups that take one more block every `block_size` tokens.
         prefill_tokens_per_s: prompt tokens that a replica computes per second while it also decodes.
     """
@@ -57,13 +57,11 @@ class ReplicaCapacity:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"capacity.{name}", f"{getattr(self, name)} is not positive", "take it from the plan")
         if self.state_blocks < 0 or self.growing_groups < 0 or not self.state_blocks + self.growing_groups:
-            raise ConfigError(
-                "capacity", "a sequence would hold no block at all", "take both kinds of groups from the plan"
-            )
+            raise ConfigError("capacity", "state_blocks and growing_groups are both 0", "take both from the plan")
         if self.usable_blocks < self.state_blocks + self.growing_groups:
             raise ConfigError(
                 "capacity.usable_blocks",
-                f"{self.usable_blocks} blocks do not hold one sequence ({self.state_blocks + self.growing_groups})",
+                f"{self.usable_blocks} blocks are too few for one sequence ({self.state_blocks + self.growing_groups})",
                 "give the engine more cache memory",
             )
 
@@ -73,14 +71,14 @@ class ReplicaCapacity:
         return min(self.max_num_seqs, self.usable_blocks // (self.state_blocks + self.growing_groups))
 
     def blocks(self, length: float) -> int:
-        """Blocks a running sequence of `length` tokens holds."""
+        """Blocks of a running sequence of `length` tokens."""
         return self.state_blocks + self.growing_groups * max(1, -(-int(length) // self.block_size))
 
 
 def capacity_from_plan(plan: PlannedCache, max_num_seqs: int, prefill_tokens_per_s: float) -> ReplicaCapacity:
-    """The capacity that a cache plan promises.
+    """The capacity of a replica with this cache plan.
 
-    Two lengths tell the parts of `running_blocks` apart: what grows by one block of tokens, and what does not grow.
+    Two lengths separate the parts of `running_blocks`: what grows by one block of tokens, and what does not grow.
     """
     size = plan.layout.block_size
     one, two = plan.layout.running_blocks(size), plan.layout.running_blocks(2 * size)

@@ -1,4 +1,4 @@
-"""What the law sees: one reading a replica, and what waits outside of them."""
+"""The input of the scaling policy: the metrics of each replica, and the requests that wait outside of them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ReplicaMetrics:
-    """One replica's engine, as it last said.
+    """The engine of one replica, as it last reported.
 
     Attributes:
         replica: id of the replica.
-        age_s: seconds since the reading was taken.
-        running: sequences that hold a state slot, those in prefill included.
+        age_s: seconds since the report.
+        running: sequences that occupy a state slot, those in prefill included.
         waiting: requests that wait for a slot, blocks or the token budget.
-        deferred: requests that wait for something a replica more would not give (a grammar, a transfer).
-        blocks_used: blocks of the pool in use, states included.
-        state_blocks_used: of these, the blocks that hold states.
+        deferred: requests that wait for something that another replica would not give (a grammar, a transfer).
+        blocks_used: KV-cache blocks in use, state blocks included.
+        state_blocks_used: of these, the blocks with states.
         prefill_backlog: prompt tokens not yet computed, of waiting requests and of those in prefill.
-        preemptions: sequences thrown out of the cache since the engine started.
+        preemptions: sequences preempted since the engine started.
         arrived, finished: requests since the engine started.
         prompt_tokens: of all requests that finished, since the engine started.
-        prompt_squares: sum of the squares of their prompt lengths: how uneven prompts are.
-        generated: tokens that came out, since the engine started.
-        slot_seconds: sum over finished requests of the time they held a slot.
+        prompt_squares: sum of the squares of their prompt lengths, for the variance.
+        generated: output tokens since the engine started.
+        slot_seconds: sum over finished requests of the time that they occupied a slot.
     """
 
     replica: str
@@ -49,17 +49,17 @@ class ReplicaMetrics:
         return max(0, self.blocks_used - self.state_blocks_used)
 
     def numbers(self) -> dict[str, int | float]:
-        """Everything but the id, as Ray Serve wants it: a flat dict of numbers."""
+        """Everything but the id, as the flat dict of numbers that Ray Serve accepts."""
         return {name: value for name, value in asdict(self).items() if name != "replica"}
 
 
-# Numbers of a replica travel under these names, beside Ray's own.
+# Prefix of these numbers in Ray Serve's autoscaling statistics, beside Ray's own.
 PREFIX = "hybridserve_"
 FIELDS = tuple(field.name for field in fields(ReplicaMetrics) if field.name != "replica")
 
 
 def metrics_from_numbers(replica: str, numbers: dict[str, Any]) -> ReplicaMetrics | None:
-    """The reading of a replica, or None when it did not say all of it (an older version, a half-filled report)."""
+    """The metrics of a replica, or None if the report is incomplete (an older version, a half-filled report)."""
     if not set(FIELDS) <= numbers.keys():
         return None
     floats = ("age_s", "slot_seconds", "prompt_squares")
@@ -73,11 +73,11 @@ class FleetMetrics:
 
     Attributes:
         now: seconds on any clock that only moves forward.
-        target: replicas that were last asked for.
-        ready: replicas that take requests.
-        queued: requests that no replica has yet taken: all of them, when there is no replica.
-        draining: replicas that were told to stop and still have streams.
-        readings: of ready replicas. Fewer than `ready` means that some are silent.
+        target: replicas last requested.
+        ready: replicas that accept requests.
+        queued: requests that no replica has accepted yet: all of them, if there is no replica.
+        draining: replicas that are stopping and still have streams.
+        replicas: metrics of ready replicas. If there are fewer than `ready`, metrics are missing.
     """
 
     now: float
@@ -85,4 +85,4 @@ class FleetMetrics:
     ready: int
     queued: int = 0
     draining: int = 0
-    readings: tuple[ReplicaMetrics, ...] = ()
+    replicas: tuple[ReplicaMetrics, ...] = ()

@@ -208,7 +208,7 @@ class AutoscalerMetrics(MetricGroup):
             "demand_replicas", "Replicas, as a fraction, that the demand for each resource requires.", "resource"
         )
         self.decisions = self._counter(
-            "autoscaler_decisions_total", "Scaling decisions, by direction and cause.", "direction", "reason"
+            "autoscaler_decisions_total", "Scaling decisions, by direction and cause.", "direction", "cause"
         )
         self.errors = self._counter(
             "autoscaler_errors_total", "Scaling decisions that raised an error; the number of replicas was kept."

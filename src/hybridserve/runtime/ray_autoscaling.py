@@ -1,7 +1,7 @@
-"""Between Ray Serve's autoscaler and the scaling law: its context in, a number of replicas out.
+"""Adapter between Ray Serve's autoscaler and the scaling policy: its context in, a number of replicas out.
 
-Ray calls the policy inside the control loop of all applications, and an exception that leaves it stops that loop for
-every one of them (Ray 2.60). So nothing is raised here, nothing is waited for, and in doubt the number stays as it is.
+Ray calls the policy inside the control loop of all applications, and an exception stops that loop for all of them
+(Ray 2.60). So nothing is raised or awaited here, and after an error the number of replicas stays as it is.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from hybridserve.autoscaling.capacity import UNLIMITED_PREFILL, ReplicaCapacity
+from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.policy import Decision, PolicyState, compute_replicas
 from hybridserve.autoscaling.replica_metrics import FIELDS, PREFIX, FleetMetrics, ReplicaMetrics, metrics_from_numbers
 from hybridserve.autoscaling.spec import ScalingSpec
@@ -32,42 +32,38 @@ from hybridserve.settings.telemetry import TelemetrySection
 
 logger = logging.getLogger("hybridserve.autoscaling")
 
-# So often replicas report; Ray's default of 10 s would be a sixth of a start-up.
+# Interval of the replicas' reports; Ray's default of 10 s would be a sixth of a start-up.
 METRICS_INTERVAL_S = 1.0
 LOOK_BACK_S = 5.0
 
 
 class RayAutoscalingPolicy:
-    """The law as a Ray Serve policy class. Ray makes one in its controller and calls it in every control loop.
+    """The scaling policy as a Ray Serve policy class, created in Ray's controller and called in every control loop.
 
     Args:
-        spec: fields of `ScalingSpec` as plain data, `capacity` as a dict of its own.
-        dry_run: log decisions, change nothing.
-        telemetry: section `telemetry` of the settings as plain data; None shows nothing.
+        spec: a `ScalingSpec` as plain data. With `dry_run` decisions are only logged.
+        telemetry: section `telemetry` of the settings as plain data; None exports no metrics.
         model: name that the service serves.
     """
 
-    def __init__(
-        self, spec: dict[str, Any], dry_run: bool = False, telemetry: dict[str, Any] | None = None, model: str = ""
-    ) -> None:
+    def __init__(self, spec: dict[str, Any], telemetry: dict[str, Any] | None = None, model: str = "") -> None:
         self.metrics = _metrics(json.dumps([telemetry, model]))
-        self.spec = ScalingSpec(**{**spec, "capacity": ReplicaCapacity(**spec["capacity"])})
-        self.dry_run = dry_run
+        self.spec = ScalingSpec.model_validate(spec)
         self.state = PolicyState()
         self.last: Decision | None = None
         self._problem = ""
         self._clock = ClockJumpDetector()
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """Replicas for Ray's `AutoscalingContext`, and no state for Ray to keep: it lives here."""
-        back = self._clock.back_s(time.time(), time.monotonic())
-        if back > BACK_S:
+        """Replicas for Ray's `AutoscalingContext`. The state for Ray is empty: this object has it."""
+        back_s = self._clock.back_s(time.time(), time.monotonic())
+        if back_s > BACK_S:
             logger.error(
-                "event=clock_moved_backwards seconds=%.0f: Ray replaces no dead replica until then; restart", back
+                "event=clock_moved_backwards seconds=%.0f: Ray replaces no dead replica until then; restart", back_s
             )
         try:
             return self._decide(context), {}
-        except Exception as error:  # Never out of here: see the module's docstring.
+        except Exception as error:  # never raise into the controller: see the module's docstring
             self.metrics.errors.inc()
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
@@ -76,27 +72,25 @@ class RayAutoscalingPolicy:
             return context.target_num_replicas, {}
 
     def _decide(self, context: Any) -> int:
-        seen = observe(context)
-        # Bounds are read at every call: Ray changes them in place, without a new policy object.
-        spec = replace(
-            self.spec,
-            min_replicas=int(context.capacity_adjusted_min_replicas),
-            max_replicas=int(context.capacity_adjusted_max_replicas),
+        fleet = fleet_metrics(context)
+        # Limits are read at every call: Ray changes them in place, without a new policy object.
+        spec = self.spec.with_limits(
+            int(context.capacity_adjusted_min_replicas), int(context.capacity_adjusted_max_replicas)
         )
-        decision = compute_replicas(seen, spec, self.state)
+        decision = compute_replicas(fleet, spec, self.state)
         self.state, self.last = decision.state, decision
         self._problem = ""
-        record_decision(self.metrics, seen, spec, decision, self.dry_run)
-        if decision.replicas != seen.target:
-            event = "scale_dry_run" if self.dry_run else "scale"
-            logger.info("event=%s from=%d to=%d reason=%r", event, seen.target, decision.replicas, decision.reason)
-        return seen.target if self.dry_run else decision.replicas
+        record_decision(self.metrics, fleet, spec, decision)
+        if decision.replicas != fleet.target:
+            event = "scale_dry_run" if spec.dry_run else "scale"
+            logger.info("event=%s from=%d to=%d reason=%r", event, fleet.target, decision.replicas, decision.reason)
+        return fleet.target if spec.dry_run else decision.replicas
 
 
 class SettingsAutoscalingPolicy(RayAutoscalingPolicy):
     """The same policy from a settings tree, for an `autoscaling_config` in serveConfigV2.
 
-    The Helm chart writes Ray's bounds there, which Ray changes in place; capacity is planned here, as it is in
+    The Helm chart writes Ray's limits there, which Ray changes in place; the capacity is planned here, as in
     `build_app`, because a chart cannot.
     """
 
@@ -107,44 +101,44 @@ class SettingsAutoscalingPolicy(RayAutoscalingPolicy):
 
 
 @cache
-def _metrics(shown: str) -> AutoscalerMetrics:
-    """One for the life of Ray's controller, which makes a new policy object at every deployment."""
+def _metrics(exported: str) -> AutoscalerMetrics:
+    """One per controller process, which creates a new policy object at every deployment."""
     registry = CollectorRegistry()
     metrics = AutoscalerMetrics(registry)
-    telemetry, model = json.loads(shown)
+    telemetry, model = json.loads(exported)
     if telemetry is not None:
         try:
             section = TelemetrySection.model_validate(telemetry)
-            configure(section)  # Serve keeps its own loggers at WARNING: a decision would be said to nobody
+            configure(section)  # Serve sets its own loggers to WARNING, which would hide decisions
             labels = {"namespace": section.namespace, "model": model, "replica": "controller"}
             export(section, registry, labels)
-        except Exception:  # A controller without metrics still scales.
+        except Exception:  # a controller without metrics still scales
             logger.exception("event=no_scaling_metrics")
     return metrics
 
 
-def observe(context: Any) -> FleetMetrics:
-    """Ray's context as plain data. A replica that has not reported all of its numbers counts as silent."""
+def fleet_metrics(context: Any) -> FleetMetrics:
+    """Ray's context as plain data. A replica that has not reported all of its numbers has no metrics."""
     now = float(context.current_time)
-    metrics = context.raw_metrics or {}
-    readings: list[ReplicaMetrics] = []
-    for replica in context.running_replicas:
+    series_by_name = context.raw_metrics or {}
+    replicas: list[ReplicaMetrics] = []
+    for replica_id in context.running_replicas:
         numbers: dict[str, float] = {}
         at = now
         for name in FIELDS:
-            series = metrics.get(PREFIX + name, {}).get(replica)
+            series = series_by_name.get(PREFIX + name, {}).get(replica_id)
             if series:
                 numbers[name] = series[-1].value
                 at = min(at, series[-1].timestamp)
-        reading = metrics_from_numbers(str(replica), numbers)
-        if reading is not None:
-            readings.append(replace(reading, age_s=reading.age_s + max(0.0, now - at)))
+        replica = metrics_from_numbers(str(replica_id), numbers)
+        if replica is not None:
+            replicas.append(replace(replica, age_s=replica.age_s + max(0.0, now - at)))
     return FleetMetrics(
         now=now,
         target=int(context.target_num_replicas),
         ready=len(context.running_replicas),
         queued=max(0, round(context.total_queued_requests or 0)),
-        readings=tuple(readings),
+        replicas=tuple(replicas),
     )
 
 
@@ -153,7 +147,7 @@ def autoscaling_options(
 ) -> dict[str, Any]:
     """Keyword arguments of Ray Serve's `AutoscalingConfig` for these settings.
 
-    Ray's own delays are zero under our policy: it has its own, and Ray's would only come on top.
+    Ray's own delays are zero under our policy: it has its own, and Ray's would be added to them.
     """
     common: dict[str, Any] = {
         "min_replicas": section.min_replicas,
@@ -169,28 +163,15 @@ def autoscaling_options(
             "upscale_delay_s": section.upscale_delay_s,
             "downscale_delay_s": section.downscale_delay_s,
         }
-    spec = {
-        "capacity": asdict(replace(capacity, prefill_tokens_per_s=section.prefill_tokens_per_s or UNLIMITED_PREFILL)),
-        "start_up_s": section.start_up_s,
-        "ttft_s": section.ttft_s,
-        "ttft_per_prompt_token_s": section.ttft_per_prompt_token_s,
-        "inter_token_s": section.inter_token_s,
-        "attainment": section.attainment,
-        "idle_s": section.idle_s,
-        "stale_s": section.stale_s,
-        "memory_s": section.memory_s,
-        "calendar_s": section.calendar_s,
-    }
     return common | {
-        # Ray multiplies nothing with it under a custom policy, but refuses a config without a target.
+        # Not used under a custom policy, but Ray refuses a config without a target.
         "target_ongoing_requests": max(1.0, float(capacity.state_slots)),
         "upscale_delay_s": 0.0,
         "downscale_delay_s": 0.0,
         "policy": {
             "policy_function": f"{__name__}:{RayAutoscalingPolicy.__name__}",
             "policy_kwargs": {
-                "spec": spec,
-                "dry_run": section.dry_run,
+                "spec": ScalingSpec(**section.model_dump(), capacity=capacity).model_dump(mode="json"),
                 "telemetry": telemetry.model_dump(mode="json") if telemetry is not None else None,
                 "model": model,
             },

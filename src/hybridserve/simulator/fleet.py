@@ -264,7 +264,7 @@ class _Fleet:
             ready=len(self.ready),
             queued=len(self.queue),
             draining=len(self.draining),
-            readings=self.readings,
+            replicas=self.readings,
         )
         wanted = self.policy.target(View(observation, self.firsts))
         wanted = min(max(wanted, self.options.min_replicas), self.options.max_replicas)

@@ -85,7 +85,7 @@ class RayQueueLength:
 
     def target(self, view: View) -> int:
         seen = view.observation
-        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.readings)
+        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.replicas)
         self.window.append((seen.now, ongoing))
         while self.window[0][0] < seen.now - self.look_back_s:
             self.window.popleft()
@@ -115,7 +115,7 @@ class RayTtft:
 
     def target(self, view: View) -> int:
         seen = view.observation
-        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.readings)
+        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.replicas)
         if seen.ready == 0:
             return max(1, seen.target) if ongoing else seen.target
         wanted = seen.target
@@ -175,7 +175,7 @@ class KedaWaiting:
         seen = view.observation
         if not self.hpa.due(seen.now):
             return seen.target
-        waiting = seen.queued + sum(reading.waiting for reading in seen.readings)
+        waiting = seen.queued + sum(reading.waiting for reading in seen.replicas)
         return self.hpa.apply(seen.now, waiting / self.threshold, seen.target)
 
 
@@ -197,10 +197,10 @@ class KvUsage:
 
     def target(self, view: View) -> int:
         seen = view.observation
-        if not self.hpa.due(seen.now) or not seen.readings:
+        if not self.hpa.due(seen.now) or not seen.replicas:
             return max(seen.target, 1) if seen.queued else seen.target
-        used = sum(reading.blocks_used for reading in seen.readings) / len(seen.readings) / self.usable_blocks
-        return self.hpa.apply(seen.now, len(seen.readings) * used / self.threshold, seen.target)
+        used = sum(reading.blocks_used for reading in seen.replicas) / len(seen.replicas) / self.usable_blocks
+        return self.hpa.apply(seen.now, len(seen.replicas) * used / self.threshold, seen.target)
 
 
 @dataclass
@@ -223,7 +223,7 @@ class KnativeConcurrency:
 
     def target(self, view: View) -> int:
         seen = view.observation
-        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.readings)
+        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.replicas)
         self.window.append((seen.now, ongoing))
         while self.window[0][0] < seen.now - self.stable_s:
             self.window.popleft()

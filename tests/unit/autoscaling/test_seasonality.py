@@ -50,7 +50,7 @@ def test_a_burst_is_foreseen_a_start_up_before_and_not_before_that(seed: int) ->
     assert early.rate < 3.2
     assert right.rate > 5
     assert over.rate < 3.5
-    assert [early.over, right.over, over.over] == [False, False, True]
+    assert [early.peak_over, right.peak_over, over.peak_over] == [False, False, True]
 
 
 @pytest.mark.parametrize("seed", range(4))

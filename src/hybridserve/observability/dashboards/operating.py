@@ -64,7 +64,7 @@ AUTOSCALING = Dashboard(
             (
                 panel(
                     "Decisions, by reason", "ops", "Class of the reason; the sentence itself is in Ray's controller log.",
-                    (f"sum by (direction, reason) (rate(hybridserve_autoscaler_decisions_total{{{MODEL}}}[{RATE}]))", "{{direction}}: {{reason}}"),
+                    (f"sum by (direction, cause) (rate(hybridserve_autoscaler_decisions_total{{{MODEL}}}[{RATE}]))", "{{direction}}: {{cause}}"),
                     stack=True,
                 ),
             ),
