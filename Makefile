@@ -120,16 +120,15 @@ calibrate: ## fit the simulator to a running server (CALIBRATE_ARGS="--url ... -
 docs-output: ## refresh the command output shown in docs/
 	$(BIN)/python scripts/docs_output.py docs/how-to/*.md docs/evidence/*.md
 
-telemetry-files: ## rules and dashboards of deploy/ and the chart, and the tables of docs/reference
-	$(BIN)/hybridserve alerts export --out deploy/prometheus/rules
-	$(BIN)/hybridserve dashboards export --out deploy/grafana/dashboards
+telemetry-files: ## the chart's rules and dashboards, and the tables of docs/reference
+	$(BIN)/hybridserve alerts export --out helm/hybridserve/files/rules
+	$(BIN)/hybridserve dashboards export --out helm/hybridserve/files/dashboards
 	$(BIN)/python scripts/telemetry_docs.py
-	$(BIN)/python scripts/chart_files.py
 
 telemetry-pictures: ## draw the dashboards of docs/ from a real service and a real Prometheus; minutes
 	TELEMETRY_PICTURES=docs/dashboards TELEMETRY_TRAFFIC_S=150 $(BIN)/pytest tests/stack/test_telemetry_live.py
 
-chart-files: ## the chart's values schema, README table, profiles and dashboards
+chart-files: ## the chart's values schema, README table and profiles
 	$(BIN)/python scripts/chart_files.py
 
 chart-score: ## the chart's quality score beside other charts, with checkov, into docs/evidence/chart-score.md

@@ -4,7 +4,7 @@
 - values.schema.json: the settings' own schema, and every description from the comments of values.yaml
 - README.md: the table of values
 - profiles/*.yaml: values for the profiles of helm/profiles, as `hybridserve render helm` makes them
-- files/: license and notice of the project, dashboards and alert rules (Helm reads no file outside of the chart)
+- files/: license and notice of the project (Helm reads no file outside of the chart)
 """
 
 from __future__ import annotations
@@ -27,11 +27,6 @@ from hybridserve.settings.schema import json_schema
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "hybridserve"
 TABLE = ("<!-- values: made by `make chart-files` -->", "<!-- end of values -->")
-# Folder in the chart -> folder it equals, and the files that count.
-COPIES = {
-    "dashboards": (ROOT / "deploy" / "grafana" / "dashboards", "*.json"),
-    "rules": (ROOT / "deploy" / "prometheus" / "rules", "*.yaml"),
-}
 KEY = re.compile(r"^( *)([A-Za-z][A-Za-z0-9]*):(.*)$")
 
 
@@ -125,16 +120,12 @@ def wanted() -> dict[Path, str]:
         files[CHART / "profiles" / file.name] = profile(file)
     for name in ("LICENSE", "NOTICE"):
         files[CHART / "files" / name] = (ROOT / name).read_text(encoding="utf-8")
-    for name, (folder, pattern) in COPIES.items():
-        for file in sorted(folder.glob(pattern)):
-            files[CHART / "files" / name / file.name] = file.read_text(encoding="utf-8")
     return files
 
 
 def surplus(files: dict[Path, str]) -> list[Path]:
     """Files in made folders that nothing makes any more."""
-    folders = [CHART / "profiles", *(CHART / "files" / name for name in COPIES)]
-    return [file for folder in folders for file in sorted(folder.glob("*")) if file not in files]
+    return [file for file in sorted((CHART / "profiles").glob("*")) if file not in files]
 
 
 def main() -> int:

@@ -75,7 +75,7 @@ def dashboard_section() -> str:
         panels = sum(len(row.panels) for row in board.rows)
         told.append(
             f"### {board.title.removeprefix('hybridserve / ')}\n\n{board.description} {panels} panels, "
-            f"[{board.slug}.json](../../deploy/grafana/dashboards/{board.slug}.json).\n\n"
+            f"[{board.slug}.json](../../helm/hybridserve/files/dashboards/{board.slug}.json).\n\n"
             f"![{board.title}](../dashboards/{board.slug}.png)\n"
         )
     return "\n".join(told)

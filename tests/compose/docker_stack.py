@@ -111,7 +111,9 @@ def test_grafana_would_find_its_provisioning(demo: Project) -> None:
     ran = demo.compose(*words, profiles=("monitoring",), GRAFANA_IMAGE=CONTROL)
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = json.loads(ran.stdout)
-    boards = [json.loads(file.read_text())["title"] for file in (ROOT / "deploy/grafana/dashboards").glob("*.json")]
+    boards = [
+        json.loads(file.read_text())["title"] for file in (ROOT / "helm/hybridserve/files/dashboards").glob("*.json")
+    ]
     assert found.pop("boards") == sorted(boards)
     assert found.pop("series") >= 3
     assert found == {"uid": 472, "status": "success", "password": len("secret")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -132,7 +133,11 @@ def test_mounted_files_are_there() -> None:
             source = volume.partition(":")[0]
             if source.startswith("."):
                 assert (ROOT / source).is_dir(), source
-                assert Path(source).parts[:2] in (("deploy", "prometheus"), ("deploy", "grafana"))
+                assert Path(source).parts[:2] in (
+                    ("deploy", "prometheus"),
+                    ("deploy", "grafana"),
+                    ("helm", "hybridserve"),
+                )
                 assert volume.endswith(":ro"), volume
             else:
                 assert source in compose()["volumes"]
@@ -175,7 +180,9 @@ def test_prometheus_reads_what_replicas_write() -> None:
         assert telemetry.metrics_host == "0.0.0.0"
         assert f"targets:{telemetry.targets_dir}" in services()[name]["volumes"]
     for pattern in config["rule_files"]:
-        assert list(mounted("prometheus", file).parent.glob(pattern)), pattern
+        rules = mounted("prometheus", os.path.normpath(Path(file).parent / pattern))
+        assert rules == (ROOT / "deploy/prometheus" / pattern).resolve()
+        assert list(rules.parent.glob(rules.name)), pattern
 
 
 def test_grafana_is_provisioned_with_every_dashboard() -> None:
@@ -190,5 +197,5 @@ def test_grafana_is_provisioned_with_every_dashboard() -> None:
     assert set(services()["grafana"]["networks"]) & set(services()["prometheus"]["networks"])
     (provider,) = provisioning["dashboards"][0]["providers"]
     shown = mounted("grafana", provider["options"]["path"])
-    assert shown == ROOT / "deploy/grafana/dashboards"
+    assert shown == ROOT / "helm/hybridserve/files/dashboards"
     assert len(list(shown.glob("*.json"))) >= 7

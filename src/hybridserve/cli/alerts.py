@@ -42,7 +42,7 @@ def export(
 ) -> None:
     """Write the rule files, with the targets of section `telemetry`.
 
-    Example: hybridserve alerts export --out deploy/prometheus/rules
+    Example: hybridserve alerts export --out rules
     """
     files = rule_files(load(config, assign or ()).settings.telemetry)
     written = write(out, files)

@@ -34,7 +34,7 @@ def export(
 ) -> None:
     """Write one file for each dashboard.
 
-    Example: hybridserve dashboards export --out deploy/grafana/dashboards
+    Example: hybridserve dashboards export --out dashboards
     """
     section = load(config, assign or ()).settings.telemetry
     files = {f"{board.slug}.json": dashboard(board, form) for board in dashboards(section)}

@@ -120,8 +120,8 @@ def test_every_alert_has_a_panel_that_sends_to_its_page() -> None:
     assert {alert.runbook for alert in alerts(SECTION)} - linked == {"metrics-missing"}
 
 
-def test_the_files_in_deploy_are_those_of_the_code() -> None:
-    folder = ROOT / "deploy" / "grafana" / "dashboards"
+def test_chart_dashboards_match_the_code() -> None:
+    folder = ROOT / "helm" / "hybridserve" / "files" / "dashboards"
     made = {f"{board.slug}.json": dashboard(board) for board in BOARDS}
     assert {path.name: path.read_text() for path in folder.glob("*.json")} == made, "run `make telemetry-files`"
 

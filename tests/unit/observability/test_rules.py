@@ -1,4 +1,4 @@
-"""Rules and alerts: promtool runs each alert both ways; the files in deploy/ are those of the default settings."""
+"""Rules and alerts: promtool runs each alert both ways; the chart has those of the default settings."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_a_page_can_fire_at_every_objective() -> None:
         assert max(thresholds) <= 0.9
 
 
-def test_the_files_in_deploy_are_those_of_the_default_settings(promtool: Path) -> None:
-    folder = ROOT / "deploy" / "prometheus" / "rules"
+def test_chart_rules_match_the_default_settings(promtool: Path) -> None:
+    folder = ROOT / "helm" / "hybridserve" / "files" / "rules"
     files = rule_files(TelemetrySection())
     assert {path.name: path.read_text() for path in folder.glob("*.yaml")} == files, "run `make telemetry-files`"
     done = subprocess.run([promtool, "check", "rules", *sorted(folder.glob("*.yaml"))], capture_output=True, text=True)

@@ -54,7 +54,7 @@ def _classic(board: Dashboard) -> str:
         raise EnvironmentFault(
             "grafana-foundation-sdk",
             "is not installed",
-            "pip install grafana-foundation-sdk==0.0.21, or take the files in deploy/grafana/dashboards",
+            "pip install grafana-foundation-sdk==0.0.21, or take the files in helm/hybridserve/files/dashboards",
         ) from None
 
     made = (
