@@ -1,4 +1,4 @@
-// The time of day, moved by what the file CLOCK_ADDS holds: an int64 of seconds. Monotonic clocks stay as they are.
+// Adds the int64 of seconds in the file CLOCK_ADDS to the system time. Monotonic clocks are not changed.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,23 +1,23 @@
-"""A guard that is slow, wrong, talks rubbish or is gone, and a key file that changes, under a load of streams."""
+"""A guard that is slow, invalid, lenient or down, and a key file that changes, under load."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from components import record, slots, told_apart, until
-from ledger import Load
-from watch import SEEN_S, Watch
+from fault_run import fault_under_load
+from load import Load
+from processes import until
 
 from hybridserve.gateway.auth.api_keys import key_line, new_key
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
 
 CLIENTS = 4
+VERDICT_ERRORS = 'increase(hybridserve_guard_verdicts_total{outcome="error"}[30s]) > 0'
+CANARY_FAILED = "hybridserve_guard_canary_ok == 0"
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,12 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def guarded(start_watched: Callable[..., Any], guard: Any, keys: tuple[Path, str]) -> Iterator[Any]:
-    """A new one for each mood: the alert on a guard's errors looks back five minutes."""
-    values = {
-        "guard.kind": "model", "guard.url": guard.url, "guard.model": guard.name, "guard.format": "qwen3guard",
-        "guard.timeout_s": 1, "guard.canary_interval_s": 2, "guard.canary_failures": 2, "guard.breaker_reset_s": 2,
-        "access.keys_file": keys[0], "access.anonymous_scopes": "[metrics]",
-    }  # fmt: skip
-    sets = [word for path, value in values.items() for word in ("--set", f"{path}={value}")]
-    watched = start_watched("--data-path", "single", *sets)
+    """A new service for each test: the alert on a guard's errors looks back five minutes."""
+    watched = start_watched(
+        "single", guard__kind="model", guard__url=guard.url, guard__model=guard.name, guard__format="qwen3guard",
+        guard__timeout_s=1, guard__canary_interval_s=2, guard__canary_failures=2, guard__breaker_reset_s=2,
+        access__keys_file=keys[0], access__anonymous_scopes="[metrics]",
+    )  # fmt: skip
     yield watched
     assert watched.service.stop() == 0
 
@@ -54,63 +52,51 @@ def load(guarded: Any, keys: tuple[Path, str]) -> Load:
     return Load(guarded.service.url, CLIENTS, tokens=24, headers={"authorization": f"Bearer {keys[1]}"})
 
 
-ERRORS = 'increase(hybridserve_guard_verdicts_total{outcome="error"}[30s]) > 0'
-WRONG = "hybridserve_guard_canary_ok == 0"
-
-
 @pytest.mark.parametrize(
-    ("mood", "words", "shows", "alert"),
+    ("behavior", "fault", "shows", "alert"),
     [
-        ("slow", "guard answers after its timeout", ERRORS, "GuardDown"),
-        ("garbage", "guard answers rubbish", ERRORS, "GuardDown"),
-        ("down", "guard answers 503", ERRORS, "GuardDown"),
-        ("lenient", "guard lets everything pass", WRONG, "GuardCanaryFailing"),
+        ("slow", "guard answers after its timeout", VERDICT_ERRORS, "GuardDown"),
+        ("invalid", "guard returns invalid output", VERDICT_ERRORS, "GuardDown"),
+        ("down", "guard answers 503", VERDICT_ERRORS, "GuardDown"),
+        ("lenient", "guard allows everything", CANARY_FAILED, "GuardCanaryFailing"),
     ],
 )
-async def test_a_sick_guard(
-    guarded: Any, guard: Any, keys: tuple[Path, str], mood: str, words: str, shows: str, alert: str
+async def test_requests_are_rejected_while_the_guard_fails(
+    guarded: Any, guard: Any, keys: tuple[Path, str], behavior: str, fault: str, shows: str, alert: str
 ) -> None:
-    async with load(guarded, keys) as running, Watch(guarded.prometheus, shows, alert) as watch:
-        await running.finished(2 * CLIENTS, 120)
-        in_flight, at = len(running.ledger.open), time.monotonic()
-        guard.mood = mood
-        await until(lambda: bool(running.ledger.failed()), 60, f"{mood}: everybody is served")
-        await asyncio.sleep(8)  # nothing may be served from now on
-        settled = time.monotonic()
-        passed = [entry for entry in running.ledger.between(settled - 4, settled) if entry.outcome == "finished"]
-        await until(lambda: watch.saw(alert), SEEN_S, f"{mood}: not seen by metric and alert, {watch.seen}")
-        guard.mood = "well"
-        well_again = time.monotonic()
-        await running.finished(2 * CLIENTS, 120)
-        back = time.monotonic() - well_again
-    row = told_apart(running.ledger, words, at, in_flight, back, watch.seen)
-    record(row)
-    assert row.silent == row.cut == 0, row
-    assert {entry.why.split()[-1] for entry in running.ledger.failed()} <= {"guard_unavailable", "guard_blocked"}, row
-    assert not passed, "nothing is served without a guard that is seen to work"
-    assert watch.metric_s is not None
-    assert watch.metric_s < SEEN_S, row
-    await until(lambda: slots(guarded.service) == 0, 60, "a slot is still taken")
+    async with fault_under_load(guarded, fault, load(guarded, keys), alert, shows) as run:
+        guard.behavior = behavior
+
+        def all_rejected() -> bool:
+            recent = run.load.ledger.ended_since(4)
+            return len(recent) >= CLIENTS and all(entry.outcome != "finished" for entry in recent)
+
+        await until(all_rejected, 60, f"{fault}: requests are still served")
+        served = run.load.ledger.counts()["finished"]
+        await until(lambda: run.watch.saw(alert), 60, f"{fault}: not visible in metric and alert")
+        assert run.load.ledger.counts()["finished"] == served, "a request was served without a working guard"
+        guard.behavior = "normal"
+        await run.load.finished(2 * CLIENTS, 120)
+        run.recovered()
+    assert run.row.cut == 0, run.row
+    codes = {entry.reason.split()[-1] for entry in run.load.ledger.failed()}
+    assert codes <= {"guard_unavailable", "guard_blocked"}, run.row
 
 
-async def test_keys_that_change_under_open_streams(guarded: Any, keys: tuple[Path, str]) -> None:
-    """A new file, a broken one, and one without the key: streams go on; the broken file changes nothing."""
+async def test_key_file_changes_apply_while_streams_run(guarded: Any, keys: tuple[Path, str]) -> None:
+    """An added key, an invalid file and a removed key: an invalid file changes nothing, open streams continue."""
     file, _ = keys
-    good = file.read_text()
-    async with load(guarded, keys) as running:
-        await running.finished(CLIENTS, 60)
-        in_flight, at = len(running.ledger.open), time.monotonic()
-        for text in (good + key_line("other", new_key()) + "\n", "this is no key line\n", good):
+    valid, other = file.read_text(), key_line("other", new_key()) + "\n"
+    fault = "key file changed, broken, key removed and restored"
+    async with fault_under_load(guarded, fault, load(guarded, keys)) as run:
+        for text in (valid + other, "not a key line\n", valid):
             file.write_text(text)
-            await running.finished(2 * CLIENTS, 60)
-        assert not running.ledger.failed()
-        file.write_text(key_line("other", new_key()) + "\n")
-        await until(lambda: bool(running.ledger.failed()), 30, "a key that was taken away still opens")
-        gone = time.monotonic()
-        file.write_text(good)
-        await running.finished(2 * CLIENTS, 60)
-        back = time.monotonic() - gone
-    row = told_apart(running.ledger, "key file changed, broken, key taken away and given back", at, in_flight, back)
-    record(row)
-    assert row.silent == row.cut == 0, row
-    assert {entry.why for entry in running.ledger.failed()} == {"401 invalid_api_key"}
+            await run.load.finished(2 * CLIENTS, 60)
+        assert not run.load.ledger.failed()
+        file.write_text(other)
+        await until(lambda: bool(run.load.ledger.failed()), 30, "a removed key is still accepted")
+        file.write_text(valid)
+        await run.load.finished(2 * CLIENTS, 60)
+        run.recovered()
+    assert run.row.cut == 0, run.row
+    assert {entry.reason for entry in run.load.ledger.failed()} == {"401 invalid_api_key"}

@@ -1,6 +1,6 @@
-"""The machine around the service: a full disk, a clock that jumps, memory that ends, a Prometheus that is gone.
+"""A full disk, a clock that jumps, a memory limit, a Prometheus that disappears.
 
-Needs root: a small file system of its own is mounted, and the kernel is told how much memory a process may have.
+Needs root: it mounts a small file system and sets the kernel's memory limit of a process.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ import signal
 import struct
 import subprocess
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from components import cores, gone, record, slots, told_apart, until
-from ledger import Load
-from watch import LOST, SEEN_S, Watch, known
+from fault_run import SCRAPE_FAILED, fault_under_load, known
+from load import Load
+from processes import cores, gone, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
 
@@ -32,7 +30,7 @@ GROUPS = Path("/sys/fs/cgroup/memory")
 
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Path]:
-    """64 MiB for everything that the service writes."""
+    """A file system of 64 MiB for everything that the service writes."""
     folder = Path(tempfile.mkdtemp(prefix="d"))  # short, for the sockets below it
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", folder], check=True)
     yield folder
@@ -42,7 +40,7 @@ def disk() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Clock:
-    """A library that moves the time of day by what stands in a file."""
+    """A preloaded library that adds the number in a file to the system time."""
 
     library: Path
     file: Path
@@ -54,42 +52,32 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    """Needs a C compiler. Debian's libfaketime cannot leave the monotonic clock alone: Python's sleep fails then."""
+    """Needs a C compiler. Debian's libfaketime also changes the monotonic clock, which breaks Python's sleep."""
     folder = tmp_path_factory.mktemp("clock")
     made = Clock(folder / "clock.so", folder / "added")
-    words = ["cc", "-shared", "-fPIC", "-O2", "-o", made.library, Path(__file__).with_name("clock.c"), "-ldl"]
-    subprocess.run(words, check=True)
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", made.library, source, "-ldl"], check=True)
     made.file.write_bytes(struct.pack("=q", 0))
     return made
 
 
 @pytest.fixture(scope="module")
 def watched(start_watched: Callable[..., Any], disk: Path, clock: Clock) -> Iterator[Any]:
-    variables = {"TMPDIR": str(disk), "LD_PRELOAD": str(clock.library), "CLOCK_ADDS": str(clock.file)}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        started = start_watched("--data-path", "haproxy")
+        patch.setenv("TMPDIR", str(disk))
+        patch.setenv("LD_PRELOAD", str(clock.library))
+        patch.setenv("CLOCK_ADDS", str(clock.file))
+        started = start_watched("haproxy")
     yield started
     assert started.service.stop() == 0
 
 
-@asynccontextmanager
-async def unharmed(service: Any, fault: str) -> AsyncIterator[Load]:
-    """A load, of which no request may notice the fault."""
-    async with Load(service.url, CLIENTS, tokens=30) as load:
-        await load.finished(2 * CLIENTS, 120)
-        in_flight, at = len(load.ledger.open), time.monotonic()
-        yield load
-        await load.finished(4 * CLIENTS, 60)
-    row = told_apart(load.ledger, fault, at, in_flight, None)
-    record(row)
-    assert (row.told, row.cut, row.silent) == (0, 0, 0), row
-    await until(lambda: slots(service) == 0, 60, "a slot is still taken")
+def load(watched: Any) -> Load:
+    return Load(watched.service.url, CLIENTS, tokens=30)
 
 
 def fill(folder: Path) -> Path:
-    """A file that takes all that is left."""
+    """A file that takes all free space."""
     file = folder / "everything"
     with file.open("wb", buffering=0) as out:
         try:
@@ -99,61 +87,59 @@ def fill(folder: Path) -> Path:
             return file
 
 
-async def test_a_full_disk(watched: Any, disk: Path) -> None:
-    async with unharmed(watched.service, "disk full under logs and state files for 15 s") as load:
+async def test_full_disk_harms_no_request(watched: Any, disk: Path) -> None:
+    async with fault_under_load(watched, "disk full under logs and state files for 15 s", load(watched)) as run:
         file = fill(disk)
         await asyncio.sleep(15)
         assert shutil.disk_usage(disk).free == 0
-        await load.finished(4 * CLIENTS, 60)
+        await run.load.finished(4 * CLIENTS, 60)
         file.unlink()
+        await run.load.finished(4 * CLIENTS, 60)
+    assert run.row.harmed == 0, run.row
 
 
-async def test_a_prometheus_that_is_gone(watched: Any, tmp_path: Path) -> None:
-    """Nobody reads the metrics for a while, and somebody who reads them stands still in the middle."""
+async def test_stopped_prometheus_harms_no_request(watched: Any, tmp_path: Path) -> None:
+    """A second Prometheus is paused in the middle of a scrape, then killed."""
     from support.prometheus_server import start_prometheus
 
-    targets = watched.targets
-    async with unharmed(watched.service, "Prometheus stopped in the middle of a scrape, then gone"):
-        _, process = start_prometheus(tmp_path, targets, scrape="1s")
-        await asyncio.sleep(5)
+    async with fault_under_load(
+        watched, "Prometheus stopped in the middle of a scrape, then gone", load(watched)
+    ) as run:
+        second, process = start_prometheus(tmp_path, watched.targets, scrape="1s")
+        await until(lambda: known(second, 1), 30, "the second Prometheus scrapes nothing")
         process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(5)
+        await run.load.finished(4 * CLIENTS, 60)
         process.kill()
         process.wait(10)
+        await run.load.finished(4 * CLIENTS, 60)
+    assert run.row.harmed == 0, run.row
 
 
-@pytest.mark.skipif(not os.access(GROUPS, os.W_OK), reason="no control groups of memory that this machine gives out")
-async def test_memory_that_ends(watched: Any) -> None:
-    """The kernel kills the engine core when it asks for more than it may have."""
-    service = watched.service
+@pytest.mark.skipif(not os.access(GROUPS, os.W_OK), reason="this machine offers no memory control groups (v1)")
+async def test_engine_core_over_its_memory_limit_is_replaced(watched: Any) -> None:
     group = GROUPS / f"hybridserve-{os.getpid()}"
     await until(lambda: known(watched.prometheus, 1), 60, "Prometheus does not know the replica")
-    (core,) = cores(service)
+    (core,) = cores(watched.service)
     group.mkdir()
+    fault = "memory limit of the only engine core reached"
     try:
-        async with Load(service.url, CLIENTS) as load, Watch(watched.prometheus, LOST, "ReplicaLost") as watch:
-            await load.finished(2 * CLIENTS, 120)
-            in_flight, at = len(load.ledger.open), time.monotonic()
+        async with fault_under_load(
+            watched, fault, Load(watched.service.url, CLIENTS), "ReplicaLost", SCRAPE_FAILED
+        ) as run:
             (group / "memory.limit_in_bytes").write_text("65536")
             (group / "cgroup.procs").write_text(str(core.pid))
-            await until(lambda: gone(core), 60, "the core lives")
-            await load.finished(CLIENTS, 200)
-            back = time.monotonic() - at
-            await until(lambda: watch.saw("ReplicaLost"), 60, f"not seen by metric and alert, {watch.seen}")
-        row = told_apart(load.ledger, "memory limit of the only engine core reached", at, in_flight, back, watch.seen)
-        record(row)
-        assert row.silent == 0, row
-        assert watch.metric_s is not None
-        assert watch.metric_s < SEEN_S, row
-        await until(lambda: slots(service) == 0, 60, "a slot is still taken")
+            await until(lambda: gone(core), 60, "the kernel did not kill the core")
+            await run.load.finished(CLIENTS, 200)
+            run.recovered()
     finally:
         group.rmdir()
 
 
-async def test_a_clock_that_jumps(watched: Any, clock: Clock) -> None:
-    # The last test: from now on Ray would replace no replica that dies.
-    async with unharmed(watched.service, "time of day two hours on, then a day back") as load:
+async def test_clock_jump_harms_no_request(watched: Any, clock: Clock) -> None:
+    # The last test: after it Ray would replace no replica that dies.
+    async with fault_under_load(watched, "clock two hours forward, then a day back", load(watched)) as run:
         for seconds in (7200, -86400, 0):
             clock.add(seconds)
             await asyncio.sleep(8)
-            await load.finished(2 * CLIENTS, 60)
+            await run.load.finished(2 * CLIENTS, 60)
+    assert run.row.harmed == 0, run.row

@@ -1,10 +1,11 @@
-"""A service with planted secrets, asked politely and otherwise: what it must not tell, and where nobody may enter."""
+"""A service with planted secrets: none appears in a file, a command line or a response; Ray requires its token."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,26 +33,26 @@ WRONG_KEY = "canary-of-a-wrong-key-90b1-and-long-enough"
 
 @dataclass
 class Planted:
-    """A service whose secrets are known, and the folder of everything that it writes."""
+    """A service with known secrets, the folder of everything that it writes, and the responses so far."""
 
     service: Service
     folder: Path
     key: str
-    said: list[str]
+    responses: list[str]
 
     def secrets(self) -> dict[str, str]:
         return {"key": self.key, "prompt": PROMPT, "guard": GUARD_KEY, "hub": HUB_TOKEN, "wrong key": WRONG_KEY}
 
-    def ask(self, body: Any, key: str | None = None, path: str = CHAT, **more: Any) -> httpx.Response:
+    def post(self, body: Any, key: str | None = None, path: str = CHAT, **more: Any) -> httpx.Response:
         headers = {
             "content-type": "application/json",
             "authorization": f"Bearer {key or self.key}",
             **more.pop("headers", {}),
         }
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        answer = httpx.post(self.service.url + path, content=content, headers=headers, timeout=60, **more)
-        self.said.append(f"{answer.headers} {answer.text}")
-        return answer
+        response = httpx.post(self.service.url + path, content=content, headers=headers, timeout=60, **more)
+        self.responses.append(f"{response.headers} {response.text}")
+        return response
 
 
 def chat(text: str = PROMPT, **more: Any) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def planted() -> Iterator[Planted]:
         os.environ.update(before)
     planted = Planted(service, folder, key, [])
     try:
-        use(planted)
+        exercise(planted)
         yield planted
     finally:
         code = service.stop()
@@ -88,17 +89,17 @@ def planted() -> Iterator[Planted]:
     assert code == 0
 
 
-def use(planted: Planted) -> None:
-    """Everything that might repeat what it was given."""
-    assert planted.ask(chat()).status_code == 200
-    assert planted.ask(chat(stream=True)).status_code == 200
-    assert planted.ask(chat(), WRONG_KEY).status_code == 401
-    assert planted.ask(f'{{"messages": "{PROMPT}'.encode()).status_code == 400
-    assert planted.ask({"model": "demo", "messages": PROMPT}).status_code == 400
-    assert planted.ask(chat(max_tokens=PROMPT)).status_code == 400
-    assert planted.ask(chat(temperature=[PROMPT])).status_code == 400
-    assert planted.ask(chat(PROMPT * 4000)).status_code == 413
-    assert planted.ask(chat(), path="/invocations").status_code in (401, 403)
+def exercise(planted: Planted) -> None:
+    """Requests and checks whose logs or responses might contain a secret."""
+    assert planted.post(chat()).status_code == 200
+    assert planted.post(chat(stream=True)).status_code == 200
+    assert planted.post(chat(), WRONG_KEY).status_code == 401
+    assert planted.post(f'{{"messages": "{PROMPT}'.encode()).status_code == 400
+    assert planted.post({"model": "demo", "messages": PROMPT}).status_code == 400
+    assert planted.post(chat(max_tokens=PROMPT)).status_code == 400
+    assert planted.post(chat(temperature=[PROMPT])).status_code == 400
+    assert planted.post(chat(PROMPT * 4000)).status_code == 413
+    assert planted.post(chat(), path="/invocations").status_code in (401, 403)
     evidence = planted.folder / "evidence.json"
     key_file = planted.folder / "user-key"
     key_file.write_text(planted.key)
@@ -107,15 +108,15 @@ def use(planted: Planted) -> None:
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     key_file.unlink()
-    planted.said.append(check.stdout + check.stderr)
+    planted.responses.append(check.stdout + check.stderr)
     assert evidence.exists(), check.stderr
     for path in ("/metrics", "/plan", "/compliance", "/about", "/licenses", "/ready", "/v1/models"):
-        answer = httpx.get(planted.service.url + path, headers={"authorization": f"Bearer {planted.key}"}, timeout=30)
-        planted.said.append(f"{answer.headers} {answer.text}")
+        response = httpx.get(planted.service.url + path, headers={"authorization": f"Bearer {planted.key}"}, timeout=30)
+        planted.responses.append(f"{response.headers} {response.text}")
 
 
-def test_no_file_that_it_writes_holds_a_secret(planted: Planted) -> None:
-    """Its own log, the engine's, Ray's, HAProxy's, the handover, the evidence; not the key files that were given."""
+def test_written_files_contain_no_secret(planted: Planted) -> None:
+    """Logs of the service, the engine, Ray and HAProxy, the deployment spec, the evidence; not the given key files."""
     given = {planted.folder / name for name in ("keys", "guard-key")}
     files = [
         path for path in planted.folder.rglob("*") if path.is_file() and not path.is_symlink() and path not in given
@@ -128,7 +129,7 @@ def test_no_file_that_it_writes_holds_a_secret(planted: Planted) -> None:
     assert found == []
 
 
-def test_no_process_shows_a_secret_in_its_command_line(planted: Planted) -> None:
+def test_command_lines_contain_no_secret(planted: Planted) -> None:
     lines = []
     for process in planted.service.family():
         try:
@@ -139,14 +140,14 @@ def test_no_process_shows_a_secret_in_its_command_line(planted: Planted) -> None
     assert [name for name, secret in planted.secrets().items() if any(secret in line for line in lines)] == []
 
 
-def test_no_answer_repeats_a_secret(planted: Planted) -> None:
-    """A client's own words may come back to it, in an answer or in the engine's complaint; keys never."""
-    for text in planted.said:
+def test_responses_contain_no_secret(planted: Planted) -> None:
+    """A client's own prompt may come back to it, in an answer or in an error of the engine; keys never."""
+    for text in planted.responses:
         for name, secret in planted.secrets().items():
             assert name == "prompt" or secret not in text, (name, text[:300])
 
 
-def test_what_it_writes_is_for_its_user_only(planted: Planted) -> None:
+def test_written_files_are_private_to_the_user(planted: Planted) -> None:
     (scratch,) = [path for path in planted.folder.glob("hybridserve-*") if path.is_dir()]
     assert scratch.stat().st_mode & 0o077 == 0
     assert (scratch / "ray-token").stat().st_mode & 0o777 == 0o600
@@ -155,54 +156,52 @@ def test_what_it_writes_is_for_its_user_only(planted: Planted) -> None:
 @pytest.mark.parametrize(
     "name", ["../../../../etc/passwd", "/etc/passwd", "demo/../../demo", "file:///etc/passwd", "demo\x00", "a" * 10_000]
 )
-def test_a_models_name_is_no_path(planted: Planted, name: str) -> None:
-    answer = planted.ask(chat("hello", model=name))
-    assert answer.status_code == 404
-    assert "root:" not in answer.text
+def test_model_name_is_not_used_as_a_path(planted: Planted, name: str) -> None:
+    response = planted.post(chat("hello", model=name))
+    assert response.status_code == 404
+    assert "root:" not in response.text
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/../admin/drain", "/v1/%2e%2e/admin/drain", "//admin/drain", "/admin/./drain", "/ADMIN/drain"]
 )
-def test_a_path_in_disguise_opens_nothing(planted: Planted, path: str) -> None:
+def test_encoded_admin_paths_are_rejected(planted: Planted, path: str) -> None:
     port = int(planted.service.url.rsplit(":", 1)[1])
-    import socket
-
-    with socket.create_connection(("127.0.0.1", port), 10) as line:
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {planted.key}\r\nContent-Length: 0\r\n"
-        line.sendall(f"{head}Connection: close\r\n\r\n".encode())
-        status = line.recv(4096).split(b"\r\n")[0]
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        status = connection.recv(4096).split(b"\r\n")[0]
     assert status.split()[1] in (b"400", b"403", b"404"), status
-    assert planted.ask(chat("hello")).status_code == 200, "nobody has drained it"
+    assert planted.post(chat("hello")).status_code == 200, "the service was drained"
 
 
-ASK_GCS = """
+GCS_QUERY = """
 import sys
 from ray._raylet import GcsClient
 print(len(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=10)))
 """
 
 
-def test_ray_asks_for_a_token(planted: Planted) -> None:
-    """Who has none may not even look; who has it may, so that the question itself is a good one."""
-    (head,) = [one for one in planted.service.family() if one.name() == "gcs_server"]
+def test_ray_requires_its_token(planted: Planted) -> None:
+    """A query without the token or with a wrong one fails; the same query with the token works."""
+    (head,) = [process for process in planted.service.family() if process.name() == "gcs_server"]
     port = next(word.split("=")[1] for word in head.cmdline() if word.startswith("--gcs_server_port="))
     if port == "0":
         port = str(next(c.laddr.port for c in head.net_connections("tcp") if c.status == psutil.CONN_LISTEN))
     (token,) = planted.folder.glob("hybridserve-*/ray-token")
 
-    def look(**environment: str) -> subprocess.CompletedProcess[str]:
+    def query(**environment: str) -> subprocess.CompletedProcess[str]:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return subprocess.run(
-            [sys.executable, "-c", ASK_GCS, f"127.0.0.1:{port}"], env=plain | environment,
+            [sys.executable, "-c", GCS_QUERY, f"127.0.0.1:{port}"], env=plain | environment,
             capture_output=True, text=True, timeout=120,
         )  # fmt: skip
 
-    known = look(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
+    known = query(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
     assert known.returncode == 0, known.stderr[-1000:]
     assert int(known.stdout.strip().splitlines()[-1]) > 0
-    stranger = look(RAY_AUTH_MODE="disabled")
-    assert stranger.returncode != 0, "Ray answered somebody without a token"
+    without = query(RAY_AUTH_MODE="disabled")
+    assert without.returncode != 0, "Ray answered a query without a token"
     wrong = planted.folder / "wrong-token"
     wrong.write_text("0" * 32)
-    assert look(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(wrong)).returncode != 0
+    assert query(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(wrong)).returncode != 0

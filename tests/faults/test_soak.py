@@ -1,4 +1,4 @@
-"""A long steady load at as many streams as this machine holds: no stream is lost, nothing grows.
+"""A long steady load: no stream is lost, memory and open files do not grow.
 
 `make soak` runs it for SOAK_S seconds (600).
 """
@@ -17,19 +17,19 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from ledger import Load
+from load import Load
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(4000)]
 
 SECONDS = float(os.environ.get("SOAK_S", "600"))
 STREAMS = int(os.environ.get("SOAK_STREAMS", "64"))
-# Of what was there after warming up; allocators and caches settle, a leak goes on.
+# Share of the memory after warm-up: allocators and caches settle, a leak continues.
 GROWTH = 0.05
 # Connections are kept open for a while after their last use; a few files are opened on first use and stay.
 REST_S, FEW = 120.0, 30
 
 
-def weight(service: Any) -> dict[str, int]:
+def usage(service: Any) -> dict[str, int]:
     """Bytes of memory and open files of the replica, its engine core and HAProxy."""
     sums = {"rss": 0, "fds": 0}
     for process in service.family():
@@ -43,37 +43,37 @@ def weight(service: Any) -> dict[str, int]:
     return sums
 
 
-async def test_nothing_is_lost_and_nothing_grows(start_module_service: Callable[..., Any]) -> None:
-    # Twice the streams: a client that has read its last byte may be back before its place is given back.
-    service = start_module_service("--set", f"access.max_in_flight={2 * STREAMS}", "--set", "engine.max_num_seqs=32")
-    idle = weight(service)
+async def test_soak_loses_no_stream_and_leaks_nothing(start_module_service: Callable[..., Any]) -> None:
+    # Twice the streams: a client may send its next request before the slot of its last one is free.
+    service = start_module_service("auto", access__max_in_flight=2 * STREAMS, engine__max_num_seqs=32)
+    idle = usage(service)
     seen: list[dict[str, int]] = []
     async with Load(service.url, STREAMS, tokens=60) as load:
         await load.finished(2 * STREAMS, 300)
         began = time.monotonic()
         while time.monotonic() - began < SECONDS:
-            seen.append(await asyncio.to_thread(weight, service))
+            seen.append(await asyncio.to_thread(usage, service))
             await asyncio.sleep(min(5.0, SECONDS / 20))
     counts = load.ledger.counts()
     third = len(seen) // 3
     early, late = seen[third : 2 * third], seen[2 * third :]
     growth = statistics.median(w["rss"] for w in late) / statistics.median(w["rss"] for w in early) - 1
-    # Under load open files come and go with the connections; afterwards only what leaked is left.
+    # Under load files open and close with the connections; afterwards only leaked files are left.
     deadline = time.monotonic() + REST_S
-    while (left_open := weight(service)["fds"] - idle["fds"]) > FEW and time.monotonic() < deadline:
+    while (left_open := usage(service)["fds"] - idle["fds"]) > FEW and time.monotonic() < deadline:
         await asyncio.sleep(1)
     summary = {
         "seconds": round(time.monotonic() - began),
         "streams": STREAMS,
         "outcomes": dict(counts),
-        "pieces": sum(entry.pieces for entry in load.ledger.entries),
+        "chunks": sum(entry.chunks for entry in load.ledger.entries),
         "rss_mib": round(seen[-1]["rss"] / 2**20),
         "rss_growth": round(growth, 4),
         "files_most": max(w["fds"] for w in seen),
         "files_left": left_open,
     }
     print(json.dumps(summary))
-    assert set(counts) == {"finished"}, Counter(entry.why for entry in load.ledger.failed())
+    assert set(counts) == {"finished"}, Counter(entry.reason for entry in load.ledger.failed())
     assert growth < GROWTH, summary
     assert left_open <= FEW, summary
     text = httpx.get(f"{service.url}/metrics", timeout=30).text

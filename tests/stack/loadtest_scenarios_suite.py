@@ -65,7 +65,7 @@ def test_every_scenario_runs(service: Service, tmp_path: Path, name: str) -> Non
 
 
 def test_guard_traffic_and_forced_tool_calls(start_service: Callable[..., Service], tmp_path: Path) -> None:
-    """The guard model is a stand-in (guard_model.py); the engine, the guard's client and the grammar are real."""
+    """The guard model is fake; the engine, the guard's client and the grammar are real."""
     guard = GuardModel()
     values = {
         "guard.kind": "model",
@@ -81,11 +81,11 @@ def test_guard_traffic_and_forced_tool_calls(start_service: Callable[..., Servic
     assert guarded.summary.error_rate == 0
     assert guarded.summary.outcomes["guard_blocked"] > 0
     assert guarded.summary.outcomes["ok"] > guarded.summary.outcomes["guard_blocked"]
-    guard.mood = "lenient"
+    guard.behavior = "lenient"
     let_through = run(tree | {"seed": 2}, service.url, tmp_path / "lenient")
     assert let_through.summary.error_rate > 0, "an answer where a block was due is an error"
     assert let_through.verdict == "missed"
-    guard.mood = "well"
+    guard.behavior = "normal"
     tools = run(in_seconds("tools", 3, 1.0), service.url, tmp_path / "tools")
     guard.close()
     # The grammar lets the demo model write spaces until its tokens are spent: a call that does not parse.

@@ -1,12 +1,12 @@
-"""A service with keys and a guard, as users run it: proven before it is ready, proven again while it runs."""
+"""A service with keys and a guard: guard canaries before it is ready and while it runs, live checks, evidence."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ import httpx
 import pytest
 
 from hybridserve.compliance.evidence import is_intact
+from hybridserve.errors import ConfigError
 from hybridserve.gateway.auth.api_keys import key_line, new_key
 from hybridserve.guards.canaries.prompts import canary_set
+from hybridserve.runtime.compliance_gate import enforce_compliance
+from hybridserve.settings import load
 from support.fake_guard import GuardModel
+from support.prometheus_server import wait_until
 from support.stack_service import HYBRIDSERVE, Service, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -37,14 +41,14 @@ class Guarded:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         return httpx.get(self.service.url + path, headers=headers, timeout=30)
 
-    def ask(self, text: str) -> httpx.Response:
+    def chat(self, text: str) -> httpx.Response:
         body = {"model": "demo", "messages": [{"role": "user", "content": text}], "max_tokens": 16}
         headers = {"authorization": f"Bearer {self.key}"}
         return httpx.post(self.service.url + "/v1/chat/completions", json=body, headers=headers, timeout=60)
 
     def canary(self, kind: str) -> float:
         lines = self.get("/metrics", self.admin).text.splitlines()
-        (line,) = [one for one in lines if one.startswith(f'hybridserve_guard_canary_ok{{kind="{kind}"}}')]
+        (line,) = [line for line in lines if line.startswith(f'hybridserve_guard_canary_ok{{kind="{kind}"}}')]
         return float(line.rsplit(" ", 1)[1])
 
     def check(self, *more: str) -> tuple[int, dict[str, Any], dict[str, Any]]:
@@ -82,25 +86,18 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     guard.close()
 
 
-def eventually(true: Callable[[], bool], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def test_it_is_ready_once_the_guard_has_been_seen_to_work(guarded: Guarded) -> None:
+def test_service_is_ready_after_passing_guard_canaries(guarded: Guarded) -> None:
     assert guarded.get("/ready").status_code == 200
     assert (guarded.canary("block"), guarded.canary("pass")) == (1.0, 1.0)
-    assert guarded.ask("What is this?").status_code == 200
+    assert guarded.chat("What is this?").status_code == 200
     assert guarded.get("/plan").status_code == 401
 
 
-def test_check_live_against_the_served_stack_leaves_evidence(guarded: Guarded) -> None:
+def test_live_check_writes_evidence(guarded: Guarded) -> None:
     code, document, record = guarded.check()
-    live = {one["rule"]: one["status"] for one in document["findings"] if one["family"] == "evidence"}
+    live = {finding["rule"]: finding["status"] for finding in document["findings"] if finding["family"] == "evidence"}
     assert {rule for rule, status in live.items() if status != "PASS"} == {"evidence.guard-down"}
-    assert live["evidence.guard-down"] == "UNKNOWN", "nobody has switched the guard off"
+    assert live["evidence.guard-down"] == "UNKNOWN", "the guard is on"
     assert document["evidence_sha256"] == record["sha256"]
     assert is_intact(record)
     assert record["started"] < record["finished"]
@@ -115,45 +112,43 @@ def test_check_live_against_the_served_stack_leaves_evidence(guarded: Guarded) -
         else:
             assert (row["status"], row["code"]) == (200, None)
             assert row["delivered"] > 0
-    assert code in (0, 1)  # the offline findings of the demo are no matter of this test
+    assert code in (0, 1)  # 1: offline findings of the demo
 
 
-@pytest.mark.parametrize("mood", ["lenient", "garbage", "down"])
-def test_a_guard_that_stops_working_closes_the_door_and_opens_it_again(guarded: Guarded, mood: Any) -> None:
-    guarded.guard.mood = mood
+@pytest.mark.parametrize("behavior", ["lenient", "invalid", "down"])
+def test_requests_are_rejected_while_guard_canaries_fail(guarded: Guarded, behavior: Any) -> None:
+    guarded.guard.behavior = behavior
     try:
-        eventually(lambda: "canary" in guarded.get("/ready").text)
+        wait_until(lambda: "canary" in guarded.get("/ready").text, 20)
         assert guarded.get("/ready").status_code == 503
-        refused = guarded.ask("What is this?")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "guard_unavailable")
-        assert "retry-after" in refused.headers
+        rejected = guarded.chat("What is this?")
+        assert (rejected.status_code, rejected.json()["error"]["code"]) == (503, "guard_unavailable")
+        assert "retry-after" in rejected.headers
         assert guarded.canary("block") == 0.0
-        if mood == "down":
-            # The drill of `check --live --guard-down`: an outage is neither a refusal nor a pass.
+        if behavior == "down":
+            # `check --live --guard-down`: an outage is neither a block nor a pass.
             _, document, _ = guarded.check("--guard-down", guarded.service.url)
-            live = {one["rule"]: one["status"] for one in document["findings"] if one["family"] == "evidence"}
+            live = {
+                finding["rule"]: finding["status"]
+                for finding in document["findings"]
+                if finding["family"] == "evidence"
+            }
             assert live["evidence.guard-down"] == "PASS"
             assert live["evidence.must-block"] == "FAIL", "nothing is blocked by a guard that is down"
     finally:
-        guarded.guard.mood = "well"
-    eventually(lambda: guarded.get("/ready").status_code == 200)
-    assert guarded.ask("What is this?").status_code == 200
+        guarded.guard.behavior = "normal"
+    wait_until(lambda: guarded.get("/ready").status_code == 200, 20)
+    assert guarded.chat("What is this?").status_code == 200
     assert guarded.canary("block") == 1.0
 
 
-def test_the_evidence_file_is_shown_and_a_changed_one_refused(guarded: Guarded) -> None:
+def test_changed_evidence_file_is_refused(guarded: Guarded) -> None:
     _, _, record = guarded.check()
     file = guarded.folder / "kept.json"
     file.write_text(json.dumps(record))
     record["about"] = {}
     changed = guarded.folder / "changed.json"
     changed.write_text(json.dumps(record))
-    from datetime import date
-
-    from hybridserve.errors import ConfigError
-    from hybridserve.runtime.compliance_gate import enforce_compliance
-    from hybridserve.settings import load
-
     plain = [guarded.flags[index] for index in range(1, len(guarded.flags), 2)]
     shown = enforce_compliance(load(assignments=[*plain, f"guard.evidence_file={file}"]).settings, date.today())
     assert shown.documents["/compliance"]["evidence_sha256"] == record["sha256"]

@@ -1,4 +1,4 @@
-"""Stands in for a guard model, which cannot be had here: Qwen3Guard's form of verdict, from a list of bad prompts."""
+"""A fake guard model: verdicts in Qwen3Guard's form, from a list of harmful prompts."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any, Literal
 
 from hybridserve.guards.canaries.prompts import HARMFUL
 
-Mood = Literal["well", "lenient", "garbage", "down", "slow"]
+Behavior = Literal["normal", "lenient", "invalid", "down", "slow"]
 
 
 class GuardModel:
-    """An OpenAI endpoint on a free port. `mood` says how it behaves."""
+    """An OpenAI endpoint on a free port."""
 
-    name = "qwen3guard-stand-in"
+    name = "fake-qwen3guard"
 
     def __init__(self) -> None:
-        self.mood: Mood = "well"
-        self.asked = 0
+        self.behavior: Behavior = "normal"
+        self.calls = 0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._say({"data": [{"id": outer.name}]})
+                self._respond({"data": [{"id": outer.name}]})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                outer.asked += 1
-                if outer.mood == "slow":
+                outer.calls += 1
+                if outer.behavior == "slow":
                     time.sleep(5)
-                self._say({"choices": [{"message": {"content": outer.verdict(body)}, "finish_reason": "stop"}]})
+                self._respond({"choices": [{"message": {"content": outer.verdict(body)}, "finish_reason": "stop"}]})
 
-            def _say(self, answer: Any) -> None:
+            def _respond(self, answer: Any) -> None:
                 data = json.dumps(answer).encode()
-                self.send_response(503 if outer.mood == "down" else 200)
+                self.send_response(503 if outer.behavior == "down" else 200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
@@ -52,11 +52,11 @@ class GuardModel:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def verdict(self, body: dict[str, Any]) -> str:
-        if self.mood == "garbage":
+        if self.behavior == "invalid":
             return "I think that is fine."
         text = json.dumps(body["messages"], ensure_ascii=False)
         known = [prompt for group in HARMFUL.values() for prompt in group.values()]
-        bad = self.mood != "lenient" and any(prompt in text for prompt in known)
+        bad = self.behavior != "lenient" and any(prompt in text for prompt in known)
         return f"Safety: {'Unsafe' if bad else 'Safe'}\nCategories: {'Violent' if bad else 'None'}\nRefusal: No"
 
     def close(self) -> None:

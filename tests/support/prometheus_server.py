@@ -1,4 +1,4 @@
-"""Debian's Prometheus with our rules, for tests that watch a real service."""
+"""Debian's Prometheus with the project's rules, for tests that observe a real service."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +33,7 @@ def script(name: str) -> ModuleType:
 def start_prometheus(
     folder: Path, targets: Path, scrape: str = "1s", evaluation: str = "2s"
 ) -> tuple[Prometheus, subprocess.Popen[bytes]]:
-    """Debian's Prometheus with our rules and the scrape configuration of deploy/, only faster."""
+    """Start it with the rules and the scrape configuration of deploy/, at shorter intervals."""
     programs = script("prometheus_tools").fetch()
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": scrape, "evaluation_interval": evaluation}
@@ -45,9 +46,9 @@ def start_prometheus(
             [programs / "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
              f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log,
         )  # fmt: skip
-    asked = Prometheus(f"http://127.0.0.1:{port}")
-    wait_until(lambda: answers(asked), 20)
-    return asked, process
+    prometheus = Prometheus(f"http://127.0.0.1:{port}")
+    wait_until(lambda: answers(prometheus), 20)
+    return prometheus, process
 
 
 def answers(prometheus: Prometheus) -> bool:
@@ -58,8 +59,9 @@ def answers(prometheus: Prometheus) -> bool:
     return True
 
 
-def wait_until(true: Any, within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
+def wait_until(condition: Callable[[], Any], timeout_s: float) -> None:
+    """Wait until the condition is true; the test fails after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.1)
