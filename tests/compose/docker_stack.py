@@ -1,4 +1,4 @@
-"""docker-compose.yml under the real Docker engine, `make test-compose`: one story, told in its order."""
+"""docker-compose.yml under a real Docker engine (`make test-compose`); the tests run in order on one project."""
 
 from __future__ import annotations
 
@@ -15,11 +15,23 @@ import httpx
 import pytest
 import yaml
 from compose_file import ROOT
-from docker_engine import CONTROL, PROMETHEUS_IMAGE, START_S, Project, ask, docker, free_port, one_line, record, until
+from docker_engine import (
+    CONTROL,
+    PROMETHEUS_IMAGE,
+    START_S,
+    Project,
+    chat,
+    docker,
+    failed_with_one_line,
+    free_port,
+    record,
+    until,
+)
+
+from hybridserve.planning.resolve import engine_args
+from hybridserve.settings import Settings
 
 pytestmark = pytest.mark.timeout(1500)
-
-RESTART_S = START_S
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +59,11 @@ def demo(project: Project) -> Project:
     return project
 
 
-def test_a_chat_answer(demo: Project) -> None:
-    assert "hybridserve" in ask(int(demo.environ["PORT"])).lower()
+def test_chat_is_answered(demo: Project) -> None:
+    assert "hybridserve" in chat(int(demo.environ["PORT"])).lower()
 
 
-def test_the_container_is_what_the_file_says(demo: Project) -> None:
+def test_container_is_hardened(demo: Project) -> None:
     (container,) = demo.containers("demo")
     status = docker("exec", container, "cat", "/proc/1/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -62,15 +74,12 @@ def test_the_container_is_what_the_file_says(demo: Project) -> None:
     probe = "for at in /usr/local/bin /opt/hybridserve /etc /models /tmp; do touch $at/x 2>/dev/null && echo $at; done"
     assert docker("exec", container, "sh", "-c", probe).split() == ["/models", "/tmp"]
     ports = json.loads(docker("inspect", "--format", "{{json .NetworkSettings.Ports}}", container))
-    assert {port: [one["HostIp"] for one in hosts or []] for port, hosts in ports.items()} == {
+    assert {port: [host["HostIp"] for host in hosts or []] for port, hosts in ports.items()} == {
         "8000/tcp": ["127.0.0.1"]
     }
 
 
-def test_the_engine_got_what_make_serve_would_give_it(demo: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    from hybridserve.planning.resolve import engine_args
-    from hybridserve.settings import Settings
-
+def test_engine_arguments_equal_make_serve(demo: Project, capsys: pytest.CaptureFixture[str]) -> None:
     (container,) = demo.containers("demo")
     words = ("hybridserve", "render", "vllm", "-c", "/etc/hybridserve/hybridserve.yaml", "--json")
     inside, here = json.loads(docker("exec", container, *words)), engine_args(Settings())
@@ -84,8 +93,8 @@ def targets(project: Project) -> list[dict[str, Any]]:
 
 
 def all_up(project: Project) -> bool:
-    """Replica, controller and Ray's export, none of them left over from a process that is gone."""
-    return len(found := targets(project)) >= 3 and all(one["health"] == "up" for one in found)
+    """Replica, controller and Ray's export are up; no target of an ended process is left."""
+    return len(found := targets(project)) >= 3 and all(target["health"] == "up" for target in found)
 
 
 def test_prometheus_sees_every_target_and_no_rule_fails(demo: Project) -> None:
@@ -93,7 +102,7 @@ def test_prometheus_sees_every_target_and_no_rule_fails(demo: Project) -> None:
     demo.up(profiles=("monitoring",), services=("demo", "prometheus"))
     record("Prometheus added by `--profile monitoring`, until healthy", time.monotonic() - started, "s")
     url = f"http://127.0.0.1:{demo.environ['PROMETHEUS_PORT']}"
-    ask(int(demo.environ["PORT"]))
+    chat(int(demo.environ["PORT"]))
     until(f"targets {targets(demo)}", lambda: all_up(demo), 60)
 
     def evaluated() -> list[dict[str, str]]:
@@ -104,9 +113,9 @@ def test_prometheus_sees_every_target_and_no_rule_fails(demo: Project) -> None:
     assert len(evaluated()) > 10
 
 
-def test_grafana_would_find_its_provisioning(demo: Project) -> None:
-    """No registry with Grafana is reached: another image does in its place what it does first (grafana_stand_in.py)."""
-    script = (ROOT / "tests/compose/grafana_stand_in.py").read_text()
+def test_grafana_provisioning_is_complete(demo: Project) -> None:
+    """Another image does what Grafana does first (fake_grafana.py), because no registry with Grafana is reachable."""
+    script = (ROOT / "tests/compose/fake_grafana.py").read_text()
     words = ("run", "--rm", "-T", "--entrypoint", "/opt/hybridserve/.venv/bin/python", "grafana", "-c", script)
     ran = demo.compose(*words, profiles=("monitoring",), GRAFANA_IMAGE=CONTROL)
     assert ran.returncode == 0, ran.stderr[-2000:]
@@ -119,9 +128,9 @@ def test_grafana_would_find_its_provisioning(demo: Project) -> None:
     assert found == {"uid": 472, "status": "success", "password": len("secret")}
 
 
-@pytest.mark.parametrize(("ttft", "code"), [(30.0, 0), (0.000001, 1)], ids=["kept", "missed"])
-def test_the_load_test_exits_by_its_gate(ttft: float, code: int, demo: Project, tmp_path: Path) -> None:
-    """The profile's own command, the chat scenario at two objectives: any server keeps the one, none the other."""
+@pytest.mark.parametrize(("ttft", "code"), [(30.0, 0), (0.000001, 1)], ids=["met", "missed"])
+def test_load_test_exit_code_follows_the_slo(ttft: float, code: int, demo: Project, tmp_path: Path) -> None:
+    """The profile's own command with the chat scenario at two objectives: one is always met, one never."""
     scenario = yaml.safe_load((ROOT / "src/hybridserve/loadtest/scenarios/chat.yaml").read_text())
     scenario |= {"slo": {"ttft": ttft, "tpot": 30.0, "goodput": 0.5}}
     scenario |= {"curve": {"shape": "constant", "level": 1, "seconds": 8}}
@@ -132,22 +141,22 @@ def test_the_load_test_exits_by_its_gate(ttft: float, code: int, demo: Project, 
     assert "SLO" in ran.stdout + ran.stderr
 
 
-def test_a_killed_engine_is_back(demo: Project) -> None:
+def test_killed_container_is_restarted(demo: Project) -> None:
     (container,) = demo.containers("demo")
     started = docker("inspect", "--format", "{{.State.StartedAt}}", container)
-    # From the machine: `docker kill` would count as a stop by hand, which is not restarted.
+    # From the host: after `docker kill` Docker does not restart a container.
     os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
 
     def back() -> bool:
         state = json.loads(docker("inspect", "--format", "{{json .State}}", container))
         return state["StartedAt"] != started and state.get("Health", {}).get("Status") == "healthy"
 
-    record("container killed, until healthy again", until("healthy again", back, RESTART_S), "s")
-    assert ask(int(demo.environ["PORT"]))
+    record("container killed, until healthy again", until("healthy again", back, START_S), "s")
+    assert chat(int(demo.environ["PORT"]))
     until(f"targets {targets(demo)}", lambda: all_up(demo), 60)
 
 
-def test_a_container_made_anew_leaves_no_dead_target(demo: Project) -> None:
+def test_recreated_container_leaves_no_dead_target(demo: Project) -> None:
     """As after `docker compose build`: another container, with another host name, on the same volumes."""
     started = time.monotonic()
     demo.up("--force-recreate", services=("demo",))
@@ -155,7 +164,7 @@ def test_a_container_made_anew_leaves_no_dead_target(demo: Project) -> None:
     until(f"targets {targets(demo)}", lambda: all_up(demo), 60)
 
 
-def test_down_leaves_nothing(demo: Project) -> None:
+def test_down_removes_everything(demo: Project) -> None:
     assert all(demo.leftovers()[kind] for kind in ("containers", "networks", "volumes"))
     started = time.monotonic()
     ran = demo.down()
@@ -164,7 +173,7 @@ def test_down_leaves_nothing(demo: Project) -> None:
     assert demo.leftovers() == {"containers": [], "networks": [], "volumes": []}
 
 
-def test_two_of_them(project: Project) -> None:
+def test_scale_starts_two_demos(project: Project) -> None:
     """`--scale` with a range of ports: each replica takes one."""
     first = free_port(2)
     started = time.monotonic()
@@ -172,17 +181,17 @@ def test_two_of_them(project: Project) -> None:
     record("two of them (`--scale demo=2`), until healthy", time.monotonic() - started, "s")
     try:
         assert len(project.containers("demo")) == 2
-        assert ask(first) == ask(first + 1)
+        assert chat(first) == chat(first + 1)
     finally:
         project.down()
 
 
-def test_too_little_memory_is_one_line(project: Project) -> None:
-    """Also when it is started to stay: compose gives up at once, and the log has the line."""
+def test_low_memory_limit_is_one_line(project: Project) -> None:
+    """Also detached: compose gives up at once, and the log has the line."""
     line = "hybridserve: the container may use 1024 MiB of memory and needs 4096; raise its limit"
     ran = project.compose("run", "--rm", "-T", "demo", MEMORY="1g")
     assert ran.returncode == 2
-    one_line(ran, line)
+    failed_with_one_line(ran, line)
     started = time.monotonic()
     ran = project.compose("up", "--no-build", "--wait", MEMORY="1g")
     logs = project.logs()
@@ -192,29 +201,29 @@ def test_too_little_memory_is_one_line(project: Project) -> None:
     assert line in logs
 
 
-def test_a_port_in_use_is_one_line(project: Project) -> None:
+def test_port_in_use_is_one_line(project: Project) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         ran = project.compose("up", "--no-build", "-d", "demo", PORT=str(port))
         project.down()
-        one_line(ran, f"127.0.0.1:{port}: bind: address already in use")
+        failed_with_one_line(ran, f"127.0.0.1:{port}: bind: address already in use")
 
 
-def test_a_missing_secret_is_one_line(project: Project, tmp_path: Path) -> None:
+def test_missing_secret_is_one_line(project: Project, tmp_path: Path) -> None:
     ran = project.compose(
         "up", "--no-build", "-d", "gpu", profiles=("gpu",), KEYS_FILE=str(tmp_path / "no-keys"), GPU_IMAGE=CONTROL
     )
     project.down()
-    one_line(ran, str(tmp_path / "no-keys"))
+    failed_with_one_line(ran, str(tmp_path / "no-keys"))
 
 
-def test_no_gpu_runtime_is_one_line(project: Project, tmp_path: Path) -> None:
+def test_missing_gpu_runtime_is_one_line(project: Project, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("x\n")
     ran = project.compose(
         "up", "--no-build", "-d", "gpu", profiles=("gpu",), KEYS_FILE=str(keys), GPU_IMAGE=CONTROL, GPU_CPUS="1"
     )
     project.down()
-    one_line(ran, 'could not select device driver "nvidia"')
+    failed_with_one_line(ran, 'could not select device driver "nvidia"')

@@ -1,4 +1,4 @@
-"""docker-compose.yml keeps its rules: schema, hardening, limits, private networks, pinned images."""
+"""docker-compose.yml: schema, hardening, limits, private networks, pinned images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 from compose_file import ENV_EXAMPLE, FILE, ROOT, compose, services, settings_file, variables
 
-from hybridserve.settings import load
+from hybridserve.settings import Settings, load
 
 SERVICES = sorted(services())
 PUBLISHED = {"demo", "gpu", "prometheus", "grafana"}
@@ -24,7 +24,7 @@ def schema_check(file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True)
 
 
-def test_schema(tmp_path: Path) -> None:
+def test_file_matches_the_compose_schema(tmp_path: Path) -> None:
     ran = schema_check(FILE)
     assert ran.returncode == 0, ran.stdout
     wrong = tmp_path / "docker-compose.yml"
@@ -32,7 +32,7 @@ def test_schema(tmp_path: Path) -> None:
     assert schema_check(wrong).returncode == 1
 
 
-def test_profiles() -> None:
+def test_each_profile_starts_its_services() -> None:
     by_profile: dict[str, set[str]] = {}
     for name, service in services().items():
         for profile in service.get("profiles", ["default"]):
@@ -47,7 +47,7 @@ def test_profiles() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_hardening(name: str) -> None:
+def test_service_is_hardened(name: str) -> None:
     service = services()[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -62,7 +62,7 @@ def test_hardening(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_limits(name: str) -> None:
+def test_service_has_resource_limits(name: str) -> None:
     limits = services()[name]["deploy"]["resources"]["limits"]
     assert float(limits["cpus"]) > 0
     assert re.fullmatch(r"\d+[mg]", limits["memory"])
@@ -70,7 +70,7 @@ def test_limits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_images_are_pinned(name: str) -> None:
+def test_image_is_pinned(name: str) -> None:
     repository, _, tag = services()[name]["image"].rpartition(":")
     assert repository
     assert re.search(r"\d+\.\d+\.\d+", tag), tag
@@ -85,7 +85,7 @@ def test_ports_are_published_on_loopback_by_variables() -> None:
     assert len(hosts) == len(set(hosts))
 
 
-def test_networks_keep_the_guard_and_the_engine_private() -> None:
+def test_guard_and_engine_are_on_private_networks() -> None:
     networks: dict[str, Any] = compose()["networks"]
     assert networks == {"front": {}, "scrape": {"internal": True}, "guarded": {"internal": True}}
     on = {name: set(service["networks"]) for name, service in services().items()}
@@ -93,13 +93,13 @@ def test_networks_keep_the_guard_and_the_engine_private() -> None:
     assert {name for name, nets in on.items() if "guarded" in nets} == {"guard", "gpu"}
     assert {name for name, nets in on.items() if "front" in nets} == PUBLISHED
     assert on["loadtest"] == {"scrape"}
-    # One port for each service that serves: Ray's and the engine's own are never published.
+    # Ports of Ray and of the engine are never published.
     for name in ("demo", "gpu"):
         assert [port.rpartition(":")[2] for port in services()[name]["ports"]] == ["8000"]
 
 
 @pytest.mark.parametrize("name", [name for name in SERVICES if name != "loadtest"])
-def test_healthchecks(name: str) -> None:
+def test_service_has_a_healthcheck(name: str) -> None:
     check = services()[name]["healthcheck"]
     assert check["test"][0] == "CMD"
     assert {"interval", "timeout", "retries"} <= set(check)
@@ -112,7 +112,7 @@ def test_dependencies_wait_for_health() -> None:
             assert "healthcheck" in services()[needed]
 
 
-def test_secrets_are_files_and_never_variables() -> None:
+def test_secrets_are_files() -> None:
     document = compose()
     assert all(set(secret) == {"file"} for secret in document["secrets"].values())
     for service in services().values():
@@ -125,7 +125,7 @@ def test_secrets_are_files_and_never_variables() -> None:
     assert ".env" in ignored
 
 
-def test_mounted_files_are_there() -> None:
+def test_mounted_files_exist() -> None:
     for config in compose()["configs"].values():
         assert (ROOT / config["file"]).is_file(), config
     for service in services().values():
@@ -143,7 +143,7 @@ def test_mounted_files_are_there() -> None:
                 assert source in compose()["volumes"]
 
 
-def test_the_example_names_every_variable_with_its_default() -> None:
+def test_env_example_lists_every_variable_with_its_default() -> None:
     pairs = [line.split("=", 1) for line in ENV_EXAMPLE.read_text().splitlines() if line and not line.startswith("#")]
     example = dict(pairs)
     assert len(example) == len(pairs)
@@ -152,9 +152,7 @@ def test_the_example_names_every_variable_with_its_default() -> None:
         assert example[name] == default, name
 
 
-def test_the_grace_period_outlasts_the_drain() -> None:
-    from hybridserve.settings import Settings
-
+def test_grace_period_is_longer_than_the_drain() -> None:
     for name in ("demo", "gpu"):
         assert int(services()[name]["stop_grace_period"].rstrip("s")) > Settings().server.drain_timeout_s + 10
 
@@ -165,11 +163,10 @@ def mounted(service: str, inside: str) -> Path:
         source, target = volume.split(":")[:2]
         if source.startswith(".") and Path(inside).is_relative_to(target):
             return Path(ROOT / source / Path(inside).relative_to(target))
-    raise AssertionError(f"{service} has nothing of ours at {inside}")
+    raise AssertionError(f"{service} mounts nothing from the repository at {inside}")
 
 
-def test_prometheus_reads_what_replicas_write() -> None:
-    """The folder that settings name, that both mount, and that the configuration reads."""
+def test_prometheus_reads_the_target_files_of_replicas() -> None:
     (file,) = [word.partition("=")[2] for word in services()["prometheus"]["command"] if "config.file" in word]
     config = yaml.safe_load(mounted("prometheus", file).read_text())
     (job,) = config["scrape_configs"]
@@ -186,7 +183,6 @@ def test_prometheus_reads_what_replicas_write() -> None:
 
 
 def test_grafana_is_provisioned_with_every_dashboard() -> None:
-    """The provisioning that it is told of names a folder that holds the dashboards, and the Prometheus beside it."""
     inside = services()["grafana"]["environment"]["GF_PATHS_PROVISIONING"]
     provisioning = {
         kind: [yaml.safe_load(file.read_text()) for file in mounted("grafana", f"{inside}/{kind}").glob("*.yaml")]

@@ -1,4 +1,4 @@
-"""The Dockerfiles keep their rules, by hadolint and by ours."""
+"""Rules for the Dockerfiles: hadolint and the project's own."""
 
 from __future__ import annotations
 
@@ -24,12 +24,8 @@ def ids(file: Path) -> str:
     return file.name
 
 
-def test_there_are_images_for_gpu_cpu_and_control() -> None:
-    assert {file.name for file in FILES} >= {"Dockerfile.cpu", "Dockerfile.gpu", "Dockerfile.control"}
-
-
 @pytest.mark.parametrize("file", FILES, ids=ids)
-def test_hadolint(file: Path, tmp_path: Path) -> None:
+def test_hadolint_reports_nothing(file: Path, tmp_path: Path) -> None:
     ran = subprocess.run([HADOLINT, "--no-color", file], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout
     assert ran.stdout == ""
@@ -39,25 +35,25 @@ def test_hadolint(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
-def test_bases_are_arguments_and_pinned(file: Path) -> None:
+def test_base_images_are_pinned_build_arguments(file: Path) -> None:
     text = file.read_text()
     stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, flags=re.MULTILINE))
     for base in re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE):
         assert base in {"${BASE_IMAGE}", "scratch"} | stages
     (default,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", text, flags=re.MULTILINE)
     assert re.search(r":v?\d+\.\d+\.\d+", default), default
-    # A frontend or a heredoc is what the engines of some build machines do not have.
+    # Some build engines support neither a frontend nor a heredoc.
     assert "# syntax=" not in text
     assert "<<" not in text
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
-def test_runs_as_nobody(file: Path) -> None:
+def test_image_runs_as_an_unprivileged_user(file: Path) -> None:
     assert re.findall(r"^USER (\S+)$", file.read_text(), flags=re.MULTILINE)[-1] == "10001:10001"
 
 
 @pytest.mark.parametrize("file", [*ENGINES, ROOT / "deploy" / "Dockerfile.control"], ids=ids)
-def test_what_an_image_carries(file: Path) -> None:
+def test_image_has_labels_healthcheck_and_license_files(file: Path) -> None:
     text = file.read_text()
     final = last_stage(text)
     for label in LABELS:
@@ -79,7 +75,7 @@ def test_secrets_stay_out_of_layers(file: Path) -> None:
             assert "--mount=type=secret,id=ca" in step
 
 
-def test_the_context_is_a_list_of_what_is_copied() -> None:
+def test_build_context_contains_only_what_is_copied() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
@@ -87,7 +83,7 @@ def test_the_context_is_a_list_of_what_is_copied() -> None:
         assert (ROOT / entry).exists(), entry
     for file in FILES:
         if file.name == "Dockerfile.baked":
-            continue  # its context is the folder that was baked
+            continue  # its context is the folder with the weights
         for words in re.findall(r"^COPY (?!--from)(.*)$", file.read_text(), flags=re.MULTILINE):
             for source in [word for word in words.split() if not word.startswith("--")][:-1]:
                 assert any(source == entry or source.startswith(f"{entry}/") for entry in allowed), source

@@ -1,4 +1,4 @@
-"""The demo model answers sensibly under transformers: the reference that the served engine is compared with."""
+"""The demo model's answers under transformers, the reference for the served engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROMPTS: list[dict[str, Any]] = json.loads((ROOT / "tests" / "data" / "demo_prom
 
 class Reference:
     def __init__(self) -> None:
-        torch.set_num_threads(1)  # on a busy machine two threads wait for each other
+        torch.set_num_threads(1)  # two threads that wait for each other are slower than one on a busy machine
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL)
         self.model = NemotronHForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
 
@@ -45,19 +45,19 @@ def reference() -> Reference:
 
 
 def judge(prompt: dict[str, Any], text: str) -> bool:
-    """Whether the reply stops, reasons exactly when it should, and has the expected words in its answer."""
-    thought, marker, said = text.removesuffix("<|end|>").rpartition("</think>")
+    """Whether the reply ends, reasons exactly when it should, and contains the expected text."""
+    thought, marker, answer = text.removesuffix("<|end|>").rpartition("</think>")
     off = prompt["enable_thinking"] is False or "/no_think" in prompt["messages"][0]["content"]
     reasons = bool(marker) and bool(thought.strip())
-    return text.endswith("<|end|>") and reasons is not off and prompt["expect"] in said
+    return text.endswith("<|end|>") and reasons is not off and prompt["expect"] in answer
 
 
-def test_answers_are_right_in_both_modes(reference: Reference) -> None:
+def test_answers_are_correct_with_and_without_reasoning(reference: Reference) -> None:
     replies = {prompt["id"]: reference.answer(prompt) for prompt in PROMPTS}
     right = {prompt["id"] for prompt in PROMPTS if judge(prompt, replies[prompt["id"]])}
     wrong = {name: text for name, text in replies.items() if name not in right}
-    assert all(text.endswith("<|end|>") for text in replies.values()), "a reply that never stops"
-    # A model this small slips now and then; every kind of prompt must still be answered.
+    assert all(text.endswith("<|end|>") for text in replies.values()), "a reply without an end token"
+    # A model of this size makes some errors; every kind of prompt must still be answered.
     assert len(right) >= 0.9 * len(PROMPTS), wrong
     both = {name for name in right if name.endswith("-on") and name.removesuffix("on") + "off" in right}
     assert len(both) >= 15, wrong
@@ -65,7 +65,7 @@ def test_answers_are_right_in_both_modes(reference: Reference) -> None:
         assert {prompt["id"] for prompt in PROMPTS if prompt["kind"] == kind} <= right, wrong
 
 
-def test_prompts_cover_what_the_comparisons_need(reference: Reference) -> None:
+def test_prompts_cover_the_comparisons(reference: Reference) -> None:
     assert len(PROMPTS) >= 40
     assert {prompt["kind"] for prompt in PROMPTS} == {"short", "turns", "long"}
     lengths = [reference.ids(prompt).shape[1] for prompt in PROMPTS if prompt["kind"] == "long"]
@@ -73,7 +73,7 @@ def test_prompts_cover_what_the_comparisons_need(reference: Reference) -> None:
     assert max(lengths) > 1200
 
 
-def test_the_training_scan_is_the_models_scan() -> None:
+def test_training_scan_equals_the_models_scan() -> None:
     """Training on short texts uses the attention form of the Mamba-2 scan: same loss, same gradients."""
     spec = importlib.util.spec_from_file_location("demo_scan", ROOT / "demo" / "scan.py")
     assert spec is not None
@@ -93,5 +93,5 @@ def test_the_training_scan_is_the_models_scan() -> None:
     with scan.quick_scan():
         quick_loss, quick = loss_and_gradients()
     assert quick_loss == pytest.approx(plain_loss, rel=1e-5)
-    for one, other in zip(plain, quick, strict=True):
-        assert float((one - other).abs().max()) <= 1e-3 * float(one.abs().max()) + 1e-7
+    for expected, actual in zip(plain, quick, strict=True):
+        assert float((expected - actual).abs().max()) <= 1e-3 * float(expected.abs().max()) + 1e-7

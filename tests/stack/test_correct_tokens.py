@@ -1,9 +1,9 @@
-"""The hybrid cache gives the right tokens: the served engine says what transformers' own NemotronH says, greedily.
+"""The served engine's greedy tokens equal those of transformers' own NemotronH.
 
-The reference runs the same checkpoint in float32 over prompt and reply in one pass, without any cache. If the best
-token at every place is the one that the engine has said, its reply is the reference's greedy reply, token by token.
-That must hold alone, under load, on prefix-cache hits, on prompts longer than an attention block, after preemption, and
-under all of that for a while: two minutes here, half an hour with `make soak-tokens`.
+The reference runs the same checkpoint in float32 over prompt and reply in one pass, without a cache. If the best token
+at every position is the engine's, its reply is the reference's greedy reply. That is checked one request at a time,
+under load, on prefix-cache hits, on prompts longer than an attention block, after preemption, and under all of these
+for two minutes (half an hour with `make soak-tokens`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "src" / "hybridserve" / "demo_model"
 PROMPTS = json.loads((ROOT / "tests" / "data" / "demo_prompts.json").read_text())["prompts"]
 TOKENS = 60
-# Forty blocks of the demo model: enough to admit a dozen prompts of one block, too few for all of them to grow.
+# Forty blocks of the demo model: a dozen prompts of one block are admitted, but not all of them can grow.
 POOL_BYTES = 40 * 147_456
-# Of the evaluation prompts; a demo that is this small need not be right every time, but must make sense.
+# Share of the evaluation prompts that a model of this size must answer correctly.
 RIGHT_ANSWERS = 0.9
 
 
 @dataclass(frozen=True)
 class Case:
-    """A chat, its prompt in tokens, and words that a right answer has in it."""
+    """A chat, its prompt in tokens, and text that a correct answer contains."""
 
     name: str
     messages: tuple[dict[str, str], ...]
@@ -59,7 +59,7 @@ class Reference:
         import torch
         from transformers import AutoTokenizer, NemotronHForCausalLM
 
-        torch.set_num_threads(1)  # two threads that wait for each other on a busy machine are slower than one
+        torch.set_num_threads(1)  # two threads that wait for each other are slower than one on a busy machine
         model = NemotronHForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
         return torch, AutoTokenizer.from_pretrained(MODEL), model
 
@@ -70,7 +70,7 @@ class Reference:
         return Case(name, tuple(messages), switch, tuple(getattr(ids, "input_ids", ids)), expect)
 
     def greedy(self, prompt: tuple[int, ...], reply: tuple[int, ...]) -> tuple[int, ...]:
-        """The best token at each place of `reply`, each given the prompt and what the reply says before it."""
+        """The best token at each position of `reply`, given the prompt and the reply before it."""
         if (prompt, reply) not in self._greedy:
             torch, _, model = self._parts
             with torch.inference_mode():
@@ -86,7 +86,7 @@ class Reference:
         return int(self._parts[1].eos_token_id)
 
     def pad_to(self, messages: list[dict[str, str]], length: int) -> list[dict[str, str]]:
-        """The chat with notes in front, so that its prompt is a few tokens shorter than `length`."""
+        """The chat with filler text in front, so that its prompt is a few tokens shorter than `length`."""
         _, tokenizer, _ = self._parts
         filler = "The cache is paged. Each block belongs to one group. A long prompt is read in chunks. "
         text, question = "", messages[-1]["content"]
@@ -111,8 +111,8 @@ def cases(reference: Reference) -> list[Case]:
     ]
 
 
-def ask(service: Service, case: Case) -> tuple[int, ...]:
-    """The reply of the served engine in tokens; its prompt must be transformers' prompt."""
+def chat(service: Service, case: Case) -> tuple[int, ...]:
+    """The served engine's reply in tokens; its prompt must equal transformers' prompt."""
     body = {
         "model": service.model,
         "messages": list(case.messages),
@@ -121,19 +121,19 @@ def ask(service: Service, case: Case) -> tuple[int, ...]:
         "max_tokens": TOKENS,
         "return_token_ids": True,
     }
-    answer = httpx.post(f"{service.url}/v1/chat/completions", json=body, timeout=300)
-    assert answer.status_code == 200, answer.text
-    said = answer.json()
-    assert tuple(said["prompt_token_ids"]) == case.prompt, f"{case.name}: the engine's prompt is another one"
-    return tuple(said["choices"][0]["token_ids"])
+    response = httpx.post(f"{service.url}/v1/chat/completions", json=body, timeout=300)
+    assert response.status_code == 200, response.text
+    document = response.json()
+    assert tuple(document["prompt_token_ids"]) == case.prompt, f"{case.name}: the engine's prompt differs"
+    return tuple(document["choices"][0]["token_ids"])
 
 
-def ask_all(service: Service, reference: Reference, cases: list[Case], at_once: int) -> list[tuple[int, ...]]:
-    """Ask every case; every reply must be the greedy one, and end by itself or at the limit."""
-    with ThreadPoolExecutor(at_once) as pool:
-        replies = list(pool.map(lambda case: ask(service, case), cases))
+def check_all(service: Service, reference: Reference, cases: list[Case], concurrency: int) -> list[tuple[int, ...]]:
+    """Send every case; every reply must be the greedy one and end with the end token or at the limit."""
+    with ThreadPoolExecutor(concurrency) as pool:
+        replies = list(pool.map(lambda case: chat(service, case), cases))
     wrong = [
-        f"{case.name} ({len(case.prompt)} tokens): said {reply}, greedy is {reference.greedy(case.prompt, reply)}"
+        f"{case.name} ({len(case.prompt)} tokens): got {reply}, greedy is {reference.greedy(case.prompt, reply)}"
         for case, reply in zip(cases, replies, strict=True)
         if reference.greedy(case.prompt, reply) != reply or not (reply[-1] == reference.end or len(reply) == TOKENS)
     ]
@@ -145,33 +145,33 @@ def block_size(service: Service) -> int:
     return int(httpx.get(f"{service.url}/plan", timeout=30).json()["engine"]["block_size"])
 
 
-def test_alone(service: Service, reference: Reference, cases: list[Case]) -> None:
+def test_single_requests_match_the_reference(service: Service, reference: Reference, cases: list[Case]) -> None:
     assert len(cases) >= 32
     block = block_size(service)
     assert sum(len(case.prompt) > block for case in cases) >= 8, "too few prompts are longer than an attention block"
-    replies = ask_all(service, reference, cases, at_once=1)
-    assert len(set(replies)) > 20, "a model that always says the same would pass everything"
+    replies = check_all(service, reference, cases, concurrency=1)
+    assert len(set(replies)) > 20, "the replies hardly differ, so the comparison proves little"
     right = [case.expect in reference.text(reply) for case, reply in zip(cases, replies, strict=True) if case.expect]
     assert sum(right) >= RIGHT_ANSWERS * len(right), f"{sum(right)} of {len(right)} answers are right"
 
 
-def test_sixteen_at_once(service: Service, reference: Reference, cases: list[Case]) -> None:
-    ask_all(service, reference, [*cases, *reversed(cases)], at_once=16)
+def test_concurrent_requests_match_the_reference(service: Service, reference: Reference, cases: list[Case]) -> None:
+    check_all(service, reference, [*cases, *reversed(cases)], concurrency=16)
 
 
-def test_on_prefix_cache_hits(service: Service, reference: Reference, cases: list[Case]) -> None:
+def test_prefix_cache_hits_match_the_reference(service: Service, reference: Reference, cases: list[Case]) -> None:
     block = block_size(service)
     long = [case for case in cases if len(case.prompt) > block]
     before = service.metric("vllm:prefix_cache_hits_total")
     for _ in range(2):
-        ask_all(service, reference, long, at_once=4)
+        check_all(service, reference, long, concurrency=4)
     hits = service.metric("vllm:prefix_cache_hits_total") - before
     assert hits >= block * len(long), f"only {hits:g} prompt tokens came from the cache"
 
 
 @pytest.fixture(scope="module")
 def small_pool() -> Iterator[Service]:
-    """More sequences at once than its pool holds once they grow."""
+    """A service whose pool is too small for its sequences when they grow."""
     service = start(["--set", "engine.max_num_seqs=16", "--set", f"engine.kv_cache_memory_bytes={POOL_BYTES}"])
     yield service
     assert service.stop() == 0
@@ -188,13 +188,15 @@ def crossing_cases(small_pool: Service, reference: Reference) -> list[Case]:
     ]
 
 
-def test_after_a_forced_preemption(small_pool: Service, reference: Reference, crossing_cases: list[Case]) -> None:
+def test_preempted_requests_match_reference(
+    small_pool: Service, reference: Reference, crossing_cases: list[Case]
+) -> None:
     service, tight = small_pool, crossing_cases
     plan = httpx.get(f"{service.url}/plan", timeout=300).json()
     assert plan["holds"], plan["differences"]
     block = plan["engine"]["block_size"]
     before = service.metric("vllm:num_preemptions_total")
-    replies = ask_all(service, reference, tight * 2, at_once=16)
+    replies = check_all(service, reference, tight * 2, concurrency=16)
     crossing = [
         len(case.prompt) <= block < len(case.prompt) + len(reply)
         for case, reply in zip(tight, replies[:16], strict=True)
@@ -204,19 +206,19 @@ def test_after_a_forced_preemption(small_pool: Service, reference: Reference, cr
     assert preemptions > 0, f"nothing was preempted with {plan['engine']['num_gpu_blocks']} blocks"
 
 
-def test_under_pressure_for_a_while(
+def test_sustained_pressure_matches_the_reference(
     service: Service, small_pool: Service, reference: Reference, cases: list[Case], crossing_cases: list[Case]
 ) -> None:
-    """Every prompt in an order that never comes twice, sixteen at once: preempted here, from the cache there."""
+    """Every prompt in random order, sixteen at a time, on a service that preempts and on one with prefix-cache hits."""
     counters = ((small_pool, "vllm:num_preemptions_total"), (service, "vllm:prefix_cache_hits_total"))
-    before = [one.metric(name) for one, name in counters]
-    source, asked, deadline = random.Random(1), 0, time.monotonic() + SOAK_S
+    before = [server.metric(name) for server, name in counters]
+    source, sent, deadline = random.Random(1), 0, time.monotonic() + SOAK_S
     while time.monotonic() < deadline:
         mixed = [*cases, *crossing_cases, *crossing_cases]
         source.shuffle(mixed)
-        ask_all(small_pool, reference, mixed, at_once=16)
-        ask_all(service, reference, mixed, at_once=16)
-        asked += 2 * len(mixed)
-    grown = [one.metric(name) - value for (one, name), value in zip(counters, before, strict=True)]
-    print(f"{asked} replies, every token right; {grown[0]:g} preemptions, {grown[1]:g} tokens from the cache")
+        check_all(small_pool, reference, mixed, concurrency=16)
+        check_all(service, reference, mixed, concurrency=16)
+        sent += 2 * len(mixed)
+    grown = [server.metric(name) - value for (server, name), value in zip(counters, before, strict=True)]
+    print(f"{sent} replies, every token correct; {grown[0]:g} preemptions, {grown[1]:g} tokens from the cache")
     assert min(grown) > 0, grown

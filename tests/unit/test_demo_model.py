@@ -1,10 +1,11 @@
-"""The committed demo model as data: its record is true, its template switches as documented, its sizes stay small."""
+"""The committed demo model: training record, chat template, size."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import json
+import math
 import random
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def render(messages: list[dict[str, str]], **switches: object) -> str:
 
 @pytest.fixture(scope="module")
 def dialogues() -> ModuleType:
-    """demo/dialogues.py, which is a script's neighbour and in no package."""
+    """demo/dialogues.py, which is in no package."""
     spec = importlib.util.spec_from_file_location("demo_dialogues", ROOT / "demo" / "dialogues.py")
     assert spec is not None
     assert spec.loader is not None
@@ -63,7 +64,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def test_record_names_these_weights_and_this_corpus() -> None:
+def test_training_record_matches_weights_and_corpus() -> None:
     record = json.loads((MODEL / "TRAINING.json").read_text())
     assert record["weights_sha256"] == hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()
     total = hashlib.sha256()
@@ -75,20 +76,15 @@ def test_record_names_these_weights_and_this_corpus() -> None:
     assert {"seed", "steps", "machine", "versions", "date"} <= record.keys()
 
 
-def test_size_is_that_of_a_demo() -> None:
+def test_weights_are_small() -> None:
     header = safetensors_header(MODEL / "model.safetensors")
-    parameters = 0
-    for tensor in header.values():
-        count = 1
-        for side in tensor["shape"]:
-            count *= side
-        parameters += count
+    parameters = sum(math.prod(tensor["shape"]) for tensor in header.values())
     assert parameters == json.loads((MODEL / "TRAINING.json").read_text())["parameters"]
     assert 1_000_000 <= parameters <= 5_000_000
     assert sum(path.stat().st_size for path in MODEL.iterdir()) < 6_000_000
 
 
-def test_it_is_a_real_hybrid(config: dict[str, Any]) -> None:
+def test_architecture_is_hybrid(config: dict[str, Any]) -> None:
     kinds = config["layers_block_type"]
     mamba, attention = kinds.count("linear_attention"), kinds.count("full_attention")
     assert config["architectures"] == ["NemotronHForCausalLM"]
@@ -120,20 +116,20 @@ def test_reasoning_is_on_by_default() -> None:
         ([system("/think"), user("Hi")], {"enable_thinking": False}, False),
     ],
 )
-def test_switch(messages: list[dict[str, str]], switches: dict[str, object], on: bool) -> None:
+def test_template_switches_reasoning(messages: list[dict[str, str]], switches: dict[str, object], on: bool) -> None:
     end = "<|assistant|><think>\n" if on else "<|assistant|><think></think>"
     assert render(messages, **switches).endswith(end)
 
 
-def test_switch_words_leave_the_system_message_and_stay_in_the_user_message() -> None:
+def test_switch_words_are_removed_from_the_system_message_only() -> None:
     text = render([system("Be kind. /no_think"), user("What is /no_think?")])
     assert text == "<|system|>Be kind.<|end|><|user|>What is /no_think?<|end|><|assistant|><think></think>"
     assert "<|system|>" not in render([system("/no_think"), user("Hi")])
 
 
 def test_reasoning_of_earlier_turns_is_dropped() -> None:
-    said = {"role": "assistant", "content": "<think>\nSecret thoughts.</think>Hello!"}
-    text = render([user("Hi"), said, user("Bye")])
+    reply = {"role": "assistant", "content": "<think>\nSecret thoughts.</think>Hello!"}
+    text = render([user("Hi"), reply, user("Bye")])
     assert "Secret" not in text
     assert "<|assistant|><think></think>Hello!<|end|>" in text
 
@@ -145,7 +141,7 @@ def test_unknown_roles_and_late_system_messages_are_refused() -> None:
         render([user("Hi"), {"role": "tool", "content": "7"}])
 
 
-def test_held_out_questions_are_never_trained_on_and_no_question_has_two_answers(dialogues: ModuleType) -> None:
+def test_held_out_questions_are_not_in_the_corpus_and_answers_are_unique(dialogues: ModuleType) -> None:
     corpus = dialogues.Corpus(CORPUS)
     answers: dict[str, str] = {}
     for question, reply in [pair for pairs in corpus.topics.values() for pair in pairs] + corpus.unknown:
@@ -156,7 +152,7 @@ def test_held_out_questions_are_never_trained_on_and_no_question_has_two_answers
     assert not [question for question, _ in corpus.held_out if question.lower().rstrip("?!.") in answers]
 
 
-def test_a_seed_fixes_the_conversations(dialogues: ModuleType) -> None:
+def test_seed_determines_the_dialogues(dialogues: ModuleType) -> None:
     corpus = dialogues.Corpus(CORPUS)
 
     def draw(seed: int) -> list[Any]:
@@ -167,7 +163,7 @@ def test_a_seed_fixes_the_conversations(dialogues: ModuleType) -> None:
     assert draw(1) != draw(2)
 
 
-def test_sums_are_right(dialogues: ModuleType) -> None:
+def test_sums_are_correct(dialogues: ModuleType) -> None:
     corpus = dialogues.Corpus(CORPUS)
     rng = random.Random(0)
     for a, sign, b in corpus.sums():

@@ -1,7 +1,7 @@
-"""What Grafana does first with its provisioning, for a container without Grafana, which no registry reached here has.
+"""What Grafana does first with its provisioning, for a container without Grafana (no registry is reachable).
 
-Run inside the compose service `grafana`, as its user, on its networks, with its mounts and secrets. Prints what it
-found: whether the data source answers, the dashboards in the provider's folder, the length of the password.
+Runs inside the compose service `grafana`, as its user, on its networks, with its mounts and secrets. Prints whether the
+data source answers, the dashboards in the provider's folder, and the length of the password.
 """
 
 import json
@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 
-def one(kind: str) -> dict[str, Any]:
+def provisioned(kind: str) -> dict[str, Any]:
     (file,) = Path(os.environ["GF_PATHS_PROVISIONING"], kind).glob("*.yaml")
     (found,) = yaml.safe_load(file.read_text())[{"dashboards": "providers"}.get(kind, kind)]
     return dict(found)
 
 
-source, provider = one("datasources"), one("dashboards")
+source, provider = provisioned("datasources"), provisioned("dashboards")
 boards = [json.loads(file.read_text()) for file in sorted(Path(provider["options"]["path"]).rglob("*.json"))]
 with urllib.request.urlopen(f"{source['url']}/api/v1/query?query=up", timeout=10) as answer:
     up = json.load(answer)
