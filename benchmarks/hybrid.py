@@ -28,7 +28,6 @@ import httpx
 from cache_probe import CacheProbe
 from hybrid_models import write_pair
 
-from hybridserve.loadtest.preflight import preflight
 from hybridserve.loadtest.runner import Runner
 from hybridserve.loadtest.scenario import validate_scenario
 from hybridserve.planning.cache.layout import CachePlan, plan_cache
@@ -171,7 +170,7 @@ def _side(name: str, model: Path, port: int, server: subprocess.Popen[bytes], si
     layout = plan.layout
     weights = count_weights(arch, dtype="bfloat16")
     served = ServedModel(arch, weights, layout.kv_bytes_per_token, layout.state_bytes_per_sequence)
-    return Side(name, config, plan, served, Runner(url, None, preflight(url, None, name, _scenario(8, 8, 1))))
+    return Side(name, config, plan, served, Runner.connect(url, None, name, _scenario(8, 8, 1)))
 
 
 def _about(sides: dict[str, Side], size: Size) -> dict[str, Any]:

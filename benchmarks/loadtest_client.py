@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hybridserve.loadtest.preflight import preflight
 from hybridserve.loadtest.runner import Runner
 from hybridserve.loadtest.scenario import validate_scenario
 
@@ -58,7 +57,7 @@ def _measure(url: str, level: int, seconds: float, out: Path) -> dict[str, Any]:
         },
         "calibration",
     )
-    result = Runner(url, None, preflight(url, None, None, scenario)).run(scenario, out)
+    result = Runner.connect(url, None, None, scenario).run(scenario, out)
     one, client = result.summary, result.health
     assert one.ttft is not None
     assert one.tpot is not None

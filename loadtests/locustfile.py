@@ -1,9 +1,9 @@
-"""Streaming load on an OpenAI-compatible server, by plain locust.
+"""Streaming load on an OpenAI-compatible server with plain locust.
 
     locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --scenario chat --headless
-    hybridserve loadtest chat --url http://127.0.0.1:8000        # the same, with gate and report
+    hybridserve loadtest chat --url http://127.0.0.1:8000        # the same as a command
 
-Your own users: subclass ClosedLoop or OpenLoop here, or give a LoadTestShape of your own.
+For custom users subclass ClosedLoop or OpenLoop here; for a custom shape add a LoadTestShape.
 """
 
 from hybridserve.loadtest.locustfile import ClosedLoop, OpenLoop

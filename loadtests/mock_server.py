@@ -1,13 +1,12 @@
-"""A server that streams tokens on an exact clock: what a client measures against it is the client's own error.
+"""A server that streams tokens at exact times, to measure the error of a client.
 
     python loadtests/mock_server.py --port 9000 --first 0.010 --gap 0.005 --tokens 20
 
-It speaks enough of the OpenAI API for one client: GET /v1/models, POST /v1/completions and /v1/chat/completions. A
-request may ask for its own times with the field `mock`: {"first": s, "gap": s, "tokens": n, "stall": [token, s],
-"cut": token, "idle": token, "error": token, "status": 400|401|413|429|500|503, "code": text, "usage": false,
-"reasoning": n, "merge": n, "split": true}. Times are deadlines from the arrival of the request, so delays of one token
-never add up; GET /mock/sent tells when the latest answer was really written. This is no model: it is a clock with an
-HTTP face.
+It implements GET /v1/models, POST /v1/completions and /v1/chat/completions of the OpenAI API. A request can set times
+and faults with the field `mock`: {"first": s, "gap": s, "tokens": n, "stall": [token, s], "cut": token, "idle": token,
+"error": token, "status": 400|401|413|429|500|503, "code": text, "usage": false, "reasoning": n, "merge": n,
+"split": true}. Times are deadlines from the arrival of the request, so delays do not add up. GET /mock/sent returns
+when the tokens of the latest answer were written.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ KEY: str | None = None
 MODEL = "mock"
 EXACT = False
 SENT: list[float] = []
-"""When the tokens of the latest answer were written, on the machine's monotonic clock: GET /mock/sent."""
+"""When the tokens of the latest answer were written, on the machine's monotonic clock."""
 DEFAULTS: dict[str, Any] = {}
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """All requests of one connection."""
+    """Serve the requests of a connection."""
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         while head := await reader.readuntil(b"\r\n\r\n"):
@@ -44,28 +43,30 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def answer(writer: asyncio.StreamWriter, path: str, headers: dict[str, str], raw: bytes, began: float) -> bool:
-    """One answer; False closes the connection."""
+    """Answer a request; False closes the connection."""
     if KEY is not None and headers.get("authorization") != f"Bearer {KEY}":
-        return plain(writer, 401, {"error": {"message": "no such key", "code": "invalid_api_key"}})
+        return plain(writer, 401, {"error": {"message": "unknown API key", "code": "invalid_api_key"}})
     if path == "/mock/sent":
         return plain(writer, 200, {"sent": SENT})
     if path == "/v1/models":
         model = {"id": MODEL, "object": "model", "max_model_len": 1_000_000}
         return plain(writer, 200, {"object": "list", "data": [model]})
     if not raw:
-        return plain(writer, 404, {"error": {"message": f"no {path} here", "code": "not_found"}})
+        return plain(writer, 404, {"error": {"message": f"unknown path {path}", "code": "not_found"}})
     body = json.loads(raw)
     ask = {**DEFAULTS, **body.get("mock", {})}
     if ask.get("status"):
         code = ask.get("code", "mock")
-        return plain(writer, ask["status"], {"error": {"message": "as you wish", "code": code}}, "Retry-After: 7\r\n")
+        return plain(
+            writer, ask["status"], {"error": {"message": "requested error", "code": code}}, "Retry-After: 7\r\n"
+        )
     return await stream(writer, body, ask, path.endswith("chat/completions"), began)
 
 
 async def stream(
     writer: asyncio.StreamWriter, body: dict[str, Any], ask: dict[str, Any], chat: bool, began: float
 ) -> bool:
-    """Tokens, each at its deadline."""
+    """Send the tokens, each at its time."""
     SENT.clear()
     tokens = ask["tokens"] or body.get("max_tokens", 16)
     merge, reasoning = ask.get("merge", 1), ask.get("reasoning", 0)
@@ -104,7 +105,7 @@ async def stream(
 
 
 async def until(due: float) -> None:
-    """Sleep. A timer of asyncio may be a millisecond late; with --exact the last two milliseconds are waited busily."""
+    """Sleep until a time. asyncio may be a millisecond late; --exact polls during the last two milliseconds."""
     loop = asyncio.get_running_loop()
     if (wait := due - loop.time() - (0.002 if EXACT else 0.0)) > 0:
         await asyncio.sleep(wait)
@@ -113,7 +114,7 @@ async def until(due: float) -> None:
 
 
 def send(writer: asyncio.StreamWriter, event: dict[str, Any], split: bool = False) -> None:
-    """One event; with `split` in two pieces, as a network may cut it."""
+    """Send an event; with `split` in two chunks."""
     data = b"data: " + json.dumps({"id": "mock", "object": "chunk", "model": "mock", **event}).encode() + b"\n\n"
     if split:
         frame(writer, data[:9])
@@ -122,12 +123,12 @@ def send(writer: asyncio.StreamWriter, event: dict[str, Any], split: bool = Fals
 
 
 def frame(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """One chunk of HTTP/1.1."""
+    """Send an HTTP/1.1 chunk."""
     writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 def plain(writer: asyncio.StreamWriter, status: int, body: dict[str, Any], extra: str = "") -> bool:
-    """An answer that is no stream."""
+    """Send a response that is not a stream."""
     data = json.dumps(body).encode()
     head = f"HTTP/1.1 {status} Mock\r\ncontent-type: application/json\r\n{extra}content-length: {len(data)}\r\n\r\n"
     writer.write(head.encode() + data)
@@ -135,16 +136,16 @@ def plain(writer: asyncio.StreamWriter, status: int, body: dict[str, Any], extra
 
 
 async def main() -> None:
-    """Serve until stopped; prints its address."""
+    """Print the address and serve until stopped."""
     global EXACT, KEY, MODEL
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--first", type=float, default=0.010)
     parser.add_argument("--gap", type=float, default=0.005)
-    parser.add_argument("--tokens", type=int, default=0, help="0: as many as max_tokens")
+    parser.add_argument("--tokens", type=int, default=0, help="0: max_tokens")
     parser.add_argument("--key")
-    parser.add_argument("--model", default=MODEL, help="the name that it goes by")
-    parser.add_argument("--exact", action="store_true", help="to a tenth of a millisecond, with a core that is busy")
+    parser.add_argument("--model", default=MODEL, help="the served model name")
+    parser.add_argument("--exact", action="store_true", help="exact to 0.1 ms, at the cost of a busy core")
     asked = parser.parse_args()
     KEY, EXACT, MODEL = asked.key, asked.exact, asked.model
     DEFAULTS.update(first=asked.first, gap=asked.gap, tokens=asked.tokens)

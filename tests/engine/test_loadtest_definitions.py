@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from hybridserve.loadtest.metrics import summarise
+from hybridserve.loadtest.metrics import summarize
 from hybridserve.loadtest.request_record import Outcome, Record
 from hybridserve.settings.slo import LatencySLO
 
@@ -45,7 +45,7 @@ def test_measures_are_those_of_vllm_bench() -> None:
             )
         )
     limits = {"ttft": 300.0, "tpot": 24.0, "e2el": 900.0}
-    ours = summarise(records, LatencySLO(0.3, 0.024, 0.9))
+    ours = summarize(records, LatencySLO(0.3, 0.024, 0.9))
     reference, _ = calculate_metrics([], theirs, ours.duration, None, [90, 95, 99], limits)
 
     assert ours.completed == reference.completed

@@ -35,7 +35,7 @@ def in_seconds(name: str, seconds: float, scale: float) -> dict[str, Any]:
 
 def run(tree: dict[str, Any], url: str, out: Path) -> Result:
     scenario = validate_scenario(tree, "test")
-    return Runner(url, None, preflight(url, None, None, scenario)).run(scenario, out)
+    return Runner.connect(url, None, None, scenario).run(scenario, out)
 
 
 @pytest.mark.parametrize("name", sorted(set(built_in()) - NEED_MORE_THAN_A_MODEL))

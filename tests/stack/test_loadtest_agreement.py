@@ -22,7 +22,6 @@ from typing import Protocol
 import pytest
 from vllm_bench import VllmBench, vllm_bench
 
-from hybridserve.loadtest.preflight import preflight
 from hybridserve.loadtest.runner import Result, Runner
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
 from support.stack_service import Service
@@ -69,8 +68,7 @@ def theirs(bench: VllmBench, at: Address, prompts: Path, count: int, concurrency
 
 
 def ours(at: Address, scenario: Scenario, concurrency: int, out: Path) -> Seen:
-    target = preflight(at.url, None, at.model, scenario)
-    result: Result = Runner(at.url, None, target).run(scenario.at_level(concurrency), out)
+    result: Result = Runner.connect(at.url, None, at.model, scenario).run(scenario.at_level(concurrency), out)
     one = result.summary
     assert one.outcomes == {"ok": one.attempted}, one.outcomes
     assert one.usage_share == 1.0

@@ -1,4 +1,4 @@
-"""`hybridserve loadtest` as a user runs it, against the mock server: exit codes, errors, and what is written."""
+"""The `hybridserve loadtest` command against the mock server: exit codes, errors and files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hybridserve.loadtest.arrivals import arrivals
-from hybridserve.loadtest.curves import Constant
+from hybridserve.loadtest.load_curve import Constant, arrivals
 from hybridserve.loadtest.runner import read_run
 from support.stack_service import free_port
 
@@ -79,14 +78,13 @@ def command(*flags: str, key: str | None = None) -> subprocess.CompletedProcess[
 
 
 def wait_for_records(out: Path, count: int) -> None:
-    """Until the run has written so many."""
     records = out / "requests-0.jsonl"
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and not (records.exists() and records.read_text().count("\n") > count):
         time.sleep(0.05)
 
 
-def test_a_run_and_what_it_leaves(mock_url: str, tmp_path: Path) -> None:
+def test_run_writes_its_files(mock_url: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ran = command(write(tmp_path), "--url", mock_url, "--out", str(out), "--json")
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -94,16 +92,16 @@ def test_a_run_and_what_it_leaves(mock_url: str, tmp_path: Path) -> None:
     assert found["verdict"] == "kept"
     summary = found["summary"]
     assert summary["outcomes"] == {"ok": summary["attempted"]}
-    # Three users, always at work: Little's law, however late a busy machine makes each answer.
+    # Three users without pauses (L = lambda W), also on a busy machine.
     assert summary["mean_concurrency"] == pytest.approx(3, abs=0.3)
     assert summary["attempted"] * summary["e2e"]["mean"] == pytest.approx(3 * summary["duration"], rel=0.1)
     assert summary["output_tokens"] == summary["attempted"] * 10
-    assert 0.010 <= summary["ttft"]["p50"] < 0.020
+    assert 0.010 <= summary["ttft"]["p50"] < 0.1
     assert summary["tpot"]["p50"] == pytest.approx(0.005, abs=0.002)
 
     page = (out / "report.html").read_text()
     assert page.count("<svg") >= 4
-    assert not re.search(r"<script|<link|src=|@import|url\(http", page), "the page needs nothing else"
+    assert not re.search(r"<script|<link|src=|@import|url\(http", page), "the page has no external resources"
     assert (out / "charts" / "ttft-over-time.png").read_bytes().startswith(b"\x89PNG")
     rows = (out / "requests.csv").read_text().splitlines()
     records = read_run(out)[1]
@@ -112,17 +110,17 @@ def test_a_run_and_what_it_leaves(mock_url: str, tmp_path: Path) -> None:
     assert bench["completed"] == summary["attempted"] == len(bench["ttfts"])
     assert bench["median_tpot_ms"] == pytest.approx(summary["tpot"]["p50"] * 1000)
     again = command(write(tmp_path), "--url", mock_url, "--out", str(out))
-    assert (again.returncode, "holds another run" in again.stderr) == (2, True)
+    assert (again.returncode, "contains another run" in again.stderr) == (2, True)
 
 
-def test_a_trace_is_replayed(mock_url: str, tmp_path: Path) -> None:
+def test_trace_is_replayed(mock_url: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = ["--url", mock_url, "--trace", str(TRACE), "--scale", "0.5", "--out", str(out)]
     ran = command(write(tmp_path, "open"), *flags)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     records = read_run(out)[1]
     due = [one.intended - records[0].intended for one in records]
-    assert due == pytest.approx([0, 0.4, 0.8], abs=1e-5), "the times of the trace, whenever they could be sent"
+    assert due == pytest.approx([0, 0.4, 0.8], abs=1e-5), "the times of the trace"
     assert [one.output_tokens for one in records] == [4, 2, 8]
     assert {one.kind for one in records} == {"trace"}
 
@@ -138,15 +136,15 @@ def test_two_workers_share_an_open_loop(mock_url: str, tmp_path: Path) -> None:
     assert json.loads(ran.stdout)["summary"]["attempted"] == len(due)
 
 
-def test_an_open_loop_does_not_wait_for_a_slow_server(tmp_path: Path) -> None:
-    # Ten a second to a server that takes a second: a closed loop of one would send one a second.
+def test_open_loop_does_not_wait_for_a_slow_server(tmp_path: Path) -> None:
+    # Ten requests/s to a server that takes one second: one closed-loop user would send one request/s.
     with mock_server("--first", "1.0", "--gap", "0.001") as url:
         path = write(tmp_path, "open", level=10, seconds=2, ttft=3)
         ran = command(path, "--url", url, "--json", "--out", str(tmp_path / "out"))
     summary = json.loads(ran.stdout)["summary"]
     assert summary["attempted"] > 10
     assert summary["peak_concurrency"] > 5
-    assert summary["completed"] == summary["attempted"], "those that are out at the end are waited for"
+    assert summary["completed"] == summary["attempted"], "open requests are completed"
 
 
 @pytest.mark.parametrize(
@@ -162,24 +160,24 @@ def test_exit_codes(mock_url: str, tmp_path: Path, change: dict[str, float], cod
 @pytest.mark.parametrize(
     ("flags", "where", "what"),
     [
-        (["caht"], "SCENARIO", "is not one"),
+        (["caht"], "SCENARIO", "there is no scenario"),
         (["chat", "--url", "http://127.0.0.1:1"], "127.0.0.1:1", "does not answer"),
         (["chat", "--model", "gpt"], "--model", "is not served"),
-        (["chat", "--find", "rate"], "--find", "is not one"),
+        (["chat", "--find", "rate"], "--find", "is not a search"),
         (["chat", "--sweep", "concurrency"], "--sweep", "type tokens"),
         (["grid", "--scale", "1000"], "--scale", "tokens of context"),
         (["chat", "--level", "-1"], "--level", "not positive"),
-        (["--compare", "nowhere", "here"], "nowhere", "no run"),
-        (["--compare", "same", "same"], "--compare", "against itself"),
-        (["--report", "nowhere"], "nowhere", "no run"),
+        (["--compare", "nowhere", "here"], "nowhere", "no readable run"),
+        (["--compare", "same", "same"], "--compare", "compared with itself"),
+        (["--report", "nowhere"], "nowhere", "no readable run"),
         (["chat", "--url", "foo"], "--url", "missing"),
         (["chat", "--trace", "none.csv"], "--trace", "not readable"),
         (["chat", "--metrics-port", "70000"], "--metrics-port", "70000"),
-        (["chat", "--find", "max-rate", "--trace", str(TRACE)], "--find", "a trace has its own"),
+        (["chat", "--find", "max-rate", "--trace", str(TRACE)], "--find", "the rate of a trace"),
         ([], "SCENARIO", "missing"),
     ],
 )
-def test_bad_input_is_one_error(mock_url: str, tmp_path: Path, flags: list[str], where: str, what: str) -> None:
+def test_invalid_input_is_one_error(mock_url: str, tmp_path: Path, flags: list[str], where: str, what: str) -> None:
     url = [] if "--url" in flags else ["--url", mock_url]
     ran = command(*flags, *url, "--out", str(tmp_path / "out"))
     assert ran.returncode == 2
@@ -189,7 +187,7 @@ def test_bad_input_is_one_error(mock_url: str, tmp_path: Path, flags: list[str],
     assert len(ran.stderr.strip().splitlines()) == 3
 
 
-def test_keys(tmp_path: Path) -> None:
+def test_api_key_is_used_and_never_written(tmp_path: Path) -> None:
     with mock_server("--key", "hs-right-key") as url:
         wrong = command("chat", "--url", url, key="wrong")
         assert (wrong.returncode, "refused the key" in wrong.stderr) == (2, True)
@@ -197,10 +195,10 @@ def test_keys(tmp_path: Path) -> None:
         right = command(path, "--url", url, "--json", "--out", str(tmp_path / "out"), key="hs-right-key")
     assert json.loads(right.stdout)["summary"]["error_rate"] == 0
     kept = "".join(path.read_text(errors="replace") for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert "hs-right-key" not in kept, "a key is never written"
+    assert "hs-right-key" not in kept, "the key must not be written"
 
 
-def test_a_server_that_dies_leaves_partial_results(tmp_path: Path) -> None:
+def test_server_failure_leaves_partial_results(tmp_path: Path) -> None:
     path = write(tmp_path, seconds=3)
     with mock_server() as url:
         running = subprocess.Popen(
@@ -215,7 +213,7 @@ def test_a_server_that_dies_leaves_partial_results(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_an_interrupted_run_is_judged_by_what_it_has(mock_url: str, tmp_path: Path) -> None:
+def test_interrupted_run_is_judged(mock_url: str, tmp_path: Path) -> None:
     path = write(tmp_path, seconds=60)
     running = subprocess.Popen(
         [*COMMAND, path, "--url", mock_url, "--json", "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, text=True
@@ -229,7 +227,7 @@ def test_an_interrupted_run_is_judged_by_what_it_has(mock_url: str, tmp_path: Pa
 
 
 def test_find_sweep_and_compare(mock_url: str, tmp_path: Path) -> None:
-    # The mock serves any rate alike: the SLO is never reachable, or always.
+    # The mock serves any rate: the SLO is always kept or always missed.
     def asked(path: str, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
         return command(path, *flags, "--url", mock_url, "--json", "--seconds", "0.5", "--out", str(tmp_path / name))
 
@@ -282,7 +280,7 @@ def test_plain_locust_and_client_side_metrics(mock_url: str, tmp_path: Path) -> 
     missed = tmp_path / "missed"
     flags = ["--host", mock_url, "--scenario", write(tmp_path, seconds=1, ttft=0.001), "--out", str(missed)]
     assert subprocess.run([*locust, *flags, "--headless"], capture_output=True).returncode == 1, (
-        "the gate holds here too"
+        "plain locust also returns the exit code"
     )
     (missed / "result.json").unlink()
     judged = command("--report", str(missed), "--json")
@@ -290,8 +288,8 @@ def test_plain_locust_and_client_side_metrics(mock_url: str, tmp_path: Path) -> 
     assert (missed / "result.json").exists()
 
 
-def test_locusts_own_distribution_over_machines(mock_url: str, tmp_path: Path) -> None:
-    """A master and two workers, as they would run on three machines; each keeps its own records."""
+def test_distributed_locust(mock_url: str, tmp_path: Path) -> None:
+    """A master and two workers, as on three machines; each writes its own records."""
     locust = [sys.executable, "-m", "locust", "-f", str(LOADTESTS / "locustfile.py")]
     port = str(free_port())
     flags = ["--host", mock_url, "--scenario", write(tmp_path, "open", level=20, seconds=2), "--headless"]

@@ -70,7 +70,7 @@ def test_a_sweep_that_the_simulator_reads(service: Service, tmp_path: Path) -> N
     assert swept.returncode == 0, swept.stdout + swept.stderr
     curve_file = json.loads((out / "operating-curve.json").read_text())
     assert len(curve_file["points"]) == 4
-    assert curve_file["law"]["fixed_s"] + curve_file["law"]["per_sequence_s"] > 0
+    assert curve_file["step_times"]["fixed_s"] + curve_file["step_times"]["per_sequence_s"] > 0
     simulated = hybridserve(
         "simulate", "--calibration", str(out / "calibration.yaml"), "--policy", "fixed", "--scale", "0.1", "--json"
     )
@@ -81,6 +81,6 @@ def test_a_sweep_that_the_simulator_reads(service: Service, tmp_path: Path) -> N
     assert [one["running"] for one in json.loads(planned.stdout)["points"]] == [1, 4, 1, 4]
     shown = hybridserve("config", "show", "-c", str(out / "scaling.yaml"), "--json")
     assert shown.returncode == 0, shown.stderr
-    rate = curve_file["law"]["per_prompt_token_s"]
+    rate = curve_file["step_times"]["per_prompt_token_s"]
     taken = json.loads(shown.stdout)["scaling"]["prefill_tokens_per_s"]
     assert taken == (pytest.approx(1 / rate, rel=0.001) if rate else None), "the scaler takes what was measured"

@@ -24,32 +24,38 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def simulate(
-    workload: Annotated[str, typer.Option(help="Name of a workload; --list shows them.")] = "diurnal",
-    trace: Annotated[Path | None, typer.Option(metavar="CSV", help="Recorded requests: time, prompt, output.")] = None,
-    policy: Annotated[str, typer.Option(help="One policy, several with commas, or all.")] = "hybridserve,oracle",
-    calibration: Annotated[str, typer.Option(help="Service times: a name, or a file.")] = "nano-9b-a10g",
-    tuned: Annotated[bool, typer.Option("--tune", help="Show only the cheapest settings that reach the goal.")] = False,
-    attainment: Annotated[float, typer.Option(help="Share of requests that shall meet the goals.")] = 0.99,
-    ttft: Annotated[float, typer.Option(help="Goal: seconds to first token, for a prompt of no length.")] = 2.0,
-    ttft_per_1000: Annotated[float, typer.Option(help="Goal: seconds more for each 1000 prompt tokens.")] = 1.0,
-    inter_token: Annotated[float, typer.Option(help="Goal: mean seconds between tokens.")] = 0.1,
-    minimum: Annotated[int, typer.Option("--min", help="Fewest replicas.")] = 1,
-    maximum: Annotated[int, typer.Option("--max", help="Most replicas.")] = 100,
-    initial: Annotated[int, typer.Option(help="Replicas that are ready when it begins.")] = 4,
-    start_up: Annotated[
-        float | None, typer.Option(help="Seconds a replica takes to start; else as calibrated.")
+    workload: Annotated[str, typer.Option(help="Name of a traffic pattern; --list shows them.")] = "diurnal",
+    trace: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Recorded requests with the columns time, prompt and output.")
     ] = None,
-    scale: Annotated[float, typer.Option(help="Multiplies the rate of a named workload.")] = 1.0,
-    warm_up: Annotated[float, typer.Option(help="Seconds that are replayed first and do not count.")] = 0.0,
-    max_ongoing: Annotated[int | None, typer.Option(help="Requests a replica takes before the router waits.")] = None,
-    seed: Annotated[int, typer.Option(help="Of arrivals and of the router.")] = 1,
-    chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw replicas over time.")] = None,
-    listing: Annotated[bool, typer.Option("--list", help="Show workloads, policies and calibrations.")] = False,
+    policy: Annotated[str, typer.Option(help="Policies separated by commas, or all.")] = "hybridserve,oracle",
+    calibration: Annotated[str, typer.Option(help="Service times: a name or a file.")] = "nano-9b-a10g",
+    tuned: Annotated[
+        bool, typer.Option("--tune", help="Show only the cheapest settings that reach --attainment.")
+    ] = False,
+    attainment: Annotated[float, typer.Option(help="Required share of requests that meet the goals.")] = 0.99,
+    ttft: Annotated[float, typer.Option(help="Goal: seconds to the first token, for an empty prompt.")] = 2.0,
+    ttft_per_1000: Annotated[float, typer.Option(help="Goal: additional seconds for each 1000 prompt tokens.")] = 1.0,
+    inter_token: Annotated[float, typer.Option(help="Goal: mean seconds between tokens.")] = 0.1,
+    minimum: Annotated[int, typer.Option("--min", help="Minimum number of replicas.")] = 1,
+    maximum: Annotated[int, typer.Option("--max", help="Maximum number of replicas.")] = 100,
+    initial: Annotated[int, typer.Option(help="Ready replicas at the start.")] = 4,
+    start_up: Annotated[
+        float | None, typer.Option(help="Start-up time of a replica in seconds. Default: the calibration's.")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Factor for the rate of a traffic pattern.")] = 1.0,
+    warm_up: Annotated[float, typer.Option(help="Seconds at the start that do not count.")] = 0.0,
+    max_ongoing: Annotated[
+        int | None, typer.Option(help="Limit of requests on a replica, beyond which the router queues.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and router.")] = 1,
+    chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a chart of replicas over time.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List traffic patterns, policies and calibrations.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Replay traffic against scaling policies before users do.
+    """Simulate traffic to compare autoscaling policies.
 
-    A policy with settings is tried with all of a grid.
+    A policy with settings is simulated with every point of a grid.
 
     Examples:
       hybridserve simulate --workload bursts --policy hybridserve,fixed,oracle --tune
@@ -62,28 +68,32 @@ def simulate(
     from hybridserve.simulator.tune import POLICIES, Scenario, best, candidates, cheapest
 
     if listing:
-        _list({name: one.about for name, one in TRAFFIC_PATTERNS.items()}, POLICIES, built_in(), as_json)
+        _list({name: pattern.about for name, pattern in TRAFFIC_PATTERNS.items()}, POLICIES, built_in(), as_json)
         return
     names = list(POLICIES) if policy == "all" else policy.split(",")
     times = load_service_times(calibration)
     if start_up is not None:
         if start_up <= 0:
-            raise ConfigError("--start-up", f"{start_up:g} is not positive", "give it in seconds")
+            raise ConfigError("--start-up", f"{start_up:g} is not positive", "use seconds")
         times = times.model_copy(update={"start_up_s": start_up})
     for flag, value in (("--scale", scale), ("--ttft", ttft), ("--inter-token", inter_token)):
         if not value > 0:
-            raise ConfigError(flag, f"{value:g} is not positive", "give a number above 0")
+            raise ConfigError(flag, f"{value:g} is not positive", "use a number above 0")
     if not 0 <= minimum <= maximum or maximum < 1:
-        raise ConfigError("--min/--max", f"bounds {minimum} to {maximum} are impossible", "0 <= min <= max, 1 <= max")
+        raise ConfigError(
+            "--min/--max", f"bounds {minimum} to {maximum} are impossible", "use 0 <= min <= max and max >= 1"
+        )
     if trace is not None:
         arrivals = read_trace(trace)
     elif workload in TRAFFIC_PATTERNS:
         arrivals = TRAFFIC_PATTERNS[workload].arrivals(seed, scale)
     else:
-        raise ConfigError("--workload", f"{workload!r} is not one", ", ".join(TRAFFIC_PATTERNS))
+        raise ConfigError(
+            "--workload", f"there is no traffic pattern {workload!r}", f"use one of {', '.join(TRAFFIC_PATTERNS)}"
+        )
     if warm_up < 0 or (arrivals and warm_up >= arrivals[-1][0]):
-        raise ConfigError("--warm-up", f"{warm_up:g} s leave nothing to count", "less than the length of the workload")
-    scene = Scenario(
+        raise ConfigError("--warm-up", f"{warm_up:g} s is the whole workload", "use less than its duration")
+    scenario = Scenario(
         arrivals,
         times,
         LatencySLO(ttft, inter_token, ttft_per_prompt_token_s=ttft_per_1000 / 1000),
@@ -96,8 +106,8 @@ def simulate(
             seed=seed,
         ),
     )
-    plans = [candidate for name in names for candidate in candidates(name, scene)]
-    trials = _run(scene, plans, quiet=as_json)
+    plans = [candidate for name in names for candidate in candidates(name, scenario)]
+    trials = _run(scenario, plans, quiet=as_json)
     if tuned:
         groups = [[trial for trial in trials if trial.policy == name] for name in names]
         trials = [cheapest(group, attainment) or best(group) for group in groups]
@@ -110,11 +120,13 @@ def simulate(
         return
     _table(trials, f"{len(arrivals):,} requests on {times.name}", attainment)
     if times.kind == "bound":
-        typer.echo("Service times are bounds from the data sheet: real engines are slower. `make calibrate` measures.")
+        typer.echo(
+            "Service times are bounds from the data sheet: real engines are slower. Measure with `make calibrate`."
+        )
 
 
-def _run(scene: Scenario, plans: Sequence[PolicyConfig], quiet: bool) -> list[TuningResult]:
-    """All trials, with a progress bar on a terminal."""
+def _run(scenario: Scenario, plans: Sequence[PolicyConfig], quiet: bool) -> list[TuningResult]:
+    """Run all trials, with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -124,7 +136,7 @@ def _run(scene: Scenario, plans: Sequence[PolicyConfig], quiet: bool) -> list[Tu
         task = bar.add_task("simulating", total=len(plans))
         for index, plan in enumerate(plans):
             bar.update(task, description=f"{plan.policy} {plan.settings}")
-            trials.append(scene.run(plan, partial(_advance, bar, task, index)))
+            trials.append(scenario.run(plan, partial(_advance, bar, task, index)))
             bar.update(task, completed=index + 1)
     return trials
 
@@ -143,23 +155,23 @@ def _table(trials: Sequence[TuningResult], title: str, attainment: float) -> Non
     for name in ("in goal", "TTFT p50", "p99", "inter-token p99", "good tok/s", "replica-h", "changes", "osc."):
         table.add_column(name, justify="right")
     for trial in trials:
-        one = trial.score
-        mark = "" if one.attainment >= attainment else " !"
+        score = trial.score
+        mark = "" if score.attainment >= attainment else " !"
         table.add_row(
             trial.policy,
             trial.settings,
-            f"{one.attainment:.2%}{mark}",
-            f"{one.ttft_p50:.2f} s",
-            f"{one.ttft_p99:.1f} s",
-            f"{one.inter_token_p99 * 1000:.0f} ms",
-            f"{one.goodput:,.0f}",
-            f"{one.replica_hours:.2f}",
-            str(one.scale_events),
-            str(one.oscillation),
+            f"{score.attainment:.2%}{mark}",
+            f"{score.ttft_p50:.2f} s",
+            f"{score.ttft_p99:.1f} s",
+            f"{score.inter_token_p99 * 1000:.0f} ms",
+            f"{score.goodput:,.0f}",
+            f"{score.replica_hours:.2f}",
+            str(score.scale_events),
+            str(score.oscillation),
         )
     Console(width=None if Console().is_terminal else 160).print(table)
     if any(trial.score.attainment < attainment for trial in trials):
-        typer.echo(f"! fewer than {attainment:.0%} of the requests met both goals")
+        typer.echo(f"! less than {attainment:.0%} of the requests met both goals")
 
 
 def _list(workloads: dict[str, str], policies: Sequence[str], calibrations: Sequence[str], as_json: bool) -> None:
@@ -187,11 +199,11 @@ def _draw(path: Path, trials: Sequence[TuningResult], title: str) -> None:
         counts = [count for _, count in trial.score.timeline]
         label = f"{trial.policy} ({trial.settings}): {trial.score.attainment:.1%}, {trial.score.replica_hours:.1f} h"
         axes.step(hours, counts, where="post", label=label)
-    axes.set(xlabel="hours", ylabel="replicas asked for", title=title)
+    axes.set(xlabel="hours", ylabel="target replicas", title=title)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)
     figure.tight_layout()
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-        raise ConfigError("--chart", f"{str(path)!r}: {error}", "a file that ends in .png or .svg") from None
+        raise ConfigError("--chart", f"{str(path)!r}: {error}", "use a file name that ends in .png or .svg") from None

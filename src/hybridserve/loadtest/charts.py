@@ -1,10 +1,10 @@
-"""Charts of runs, as matplotlib figures: the same ones go into the page and beside it as PNG."""
+"""Charts of runs as matplotlib figures, for the HTML report and as PNG files."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hybridserve.quantiles import interpolated
 _RANKS = {50: "#4c78a8", 95: "#f58518", 99: "#e45756"}
 _BINS = 30
 _OK, _FAILED = "#54a24b", ("#e45756", "#f58518", "#b279a2", "#9d755d", "#eeca3b", "#72b7b2")
+_TITLES = {"ttft": "Time to first token", "tpot": "Time per output token", "e2e": "End to end"}
 
 
 def new_figure(title: str, across: str, up: str) -> tuple[Any, Any]:
@@ -46,12 +47,17 @@ def run_charts(
     records: Sequence[Record], levels: Mapping[float, Summary], kinds: Mapping[str, Summary]
 ) -> dict[str, Any]:
     """Charts of one run, by file name."""
-    counted = [one for one in records if not one.warm_up]
-    charts = {
-        "ttft-over-time": _over_time(counted, "Time to first token", _by_request(counted, "ttft")),
-        "itl-over-time": _over_time(counted, "Inter-token latency", _gaps(counted)),
-        "tpot-over-time": _over_time(counted, "Time per output token", _by_request(counted, "tpot")),
-        "e2e-over-time": _over_time(counted, "End to end", _by_request(counted, "e2e")),
+    counted = [record for record in records if not record.warm_up]
+    complete = [record for record in counted if record.ok]
+    points = {
+        name: [(record.intended, value) for record in complete if (value := getattr(record, name)) is not None]
+        for name in _TITLES
+    }
+    # A gap is placed at its end, so that a stall is visible when it happened.
+    gaps = [(record.sent + end, end - start) for record in complete for start, end in pairwise(record.chunks)]
+    charts = {f"{name}-over-time": _over_time(counted, title, points[name]) for name, title in _TITLES.items()}
+    charts |= {
+        "itl-over-time": _over_time(counted, "Inter-token latency", gaps),
         "tokens-over-time": _tokens(counted),
         "concurrency-over-time": _concurrency(counted),
         "outcomes-over-time": _outcomes(counted),
@@ -59,42 +65,36 @@ def run_charts(
     if len(levels) > 1:
         charts |= level_charts(levels, "load (users or requests/s)")
     if len(kinds) > 1:
-        charts |= _by_kind(kinds)
+        charts |= _kind_charts(kinds)
     return charts
 
 
 def level_charts(levels: Mapping[float, Summary], across: str, name: str = "") -> dict[str, Any]:
-    """Latency and throughput over load; `name` says of what."""
+    """Latency and throughput over load; `name` is added to the titles."""
     charts = {}
-    tail = f", {name}" if name else ""
-    for measure, title in (("ttft", "Time to first token over load"), ("tpot", "Time per output token over load")):
-        figure, axes = new_figure(title + tail, across, "ms")
+    suffix = f" over load, {name}" if name else " over load"
+    for measure in ("ttft", "tpot"):
+        figure, axes = new_figure(_TITLES[measure] + suffix, across, "ms")
         for rank, color in _RANKS.items():
-            points = [
-                (x, getattr(spread, f"p{rank}") * 1000)
-                for x, one in levels.items()
-                if (spread := getattr(one, measure))
-            ]
-            _line(axes, points, marker="o", markersize=4, color=color, label=f"p{rank}")
-        _levels(axes, levels)
+            _plot(axes, _percentiles(levels, measure, rank), marker="o", markersize=4, color=color, label=f"p{rank}")
+        _level_axis(axes, levels)
         axes.legend(frameon=False, ncols=3, loc="lower right")
         charts[f"{measure}-over-load"] = figure
-    figure, axes = new_figure("Throughput over load" + tail, across, "output tokens/s")
-    _line(axes, [(x, one.output_throughput) for x, one in levels.items()], marker="o", markersize=4)
+    figure, axes = new_figure("Throughput" + suffix, across, "output tokens/s")
+    _plot(axes, _throughput(levels), marker="o", markersize=4)
     if (full := saturation(levels)) is not None:
         axes.axvline(full, color="black", linewidth=0.8, linestyle="--")
         axes.annotate(f" saturated at {full:g}", (full, 0), xytext=(2, 4), textcoords="offset points", fontsize=9)
-    _levels(axes, levels)
-    charts["throughput-over-load"] = figure
-    return charts
+    _level_axis(axes, levels)
+    return charts | {"throughput-over-load": figure}
 
 
 def grid_chart(curves: Mapping[str, Mapping[float, Summary]]) -> Any:
-    """Throughput against concurrency, one line for each prompt and output length."""
+    """Throughput over concurrency, a line for each prompt and output length."""
     figure, axes = new_figure("Throughput by prompt/output length", "concurrency", "output tokens/s")
     for name, levels in curves.items():
-        _line(axes, [(x, one.output_throughput) for x, one in levels.items()], marker="o", markersize=4, label=name)
-    _levels(axes, {level: None for levels in curves.values() for level in levels})
+        _plot(axes, _throughput(levels), marker="o", markersize=4, label=name)
+    _level_axis(axes, {level for levels in curves.values() for level in levels})
     axes.legend(frameon=False)
     return figure
 
@@ -102,26 +102,22 @@ def grid_chart(curves: Mapping[str, Mapping[float, Summary]]) -> Any:
 def compare_charts(
     rows: Sequence[Row], records: Mapping[str, Sequence[Record]], names: tuple[str, str]
 ) -> dict[str, Any]:
-    """Ratios with their intervals around 1, and how each measure is spread in both runs."""
-    a, b = names
-    figure, axes = new_figure(f"{a} / {b}", "ratio, 95 % interval", "")
-    shown = [row for row in rows if row.ratio is not None]
-    for place, row in enumerate(reversed(shown)):
-        ratio = row.ratio
-        assert ratio is not None
+    """Ratios with their intervals, and the distribution of each measure in both runs."""
+    figure, axes = new_figure(f"{names[0]} / {names[1]}", "ratio, 95 % interval", "")
+    shown = [(row, row.ratio) for row in reversed(rows) if row.ratio is not None]
+    for place, (row, ratio) in enumerate(shown):
         reach = [[max(0.0, ratio.value - ratio.low)], [max(0.0, ratio.high - ratio.value)]]
-        axes.errorbar(
-            [ratio.value], [place], xerr=reach, fmt="o", capsize=3, color="#e45756" if row.differs else "#888"
-        )
+        color = "#e45756" if row.differs else "#888"
+        axes.errorbar([ratio.value], [place], xerr=reach, fmt="o", capsize=3, color=color)
     axes.axvline(1.0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [row.name for row in reversed(shown)])
+    axes.set_yticks(range(len(shown)), [row.name for row, _ in shown])
     charts = {"ratios": figure}
-    for measure, title in (("ttft", "Time to first token"), ("tpot", "Time per output token"), ("e2e", "End to end")):
+    for measure, title in _TITLES.items():
         figure, axes = new_figure(f"{title}: share of requests within", "ms", "share")
         for name, side in records.items():
-            whole = [one for one in side if one.ok and not one.warm_up]
-            values = sorted(value * 1000 for one in whole if (value := getattr(one, measure)) is not None)
-            axes.step(values, [(at + 1) / len(values) for at in range(len(values))], where="post", label=name)
+            complete = [record for record in side if record.ok and not record.warm_up]
+            values = sorted(value * 1000 for record in complete if (value := getattr(record, measure)) is not None)
+            axes.step(values, [(place + 1) / len(values) for place in range(len(values))], where="post", label=name)
         axes.set_xlim(left=0)
         axes.set_ylim(0, 1.02)
         axes.legend(frameon=False)
@@ -132,23 +128,24 @@ def compare_charts(
 def ratio_charts(
     ratios: Mapping[str, Mapping[str, Mapping[float, Interval]]], names: tuple[str, str]
 ) -> dict[str, Any]:
-    """Two operating curves: ratio over concurrency by measure, one line for each kind of request."""
+    """Ratios of two operating curves over concurrency, a chart for each measure."""
     charts = {}
     for measure, kinds in ratios.items():
         figure, axes = new_figure(f"{measure}: {names[0]} / {names[1]}", "concurrency", "ratio, 95 % interval")
         for kind, points in kinds.items():
-            at = sorted(points)
-            reach = [[points[x].value - points[x].low for x in at], [points[x].high - points[x].value for x in at]]
-            axes.errorbar(at, [points[x].value for x in at], yerr=reach, marker="o", capsize=3, label=kind)
+            levels = sorted(points)
+            found = [points[level] for level in levels]
+            reach = [[ratio.value - ratio.low for ratio in found], [ratio.high - ratio.value for ratio in found]]
+            axes.errorbar(levels, [ratio.value for ratio in found], yerr=reach, marker="o", capsize=3, label=kind)
         axes.axhline(1.0, color="black", linewidth=0.8)
-        _levels(axes, {level: None for points in kinds.values() for level in points})
+        _level_axis(axes, {level for points in kinds.values() for level in points})
         axes.legend(frameon=False)
         charts["ratio-" + measure.replace(" ", "-")] = figure
     return charts
 
 
 def svg(figure: Any) -> str:
-    """As markup that stands in a page."""
+    """The chart as an SVG element for a page."""
     out = io.StringIO()
     figure.savefig(out, format="svg")
     text = out.getvalue()
@@ -156,47 +153,46 @@ def svg(figure: Any) -> str:
 
 
 def save(charts: Mapping[str, Any], folder: Path) -> None:
-    """As PNG files."""
+    """Write the charts as PNG files."""
     folder.mkdir(exist_ok=True)
     for name, figure in charts.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
 
 
-def _line(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:
+def _percentiles(levels: Mapping[Any, Summary], measure: str, rank: int) -> list[tuple[float, float]]:
+    spreads = {level: getattr(summary, measure) for level, summary in levels.items()}
+    return [(level, spread.percentile(rank) * 1000) for level, spread in spreads.items() if spread]
+
+
+def _throughput(levels: Mapping[float, Summary]) -> list[tuple[float, float]]:
+    return [(level, summary.output_throughput) for level, summary in levels.items()]
+
+
+def _plot(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:
     axes.plot([x for x, _ in points], [y for _, y in points], **style)
 
 
-def _levels(axes: Any, levels: Mapping[float, Any]) -> None:
-    """From 0 up; levels that grow by factors stand apart evenly."""
+def _level_axis(axes: Any, levels: Iterable[float]) -> None:
+    """Start at 0; a logarithmic axis for levels that grow by factors."""
     ticks = sorted(levels)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
     if len(ticks) > 2 and ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]:
         axes.set_xscale("log", base=2)
     if len(ticks) <= 9:
-        axes.set_xticks(ticks, [f"{one:g}" for one in ticks])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
 
 
-def _by_request(records: Sequence[Record], measure: str) -> list[tuple[float, float]]:
-    """(instant of the intended start, seconds)."""
-    found = ((one.intended, getattr(one, measure)) for one in records if one.ok)
-    return [(at, value) for at, value in found if value is not None]
-
-
-def _gaps(records: Sequence[Record]) -> list[tuple[float, float]]:
-    """(instant of a chunk's arrival, seconds since the one before): a stall shows when it was."""
-    return [(one.sent + later, later - earlier) for one in records if one.ok for earlier, later in pairwise(one.chunks)]
-
-
 def _over_time(records: Sequence[Record], title: str, points: Sequence[tuple[float, float]]) -> Any:
+    """Percentiles of (time, seconds) points in bins of time."""
     figure, axes = new_figure(f"{title} over time", "seconds since the start", "ms")
     bins: dict[int, list[float]] = defaultdict(list)
     start, width = _bins(records)
-    for at, value in points:
-        bins[int((at - start) / width)].append(value * 1000)
+    for time, value in points:
+        bins[int((time - start) / width)].append(value * 1000)
     for rank, color in reversed(_RANKS.items()):
         line = [(width * (at + 0.5), interpolated(sorted(values), rank / 100)) for at, values in sorted(bins.items())]
-        _line(axes, line, marker=".", color=color, label=f"p{rank}")
+        _plot(axes, line, marker=".", color=color, label=f"p{rank}")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     axes.legend(frameon=False, ncols=3, loc="upper right")
     return figure
@@ -204,65 +200,63 @@ def _over_time(records: Sequence[Record], title: str, points: Sequence[tuple[flo
 
 def _tokens(records: Sequence[Record]) -> Any:
     figure, axes = new_figure("Output tokens over time", "seconds since the start", "tokens/s")
-    # The last second is a part of one.
+    # The last second is incomplete.
     points = tokens_over_time(records)[:-1] or tokens_over_time(records)
-    axes.step([at for at, _ in points], [rate for _, rate in points], where="post")
+    axes.step([second for second, _ in points], [rate for _, rate in points], where="post")
     axes.set_ylim(bottom=0)
     return figure
 
 
 def _concurrency(records: Sequence[Record]) -> Any:
-    figure, axes = new_figure("Requests out at once", "seconds since the start", "requests")
+    figure, axes = new_figure("Open requests", "seconds since the start", "requests")
     start, _ = _bins(records)
-    edges = sorted([(one.sent, 1) for one in records] + [(one.sent + one.end, -1) for one in records])
-    axes.step([at - start for at, _ in edges], list(accumulate(step for _, step in edges)), where="post", linewidth=0.9)
+    edges = sorted([(record.sent, 1) for record in records] + [(record.sent + record.end, -1) for record in records])
+    counts = list(accumulate(step for _, step in edges))
+    axes.step([time - start for time, _ in edges], counts, where="post", linewidth=0.9)
     axes.set_ylim(bottom=0)
     return figure
 
 
 def _outcomes(records: Sequence[Record]) -> Any:
-    """What was as it should be is green."""
-    figure, axes = new_figure("How requests ended", "seconds since the start", "requests")
+    """Stacked counts; expected outcomes are green."""
+    figure, axes = new_figure("Outcomes", "seconds since the start", "requests")
     start, width = _bins(records)
+    groups: defaultdict[tuple[bool, str], Counter[int]] = defaultdict(Counter)
+    for record in records:
+        key = (not record.as_expected, str(record.outcome))
+        groups[key][int((record.intended - start) / width)] += 1
     bottom: Counter[int] = Counter()
-    groups: Counter[tuple[bool, str]] = Counter((not one.as_expected, str(one.outcome)) for one in records)
-    failed = 0
-    for wrong, name in sorted(groups, key=lambda key: (key[0], -groups[key])):
-        chosen = [one for one in records if (not one.as_expected, str(one.outcome)) == (wrong, name)]
-        counts = Counter(int((one.intended - start) / width) for one in chosen)
-        places = sorted(counts)
+    failures = iter(_FAILED * len(groups))
+    for (failed, name), bins in sorted(groups.items(), key=lambda item: (item[0][0], -item[1].total())):
+        places = sorted(bins)
         axes.bar(
-            [at * width for at in places],
-            [counts[at] for at in places],
+            [place * width for place in places],
+            [bins[place] for place in places],
             width * 0.9,
-            [bottom[at] for at in places],
+            [bottom[place] for place in places],
             align="edge",
             label=name,
-            color=_FAILED[failed % len(_FAILED)] if wrong else _OK,
-            alpha=1.0 if wrong or name == "ok" else 0.5,
+            color=next(failures) if failed else _OK,
+            alpha=1.0 if failed or name == "ok" else 0.5,
         )
-        failed += wrong
-        bottom.update(counts)
+        bottom.update(bins)
     if groups:
         axes.legend(frameon=False)
     return figure
 
 
-def _by_kind(kinds: Mapping[str, Summary]) -> dict[str, Any]:
-    """Bars for each kind of request: the lengths of a grid, reasoning on and off."""
-    charts = {}
+def _kind_charts(kinds: Mapping[str, Summary]) -> dict[str, Any]:
+    """Bars for each kind of request."""
     figure, axes = new_figure("Output throughput by kind of request", "", "output tokens/s")
-    axes.bar(list(kinds), [one.output_throughput for one in kinds.values()], width=0.6)
-    charts["throughput-by-kind"] = figure
-    for measure, title in (("ttft", "Time to first token"), ("tpot", "Time per output token")):
-        figure, axes = new_figure(f"{title} by kind of request", "", "ms")
+    axes.bar(list(kinds), [summary.output_throughput for summary in kinds.values()], width=0.6)
+    charts = {"throughput-by-kind": figure}
+    numbered = dict(enumerate(kinds.values()))
+    for measure in ("ttft", "tpot"):
+        figure, axes = new_figure(f"{_TITLES[measure]} by kind of request", "", "ms")
         for place, (rank, color) in enumerate(_RANKS.items()):
-            heights = [
-                getattr(spread, f"p{rank}") * 1000 if (spread := getattr(one, measure)) else 0 for one in kinds.values()
-            ]
-            axes.bar(
-                [at + 0.25 * (place - 1) for at in range(len(kinds))], heights, 0.23, color=color, label=f"p{rank}"
-            )
+            bars = _percentiles(numbered, measure, rank)
+            positions = [number + 0.25 * (place - 1) for number, _ in bars]
+            axes.bar(positions, [height for _, height in bars], 0.23, color=color, label=f"p{rank}")
         axes.set_xticks(range(len(kinds)), list(kinds))
         axes.legend(frameon=False)
         charts[f"{measure}-by-kind"] = figure
@@ -270,8 +264,6 @@ def _by_kind(kinds: Mapping[str, Summary]) -> dict[str, Any]:
 
 
 def _bins(records: Sequence[Record]) -> tuple[float, float]:
-    """Start, and width of a bin in seconds."""
-    if not records:
-        return 0.0, 1.0
-    start = min(one.intended for one in records)
-    return start, max(0.5, (max(one.intended for one in records) - start) / _BINS)
+    """Start, and width of a bin, in seconds."""
+    times = [record.intended for record in records]
+    return (min(times), max(0.5, (max(times) - min(times)) / _BINS)) if times else (0.0, 1.0)

@@ -1,7 +1,7 @@
-"""The streaming client: geventhttpclient, one connection a user, a time stamp for each line as it arrives.
+"""The streaming client: geventhttpclient, one connection for each user, a time stamp for each line as it arrives.
 
-Nothing is parsed while a stream runs. locust's own `iter_lines` reads blocks of 1024 bytes, which at 200 bytes a token
-reports five tokens as one; `readline` hands a line over when it is there.
+Nothing is parsed during a stream. locust's own `iter_lines` reads blocks of 1024 bytes, which at 200 bytes a token
+reports five tokens as one; `readline` returns each line when it is complete.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 
 from hybridserve.loadtest.prompts import PromptRequest
 from hybridserve.loadtest.request_record import Outcome, Record
-from hybridserve.loadtest.sse import Stream, read_stream
+from hybridserve.loadtest.stream import Stream, parse_stream
 
 _BLOCK = 16 * 1024
-# One reading of both clocks: durations come from the monotonic one, and are placed in the world by this.
+# Offset between the clocks: durations come from the monotonic clock.
 _ANCHOR = time() - perf_counter()
 
 _BY_STATUS = {
@@ -38,13 +38,13 @@ _BY_CODE = {"guard_blocked": Outcome.GUARD, "guard_unavailable": Outcome.GUARD_D
 
 
 def now() -> float:
-    """Seconds since the epoch that never jump."""
+    """Monotonic time as seconds since the epoch."""
     return perf_counter() + _ANCHOR
 
 
 @dataclass(slots=True)
 class Answer:
-    """A record, and the words that the next turn needs."""
+    """A record, and the text for the next turn."""
 
     record: Record
     text: str = ""
@@ -54,9 +54,9 @@ class StreamingClient:
     """Sends one request at a time to one server.
 
     Args:
-        url: as http://host:port, with or without a path before /v1.
+        url: such as http://host:port, with or without a path before /v1.
         key: sent as a bearer token.
-        timeout: seconds of silence after which a request failed.
+        timeout: seconds without data after which a request fails.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout: float = 120.0, worker: int = 0) -> None:
@@ -71,22 +71,21 @@ class StreamingClient:
         )
 
     def close(self) -> None:
-        """Close the connection."""
         self._http.close()
 
-    def ask(self, request: PromptRequest, intended: float | None = None, **about: Any) -> Answer:
-        """Send it, read the whole answer, say how it went; never raises for what a server does.
+    def send(self, request: PromptRequest, intended: float | None = None, **about: Any) -> Answer:
+        """Send a request and read the whole answer. Never raises for what a server does.
 
         Args:
             request: what to send.
-            intended: when it was due, seconds since the epoch; None means at once.
+            intended: when it was due, seconds since the epoch; None for now.
             about: further fields of the record.
         """
         lines: list[tuple[float, bytes]] = []
         sent = perf_counter()
         status, fault, detail, after = 0, None, "", None
         try:
-            response = self._send(request)
+            response = self._post(request)
             status = response.status_code
             if status == 200:
                 readline = response.readline
@@ -95,7 +94,7 @@ class StreamingClient:
                     if len(line) > 2:
                         append((perf_counter() - sent, line))
             else:
-                fault, detail = _refused(status, response.read())
+                fault, detail = _error_outcome(status, response.read())
                 after = _seconds(response.get("retry-after"))
         except socket_timeout:
             fault = Outcome.TIMEOUT_IDLE if lines else Outcome.TIMEOUT_FIRST
@@ -103,9 +102,9 @@ class StreamingClient:
             fault = Outcome.CUT if status == 200 else Outcome.CONNECT
             detail = type(error).__name__ if not str(error) else str(error)[:120]
         ended = perf_counter() - sent
-        seen = read_stream(lines)
+        seen = parse_stream(lines)
         if fault is None or (fault is Outcome.CUT and seen.error):
-            fault, detail = _judge(seen, request)
+            fault, detail = _stream_outcome(seen, request)
         start = sent + _ANCHOR
         record = Record(
             intended=start if intended is None else intended,
@@ -132,16 +131,16 @@ class StreamingClient:
         )
         return Answer(record, "".join(seen.text))
 
-    def _send(self, request: PromptRequest) -> Any:
-        """A connection that was closed while it was idle says nothing about the service: once more on a new one."""
+    def _post(self, request: PromptRequest) -> Any:
+        """Retry once on a new connection: an idle connection that the server closed is not a failure of the service."""
         try:
             return self._http.request("POST", self._base + request.path, request.body, self._headers)
         except (HTTPConnectionClosed, BrokenPipeError, ConnectionResetError):
             return self._http.request("POST", self._base + request.path, request.body, self._headers)
 
 
-def _judge(seen: Stream, request: PromptRequest) -> tuple[Outcome, str]:
-    """The outcome of a stream that came with status 200."""
+def _stream_outcome(seen: Stream, request: PromptRequest) -> tuple[Outcome, str]:
+    """The outcome of a stream with status 200."""
     if seen.error is not None:
         code = seen.error.get("code")
         return _BY_CODE.get(str(code), Outcome.IN_BAND), str(code)
@@ -158,7 +157,7 @@ def _judge(seen: Stream, request: PromptRequest) -> tuple[Outcome, str]:
     return Outcome.OK, ""
 
 
-def _refused(status: int, body: bytes) -> tuple[Outcome, str]:
+def _error_outcome(status: int, body: bytes) -> tuple[Outcome, str]:
     try:
         error = json.loads(body)["error"]
         code = str(error.get("code") or error.get("type") or "") if isinstance(error, Mapping) else str(error)
@@ -175,5 +174,5 @@ def _seconds(value: Any) -> float | None:
         return None
 
 
-# Made once, before the clock runs: reading the certificates of the system takes tens of milliseconds.
+# Made once: reading the system's certificates takes tens of milliseconds.
 _TLS = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))

@@ -1,4 +1,4 @@
-"""Before the first request: is the server there, does it know the key and the model, and can it take these lengths?"""
+"""Checks before a run: the server answers, accepts the key, serves the model, and its context fits the scenario."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hybridserve.loadtest.scenario import FileKind, Scenario, TokenKind
 from hybridserve.simulator.traffic import read_trace
 
 _SMALL, _LARGE = (100, 900), (2000, 30000)
-"""Ids of random prompts: every vocabulary has the small ones; large vocabularies keep special tokens among those."""
+"""Token ids of random prompts. Every vocabulary has the small ids; in large vocabularies those are special tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTarget:
-    """What the server said about itself."""
+    """What the server reports about itself."""
 
     model: str
     max_model_len: int | None
@@ -26,12 +26,11 @@ class ServerTarget:
 
 
 def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) -> ServerTarget:
-    """Ask /v1/models, and one token, before anything is measured.
+    """Query /v1/models, and try one token.
 
     Raises:
-        ServiceError: nobody answers, the key is refused, or the answer is no OpenAI API.
-        ConfigError: the model is not served, the scenario is longer than its context, or a file that it names cannot
-            be read.
+        ServiceError: no answer, the key is refused, or it is not an OpenAI API.
+        ConfigError: the model is not served, its context is too small, or a file of the scenario cannot be read.
     """
     longest = _longest(scenario)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -39,43 +38,44 @@ def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) 
     try:
         with httpx.Client(base_url=base, headers=headers, timeout=60, trust_env=False) as client:
             found = _models(client, base)
-            names = [str(one.get("id")) for one in found]
+            names = [str(entry.get("id")) for entry in found]
             if model is not None and model not in names:
-                raise ConfigError("--model", f"{model!r} is not served", f"one of {', '.join(names)}")
+                raise ConfigError("--model", f"{model!r} is not served", f"use one of {', '.join(names)}")
             chosen = found[names.index(model)] if model is not None else found[0]
             limit = chosen.get("max_model_len")
             if limit is not None and longest > limit:
                 raise ConfigError(
                     "--scale",
                     f"the scenario needs {longest:,} tokens of context, the server has {limit:,}",
-                    f"--scale {limit / longest * 0.98:.3g} or less",
+                    f"set --scale to {limit / longest * 0.98:.3g} or less",
                 )
-            ids = _token_ids(client, str(chosen["id"])) if _needs_ids(scenario) else _SMALL
+            random_ids = scenario.trace is not None or any(isinstance(kind, TokenKind) for kind in scenario.mix)
+            ids = _token_ids(client, str(chosen["id"])) if random_ids else _SMALL
             return ServerTarget(str(chosen["id"]), limit, ids)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise ConfigError("--url", f"{url!r}: {error}", "as http://127.0.0.1:8000") from None
+        raise ConfigError("--url", f"{url!r}: {error}", "for example http://127.0.0.1:8000") from None
     except httpx.HTTPError as error:
         raise ServiceError(
-            base, f"does not answer ({type(error).__name__})", "start it: hybridserve serve; or give --url"
+            base, f"does not answer ({type(error).__name__})", "start it with hybridserve serve, or set --url"
         ) from None
 
 
 def _models(client: httpx.Client, base: str) -> list[dict[str, Any]]:
     answer = client.get("/v1/models")
     if answer.status_code in (401, 403):
-        raise ServiceError(base, f"refused the key (HTTP {answer.status_code})", "set LOADTEST_API_KEY, or --key")
+        raise ServiceError(base, f"refused the key (HTTP {answer.status_code})", "set LOADTEST_API_KEY or --key")
     try:
         found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
         found[0]["id"]
     except (httpx.HTTPStatusError, ValueError, KeyError, IndexError, TypeError):
         raise ServiceError(
-            f"{base}/v1/models", f"HTTP {answer.status_code}, and no list of models", "is this the address of the API?"
+            f"{base}/v1/models", f"HTTP {answer.status_code} instead of a list of models", "check the URL of the API"
         ) from None
     return found
 
 
 def _longest(scenario: Scenario) -> int:
-    """Tokens of the longest request that is asked for by count. Reads the files, so that a fault shows before a run."""
+    """Tokens of the longest request. Also reads the files of prompts, so that errors show before a run."""
     for kind in scenario.mix:
         if isinstance(kind, FileKind):
             read_prompts(kind)
@@ -84,11 +84,7 @@ def _longest(scenario: Scenario) -> int:
     return max(round((prompt + output) * scenario.trace_scale) for _, prompt, output in read_trace(scenario.trace))
 
 
-def _needs_ids(scenario: Scenario) -> bool:
-    return scenario.trace is not None or any(isinstance(kind, TokenKind) for kind in scenario.mix)
-
-
 def _token_ids(client: httpx.Client, model: str) -> tuple[int, int]:
-    """The large range where the model's vocabulary has it: vLLM refuses an id that is not in the vocabulary."""
+    """The large range if the model's vocabulary has it: vLLM refuses an unknown id."""
     body = {"model": model, "prompt": [_LARGE[1]], "max_tokens": 1, "temperature": 0}
     return _LARGE if client.post("/v1/completions", json=body).status_code == 200 else _SMALL

@@ -1,4 +1,4 @@
-"""Bodies of requests. Built before they are due where that can be, and cheap where it cannot."""
+"""Bodies of requests, built with little work when they are due."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from hybridserve.loadtest.scenario import ChatKind, FileKind, Scenario, TokenKin
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 _POOL = 16
 _UNIQUE = 6
-"""Token ids at the front of a prompt that no other has: whatever follows is no cached prefix."""
+"""Random token ids at the start of a prompt, so that nothing after them is a cached prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest:
-    """One request, ready to be sent."""
+    """A request, ready to send."""
 
     path: str
     body: bytes
     kind: str
     expected: Outcome = Outcome.OK
     exact: int | None = None
-    """The answer must have exactly so many tokens."""
+    """Required number of tokens of the answer."""
     budget: int | None = None
-    """More reasoning tokens than this are an overrun."""
+    """Maximum number of reasoning tokens."""
     tool: bool = False
     conversation: int = -1
     turn: int = 0
@@ -37,7 +37,7 @@ class PromptRequest:
 
 @dataclass(slots=True)
 class Conversation:
-    """What was said so far."""
+    """The messages so far."""
 
     kind: ChatKind
     number: int
@@ -49,19 +49,19 @@ class Conversation:
         return self.turn >= self.kind.turns
 
     def answered(self, text: str) -> None:
-        """The model's words, for the next turn."""
+        """Add the model's answer."""
         self.messages.append({"role": "assistant", "content": text})
         self.turn += 1
 
 
 class Prompts:
-    """Draws what to ask, from one seed.
+    """Generates requests from one seed.
 
     Args:
         scenario: the mix.
         model: the served name.
-        token_ids: first and last id that random prompts are made of.
-        worker: index of this worker: no two draw the same.
+        token_ids: first and last id of random prompts.
+        worker: index of this worker; workers generate different prompts.
 
     Raises:
         ConfigError: a file of prompts cannot be read.
@@ -80,7 +80,7 @@ class Prompts:
         self._conversations = 0
 
     def next(self, index: int | None = None) -> PromptRequest | Conversation:
-        """What the next user asks; `index` is the place in a file of prompts."""
+        """The next request or conversation; `index` is the line of a file of prompts."""
         kind = self._random.choices(self._scenario.mix, self._weights)[0]
         if isinstance(kind, TokenKind):
             return self.completion(kind)
@@ -95,34 +95,27 @@ class Prompts:
         return Conversation(kind, self._conversations)
 
     def completion(self, kind: TokenKind) -> PromptRequest:
-        """Random token ids."""
+        """A completion of random token ids."""
         prefix, tails = self._tails[kind.name]
         front = self._random.choices(range(self._low, self._high + 1), k=min(_UNIQUE, kind.prompt - kind.shared_prefix))
         ids = ",".join([*prefix, *map(str, front), *([tail] if (tail := self._random.choice(tails)) else [])])
         return self._completion(kind.name, kind.expect, f'"prompt":[{ids}]', kind.output)
 
     def lengths(self, prompt: int, output: int) -> PromptRequest:
-        """One request of a trace."""
+        """A request of a trace."""
         ids = ",".join(map(str, self._random.choices(range(self._low, self._high + 1), k=prompt)))
         return self._completion("trace", Outcome.OK, f'"prompt":[{ids}]', output)
 
-    def turn(self, talk: Conversation) -> PromptRequest:
-        """The next question of a conversation, with all that was said."""
-        kind = talk.kind
-        if not talk.messages and kind.system is not None:
-            talk.messages.append({"role": "system", "content": "\n".join([kind.system] * kind.repeat_system)})
-        question = kind.questions[talk.turn] if kind.turns > 1 and talk.turn < len(kind.questions) else None
-        talk.messages.append({"role": "user", "content": question or self._random.choice(kind.questions)})
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": talk.messages,
-            "max_tokens": kind.max_tokens,
-            "temperature": self._scenario.temperature,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if kind.fixed_length:
-            body |= {"ignore_eos": True, "min_tokens": kind.max_tokens}
+    def turn(self, conversation: Conversation) -> PromptRequest:
+        """The next question of a conversation, with all earlier messages."""
+        kind = conversation.kind
+        if not conversation.messages and kind.system is not None:
+            conversation.messages.append({"role": "system", "content": "\n".join([kind.system] * kind.repeat_system)})
+        question = (
+            kind.questions[conversation.turn] if kind.turns > 1 and conversation.turn < len(kind.questions) else None
+        )
+        conversation.messages.append({"role": "user", "content": question or self._random.choice(kind.questions)})
+        body = self._options(kind.max_tokens, kind.fixed_length) | {"messages": conversation.messages}
         if kind.budget is not None:
             body["reasoning"] = {"budget": kind.budget}
         elif kind.reasoning != "default":
@@ -139,37 +132,40 @@ class Prompts:
             exact=kind.max_tokens if kind.fixed_length else None,
             budget=None if kind.budget is None else kind.budget + kind.budget_slack,
             tool=bool(kind.tools) and kind.tool_choice not in (None, "none", "auto"),
-            conversation=talk.number,
-            turn=talk.turn,
+            conversation=conversation.number,
+            turn=conversation.turn,
         )
 
     def pause(self, kind: ChatKind) -> float:
-        """Seconds until the next turn."""
+        """Seconds before the next turn."""
         return self._random.expovariate(1 / kind.think_s) if kind.think_s else 0.0
 
     def _tokens(self, kind: TokenKind) -> tuple[list[str], list[str]]:
-        """The shared prefix, and a few tails: the front of a prompt alone must be its own, and is drawn each time."""
+        """The shared prefix, and a few tails. Only the ids between them are drawn for every prompt."""
         prefix = self._shared.choices(range(self._low, self._high + 1), k=kind.shared_prefix)
         rest = max(0, kind.prompt - kind.shared_prefix - _UNIQUE)
         draws = [self._random.choices(range(self._low, self._high + 1), k=rest) for _ in range(_POOL)]
-        return [str(one) for one in prefix], [",".join(map(str, one)) for one in draws]
+        return [str(number) for number in prefix], [",".join(map(str, draw)) for draw in draws]
 
-    def _completion(self, name: str, expected: Outcome, prompt: str, output: int) -> PromptRequest:
-        rest = {
+    def _options(self, tokens: int, fixed_length: bool) -> dict[str, Any]:
+        """The fields that both APIs share."""
+        options: dict[str, Any] = {
             "model": self._model,
-            "max_tokens": output,
-            "min_tokens": output,
-            "ignore_eos": True,
+            "max_tokens": tokens,
             "temperature": self._scenario.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        return options | ({"ignore_eos": True, "min_tokens": tokens} if fixed_length else {})
+
+    def _completion(self, name: str, expected: Outcome, prompt: str, output: int) -> PromptRequest:
+        rest = self._options(output, fixed_length=True)
         body = f"{{{prompt},{json.dumps(rest)[1:]}"
         return PromptRequest(COMPLETIONS, body.encode(), name, expected, exact=output)
 
 
 def read_prompts(kind: FileKind) -> Sequence[Mapping[str, Any]]:
-    """The lines of a file of prompts.
+    """Read a file of prompts.
 
     Raises:
         ConfigError: not readable, or a line has no prompt.

@@ -1,4 +1,4 @@
-"""One request as the client saw it, and how it ended. One line of JSON each, so a run that dies keeps its past."""
+"""One request as the client saw it, and its outcome. Stored as one line of JSON, so a killed run keeps its records."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """How a request ended. Exactly one of these; none is ever dropped from a denominator."""
+    """How a request ended. Every request has exactly one outcome and stays in every denominator."""
 
     OK = "ok"
     CONNECT = "connect"
     """No connection, or it was closed before a status line."""
     TIMEOUT_FIRST = "timeout_first_token"
     TIMEOUT_IDLE = "timeout_idle"
-    """Tokens had come, then nothing for too long."""
+    """Tokens arrived, then none for too long."""
     CUT = "cut_stream"
     """The stream ended without a finish reason."""
     EMPTY = "empty"
-    """Finished, and not one token."""
+    """Finished without a token."""
     LENGTH = "wrong_length"
-    """The end of sequence was to be ignored, and the answer is not as long as was asked."""
+    """The end of sequence was ignored, yet the answer does not have the requested length."""
     IN_BAND = "in_band_error"
     """Status 200, then an error inside the stream."""
     GUARD = "guard_blocked"
@@ -34,13 +34,13 @@ class Outcome(StrEnum):
     LIMIT = "limit"
     """429, or 413: a limit of the service, not a fault."""
     UNAVAILABLE = "unavailable"
-    """503 that is not the guard's."""
+    """503 that is not from the guard."""
     HTTP_4XX = "http_4xx"
     HTTP_5XX = "http_5xx"
     OVERRUN = "reasoning_overrun"
     """More reasoning tokens than the budget allows."""
     BAD_TOOL = "bad_tool_call"
-    """A tool was to be called, and was not, or with arguments that are not JSON."""
+    """The required tool was not called, or its arguments are not JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +48,21 @@ class Record:
     """One request. Instants are seconds since the epoch; everything after `sent` is seconds from `sent`."""
 
     intended: float
-    """When the arrival process wanted it sent. In a closed loop: when it was sent."""
+    """When the arrival process scheduled it. In a closed loop: when it was sent."""
     sent: float
     end: float
     """Last event of the stream before [DONE], or the failure."""
     outcome: Outcome
     expected: Outcome = Outcome.OK
-    """Guard traffic is meant to be blocked: such an answer is as it should be, and has no token times."""
+    """For traffic that the guard must block, a block is the expected outcome; it has no token times."""
     kind: str = ""
-    """Which part of the scenario's mix."""
+    """Name of its kind in the scenario's mix."""
     turn: int = 0
     level: float = 0.0
-    """Users or requests/s that the load curve asked for at `intended`."""
+    """Users or requests/s of the load curve at `intended`."""
     warm_up: bool = False
     chunks: tuple[float, ...] = ()
-    """Arrival of each chunk that carries a token."""
+    """Arrival time of each chunk with a token."""
     first_answer: float | None = None
     """First token that is not reasoning."""
     prompt_tokens: int = 0
@@ -71,12 +71,12 @@ class Record:
     """As the server counted them."""
     reasoning_tokens: int = 0
     usage: bool = False
-    """The server sent its counts; without them, chunks are counted."""
+    """Whether the server sent token counts; otherwise chunks are counted."""
     finish_reason: str | None = None
     status: int = 0
     retry_after: float | None = None
     detail: str = ""
-    """One short line about a failure; never a prompt, an answer or a key."""
+    """A short line about a failure; never a prompt, an answer or a key."""
     worker: int = 0
     conversation: int = -1
 
@@ -90,7 +90,7 @@ class Record:
 
     @property
     def queued(self) -> float:
-        """Seconds that the client itself was late."""
+        """Seconds between the intended start and the send."""
         return self.sent - self.intended
 
     @property
@@ -121,7 +121,7 @@ class Record:
         for name in ("intended", "sent", "end", "first_answer"):
             if name in tree:
                 tree[name] = round(tree[name], 6)
-        micro = [round(at * 1e6) for at in self.chunks]
+        micro = [round(time * 1e6) for time in self.chunks]
         tree["chunks"] = [later - earlier for earlier, later in pairwise([0, *micro])]
         return json.dumps(tree, separators=(",", ":"))
 
@@ -135,14 +135,14 @@ class Record:
         tree = json.loads(line)
         tree["outcome"] = Outcome(tree["outcome"])
         tree["expected"] = Outcome(tree.get("expected", Outcome.OK))
-        tree["chunks"] = tuple(at / 1e6 for at in accumulate(tree["chunks"]))
+        tree["chunks"] = tuple(time / 1e6 for time in accumulate(tree["chunks"]))
         return cls(**tree)
 
 
 _MISSING = object()
-_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Record) if one.name != "chunks"}
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Record) if field.name != "chunks"}
 
 
 def read_records(lines: Iterable[str]) -> list[Record]:
-    """All whole lines, in the order of intended starts; a last line that was cut off is left out."""
-    return sorted((Record.from_json(line) for line in lines if line.endswith("\n")), key=lambda one: one.intended)
+    """All complete lines, by intended start; an incomplete last line is skipped."""
+    return sorted((Record.from_json(line) for line in lines if line.endswith("\n")), key=lambda record: record.intended)

@@ -1,4 +1,4 @@
-"""One run: locust in a process of its own, then the records it left, judged."""
+"""One run: start locust as a process, then judge its records."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from hybridserve.errors import ConfigError, EnvironmentFault
-from hybridserve.loadtest.client_health import Health, Window, judge
-from hybridserve.loadtest.metrics import Summary, by_kind, by_level, saturation, summarise
-from hybridserve.loadtest.preflight import ServerTarget
+from hybridserve.loadtest.export import to_csv, to_vllm_bench
+from hybridserve.loadtest.metrics import Summary, by_kind, by_level, saturation, summarize
+from hybridserve.loadtest.preflight import ServerTarget, preflight
 from hybridserve.loadtest.request_record import Record, read_records
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
 from hybridserve.loadtest.session import KEY, RUN_FILE, RunFile
-from hybridserve.loadtest.slo import Check, SLOStatus, gate, slo_status
+from hybridserve.loadtest.verdict import Check, Health, SLOStatus, Window, check_slo, client_health, slo_status
 
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
@@ -42,7 +42,7 @@ class Result:
     interrupted: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the single requests."""
+        """Everything except the requests."""
         limits = self.scenario.slo.limits
         levels = by_level(self.records, limits)
         return {
@@ -55,16 +55,16 @@ class Result:
             "summary": self.summary.as_dict(),
             "client": asdict(self.health),
             "slo": {"limits": asdict(limits), "checks": [check.as_dict() for check in self.checks]},
-            "by_level": {f"{level:g}": one.as_dict() for level, one in levels.items()},
+            "by_level": {f"{level:g}": summary.as_dict() for level, summary in levels.items()},
             "saturation": saturation(levels),
-            "by_kind": {kind: one.as_dict() for kind, one in by_kind(self.records, limits).items()},
+            "by_kind": {kind: summary.as_dict() for kind, summary in by_kind(self.records, limits).items()},
             "scenario": self.scenario.model_dump(mode="json"),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Where runs go: one server, one kind of client."""
+    """Runs scenarios against one server."""
 
     url: str
     key: str | None
@@ -72,8 +72,25 @@ class Runner:
     workers: int = 1
     metrics_port: int | None = None
 
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        key: str | None,
+        model: str | None,
+        scenario: Scenario,
+        workers: int = 1,
+        metrics_port: int | None = None,
+    ) -> Runner:
+        """Check the server first.
+
+        Raises:
+            ServiceError, ConfigError: as `preflight`.
+        """
+        return cls(url, key, preflight(url, key, model, scenario), workers, metrics_port)
+
     def run(self, scenario: Scenario, out: Path, progress: Callable[[float], None] = lambda _: None) -> Result:
-        """Run the scenario and judge it. What was recorded stays in `out`, however it ends.
+        """Run a scenario and judge it. The records stay in `out` in any case.
 
         Args:
             scenario: what to send.
@@ -81,15 +98,15 @@ class Runner:
             progress: called with seconds since the start, several times a second.
 
         Raises:
-            ConfigError: `out` cannot be written, or holds another run; the port for metrics is taken.
+            ConfigError: `out` cannot be written or contains another run; the port for metrics is in use.
             EnvironmentFault: locust is not installed, or it failed.
         """
         if self.metrics_port is not None:
-            _ports_are_free(range(self.metrics_port, self.metrics_port + self.workers))
+            _check_ports(range(self.metrics_port, self.metrics_port + self.workers))
         try:
             out.mkdir(parents=True, exist_ok=True)
             if any(out.glob("requests-*.jsonl")):
-                raise ConfigError("--out", f"{str(out)!r} holds another run", "give a new folder")
+                raise ConfigError("--out", f"{str(out)!r} contains another run", "use a new folder")
             scenario = scenario.fitted(self.target.max_model_len)
             run = RunFile(
                 self.url,
@@ -102,12 +119,12 @@ class Runner:
             )
             run.write(out / "run.json")
         except OSError as error:
-            raise ConfigError("--out", f"{str(out)!r}: {error.strerror}", "a folder that can be written") from None
+            raise ConfigError("--out", f"{str(out)!r}: {error.strerror}", "use a writable folder") from None
         interrupted = self._locust(scenario, out, progress)
         return judge_run(out, interrupted)
 
     def _locust(self, scenario: Scenario, out: Path, progress: Callable[[float], None]) -> bool:
-        """Start locust and wait for it; True when it did not come to its end."""
+        """Start locust and wait for it. Returns whether it was interrupted."""
         command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"]
         command += ["--host", self.url, "--exit-code-on-error", "0", "--loglevel", "WARNING"]
         if self.workers > 1:
@@ -118,7 +135,7 @@ class Runner:
             environment[KEY] = self.key
         limit = scenario.warm_up + scenario.curve.seconds + scenario.drain + 30
         began, interrupted = time.monotonic(), False
-        # locust has a session of its own, so that one Ctrl-C is ours to handle; nothing may leave it behind.
+        # locust runs in a new session, so that Ctrl-C reaches only this process, which then stops it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with (out / "locust.log").open("w") as log:
             process = subprocess.Popen(
@@ -141,68 +158,66 @@ class Runner:
         if process.returncode and not interrupted:
             if any(out.glob("requests-*.jsonl")):
                 return True
-            said = (out / "locust.log").read_text().strip().splitlines()
-            if any("No module named locust" in line for line in said):
+            log_lines = (out / "locust.log").read_text().strip().splitlines()
+            if any("No module named locust" in line for line in log_lines):
                 raise EnvironmentFault("locust", "is not installed", "pip install 'hybridserve[loadtest]'")
-            said = [line for line in said if "rror" in line] or said or ["nothing"]
-            raise EnvironmentFault("locust", f"failed, and said: {said[0][:300]}", f"see {out / 'locust.log'}")
+            reasons = [line for line in log_lines if "rror" in line] or log_lines or ["no output"]
+            raise EnvironmentFault("locust", f"exited with an error: {reasons[0][:300]}", f"see {out / 'locust.log'}")
         return interrupted
 
 
-def _ports_are_free(ports: Iterable[int]) -> None:
+def _check_ports(ports: Iterable[int]) -> None:
     for port in ports:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except (OSError, OverflowError) as error:
                 why = error.strerror if isinstance(error, OSError) else "no port"
-                raise ConfigError("--metrics-port", f"{port}: {why}", "a free port; worker i takes it plus i") from None
+                raise ConfigError(
+                    "--metrics-port", f"{port}: {why}", "use a free port; worker i uses this port plus i"
+                ) from None
 
 
 def read_run(out: Path) -> tuple[RunFile, tuple[Record, ...], tuple[Window, ...]]:
-    """What a run left in its folder.
+    """Read the files of a run.
 
     Raises:
-        ConfigError: no run is there, or its files are not what they should be.
+        ConfigError: the folder has no run, or its files are invalid.
     """
     try:
         run = RunFile.read(out / "run.json")
         lines = [line for path in sorted(out.glob("requests-*.jsonl")) for line in path.open()]
-        seen = [line for path in sorted(out.glob("client-*.jsonl")) for line in path.open() if line.endswith("\n")]
-        return run, tuple(read_records(lines)), tuple(Window.from_json(line) for line in seen)
+        windows = [line for path in sorted(out.glob("client-*.jsonl")) for line in path.open() if line.endswith("\n")]
+        return run, tuple(read_records(lines)), tuple(map(Window.from_json, windows))
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(str(out), f"holds no run that can be read ({what})", "give the --out of a run") from None
+        raise ConfigError(str(out), f"contains no readable run ({what})", "use the --out of a run") from None
 
 
 def judge_run(out: Path, interrupted: bool = False) -> Result:
-    """Judge what a run left in its folder.
+    """Judge the files of a run.
 
     Raises:
         ConfigError: as `read_run`.
     """
     run, records, windows = read_run(out)
     scenario = validate_scenario(run.scenario, str(out / "run.json"))
-    summary = summarise(records, scenario.slo.limits)
+    summary = summarize(records, scenario.slo.limits)
     start, end = measured_span(records)
-    health = judge(windows, summary, scenario.client, start, end, run.workers)
-    checks = gate(summary, scenario.slo)
-    judged = slo_status(checks, health)
-    return Result(scenario, run.url, run.model, records, windows, summary, health, checks, judged, interrupted)
+    health = client_health(windows, summary, scenario.client, start, end, run.workers)
+    checks = check_slo(summary, scenario.slo)
+    status = slo_status(checks, health)
+    return Result(scenario, run.url, run.model, records, windows, summary, health, checks, status, interrupted)
 
 
 def measured_span(records: Sequence[Record]) -> tuple[float, float]:
-    """First intended start and last end of what counts, in seconds since the epoch."""
-    counted = [one for one in records if not one.warm_up]
-    if not counted:
-        return 0.0, 0.0
-    return min(one.intended for one in counted), max(one.sent + one.end for one in counted)
+    """First intended start and last end after the warm-up, in seconds since the epoch."""
+    spans = [(record.intended, record.sent + record.end) for record in records if not record.warm_up]
+    return (min(start for start, _ in spans), max(end for _, end in spans)) if spans else (0.0, 0.0)
 
 
 def write_result(result: Result, out: Path) -> None:
-    """result.json, requests.csv and vllm-bench.json beside the records."""
-    from hybridserve.loadtest.export import to_csv, to_json, to_vllm_bench
-
-    (out / "result.json").write_text(to_json(result.as_dict()))
+    """Write result.json, requests.csv and vllm-bench.json beside the records."""
+    (out / "result.json").write_text(json.dumps(result.as_dict(), indent=2) + "\n")
     (out / "requests.csv").write_text(to_csv(result.records))
     (out / "vllm-bench.json").write_text(json.dumps(to_vllm_bench(result.records, result.summary, result.model)) + "\n")

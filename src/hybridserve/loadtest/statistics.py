@@ -1,4 +1,4 @@
-"""Percentiles, and intervals that say how sure a number is."""
+"""Percentiles and confidence intervals."""
 
 from __future__ import annotations
 
@@ -24,21 +24,25 @@ class Distribution:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Distribution | None:
-        """None where nothing was measured: an absent number is not 0."""
+        """None when nothing was measured: a missing number is not 0."""
         if not values:
             return None
         ordered = sorted(values)
-        p50, p90, p95, p99 = (interpolated(ordered, rank / 100) for rank in (50, 90, 95, 99))
+        p50, p90, p95, p99 = (interpolated(ordered, share) for share in (0.5, 0.9, 0.95, 0.99))
         return cls(len(ordered), sum(ordered) / len(ordered), p50, p90, p95, p99, ordered[-1])
 
-    def sure(self, rank: int) -> bool:
-        """At least ten values lie beyond the percentile: fewer, and it is the luck of the draw."""
+    def percentile(self, rank: int) -> float:
+        """The percentile of rank 50, 90, 95 or 99."""
+        return float(getattr(self, f"p{rank}"))
+
+    def is_reliable(self, rank: int) -> bool:
+        """Whether at least ten values are beyond the percentile."""
         return self.count * (100 - rank) / 100 >= 10
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate between two bounds."""
+    """An estimate with its lower and upper bound."""
 
     value: float
     low: float
@@ -64,24 +68,24 @@ def wilson(good: int, total: int, z: float = 1.96) -> Interval:
 
 
 def bootstrap_ratio(
-    ours: Sequence[float],
-    theirs: Sequence[float],
+    first: Sequence[float],
+    second: Sequence[float],
     statistic: Callable[[Sequence[float]], float],
     seed: int = 1,
     rounds: int = 1000,
 ) -> Interval:
-    """`statistic(ours) / statistic(theirs)` with its 95 % percentile bootstrap interval.
+    """`statistic(first) / statistic(second)` with its 95 % percentile bootstrap interval.
 
     Raises:
-        ValueError: one side is empty, or its statistic is 0.
+        ValueError: one side is empty, or the second statistic is 0.
     """
-    if not ours or not theirs or statistic(theirs) == 0:
+    if not first or not second or statistic(second) == 0:
         raise ValueError("nothing to compare")
     source = random.Random(seed)
     ratios = []
     for _ in range(rounds):
-        below = statistic(source.choices(theirs, k=len(theirs)))
-        if below:
-            ratios.append(statistic(source.choices(ours, k=len(ours))) / below)
+        divisor = statistic(source.choices(second, k=len(second)))
+        if divisor:
+            ratios.append(statistic(source.choices(first, k=len(first))) / divisor)
     ratios.sort()
-    return Interval(statistic(ours) / statistic(theirs), interpolated(ratios, 0.025), interpolated(ratios, 0.975))
+    return Interval(statistic(first) / statistic(second), interpolated(ratios, 0.025), interpolated(ratios, 0.975))

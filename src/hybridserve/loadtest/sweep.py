@@ -1,34 +1,88 @@
-"""The operating curve: each kind of request at each concurrency, and the law of one engine step fitted to it.
+"""Series of runs: the highest rate that keeps the SLO, and the operating curve with the service times fitted to it.
 
-The law is the simulator's (hybridserve.simulator.service_times). With `n` sequences of `p` prompt and `o` output
-tokens always running, an engine step decodes n sequences with n * (p + o / 2) tokens of context, and computes n * p / o
-prompt tokens: each sequence brings its prompt once in o steps. So the time per output token is
+The model of an engine step is the simulator's (hybridserve.simulator.service_times). With `n` sequences of `p` prompt
+and `o` output tokens always running, a step decodes n sequences with n * (p + o / 2) tokens of context and computes
+n * p / o prompt tokens: each sequence brings its prompt once in o steps. So the time per output token is
 
     fixed + per_sequence * n + per_context_token * n * (p + o / 2) + per_prompt_token * n * p / o
 
-and the time to first token of a sequence that is alone is overhead + fixed + per_sequence + per_prompt_token * p.
+and the time to first token of a single sequence is overhead + fixed + per_sequence + per_prompt_token * p.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from hybridserve.errors import ConfigError
 from hybridserve.loadtest.metrics import Summary
 from hybridserve.loadtest.scenario import Scenario, TokenKind
+from hybridserve.loadtest.verdict import SLOStatus
+
+RateStatus = SLOStatus | Literal["interrupted", "gone"]
+"""The result of one rate. `gone`: the server no longer answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateSearch:
+    """The result of a search.
+
+    Attributes:
+        best: the highest rate that kept the SLO; None when there was none.
+        tried: every rate with its result, in order.
+        ended: `found`; `open`: the highest allowed rate was kept; otherwise the status that ended the search. A
+            void run ends it, since nothing above can be judged.
+    """
+
+    best: float | None
+    tried: tuple[tuple[float, RateStatus], ...]
+    ended: Literal["found", "open", "void", "interrupted", "gone"] = "found"
+
+
+def find_max(
+    probe: Callable[[float], RateStatus], first: float, highest: float, precision: float = 0.1, lowest: float = 0.01
+) -> RateSearch:
+    """Search between `lowest` and `highest` (requests/s), starting at `first`: double until missed, then bisect.
+
+    The goodput of a queue falls with its rate, so one border separates kept from missed rates. The search ends when the
+    lowest missed rate is at most `precision` above the highest kept rate.
+    """
+    tried: list[tuple[float, RateStatus]] = []
+    kept: float | None = None
+    missed: float | None = None
+    rate = min(first, highest)
+    while True:
+        status = probe(rate)
+        tried.append((rate, status))
+        if status != "kept" and status != "missed":
+            return RateSearch(kept, tuple(tried), status)
+        if status == "kept":
+            kept = rate
+            if missed is None and rate >= highest:
+                return RateSearch(kept, tuple(tried), "open")
+        else:
+            missed = rate
+            if kept is None and rate <= lowest:
+                return RateSearch(None, tuple(tried))
+        if kept is not None and missed is not None:
+            if missed <= kept * (1 + precision):
+                return RateSearch(kept, tuple(tried))
+            # The geometric mean: rates differ by factors.
+            rate = (kept * missed) ** 0.5
+        else:
+            rate = min(rate * 2, highest) if missed is None else max(rate / 2, lowest)
 
 
 def point_folder(kind: str, concurrency: int) -> str:
-    """Name of the folder of one point's records."""
+    """Name of the folder with the records of a point."""
     return f"{kind.replace('/', '-')}-{concurrency}"
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """One kind of request at one concurrency."""
+    """One kind of request at one concurrency. `void`: the client was the bottleneck."""
 
     kind: str
     prompt: int
@@ -37,16 +91,11 @@ class SweepPoint:
     summary: Summary
     void: bool = False
 
-    @property
-    def folder(self) -> str:
-        """Where the records of this point are."""
-        return point_folder(self.kind, self.concurrency)
-
     def as_dict(self) -> dict[str, Any]:
-        """For the curve file."""
+        """For operating-curve.json."""
         return {
             "kind": self.kind,
-            "folder": self.folder,
+            "folder": point_folder(self.kind, self.concurrency),
             "prompt_tokens": self.prompt,
             "output_tokens": self.output,
             "concurrency": self.concurrency,
@@ -56,8 +105,8 @@ class SweepPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class StepLaw:
-    """Seconds of one engine step, and what stands before it; median relative errors of the fit."""
+class StepTimes:
+    """Times of an engine step and of a request's overhead, with the median relative errors of the fit."""
 
     fixed_s: float
     per_sequence_s: float
@@ -69,116 +118,107 @@ class StepLaw:
 
 
 def sweep_kinds(scenario: Scenario) -> list[tuple[TokenKind, Scenario]]:
-    """One closed-loop scenario for each kind: lengths must be known.
+    """A closed-loop scenario for each kind with known lengths.
 
     Raises:
-        ConfigError: no kind has its lengths in tokens.
+        ConfigError: no kind has type tokens.
     """
-    found = [
-        (kind, scenario.model_copy(update={"mode": "closed", "mix": (kind,), "trace": None}))
-        for kind in scenario.mix
-        if isinstance(kind, TokenKind)
-    ]
-    if not found:
-        raise ConfigError(
-            "--sweep", "needs kinds of type tokens, and the scenario has none", "for example the scenario grid"
-        )
-    return found
+    kinds = [kind for kind in scenario.mix if isinstance(kind, TokenKind)]
+    if not kinds:
+        raise ConfigError("--sweep", "the scenario has no kind of type tokens", "for example use the scenario grid")
+    return [(kind, scenario.model_copy(update={"mode": "closed", "mix": (kind,), "trace": None})) for kind in kinds]
 
 
-def fit(points: Sequence[SweepPoint]) -> StepLaw:
-    """Fit the law to the medians of a sweep, errors weighed relative.
+def fit(points: Sequence[SweepPoint]) -> StepTimes:
+    """Fit the step times to the medians of a sweep, by relative errors.
 
     Raises:
-        ConfigError: too little was measured: two prompt lengths, one of them at concurrency 1, and three points.
+        ConfigError: too few points: it needs three, and two prompt lengths at concurrency 1.
     """
-    usable = [one for one in points if not one.void and one.summary.tpot is not None and one.summary.ttft is not None]
-    alone = [one for one in usable if one.concurrency == 1]
-    if len({one.prompt for one in alone}) < 2 or len(usable) < 3:
-        raise ConfigError("--sweep", "is too small to fit service times", "two prompt lengths, and concurrency from 1")
     rows, values = [], []
-    for one in usable:
-        assert one.summary.tpot is not None
-        n, p, o = one.concurrency, one.prompt, one.output
+    alone_rows, alone_values = [], []
+    for point in points:
+        tpot, ttft = point.summary.tpot, point.summary.ttft
+        if point.void or tpot is None or ttft is None:
+            continue
+        n, p, o = point.concurrency, point.prompt, point.output
         rows.append([1.0, n, n * (p + o / 2), n * p / o, 0.0])
-        values.append(one.summary.tpot.p50)
-    steps = len(rows)
-    for one in alone:
-        assert one.summary.ttft is not None
-        rows.append([1.0, 1.0, 0.0, one.prompt, 1.0])
-        values.append(one.summary.ttft.p50)
-    found = nonnegative(rows, values)
-    errors = [
-        abs(sum(a * b for a, b in zip(row, found, strict=True)) - value) / value
-        for row, value in zip(rows, values, strict=True)
-    ]
-    fixed, per_sequence, per_context, per_prompt, overhead = found
-    return StepLaw(
-        fixed, per_sequence, per_context, per_prompt, overhead, median(errors[steps:]), median(errors[:steps])
-    )
+        values.append(tpot.p50)
+        if n == 1:
+            alone_rows.append([1.0, 1.0, 0.0, p, 1.0])
+            alone_values.append(ttft.p50)
+    if len({row[3] for row in alone_rows}) < 2 or len(rows) < 3:
+        raise ConfigError("--sweep", "too few points to fit service times", "use two prompt lengths and concurrency 1")
+    times = nonnegative_least_squares(rows + alone_rows, values + alone_values)
+    fixed, per_sequence, per_context_token, per_prompt_token, overhead = times
+
+    def error(rows: Sequence[Sequence[float]], values: Sequence[float]) -> float:
+        estimates = (sum(a * b for a, b in zip(row, times, strict=True)) for row in rows)
+        return median(abs(estimate - value) / value for estimate, value in zip(estimates, values, strict=True))
+
+    ttft_error, inter_token_error = error(alone_rows, alone_values), error(rows, values)
+    return StepTimes(fixed, per_sequence, per_context_token, per_prompt_token, overhead, ttft_error, inter_token_error)
 
 
-def nonnegative(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """Least squares of relative errors with coefficients of at least 0 (coordinate descent, which needs no library)."""
+def nonnegative_least_squares(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
+    """Coefficients of at least 0 with the least squares of relative errors, by coordinate descent."""
     scaled = [[cell / value for cell in row] for row, value in zip(rows, values, strict=True)]
-    width = len(rows[0])
-    norms = [sum(row[column] ** 2 for row in scaled) for column in range(width)]
-    found = [0.0] * width
+    columns = list(zip(*scaled, strict=True))
+    norms = [sum(cell**2 for cell in column) for column in columns]
+    found = [0.0] * len(columns)
     residual = [1.0] * len(rows)
     for _ in range(20_000):
         moved = 0.0
-        for column in range(width):
-            if norms[column] == 0:
+        for index, (column, norm) in enumerate(zip(columns, norms, strict=True)):
+            if norm == 0:
                 continue
-            step = sum(row[column] * left for row, left in zip(scaled, residual, strict=True)) / norms[column]
-            step = max(step, -found[column])
+            step = sum(cell * left for cell, left in zip(column, residual, strict=True)) / norm
+            step = max(step, -found[index])
             if step:
-                found[column] += step
-                residual = [left - row[column] * step for row, left in zip(scaled, residual, strict=True)]
-                moved = max(moved, abs(step) * norms[column] ** 0.5)
+                found[index] += step
+                residual = [left - cell * step for cell, left in zip(column, residual, strict=True)]
+                moved = max(moved, abs(step) * norm**0.5)
         if moved < 1e-9:
             break
     return found
 
 
 def calibration(
-    law: StepLaw, engine: Mapping[str, Any], cache: Mapping[str, Any] | None, start_up: float, about: str
+    times: StepTimes, engine: Mapping[str, Any], cache: Mapping[str, Any], start_up: float, about: str
 ) -> dict[str, Any]:
-    """A file of the simulator's form.
+    """The content of the simulator's calibration file.
 
     Args:
-        law: the fit.
+        times: the fit.
         engine: max_num_seqs, max_num_batched_tokens, align_prefill.
-        cache: usable_blocks, block_size, state_blocks, growing_groups; None where there is no plan.
-        start_up: seconds from asking for a replica until it takes requests.
+        cache: usable_blocks, block_size, state_blocks, growing_groups.
+        start_up: seconds until a new replica takes requests.
         about: what was measured, and when.
     """
-    tree: dict[str, Any] = {
+    return {
         "name": "load test sweep",
         "kind": "measured",
         "source": about,
         "step": {
-            "fixed_s": _round(max(law.fixed_s, 1e-6)),
-            "per_sequence_s": _round(law.per_sequence_s),
-            "per_context_token_s": _round(law.per_context_token_s),
-            "per_prompt_token_s": _round(max(law.per_prompt_token_s, 1e-9)),
+            "fixed_s": _round(max(times.fixed_s, 1e-6)),
+            "per_sequence_s": _round(times.per_sequence_s),
+            "per_context_token_s": _round(times.per_context_token_s),
+            "per_prompt_token_s": _round(max(times.per_prompt_token_s, 1e-9)),
         },
         "engine": dict(engine),
-        "request_overhead_s": _round(law.overhead_s),
+        "request_overhead_s": _round(times.overhead_s),
         "start_up_s": start_up,
-        "error": {"ttft": round(law.ttft_error, 3), "inter_token": round(law.inter_token_error, 3)},
+        "error": {"ttft": round(times.ttft_error, 3), "inter_token": round(times.inter_token_error, 3)},
+        "cache": dict(cache),
     }
-    if cache is not None:
-        tree["cache"] = dict(cache)
-    return tree
 
 
-def scaling_settings(law: StepLaw, start_up: float) -> dict[str, Any]:
-    """The section of the settings that the scaler takes from a measurement.
+def scaling_settings(times: StepTimes, start_up: float) -> dict[str, Any]:
+    """The measured settings of the autoscaler.
 
-    Prompt tokens a replica computes per second are the inverse of what one adds to a step; none seen, no limit.
+    A replica's prompt tokens per second are the inverse of the time that one adds to a step; None when it adds none.
     """
-    rate = _round(1 / law.per_prompt_token_s) if law.per_prompt_token_s > 0 else None
+    rate = _round(1 / times.per_prompt_token_s) if times.per_prompt_token_s > 0 else None
     return {"scaling": {"start_up_s": start_up, "prefill_tokens_per_s": rate}}
 
 

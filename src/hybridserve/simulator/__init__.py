@@ -1,1 +1,1 @@
-"""A discrete-event model of a fleet of replicas that compares scaling policies."""
+"""A discrete-event simulation of a fleet of replicas that compares autoscaling policies."""

@@ -1,4 +1,4 @@
-"""Many replicas, a router in front of them, and a policy that is asked once a period how many there shall be."""
+"""Replicas, a router, and a policy that sets the number of replicas once in a period."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from typing import Protocol
 
 from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.errors import ConfigError
-from hybridserve.quantiles import nearest_rank
 from hybridserve.simulator.replica import Replica, SimulatedRequest
 from hybridserve.simulator.service_times import ServiceTimes
 
-# A router with no free replica looks again after this long (Ray Serve backs off from 25 ms to 1 s).
+# A router without a free replica retries after this time (Ray Serve backs off from 25 ms to 1 s).
 RETRY_S = 0.1
+
+
+def upper_quantile(ordered: Sequence[float], share: float) -> float:
+    """The value above `share` of the sorted values: the published simulator results use this definition."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a policy is shown: the observation, and the one number that comes from a metrics database."""
+    """The input of a policy: the metrics of the replicas, and a percentile from a metrics database."""
 
     observation: FleetMetrics
     firsts: Sequence[tuple[float, float]] = ()
@@ -28,13 +32,13 @@ class View:
 
     @property
     def ttft_p99(self) -> float | None:
-        """Of requests whose first token came in the last minute; None when there was none."""
+        """p99 of the requests whose first token came in the last minute; None when there was none."""
         values = sorted(value for _, value in self.firsts)
-        return nearest_rank(values, 0.99) if values else None
+        return upper_quantile(values, 0.99) if values else None
 
 
 class Policy(Protocol):
-    """Anything that says how many replicas there shall be."""
+    """Sets the number of replicas."""
 
     name: str
 
@@ -43,17 +47,16 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
-    """How the fleet is run.
+    """Options of the fleet.
 
     Attributes:
-        min_replicas, max_replicas: bounds that are applied to every policy.
-        initial: replicas that are ready at time zero.
-        period_s: between two decisions; readings are one period old.
-        max_ongoing: requests a replica takes before the router holds the rest back; None for no limit.
-        warm_up_s: this much of the workload is replayed before anything is counted, so that policies that learn have
-            seen something, and the first guess of the number of replicas does not count.
-        drain_timeout_s: streams that are still open so long after their replica was told to stop are cut.
-        seed: of the router's choices.
+        min_replicas, max_replicas: bounds for every policy.
+        initial: ready replicas at time zero.
+        period_s: seconds between two decisions; metrics are one period old.
+        max_ongoing: limit of requests on a replica, beyond which the router queues; None for no limit.
+        warm_up_s: traffic that does not count, so that policies can learn and the initial number does not matter.
+        drain_timeout_s: seconds after which the streams of a stopping replica are cut.
+        seed: seed of the router.
     """
 
     min_replicas: int = 1
@@ -68,16 +71,16 @@ class FleetOptions:
 
 @dataclass(slots=True)
 class Run:
-    """What happened.
+    """The result of a simulation.
 
     Attributes:
-        requests: all, in order of arrival; `last` is NaN for one that was cut.
-        seconds: length of what counts of the workload.
+        requests: all, in order of arrival; `last` is NaN for a cut stream.
+        seconds: counted duration.
         counted_from: end of the warm-up.
-        replica_seconds: paid time within what counts, from asking for a replica until it is gone.
-        targets: (time, replicas asked for) at each change, from time zero.
-        preemptions: in all replicas.
-        given_up: it was stopped, as it had missed more than was allowed.
+        replica_seconds: paid time in the counted duration, from the start of a replica until it is gone.
+        targets: (time, target replicas) at each change, from time zero.
+        preemptions: of all replicas.
+        given_up: stopped early because more requests missed the goals than allowed.
     """
 
     requests: list[SimulatedRequest]
@@ -91,7 +94,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Ends a run as soon as it cannot reach a goal any more: most settings of a grid search show that early."""
+    """Ends a run that cannot reach a goal any more, to shorten a grid search."""
 
     missed: Callable[[SimulatedRequest], bool]
     count: int
@@ -105,10 +108,10 @@ def simulate(
     progress: Callable[[float], None] | None = None,
     allowance: Allowance | None = None,
 ) -> Run:
-    """Replay `arrivals` (time, prompt tokens, output tokens; sorted by time) against a fleet under a policy.
+    """Replay `arrivals` (time, prompt tokens, output tokens; sorted by time) on a fleet with a policy.
 
     Raises:
-        ConfigError: a request can never fit into the cache of one replica, or the options are impossible.
+        ConfigError: a request is larger than the cache of a replica, or the options are impossible.
     """
     return _Fleet(arrivals, times, policy, options, progress, allowance).run()
 
@@ -125,7 +128,9 @@ class _Fleet:
     ) -> None:
         if not 0 <= options.min_replicas <= options.max_replicas or options.max_replicas < 1:
             raise ConfigError(
-                "--min/--max", f"bounds {options.min_replicas} to {options.max_replicas} are impossible", "min <= max"
+                "--min/--max",
+                f"bounds {options.min_replicas} to {options.max_replicas} are impossible",
+                "use min <= max",
             )
         _check_fit(arrivals, times)
         self.times, self.policy, self.options, self.progress = times, policy, options, progress
@@ -175,7 +180,7 @@ class _Fleet:
         return self.result
 
     def ready_work(self) -> bool:
-        """Whether some stream is still open after the last arrival."""
+        """Whether a stream is still open."""
         return any(replica.ongoing for replica in self.ready) or bool(self.draining)
 
     def _new(self, ready_at: float) -> Replica:
@@ -205,7 +210,7 @@ class _Fleet:
         self._dispatch(now)
 
     def _retry(self, since: float, until: float) -> None:
-        """Offer the queue of the router to the replicas, again and again."""
+        """Dispatch the router's queue at every retry time."""
         now = since
         while self.queue and now + RETRY_S < until:
             now += RETRY_S
@@ -213,16 +218,16 @@ class _Fleet:
 
     def _dispatch(self, now: float) -> None:
         limit = self.options.max_ongoing
-        room: list[Replica] = []
+        available: list[Replica] = []
         for replica in self.ready:
             replica.advance(now)
             if limit is None or replica.ongoing < limit:
-                room.append(replica)
-        while self.queue and room:
-            replica = min(room, key=lambda one: one.ongoing)
+                available.append(replica)
+        while self.queue and available:
+            replica = min(available, key=lambda candidate: candidate.ongoing)
             replica.push(self.queue.popleft(), now)
             if limit is not None and replica.ongoing >= limit:
-                room.remove(replica)
+                available.remove(replica)
 
     def _advance(self, until: float) -> None:
         if self.starting:
@@ -268,7 +273,7 @@ class _Fleet:
         )
         wanted = self.policy.target(View(observation, self.firsts))
         wanted = min(max(wanted, self.options.min_replicas), self.options.max_replicas)
-        # The next decision sees what the replicas say now: reports travel for one period.
+        # The next decision uses these metrics: reports take one period.
         self.readings = tuple(replica.reading(self.options.period_s) for replica in self.ready)
         if wanted != self.target:
             self.target = wanted
@@ -288,7 +293,7 @@ class _Fleet:
 
 def _check_fit(arrivals: Sequence[tuple[float, int, int]], times: ServiceTimes) -> None:
     if not arrivals:
-        raise ConfigError("workload", "has no requests", "give at least one")
+        raise ConfigError("workload", "has no requests", "use at least one request")
     capacity = times.capacity()
     longest = max(prompt + output for _, prompt, output in arrivals)
     if capacity.blocks(longest) > capacity.usable_blocks:
@@ -296,5 +301,5 @@ def _check_fit(arrivals: Sequence[tuple[float, int, int]], times: ServiceTimes) 
             "workload",
             f"a request of {longest} tokens needs {capacity.blocks(longest)} blocks, a replica has "
             f"{capacity.usable_blocks}",
-            "shorten it, or take a calibration with a larger cache",
+            "shorten it, or use a calibration with a larger cache",
         )

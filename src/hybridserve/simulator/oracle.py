@@ -1,7 +1,7 @@
-"""A schedule made with the whole workload in hand: the floor that no policy without foresight can be asked to reach.
+"""A schedule that knows the whole workload: a lower bound of the cost of any policy.
 
-For every second it counts what is needed, starts each replica exactly a start-up time before, and stops it at once,
-unless it is needed again before a stop and a new start would pay. How tightly to pack the replicas it finds by trying.
+It computes the need of every second, starts each replica one start-up time earlier, and stops it immediately, unless it
+is needed again before a restart pays off. The packing of replicas is found by search.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hybridserve.simulator.traffic import Arrival
 
 @dataclass
 class Schedule:
-    """Replays replicas for each second."""
+    """The number of replicas in each second."""
 
     replicas: Sequence[int]
     name: str = "oracle"
@@ -28,9 +28,9 @@ class Schedule:
 
 
 def needs(arrivals: Sequence[Arrival], times: ServiceTimes) -> list[float]:
-    """Replicas that a workload keeps busy in each second, as fractions, were there no queue.
+    """Replicas that a workload uses in each second, as fractions, without a queue.
 
-    A request's stay is that on a replica whose slots are nearly all taken, which is where a tight schedule keeps them.
+    The duration of a request is that on a replica with nearly all slots in use, as in a tight schedule.
     """
     capacity = times.capacity()
     end = int(arrivals[-1][0]) + 2
@@ -40,7 +40,7 @@ def needs(arrivals: Sequence[Arrival], times: ServiceTimes) -> list[float]:
     step = times.step.seconds(sequences, sequences * mean_length)
     for at, prompt, output in arrivals:
         prefill = prompt * times.step.per_prompt_token_s
-        # While it decodes, its replica also computes the prompts of those that take the other slots in turn.
+        # During its decode the replica also computes the prompts of the other slots.
         stay = prefill + output * step + sequences * prefill
         held = capacity.blocks(prompt + output)
         first, last = int(at), min(int(at + stay) + 1, end)
@@ -61,7 +61,7 @@ def schedule(need: Sequence[float], start_up_s: float, packing: float, window_s:
 
     Args:
         packing: share of a replica that may be in use.
-        window_s: needs are averaged over so long: shorter peaks wait in the queue.
+        window_s: seconds over which the need is averaged; shorter peaks wait in the queue.
     """
     wanted = [max(1, ceil(value / packing - 1e-9)) for value in _mean(need, window_s)]
     lead = int(start_up_s) + 1
@@ -70,7 +70,7 @@ def schedule(need: Sequence[float], start_up_s: float, packing: float, window_s:
         busy = [second for second, count in enumerate(wanted) if count >= level]
         start = before = busy[0]
         for second in [*busy[1:], None]:
-            # Stopped and started again it would be paid for the start-up without working: stay for a shorter gap.
+            # A shorter gap costs less than the start-up of a new replica.
             if second is not None and second - before <= lead:
                 before = second
                 continue
@@ -82,7 +82,7 @@ def schedule(need: Sequence[float], start_up_s: float, packing: float, window_s:
 
 
 def _mean(values: Sequence[float], window: int) -> list[float]:
-    """Centred moving mean."""
+    """Centered moving mean."""
     if window <= 1:
         return list(values)
     sums = [0.0, *accumulate(values)]

@@ -1,6 +1,6 @@
-"""Policies to compare: ours, and those that are in use, each as its own documentation describes it.
+"""Policies to compare: this package's, and common ones as their documentation describes them.
 
-The stock ones get what they see in production: their polling interval, tolerance and delays are part of them.
+The common policies have their own polling interval, tolerance and delays, as in production.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hybridserve.simulator.fleet import View
 
 @dataclass
 class HybridServePolicy:
-    """`decide`, the policy of this package."""
+    """The policy of this package."""
 
     spec: ScalingSpec
     name: str = "hybridserve"
@@ -42,7 +42,7 @@ class Fixed:
 
 @dataclass
 class Delays:
-    """Ray Serve's delays: a change must be wanted without a break for so long (`_apply_delay_logic`, Ray 2.60)."""
+    """Ray Serve's delays: a change must be requested continuously (`_apply_delay_logic`, Ray 2.60)."""
 
     up_s: float
     down_s: float
@@ -62,6 +62,12 @@ class Delays:
         if wanted < target:
             return max(wanted, 1) if target > 1 else wanted
         return wanted
+
+
+def _ongoing(view: View) -> int:
+    """Requests in the router and on all replicas."""
+    seen = view.observation
+    return seen.queued + sum(reading.running + reading.waiting for reading in seen.replicas)
 
 
 @dataclass
@@ -85,7 +91,7 @@ class RayQueueLength:
 
     def target(self, view: View) -> int:
         seen = view.observation
-        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.replicas)
+        ongoing = _ongoing(view)
         self.window.append((seen.now, ongoing))
         while self.window[0][0] < seen.now - self.look_back_s:
             self.window.popleft()
@@ -100,7 +106,7 @@ class RayTtft:
     """Ray Serve LLM's TTFT policy: one more replica while p99 is over the goal; one less when nearly idle.
 
     Source: Ray Serve LLM's documentation (newer than 2.60): p99 over 2 s adds one, fewer than 1.0 ongoing requests a
-    replica removes one, a stale value holds; then Ray Serve's delays.
+    replica removes one, a stale value changes nothing; then Ray Serve's delays.
     """
 
     goal_s: float = 2.0
@@ -115,7 +121,7 @@ class RayTtft:
 
     def target(self, view: View) -> int:
         seen = view.observation
-        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.replicas)
+        ongoing = _ongoing(view)
         if seen.ready == 0:
             return max(1, seen.target) if ongoing else seen.target
         wanted = seen.target
@@ -129,13 +135,13 @@ class RayTtft:
 
 @dataclass
 class HorizontalPodAutoscaler:
-    """What KEDA and the Kubernetes autoscaler share: polling, a tolerance of 10 %, and a window for giving back.
+    """Common parts of KEDA and the Kubernetes autoscaler: polling, a tolerance of 10 %, a window for scale-down.
 
-    Source: Kubernetes documentation, Horizontal Pod Autoscaling: sync 15 s, stabilisation window of scale-down 300 s,
+    Source: Kubernetes documentation, Horizontal Pod Autoscaling: sync 15 s, stabilization window of scale-down 300 s,
     scale-up by at most 4 pods or 100 % in 15 s.
     """
 
-    stabilisation_s: float = 300.0
+    stabilization_s: float = 300.0
     poll_s: float = 15.0
     tolerance: float = 0.1
     polled_at: float = float("-inf")
@@ -151,7 +157,7 @@ class HorizontalPodAutoscaler:
         wanted = target if target and abs(raw / target - 1) <= self.tolerance else ceil(raw - 1e-9)
         wanted = min(wanted, max(2 * target, target + 4))
         self.wanted.append((now, wanted))
-        while self.wanted[0][0] < now - self.stabilisation_s:
+        while self.wanted[0][0] < now - self.stabilization_s:
             self.wanted.popleft()
         return max(count for _, count in self.wanted) if wanted < target else wanted
 
@@ -164,12 +170,12 @@ class KedaWaiting:
     """
 
     threshold: float = 5.0
-    stabilisation_s: float = 300.0
+    stabilization_s: float = 300.0
     name: str = "keda-waiting"
     hpa: HorizontalPodAutoscaler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.hpa = HorizontalPodAutoscaler(self.stabilisation_s)
+        self.hpa = HorizontalPodAutoscaler(self.stabilization_s)
 
     def target(self, view: View) -> int:
         seen = view.observation
@@ -187,13 +193,13 @@ class KvUsage:
     """
 
     threshold: float = 0.8
-    stabilisation_s: float = 300.0
+    stabilization_s: float = 300.0
     name: str = "kv-usage"
     usable_blocks: int = 1
     hpa: HorizontalPodAutoscaler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.hpa = HorizontalPodAutoscaler(self.stabilisation_s)
+        self.hpa = HorizontalPodAutoscaler(self.stabilization_s)
 
     def target(self, view: View) -> int:
         seen = view.observation
@@ -207,8 +213,8 @@ class KvUsage:
 class KnativeConcurrency:
     """Knative's autoscaler on concurrency: a stable and a panic window.
 
-    Source: Knative documentation: stable window 60 s, panic window 10 % of it, panic at 200 % of what the ready
-    replicas should hold, at most 1000 times up and half down in one decision, every 2 s.
+    Source: Knative documentation: stable window 60 s, panic window 10 % of it, panic at 200 % of the target of the
+    ready replicas, at most 1000 times up and half down in one decision, every 2 s.
     """
 
     concurrency: float
@@ -223,7 +229,7 @@ class KnativeConcurrency:
 
     def target(self, view: View) -> int:
         seen = view.observation
-        ongoing = seen.queued + sum(reading.running + reading.waiting for reading in seen.replicas)
+        ongoing = _ongoing(view)
         self.window.append((seen.now, ongoing))
         while self.window[0][0] < seen.now - self.stable_s:
             self.window.popleft()

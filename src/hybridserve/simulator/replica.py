@@ -1,12 +1,12 @@
-"""One replica: vLLM's scheduler as far as time, slots and blocks are concerned.
+"""A replica: vLLM's scheduler with its times, slots and blocks.
 
 Steps without prefill are not simulated one by one: while no sequence finishes and none crosses a block boundary, the
 batch does not change, and the time of `k` steps of `n` sequences with `c` tokens of context is a closed form::
 
     k * (fixed + per_sequence * n + per_context * c) + per_context * n * k * (k - 1) / 2
 
-So a request costs a handful of events instead of one for each of its tokens, which is what makes a million requests
-affordable. Steps with prefill are simulated one by one.
+So a request needs a few events instead of one for each token, and a million requests take minutes. Steps with prefill
+are simulated one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hybridserve.simulator.service_times import ServiceTimes
 
 
 class SimulatedRequest:
-    """One request, before, during and after its service. Times in seconds, NaN while they have not happened."""
+    """A request and its state. Times in seconds, NaN before they happen."""
 
     __slots__ = ("admitted", "arrived", "blocks", "done", "epoch", "first", "last", "left", "output", "prompt", "start")
 
@@ -32,16 +32,26 @@ class SimulatedRequest:
         self.left = prompt  # prompt tokens still to compute, after a preemption with the generated ones
         self.blocks = 0  # held in the cache
         self.start = 0  # step at which token `done` + 1 came out
-        self.epoch = 0  # residences in the cache; an event of an earlier one is void
+        self.epoch = 0  # residences in the cache; events of earlier residences are void
         self.admitted = self.first = self.last = float("nan")
+
+    @property
+    def ttft(self) -> float:
+        """Seconds from the arrival to the first token."""
+        return self.first - self.arrived
+
+    @property
+    def inter_token(self) -> float:
+        """Mean seconds between tokens."""
+        return (self.last - self.first) / max(1, self.output - 1)
 
 
 class Replica:
-    """A replica and its queue.
+    """A replica with its queue.
 
     Args:
         times: the calibration, with its cache section.
-        name: id in readings.
+        name: id in the metrics.
         ready_at: when it takes requests.
     """
 
@@ -95,7 +105,7 @@ class Replica:
         self.backlog = 0
         self.preemptions = 0
         self.arrived = 0
-        self.done: list[SimulatedRequest] = []  # finished, until somebody takes them
+        self.done: list[SimulatedRequest] = []  # finished, until the fleet takes them
         self.firsts: list[float] = []  # times to first token, likewise
         self.prompt_tokens = self.generated = 0
         self.prompt_squares = 0.0
@@ -117,11 +127,11 @@ class Replica:
 
     @property
     def ongoing(self) -> int:
-        """Requests it has taken and not finished."""
+        """Unfinished requests."""
         return len(self._admit_order) + len(self.waiting)
 
     def push(self, request: SimulatedRequest, now: float) -> None:
-        """Take a request. The replica has been advanced to `now`."""
+        """Add a request. The replica was advanced to `now`."""
         if now > self.now:
             self.now = now
         self.arrived += 1
@@ -129,7 +139,7 @@ class Replica:
         self.waiting.append(request)
 
     def advance(self, until: float) -> None:
-        """Run until `until`, or until idle. The step in which `until` falls is finished: it cannot be interrupted."""
+        """Run until `until`, or until idle. The step at `until` is finished: it cannot be interrupted."""
         while self.now < until:
             if self.waiting:
                 self._admit()
@@ -141,7 +151,7 @@ class Replica:
                 self.now = until
 
     def reading(self, age_s: float = 0.0) -> ReplicaMetrics:
-        """What its engine would report."""
+        """The metrics of its engine."""
         running = len(self._admit_order)
         return ReplicaMetrics(
             self.name,
@@ -161,7 +171,7 @@ class Replica:
         )
 
     def _admit(self) -> None:
-        """In order of arrival while a slot and the blocks of the whole prompt are free; the first that fails blocks."""
+        """In order of arrival while a slot and the blocks of the whole prompt are free."""
         waiting, running = self.waiting, self._admit_order
         budget = self._budget - self.decoding - sum(request.left for request in self.prefilling)
         while waiting and budget > 0 and len(running) < self._max_seqs:
@@ -170,7 +180,7 @@ class Replica:
             if blocks > self.blocks_free:
                 if running:
                     return
-                raise ValueError(f"a request of {request.left} tokens never fits into {self.blocks_total} blocks")
+                raise ValueError(f"a request of {request.left} tokens does not fit into {self.blocks_total} blocks")
             waiting.popleft()
             budget -= request.left
             request.blocks = blocks
@@ -181,7 +191,7 @@ class Replica:
                 request.admitted = self.now
 
     def _mixed_step(self) -> None:
-        """One step: a token for every decoding sequence, and prompt chunks as far as the token budget goes."""
+        """A step with a token for every decoding sequence, and prompt chunks up to the token budget."""
         budget = self._budget - self.decoding
         computed, finished = 0, 0
         for request in self.prefilling:
@@ -189,7 +199,7 @@ class Replica:
             if chunk < request.left and self._aligned:
                 chunk -= chunk % self._block
             if chunk <= 0:
-                break  # head of line: an aligned chunk that does not fit holds up those behind it
+                break  # an aligned chunk that does not fit delays the requests behind it
             request.left -= chunk
             budget -= chunk
             computed += chunk
@@ -218,7 +228,7 @@ class Replica:
         self._fire()
 
     def _decode(self, until: float) -> None:
-        """Steps without prefill, up to the next event or to `until`, whichever is first."""
+        """Steps without prefill, up to the next event or `until`."""
         steps = self._events[0][0] - self.step
         n = self.decoding
         first = self._fixed + self._per_sequence * n + self._per_context * self.context
@@ -240,7 +250,7 @@ class Replica:
         self._fire()
 
     def _schedule(self, request: SimulatedRequest, generated: int) -> None:
-        """Put the next event of a decoding sequence: its last token, or the one that needs a new block.
+        """Add the next event of a decoding sequence: its last token, or the token that needs a new block.
 
         `generated` counts the tokens after the first of this residence.
         """
@@ -248,13 +258,13 @@ class Replica:
         length = request.prompt + request.done + generated
         to_boundary = -length % self._block + 1 if self._grow else to_go
         self._tie += 1
-        # At the same step last tokens come first: whoever is finished needs no block, and frees some.
+        # In the same step last tokens come first: a finished sequence frees its blocks.
         ends = to_go <= to_boundary
         event = (self.step + (to_go if ends else to_boundary), 0 if ends else 1, self._tie, request.epoch, request)
         heappush(self._events, event)
 
     def _fire(self) -> None:
-        """What happens at the end of this step: last tokens, and sequences that need a block more."""
+        """Process the events at the end of this step: last tokens, and sequences that need a block."""
         events = self._events
         while events and events[0][0] <= self.step:
             _, boundary, _, epoch, request = heappop(events)
@@ -269,7 +279,7 @@ class Replica:
                 self.blocks_free -= self._grow
                 request.blocks += self._grow
                 self._schedule(request, self.step - request.start)
-        # Void events of preempted sequences must not bound the next stretch of steps.
+        # Void events of preempted sequences must not limit the next steps.
         while events and events[0][3] != events[0][4].epoch:
             heappop(events)
 
@@ -293,7 +303,7 @@ class Replica:
         self.done.append(request)
 
     def _preempt(self) -> None:
-        """Throw out the sequence that was admitted last; it starts again with what it had generated as prompt."""
+        """Preempt the newest sequence. It restarts with its generated tokens as prompt."""
         request = next(reversed(self._admit_order))
         self.preemptions += 1
         if request in self.prefilling:

@@ -1,4 +1,4 @@
-"""What a run was worth: service goals met, and what they cost."""
+"""Score of a run: share of requests that met the goals, and cost."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hybridserve.quantiles import nearest_rank
 from hybridserve.settings.slo import LatencySLO
-from hybridserve.simulator.fleet import Run
+from hybridserve.simulator.fleet import Run, upper_quantile
 from hybridserve.simulator.replica import SimulatedRequest
 
-# A change of direction this soon after the last change is oscillation, later it is traffic.
+# An earlier change of direction is oscillation; a later one follows the traffic.
 OSCILLATION_S = 600.0
 
 
 DEFAULT_SLO = LatencySLO(ttft_s=2.0, inter_token_s=0.1, ttft_per_prompt_token_s=0.001)
 
 
-def slo_missed(request: SimulatedRequest, slo: LatencySLO, overhead_s: float) -> bool:
-    """Whether a finished request missed a limit; `overhead_s` is added to its time to first token."""
-    ttft = request.first - request.arrived + overhead_s
-    gap = (request.last - request.first) / max(1, request.output - 1)
-    return not (slo.ttft_met(ttft, request.prompt) and slo.inter_token_met(gap))
+def slo_met(request: SimulatedRequest, slo: LatencySLO, overhead_s: float) -> tuple[bool, bool]:
+    """Whether a finished request met the limit of the first token, and the limit between tokens."""
+    return slo.ttft_met(request.ttft + overhead_s, request.prompt), slo.inter_token_met(request.inter_token)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One run in numbers. Times in seconds.
+    """Numbers of a run. Times in seconds.
 
     Attributes:
-        attainment: share of requests that met both goals; one that was cut met none.
+        attainment: share of requests that met both goals; a cut request met none.
         ttft_attainment, inter_token_attainment: the same for each goal.
-        goodput: output tokens per second of requests that met both.
-        replica_hours: paid, from asking for a replica until it is gone.
-        scale_events: changes of the number asked for.
-        oscillation: changes of direction within ten minutes of the change before.
-        timeline: (time, replicas asked for).
+        goodput: output tokens per second of requests that met both goals.
+        replica_hours: paid time, from the start of a replica until it is gone.
+        scale_events: changes of the target.
+        oscillation: changes of direction within ten minutes after the previous change.
+        timeline: (time, target replicas).
     """
 
     requests: int
@@ -58,15 +55,14 @@ class Score:
 
 
 def score(run: Run, slo: LatencySLO, overhead_s: float) -> Score:
-    """Judge what came after the warm-up. `overhead_s` is added to each time to first token."""
+    """Score the requests after the warm-up. `overhead_s` is added to each time to first token."""
     ttfts: list[float] = []
     gaps: list[float] = []
     first_good = gap_good = good = cut = tokens = 0
     for request in run.requests:
         if request.arrived < run.counted_from:
             continue
-        ttft = request.first - request.arrived + overhead_s
-        gap = (request.last - request.first) / max(1, request.output - 1)
+        ttft, gap = request.ttft + overhead_s, request.inter_token
         if math.isnan(ttft) or math.isnan(gap):
             cut += 1
             ttfts.append(math.inf)
@@ -74,8 +70,7 @@ def score(run: Run, slo: LatencySLO, overhead_s: float) -> Score:
             continue
         ttfts.append(ttft)
         gaps.append(gap)
-        first_ok = slo.ttft_met(ttft, request.prompt)
-        gap_ok = slo.inter_token_met(gap)
+        first_ok, gap_ok = slo_met(request, slo, overhead_s)
         first_good += first_ok
         gap_good += gap_ok
         if first_ok and gap_ok:
@@ -105,15 +100,13 @@ def score(run: Run, slo: LatencySLO, overhead_s: float) -> Score:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    return nearest_rank(ordered, share) if ordered else math.nan
+    return upper_quantile(ordered, share) if ordered else math.nan
 
 
 def _oscillation(targets: Sequence[tuple[float, int]], since: float) -> int:
-    """Turns from up to down or back, soon after the change before."""
-    turns, direction, at = 0, 0, -math.inf
-    for (_, before), (when, count) in pairwise(targets):
-        new = 1 if count > before else -1
-        if when > since and direction and new != direction and when - at <= OSCILLATION_S:
-            turns += 1
-        direction, at = new, when
-    return turns
+    """Changes of direction soon after the previous change."""
+    changes = [(time, count > before) for (_, before), (time, count) in pairwise(targets)]
+    return sum(
+        time > since and up != was_up and time - previous <= OSCILLATION_S
+        for (previous, was_up), (time, up) in pairwise(changes)
+    )

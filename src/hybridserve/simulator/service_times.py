@@ -1,19 +1,19 @@
-"""Service times and capacity of one replica, as a file.
+"""Service times and capacity of a replica, from a calibration file.
 
-One engine step that decodes `n` sequences with `c` tokens of context in all, and computes `p` prompt tokens, takes::
+An engine step that decodes `n` sequences with `c` tokens of context in total and computes `p` prompt tokens, takes::
 
     fixed_s + per_sequence_s * n + per_context_token_s * c + per_prompt_token_s * p
 
 The file (YAML or JSON)::
 
     name: demo model on 2 CPU cores
-    kind: measured                    # or bound: peaks of the data sheet, no engine is that fast
+    kind: measured                    # or bound: from the data sheet, faster than any engine
     source: make calibrate, 2026-11-23, load 1 to 16 sequences
     step: {fixed_s: 0.004, per_sequence_s: 0.0003, per_context_token_s: 1.0e-7, per_prompt_token_s: 0.00005}
     engine: {max_num_seqs: 16, max_num_batched_tokens: 2048, align_prefill: true}
     cache: {usable_blocks: 63, block_size: 128, state_blocks: 2, growing_groups: 1}
-    request_overhead_s: 0.003         # tokeniser, HTTP, proxy: before the engine sees a request
-    start_up_s: 45                    # from asking for a replica until it takes requests
+    request_overhead_s: 0.003         # tokenizer, HTTP, proxy: before the engine
+    start_up_s: 45                    # until a new replica takes requests
     error: {ttft: 0.12, inter_token: 0.08}   # median relative error of the fit, measured only
 """
 
@@ -37,7 +37,7 @@ class _Part(BaseModel):
 
 
 class StepTime(_Part):
-    """Seconds of one engine step, as a linear law."""
+    """Seconds of an engine step, as a linear function."""
 
     fixed_s: float = Field(gt=0)
     per_sequence_s: float = Field(ge=0)
@@ -45,7 +45,7 @@ class StepTime(_Part):
     per_prompt_token_s: float = Field(gt=0)
 
     def seconds(self, sequences: float, context: float, prompt: float = 0.0) -> float:
-        """One step with so many decoding sequences, tokens of context behind them, and prompt tokens."""
+        """A step with so many decoding sequences, tokens of their context, and prompt tokens."""
         return (
             self.fixed_s
             + self.per_sequence_s * sequences
@@ -60,11 +60,11 @@ class EngineLimits(_Part):
     max_num_seqs: int = Field(ge=1)
     max_num_batched_tokens: int = Field(ge=1)
     align_prefill: bool
-    """Prefill chunks but the last are cut to multiples of the block (mamba cache mode align)."""
+    """Prefill chunks except the last are multiples of the block size (mamba cache mode align)."""
 
 
 class CacheBlocks(_Part):
-    """The pool, as planned."""
+    """The planned block pool."""
 
     usable_blocks: int = Field(ge=1)
     block_size: int = Field(ge=1)
@@ -73,14 +73,14 @@ class CacheBlocks(_Part):
 
 
 class FitError(_Part):
-    """Median relative error of the fitted law against the runs it was fitted to."""
+    """Median relative error of the fit."""
 
     ttft: float = Field(ge=0)
     inter_token: float = Field(ge=0)
 
 
 class ServiceTimes(_Part):
-    """One calibration file."""
+    """A calibration file."""
 
     name: str
     kind: Literal["measured", "bound"]
@@ -93,17 +93,19 @@ class ServiceTimes(_Part):
     error: FitError | None = None
 
     def capacity(self) -> ReplicaCapacity:
-        """The capacity that this file, or the plan put into it, promises.
+        """The capacity of a replica.
 
         Raises:
-            ConfigError: the file has no cache section, and no plan was given.
+            ConfigError: the file has no cache section.
         """
         if self.cache is None:
             raise ConfigError(
-                f"{self.name}: cache", "is missing: without a plan nobody knows how many states fit", "add the section"
+                f"{self.name}: cache",
+                "is missing: the number of states that fit is unknown without a plan",
+                "add the section",
             )
         sequences = self.engine.max_num_seqs
-        # The rate that is left for prompts while half of the slots decode, which is what a replica in use looks like.
+        # The rate for prompts while half of the slots decode, as on a typical replica.
         step = self.step.seconds(sequences / 2, 0, self.engine.max_num_batched_tokens)
         return ReplicaCapacity(
             max_num_seqs=sequences,
@@ -116,15 +118,15 @@ class ServiceTimes(_Part):
 
 
 def built_in() -> list[str]:
-    """Names of the calibrations that come with the package."""
+    """Names of the packaged calibrations."""
     return sorted(entry.name.removesuffix(".yaml") for entry in BUILT_IN.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_service_times(name: str) -> ServiceTimes:
-    """A calibration by name, or from a file.
+    """Load a packaged calibration by name, or a file.
 
     Raises:
-        ConfigError: unknown, not readable, or not of this form.
+        ConfigError: unknown, not readable, or invalid.
     """
     if name in built_in():
         return parse_service_times((BUILT_IN / f"{name}.yaml").read_text(), name)
@@ -132,7 +134,7 @@ def load_service_times(name: str) -> ServiceTimes:
         return parse_service_times(Path(name).read_text(), name)
     except OSError as error:
         raise ConfigError(
-            "--calibration", f"{name!r}: {error.strerror}", f"a file, or one of {', '.join(built_in())}"
+            "--calibration", f"{name!r}: {error.strerror}", f"use a file, or one of {', '.join(built_in())}"
         ) from None
 
 
@@ -140,7 +142,7 @@ def parse_service_times(text: str, where: str) -> ServiceTimes:
     """Parse the text of a calibration file.
 
     Raises:
-        ConfigError: not YAML, or not of this form.
+        ConfigError: not YAML, or invalid.
     """
     try:
         return ServiceTimes.model_validate(yamlio.parse(text, where))

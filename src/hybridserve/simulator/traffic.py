@@ -1,7 +1,7 @@
-"""Requests to replay: synthetic workloads by name, and recorded traces.
+"""Requests to replay: synthetic traffic patterns and recorded traces.
 
-A workload is a rate over time (requests per second) and a mix of request lengths. Arrivals are drawn from a Poisson
-process whose rate follows the curve (by thinning), so that nothing arrives on a beat.
+A pattern is a rate over time (requests per second) and a mix of request lengths. Arrivals are a Poisson process whose
+rate follows the curve, by thinning.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Arrival = tuple[float, int, int]
 """Time in seconds, prompt tokens, output tokens."""
 
 HEADER = ("time", "prompt", "output")
-# A gap of a tenth of a trace, or of six hours, is a recorder that was off, not users who were.
+# A longer gap means that the recorder was off.
 LARGEST_GAP_S = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Log-normal prompt and output lengths around medians, cut at `longest`.
+    """Log-normal prompt and output lengths around medians, limited to `longest`.
 
-    `sigma` is the standard deviation of the logarithm: 0 for one length, 0.6 for p95 = 2.7 times the median.
+    `sigma` is the standard deviation of the logarithm: 0 for a constant length, 0.6 for p95 = 2.7 times the median.
     """
 
     prompt: int
@@ -50,32 +50,32 @@ EXTRACTION = Lengths(3_000, 24, sigma=0.4)
 
 @dataclass(frozen=True, slots=True)
 class TrafficPattern:
-    """A curve and what is asked.
+    """A rate over time and a mix of request lengths.
 
     Attributes:
-        rate: requests per second at a time in seconds, as a multiple of `base`.
-        base: requests per second.
-        highest: the largest value of `rate`.
-        mix: lengths with their shares.
-        seconds: its length.
-        every_s: length of the round that comes back; 0 when nothing does. Every round is up to a fifth lower.
+        rate: relative rate at a time in seconds.
+        base: requests per second at a relative rate of 1.
+        highest: largest value of `rate`.
+        mix: shares of request lengths.
+        seconds: duration.
+        every_s: period of the pattern; 0 when it has none. The rate of each period is up to a fifth lower.
     """
 
     name: str
     about: str
     rate: Callable[[float], float]
-    highest: float
-    mix: tuple[tuple[float, Lengths], ...]
     base: float
-    seconds: float
+    highest: float = 1.0
+    mix: tuple[tuple[float, Lengths], ...] = ((1.0, CHAT),)
+    seconds: float = 7200.0
     every_s: float = 0.0
 
     def arrivals(self, seed: int = 1, scale: float = 1.0, history_s: float = 0.0) -> list[Arrival]:
-        """Draw the requests.
+        """Generate the requests.
 
         Args:
-            scale: multiplies the rate.
-            history_s: so much of it, in whole rounds, goes before; times count from its beginning.
+            scale: factor for the rate.
+            history_s: seconds of additional traffic before the pattern; times count from its start.
         """
         source = random.Random(f"{self.name}-{seed}")
         shares = [share for share, _ in self.mix]
@@ -100,22 +100,22 @@ def _steady(_: float) -> float:
 
 
 def _bursts(now: float) -> float:
-    """Every 20 minutes, for 3 minutes, three times the rate."""
+    """Three times the rate for 3 minutes in every 20."""
     return 3.0 if now % 1200 >= 1020 else 1.0
 
 
 def _diurnal(now: float) -> float:
-    """A day pressed into two hours: from a fifth of the rate to all of it and back."""
+    """A day compressed into two hours: from a fifth of the rate to all of it and back."""
     return 0.6 - 0.4 * math.cos(2 * math.pi * now / 7200)
 
 
 def _storms(now: float) -> float:
-    """As long and as high as bursts and as many, at odds with every clock."""
+    """The bursts at irregular times."""
     return 3.0 if any(at <= now % 7200 < at + 180 for at in (700, 1450, 2950, 3600, 5900, 6700)) else 1.0
 
 
 def _flash(now: float) -> float:
-    """At 50 minutes, within half a minute, five times the rate; half of the surplus is gone every ten minutes."""
+    """After 50 minutes five times the rate within half a minute; then the surplus halves every ten minutes."""
     since = now - 3000
     if since < 0:
         return 1.0
@@ -123,7 +123,7 @@ def _flash(now: float) -> float:
 
 
 def _ramp(now: float) -> float:
-    """From a fifth to all within 80 minutes, then level."""
+    """From a fifth to all within 80 minutes, then constant."""
     return min(1.0, 0.2 + 0.8 * now / 4800)
 
 
@@ -133,91 +133,69 @@ def _square(now: float) -> float:
 
 
 def _office(now: float) -> float:
-    """Two peaks with a lunch break, and almost nothing before and after."""
+    """Two peaks with a break between, and little traffic before and after."""
     hill = math.exp(-(((now - 2000) / 900) ** 2)) + math.exp(-(((now - 5000) / 900) ** 2))
     return 0.05 + 0.95 * min(1.0, hill)
 
 
 def _nights(now: float) -> float:
-    """Twenty minutes of use, forty of nothing."""
+    """Twenty minutes of use, forty of idle time."""
     return 1.0 if now % 3600 < 1200 else 0.0
 
 
 TRAFFIC_PATTERNS = {
-    workload.name: workload
-    for workload in (
-        TrafficPattern("poisson", "steady chat", _steady, 1.0, ((1.0, CHAT),), 8.0, 7200),
-        TrafficPattern("diurnal", "a day of chat in two hours", _diurnal, 1.0, ((1.0, CHAT),), 14.0, 7200),
-        TrafficPattern("ramp", "chat that grows fivefold", _ramp, 1.0, ((1.0, CHAT),), 12.0, 7200),
+    pattern.name: pattern
+    for pattern in (
+        TrafficPattern("poisson", "steady chat", _steady, 8.0),
+        TrafficPattern("diurnal", "a day of chat in two hours", _diurnal, 14.0),
+        TrafficPattern("ramp", "chat that grows fivefold", _ramp, 12.0),
+        TrafficPattern("bursts", "chat with three times the rate every 20 minutes", _bursts, 4.0, 3.0, every_s=1200),
+        TrafficPattern("flash-crowd", "chat that jumps to five times the rate", _flash, 3.0, 5.0),
+        TrafficPattern("square", "chat with alternating low and high rate", _square, 10.0, every_s=1800),
+        TrafficPattern("office", "two peaks with a break", _office, 12.0),
+        TrafficPattern("reasoning", "a day of long answers", _diurnal, 5.0, mix=((1.0, REASONING),)),
         TrafficPattern(
-            "bursts", "chat, three times as much every 20 minutes", _bursts, 3.0, ((1.0, CHAT),), 4.0, 7200, 1200
-        ),
-        TrafficPattern("flash-crowd", "chat, five times as much at once", _flash, 5.0, ((1.0, CHAT),), 3.0, 7200),
-        TrafficPattern("square", "chat, low and high in turn", _square, 1.0, ((1.0, CHAT),), 10.0, 7200, 1800),
-        TrafficPattern("office", "two peaks with a break", _office, 1.0, ((1.0, CHAT),), 12.0, 7200),
-        TrafficPattern("reasoning", "a day of long answers", _diurnal, 1.0, ((1.0, REASONING),), 5.0, 7200),
-        TrafficPattern(
-            "long-context",
-            "a day of long prompts: blocks run out before slots",
-            _diurnal,
-            1.0,
-            ((1.0, LONG_CONTEXT),),
-            2.5,
-            7200,
+            "long-context", "a day of long prompts: limited by blocks", _diurnal, 2.5, mix=((1.0, LONG_CONTEXT),)
         ),
         TrafficPattern(
             "extraction",
-            "a day of long prompts with short answers: prefill binds",
+            "a day of long prompts with short answers: limited by prefill",
             _diurnal,
-            1.0,
-            ((1.0, EXTRACTION),),
             12.0,
-            7200,
+            mix=((1.0, EXTRACTION),),
         ),
         TrafficPattern(
             "mixed",
-            "a day of chat, one in eight with a long prompt",
+            "a day of chat, one in eight requests with a long prompt",
             _diurnal,
-            1.0,
-            ((0.875, CHAT), (0.125, DOCUMENTS)),
             8.0,
-            7200,
+            mix=((0.875, CHAT), (0.125, DOCUMENTS)),
         ),
-        TrafficPattern(
-            "nights", "twenty minutes of use, forty of nothing", _nights, 1.0, ((1.0, CHAT),), 4.0, 7200, 3600
-        ),
-        TrafficPattern(
-            "storms",
-            "chat, three times as much for three minutes, nobody knows when",
-            _storms,
-            3.0,
-            ((1.0, CHAT),),
-            4.0,
-            7200,
-        ),
+        TrafficPattern("nights", "twenty minutes of use, forty of idle time", _nights, 4.0, every_s=3600),
+        TrafficPattern("storms", "chat with irregular bursts of three times the rate", _storms, 4.0, 3.0),
     )
 }
 
 
 def read_trace(path: Path) -> list[Arrival]:
-    """A recorded trace: CSV with the columns time (seconds), prompt and output (tokens), in order of time.
+    """Read a recorded trace: CSV with the columns time (seconds), prompt and output (tokens), sorted by time.
 
     Raises:
-        ConfigError: not readable, a column is missing, a number is not one, times run backwards or are negative, or
-            the trace has a gap that looks like a recorder that was off.
+        ConfigError: not readable, a missing column, an invalid number, times that decrease or are negative, or a gap
+            longer than `LARGEST_GAP_S`.
     """
     try:
         return parse_trace(path.read_text(), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("--trace", f"{str(path)!r} is not readable: {error}", "give a CSV file") from None
+        raise ConfigError("--trace", f"{str(path)!r} is not readable: {error}", "use a CSV file") from None
 
 
 def parse_trace(text: str, where: str) -> list[Arrival]:
-    """`read_trace` for text."""
+    """Parse the text of a trace; see `read_trace`."""
     rows = csv.DictReader(text.splitlines())
     missing = [column for column in HEADER if column not in (rows.fieldnames or ())]
     if missing:
-        raise ConfigError(where, f"has no column {', '.join(missing)}", f"the header is {','.join(HEADER)}")
+        raise ConfigError(where, f"has no column {', '.join(missing)}", f"use the header {','.join(HEADER)}")
     trace: list[Arrival] = []
     before = 0.0
     for row in rows:
@@ -225,9 +203,11 @@ def parse_trace(text: str, where: str) -> list[Arrival]:
         try:
             at, prompt, output = float(row["time"]), int(row["prompt"]), int(row["output"])
         except (TypeError, ValueError):
-            raise ConfigError(line, f"{dict(row)} is not a time and two counts", "repair or remove the row") from None
+            raise ConfigError(line, f"{dict(row)} is not a time and two counts", "correct or remove the row") from None
         if not math.isfinite(at) or at < 0:
-            raise ConfigError(line, f"time {at:g} is negative or not finite", "seconds since the start of the trace")
+            raise ConfigError(
+                line, f"time {at:g} is negative or not finite", "use seconds since the start of the trace"
+            )
         if at < before:
             raise ConfigError(line, f"time {at:g} is before the row above ({before:g})", "sort the trace by time")
         if prompt < 1 or output < 1:
@@ -235,11 +215,11 @@ def parse_trace(text: str, where: str) -> list[Arrival]:
         if trace and at - before > LARGEST_GAP_S:
             raise ConfigError(
                 line,
-                f"nothing for {(at - before) / 3600:.1f} hours before it: the trace has a gap",
-                "cut the trace there, or close the gap",
+                f"no requests for {(at - before) / 3600:.1f} hours before it",
+                "split the trace there, or close the gap",
             )
         before = at
         trace.append((at, prompt, output))
     if not trace:
-        raise ConfigError(where, "has no rows", "one request a row")
+        raise ConfigError(where, "has no rows", "write one request in each row")
     return trace

@@ -13,7 +13,7 @@ import pytest
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.guards import GuardError
 from hybridserve.guards.parsers import PARSERS, ParsedVerdict
-from hybridserve.loadtest.sse import read_stream
+from hybridserve.loadtest.stream import parse_stream
 from hybridserve.settings import Settings
 from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
 from support.fuzz_bodies import BODIES, HEADERS
@@ -138,7 +138,7 @@ def test_a_servers_stream_as_the_load_test_reads_it() -> None:
         data = text.encode("utf-8", "surrogatepass") if rng.random() < 0.7 else mutate_text(text, rng)
         where = f"seed {SEED} number {number}\n{data!r}"
         try:
-            stream = read_stream([(float(i), line) for i, line in enumerate(data.split(b"\n"))])
+            stream = parse_stream([(float(i), line) for i, line in enumerate(data.split(b"\n"))])
             numbers = (stream.output_tokens, stream.prompt_tokens, stream.cached_tokens, stream.reasoning_tokens)
         except Exception as error:
             raise AssertionError(f"{type(error).__name__}: {error}: {where}") from error

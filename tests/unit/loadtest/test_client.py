@@ -29,7 +29,7 @@ def asks(
 ) -> list[Record]:
     client = StreamingClient(url, timeout=timeout)
     body = json.dumps({"max_tokens": tokens, "stream": True, "mock": mock}).encode()
-    found = [client.ask(PromptRequest(path, body, "test")).record for _ in range(times)]
+    found = [client.send(PromptRequest(path, body, "test")).record for _ in range(times)]
     client.close()
     return found
 
@@ -155,15 +155,15 @@ def test_silence_before_and_after_the_first_token(mock_url: str) -> None:
 def test_an_answer_of_the_wrong_length(mock_url: str) -> None:
     client = StreamingClient(mock_url)
     body = json.dumps({"stream": True, "mock": {"tokens": 3}}).encode()
-    assert client.ask(PromptRequest(COMPLETIONS, body, "test", exact=4)).record.outcome is Outcome.LENGTH
-    assert client.ask(PromptRequest(COMPLETIONS, body, "test", exact=3)).record.ok
+    assert client.send(PromptRequest(COMPLETIONS, body, "test", exact=4)).record.outcome is Outcome.LENGTH
+    assert client.send(PromptRequest(COMPLETIONS, body, "test", exact=3)).record.ok
 
 
 def test_reasoning_over_the_budget(mock_url: str) -> None:
     client = StreamingClient(mock_url)
     body = json.dumps({"stream": True, "mock": {"tokens": 9, "reasoning": 6}}).encode()
-    assert client.ask(PromptRequest(CHAT, body, "test", budget=5)).record.outcome is Outcome.OVERRUN
-    assert client.ask(PromptRequest(CHAT, body, "test", budget=6)).record.ok
+    assert client.send(PromptRequest(CHAT, body, "test", budget=5)).record.outcome is Outcome.OVERRUN
+    assert client.send(PromptRequest(CHAT, body, "test", budget=6)).record.ok
 
 
 def test_without_usage_chunks_are_counted_and_it_is_said(mock_url: str) -> None:
@@ -175,7 +175,7 @@ def test_latency_from_the_intended_start(mock_url: str) -> None:
     client = StreamingClient(mock_url)
     body = json.dumps({"max_tokens": 4}).encode()
     due = now() - 0.25
-    one = client.ask(PromptRequest(COMPLETIONS, body, "test"), due).record
+    one = client.send(PromptRequest(COMPLETIONS, body, "test"), due).record
     assert 0.25 <= one.queued < 0.35
     assert one.ttft == pytest.approx(one.queued + one.chunks[0])
     assert one.e2e == pytest.approx(one.queued + one.end)
@@ -207,7 +207,7 @@ def test_an_idle_connection_that_the_server_closed_is_no_failure() -> None:
         client = StreamingClient(f"http://127.0.0.1:{server.getsockname()[1]}")
         outcomes = []
         for _ in range(2):
-            outcomes.append(client.ask(PromptRequest(COMPLETIONS, b"{}", "test")).record.outcome)
+            outcomes.append(client.send(PromptRequest(COMPLETIONS, b"{}", "test")).record.outcome)
             time.sleep(0.05)
         worker.join(5)
     assert outcomes == [Outcome.OK, Outcome.OK]
@@ -218,6 +218,6 @@ def test_a_client_goes_on_after_every_kind_of_failure(mock_url: str) -> None:
     outcomes = []
     for mock in ({"cut": 3}, {}, {"idle": 3}, {}, {"status": 503}, {}, {"error": 2}, {}, {"first": 1.0}, {}):
         body = json.dumps({"max_tokens": 8, "mock": mock}).encode()
-        outcomes.append(client.ask(PromptRequest(COMPLETIONS, body, "test")).record.outcome)
+        outcomes.append(client.send(PromptRequest(COMPLETIONS, body, "test")).record.outcome)
     assert outcomes[1::2] == [Outcome.OK] * 5
     assert Outcome.OK not in outcomes[::2]

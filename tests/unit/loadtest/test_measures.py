@@ -18,12 +18,12 @@ from hybridserve.loadtest.metrics import (
     by_level,
     peak_concurrency,
     saturation,
-    summarise,
+    summarize,
     tokens_over_time,
 )
 from hybridserve.loadtest.request_record import Outcome, Record, read_records
-from hybridserve.loadtest.sse import read_stream
 from hybridserve.loadtest.statistics import Distribution, bootstrap_ratio, wilson
+from hybridserve.loadtest.stream import parse_stream
 from hybridserve.settings.slo import LatencySLO
 
 
@@ -63,7 +63,7 @@ def test_latency_counts_from_the_intended_start() -> None:
     assert late.ttft == pytest.approx(0.310)
     assert late.e2e == pytest.approx(0.331)
     assert late.tpot == pytest.approx(0.005), "time per token is the server's"
-    found = summarise([late])
+    found = summarize([late])
     assert found.schedule_lag is not None
     assert found.schedule_lag.p50 == pytest.approx(0.3)
 
@@ -72,14 +72,14 @@ def test_chunks_are_not_tokens() -> None:
     # Two chunks carry four tokens: the server's count divides, the gap between chunks stays what it is.
     one = Record(0.0, 0.0, 0.040, Outcome.OK, chunks=(0.010, 0.040), output_tokens=4, usage=True)
     assert one.tpot == pytest.approx(0.010)
-    found = summarise([one])
+    found = summarize([one])
     assert found.itl is not None
     assert found.itl.p50 == pytest.approx(0.030)
     assert found.tokens_per_chunk == 2.0
 
 
 def test_throughput_and_counts() -> None:
-    found = summarise([answer(0.0), answer(1.0), failure(start=1.5)])
+    found = summarize([answer(0.0), answer(1.0), failure(start=1.5)])
     assert found.duration == pytest.approx(1.502)
     assert (found.attempted, found.completed, found.output_tokens, found.prompt_tokens) == (3, 2, 10, 14)
     assert found.reasoning_tokens == 4
@@ -89,7 +89,7 @@ def test_throughput_and_counts() -> None:
 
 
 def test_a_failure_is_never_good() -> None:
-    found = summarise([answer(), failure(), failure(Outcome.LIMIT)], LatencySLO(ttft_s=1.0))
+    found = summarize([answer(), failure(), failure(Outcome.LIMIT)], LatencySLO(ttft_s=1.0))
     assert found.attainment is not None
     assert found.attainment.value == pytest.approx(1 / 3)
 
@@ -107,14 +107,14 @@ def test_a_failure_is_never_good() -> None:
     ],
 )
 def test_goodput_needs_every_limit_at_once(limits: LatencySLO, good: int) -> None:
-    found = summarise([answer()], limits)
+    found = summarize([answer()], limits)
     assert found.goodput == pytest.approx(good / found.duration)
 
 
 def test_traffic_that_shall_be_blocked() -> None:
     blocked = Record(0.0, 0.0, 0.004, Outcome.GUARD, expected=Outcome.GUARD, status=400)
     let_through = Record(0.0, 0.0, 0.030, Outcome.OK, expected=Outcome.GUARD, chunks=(0.01,), output_tokens=1)
-    found = summarise([blocked, let_through], LatencySLO(ttft_s=1))
+    found = summarize([blocked, let_through], LatencySLO(ttft_s=1))
     assert found.error_rate == 0.5
     assert found.attainment is not None
     assert found.attainment.value == 0.5
@@ -122,16 +122,16 @@ def test_traffic_that_shall_be_blocked() -> None:
 
 def test_warm_up_does_not_count() -> None:
     warm = Record(0.0, 0.0, 5.0, Outcome.OK, chunks=(5.0,), output_tokens=1, warm_up=True)
-    found = summarise([warm, answer(6.0)])
+    found = summarize([warm, answer(6.0)])
     assert found.attempted == 1
     assert found.ttft is not None
     assert found.ttft.max == pytest.approx(0.010)
 
 
 def test_nothing_measured_is_not_zero() -> None:
-    found = summarise([failure()])
+    found = summarize([failure()])
     assert found.ttft is None
-    assert summarise([]).attainment is None
+    assert summarize([]).attainment is None
 
 
 def test_concurrency_levels_and_time() -> None:
@@ -146,9 +146,9 @@ def test_percentile_with_too_few_values_is_said() -> None:
     few, many = Distribution.of([1.0] * 50), Distribution.of([1.0] * 1000)
     assert few is not None
     assert many is not None
-    assert few.sure(50)
-    assert not few.sure(99)
-    assert many.sure(99)
+    assert few.is_reliable(50)
+    assert not few.is_reliable(99)
+    assert many.is_reliable(99)
 
 
 def test_wilson() -> None:
@@ -201,7 +201,7 @@ def delta(finish: str | None = None, **parts: object) -> dict[str, object]:
 
 
 def test_chat_stream() -> None:
-    seen = read_stream(
+    seen = parse_stream(
         events(
             delta(role="assistant", content=""),
             delta(reasoning="hm"),
@@ -222,17 +222,19 @@ def test_chat_stream() -> None:
 
 def test_server_says_how_many_tokens_were_reasoning() -> None:
     usage = {"completion_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 8}}
-    assert read_stream(events(delta(reasoning="x"), {"choices": [], "usage": usage})).reasoning_tokens == 8
+    assert parse_stream(events(delta(reasoning="x"), {"choices": [], "usage": usage})).reasoning_tokens == 8
 
 
 def test_completion_chunks_always_carry_a_token() -> None:
-    seen = read_stream(events({"choices": [{"text": ""}]}, {"choices": [{"text": "a", "finish_reason": "length"}]}))
+    seen = parse_stream(events({"choices": [{"text": ""}]}, {"choices": [{"text": "a", "finish_reason": "length"}]}))
     assert seen.chunks == [1, 2]
     assert seen.finish_reason == "length"
 
 
 def test_error_in_the_stream_and_a_cut_event() -> None:
-    seen = read_stream([*events(delta(content="a"), {"error": {"message": "gone"}}, done=False), (9.0, b'data: {"cho')])
+    seen = parse_stream(
+        [*events(delta(content="a"), {"error": {"message": "gone"}}, done=False), (9.0, b'data: {"cho')]
+    )
     assert seen.error == {"message": "gone"}
     assert not seen.done
 
@@ -241,7 +243,7 @@ def test_error_in_the_stream_and_a_cut_event() -> None:
 def test_tool_calls_in_pieces(arguments: list[str], good: bool) -> None:
     calls = [delta(tool_calls=[{"index": 0, "function": {"name": "f"}}])]
     calls += [delta(tool_calls=[{"index": 0, "function": {"arguments": piece}}]) for piece in arguments]
-    assert read_stream(events(*calls)).tool_calls_are_json is good
+    assert parse_stream(events(*calls)).tool_calls_are_json is good
 
 
 @given(st.lists(st.lists(st.floats(1e-4, 1.0), min_size=2, max_size=20), min_size=1, max_size=12))
@@ -251,7 +253,7 @@ def test_guidellm_definitions(requests: list[list[float]]) -> None:
     for gaps in requests:
         times = [sum(gaps[: index + 1]) for index in range(len(gaps))]
         records.append(Record(0.0, 0.0, times[-1], Outcome.OK, chunks=tuple(times), output_tokens=len(times)))
-    found = summarise(records)
+    found = summarize(records)
     means = [reference.fmean(b - a for a, b in pairwise(one.chunks)) for one in records]
     assert found.tpot is not None
     assert math.isclose(found.tpot.p50, reference.median(means), rel_tol=1e-9)
@@ -272,7 +274,7 @@ def test_a_curve_without_steps_is_cut_into_bands() -> None:
 
 def test_saturation_is_where_throughput_no_longer_grows() -> None:
     def at(tokens: int) -> Summary:
-        return replace(summarise([answer()]), output_throughput=float(tokens))
+        return replace(summarize([answer()]), output_throughput=float(tokens))
 
     assert saturation({1: at(100), 2: at(190), 4: at(300), 8: at(310), 16: at(305)}) == 4
     assert saturation({1: at(100), 2: at(190), 4: at(300)}) is None, "it still grew"

@@ -15,12 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridserve.errors import ConfigError
-from hybridserve.loadtest.arrivals import arrivals, share
-from hybridserve.loadtest.client_health import Window, judge
-from hybridserve.loadtest.curves import Burst, Constant, Diurnal, Ramp, Steps
-from hybridserve.loadtest.metrics import Summary, summarise
+from hybridserve.loadtest.load_curve import Burst, Constant, Diurnal, Ramp, Steps, arrivals, share
+from hybridserve.loadtest.metrics import Summary, summarize
 from hybridserve.loadtest.prompts import Conversation, PromptRequest, Prompts
-from hybridserve.loadtest.rate_search import find_max
 from hybridserve.loadtest.request_record import Outcome, Record
 from hybridserve.loadtest.scenario import (
     ChatKind,
@@ -33,8 +30,8 @@ from hybridserve.loadtest.scenario import (
     parse_scenario,
 )
 from hybridserve.loadtest.session import RunFile, Session
-from hybridserve.loadtest.slo import gate, slo_status
-from hybridserve.loadtest.sweep import SweepPoint, fit, scaling_settings
+from hybridserve.loadtest.sweep import SweepPoint, find_max, fit, scaling_settings
+from hybridserve.loadtest.verdict import Window, check_slo, client_health, slo_status
 from hybridserve.settings.slo import LatencySLO
 
 NAMED_IN_THE_ISSUE = {"grid", "chat", "agent", "reasoning", "long-context", "tools", "guard"}
@@ -80,7 +77,7 @@ def test_long_context_goes_to_the_models_limit() -> None:
 @pytest.mark.parametrize(
     ("change", "place", "what"),
     [
-        ({"mix": [{"name": "a", "type": "tokens", "prompt": 9, "output": 1, "shared_prefix": 9}]}, "mix", "nothing"),
+        ({"mix": [{"name": "a", "type": "tokens", "prompt": 9, "output": 1, "shared_prefix": 9}]}, "mix", "shorter"),
         ({"warmup": 3}, "warmup", "is not a known field"),
         ({"mode": "half-open"}, "mode", "closed"),
         ({"curve": {"shape": "constant", "level": 2}}, "curve.constant.seconds", "Field required"),
@@ -100,7 +97,7 @@ def test_a_typo_is_one_clear_error(change: dict[str, object], place: str, what: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "what"), [("caht", "is not one"), ("none.yaml", "not readable")])
+@pytest.mark.parametrize(("name", "what"), [("caht", "there is no scenario"), ("none.yaml", "cannot be read")])
 def test_an_unknown_scenario(name: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         load_scenario(name)
@@ -241,7 +238,7 @@ def record(at: float = 0.0, late: float = 0.0, ttft: float = 0.1) -> Record:
 def healthy(cpu: float = 0.1, lag: float = 0.001, **about: float) -> tuple[bool, str]:
     records = [record(index * 0.01, **about) for index in range(200)]
     windows = [Window(float(second), 0, cpu, (lag,) * 90) for second in range(1, 4)]
-    found = judge(windows, summarise(records), Client(), 0.0, 3.0)
+    found = client_health(windows, summarize(records), Client(), 0.0, 3.0)
     return found.valid, " ".join(found.faults)
 
 
@@ -252,38 +249,41 @@ def test_a_client_that_cannot_keep_up_voids_the_run() -> None:
         valid, _ = healthy(**fault)  # type: ignore[arg-type]
         assert not valid, fault
     records = [record(index * 0.001) for index in range(2000)]
-    fast = judge([Window(1.0, 0, 0.1, (0.0,))], summarise(records), Client(), 0.0, 3.0)
+    fast = client_health([Window(1.0, 0, 0.1, (0.0,))], summarize(records), Client(), 0.0, 3.0)
     assert "streamed tokens/s" in fast.faults[0]
-    assert not judge([], summarise(records), Client(), 0.0, 3.0).valid, "nobody watched"
+    assert not client_health([], summarize(records), Client(), 0.0, 3.0).valid, "nobody watched"
 
 
 def test_a_worker_that_is_missing_or_falls_silent_voids_the_run() -> None:
-    summary = summarise([record(index) for index in range(60)])
+    summary = summarize([record(index) for index in range(60)])
     both = [Window(float(second), worker, 0.1, (0.001,)) for second in range(1, 61) for worker in (0, 1)]
-    assert judge(both, summary, Client(), 0.0, 60.0, expected=2).valid
+    assert client_health(both, summary, Client(), 0.0, 60.0, expected=2).valid
     one = [window for window in both if window.worker == 0]
-    assert judge(one, summary, Client(), 0.0, 60.0, expected=2).faults == ("1 of 2 workers were heard of",)
+    assert client_health(one, summary, Client(), 0.0, 60.0, expected=2).faults == ("1 of 2 workers reported",)
     died = [window for window in both if window.worker == 0 or window.at < 20]
-    assert judge(died, summary, Client(), 0.0, 60.0, expected=2).faults == (
-        "worker 1 fell silent 19 s after the start",
+    assert client_health(died, summary, Client(), 0.0, 60.0, expected=2).faults == (
+        "worker 1 stopped reporting 19 s after the start",
     )
 
 
-def test_gate() -> None:
+def test_check_slo() -> None:
     good = [record(index) for index in range(99)]
-    summary = summarise([*good, Record(1, 1, 0.1, Outcome.HTTP_5XX)], LatencySLO(ttft_s=0.2))
+    summary = summarize([*good, Record(1, 1, 0.1, Outcome.HTTP_5XX)], LatencySLO(ttft_s=0.2))
     kept = {
         one.name: one.kept
-        for one in gate(summary, LoadTestSLO(ttft=0.2, percentiles={"ttft_p95": 0.2, "e2e_p50": 0.5}))
+        for one in check_slo(summary, LoadTestSLO(ttft=0.2, percentiles={"ttft_p95": 0.2, "e2e_p50": 0.5}))
     }
     assert kept == {"goodput": True, "errors": True, "ttft_p95": True, "e2e_p50": False}
-    nothing: Summary = summarise([Record(1, 1, 0.1, Outcome.CONNECT)])
-    assert not any(one.kept for one in gate(nothing, LoadTestSLO(percentiles={"ttft_p95": 9})))
+    nothing: Summary = summarize([Record(1, 1, 0.1, Outcome.CONNECT)])
+    assert not any(one.kept for one in check_slo(nothing, LoadTestSLO(percentiles={"ttft_p95": 9})))
     windows = [Window(1.0, 0, 0.1, (0.0,))]
-    health = judge(windows, summary, Client(), 0.0, 3.0)
-    assert slo_status(gate(summary, LoadTestSLO()), health) == "kept"
-    assert slo_status(gate(summary, LoadTestSLO(errors=0.001)), health) == "missed"
-    assert slo_status(gate(summary, LoadTestSLO(errors=0.001)), judge([], summary, Client(), 0.0, 3.0)) == "void"
+    health = client_health(windows, summary, Client(), 0.0, 3.0)
+    assert slo_status(check_slo(summary, LoadTestSLO()), health) == "kept"
+    assert slo_status(check_slo(summary, LoadTestSLO(errors=0.001)), health) == "missed"
+    assert (
+        slo_status(check_slo(summary, LoadTestSLO(errors=0.001)), client_health([], summary, Client(), 0.0, 3.0))
+        == "void"
+    )
 
 
 def test_the_law_of_a_step_is_found_again() -> None:
@@ -296,7 +296,7 @@ def test_the_law_of_a_step_is_found_again() -> None:
             one = Record(
                 0, 0, first + tpot * (o - 1), Outcome.OK, chunks=(first, first + tpot * (o - 1)), output_tokens=o
             )
-            points.append(SweepPoint("k", p, o, n, summarise([one])))
+            points.append(SweepPoint("k", p, o, n, summarize([one])))
     law = fit(points)
     assert (law.fixed_s, law.per_sequence_s) == pytest.approx((fixed, sequence), rel=0.02)
     assert (law.per_prompt_token_s, law.overhead_s) == pytest.approx((prompt, overhead), rel=0.05)
@@ -305,5 +305,5 @@ def test_the_law_of_a_step_is_found_again() -> None:
     assert scaling == {"start_up_s": 45, "prefill_tokens_per_s": pytest.approx(1 / prompt, rel=0.06)}
     blind = scaling_settings(replace(law, per_prompt_token_s=0.0), 45)["scaling"]
     assert blind["prefill_tokens_per_s"] is None
-    with pytest.raises(ConfigError, match="too small"):
+    with pytest.raises(ConfigError, match="too few points"):
         fit(points[:3])

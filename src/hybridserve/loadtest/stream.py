@@ -1,4 +1,4 @@
-"""What a stream of server-sent events says, worked out after it ended: no JSON is parsed while tokens are timed."""
+"""The content of a stream of server-sent events, parsed after it ended: no JSON is parsed while tokens are timed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hybridserve.sse import DONE, event_data
 
 @dataclass(slots=True)
 class Stream:
-    """One answer. Times are as given with the events."""
+    """One answer. Times are those of the events."""
 
     chunks: list[float] = field(default_factory=list)
     first_answer: float | None = None
@@ -23,7 +23,7 @@ class Stream:
     error: dict[str, Any] | None = None
     reasoning_chunks: int = 0
     text: list[str] = field(default_factory=list)
-    """Pieces of the answer, without reasoning: the next turn of a conversation needs them."""
+    """Pieces of the answer, without reasoning, for the next turn of a conversation."""
     tools: dict[int, dict[str, str]] = field(default_factory=dict)
 
     @property
@@ -41,7 +41,7 @@ class Stream:
 
     @property
     def reasoning_tokens(self) -> int:
-        """The server's count; where it gives none, output tokens shared out by chunks (exact at one token a chunk)."""
+        """The server's count; otherwise the share of reasoning chunks (exact with one token in a chunk)."""
         details = (self.usage or {}).get("completion_tokens_details") or {}
         if details.get("reasoning_tokens") is not None:
             return int(details["reasoning_tokens"])
@@ -59,14 +59,14 @@ class Stream:
         return bool(parsed) and len(parsed) == len(self.tools)
 
 
-def read_stream(lines: Sequence[tuple[float, bytes]]) -> Stream:
-    """Read the lines of a stream, each with the instant of its arrival.
+def parse_stream(lines: Sequence[tuple[float, bytes]]) -> Stream:
+    """Parse the lines of a stream, each with its arrival time.
 
     A chunk counts as a token unless it only announces the role or only carries the finish reason of a chat. A
-    completion's chunk always counts: a token may well have no text of its own (half of a character).
+    completion's chunk always counts: a token may have no text (half of a character).
     """
     seen = Stream()
-    for at, line in lines:
+    for time, line in lines:
         try:
             data = event_data(line)
             if data is None:
@@ -76,28 +76,28 @@ def read_stream(lines: Sequence[tuple[float, bytes]]) -> Stream:
                 continue
             event = json.loads(data)
         except ValueError:
-            # Cut in the middle of an event: what came before still counts, and `done` stays false.
+            # Cut in the middle of an event: earlier events still count, and `done` stays false.
             continue
         if not isinstance(event, dict):
             continue
         if "error" in event:
             error = event["error"]
             seen.error = error if isinstance(error, dict) else {"message": str(error)}
-            seen.end = at
+            seen.end = time
             continue
-        seen.end = at
+        seen.end = time
         try:
             seen.usage = _usage(event.get("usage")) or seen.usage
             for choice in event.get("choices") or ():
-                _choice(seen, at, choice)
+                _add_choice(seen, time, choice)
         except (AttributeError, TypeError):
-            # Lists for objects, numbers for texts: no server of this API, and no measurement.
-            seen.error = {"message": "an event has not the form of a chunk"}
+            # Lists instead of objects, numbers instead of strings: not this API.
+            seen.error = {"message": "an event is not a chunk of this API"}
     return seen
 
 
 def _usage(given: Any) -> dict[str, Any] | None:
-    """Counts that are counts; None where there are none."""
+    """The integer counts; None when there are none."""
     if not isinstance(given, dict) or not isinstance(given.get("completion_tokens"), int):
         return None
     kept: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, int)}
@@ -107,29 +107,29 @@ def _usage(given: Any) -> dict[str, Any] | None:
     return kept
 
 
-def _choice(seen: Stream, at: float, choice: dict[str, Any]) -> None:
+def _add_choice(seen: Stream, time: float, choice: dict[str, Any]) -> None:
     if choice.get("finish_reason"):
         seen.finish_reason = choice["finish_reason"]
     delta = choice.get("delta")
     if delta is None:
-        seen.chunks.append(at)
+        seen.chunks.append(time)
         seen.text.append(choice.get("text") or "")
-        seen.first_answer = at if seen.first_answer is None else seen.first_answer
+        seen.first_answer = time if seen.first_answer is None else seen.first_answer
         return
     content = delta.get("content")
     reasoning = delta.get("reasoning") or delta.get("reasoning_content")
     tools = delta.get("tool_calls") or ()
     if not (content or reasoning or tools) and ("role" in delta or choice.get("finish_reason") or content is None):
         return
-    seen.chunks.append(at)
+    seen.chunks.append(time)
     if reasoning and not (content or tools):
         seen.reasoning_chunks += 1
     elif seen.first_answer is None:
-        seen.first_answer = at
+        seen.first_answer = time
     if content:
         seen.text.append(content)
     for call in tools:
-        one = seen.tools.setdefault(call.get("index", 0), {"name": "", "arguments": ""})
+        tool = seen.tools.setdefault(call.get("index", 0), {"name": "", "arguments": ""})
         function = call.get("function") or {}
-        one["name"] += function.get("name") or ""
-        one["arguments"] += function.get("arguments") or ""
+        tool["name"] += function.get("name") or ""
+        tool["arguments"] += function.get("arguments") or ""
