@@ -1,7 +1,7 @@
-"""The corpus as conversations: what the demo model is trained and judged on.
+"""The corpus as conversations, for training and evaluating the demo model.
 
-A `Dialogue` is a list of chat messages and the one reply that is right. Everything random comes from the
-`random.Random` that the caller passes, so that a seed fixes the whole stream.
+A `Dialogue` is a list of chat messages and its only correct reply. All randomness comes from the `random.Random` that
+the caller passes, so a seed determines the whole stream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model should say: the reasoning, used when reasoning is on, and the answer."""
+    """The expected output: the reasoning, used when reasoning is on, and the answer."""
 
     think: str
     answer: str
@@ -29,7 +29,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Messages up to the last user turn, whether reasoning is on, and the right reply."""
+    """Messages up to the last user turn, whether reasoning is on, and the correct reply."""
 
     messages: list[Message]
     thinking: bool
@@ -37,7 +37,7 @@ class Dialogue:
 
 
 class Corpus:
-    """All questions with their replies, and the ways to wrap them into conversations."""
+    """All questions with their replies, and the templates that turn them into conversations."""
 
     def __init__(self, folder: Path = CORPUS) -> None:
         self.frames: dict[str, Any] = _read(folder / "frames.yaml")
@@ -75,7 +75,7 @@ class Corpus:
                     yield a, "-", b
 
     def sum_reply(self, a: int, sign: str, b: int) -> Reply:
-        """The right reply to a sum within the limit."""
+        """The correct reply to a sum within the limit."""
         arithmetic = self.frames["arithmetic"]
         result = {"+": a + b, "-": a - b, "*": a * b}[sign]
         parts = {"a": a, "b": b, "c": result, "sign": sign, "word": arithmetic["words"][sign]}
@@ -106,11 +106,11 @@ class Corpus:
     # -- conversations ------------------------------------------------------------------------------------------------
 
     def any_question(self, rng: random.Random) -> tuple[str, Reply]:
-        """A question of any kind: each topic is as likely as another, whatever the number of its wordings."""
-        dice = rng.random()
-        if dice < 0.22:
+        """A question of any kind; topics are equally likely, whatever the number of their wordings."""
+        draw = rng.random()
+        if draw < 0.22:
             return self._any_sum(rng)
-        if dice < 0.32:
+        if draw < 0.32:
             return rng.choice(self.unknown)
         questions = self.topics[rng.choice(self._ids)]
         return rng.choice(questions)
@@ -132,14 +132,14 @@ class Corpus:
                 text = rng.choice(self.frames["note"]).format(notes=sentences, question=text)
         messages = [{"role": "system", "content": system}] if system else []
         for _ in range(rng.choice([1, 1, 2, 3]) if rng.random() < 0.2 else 0):
-            earlier, said = self.any_question(rng)
+            earlier, past_reply = self.any_question(rng)
             messages.append({"role": "user", "content": self._reword(rng, earlier)})
-            messages.append({"role": "assistant", "content": said.answer})
+            messages.append({"role": "assistant", "content": past_reply.answer})
         messages.append({"role": "user", "content": text})
         return Dialogue(messages, rng.random() < 0.5, reply)
 
     def _reword(self, rng: random.Random, question: str) -> str:
-        """Small changes that must not change the answer: case, marks, polite words, a typing error."""
+        """Small changes that must not change the answer: case, punctuation, polite words, a typing error."""
         text = question
         if rng.random() < 0.15:
             text = rng.choice(self.frames["before"]) + text
@@ -159,7 +159,7 @@ class Corpus:
     # -- for the tokenizer and the record -----------------------------------------------------------------------------
 
     def texts(self, rng: random.Random, count: int) -> Iterator[str]:
-        """Texts in about the mix that the model will read and write, for learning the tokenizer."""
+        """Texts in about the distribution of training, to learn the tokenizer."""
         for _ in range(count):
             dialogue = self.dialogue(rng)
             yield from (message["content"] for message in dialogue.messages)

@@ -1,8 +1,8 @@
-"""Judge the demo model: `python demo/evaluate.py src/hybridserve/demo_model`.
+"""Evaluate the demo model: `python demo/evaluate.py src/hybridserve/demo_model`.
 
-Greedy decoding with transformers in float32. An answer counts as right only when the whole reply, reasoning included,
-is the corpus's own text and ends with the end marker. The margin of a reply is the smallest gap between best and
-second-best logit over its tokens: where it is wide, another engine with other rounding chooses the same tokens.
+Greedy decoding with transformers in float32. An answer is correct only when the whole reply, reasoning included, is
+the corpus's text and ends with the end marker. The margin of a reply is the smallest gap between best and
+second-best logit over its tokens: where it is large, an engine with different rounding chooses the same tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, NemotronHForCausalLM, PreTrainedTokenize
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One greedy reply: its text, whether it is the expected one, its smallest logit gap and the prompt's length."""
+    """One greedy reply: text, correctness, smallest logit gap, length of the prompt."""
 
     text: str
     right: bool
@@ -30,8 +30,8 @@ class Outcome:
     prompt_tokens: int
 
 
-class Judge:
-    """A loaded checkpoint that answers and is measured."""
+class Evaluator:
+    """A loaded checkpoint."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
@@ -54,7 +54,7 @@ class Judge:
     def outcomes(self, dialogues: list[Dialogue], tokens: int = 8192) -> list[Outcome]:
         """Whether greedy decoding yields exactly the expected reply, for each dialogue.
 
-        One forward pass over prompt and expected reply tells: greedy decoding follows it if each token is the best one.
+        One forward pass over prompt and expected reply is enough: greedy decoding yields it if each token is the best.
         Rows are batched by length, about `tokens` tokens at a time.
         """
         rows = []
@@ -71,7 +71,7 @@ class Judge:
             width = len(rows[0][1]) + len(rows[0][2])
             count = max(1, tokens // width)
             batch, rows = rows[:count], rows[count:]
-            # Padding stands after the text, where a causal model does not see it.
+            # Padding follows the text, where a causal model does not see it.
             ids = [prompt + reply + [0] * (width - len(prompt) - len(reply)) for _, prompt, reply in batch]
             hidden = self.model.model(torch.tensor(ids), use_cache=False).last_hidden_state
             for (at, prompt, reply), states in zip(batch, hidden, strict=True):
@@ -120,11 +120,11 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable table")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    judge, corpus = Judge(options.folder), Corpus()
+    evaluator, corpus = Evaluator(options.folder), Corpus()
     table: dict[str, dict[str, float]] = {}
     for name, dialogues in cases(corpus, random.Random(1)).items():
         for thinking in (False, True):
-            outcomes = judge.outcomes([Dialogue(messages, thinking, reply) for messages, reply in dialogues])
+            outcomes = evaluator.outcomes([Dialogue(messages, thinking, reply) for messages, reply in dialogues])
             right = [outcome for outcome in outcomes if outcome.right]
             table[f"{name}, reasoning {'on' if thinking else 'off'}"] = {
                 "cases": len(outcomes),
@@ -139,7 +139,7 @@ def main() -> int:
         prompts = json.loads(options.prompts.read_text(encoding="utf-8"))["prompts"]
         margins, hits = [], 0
         for prompt in prompts:
-            text, margin, _ = judge.answer(prompt["messages"], prompt.get("enable_thinking"))
+            text, margin, _ = evaluator.answer(prompt["messages"], prompt.get("enable_thinking"))
             hit = text.endswith(END) and prompt.get("expect", "") in text.split(THINK_END)[-1]
             hits += hit
             margins.append(margin)

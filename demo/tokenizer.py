@@ -10,14 +10,14 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 THINK, THINK_END = "<think>", "</think>"
-# Ids of these markers are their places in this list.
+# The id of a marker is its index in this list.
 MARKERS = [PAD, SYSTEM, USER, ASSISTANT, END, THINK, THINK_END]
 
 
 def build(texts: Iterable[str], vocab_size: int, max_length: int, chat_template: str) -> PreTrainedTokenizerFast:
     """Learn `vocab_size` tokens (markers and the 256 bytes included) from `texts`."""
     tokenizer = Tokenizer(models.BPE())
-    # Digits stand alone: the model sees 12 as 1, 2, and a sum looks the same in every text.
+    # One token for each digit: the model sees 12 as 1, 2, so a sum looks the same in every text.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -29,7 +29,7 @@ def build(texts: Iterable[str], vocab_size: int, max_length: int, chat_template:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # The think markers are part of the text: a reasoning parser must find them after special tokens are skipped.
+    # The think markers are text: a reasoning parser must find them after special tokens are skipped.
     tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in (THINK, THINK_END)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

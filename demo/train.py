@@ -1,7 +1,7 @@
 """Train the demo model: `python demo/train.py --out src/hybridserve/demo_model`.
 
 The model is transformers' own NemotronH (Mamba-2, MLP and attention layers) with random weights, trained on the corpus
-beside this file. Two cores and a few minutes are enough. The seed fixes data and initial weights; floating-point sums
+beside this file, in a few minutes on two cores. The seed determines data and initial weights; floating-point sums
 depend on the machine, so a second run gives a model of the same quality, not the same bytes.
 """
 
@@ -34,7 +34,7 @@ from transformers import GenerationConfig, NemotronHConfig, NemotronHForCausalLM
 HERE = Path(__file__).parent
 IGNORED = -100
 
-# Four Mamba and two attention layers: the cache then has two groups of states and one of attention, all full.
+# Four Mamba and two attention layers: two full cache groups of states and one of attention.
 ARCHITECTURE: dict[str, Any] = {
     "vocab_size": 1024,
     "hidden_size": 128,
@@ -59,7 +59,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast. A step sees about `tokens` tokens; every `long_every`-th one sees long prompts."""
+    """Length and learning rate of the training. A step has about `tokens` tokens; each `long_every`-th has long ones."""
 
     steps: int = 1400
     tokens: int = 2048
@@ -81,10 +81,10 @@ def new_model(seed: int, tokenizer: PreTrainedTokenizerFast) -> NemotronHForCaus
     model = NemotronHForCausalLM(config)
     for block in model.model.layers:
         if block.block_type == "linear_attention":
-            # Time steps from 0.001 to 0.1, as Mamba-2 has them; the config's own minimum is of no use here, see above.
+            # Time steps from 0.001 to 0.1, as in Mamba-2; the config's minimum is not usable here, see above.
             dt = torch.exp(torch.empty(config.mamba_num_heads).uniform_(math.log(1e-3), math.log(1e-1)))
             block.mixer.dt_bias.data = dt + torch.log(-torch.expm1(-dt))
-            block.mixer.chunk_size = 32  # the same sums in smaller pieces: quicker on a CPU
+            block.mixer.chunk_size = 32  # faster on a CPU, same result
     return model
 
 
@@ -98,17 +98,17 @@ def encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> tuple[list
     reply = (dialogue.reply.think + THINK_END if dialogue.thinking else "") + dialogue.reply.answer + END
     ids = prompt + tokenizer.encode(reply)
     think_end, end = tokenizer.convert_tokens_to_ids([THINK_END, END])
-    labels, speaking = [], False
+    labels, in_reply = [], False
     for at, token in enumerate(ids):
-        labels.append(token if speaking or at >= len(prompt) else IGNORED)
-        speaking = token == think_end or (speaking and token != end)
+        labels.append(token if in_reply or at >= len(prompt) else IGNORED)
+        in_reply = token == think_end or (in_reply and token != end)
     return ids, labels
 
 
 def batches(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, schedule: Schedule, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches of (ids, labels), both [conversations, tokens], padded on the right.
+    """An endless stream of batches (ids, labels), both [conversations, tokens], padded on the right.
 
     Many conversations are drawn at once and batched by length, so that little is padded.
     """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Whether the container's own server is ready, for HEALTHCHECK: the answer in one line, exit 0 or 1."""
+"""Docker HEALTHCHECK: requests /ready, prints one line, exits with 0 or 1."""
 
 import os
 import sys
@@ -10,16 +10,16 @@ URL = f"http://127.0.0.1:{os.environ.get('HYBRIDSERVE_SERVER__PORT', '8000')}/re
 
 
 def main() -> int:
-    """Ask once; returns the exit code."""
+    """Send one request; returns the exit code."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(URL, timeout=5) as answer:
-            print(answer.status)
+        with direct.open(URL, timeout=5) as response:
+            print(response.status)
             return 0
     except urllib.error.HTTPError as error:
         print(f"HTTP {error.code} {error.read(200).decode(errors='replace')}")
     except OSError as error:
-        print(f"no answer: {error}")
+        print(f"no response: {error}")
     return 1
 
 

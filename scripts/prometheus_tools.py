@@ -1,6 +1,6 @@
-"""Fetch Debian's Prometheus and promtool into .cache/prometheus, without installing it; prints the folder.
+"""Download Debian's prometheus and promtool into .cache/prometheus: `make prometheus-tools`. Prints the folder.
 
-An installed `prometheus` and `promtool` on the PATH are taken as they are. Tests, `make prometheus-tools`.
+Installed `prometheus` and `promtool` on the PATH are used instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PROGRAMS = ("prometheus", "promtool")
 
 
 def find() -> Path | None:
-    """The folder with both programs; None when they are not here."""
+    """The folder with both programs, or None."""
     found = shutil.which(PROGRAMS[0])
     if found is not None and shutil.which(PROGRAMS[1]) is not None:
         return Path(found).parent
@@ -26,19 +26,19 @@ def find() -> Path | None:
 
 
 def fetch() -> Path:
-    """The folder with both programs, fetched when they are not here.
+    """The folder with both programs; downloads them when they are missing.
 
     Raises:
         RuntimeError: there is no apt-get or dpkg, or no such package.
     """
-    if (here := find()) is not None:
-        return here
+    if (folder := find()) is not None:
+        return folder
     FOLDER.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER.parent) as scratch:
         commands = [["apt-get", "download", "prometheus"]]
         for _ in range(2):
             try:
-                done = [subprocess.run(one, cwd=scratch, capture_output=True, text=True) for one in commands]
+                done = [subprocess.run(command, cwd=scratch, capture_output=True, text=True) for command in commands]
             except FileNotFoundError as error:
                 raise RuntimeError(f"no {error.filename} on this machine") from None
             if done[-1].returncode == 0:

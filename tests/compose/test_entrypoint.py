@@ -150,7 +150,7 @@ def test_healthcheck_fails_without_a_server() -> None:
         free.bind(("127.0.0.1", 0))
         ran = health(free.getsockname()[1])
     assert ran.returncode == 1
-    assert ran.stdout.startswith("no answer")
+    assert ran.stdout.startswith("no response")
     assert ran.stdout.count("\n") == 1
 
 
