@@ -59,7 +59,7 @@ ARCHITECTURE: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Length and learning rate of the training. A step has about `tokens` tokens; each `long_every`-th has long ones."""
+    """Length and learning rate of the training. A step has about `tokens` tokens; some steps have long prompts."""
 
     steps: int = 1400
     tokens: int = 2048

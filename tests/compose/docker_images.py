@@ -87,7 +87,9 @@ def test_missing_disk_space_is_one_line(images: None) -> None:
     hardened = ("--read-only", "--cap-drop", "ALL", "--network", "none", "--tmpfs", "/tmp:size=64m")
     ran = docker_tools.run("docker", "run", "--rm", *hardened, CPU, check=False)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), ran.stderr
-    failed_with_one_line(ran, "hybridserve: /tmp has 64 MiB free and needs 256; free some space, or use a larger volume")
+    failed_with_one_line(
+        ran, "hybridserve: /tmp has 64 MiB free and needs 256; free some space, or use a larger volume"
+    )
 
 
 def test_empty_secret_is_one_line(images: None, tmp_path: Path) -> None:
