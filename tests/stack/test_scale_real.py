@@ -178,5 +178,5 @@ def test_one_two_one(start_service: Callable[..., Any]) -> None:
     assert load.failures == []
     assert long.failures == []
     said = decisions(service)
-    assert [line.split(" reason")[0] for line in said] == ["event=scale from=1 to=2", "event=scale from=2 to=1"], said
+    assert [line.split(" cause")[0] for line in said] == ["event=scale from=1 to=2", "event=scale from=2 to=1"], said
     report("1-2-1", times | {"requests": float(load.finished + long.finished)})

@@ -63,7 +63,7 @@ def export_replica(
         if mode == "ray":
             _announce_ray(handover)
     except Exception:
-        logger.exception("event=no_replica_metrics")
+        logger.exception("metrics_export_failed")
 
 
 def _announce_ray(handover: GatewayConfig) -> None:

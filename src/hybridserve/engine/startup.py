@@ -37,6 +37,6 @@ def verify_plan(client: Any, planned: ResolvedPlan) -> dict[str, Any]:
     reported = read_cache_info(client.vllm_config)
     plan = plan_document(planned.advice.plan.cache, reported)
     for difference in plan["differences"]:
-        logger.warning("the plan does not hold: %s", difference)
+        logger.warning("plan_mismatch", extra={"difference": str(difference)})
     save_profiled_pool(planned, reported)
     return plan

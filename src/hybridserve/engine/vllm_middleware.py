@@ -51,7 +51,7 @@ class VLLMMiddleware(GatewayMiddleware):
                 await self._begin(scope["app"].state.engine_client)
             except Exception:
                 # Uvicorn takes an exception here for an app without lifespan, and would serve.
-                logger.exception("event=start_failed")
+                logger.exception("start_failed")
                 os._exit(1)
         await super().__call__(scope, receive, send)
 

@@ -54,6 +54,6 @@ async def wait_until_unhealthy(errored: Callable[[], bool], signals: EngineStats
         quiet = silence.look(signals.steps, signals.busy, now - looked)
         looked = now
         if quiet >= stall_timeout_s:
-            logger.error("event=engine_stalled seconds=%.0f", quiet)
+            logger.error("engine_stalled", extra={"seconds": round(quiet)})
             return
-    logger.error("event=engine_dead")
+    logger.error("engine_dead")

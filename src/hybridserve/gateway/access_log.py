@@ -39,15 +39,17 @@ class AccessLogEntry:
             end(self.span, key=self.key, status=self.status, reason=self.reason, tokens=self.tokens)
         if log.isEnabledFor(logging.INFO):
             log.info(
-                "event=request id=%s key=%s method=%s route=%s status=%d reason=%s ms=%.1f tokens=%s",
-                self.ident,
-                self.key,
-                self.method,
-                self.route,
-                self.status,
-                self.reason,
-                (perf_counter() - self._began) * 1000,
-                "-" if self.tokens is None else self.tokens,
+                "request",
+                extra={
+                    "id": self.ident,
+                    "key": self.key,
+                    "method": self.method,
+                    "route": self.route,
+                    "status": self.status,
+                    "reason": self.reason,
+                    "ms": round((perf_counter() - self._began) * 1000, 1),
+                    "tokens": self.tokens,
+                },
             )
 
 

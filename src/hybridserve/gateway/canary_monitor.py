@@ -62,9 +62,9 @@ class GuardCanaryMonitor:
             self._metrics.guard_canary_ok.labels(canary.expect).set(float(passed))
             self._metrics.guard_canary_latency.labels(canary.expect).observe(observation.latency_s)
         if not self.state.ok:
-            log.warning("event=canary_failed failures=%d why=%r", self.state.failures, self.state.why)
+            log.warning("canary_failed", extra={"failures": self.state.failures, "why": self.state.why})
         elif not before.ok:
-            log.info("event=canary_ok")
+            log.info("canary_ok")
 
     async def _send(self, app: App, canary: Canary) -> CanaryObservation:
         start = perf_counter()

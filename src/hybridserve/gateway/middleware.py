@@ -238,10 +238,8 @@ class GatewayMiddleware:
             if reply.cut != STALLED:  # else we broke its sending off ourselves
                 # Type and place only: a message may quote the prompt.
                 frame = traceback.extract_tb(error.__traceback__)[-1]
-                kind = type(error).__name__
-                log.error(
-                    "event=engine_app_error id=%s error=%s at=%s:%s", visit.ident, kind, frame.filename, frame.lineno
-                )
+                at = f"{frame.filename}:{frame.lineno}"
+                log.error("engine_app_error", extra={"id": visit.ident, "error": type(error).__name__, "at": at})
         await reply.finish(failed)
 
     async def _set_budget(self, scope: Scope, call: GenerationRequest) -> None:

@@ -204,7 +204,7 @@ class GatewayState:
         try:
             await request_app(app, own_scope(self._insider), "POST", "/v1/chat/completions", body)
         except Exception as error:  # The first client who asks for a budget makes the door ask again.
-            log.warning("event=budget_probe_failed error=%s", type(error).__name__)
+            log.warning("budget_probe_failed", extra={"error": type(error).__name__})
 
     async def _guard_fault(self, guard: ResilientGuard) -> str | None:
         if self._rounds is not None and self._rounds.fault is not None:

@@ -51,14 +51,12 @@ def export(section: TelemetrySection, registry: CollectorRegistry, labels: Mappi
         return None
     port = _listen(section.metrics_host, section.metrics_port, registry)
     if port is None:
-        logger.warning(
-            "event=metrics_port_unavailable host=%s ports=%d-%d", section.metrics_host, section.metrics_port,
-            section.metrics_port + PORTS - 1,
-        )  # fmt: skip
+        ports = f"{section.metrics_port}-{section.metrics_port + PORTS - 1}"
+        logger.warning("metrics_port_unavailable", extra={"host": section.metrics_host, "ports": ports})
         return None
     host = _reachable(section.metrics_host)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    logger.info("event=metrics_port address=%s", address)
+    logger.info("metrics_port", extra={"address": address})
     return Exporter(address, announce(section.targets_dir, address, labels))
 
 
@@ -76,7 +74,7 @@ def announce(folder: Path | None, address: str, labels: Mapping[str, str]) -> Pa
         fresh.write_text(json.dumps([{"targets": [address], "labels": dict(labels)}]), encoding="utf-8")
         fresh.replace(file)
     except OSError as error:
-        logger.warning("event=target_file_write_failed folder=%s error=%s", folder, error)
+        logger.warning("target_file_write_failed", extra={"folder": str(folder), "error": str(error)})
         return None
     atexit.register(_remove, file, pid)
     return file

@@ -22,7 +22,7 @@ from hybridserve.engine.patches import preload
 from hybridserve.engine.spec import replica_capacity
 from hybridserve.gateway.config import from_environ
 from hybridserve.gateway.state import served_name
-from hybridserve.observability.logging import configure, serve_keeps_its_log
+from hybridserve.observability.logging import configure, preserve_ray_serve_log
 from hybridserve.planning.resolve import engine_environment
 from hybridserve.runtime.compliance_gate import enforce_compliance
 from hybridserve.runtime.ray_autoscaling import autoscaling_options
@@ -48,7 +48,7 @@ class Replica:
         one_cpu = known.settings.accelerator.name == "cpu" and devices == 1
         begun = preload.start_forkserver() if one_cpu else None
 
-        with serve_keeps_its_log():
+        with preserve_ray_serve_log():
             from hybridserve.engine.ray_replica import start_server  # torch and vLLM: after the fork server has begun
 
             self._server = await start_server(known, begun)

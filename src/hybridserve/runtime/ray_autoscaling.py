@@ -58,16 +58,15 @@ class RayAutoscalingPolicy:
         """Replicas for Ray's `AutoscalingContext`. The state for Ray is empty: this object has it."""
         back_s = self._clock.back_s(time.time(), time.monotonic())
         if back_s > BACK_S:
-            logger.error(
-                "event=clock_moved_backwards seconds=%.0f: Ray replaces no dead replica until then; restart", back_s
-            )
+            hint = "Ray does not replace failed replicas until the clock catches up; restart the service"
+            logger.error("clock_moved_backwards", extra={"seconds": round(back_s), "hint": hint})
         try:
             return self._decide(context), {}
         except Exception as error:  # never raise into the controller: see the module's docstring
             self.metrics.errors.inc()
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
-                logger.error("event=autoscaler_error problem=%r", problem, exc_info=True)
+                logger.error("autoscaler_error", extra={"problem": problem}, exc_info=True)
                 self._problem = problem
             return context.target_num_replicas, {}
 
@@ -82,8 +81,15 @@ class RayAutoscalingPolicy:
         self._problem = ""
         record_decision(self.metrics, fleet, spec, decision)
         if decision.replicas != fleet.target:
-            event = "scale_dry_run" if spec.dry_run else "scale"
-            logger.info("event=%s from=%d to=%d reason=%r", event, fleet.target, decision.replicas, decision.reason)
+            logger.info(
+                "scale_dry_run" if spec.dry_run else "scale",
+                extra={
+                    "from": fleet.target,
+                    "to": decision.replicas,
+                    "cause": decision.cause.value,
+                    "reason": decision.reason,
+                },
+            )
         return fleet.target if spec.dry_run else decision.replicas
 
 
@@ -113,7 +119,7 @@ def _metrics(exported: str) -> AutoscalerMetrics:
             labels = {"namespace": section.namespace, "model": model, "replica": "controller"}
             export(section, registry, labels)
         except Exception:  # a controller without metrics still scales
-            logger.exception("event=no_scaling_metrics")
+            logger.exception("metrics_export_failed")
     return metrics
 
 

@@ -41,4 +41,4 @@ def _plain(line: str) -> str:
         fields = json.loads(line)
     except ValueError:
         return line
-    return "\n".join(str(fields[name]) for name in ("message", "exception") if name in fields)
+    return "\n".join(str(fields[name]) for name in ("event", "message", "exception") if name in fields)

@@ -22,7 +22,7 @@ from hybridserve.engine.processes import adopt_orphans, kill_descendants
 from hybridserve.errors import EnvironmentFault, HybridServeError
 from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.state import served_name
-from hybridserve.observability.logging import ENGINE_CONFIG, LOG_DIR, Forwarder, engine_config
+from hybridserve.observability.logging import ENGINE_CONFIG, LOG_DIR, LogForwarder, engine_config
 from hybridserve.observability.metrics_server import forget_dead
 from hybridserve.runtime.backends import Backend
 from hybridserve.runtime.compliance_gate import enforce_compliance
@@ -128,7 +128,7 @@ def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], No
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _gather_logs(settings: Settings, scratch: Path) -> Forwarder:
+def _gather_logs(settings: Settings, scratch: Path) -> LogForwarder:
     """Lines of every process to standard error, in one form."""
     folder = scratch / "log"
     folder.mkdir()
@@ -137,7 +137,7 @@ def _gather_logs(settings: Settings, scratch: Path) -> Forwarder:
         engine = folder / "vllm.json"
         engine.write_text(json.dumps(engine_config(settings.telemetry)), encoding="utf-8")
         os.environ[ENGINE_CONFIG] = str(engine)
-    lines = Forwarder(folder, sys.stderr)
+    lines = LogForwarder(folder, sys.stderr)
     lines.start()
     return lines
 

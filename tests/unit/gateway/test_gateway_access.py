@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from hybridserve.errors import ConfigError
 from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import APIKeyStore, key_line, new_key, parse_keys
+from hybridserve.observability.logging import TextFormatter
 from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings import Settings, load
 from support.fake_engine import SmallEngine, chunk, sse
@@ -272,7 +273,7 @@ def test_logs_hold_no_key_no_prompt_no_answer(keys: dict[str, str], caplog: pyte
     ask(app, body, headers=bearer(keys["user"]))
     ask(app, {**body, "stream": True}, headers=bearer(keys["user"]))
     ask(app, body, headers=bearer("hs-SECRETKEY-that-is-wrong"))
-    text = "\n".join(record.getMessage() + str(record.exc_info or "") for record in caplog.records)
+    text = "\n".join(TextFormatter().format(record) for record in caplog.records)
     assert "event=request" in text
     assert "key=user" in text
     assert "event=engine_app_error" in text

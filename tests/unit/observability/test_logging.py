@@ -2,66 +2,98 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
 import logging.config
 import logging.handlers
+import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import hybridserve
 from hybridserve.observability import logging as logs
 from hybridserve.runtime.root_cause import root_cause
 from hybridserve.settings.telemetry import TelemetrySection
 
-
-def record(message: str, *args: Any, exc_info: Any = None) -> logging.LogRecord:
-    return logging.LogRecord("hybridserve.access", logging.INFO, "f.py", 1, message, args, exc_info)
+LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
 
 
-def test_pairs_become_fields() -> None:
-    line = json.loads(
-        logs.Json().format(record("event=request id=%s status=%d ms=%.1f tokens=%s", "007", 200, 1.5, "-"))
-    )
-    assert line["event"] == "request"
-    assert line["id"] == "007", "an id is never a number"
-    assert (line["status"], line["ms"], line["tokens"]) == (200, 1.5, "-")
-    assert (line["level"], line["logger"]) == ("info", "hybridserve.access")
-    assert line["time"].endswith("Z")
+SRC = Path(hybridserve.__file__).parent
 
 
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ("event=x why='two words'", {"event": "x", "why": "two words"}),
-        ('event=x why="it\'s"', {"event": "x", "why": "it's"}),
-        ("event=x why=", {"event": "x", "why": ""}),
-        ("not pairs at all", {}),
-        ("event=x and then prose", {}),
-        ("", {}),
-    ],
-)
-def test_what_is_a_line_of_pairs(message: str, expected: dict[str, object]) -> None:
-    assert logs.fields(message) == expected
+def record(message: str, exc_info: Any = None, name: str = "hybridserve.access", **fields: Any) -> logging.LogRecord:
+    return logging.getLogger(name).makeRecord(name, logging.INFO, "f.py", 1, message, (), exc_info, extra=fields)
 
 
-def test_prose_and_tracebacks_are_kept_whole_on_one_line() -> None:
+def logged_events() -> Iterator[tuple[str, str, list[str]]]:
+    """Place, event and field names of every logging call in src."""
+    for file in sorted(SRC.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if node.func.attr not in LEVELS or ast.unparse(node.func.value) not in ("log", "logger"):
+                continue
+            place = f"{file.relative_to(SRC)}:{node.lineno}"
+            assert len(node.args) == 1, f"{place}: pass fields as extra"
+            (message,) = node.args
+            extra = next((keyword.value for keyword in node.keywords if keyword.arg == "extra"), ast.Dict([], []))
+            assert isinstance(extra, ast.Dict), f"{place}: pass a literal dict as extra"
+            messages = (message.body, message.orelse) if isinstance(message, ast.IfExp) else (message,)
+            for event in messages:
+                names = [ast.literal_eval(key) for key in extra.keys if key is not None]
+                yield place, ast.literal_eval(event), names
+
+
+EVENTS = list(logged_events())
+
+
+def test_events_are_found() -> None:
+    assert {"request", "scale", "scale_dry_run", "clock_moved_backwards"} <= {event for _, event, _ in EVENTS}
+
+
+@pytest.mark.parametrize(("place", "event", "names"), EVENTS, ids=[f"{place}-{event}" for place, event, _ in EVENTS])
+def test_every_event_keeps_its_fields(place: str, event: str, names: list[str]) -> None:
+    assert re.fullmatch("[a-z]+(_[a-z]+)*", event)
+    fields = {name: f"value of {name}" for name in names}
+    made = record(event, **fields)  # raises KeyError where a field would overwrite an attribute of the record
+    line = json.loads(logs.JsonFormatter().format(made))
+    assert {name: line.pop(name) for name in names} == fields
+    assert set(line) == {"time", "level", "logger", "event"}
+    assert line["event"] == event
+    text = logs.TextFormatter().format(made)
+    assert text.endswith(f"event={event}" + "".join(f" {name}={value!r}" for name, value in fields.items()))
+
+
+def test_json_keeps_types_and_text_quotes_only_where_needed() -> None:
+    made = record("request", id="007", status=200, ms=1.5, tokens=None, reason="it's two words", folder="")
+    line = json.loads(logs.JsonFormatter().format(made))
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "level": "info", "logger": "hybridserve.access", "event": "request", "id": "007", "status": 200, "ms": 1.5,
+        "tokens": None, "reason": "it's two words", "folder": "",
+    }  # fmt: skip
+    text = logs.TextFormatter().format(made).partition(" info hybridserve.access ")[2]
+    assert text == "event=request id=007 status=200 ms=1.5 tokens=- reason=\"it's two words\" folder=''"
+
+
+def test_foreign_lines_and_tracebacks_stay_on_one_json_line() -> None:
     try:
         raise ValueError("broken\nin two")
-    except ValueError as error:
-        text = logs.Json().format(record("it broke, sadly", exc_info=(type(error), error, error.__traceback__)))
+    except ValueError:
+        made = record("it broke, sadly", exc_info=sys.exc_info(), name="vllm.engine")
+    text = logs.JsonFormatter().format(made)
     assert "\n" not in text
     line = json.loads(text)
     assert line["message"] == "it broke, sadly"
     assert "ValueError: broken\nin two" in line["exception"]
-
-
-def test_text_is_one_line_with_its_time() -> None:
-    assert logs.Text().format(record("event=x")).endswith("Z info hybridserve.access event=x")
+    assert " info vllm.engine it broke, sadly\nTraceback" in logs.TextFormatter().format(made)
 
 
 @pytest.fixture
@@ -75,18 +107,18 @@ def own_logger() -> Any:
     root.handlers[:], root.level, root.propagate = before
 
 
-def test_lines_travel_from_the_file_to_the_stream_once_each(own_logger: logging.Logger, tmp_path: Path) -> None:
+def test_forwarder_copies_each_line_once_across_rotation(own_logger: logging.Logger, tmp_path: Path) -> None:
     stream = io.StringIO()
-    forwarder = logs.Forwarder(tmp_path, stream, every_s=0.01)
+    forwarder = logs.LogForwarder(tmp_path, stream, every_s=0.01)
     forwarder.start()
     section = TelemetrySection(log_format="json", log_level="warning")
     logs.configure(section, {logs.LOG_DIR: str(tmp_path)})
     logs.configure(section, {logs.LOG_DIR: str(tmp_path)})
     own_logger.handlers[0].maxBytes = 2000  # type: ignore[attr-defined]
     log = logging.getLogger("hybridserve.access")
-    log.info("event=too_quiet")
+    log.info("below_the_level")
     for number in range(30):
-        log.warning("event=counted number=%d", number)
+        log.warning("counted", extra={"number": number})
         time.sleep(0.012)
     forwarder.stop()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -94,24 +126,26 @@ def test_lines_travel_from_the_file_to_the_stream_once_each(own_logger: logging.
     assert len(list(tmp_path.glob("*.log.*"))) >= 1, "the file was rotated on the way"
 
 
-def test_a_stream_that_is_gone_disturbs_nobody(tmp_path: Path) -> None:
+def test_forwarder_ignores_a_closed_stream(tmp_path: Path) -> None:
     stream = io.StringIO()
     (tmp_path / "hybridserve-1.log").write_text("event=x\n")
-    forwarder = logs.Forwarder(tmp_path, stream, every_s=0.01)
+    forwarder = logs.LogForwarder(tmp_path, stream, every_s=0.01)
     stream.close()
     forwarder.start()
     time.sleep(0.05)
     forwarder.stop()
 
 
-def test_the_engine_never_writes_prompts() -> None:
+def test_engine_log_level_keeps_prompts_out() -> None:
     """On debug vLLM's line on a request holds its prompt."""
     for log_requests, level in ((False, "DEBUG"), (True, "INFO")):
         config: Any = logs.engine_config(TelemetrySection(log_level="debug", log_requests=log_requests))
         assert config["loggers"]["vllm"]["level"] == level
 
 
-def test_the_engine_speaks_the_same_form(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_config_writes_unprefixed_json(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # As vLLM does in each of its processes.
     write = sys.stderr.write
     monkeypatch.setattr(sys.stderr, "write", lambda text: write(f"(EngineCore pid=1) {text}"))
@@ -123,16 +157,16 @@ def test_the_engine_speaks_the_same_form(capfd: pytest.CaptureFixture[str], monk
     assert line["message"] == "GPU KV cache size: 1,024 tokens"
 
 
-def test_serves_log_survives_an_engine_that_configures_logging(tmp_path: Path) -> None:
-    """Ray Serve asks the handler for its file when its controller comes back, and ends replicas that cannot say."""
+def test_ray_serve_log_file_survives_logging_configuration(tmp_path: Path) -> None:
+    """A restarted Serve controller requests the name of the file, and stops replicas that cannot answer."""
     serve = logging.getLogger("ray.serve")
     file = logging.FileHandler(tmp_path / "replica.log")
     handler = logging.handlers.MemoryHandler(1, target=file)
     serve.addHandler(handler)
     try:
-        with logs.serve_keeps_its_log():
+        with logs.preserve_ray_serve_log():
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
-            assert handler.target is None, "this is what it is for"
+            assert handler.target is None, "dictConfig no longer drops the target"
         assert handler.target is file
         serve.error("still here")
         assert "still here" in (tmp_path / "replica.log").read_text()
@@ -141,10 +175,12 @@ def test_serves_log_survives_an_engine_that_configures_logging(tmp_path: Path) -
         file.close()
 
 
-def test_the_cause_of_a_failed_start_is_found_in_json_lines_too() -> None:
+def test_root_cause_is_found_in_json_lines() -> None:
     try:
         raise ValueError("max_num_seqs (256) exceeds available Mamba cache blocks (101)")
     except ValueError:
-        failed = record("EngineCore failed to start.", exc_info=sys.exc_info())
-    text = f"{logs.Json().format(failed)}\n{{no JSON\nRuntimeError: Engine core initialization failed. See above."
+        failed = record("EngineCore failed to start.", sys.exc_info(), "vllm.engine")
+    text = (
+        f"{logs.JsonFormatter().format(failed)}\n{{no JSON\nRuntimeError: Engine core initialization failed. See above."
+    )
     assert root_cause([text]) == "max_num_seqs (256) exceeds available Mamba cache blocks (101)"

@@ -73,8 +73,9 @@ def test_dry_run_decides_says_so_and_changes_nothing(caplog: pytest.LogCaptureFi
     assert scaling(context(1.0, {"a": ReplicaMetrics("a", running=16, waiting=100, blocks_used=128)}))[0] == 1
     assert scaling.last is not None
     assert scaling.last.replicas == 4
-    (line,) = caplog.messages
-    assert line.startswith("event=scale_dry_run from=1 to=4 reason='")
+    (record,) = caplog.records
+    fields = vars(record)
+    assert (record.message, fields["from"], fields["to"], fields["cause"]) == ("scale_dry_run", 1, 4, "replica_limit")
 
 
 @pytest.mark.parametrize(
@@ -213,4 +214,5 @@ def test_a_time_of_day_that_went_back_is_said(
         wall += step
         monkeypatch.setattr(scaling_policy.time, "time", lambda now=wall: now)
         scaling(context(1.0, {"a": ReplicaMetrics("a")}))
-    assert "event=clock_moved_backwards seconds=86400" in caplog.text
+    (record,) = caplog.records
+    assert (record.message, vars(record)["seconds"]) == ("clock_moved_backwards", 86400)

@@ -182,9 +182,9 @@ class APIKeyStore:
             if stamp == self._stamp:
                 return
             self._keys, self._stamp = self._read(), stamp
-            log.info("event=keys_reloaded keys=%d", len(self._keys))
+            log.info("keys_reloaded", extra={"keys": len(self._keys)})
         except ConfigError as error:
-            log.error("event=keys_not_reloaded where=%r what=%r", error.where, error.what)
+            log.error("keys_reload_failed", extra={"where": error.where, "what": error.what})
 
     def _stat(self) -> tuple[int, int, int]:
         # The inode, too: a mounted secret is swapped whole, and two versions may have one size and time.
