@@ -1,4 +1,4 @@
-"""A production deployment that passes, as a case that tests break: settings, planned engine, files of the model."""
+"""A production deployment that passes every rule, for tests to change: settings, planned engine, files of the model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FACTS = CacheFacts(
 
 
 def card(id: str = "nemotron-nano-9b-v2", **serving: Any) -> ModelCard:  # noqa: A002
-    """A card like the catalogue's for the example's model."""
+    """A card like that of the example's model in the catalog."""
     source = {"source": "test", "read": TODAY}
     return ModelCard.model_validate(
         {
@@ -48,20 +48,14 @@ def card(id: str = "nemotron-nano-9b-v2", **serving: Any) -> ModelCard:  # noqa:
             "revision": None,
             "config": {**source, "values": {}},
             "weights": source,
-            "serving": {
-                **source,
-                "kind": "chat",
-                "min_vllm": "0.10.1",
-                "mamba_ssm_cache_dtype": "float32",
-                **serving,
-            },
+            "serving": {**source, "kind": "chat", "min_vllm": "0.10.1", "mamba_ssm_cache_dtype": "float32", **serving},
         }
     )
 
 
 @dataclass(frozen=True)
 class Case:
-    """Everything a view is made from. `files` are what lies in the model's folder; None: the folder is not here."""
+    """Everything that a view is built from. `files` are those of the model's folder; None: there is no folder."""
 
     tree: dict[str, Any]
     folder: Path
@@ -103,23 +97,17 @@ class Case:
         settings = Settings.model_validate(case.tree)
         model = ResolvedModel(id=settings.model.id, card=self.card, config={}, folder=folder)
         engine = settings.engine.model_dump(mode="json", exclude={"extra_args"}) | settings.engine.extra_args
-        planned = PlannedEngine(
-            platform=self.platform,
-            args=engine,
-            blackwell=self.blackwell,
-            hybrid=self.hybrid,
-            cache=self.facts,
-            refusal=self.refusal,
-        )
+        planned = PlannedEngine(platform=self.platform, args=engine, blackwell=self.blackwell, hybrid=self.hybrid,
+                                cache=self.facts, refusal=self.refusal)  # fmt: skip
         return deployment_view(settings, model, planned, "production")
 
     def findings(self) -> list[Finding]:
         return evaluate(self.view(), self.today)
 
     def status(self, rule: str) -> set[str]:
-        found = {finding.status for finding in self.findings() if finding.rule == rule}
-        assert found, f"no rule {rule}"
-        return found
+        statuses = {finding.status for finding in self.findings() if finding.rule == rule}
+        assert statuses, f"no rule {rule}"
+        return statuses
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> Path:
         key = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
@@ -133,9 +121,9 @@ class Case:
         return folder
 
 
-def license_text(one: License) -> str:
-    """Stands in for a license's text: its markers and as many words as it has."""
-    return "\n".join(one.markers) + "\n" + "words " * (one.words or 120)
+def license_text(entry: License) -> str:
+    """A substitute for a license's text: its markers and the same number of words."""
+    return "\n".join(entry.markers) + "\n" + "words " * (entry.words or 120)
 
 
 def sha256(content: bytes) -> str:
@@ -150,7 +138,7 @@ def example() -> dict[str, Any]:
 
 @pytest.fixture
 def case(example: dict[str, Any], tmp_path: Path) -> Case:
-    """The example: weights pulled at a commit, so no folder here."""
+    """The example: weights are pulled at a commit, so there is no folder."""
     return Case(example, tmp_path)
 
 
@@ -167,18 +155,17 @@ MODEL_FILES = {
 
 @pytest.fixture
 def baked(case: Case) -> Case:
-    """The example with its weights in the image: every duty of handing them on applies, and all files are pinned."""
+    """The example with its weights in the image: all duties of distribution apply, and all files are pinned."""
     pinned = {name: sha256(content) for name, content in MODEL_FILES.items() if not name.endswith(".md")}
-    # The registry's hashes belong to the real files; a test's files get their own pins.
+    # The registry has the hashes of the real files; the files of the test get their own.
     pinned |= {"special_tokens_map.json": sha256(b"{}")}
     case = case.set("license.weights", "baked").set("license.pinned_files", pinned)
-    one = license("nvidia-open-model-2025-10-24")
     return replace(
         case,
         files={**MODEL_FILES, "special_tokens_map.json": b"{}"},
         bundle={
             "NOTICE": "Notices\n\nLicensed by NVIDIA Corporation under the NVIDIA Open Model License\n",
-            "licenses/nvidia-open-model-2025-10-24.txt": license_text(one),
+            "licenses/nvidia-open-model-2025-10-24.txt": license_text(license("nvidia-open-model-2025-10-24")),
             "upstream/bias.md": "bias",
             "upstream/safety.md": "safety",
         },
@@ -187,7 +174,7 @@ def baked(case: Case) -> Case:
 
 @pytest.fixture
 def llama_guard(case: Case) -> Case:
-    """The example with a guard that is under two licenses, one of which shows in the service."""
+    """The example with a guard model under two licenses, one of which requires a line that users see."""
     accepted = [*case.tree["license"]["accepted"], {"license": "llama-3.1", "by": "Legal", "accepted": "2026-11-20"}]
     return replace(
         case.set("guard.model", "llama-3.1-nemotron-safety-guard-8b-v3")
@@ -201,10 +188,9 @@ def llama_guard(case: Case) -> Case:
 
 @pytest.fixture
 def gemma_guard(case: Case) -> Case:
-    accepted = [
-        *case.tree["license"]["accepted"],
-        {"license": "gemma-2025-03-24", "by": "Legal", "accepted": "2026-11-20"},
-    ]
+    """The example with a guard model whose use policy must be part of the operator's terms."""
+    gemma = {"license": "gemma-2025-03-24", "by": "Legal", "accepted": "2026-11-20"}
+    accepted = [*case.tree["license"]["accepted"], gemma]
     return replace(
         case.set("guard.model", "nemotron-content-safety-reasoning-4b")
         .set("guard.format", "nemotron_reasoning")

@@ -1,4 +1,4 @@
-"""Fixtures of this room; the cases themselves are in a module that tests can import by name."""
+"""Deployments that pass every rule, as fixtures."""
 
 from support.compliance_cases import baked, case, example, gemma_guard, llama_guard
 

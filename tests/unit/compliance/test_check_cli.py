@@ -1,14 +1,13 @@
-"""The verbs from the outside: exit codes, JSON, files, speed, and what they import."""
+"""The commands check, explain and notice: exit codes, output, files, and what they import."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,251 +18,233 @@ import yaml
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
 from hybridserve.compliance.documents import digest
-from hybridserve.compliance.evidence import SCHEMA, is_intact
+from hybridserve.compliance.evidence import SCHEMA, is_intact, seal_record
 from hybridserve.guards.canaries.prompts import canary_set
 from support.compliance_cases import EXAMPLE, ROOT, sha256
 from support.fake_service import FakeService
 
 DAY = ["--date", "2026-11-23"]
-HEAVY = ("torch", "ray", "vllm", "fastapi", "starlette", "transformers", "httpx", "rich")
+HEAVY = ("torch", "ray", "vllm", "fastapi", "starlette", "transformers", "httpx", "rich", "cyclonedx")
+
+Run = Callable[..., tuple[int, str, str]]
+Check = Callable[..., tuple[int, dict[str, Any]]]
 
 
-def run(*argv: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main(list(argv))
-    said = capsys.readouterr()
-    code = stopped.value.code
-    assert isinstance(code, int)
-    return code, said.out, said.err
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process; returns exit code, stdout and stderr."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(list(argv))
+        output = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code, output.out, output.err
+
+    return run
 
 
-def check(*argv: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
-    code, out, _ = run("check", "-c", str(EXAMPLE), *DAY, "--json", *argv, capsys=capsys)
-    return code, json.loads(out)
+@pytest.fixture
+def check(run: Run) -> Check:
+    """Run `check --json` on the example; returns exit code and document."""
+
+    def check(*argv: str) -> tuple[int, dict[str, Any]]:
+        code, out, _ = run("check", "-c", str(EXAMPLE), *DAY, "--json", *argv)
+        return code, json.loads(out)
+
+    return check
 
 
-def failing(document: dict[str, Any]) -> set[str]:
-    return {one["rule"] for one in document["findings"] if one["status"] in ("FAIL", "UNKNOWN")}
+def open_rules(document: dict[str, Any]) -> set[str]:
+    return {row["rule"] for row in document["findings"] if row["status"] in ("FAIL", "UNKNOWN")}
 
 
-def test_the_example_is_ready_for_production(capsys: pytest.CaptureFixture[str]) -> None:
-    code, document = check(capsys=capsys)
-    assert (code, failing(document), document["verdict"]) == (0, set(), "ready")
-    assert document["profile"] == "production"
-
-
-@pytest.mark.parametrize(
-    ("assignment", "rule"),
-    [
-        ("engine.chat_template=own.jinja", "guard.overrides"),
-        ("engine.max_num_seqs=100000", "engine.seqs-over-blocks"),
-        ("engine.max_num_seqs=100000", "engine.starts"),
-        ("engine.max_num_batched_tokens=1000", "engine.block-over-budget"),
-        ("guard.output=false", "guard.output"),
-        ("access.anonymous_scopes=[inference]", "exposure.keys"),
-        ("model.revision=main", "exposure.model-revision"),
-        ("engine.extra_args={kv_events_config: {enable_kv_cache_events: true}}", "engine.kv-events"),
-        ("engine.mamba_ssm_cache_dtype=float16", "engine.ssm-dtype"),
-    ],
-)
-def test_through_planner_and_files(assignment: str, rule: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, document = check("--set", assignment, capsys=capsys)
-    assert code == 1
-    assert rule in failing(document)
-
-
-def test_prefix_caching_that_cannot_hit(capsys: pytest.CaptureFixture[str]) -> None:
-    coarse = ["--set", "engine.prefix_match_unit=null"]
-    code, document = check(*coarse, capsys=capsys)
-    assert code == 0
-    assert failing(document) == {"engine.prefix-cache-granularity"}
-    assert document["verdict"] == "warn"
-    code, document = check(*coarse, "--strict", capsys=capsys)
-    assert code == 1
-    code, document = check(*coarse, "--set", "engine.max_model_len=1024", capsys=capsys)
-    assert "engine.prefix-cache-unusable" in failing(document)
-
-
-def test_profiles(capsys: pytest.CaptureFixture[str]) -> None:
-    broken = ["--set", "guard.kind=none"]
-    assert check(*broken, "--profile", "production", capsys=capsys)[0] == 1
-    assert check(*broken, "--profile", "staging", capsys=capsys)[0] == 1
-    code, document = check(*broken, "--profile", "demo", capsys=capsys)
-    assert (code, document["verdict"]) == (0, "warn")
-    code, out, err = run("check", "--profile", "prod", capsys=capsys)
-    assert (code, out) == (2, "")
-    assert "--profile" in err
-    assert "production" in err
-
-
-def test_a_date_shows_what_expires(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run("check", "-c", str(EXAMPLE), "--date", "2027-11-23", capsys=capsys)
-    assert code == 1
-    assert "license.accepted" in out
-    assert "fix:" in out
-    assert "production on 2027-11-23: refuse" in out
-
-
-@pytest.mark.parametrize("model", ["nemotron-nano-9b-v2", "qwen3-8b", "granite-4.0-h-tiny"])
-def test_defaults_warn_as_a_demo_and_are_refused_in_production(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = ["--set", f"model.id={model}", "--set", "accelerator.name=h100", *DAY]
-    assert run("check", *chosen, capsys=capsys)[0] == 0
-    code, out, _ = run("check", "--profile", "production", *chosen, capsys=capsys)
-    assert code == 1
-    assert "guard.input" in out
-
-
-def test_mistakes_end_in_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in (
-        ["check", "-c", str(tmp_path / "none.yaml")],
-        ["check", "--set", "model.id=nobody-knows-this"],
-        ["check", "--set", "license.about=/nowhere/about.md"],
-        ["check", "--set", "license.bundle=/nowhere"],
-        ["check", "--sarif", "/nowhere/x.sarif"],
-        ["explain", "guard.imput"],
-        ["notice", "/proc/nowhere"],
-    ):
-        code, out, err = run(*argv, capsys=capsys)
-        assert code == 2, argv
-        assert out == ""
-        assert "Traceback" not in err
-        assert "fix:" in err
-
-
-def test_sarif_and_notice_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = tmp_path / "check.sarif"
-    check("--sarif", str(log), capsys=capsys)
-    assert json.loads(log.read_text())["version"] == "2.1.0"
-    first, second = tmp_path / "a", tmp_path / "b"
-    for folder in (first, second):
-        assert "wrote" in run_ok("notice", str(folder), "-c", str(EXAMPLE), capsys=capsys)
-    assert {path.name: path.read_bytes() for path in first.iterdir()} == {
-        path.name: path.read_bytes() for path in second.iterdir()
-    }
-    notice = (first / "NOTICE").read_text()
-    assert "Licensed by NVIDIA Corporation under the NVIDIA Open Model License\n" in notice
-
-
-def run_ok(*argv: str, capsys: pytest.CaptureFixture[str]) -> str:
-    code, out, err = run(*argv, capsys=capsys)
+def stdout(result: tuple[int, str, str]) -> str:
+    code, out, err = result
     assert (code, err) == (0, "")
     return out
 
 
-def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "engine.seqs-over-blocks" in run_ok("explain", capsys=capsys)
-    assert "49064" in run_ok("explain", "engine.seqs-over-blocks", capsys=capsys)
-    assert json.loads(run_ok("explain", "evidence.stream", "--json", capsys=capsys))["family"] == "evidence"
-    assert "Built with Llama" in run_ok("explain", "llama-3.1", capsys=capsys)
-    assert "unknown" in run_ok("explain", "--licenses", capsys=capsys)
-    assert len(json.loads(run_ok("explain", "--json", capsys=capsys))) > 60
+def test_example_is_ready_for_production(check: Check) -> None:
+    code, document = check()
+    assert (code, open_rules(document), document["verdict"]) == (0, set(), "ready")
+    assert document["profile"] == "production"
 
 
-@pytest.fixture
-def service() -> Iterator[tuple[str, str]]:
-    """An honest service and one whose guard is off, on ports of their own."""
-    servers, urls = [], []
-    for fake in (FakeService(), FakeService(guard_up=False)):
-        bound = socket.socket()
-        bound.bind(("127.0.0.1", 0))
-        bound.listen(16)  # so that a request waits for the server instead of being refused
-        server = uvicorn.Server(uvicorn.Config(fake, log_level="error", lifespan="off"))  # type: ignore[arg-type]
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-        thread.start()
-        servers.append((server, thread))
-        urls.append(f"http://127.0.0.1:{bound.getsockname()[1]}")
-    yield urls[0], urls[1]
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(timeout=5)
-
-
-def test_live(service: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url, down = service
-    record = tmp_path / "evidence.json"
-    code, document = check("--live", url, "--guard-down", down, "--evidence", str(record), capsys=capsys)
-    assert (code, failing(document)) == (0, set())
-    kept = json.loads(record.read_text())
-    assert is_intact(kept)
-    assert document["evidence_sha256"] == kept["sha256"]
-    assert kept["about"]["guard"]["model"] == "Qwen/Qwen3Guard-Gen-4B"
-    assert [row["canary"] for row in kept["canaries"]] == [*(one.id for one in canary_set()), "guard-down"]
-    code, document = check("--live", url, "--evidence", str(record), capsys=capsys)
-    assert (code, failing(document)) == (1, {"evidence.guard-down"})
-    code, document = check("--live", down, "--guard-down", url, "--evidence", str(record), capsys=capsys)
+@pytest.mark.parametrize(
+    ("assignment", "rules"),
+    [
+        ("engine.chat_template=other.jinja", {"guard.overrides"}),
+        ("engine.max_num_seqs=100000", {"engine.seqs-over-blocks", "engine.starts"}),
+        ("engine.max_num_batched_tokens=1000", {"engine.block-over-budget"}),
+        ("guard.output=false", {"guard.output"}),
+        ("access.anonymous_scopes=[inference]", {"exposure.keys"}),
+        ("model.revision=main", {"exposure.model-revision"}),
+        ("engine.extra_args={kv_events_config: {enable_kv_cache_events: true}}", {"engine.kv-events"}),
+        ("engine.mamba_ssm_cache_dtype=float16", {"engine.ssm-dtype"}),
+    ],
+)
+def test_setting_breaks_rules_through_the_planner(assignment: str, rules: set[str], check: Check) -> None:
+    code, document = check("--set", assignment)
     assert code == 1
-    assert {"evidence.must-block", "evidence.must-pass", "evidence.guard-down"} <= failing(document)
+    assert rules <= open_rules(document)
 
 
-def test_pins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("tokenizer.json", "chat_template.jinja", "README.md"):
-        (tmp_path / name).write_text(name)
-    (tmp_path / "config.json").write_text(json.dumps(resolve_model("nemotron-nano-9b-v2").config))
-    out = run_ok("check", "--set", f"model.id={tmp_path}", "--pins", capsys=capsys)
-    pins = yaml.safe_load(out)["license"]["pinned_files"]
-    assert pins == {
-        "chat_template.jinja": sha256(b"chat_template.jinja"),
-        "tokenizer.json": sha256(b"tokenizer.json"),
-    }
-    code, _, err = run("check", "-c", str(EXAMPLE), "--pins", capsys=capsys)
-    assert (code, "model.source" in err) == (2, True)
+def test_warning_fails_only_with_strict(check: Check) -> None:
+    granularity = ["--set", "engine.prefix_match_unit=null"]
+    code, document = check(*granularity)
+    assert (code, document["verdict"]) == (0, "warn")
+    assert open_rules(document) == {"engine.prefix-cache-granularity"}
+    assert check(*granularity, "--strict")[0] == 1
+    _, document = check(*granularity, "--set", "engine.max_model_len=1024")
+    assert "engine.prefix-cache-unusable" in open_rules(document)
 
 
-def test_live_without_a_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = tmp_path / "evidence.json"
-    code, out, err = run(
-        "check", "-c", str(EXAMPLE), *DAY, "--live", "http://127.0.0.1:1", "--evidence", str(record), capsys=capsys
-    )
-    assert (code, out) == (2, "")
-    assert "does not answer" in err
-    assert not record.exists()
+@pytest.mark.parametrize(("profile", "code", "verdict"), [("production", 1, "refuse"), ("staging", 1, "refuse"),
+                                                          ("demo", 0, "warn")])  # fmt: skip
+def test_exit_code_depends_on_profile(profile: str, code: int, verdict: str, check: Check) -> None:
+    actual, document = check("--set", "guard.kind=none", "--profile", profile)
+    assert (actual, document["verdict"]) == (code, verdict)
+
+
+def test_date_shows_what_expires(run: Run) -> None:
+    code, out, _ = run("check", "-c", str(EXAMPLE), "--date", "2027-11-23")
+    assert code == 1
+    for text in ("license.accepted", "fix:", "production on 2027-11-23: refuse"):
+        assert text in out
+
+
+@pytest.mark.parametrize("model", ["nemotron-nano-9b-v2", "qwen3-8b", "granite-4.0-h-tiny"])
+def test_defaults_warn_in_demo_and_fail_in_production(model: str, run: Run) -> None:
+    settings = ["--set", f"model.id={model}", "--set", "accelerator.name=h100", *DAY]
+    assert run("check", *settings)[0] == 0
+    code, out, _ = run("check", "--profile", "production", *settings)
+    assert code == 1
+    assert "guard.input" in out
 
 
 @pytest.mark.parametrize(
     ("argv", "where"),
     [
-        (["--live", "here"], "--live"),
-        (["--live", "ftp://host"], "--live"),
-        (["--live", "http://127.0.0.1:99999"], "--live"),
-        (["--live", "http://127.0.0.1:1", "--guard-down", "http://"], "--guard-down"),
-        (["--guard-down", "http://127.0.0.1:1"], "--guard-down"),
-        (["--key-file", "key"], "--key-file"),
-        (["--set", "guard.evidence_file=/nowhere.json"], "guard.evidence_file"),
+        (["check", "-c", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["check", "--set", "model.id=nobody-knows-this"], "model"),
+        (["check", "--set", "license.about=/nowhere/about.md"], "license.about"),
+        (["check", "--set", "license.bundle=/nowhere"], "license.bundle"),
+        (["check", "--sarif", "/nowhere/x.sarif"], "/nowhere/x.sarif"),
+        (["check", "--profile", "prod"], "--profile"),
+        (["check", "-c", str(EXAMPLE), "--pins"], "model.source"),
+        (["check", "--live", "here"], "--live"),
+        (["check", "--live", "ftp://host"], "--live"),
+        (["check", "--live", "http://127.0.0.1:99999"], "--live"),
+        (["check", "--live", "http://127.0.0.1:1"], "http://127.0.0.1:1"),
+        (["check", "--live", "http://127.0.0.1:1", "--guard-down", "http://"], "--guard-down"),
+        (["check", "--guard-down", "http://127.0.0.1:1"], "--guard-down"),
+        (["check", "--key-file", "key"], "--key-file"),
+        (["check", "--set", "guard.evidence_file=/nowhere.json"], "guard.evidence_file"),
+        (["explain", "guard.imput"], "guard.imput"),
+        (["notice", "/proc/nowhere"], "/proc/nowhere"),
     ],
 )
-def test_what_cannot_be_asked_for_is_one_clear_error(
-    argv: list[str], where: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_input_exits_with_two_and_says_where(
+    argv: list[str], where: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out, err = run("check", "-c", str(EXAMPLE), *DAY, *argv, capsys=capsys)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*argv)
     assert (code, out) == (2, "")
-    assert err.splitlines()[0] == f"error: {where}"
+    assert err.splitlines()[0].startswith(f"error: {where}")
+    assert "fix:" in err
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_digest_of_kept_evidence_is_in_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sarif_is_written(check: Check, tmp_path: Path) -> None:
+    check("--sarif", str(tmp_path / "check.sarif"))
+    assert json.loads((tmp_path / "check.sarif").read_text())["version"] == "2.1.0"
+
+
+def test_notice_writes_the_same_files_each_time(run: Run, tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        assert "wrote" in stdout(run("notice", str(folder), "-c", str(EXAMPLE)))
+    first, second = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
+    assert first == second
+    assert b"Licensed by NVIDIA Corporation under the NVIDIA Open Model License\n" in first["NOTICE"]
+
+
+def test_explain(run: Run) -> None:
+    assert "engine.seqs-over-blocks" in stdout(run("explain"))
+    assert "49064" in stdout(run("explain", "engine.seqs-over-blocks"))
+    assert json.loads(stdout(run("explain", "evidence.stream", "--json")))["family"] == "evidence"
+    assert "Built with Llama" in stdout(run("explain", "llama-3.1"))
+    assert "unknown" in stdout(run("explain", "--licenses"))
+    assert len(json.loads(stdout(run("explain", "--json")))) > 60
+
+
+@pytest.fixture
+def services() -> Iterator[list[str]]:
+    """Addresses of a correct service and of one whose guard is down."""
+    servers, urls = [], []
+    for service in (FakeService(), FakeService(guard_up=False)):
+        bound = socket.socket()
+        bound.bind(("127.0.0.1", 0))
+        bound.listen(16)  # so that a request waits for the server instead of being refused
+        server = uvicorn.Server(uvicorn.Config(service, log_level="error", lifespan="off"))  # type: ignore[arg-type]
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+        thread.start()
+        servers.append((server, thread))
+        urls.append(f"http://127.0.0.1:{bound.getsockname()[1]}")
+    yield urls
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(timeout=5)
+
+
+def test_live_check_writes_evidence(services: list[str], tmp_path: Path, check: Check) -> None:
+    url, down = services
+    file = tmp_path / "evidence.json"
+    code, document = check("--live", url, "--guard-down", down, "--evidence", str(file))
+    assert (code, open_rules(document)) == (0, set())
+    record = json.loads(file.read_text())
+    assert is_intact(record)
+    assert document["evidence_sha256"] == record["sha256"]
+    assert record["about"]["guard"]["model"] == "Qwen/Qwen3Guard-Gen-4B"
+    assert [row["canary"] for row in record["canaries"]] == [*(canary.id for canary in canary_set()), "guard-down"]
+
+
+def test_live_check_finds_missing_and_failing_guards(services: list[str], tmp_path: Path, check: Check) -> None:
+    url, down = services
+    evidence = ["--evidence", str(tmp_path / "evidence.json")]
+    code, document = check("--live", url, *evidence)
+    assert (code, open_rules(document)) == (1, {"evidence.guard-down"})
+    code, document = check("--live", down, "--guard-down", url, *evidence)
+    assert code == 1
+    assert {"evidence.must-block", "evidence.must-pass", "evidence.guard-down"} <= open_rules(document)
+
+
+def test_pins(tmp_path: Path, run: Run) -> None:
+    for name in ("tokenizer.json", "chat_template.jinja", "README.md"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "config.json").write_text(json.dumps(resolve_model("nemotron-nano-9b-v2").config))
+    pins = yaml.safe_load(stdout(run("check", "--set", f"model.id={tmp_path}", "--pins")))["license"]["pinned_files"]
+    assert pins == {name: sha256(name.encode()) for name in ("chat_template.jinja", "tokenizer.json")}
+
+
+def test_digest_of_the_evidence_file_is_in_the_document(tmp_path: Path, check: Check) -> None:
     body = {"schema": SCHEMA, "canaries": []}
     file = tmp_path / "evidence.json"
-    file.write_text(json.dumps({**body, "sha256": digest(body)}))
-    _, document = check("--set", f"guard.evidence_file={file}", capsys=capsys)
+    file.write_text(json.dumps(seal_record(body)))
+    _, document = check("--set", f"guard.evidence_file={file}")
     assert document["evidence_sha256"] == digest(body)
 
 
-def test_the_check_imports_nothing_heavy_and_is_quick() -> None:
+def test_check_imports_nothing_heavy() -> None:
+    """`make bench-cli` measures the time."""
     program = (
-        "import sys, time; start = time.process_time()\n"
+        "import sys\n"
         "from hybridserve.cli import main\n"
         f"sys.argv = ['hybridserve', 'check', '-c', {str(EXAMPLE)!r}, '--json', '--date', '2026-11-23']\n"
         "try: main()\n"
-        "except SystemExit as stopped: code = stopped.code\n"
-        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
-        "print(code, heavy, time.process_time() - start, file=sys.stderr)\n"
+        f"except SystemExit as stopped: print(stopped.code, [name for name in {HEAVY!r} if name in sys.modules],\n"
+        "                                      file=sys.stderr)\n"
     )
-    times = []
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ}
-        )
-        code, *heavy, seconds = done.stderr.strip().splitlines()[-1].split(" ")
-        assert (code, " ".join(heavy)) == ("0", "[]")
-        times.append(float(seconds))
-    # Processor time, best of three: the machine's other work does not count. 0.3 s is promised on a quiet one.
-    assert min(times) < 0.6, times
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.splitlines()[-1] == "0 []"

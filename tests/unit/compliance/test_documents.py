@@ -1,10 +1,11 @@
-"""What is written out: the bundle, SARIF, and the documents of the service."""
+"""Documents: the attribution bundle, SARIF, and what the running service publishes."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
+import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from jsonschema import Draft7Validator
@@ -16,90 +17,86 @@ from hybridserve.compliance.sarif import sarif
 from support.compliance_cases import TODAY, Case
 
 # The parts of SARIF 2.1.0 that we use, from the OASIS standard, sections 3.13 to 3.27.
-SARIF = {
+SARIF_RESULT = {
     "type": "object",
-    "required": ["version", "runs"],
+    "required": ["message", "ruleId", "ruleIndex"],
+    "additionalProperties": False,
     "properties": {
-        "version": {"const": "2.1.0"},
-        "runs": {
+        "ruleId": {"type": "string"},
+        "ruleIndex": {"type": "integer", "minimum": 0},
+        "message": {"type": "object", "required": ["text"]},
+        "kind": {"enum": ["pass", "open", "fail"]},
+        "level": {"enum": ["none", "note", "warning", "error"]},
+        "locations": {"type": "array"},
+        "suppressions": {
             "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["tool"],
-                "properties": {
-                    "results": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["message", "ruleId", "ruleIndex"],
-                            "additionalProperties": False,
-                            "properties": {
-                                "ruleId": {"type": "string"},
-                                "ruleIndex": {"type": "integer", "minimum": 0},
-                                "message": {"type": "object", "required": ["text"]},
-                                "kind": {"enum": ["pass", "open", "fail"]},
-                                "level": {"enum": ["none", "note", "warning", "error"]},
-                                "locations": {"type": "array"},
-                                "suppressions": {
-                                    "type": "array",
-                                    "items": {
-                                        "required": ["kind"],
-                                        "properties": {"kind": {"enum": ["inSource", "external"]}},
-                                    },
-                                },
-                            },
-                        },
-                    }
-                },
-            },
+            "items": {"required": ["kind"], "properties": {"kind": {"enum": ["inSource", "external"]}}},
         },
     },
 }
+SARIF_RUN = {
+    "type": "object",
+    "required": ["tool"],
+    "properties": {"results": {"type": "array", "items": SARIF_RESULT}},
+}
+SARIF = {
+    "type": "object",
+    "required": ["version", "runs"],
+    "properties": {"version": {"const": "2.1.0"}, "runs": {"type": "array", "items": SARIF_RUN}},
+}
 
 
-def test_the_bundle_is_the_same_bytes_each_time_and_satisfies_the_check(baked: Case, llama_guard: Case) -> None:
+def test_bundle_is_reproducible_and_satisfies_the_notice_rule(baked: Case) -> None:
     files = attribution_bundle(baked.view())
     assert files == attribution_bundle(baked.view())
     assert set(files) == {"NOTICE", "LICENSES.md", "MODELS.md", "models.cdx.json", "licenses.json"}
     assert not any("/tmp" in text for text in files.values())
-    own = replace(baked, bundle={**(baked.bundle or {}), "NOTICE": files["NOTICE"]})
-    assert own.status("license.notice") == {"PASS"}
+    shipped = replace(baked, bundle={**(baked.bundle or {}), "NOTICE": files["NOTICE"]})
+    assert shipped.status("license.notice") == {"PASS"}
+
+
+def test_license_texts_must_be_added_where_weights_are_distributed(baked: Case) -> None:
     assert any("nvidia-open-model-2025-10-24.txt" in sentence for sentence in missing_copies(baked.view()))
     assert missing_copies(baked.set("license.weights", "pulled").view()) == []
-    with_guard = attribution_bundle(llama_guard.view())["NOTICE"].splitlines()
-    assert "Built with Llama" in with_guard
-    assert any(line.startswith("Llama 3.1 is licensed under") for line in with_guard)
 
 
-def test_models_sbom_is_valid_cyclonedx(case: Case, llama_guard: Case) -> None:
-    text = attribution_bundle(case.view())["models.cdx.json"]
+def test_notice_has_the_lines_of_the_guard_model(llama_guard: Case) -> None:
+    lines = attribution_bundle(llama_guard.view())["NOTICE"].splitlines()
+    assert "Built with Llama" in lines
+    assert any(line.startswith("Llama 3.1 is licensed under") for line in lines)
+
+
+@pytest.mark.parametrize("base", ["case", "llama_guard"])
+def test_models_sbom_is_valid_cyclonedx(base: str, request: pytest.FixtureRequest) -> None:
+    text = attribution_bundle(request.getfixturevalue(base).view())["models.cdx.json"]
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    bom = json.loads(text)
-    model, guard = sorted(bom["components"], key=lambda component: component["bom-ref"], reverse=True)
-    assert model["purl"] == (
+
+
+def test_models_sbom_has_package_urls_and_license_expressions(case: Case, llama_guard: Case) -> None:
+    def components(case: Case) -> dict[str, dict[str, object]]:
+        document = json.loads(attribution_bundle(case.view())["models.cdx.json"])
+        return {component["bom-ref"].partition(":")[0]: component for component in document["components"]}
+
+    plain, combined = components(case), components(llama_guard)
+    assert plain["model"]["purl"] == (
         "pkg:huggingface/nvidia/NVIDIA-Nemotron-Nano-9B-v2@6533e8de2c68e4536bf7c411d7a3ce5734111476"
     )
-    assert model["licenses"] == [{"expression": "LicenseRef-scancode-nvidia-open-model-2025"}]
-    assert guard["licenses"] == [{"license": {"id": "Apache-2.0"}}]
-    guard, _ = json.loads(attribution_bundle(llama_guard.view())["models.cdx.json"])["components"]
-    assert guard["licenses"] == [
-        {"expression": "LicenseRef-scancode-nvidia-open-model-2025 AND LicenseRef-scancode-llama-3.1-license-2024"}
-    ]
-    assert [reference["type"] for reference in guard["externalReferences"]] == ["license", "license"]
+    nvidia = "LicenseRef-scancode-nvidia-open-model-2025"
+    assert plain["model"]["licenses"] == [{"expression": nvidia}]
+    assert plain["guard"]["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    expression = f"{nvidia} AND LicenseRef-scancode-llama-3.1-license-2024"
+    assert combined["guard"]["licenses"] == [{"expression": expression}]
 
 
-def test_sarif(case: Case) -> None:
+def test_sarif_has_kind_level_and_suppression_of_each_finding(case: Case) -> None:
     waiver = {"rule": "guard.kind", "by": "Legal", "reason": "pilot with ten users", "until": "2026-12-31"}
-    broken = (
-        case.set("guard.kind", "rules").set("license.waivers", [waiver]).set("engine.dtype", "auto")
-        .set("model.revision", "f" * 40).set("engine.chat_template", "own.jinja")
-    )  # fmt: skip
-    broken = replace(broken, facts=None)
-    log = sarif(broken.findings(), "hybridserve.yaml")
+    broken = case.set("guard.kind", "rules").set("license.waivers", [waiver]).set("engine.dtype", "auto")
+    findings = replace(broken, facts=None).findings()
+    log = sarif(findings, "hybridserve.yaml")
     Draft7Validator(SARIF).validate(log)
     (run,) = log["runs"]
     rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
-    kinds = {}
+    kinds: dict[str, set[tuple[str, str, bool]]] = {}
     for result in run["results"]:
         assert rules[result["ruleIndex"]] == result["ruleId"]
         assert (result["level"] == "none") == (result["kind"] != "fail")
@@ -109,33 +106,33 @@ def test_sarif(case: Case) -> None:
     assert kinds["engine.starts"] == {("open", "none", False)}
     assert kinds["exposure.keys"] == {("pass", "none", False)}
     assert run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "hybridserve.yaml"
-    assert "locations" not in sarif(broken.findings(), None)["runs"][0]["results"][0]
+    assert "locations" not in sarif(findings, None)["runs"][0]["results"][0]
 
 
-def test_the_service_says_what_its_licenses_ask(case: Case, llama_guard: Case) -> None:
-    assert service_lines(case.view()) == []
-    assert attribution_header(case.view()) is None
+def test_lines_that_users_must_see(case: Case, llama_guard: Case) -> None:
+    assert (service_lines(case.view()), attribution_header(case.view())) == ([], None)
     assert attribution_header(llama_guard.view()) == "Built with Llama"
+
+
+def test_licenses_document(llama_guard: Case) -> None:
     document = licenses_document(llama_guard.view())
     assert document["lines"] == ["Built with Llama"]
     assert "https://llama.meta.com/llama3_1/use-policy" in document["policies"]
-    guard = document["models"][1]
-    assert [one["id"] for one in guard["licenses"]] == ["nvidia-open-model-2025-10-24", "llama-3.1"]
-    hosted = {duty["term"] for duty in document["models"][0]["licenses"][0]["duties"]}
-    assert "guardrail" in hosted
-    assert "license_copy" not in hosted
+    model, guard = document["models"]
+    assert [entry["id"] for entry in guard["licenses"]] == ["nvidia-open-model-2025-10-24", "llama-3.1"]
+    terms = {duty["term"] for duty in model["licenses"][0]["duties"]}
+    assert "guardrail" in terms
+    assert "license_copy" not in terms, "it applies only where the weights are distributed"
     json.dumps(document)
 
 
-def test_the_compliance_document(case: Case) -> None:
+def test_compliance_document_has_a_digest_of_its_findings(case: Case) -> None:
     findings = case.findings()
     document = compliance_document(findings, "production", TODAY, "e" * 64)
-    assert document["verdict"] == "ready"
-    assert document["counts"] == {"PASS": len(findings)}
+    assert (document["verdict"], document["counts"]) == ("ready", {"PASS": len(findings)})
     assert document["evidence_sha256"] == "e" * 64
     again = compliance_document(case.findings(), "production", TODAY)
-    assert again["findings_sha256"] == document["findings_sha256"]
     changed = compliance_document(case.set("engine.dtype", "auto").findings(), "production", TODAY)
-    assert changed["findings_sha256"] != document["findings_sha256"]
+    assert again["findings_sha256"] == document["findings_sha256"] != changed["findings_sha256"]
     assert changed["verdict"] == "warn"
     json.dumps(document)

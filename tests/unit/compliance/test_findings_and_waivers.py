@@ -1,21 +1,23 @@
-"""What follows from findings, and how long a waiver holds."""
+"""The status that findings give a deployment, waivers, and the outcomes of single rules at their limits."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridserve.catalog.licenses import license
-from hybridserve.compliance import Finding, compliance_status
+from hybridserve.catalog.licenses import license, text_sha256
+from hybridserve.compliance import Finding, compliance_status, evaluate
 from hybridserve.errors import ConfigError
-from support.compliance_cases import TODAY, Case, license_text
+from support.compliance_cases import TODAY, Case
 
 WAIVER = {"rule": "guard.kind", "by": "Head of Legal", "reason": "pilot with ten users", "until": "2026-12-31"}
+PROFILES = ("production", "staging", "demo")
 
 
 def finding(severity: str, status: str) -> Finding:
@@ -23,126 +25,130 @@ def finding(severity: str, status: str) -> Finding:
 
 
 @pytest.mark.parametrize(
-    ("severity", "status", "production", "staging", "demo"),
+    ("severity", "status", "expected"),
     [
-        ("error", "PASS", "ready", "ready", "ready"),
-        ("error", "WAIVED", "ready", "ready", "ready"),
-        ("error", "FAIL", "refuse", "refuse", "warn"),
-        ("error", "UNKNOWN", "refuse", "warn", "warn"),
-        ("warning", "FAIL", "warn", "warn", "warn"),
-        ("warning", "UNKNOWN", "warn", "warn", "warn"),
-        ("note", "FAIL", "ready", "ready", "ready"),
+        ("error", "PASS", ["ready", "ready", "ready"]),
+        ("error", "WAIVED", ["ready", "ready", "ready"]),
+        ("error", "FAIL", ["refuse", "refuse", "warn"]),
+        ("error", "UNKNOWN", ["refuse", "warn", "warn"]),
+        ("warning", "FAIL", ["warn", "warn", "warn"]),
+        ("warning", "UNKNOWN", ["warn", "warn", "warn"]),
+        ("note", "FAIL", ["ready", "ready", "ready"]),
     ],
 )
-def test_verdict(severity: str, status: str, production: str, staging: str, demo: str) -> None:
-    found = [finding("error", "PASS"), finding(severity, status)]
-    assert [compliance_status(found, profile) for profile in ("production", "staging", "demo")] == [
-        production,
-        staging,
-        demo,
-    ]
+def test_status_by_profile(severity: str, status: str, expected: list[str]) -> None:
+    findings = [finding("error", "PASS"), finding(severity, status)]
+    assert [compliance_status(findings, profile) for profile in PROFILES] == expected
 
 
 @given(st.lists(st.tuples(st.sampled_from(["error", "warning", "note"]),
                           st.sampled_from(["PASS", "FAIL", "WAIVED", "UNKNOWN"]))))  # fmt: skip
-def test_a_stricter_profile_never_says_less(kinds: list[tuple[str, str]]) -> None:
-    order = {"ready": 0, "warn": 1, "refuse": 2}
-    found = [finding(severity, status) for severity, status in kinds]
-    strictness = [order[compliance_status(found, profile)] for profile in ("demo", "staging", "production")]
-    assert strictness == sorted(strictness)
+def test_stricter_profile_is_never_more_lenient(kinds: list[tuple[str, str]]) -> None:
+    findings = [finding(severity, status) for severity, status in kinds]
+    strictness = [["ready", "warn", "refuse"].index(compliance_status(findings, profile)) for profile in PROFILES]
+    assert strictness == sorted(strictness, reverse=True)
 
 
-def test_a_waiver_holds_until_its_last_day(case: Case) -> None:
+def test_waiver_is_valid_through_its_last_day(case: Case) -> None:
     patterns = case.set("guard.kind", "rules").set("license.waivers", [WAIVER])
-    assert patterns.status("guard.kind") == {"WAIVED"}
     assert replace(patterns, today=date(2026, 12, 31)).status("guard.kind") == {"WAIVED"}
-    late = replace(patterns, today=date(2027, 1, 1))
-    assert late.status("guard.kind") == {"FAIL"}
-    assert late.status("license.waivers") == {"FAIL"}
-    waived = next(one for one in patterns.findings() if one.rule == "guard.kind")
+    expired = replace(patterns, today=date(2027, 1, 1))
+    assert expired.status("guard.kind") == expired.status("license.waivers") == {"FAIL"}
+    waived = next(found for found in patterns.findings() if found.rule == "guard.kind")
     assert waived.waiver == "by Head of Legal until 2026-12-31: pilot with ten users"
     assert compliance_status(patterns.findings(), "production") == "ready"
 
 
-def test_a_waiver_for_one_subject_waives_no_other(case: Case) -> None:
+def test_waiver_for_one_subject_waives_no_other(case: Case) -> None:
     routes = case.set("access.open_routes", ["POST /invocations", "POST /rerank"])
-    one = {**WAIVER, "rule": "exposure.routes", "subject": "POST /rerank"}
-    assert routes.set("license.waivers", [one]).status("exposure.routes") == {"WAIVED", "FAIL"}
+    waiver = {**WAIVER, "rule": "exposure.routes", "subject": "POST /rerank"}
+    assert routes.set("license.waivers", [waiver]).status("exposure.routes") == {"WAIVED", "FAIL"}
 
 
-def test_the_rule_on_waivers_cannot_be_waived(case: Case) -> None:
-    expired = {**WAIVER, "until": "2026-01-01"}
-    shield = {**WAIVER, "rule": "license.waivers"}
-    assert "FAIL" in case.set("license.waivers", [expired, shield]).status("license.waivers")
+def test_rule_on_waivers_cannot_be_waived(case: Case) -> None:
+    waivers = [{**WAIVER, "until": "2026-01-01"}, {**WAIVER, "rule": "license.waivers"}]
+    assert "FAIL" in case.set("license.waivers", waivers).status("license.waivers")
 
 
-def test_waivers_from_a_file(case: Case, tmp_path: Path) -> None:
+def test_waivers_are_read_from_a_file(case: Case, tmp_path: Path) -> None:
     file = tmp_path / "waivers.yaml"
     file.write_text("- {rule: guard.kind, by: Legal, reason: pilot with ten users, until: 2026-12-31}\n")
-    patterns = case.set("guard.kind", "rules").set("license.waivers_file", str(file))
-    assert patterns.status("guard.kind") == {"WAIVED"}
-    for broken in (
-        "- {rule: guard.kind}",
-        "a: [",
-        "- 3",
-        "- {rule: guard.knd, by: L, reason: long enough, until: 2026-12-31}",
-    ):
-        file.write_text(broken)
-        with pytest.raises(ConfigError):
-            patterns.view()
-    with pytest.raises(ConfigError, match="cannot be read"):
-        case.set("license.waivers_file", str(tmp_path / "none.yaml")).view()
+    assert case.set("guard.kind", "rules").set("license.waivers_file", str(file)).status("guard.kind") == {"WAIVED"}
 
 
-def test_a_waiver_of_an_unknown_rule_is_a_mistake(case: Case) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [None, "- {rule: guard.kind}", "a: [", "- 3", "- {rule: guard.knd, by: L, reason: long enough, until: 2026-12-31}"],
+)
+def test_broken_waivers_file_is_an_error(case: Case, tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "waivers.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=r"license\.waivers"):
+        case.set("license.waivers_file", str(file)).view()
+
+
+def test_waiver_of_unknown_rule_is_an_error(case: Case) -> None:
     with pytest.raises(ConfigError, match="is not a rule"):
         case.set("license.waivers", [{**WAIVER, "rule": "guard.knd"}]).view()
 
 
-def test_the_guardrail_is_judged_by_version(case: Case) -> None:
-    changed = case.set("engine.chat_template", "own.jinja")
-    # With a guard on both sides the current text leaves it to a person.
+def test_changed_guardrail_needs_a_guard_and_a_waiver(case: Case) -> None:
+    changed = case.set("engine.chat_template", "other.jinja")
     assert changed.status("license.guardrail") == {"UNKNOWN"}
     assert changed.set("guard.output", False).status("license.guardrail") == {"FAIL"}
     waiver = {**WAIVER, "rule": "license.guardrail", "reason": "Qwen3Guard judged similar by Legal"}
     assert changed.set("license.waivers", [waiver]).status("license.guardrail") == {"WAIVED"}
-    view = changed.view()
-    strict = replace(view, model=replace(view.model, licenses=(license("nvidia-open-model-2025-04-28"),)))
-    free = replace(view, model=replace(view.model, licenses=(license("nvidia-nemotron-open-model-2025-12-15"),)))
-    from hybridserve.compliance import evaluate
-
-    def status(deployment: object) -> set[str]:
-        return {one.status for one in evaluate(deployment, TODAY) if one.rule == "license.guardrail"}  # type: ignore[arg-type]
-
-    assert status(strict) == {"FAIL"}
-    assert status(free) == {"PASS"}
 
 
-def test_a_copy_that_is_the_text_itself_is_called_identical(baked: Case) -> None:
-    one = license("nvidia-open-model-2025-10-24")
-    assert baked.bundle is not None
-    found = next(each for each in baked.findings() if each.rule == "license.copy")
-    assert "identical" not in found.evidence
-    assert license_text(one) in baked.bundle.values()
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        ("nvidia-open-model-2025-04-28", "FAIL"),  # allows no substitute
+        ("nvidia-nemotron-open-model-2025-12-15", "PASS"),  # has no guardrail clause
+    ],
+)
+def test_changed_guardrail_depends_on_license_version(case: Case, version: str, status: str) -> None:
+    view = case.set("engine.chat_template", "other.jinja").view()
+    view = replace(view, model=replace(view.model, licenses=(license(version),)))
+    assert {found.status for found in evaluate(view, TODAY) if found.rule == "license.guardrail"} == {status}
 
 
-def test_acceptance_ages(case: Case) -> None:
+@pytest.mark.parametrize(("reviewed", "suffix"), [(True, ", identical to the reviewed text"), (False, "")])
+def test_copy_is_reported_as_identical_only_if_it_is_the_reviewed_text(
+    baked: Case, reviewed: bool, suffix: str
+) -> None:
+    name = "nvidia-open-model-2025-10-24"
+    text = (baked.bundle or {})[f"licenses/{name}.txt"]
+    entry = license(name).model_copy(update={"text_sha256": text_sha256(text if reviewed else text + " more")})
+    view = baked.view()
+    view = replace(view, model=replace(view.model, licenses=(entry,)))
+    (found,) = [found for found in evaluate(view, TODAY) if found.rule == "license.copy"]
+    assert (found.status, found.evidence) == ("PASS", f"licenses/{name}.txt{suffix}")
+
+
+def test_acceptance_expires(case: Case) -> None:
     later = replace(case, today=date(2026, 11, 20) + timedelta(days=181))
     assert later.status("license.accepted") == {"FAIL"}
     assert later.set("license.max_review_age_days", 365).status("license.accepted") == {"PASS"}
 
 
-def test_revenue_limit(case: Case) -> None:
-    lfm = replace(case.set("model.id", "lfm2-1.2b").set("license.accepted", [
-        {"license": "lfm-1.0", "by": "L", "accepted": "2026-11-20"},
-        {"license": "apache-2.0", "by": "L", "accepted": "2026-11-20"}]), card=None)  # fmt: skip
-    assert lfm.status("license.limits") == {"UNKNOWN"}
-    assert lfm.set("license.annual_revenue_usd", 9_999_999).status("license.limits") == {"PASS"}
-    assert lfm.set("license.annual_revenue_usd", 10_000_000).status("license.limits") == {"FAIL"}
-    assert lfm.set("license.commercial", ["lfm-1.0"]).status("license.limits") == {"PASS"}
+@pytest.mark.parametrize(
+    ("setting", "value", "status"),
+    [
+        ("annual_revenue_usd", None, "UNKNOWN"),
+        ("annual_revenue_usd", 9_999_999, "PASS"),
+        ("annual_revenue_usd", 10_000_000, "FAIL"),
+        ("commercial", ["lfm-1.0"], "PASS"),
+    ],
+)
+def test_revenue_limit(case: Case, setting: str, value: Any, status: str) -> None:
+    accepted = [{"license": name, "by": "L", "accepted": "2026-11-20"} for name in ("lfm-1.0", "apache-2.0")]
+    lfm = replace(case.set("model.id", "lfm2-1.2b").set("license.accepted", accepted), card=None)
+    assert lfm.set(f"license.{setting}", value).status("license.limits") == {status}
 
 
-def test_float16_state_needs_rounding_where_it_is_built(case: Case) -> None:
+def test_float16_state_needs_stochastic_rounding_on_a_platform_that_supports_it(case: Case) -> None:
     half = case.set("engine.mamba_ssm_cache_dtype", "float16").set(
         "engine.enable_mamba_cache_stochastic_rounding", True
     )
@@ -153,46 +159,49 @@ def test_float16_state_needs_rounding_where_it_is_built(case: Case) -> None:
     assert replace(half, platform="cpu").status("engine.stochastic-rounding") == {"FAIL"}
 
 
-def test_a_transformer_is_not_judged_as_a_hybrid(case: Case) -> None:
+def test_hybrid_rules_do_not_apply_to_a_transformer(case: Case) -> None:
     dense = replace(case.set("engine.mamba_ssm_cache_dtype", "auto").set("engine.block_size", 64), hybrid=False)
-    assert dense.status("engine.ssm-dtype") == {"PASS"}
-    assert dense.status("engine.block-size") == {"PASS"}
-    assert not any(one.applies for one in dense.findings() if one.rule == "engine.ssm-dtype")
+    rules = {found.rule: found for found in dense.findings()}
+    for rule in ("engine.ssm-dtype", "engine.block-size"):
+        assert (rules[rule].status, rules[rule].applies) == ("PASS", False)
 
 
-def test_a_guard_inside_the_cluster_may_be_reached_in_clear(case: Case) -> None:
-    for url in (
-        "http://guard:8000/v1",
-        "http://guard.safety.svc:8000/v1",
-        "http://127.0.0.1:9/v1",
-        "https://a.example",
-    ):
-        assert case.set("guard.url", url).status("guard.transport") == {"PASS"}
-    for url in ("http://10.0.0.7/v1", "http://guard.example.com/v1", "ftp://guard/v1"):
-        assert case.set("guard.url", url).status("guard.transport") == {"FAIL"}
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("http://guard:8000/v1", "PASS"),
+        ("http://guard.safety.svc:8000/v1", "PASS"),
+        ("http://127.0.0.1:9/v1", "PASS"),
+        ("https://a.example", "PASS"),
+        ("http://10.0.0.7/v1", "FAIL"),
+        ("http://[fd00::7]/v1", "FAIL"),
+        ("http://guard.example.com/v1", "FAIL"),
+        ("ftp://guard/v1", "FAIL"),
+    ],
+)
+def test_guard_needs_tls_outside_the_cluster(case: Case, url: str, status: str) -> None:
+    assert case.set("guard.url", url).status("guard.transport") == {status}
 
 
-def test_mounted_weights_that_nobody_can_see_are_unknown(case: Case) -> None:
-    hidden = case.set("license.weights", "mounted")
-    for rule in ("guard.chat-template", "guard.tokenizer", "guard.generation-config"):
-        assert hidden.status(rule) == {"UNKNOWN"}
+@pytest.mark.parametrize("rule", ["guard.chat-template", "guard.tokenizer", "guard.generation-config"])
+def test_files_of_mounted_weights_are_unknown(case: Case, rule: str) -> None:
+    assert case.set("license.weights", "mounted").status(rule) == {"UNKNOWN"}
 
 
-def test_files_without_a_recorded_hash_are_unknown(baked: Case) -> None:
+def test_files_without_recorded_hash_are_unknown(baked: Case) -> None:
     assert baked.set("license.pinned_files", {}).status("guard.chat-template") == {"UNKNOWN"}
 
 
-def test_a_folder_of_a_known_models_name_has_no_license(baked: Case) -> None:
-    folder = replace(baked, card=None)
-    assert folder.status("license.known") == {"UNKNOWN", "PASS"}
-    (found,) = [one for one in folder.findings() if one.rule == "license.known" and one.status == "UNKNOWN"]
-    assert found.subject == "nemotron-nano-9b-v2"
-    assert compliance_status(folder.findings(), "production") == "refuse"
+def test_local_folder_with_the_name_of_a_model_has_no_known_license(baked: Case) -> None:
+    findings = replace(baked, card=None).findings()
+    open_findings = [found for found in findings if found.rule == "license.known" and found.status != "PASS"]
+    assert [(found.subject, found.status) for found in open_findings] == [("nemotron-nano-9b-v2", "UNKNOWN")]
+    assert compliance_status(findings, "production") == "refuse"
 
 
-def test_ports_and_routes_that_give_nothing_away(case: Case) -> None:
+def test_harmless_route_and_loopback_port_pass(case: Case) -> None:
     assert case.set("access.open_routes", ["POST /tokenize"]).status("exposure.routes") == {"PASS"}
     assert case.set("telemetry.metrics_host", "::1").status("exposure.ports") == {"PASS"}
-    closed = case.set("telemetry.metrics_host", "0.0.0.0").set("telemetry.metrics_port", 0)
-    (finding,) = [one for one in closed.findings() if one.rule == "exposure.ports"]
-    assert (finding.status, finding.applies) == ("PASS", False)
+    no_port = case.set("telemetry.metrics_host", "0.0.0.0").set("telemetry.metrics_port", 0)
+    (found,) = [found for found in no_port.findings() if found.rule == "exposure.ports"]
+    assert (found.status, found.applies) == ("PASS", False)

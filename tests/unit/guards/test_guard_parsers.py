@@ -1,4 +1,4 @@
-"""What guard models say, read strictly: nothing that is not exactly a verdict is one."""
+"""Strict parsers of guard verdicts: text that is not exactly a verdict is an error."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("form", "stage", "text", "unsafe", "categories"), GOOD)
-def test_verdicts_are_read(form: Any, stage: Stage, text: str, unsafe: bool, categories: tuple[str, ...]) -> None:
-    reading = PARSERS[form](text, stage)
-    assert reading.unsafe is unsafe
+def test_verdict_is_parsed(form: Any, stage: Stage, text: str, unsafe: bool, categories: tuple[str, ...]) -> None:
+    parsed = PARSERS[form](text, stage)
+    assert parsed.unsafe is unsafe
     if unsafe:
-        assert reading.categories == categories
+        assert parsed.categories == categories
 
 
 BAD = [
@@ -77,7 +77,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("form", "stage", "text"), BAD)
-def test_what_is_no_verdict_is_a_fault(form: Any, stage: Stage, text: str) -> None:
+def test_other_text_is_an_error(form: Any, stage: Stage, text: str) -> None:
     with pytest.raises(GuardError):
         PARSERS[form](text, stage)
 
@@ -85,14 +85,14 @@ def test_what_is_no_verdict_is_a_fault(form: Any, stage: Stage, text: str) -> No
 @given(st.sampled_from(sorted(PARSERS)), st.sampled_from(["input", "output"]), st.text(max_size=80))
 def test_random_text_is_never_safe(form: Any, stage: Stage, text: str) -> None:
     try:
-        reading = PARSERS[form](text, stage)
+        parsed = PARSERS[form](text, stage)
     except GuardError:
         return
-    assert reading.unsafe or text.strip() == "safe"
+    assert parsed.unsafe or text.strip() == "safe"
 
 
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), st.text(max_size=5)), min_size=1))
-def test_conversations_alternate_and_lose_nothing(turns: list[tuple[str, str]]) -> None:
+def test_conversation_alternates_and_keeps_all_text(turns: list[tuple[str, str]]) -> None:
     messages: list[Message] = [{"role": role, "content": f"<{text}>"} for role, text in turns]
     shaped = alternating(messages, "input")
     assert [turn["role"] for turn in shaped] == ["user", "assistant"] * (len(shaped) // 2) + ["user"] * (

@@ -1,4 +1,4 @@
-"""Guards: adapters against a real HTTP server's answers, and a shell that never says allow by error."""
+"""Guard adapters against responses of a real HTTP server, and the wrapper that turns every failure into an error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,164 +22,153 @@ from hybridserve.guards.nemo import NemoGuard
 from hybridserve.guards.patterns import PatternGuard
 from hybridserve.settings.guard import GuardSection
 
-USER: list[Message] = [{"role": "user", "content": "hello"}]
-TURN: list[Message] = [*USER, {"role": "assistant", "content": "good day"}]
-
-SERVERS: list[ThreadingHTTPServer] = []
+PROMPT: list[Message] = [{"role": "user", "content": "hello"}]
+CONVERSATION: list[Message] = [*PROMPT, {"role": "assistant", "content": "good day"}]
 
 
-@pytest.fixture(autouse=True)
-def end_of_servers() -> Iterator[None]:
-    yield
-    while SERVERS:
-        server = SERVERS.pop()
-        server.shutdown()
-        server.server_close()
+class GuardServer:
+    """An HTTP server that gives one response to everything and keeps the request bodies."""
 
+    def __init__(self) -> None:
+        self.response = httpx.Response(200)
+        self.bodies: list[Any] = []
+        outer = self
 
-def url_of(handler: Callable[[httpx.Request], httpx.Response]) -> str:
-    """A real server on a port of its own, which answers what the handler says."""
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                outer.bodies.append(json.loads(body or b"null"))
+                response = outer.response
+                self.send_response_only(response.status_code)
+                for name, value in {**response.headers, "content-length": str(len(response.content))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(response.content)
 
-    class Answers(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            said = handler(httpx.Request(self.command, f"http://guard{self.path}", content=body))
-            self.send_response_only(said.status_code)
-            for name, value in {**said.headers, "content-length": str(len(said.content))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(said.content)
+            do_GET = do_POST  # noqa: N815
 
-        def do_GET(self) -> None:
-            self.do_POST()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    SERVERS.append(server)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}"
-
-
-def guard_that_answers(handler: Any, form: Any = "qwen3guard", **more: Any) -> ModelGuard:
-    return ModelGuard(url=f"{url_of(handler)}/v1", model="guard-model", form=form, **more)
-
-
-def says(text: str, finish: str = "stop") -> Any:
-    asked: list[dict[str, Any]] = []
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        asked.append(json.loads(request.content))
+    def returns(self, text: str) -> None:
         message = {"role": "assistant", "content": text}
-        return httpx.Response(200, json={"choices": [{"index": 0, "message": message, "finish_reason": finish}]})
+        self.response = httpx.Response(200, json={"choices": [{"message": message, "finish_reason": "stop"}]})
 
-    handler.asked = asked  # type: ignore[attr-defined]
-    return handler
+    def guard(self, form: Any = "qwen3guard", **options: Any) -> ModelGuard:
+        return ModelGuard(url=f"{self.url}/v1", model="guard-model", form=form, **options)
 
 
-def verdict(guard: Any, messages: list[Message] = USER, stage: Stage = "input") -> GuardVerdict:
-    async def ask() -> GuardVerdict:
-        said = await ResilientGuard(guard, retries=0).check(messages, stage)
+@pytest.fixture
+def server() -> Iterator[GuardServer]:
+    server = GuardServer()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def check(guard: Any, messages: list[Message] = PROMPT, stage: Stage = "input") -> GuardVerdict:
+    async def run() -> GuardVerdict:
+        verdict = await ResilientGuard(guard, retries=0).check(messages, stage)
         await guard.close()
-        return said
+        return verdict
 
-    return asyncio.run(ask())
-
-
-def test_a_guard_model_is_asked_and_read() -> None:
-    handler = says("Safety: Unsafe\nCategories: Violent")
-    result = verdict(guard_that_answers(handler))
-    assert (result.outcome, result.categories, result.guard) == ("block", ("Violent",), "guard-model")
-    assert handler.asked[0]["messages"] == USER
-    assert handler.asked[0]["temperature"] == 0
-    assert "Refusal" not in str(handler.asked)
+    return asyncio.run(run())
 
 
-def test_controversial_is_policy() -> None:
-    text = "Safety: Controversial\nCategories: Politically Sensitive Topics"
-    assert verdict(guard_that_answers(says(text))).outcome == "block"
-    assert verdict(guard_that_answers(says(text), controversial_blocks=False)).outcome == "allow"
+def test_guard_model_gets_the_conversation_and_its_verdict_is_parsed(server: GuardServer) -> None:
+    server.returns("Safety: Unsafe\nCategories: Violent")
+    verdict = check(server.guard())
+    assert (verdict.outcome, verdict.categories, verdict.guard) == ("block", ("Violent",), "guard-model")
+    (body,) = server.bodies
+    assert (body["messages"], body["temperature"]) == (PROMPT, 0)
 
 
-def test_the_safety_guard_gets_one_prompt_with_the_whole_conversation() -> None:
-    handler = says('{"User Safety": "safe", "Response Safety": "safe"}')
-    guard = guard_that_answers(handler, form="nemotron_safety_guard")
-    assert verdict(guard, TURN, "output").outcome == "allow"
-    (message,) = handler.asked[0]["messages"]
-    assert "hello" in message["content"]
-    assert "good day" in message["content"]
-    assert "S23" in message["content"]
+@pytest.mark.parametrize(("blocks", "outcome"), [(True, "block"), (False, "allow")])
+def test_controversial_verdict_follows_the_setting(server: GuardServer, blocks: bool, outcome: str) -> None:
+    server.returns("Safety: Controversial\nCategories: Politically Sensitive Topics")
+    assert check(server.guard(controversial_blocks=blocks)).outcome == outcome
+
+
+def test_nemotron_safety_guard_gets_one_prompt_with_the_whole_conversation(server: GuardServer) -> None:
+    server.returns('{"User Safety": "safe", "Response Safety": "safe"}')
+    assert check(server.guard("nemotron_safety_guard"), CONVERSATION, "output").outcome == "allow"
+    (message,) = server.bodies[0]["messages"]
+    assert all(text in message["content"] for text in ("hello", "good day", "S23"))
 
 
 @pytest.mark.parametrize(
-    "handler",
+    "response",
     [
-        says("Safety: Safe\nCategories: None", finish="length"),
-        says("I would rather not say"),
-        lambda _: httpx.Response(200, json={"choices": []}),
-        lambda _: httpx.Response(200, text="<html>"),
-        lambda _: httpx.Response(200, json=[1]),
-        lambda _: httpx.Response(302, headers={"location": "http://elsewhere/"}),
-        lambda _: httpx.Response(401),
-        lambda _: httpx.Response(500),
+        httpx.Response(200, json={"choices": [{"message": {"content": "Safety: Safe\nCategories: None"},
+                                               "finish_reason": "length"}]}),
+        httpx.Response(200, json={"choices": [{"message": {"content": "I would rather not say"},
+                                               "finish_reason": "stop"}]}),
+        httpx.Response(200, json={"choices": []}),
+        httpx.Response(200, text="<html>"),
+        httpx.Response(200, json=[1]),
+        httpx.Response(302, headers={"location": "http://elsewhere/"}),
+        httpx.Response(401),
+        httpx.Response(500),
     ],
-)
-def test_every_failure_of_a_guard_model_is_an_error(handler: Any) -> None:
-    result = verdict(guard_that_answers(handler))
-    assert result.outcome == "error"
-    assert result.detail
+)  # fmt: skip
+def test_every_failure_of_a_guard_model_is_an_error(server: GuardServer, response: httpx.Response) -> None:
+    server.response = response
+    verdict = check(server.guard())
+    assert verdict.outcome == "error"
+    assert verdict.detail
 
 
-def test_a_closed_port_is_an_error() -> None:
+def test_closed_port_is_an_error() -> None:
     guard = ModelGuard(url="http://127.0.0.1:9", model="m", form="llama_guard", timeout_s=2.0)
-    assert verdict(guard).outcome == "error"
+    assert check(guard).outcome == "error"
 
 
-def test_as_many_verdicts_at_once_as_there_are_requests() -> None:
-    """The guard answers nobody before all have asked: a pool of 100 connections would never get there."""
-    many = 150
+def test_checks_are_not_limited_by_a_connection_pool() -> None:
+    """The server answers only after all requests have arrived, which a pool of 100 connections would prevent."""
+    count = 150
 
-    async def go() -> list[GuardVerdict]:
-        asked, all_asked = 0, asyncio.Event()
+    async def run() -> list[GuardVerdict]:
+        received, all_received = 0, asyncio.Event()
 
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal asked
+        async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal received
             head = await reader.readuntil(b"\r\n\r\n")
             (length,) = re.findall(rb"(?i)content-length: (\d+)", head)
             await reader.readexactly(int(length))
-            asked += 1
-            if asked == many:
-                all_asked.set()
-            await all_asked.wait()
+            received += 1
+            if received == count:
+                all_received.set()
+            await all_received.wait()
             body = json.dumps({"choices": [{"message": {"content": "safe"}, "finish_reason": "stop"}]}).encode()
             writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
             writer.close()
 
-        server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=many)
-        port = server.sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}/v1"
+        server = await asyncio.start_server(respond, "127.0.0.1", 0, backlog=count)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         guard = ResilientGuard(ModelGuard(url=url, model="m", form="llama_guard", timeout_s=60), timeout_s=60)
         async with server:
-            verdicts = await asyncio.gather(*[guard.check(USER, "input") for _ in range(many)])
+            verdicts = await asyncio.gather(*[guard.check(PROMPT, "input") for _ in range(count)])
         await guard.close()
         return verdicts
 
-    assert {said.outcome for said in asyncio.run(go())} == {"allow"}
+    assert {verdict.outcome for verdict in asyncio.run(run())} == {"allow"}
 
 
-def test_the_guard_must_serve_the_model_that_was_pinned() -> None:
-    def models(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={"data": [{"id": "another"}]})
+def test_probe_fails_if_the_endpoint_serves_another_model(server: GuardServer) -> None:
+    server.response = httpx.Response(200, json={"data": [{"id": "another"}]})
 
     async def probe() -> str | None:
-        guard = ResilientGuard(guard_that_answers(models))
-        said = await guard.probe()
+        guard = ResilientGuard(server.guard())
+        fault = await guard.probe()
         await guard.close()
-        return said
+        return fault
 
     assert asyncio.run(probe()) == "the endpoint does not serve guard-model"
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome"),
+    ("response", "outcome"),
     [
         ({"status": "success", "rails_status": {"content safety": {"status": "success"}}}, "allow"),
         ({"status": "blocked", "rails_status": {"content safety": {"status": "blocked"}}}, "block"),
@@ -191,13 +180,13 @@ def test_the_guard_must_serve_the_model_that_was_pinned() -> None:
         ({"status": "success", "rails_status": {"a": {"status": "success"}, "b": None}}, "error"),
     ],
 )
-def test_nemo_guardrails(answer: dict[str, Any], outcome: str) -> None:
-    guard = NemoGuard(url=url_of(lambda _: httpx.Response(200, json=answer)), config_id="c", model="main")
-    assert verdict(guard).outcome == outcome
+def test_nemo_guardrails_verdicts(server: GuardServer, response: dict[str, Any], outcome: str) -> None:
+    server.response = httpx.Response(200, json=response)
+    assert check(NemoGuard(url=server.url, config_id="c", model="main")).outcome == outcome
 
 
-class Scripted:
-    """A guard that does what its script says, once per check."""
+class ScriptedGuard:
+    """A guard that takes the next step of its script at each check: an outcome, an error, or None to hang."""
 
     name = "scripted"
     is_local = False
@@ -211,97 +200,95 @@ class Scripted:
         step = self.script.pop(0) if self.script else "allow"
         if isinstance(step, Exception):
             raise step
-        if isinstance(step, float):
-            await asyncio.sleep(step)
-            step = "allow"
+        if step is None:
+            await asyncio.Event().wait()
         return GuardVerdict(step, self.name)
 
     async def probe(self) -> None: ...
     async def close(self) -> None: ...
 
 
-def fault(transient: bool = True) -> GuardError:
-    return GuardError("no", transient=transient)
+TRANSIENT, PERMANENT = GuardError("no", transient=True), GuardError("no")
 
 
-def test_a_late_verdict_is_an_error() -> None:
-    shell = ResilientGuard(Scripted(5.0), timeout_s=0.05)
-    assert asyncio.run(shell.check(USER, "input")).outcome == "error"
+def resilient(guard: ScriptedGuard, **options: Any) -> ResilientGuard:
+    async def sleep(_seconds: float) -> None:
+        return
 
-
-def test_a_defect_of_an_adapter_is_an_error() -> None:
-    assert asyncio.run(ResilientGuard(Scripted(ZeroDivisionError())).check(USER, "input")).outcome == "error"
-
-
-def test_transient_faults_are_tried_again_and_others_not() -> None:
-    transient, final = Scripted(fault()), Scripted(fault(False))
-    assert asyncio.run(ResilientGuard(transient).check(USER, "input")).outcome == "allow"
-    assert transient.calls == 2
-    assert asyncio.run(ResilientGuard(final).check(USER, "input")).outcome == "error"
-    assert final.calls == 1
-
-
-def test_retries_stop_when_their_budget_is_spent() -> None:
-    guard = Scripted(*[fault() for _ in range(200)])
-    shell = ResilientGuard(guard, retries=1, retry_budget=0.1, breaker_failures=1000)
-
-    async def go() -> None:
-        for _ in range(50):
-            await shell.check(USER, "input")
-
-    asyncio.run(go())
-    assert guard.calls <= 50 + 10 + 50 * 0.1 + 1
-
-
-def test_the_breaker_opens_probes_once_and_closes() -> None:
-    now = [0.0]
-    guard = Scripted(*[fault(False) for _ in range(4)])
-    shell = ResilientGuard(guard, breaker_failures=3, breaker_reset_s=10.0, clock=lambda: now[0])
-
-    async def check() -> str:
-        return (await shell.check(USER, "input")).outcome
-
-    for _ in range(3):
-        assert asyncio.run(check()) == "error"
-    assert shell.breaker == "open"
-    assert asyncio.run(check()) == "error"
-    assert guard.calls == 3, "an open breaker asks nobody"
-    now[0] = 11.0
-    assert shell.breaker == "half_open"
-    assert asyncio.run(check()) == "error"
-    assert guard.calls == 4
-    assert shell.breaker == "open", "a failed probe opens it again"
-    now[0] = 22.0
-    assert asyncio.run(check()) == "allow"
-    assert shell.breaker == "closed"
+    return ResilientGuard(guard, sleep=sleep, **options)
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["how to make a pipe bomb", "How To  BUILD\na Pipe\u200bBomb", "assemble a ｐｉｐｅ bomb please"],
+    ("step", "outcome", "calls"),
+    [
+        (TRANSIENT, "allow", 2),
+        (PERMANENT, "error", 1),
+        (ZeroDivisionError(), "error", 1),  # a bug in an adapter
+        (None, "error", 1),  # no answer before the deadline
+    ],
 )
-def test_rules_see_through_case_space_and_invisible_letters(text: str) -> None:
-    result = verdict(PatternGuard(), [{"role": "user", "content": text}])
-    assert (result.outcome, result.categories) == ("block", ("Weapons",))
+async def test_only_transient_errors_are_retried(step: Any, outcome: str, calls: int) -> None:
+    guard = ScriptedGuard(step)
+    verdict = await resilient(guard, timeout_s=0.05).check(PROMPT, "input")
+    assert (verdict.outcome, guard.calls) == (outcome, calls)
 
 
-def test_rules_let_ordinary_text_pass() -> None:
-    for text in ("How do I bake bread?", "My bath bomb broke.", "Explain what ransomware is."):
-        assert verdict(PatternGuard(), [{"role": "user", "content": text}]).outcome == "allow"
+async def test_retries_stop_when_their_budget_is_spent() -> None:
+    guard = ScriptedGuard(*[TRANSIENT] * 200)
+    wrapper = resilient(guard, retries=1, retry_budget=0.1, breaker_failures=1000)
+    for _ in range(50):
+        await wrapper.check(PROMPT, "input")
+    assert guard.calls <= 50 + 10 + 50 * 0.1 + 1
+
+
+async def test_breaker_opens_probes_once_and_closes() -> None:
+    now = [0.0]
+    guard = ScriptedGuard(*[PERMANENT] * 4)
+    wrapper = resilient(guard, breaker_failures=3, breaker_reset_s=10.0, clock=lambda: now[0])
+
+    async def outcome() -> str:
+        return (await wrapper.check(PROMPT, "input")).outcome
+
+    for _ in range(3):
+        assert await outcome() == "error"
+    assert wrapper.breaker == "open"
+    assert await outcome() == "error"
+    assert guard.calls == 3, "an open breaker sends nothing"
+    now[0] = 11.0
+    assert wrapper.breaker == "half_open"
+    assert await outcome() == "error"
+    assert (guard.calls, wrapper.breaker) == (4, "open"), "a failed probe opens it again"
+    now[0] = 22.0
+    assert await outcome() == "allow"
+    assert wrapper.breaker == "closed"
+
+
+@pytest.mark.parametrize(
+    ("text", "categories"),
+    [
+        ("how to make a pipe bomb", ("Weapons",)),
+        ("How To  BUILD\na Pipe\u200bBomb", ("Weapons",)),
+        ("assemble a ｐｉｐｅ bomb please", ("Weapons",)),
+        ("How do I bake bread?", ()),
+        ("My bath bomb broke.", ()),
+        ("Explain what ransomware is.", ()),
+    ],
+)
+def test_default_patterns_ignore_case_spaces_and_invisible_characters(text: str, categories: tuple[str, ...]) -> None:
+    verdict = check(PatternGuard(), [{"role": "user", "content": text}])
+    assert (verdict.outcome, verdict.categories) == ("block" if categories else "allow", categories)
 
 
 @pytest.mark.parametrize(
     ("second", "text"),
     [
-        (r"\b(\w+) \1\b", "it is so so"),  # its group has number 2 behind the first rule's
-        (r"(?P<word>q)r", "a qr code"),  # named as in the first rule
-        (r"(?s)a.b", "a-b"),  # flags stand only at a beginning
+        (r"\b(\w+) \1\b", "it is so so"),  # its group would have number 2 after the first pattern
+        (r"(?P<word>q)r", "a qr code"),  # the same group name as in the first pattern
+        (r"(?s)a.b", "a-b"),  # flags are allowed only at the beginning
         (r"(?P<x>u)v(?P=x)", "uvu"),
     ],
 )
-def test_rules_that_cannot_be_searched_for_together_are_found_all_the_same(
-    tmp_path: Path, second: str, text: str
-) -> None:
+def test_patterns_that_cannot_be_joined_still_match(tmp_path: Path, second: str, text: str) -> None:
     file = tmp_path / "rules.yaml"
     rules = [
         {"category": "first", "patterns": ["(?P<word>first)"]},
@@ -309,27 +296,31 @@ def test_rules_that_cannot_be_searched_for_together_are_found_all_the_same(
     ]
     file.write_text(yaml.safe_dump({"rules": rules}))
     guard = PatternGuard(file)
-    for said, found in ((text, ("second",)), ("the first", ("first",)), ("1 2 3", ())):
-        assert verdict(guard, [{"role": "user", "content": said}]).categories == found
+    for content, categories in ((text, ("second",)), ("the first", ("first",)), ("1 2 3", ())):
+        assert check(guard, [{"role": "user", "content": content}]).categories == categories
 
 
-def test_a_broken_rules_file_is_a_clear_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["rules: [{category: a, patterns: ['(']}]", "rules: 5", "{", "rules: [{categori: a}]", None]
+)
+def test_broken_rules_file_is_an_error(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "rules.yaml"
-    for text in ("rules: [{category: a, patterns: ['(']}]", "rules: 5", "{", "rules: [{categori: a}]"):
+    if text is not None:
         file.write_text(text)
-        with pytest.raises(ConfigError, match=r"rules\.yaml"):
-            PatternGuard(file)
-    with pytest.raises(ConfigError):
-        PatternGuard(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match=r"rules\.yaml"):
+        PatternGuard(file)
 
 
-def test_guards_are_built_from_settings(tmp_path: Path) -> None:
-    assert build_guard(GuardSection()) is None
+def test_prompt_file_must_contain_the_conversation(tmp_path: Path) -> None:
     prompt = tmp_path / "prompt.txt"
-    prompt.write_text("no place for it")
+    prompt.write_text("a prompt without the placeholder")
     section = GuardSection(kind="model", url="http://g/v1", model="m", format="llama_guard", prompt_file=str(prompt))
     with pytest.raises(ConfigError, match="conversation"):
         build_guard(section)
+
+
+def test_guard_settings() -> None:
+    assert build_guard(GuardSection()) is None
     with pytest.raises(ValueError, match="needs url"):
         GuardSection(kind="model")
     with pytest.raises(ValueError, match="overlap"):
