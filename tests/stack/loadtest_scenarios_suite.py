@@ -1,4 +1,4 @@
-"""Every scenario of the package, for some seconds each, on the real service: `make test-loadtest-scenarios`."""
+"""Every packaged scenario for a few seconds on the real service: `make test-loadtest-scenarios`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from support.fake_guard import GuardModel
 from support.stack_service import Service
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
-# Server, client and other work share the machine: here the server is under test, not whether the client was alone.
+# Server and client share the machine here, so the client may be slow.
 CLIENT = {"lag_floor_s": 1.0}
 NEED_MORE_THAN_A_MODEL = {"guard", "tools"}
 
 
 def in_seconds(name: str, seconds: float, scale: float) -> dict[str, Any]:
-    """A scenario that comes with the package: its mix, its mode and its shape, over in a moment."""
+    """A packaged scenario, compressed into a few seconds."""
     tree = load_scenario(name).scaled(scale).model_dump(mode="json")
     curve = tree["curve"]
     whole = curve["each"] * len(curve["levels"]) if curve["shape"] == "steps" else curve["seconds"]
@@ -50,18 +50,18 @@ def test_every_scenario_runs(service: Service, tmp_path: Path, name: str) -> Non
     found = run(tree, service.url, tmp_path / "out")
     assert found.summary.attempted >= 2
     assert set(found.summary.outcomes) == {"ok"}, found.summary.outcomes
-    counted = [one for one in found.records if not one.warm_up]
+    counted = [record for record in found.records if not record.warm_up]
     if name == "long-context":
         limit = preflight(service.url, None, None, found.scenario).max_model_len
-        assert max(one.prompt_tokens + one.output_tokens for one in counted) == limit
+        assert max(record.prompt_tokens + record.output_tokens for record in counted) == limit
     elif name == "agent":
         grown: dict[int, list[int]] = {}
-        for one in counted:
-            grown.setdefault(one.conversation, []).append(one.prompt_tokens)
+        for record in counted:
+            grown.setdefault(record.conversation, []).append(record.prompt_tokens)
         assert max(map(len, grown.values())) > 2
-        assert all(turns == sorted(set(turns)) for turns in grown.values()), "each turn has all that was said before"
+        assert all(turns == sorted(set(turns)) for turns in grown.values()), "each turn has all earlier messages"
     elif name in ("burst", "ramp"):
-        assert len({one.level for one in counted}) > 1
+        assert len({record.level for record in counted}) > 1
 
 
 def test_guard_traffic_and_forced_tool_calls(start_service: Callable[..., Service], tmp_path: Path) -> None:
@@ -83,11 +83,11 @@ def test_guard_traffic_and_forced_tool_calls(start_service: Callable[..., Servic
     assert guarded.summary.outcomes["ok"] > guarded.summary.outcomes["guard_blocked"]
     guard.behavior = "lenient"
     let_through = run(tree | {"seed": 2}, service.url, tmp_path / "lenient")
-    assert let_through.summary.error_rate > 0, "an answer where a block was due is an error"
+    assert let_through.summary.error_rate > 0, "an answer instead of a block is an error"
     assert let_through.verdict == "missed"
     guard.behavior = "normal"
     tools = run(in_seconds("tools", 3, 1.0), service.url, tmp_path / "tools")
     guard.close()
-    # The grammar lets the demo model write spaces until its tokens are spent: a call that does not parse.
+    # The grammar allows spaces, so the demo model may write a call that does not parse.
     assert set(tools.summary.outcomes) <= {"ok", "bad_tool_call"}, tools.summary.outcomes
-    assert all(one.status == 200 and one.output_tokens > 0 for one in tools.records)
+    assert all(record.status == 200 and record.output_tokens > 0 for record in tools.records)

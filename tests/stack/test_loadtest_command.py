@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 
 from hybridserve.loadtest.load_curve import Constant, arrivals
 from hybridserve.loadtest.runner import read_run
+from support.loadtest_mock import mock_server
 from support.stack_service import free_port
 
 pytestmark = pytest.mark.stack
@@ -34,19 +34,6 @@ mix: [{{name: a, type: tokens, prompt: 20, output: {output}}}]
 slo: {{ttft: {ttft}, tpot: 0.1}}
 client: {{lag_floor_s: {lag}, max_cpu: {cpu}, timeout_s: 5}}
 """
-
-
-@contextmanager
-def mock_server(*flags: str) -> Iterator[str]:
-    """The address of the server with known delays, while it runs."""
-    command = [sys.executable, str(LOADTESTS / "mock_server.py"), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +106,10 @@ def test_trace_is_replayed(mock_url: str, tmp_path: Path) -> None:
     ran = command(write(tmp_path, "open"), *flags)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     records = read_run(out)[1]
-    due = [one.intended - records[0].intended for one in records]
+    due = [record.intended - records[0].intended for record in records]
     assert due == pytest.approx([0, 0.4, 0.8], abs=1e-5), "the times of the trace"
-    assert [one.output_tokens for one in records] == [4, 2, 8]
-    assert {one.kind for one in records} == {"trace"}
+    assert [record.output_tokens for record in records] == [4, 2, 8]
+    assert {record.kind for record in records} == {"trace"}
 
 
 def test_two_workers_share_an_open_loop(mock_url: str, tmp_path: Path) -> None:
@@ -130,7 +117,7 @@ def test_two_workers_share_an_open_loop(mock_url: str, tmp_path: Path) -> None:
     ran = command(path, "--url", mock_url, "--workers", "2", "--json", "--out", str(tmp_path / "two"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     records = read_run(tmp_path / "two")[1]
-    by_worker = [sum(one.worker == worker for one in records) for worker in (0, 1)]
+    by_worker = [sum(record.worker == worker for record in records) for worker in (0, 1)]
     assert abs(by_worker[0] - by_worker[1]) <= 1
     due = [at for at in arrivals(Constant(level=40, seconds=2), "poisson", 1, 0.5) if at >= 0]
     assert json.loads(ran.stdout)["summary"]["attempted"] == len(due)
@@ -205,8 +192,8 @@ def test_server_failure_leaves_partial_results(tmp_path: Path) -> None:
             [*COMMAND, path, "--url", url, "--json", "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, text=True
         )
         wait_for_records(tmp_path / "out", 40)
-    said, _ = running.communicate(timeout=60)
-    found = json.loads(said)
+    output, _ = running.communicate(timeout=60)
+    found = json.loads(output)
     assert running.returncode == 1
     assert found["summary"]["outcomes"]["ok"] > 0
     assert found["summary"]["outcomes"]["connect"] > 0
@@ -220,29 +207,29 @@ def test_interrupted_run_is_judged(mock_url: str, tmp_path: Path) -> None:
     )
     wait_for_records(tmp_path / "out", 60)
     running.send_signal(signal.SIGINT)
-    said, _ = running.communicate(timeout=30)
-    found = json.loads(said)
+    output, _ = running.communicate(timeout=30)
+    found = json.loads(output)
     assert found["interrupted"] is True
     assert found["summary"]["completed"] > 0
 
 
 def test_find_sweep_and_compare(mock_url: str, tmp_path: Path) -> None:
     # The mock serves any rate: the SLO is always kept or always missed.
-    def asked(path: str, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    def search(path: str, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
         return command(path, *flags, "--url", mock_url, "--json", "--seconds", "0.5", "--out", str(tmp_path / name))
 
     find = ["--find", "max-rate", "--level"]
-    never = asked(write(tmp_path, "open", ttft=0.001), "never", *find, "0.02")
+    never = search(write(tmp_path, "open", ttft=0.001), "never", *find, "0.02")
     assert (never.returncode, json.loads(never.stdout)["max_rate"]) == (1, None)
-    always = asked(write(tmp_path, "open"), "always", *find, "30", "--highest", "30")
+    always = search(write(tmp_path, "open"), "always", *find, "30", "--highest", "30")
     assert (always.returncode, json.loads(always.stdout)["max_rate"]) == (0, 30)
-    swept = asked(write(tmp_path), "swept", "--sweep", "concurrency", "--levels", "1,4")
+    swept = search(write(tmp_path), "swept", "--sweep", "concurrency", "--levels", "1,4")
     assert swept.returncode == 0, swept.stdout
     curve = json.loads((tmp_path / "swept" / "operating-curve.json").read_text())
-    rates = [one["summary"]["output_throughput"] for one in curve["points"]]
+    rates = [point["summary"]["output_throughput"] for point in curve["points"]]
     assert rates[1] == pytest.approx(4 * rates[0], rel=0.2)
     assert (curve["complete"], curve["points"][1]["folder"]) == (True, "a-4")
-    again = asked(write(tmp_path), "again", "--sweep", "concurrency", "--levels", "1,4")
+    again = search(write(tmp_path), "again", "--sweep", "concurrency", "--levels", "1,4")
     assert again.returncode == 0
     curves = command(
         "--compare", str(tmp_path / "swept"), str(tmp_path / "again"), "--json", "--out", str(tmp_path / "c")
@@ -270,8 +257,8 @@ def test_plain_locust_and_client_side_metrics(mock_url: str, tmp_path: Path) -> 
             text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
         except httpx.HTTPError:
             continue
-    _, said = running.communicate(timeout=30)
-    assert running.returncode == 0, said
+    _, error_output = running.communicate(timeout=30)
+    assert running.returncode == 0, error_output
     assert 'hybridserve_loadtest_requests_total{kind="a",outcome="ok"}' in text
     assert "hybridserve_loadtest_ttft_seconds_bucket" in text
     assert len((tmp_path / "out" / "requests-0.jsonl").read_text().splitlines()) > 50
@@ -297,16 +284,16 @@ def test_distributed_locust(mock_url: str, tmp_path: Path) -> None:
     master = subprocess.Popen([*locust, *flags], stderr=subprocess.PIPE, text=True)
     joined = ["--worker", "--master-host", "127.0.0.1", "--master-port", port]
     workers = [subprocess.Popen([*locust, *joined], stderr=subprocess.DEVNULL) for _ in range(2)]
-    _, said = master.communicate(timeout=60)
-    assert [one.wait(20) for one in workers] == [0, 0]
-    assert master.returncode == 0, said
-    by_worker = [sum(one.worker == worker for one in read_run(tmp_path / "out")[1]) for worker in (0, 1)]
+    _, error_output = master.communicate(timeout=60)
+    assert [worker.wait(20) for worker in workers] == [0, 0]
+    assert master.returncode == 0, error_output
+    by_worker = [sum(record.worker == worker for record in read_run(tmp_path / "out")[1]) for worker in (0, 1)]
     assert min(by_worker) > 5
     assert abs(by_worker[0] - by_worker[1]) <= 1
 
 
 @pytest.mark.parametrize(("end", "code"), [("interrupted", 130), ("gone", 2)])
-def test_a_search_that_is_stopped_keeps_what_it_found(tmp_path: Path, end: str, code: int) -> None:
+def test_stopped_search_keeps_its_results(tmp_path: Path, end: str, code: int) -> None:
     out = tmp_path / "out"
     with mock_server() as url:
         flags = ["--url", url, "--find", "max-rate", "--level", "4", "--seconds", "1", "--out", str(out)]

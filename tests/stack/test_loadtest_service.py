@@ -1,4 +1,4 @@
-"""Load tests against the real service: reasoning, lengths, and an operating curve that the simulator reads."""
+"""Load tests of the real service: reasoning, lengths, and an operating curve for the simulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.stack_service import Service
 
 pytestmark = pytest.mark.stack
 COMMAND = str(Path(sys.executable).parent / "hybridserve")
-# Server, client and other work share the machine: here the server is under test, not whether the client was alone.
+# Server and client share the machine here, so the client may be slow.
 CLIENT = {"lag_floor_s": 1.0}
 
 
@@ -21,7 +21,7 @@ def hybridserve(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([COMMAND, *words], capture_output=True, text=True, timeout=120)
 
 
-def test_reasoning_on_off_and_with_a_budget(service: Service, tmp_path: Path) -> None:
+def test_reasoning_on_off_and_budget(service: Service, tmp_path: Path) -> None:
     path = tmp_path / "reasoning.json"
     kinds = [{"name": "on", "reasoning": "on"}, {"name": "off", "reasoning": "off"}, {"name": "budget", "budget": 8}]
     base = {"type": "chat", "questions": ["What is 17 plus 25?", "Who are you?"], "max_tokens": 96}
@@ -37,11 +37,11 @@ def test_reasoning_on_off_and_with_a_budget(service: Service, tmp_path: Path) ->
     assert parts["off"]["reasoning_tokens"] == 0
     assert parts["on"]["reasoning_tokens"] > 0
     longest = parts["budget"]["reasoning_tokens"] / parts["budget"]["completed"]
-    assert longest <= 16, "the budget is kept, and the client counts what was reasoning"
+    assert longest <= 16, "reasoning tokens exceed the budget"
     assert found["summary"]["usage_share"] == 1.0
 
 
-def test_lengths_are_exact_and_checked_before_the_run(service: Service, tmp_path: Path) -> None:
+def test_exact_lengths(service: Service, tmp_path: Path) -> None:
     flags = ["--url", service.url, "--json", "--out", str(tmp_path / "out"), "--level", "2", "--seconds", "3"]
     refused = hybridserve("loadtest", "grid", *flags)
     assert (refused.returncode, "tokens of context" in refused.stdout) == (2, True)
@@ -54,7 +54,7 @@ def test_lengths_are_exact_and_checked_before_the_run(service: Service, tmp_path
     assert (kind["prompt_tokens"], kind["output_tokens"]) == (82 * kind["completed"], 10 * kind["completed"])
 
 
-def test_a_sweep_that_the_simulator_reads(service: Service, tmp_path: Path) -> None:
+def test_simulator_and_plan_read_a_sweep(service: Service, tmp_path: Path) -> None:
     path = tmp_path / "sweep.json"
     mix = [
         {"name": f"{prompt}/{output}", "type": "tokens", "prompt": prompt, "output": output}
@@ -78,9 +78,9 @@ def test_a_sweep_that_the_simulator_reads(service: Service, tmp_path: Path) -> N
     assert json.loads(simulated.stdout)["kind"] == "measured"
     planned = hybridserve("plan", "--measured", str(out / "operating-curve.json"), "--json")
     assert planned.returncode == 0, planned.stdout + planned.stderr
-    assert [one["running"] for one in json.loads(planned.stdout)["points"]] == [1, 4, 1, 4]
+    assert [point["running"] for point in json.loads(planned.stdout)["points"]] == [1, 4, 1, 4]
     shown = hybridserve("config", "show", "-c", str(out / "scaling.yaml"), "--json")
     assert shown.returncode == 0, shown.stderr
     rate = curve_file["step_times"]["per_prompt_token_s"]
     taken = json.loads(shown.stdout)["scaling"]["prefill_tokens_per_s"]
-    assert taken == (pytest.approx(1 / rate, rel=0.001) if rate else None), "the scaler takes what was measured"
+    assert taken == (pytest.approx(1 / rate, rel=0.001) if rate else None), "the setting differs from the measurement"

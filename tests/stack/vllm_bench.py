@@ -1,4 +1,4 @@
-"""vLLM's own `bench serve` in a process that stays: importing it takes longer than a run. One JSON line a run."""
+"""`vllm bench serve` in a persistent process, since its import takes longer than a run. One JSON line for each run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 
 
 class VllmBench:
-    """Talks to the process."""
+    """The client of the process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def run(self, flags: Sequence[str]) -> dict[str, Any]:
-        """One `vllm bench serve` with these flags; its saved result."""
+        """Run `vllm bench serve` with these flags and return its result."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ class VllmBench:
 
 @contextmanager
 def vllm_bench() -> Iterator[VllmBench]:
-    """The process, while it is needed."""
+    """Start and stop the process."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
@@ -53,7 +53,7 @@ def vllm_bench() -> Iterator[VllmBench]:
 
 
 def main() -> None:
-    """Runs as they are asked for on standard input."""
+    """Run each line of standard input."""
     from vllm.benchmarks.serve import add_cli_args, main_async
 
     for line in sys.stdin:

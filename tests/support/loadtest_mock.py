@@ -1,4 +1,4 @@
-"""The mock server in a process of its own."""
+"""The mock server of load tests, as a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVER = Path(__file__).parents[2] / "loadtests" / "mock_server.py"
 
 @contextmanager
 def mock_server(*flags: str) -> Iterator[str]:
-    """Its address, while it runs."""
+    """Start the server and yield its URL."""
     process = subprocess.Popen([sys.executable, str(SERVER), *flags], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

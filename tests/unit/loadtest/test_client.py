@@ -1,127 +1,105 @@
-"""The client against a server with known delays. Medians, since other work shares the machine."""
+"""The streaming client: exact measures with a fake clock, outcomes against a mock server."""
 
 from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from statistics import median
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 
+from hybridserve.loadtest import client as client_module
 from hybridserve.loadtest.client import StreamingClient, now
 from hybridserve.loadtest.prompts import CHAT, COMPLETIONS, PromptRequest
 from hybridserve.loadtest.request_record import Outcome, Record
-
-MS = 0.001
-
-
-def ask(url: str, tokens: int = 20, path: str = COMPLETIONS, timeout: float = 5.0, **mock: Any) -> Record:
-    return asks(url, 1, tokens, path, timeout, **mock)[0]
+from support.loadtest_mock import mock_server
 
 
-def asks(
-    url: str, times: int, tokens: int = 20, path: str = COMPLETIONS, timeout: float = 5.0, **mock: Any
-) -> list[Record]:
+@pytest.fixture(scope="module")
+def mock_url() -> Iterator[str]:
+    with mock_server("--first", "0.010", "--gap", "0.005", "--exact") as url:
+        yield url
+
+
+def send(url: str, tokens: int = 20, path: str = COMPLETIONS, timeout: float = 5.0, **mock: Any) -> Record:
     client = StreamingClient(url, timeout=timeout)
     body = json.dumps({"max_tokens": tokens, "stream": True, "mock": mock}).encode()
-    found = [client.send(PromptRequest(path, body, "test")).record for _ in range(times)]
+    record = client.send(PromptRequest(path, body, "test")).record
     client.close()
-    return found
+    return record
 
 
-MEASURES: dict[str, Callable[[Record], float]] = {
-    "ttft": lambda one: one.ttft or 0,
-    "itl": lambda one: median(one.itls),
-    "longest gap": lambda one: max(one.itls),
-    "tpot": lambda one: one.tpot or 0,
-    "e2e": lambda one: one.e2e,
-}
+class FakeStream:
+    """A response whose lines arrive at given seconds of a fake clock."""
+
+    status_code = 200
+
+    def __init__(self, events: list[tuple[float, Any]]) -> None:
+        self.time = 100.0
+        self._lines = iter([(100.0 + at, b"data: %b\n" % json.dumps(event).encode()) for at, event in events])
+
+    def request(self, *_: Any) -> FakeStream:
+        return self
+
+    def readline(self, _: bytes) -> bytes:
+        self.time, line = next(self._lines, (self.time, b""))
+        return line
 
 
-def errors(url: str, path: str = COMPLETIONS, tokens: int = 20, **mock: Any) -> dict[str, float]:
-    """Median error of each measure in milliseconds, over rounds of nine requests until none is above one.
-
-    The truth is what the server wrote, and when: a busy neighbour makes it late, and the client has to say so. It may
-    make the client late as well, hence the rounds; a client that measures wrong is wrong in all of them.
-    """
-    found: dict[str, float] = {}
-    for _ in range(8):
-        seen, truth = [], []
-        for _ in range(9):
-            one = ask(url, tokens, path, **mock)
-            assert one.outcome is Outcome.OK
-            sent = one.sent - (now() - time.perf_counter())
-            written = [at - sent for at in httpx.get(f"{url}/mock/sent").json()["sent"]]
-            seen.append(one)
-            truth.append(replace(one, chunks=tuple(written), end=written[-1]))
-        found = {
-            name: abs(median(of(a) - of(b) for a, b in zip(seen, truth, strict=True))) / MS
-            for name, of in MEASURES.items()
-        }
-        if max(found.values()) < 1:
-            break
-    return found
+def timed(monkeypatch: pytest.MonkeyPatch, times: list[float], chat: bool, merge: int = 1) -> Record:
+    """The record of a stream with a token at each of `times`, and `merge` tokens in a chunk."""
+    part = {"delta": {"content": "x"}} if chat else {"text": "x"}
+    events: list[tuple[float, Any]] = [(times[0] - 0.001, {"choices": [{"delta": {"role": "assistant"}}]})] * chat
+    events += [(at, {"choices": [{**part, "finish_reason": None}]}) for at in times[:-1]]
+    events += [(times[-1], {"choices": [{**part, "finish_reason": "length"}]})]
+    events += [(times[-1] + 0.003, {"choices": [], "usage": {"completion_tokens": len(times) * merge}})]
+    stream = FakeStream(events)
+    done = iter([b"data: [DONE]\n"])
+    readline = stream.readline
+    monkeypatch.setattr(stream, "readline", lambda end: readline(end) or next(done, b""))
+    monkeypatch.setattr(client_module, "perf_counter", lambda: stream.time)
+    client = StreamingClient("http://127.0.0.1:9")
+    monkeypatch.setattr(client, "_http", stream)
+    record = client.send(PromptRequest(CHAT if chat else COMPLETIONS, b"{}", "test")).record
+    assert record.outcome is Outcome.OK
+    return record
 
 
-@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
-def test_each_measure_to_the_millisecond(mock_url: str, path: str) -> None:
-    assert all(error < 1 for error in errors(mock_url, path).values())
-    one = ask(mock_url, 20, path)
-    assert (one.prompt_tokens, one.output_tokens, len(one.chunks)) == (11, 20, 20)
+@pytest.mark.parametrize("chat", [False, True])
+def test_measures_are_exact(chat: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First token after 10 ms, then every 5 ms, with a stall of 100 ms; the usage event comes 3 ms later."""
+    times = [0.010 + 0.005 * index + (0.1 if index >= 10 else 0.0) for index in range(20)]
+    record = timed(monkeypatch, times, chat)
+    assert record.ttft == pytest.approx(0.010)
+    gaps = list(record.itls)
+    assert gaps == pytest.approx([0.005] * 9 + [0.105] + [0.005] * 9)
+    assert record.tpot == pytest.approx((times[-1] - times[0]) / 19)
+    assert record.e2e == pytest.approx(times[-1] + 0.003)
+    assert (record.output_tokens, len(record.chunks)) == (20, 20)
 
 
-def test_nothing_is_measured_shorter_than_the_server_waited(mock_url: str) -> None:
-    """10 ms, then 5 ms each: neighbours make it later, nothing makes it earlier."""
-    records = asks(mock_url, 30, 20)
-    assert 10 <= min(one.ttft or 0 for one in records) / MS < 15
-    assert min(one.e2e for one in records) / MS >= 10 + 19 * 5
-    assert median(one.tpot or 0 for one in records) / MS == pytest.approx(5, abs=1)
+def test_merged_tokens_are_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = timed(monkeypatch, [0.01, 0.03, 0.05], chat=False, merge=4)
+    assert (len(record.chunks), record.output_tokens) == (3, 12)
+    assert record.tpot == pytest.approx(0.04 / 11)
 
 
-def test_what_the_client_saw_is_what_the_server_wrote(mock_url: str) -> None:
-    """Both clocks are the machine's monotonic one: the client's own error is what lies between."""
-    late, stalls, answers = [], [], []
-    for _ in range(15):
-        one = ask(mock_url, 20, CHAT, stall=[10, 0.1], reasoning=12)
-        truth = httpx.get(f"{mock_url}/mock/sent").json()["sent"]
-        sent = one.sent - (now() - time.perf_counter())
-        late += [sent + seen - written for seen, written in zip(one.chunks, truth, strict=True)]
-        stalls.append(max(one.itls) - (truth[10] - truth[9]))
-        answers.append((one.first_answer or 0) - one.chunks[0] - (truth[12] - truth[0]))
-    assert min(late) > 0, "no token is read before it was written"
-    assert median(late) < 1 * MS
-    assert abs(median(stalls)) < 1 * MS
-    assert abs(median(answers)) < 1 * MS
+def test_client_adds_little_to_a_real_server(mock_url: str) -> None:
+    """10 ms to the first token, then 5 ms each: a busy machine makes it later, never earlier."""
+    records = [send(mock_url, path=CHAT, split=True) for _ in range(10)]
+    assert [(record.ok, len(record.chunks), record.prompt_tokens) for record in records] == [(True, 20, 11)] * 10
+    assert min(record.ttft or 0 for record in records) >= 0.010
+    assert 0.010 + 19 * 0.005 <= min(record.e2e for record in records) < 2 * (0.010 + 19 * 0.005)
 
 
-def test_a_stall_is_one_gap_and_counts_in_the_time_per_token(mock_url: str) -> None:
-    assert all(error < 1 for error in errors(mock_url, stall=[10, 0.1]).values())
-    one = ask(mock_url, 20, stall=[10, 0.1])
-    assert max(one.itls) > 0.05
-    assert one.tpot == pytest.approx((one.chunks[-1] - one.chunks[0]) / 19)
-
-
-def test_events_cut_by_the_network_are_whole(mock_url: str) -> None:
-    one = ask(mock_url, 10, split=True)
-    assert one.ok
-    assert len(one.chunks) == 10
-
-
-def test_merged_tokens(mock_url: str) -> None:
-    one = ask(mock_url, 20, merge=4)
-    assert (len(one.chunks), one.output_tokens) == (5, 20)
-    assert all(error < 1 for error in errors(mock_url, merge=4).values())
-
-
-def test_reasoning_tokens_are_counted_apart(mock_url: str) -> None:
-    one = ask(mock_url, 20, CHAT, reasoning=12)
-    assert (one.reasoning_tokens, one.output_tokens) == (12, 20)
-    assert one.first_answer == one.chunks[12]
+def test_reasoning_tokens_are_counted_separately(mock_url: str) -> None:
+    record = send(mock_url, 20, CHAT, reasoning=12)
+    assert (record.reasoning_tokens, record.output_tokens) == (12, 20)
+    assert record.first_answer == record.chunks[12]
 
 
 @pytest.mark.parametrize(
@@ -139,81 +117,86 @@ def test_reasoning_tokens_are_counted_apart(mock_url: str) -> None:
         ({"status": 500}, Outcome.HTTP_5XX, 0),
     ],
 )
-def test_how_a_request_ends(mock_url: str, mock: dict[str, Any], outcome: Outcome, chunks: int) -> None:
-    one = ask(mock_url, 20, **mock)
-    assert (one.outcome, len(one.chunks)) == (outcome, chunks)
-    assert one.ok is False
-    if one.status == 429:
-        assert one.retry_after == 7
+def test_outcome_of_a_failed_request(mock_url: str, mock: dict[str, Any], outcome: Outcome, chunks: int) -> None:
+    record = send(mock_url, 20, **mock)
+    assert (record.outcome, len(record.chunks), record.ok) == (outcome, chunks, False)
+    assert record.retry_after == (7 if record.status >= 400 else None)
 
 
-def test_silence_before_and_after_the_first_token(mock_url: str) -> None:
-    assert ask(mock_url, timeout=0.2, first=2.0).outcome is Outcome.TIMEOUT_FIRST
-    assert ask(mock_url, timeout=0.2, idle=3).outcome is Outcome.TIMEOUT_IDLE
+def test_timeout_before_and_after_the_first_token(mock_url: str) -> None:
+    assert send(mock_url, timeout=0.2, first=2.0).outcome is Outcome.TIMEOUT_FIRST
+    assert send(mock_url, timeout=0.2, idle=3).outcome is Outcome.TIMEOUT_IDLE
 
 
-def test_an_answer_of_the_wrong_length(mock_url: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "mock", "limits", "outcome"),
+    [
+        (COMPLETIONS, {"tokens": 3}, {"exact": 4}, Outcome.LENGTH),
+        (COMPLETIONS, {"tokens": 3}, {"exact": 3}, Outcome.OK),
+        (CHAT, {"tokens": 9, "reasoning": 6}, {"budget": 5}, Outcome.OVERRUN),
+        (CHAT, {"tokens": 9, "reasoning": 6}, {"budget": 6}, Outcome.OK),
+    ],
+)
+def test_wrong_length_and_reasoning_overrun(
+    path: str, mock: dict[str, int], limits: dict[str, int], outcome: Outcome, mock_url: str
+) -> None:
+    body = json.dumps({"stream": True, "mock": mock}).encode()
+    record = StreamingClient(mock_url).send(PromptRequest(path, body, "test", **limits)).record  # type: ignore[arg-type]
+    assert record.outcome is outcome
+
+
+def test_chunks_are_counted_without_usage(mock_url: str) -> None:
+    record = send(mock_url, 6, usage=False)
+    assert (record.output_tokens, record.usage, record.ok) == (6, False, True)
+
+
+def test_latency_counts_from_the_intended_start(mock_url: str) -> None:
     client = StreamingClient(mock_url)
-    body = json.dumps({"stream": True, "mock": {"tokens": 3}}).encode()
-    assert client.send(PromptRequest(COMPLETIONS, body, "test", exact=4)).record.outcome is Outcome.LENGTH
-    assert client.send(PromptRequest(COMPLETIONS, body, "test", exact=3)).record.ok
-
-
-def test_reasoning_over_the_budget(mock_url: str) -> None:
-    client = StreamingClient(mock_url)
-    body = json.dumps({"stream": True, "mock": {"tokens": 9, "reasoning": 6}}).encode()
-    assert client.send(PromptRequest(CHAT, body, "test", budget=5)).record.outcome is Outcome.OVERRUN
-    assert client.send(PromptRequest(CHAT, body, "test", budget=6)).record.ok
-
-
-def test_without_usage_chunks_are_counted_and_it_is_said(mock_url: str) -> None:
-    one = ask(mock_url, 6, usage=False)
-    assert (one.output_tokens, one.usage, one.ok) == (6, False, True)
-
-
-def test_latency_from_the_intended_start(mock_url: str) -> None:
-    client = StreamingClient(mock_url)
-    body = json.dumps({"max_tokens": 4}).encode()
     due = now() - 0.25
-    one = client.send(PromptRequest(COMPLETIONS, body, "test"), due).record
-    assert 0.25 <= one.queued < 0.35
-    assert one.ttft == pytest.approx(one.queued + one.chunks[0])
-    assert one.e2e == pytest.approx(one.queued + one.end)
-    assert one.intended == pytest.approx(due)
+    record = client.send(PromptRequest(COMPLETIONS, json.dumps({"max_tokens": 4}).encode(), "test"), due).record
+    assert record.queued >= 0.25
+    assert record.ttft == pytest.approx(record.queued + record.chunks[0])
+    assert record.e2e == pytest.approx(record.queued + record.end)
+    assert record.intended == pytest.approx(due)
 
 
-def test_nobody_there() -> None:
+def test_refused_connection() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    assert ask(f"http://127.0.0.1:{port}").outcome is Outcome.CONNECT
+    assert send(f"http://127.0.0.1:{port}").outcome is Outcome.CONNECT
 
 
-def test_an_idle_connection_that_the_server_closed_is_no_failure() -> None:
+@pytest.fixture
+def closing_server() -> Iterator[SimpleNamespace]:
+    """A server that closes each connection after one answer."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        import threading
+        closed = threading.Semaphore(0)
 
         def serve() -> None:
             reply = b'data: {"choices":[{"text":"a","finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(reply)
             for _ in range(2):
-                taken, _ = server.accept()
-                taken.recv(65536)
-                taken.sendall(head + reply)
-                taken.close()
+                connection, _ = server.accept()
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(reply) + reply)
+                connection.close()
+                closed.release()
 
         worker = threading.Thread(target=serve)
         worker.start()
-        client = StreamingClient(f"http://127.0.0.1:{server.getsockname()[1]}")
-        outcomes = []
-        for _ in range(2):
-            outcomes.append(client.send(PromptRequest(COMPLETIONS, b"{}", "test")).record.outcome)
-            time.sleep(0.05)
+        yield SimpleNamespace(url=f"http://127.0.0.1:{server.getsockname()[1]}", closed=closed)
         worker.join(5)
-    assert outcomes == [Outcome.OK, Outcome.OK]
 
 
-def test_a_client_goes_on_after_every_kind_of_failure(mock_url: str) -> None:
+def test_closed_idle_connection_is_replaced(closing_server: SimpleNamespace) -> None:
+    client = StreamingClient(closing_server.url)
+    for _ in range(2):
+        assert client.send(PromptRequest(COMPLETIONS, b"{}", "test")).record.outcome is Outcome.OK
+        assert closing_server.closed.acquire(timeout=5)
+        time.sleep(0.02)
+
+
+def test_client_recovers_after_every_failure(mock_url: str) -> None:
     client = StreamingClient(mock_url, timeout=0.3)
     outcomes = []
     for mock in ({"cut": 3}, {}, {"idle": 3}, {}, {"status": 503}, {}, {"error": 2}, {}, {"first": 1.0}, {}):

@@ -1,4 +1,4 @@
-"""Each measure on requests whose times are known exactly."""
+"""Every measure on requests with known times."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def failure(outcome: Outcome = Outcome.HTTP_5XX, start: float = 0.0) -> Record:
     return Record(intended=start, sent=start, end=0.002, outcome=outcome, detail="boom")
 
 
-def test_one_request() -> None:
+def test_measures_of_one_request() -> None:
     one = answer()
     assert one.ttft == pytest.approx(0.010)
     assert one.tpot == pytest.approx(0.005)
@@ -57,19 +57,19 @@ def test_one_request() -> None:
     assert one.e2e == pytest.approx(0.031)
 
 
-def test_latency_counts_from_the_intended_start() -> None:
-    # A client that is 300 ms late must not hide it: that is coordinated omission.
+def test_late_client_adds_to_latency() -> None:
+    # A client that is 300 ms late: hiding it would be coordinated omission.
     late = answer(late=0.3)
     assert late.ttft == pytest.approx(0.310)
     assert late.e2e == pytest.approx(0.331)
-    assert late.tpot == pytest.approx(0.005), "time per token is the server's"
+    assert late.tpot == pytest.approx(0.005), "TPOT excludes the client"
     found = summarize([late])
     assert found.schedule_lag is not None
     assert found.schedule_lag.p50 == pytest.approx(0.3)
 
 
-def test_chunks_are_not_tokens() -> None:
-    # Two chunks carry four tokens: the server's count divides, the gap between chunks stays what it is.
+def test_chunks_with_several_tokens() -> None:
+    # Two chunks with four tokens: TPOT uses the server's count, ITL the gap between chunks.
     one = Record(0.0, 0.0, 0.040, Outcome.OK, chunks=(0.010, 0.040), output_tokens=4, usage=True)
     assert one.tpot == pytest.approx(0.010)
     found = summarize([one])
@@ -88,7 +88,7 @@ def test_throughput_and_counts() -> None:
     assert found.outcomes == {"ok": 2, "http_5xx": 1}
 
 
-def test_a_failure_is_never_good() -> None:
+def test_failures_count_against_attainment() -> None:
     found = summarize([answer(), failure(), failure(Outcome.LIMIT)], LatencySLO(ttft_s=1.0))
     assert found.attainment is not None
     assert found.attainment.value == pytest.approx(1 / 3)
@@ -106,12 +106,12 @@ def test_a_failure_is_never_good() -> None:
         (LatencySLO(ttft_s=0.011, inter_token_s=0.0049), 0),
     ],
 )
-def test_goodput_needs_every_limit_at_once(limits: LatencySLO, good: int) -> None:
+def test_goodput_needs_every_limit(limits: LatencySLO, good: int) -> None:
     found = summarize([answer()], limits)
     assert found.goodput == pytest.approx(good / found.duration)
 
 
-def test_traffic_that_shall_be_blocked() -> None:
+def test_expected_blocks() -> None:
     blocked = Record(0.0, 0.0, 0.004, Outcome.GUARD, expected=Outcome.GUARD, status=400)
     let_through = Record(0.0, 0.0, 0.030, Outcome.OK, expected=Outcome.GUARD, chunks=(0.01,), output_tokens=1)
     found = summarize([blocked, let_through], LatencySLO(ttft_s=1))
@@ -128,7 +128,7 @@ def test_warm_up_does_not_count() -> None:
     assert found.ttft.max == pytest.approx(0.010)
 
 
-def test_nothing_measured_is_not_zero() -> None:
+def test_missing_measures_are_none() -> None:
     found = summarize([failure()])
     assert found.ttft is None
     assert summarize([]).attainment is None
@@ -142,7 +142,7 @@ def test_concurrency_levels_and_time() -> None:
     assert tokens_over_time([answer(0.0), answer(2.0)]) == [(0, 5), (1, 0), (2, 5)]
 
 
-def test_percentile_with_too_few_values_is_said() -> None:
+def test_percentile_needs_ten_values_beyond() -> None:
     few, many = Distribution.of([1.0] * 50), Distribution.of([1.0] * 1000)
     assert few is not None
     assert many is not None
@@ -164,7 +164,7 @@ def test_bootstrap_covers_the_truth() -> None:
         ours = [source.gauss(12, 2) for _ in range(80)]
         theirs = [source.gauss(10, 2) for _ in range(80)]
         hits += not bootstrap_ratio(ours, theirs, reference.median, seed, 200).excludes(1.2)
-    assert hits >= 49, "a 95 % interval that holds the truth far less often is none"
+    assert hits >= 49, "the interval covers the true ratio too rarely"
     assert bootstrap_ratio(ours, theirs, reference.median).excludes(1.0)
 
 
@@ -174,7 +174,7 @@ def test_bootstrap_covers_the_truth() -> None:
     st.floats(0, 1e9),
     st.integers(0, 100),
 )
-def test_a_record_survives_its_line(gaps: list[float], outcome: Outcome, start: float, tokens: int) -> None:
+def test_record_round_trip(gaps: list[float], outcome: Outcome, start: float, tokens: int) -> None:
     at, chunks = 0.0, []
     for gap in gaps:
         at += gap
@@ -186,7 +186,7 @@ def test_a_record_survives_its_line(gaps: list[float], outcome: Outcome, start: 
     assert max(abs(a - b) for a, b in zip(after.chunks, before.chunks, strict=True)) < 1e-6
 
 
-def test_a_line_that_was_cut_off_is_left_out() -> None:
+def test_incomplete_line_is_skipped() -> None:
     line = answer().to_json()
     assert len(read_records([line + "\n", line[:-20]])) == 1
 
@@ -220,18 +220,18 @@ def test_chat_stream() -> None:
     assert seen.done
 
 
-def test_server_says_how_many_tokens_were_reasoning() -> None:
+def test_reasoning_tokens_of_the_server() -> None:
     usage = {"completion_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 8}}
     assert parse_stream(events(delta(reasoning="x"), {"choices": [], "usage": usage})).reasoning_tokens == 8
 
 
-def test_completion_chunks_always_carry_a_token() -> None:
+def test_every_completion_chunk_is_a_token() -> None:
     seen = parse_stream(events({"choices": [{"text": ""}]}, {"choices": [{"text": "a", "finish_reason": "length"}]}))
     assert seen.chunks == [1, 2]
     assert seen.finish_reason == "length"
 
 
-def test_error_in_the_stream_and_a_cut_event() -> None:
+def test_error_in_the_stream() -> None:
     seen = parse_stream(
         [*events(delta(content="a"), {"error": {"message": "gone"}}, done=False), (9.0, b'data: {"cho')]
     )
@@ -261,7 +261,7 @@ def test_guidellm_definitions(requests: list[list[float]]) -> None:
     assert math.isclose(found.norm_tpot.p50, reference.median(sum(g) / len(g) for g in requests), rel_tol=1e-9)
 
 
-def test_a_curve_without_steps_is_cut_into_bands() -> None:
+def test_continuous_curve_has_eight_bands() -> None:
     records = [replace(answer(index * 0.1), level=1 + index / 100) for index in range(100)]
     found = by_level(records)
     assert len(found) == 8
@@ -272,10 +272,10 @@ def test_a_curve_without_steps_is_cut_into_bands() -> None:
     assert list(steps) == [1, 2, 4, 8]
 
 
-def test_saturation_is_where_throughput_no_longer_grows() -> None:
+def test_saturation() -> None:
     def at(tokens: int) -> Summary:
         return replace(summarize([answer()]), output_throughput=float(tokens))
 
     assert saturation({1: at(100), 2: at(190), 4: at(300), 8: at(310), 16: at(305)}) == 4
-    assert saturation({1: at(100), 2: at(190), 4: at(300)}) is None, "it still grew"
-    assert saturation({1: at(100), 2: at(100)}) is None, "two levels are no curve"
+    assert saturation({1: at(100), 2: at(190), 4: at(300)}) is None, "throughput still grows"
+    assert saturation({1: at(100), 2: at(100)}) is None, "two levels are too few"

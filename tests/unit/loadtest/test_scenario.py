@@ -1,4 +1,4 @@
-"""Scenarios, curves, arrivals, prompts, searches and the gate: pure, so tested to the number."""
+"""Scenarios, load curves, arrivals, prompts, searches and verdicts."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ from hybridserve.loadtest.sweep import SweepPoint, find_max, fit, scaling_settin
 from hybridserve.loadtest.verdict import Window, check_slo, client_health, slo_status
 from hybridserve.settings.slo import LatencySLO
 
-NAMED_IN_THE_ISSUE = {"grid", "chat", "agent", "reasoning", "long-context", "tools", "guard"}
-SHAPES_IN_THE_ISSUE = {"burst", "diurnal", "ramp", "soak"}
+SCENARIOS = {"grid", "chat", "agent", "reasoning", "long-context", "tools", "guard", "burst", "diurnal", "ramp", "soak"}
 
 
 def scenario(**changes: object) -> Scenario:
@@ -48,30 +47,30 @@ def scenario(**changes: object) -> Scenario:
     return parse_scenario(yaml.safe_dump(tree | changes), "test")
 
 
-def test_every_scenario_is_there_and_valid() -> None:
-    assert set(built_in()) >= NAMED_IN_THE_ISSUE | SHAPES_IN_THE_ISSUE
+def test_packaged_scenarios_are_valid() -> None:
+    assert set(built_in()) >= SCENARIOS
     for name in built_in():
         one = load_scenario(name)
         prompts = Prompts(one, "m", (100, 900))
         for _ in range(20):
-            asked = prompts.next()
-            body = json.loads((prompts.turn(asked) if isinstance(asked, Conversation) else asked).body)
+            request = prompts.next()
+            body = json.loads((prompts.turn(request) if isinstance(request, Conversation) else request).body)
             assert body["stream"] is True
 
 
-def test_the_grid_has_the_lengths_of_the_paper() -> None:
+def test_grid_has_the_lengths_of_the_paper() -> None:
     kinds = [kind for kind in load_scenario("grid").mix if isinstance(kind, TokenKind)]
     assert [(k.prompt, k.output) for k in kinds] == [(1024, 1024), (1024, 8192), (8192, 1024), (8192, 16384)]
     small = [kind for kind in load_scenario("grid").scaled(0.02).mix if isinstance(kind, TokenKind)]
     assert [(k.prompt, k.output) for k in small] == [(20, 20), (20, 164), (164, 20), (164, 328)]
 
 
-def test_long_context_goes_to_the_models_limit() -> None:
+def test_long_context_fills_the_models_context() -> None:
     one = load_scenario("long-context")
     for limit in (1024, 131_072, 1_000_000):
         assert max(kind.prompt + kind.output for kind in one.fitted(limit).mix if isinstance(kind, TokenKind)) == limit
     assert one.fitted(None) == one
-    assert one.longest <= 1024, "no context is too small but one that the short ones do not fit either"
+    assert one.longest <= 1024, "only a context that is too small for the short requests may be refused"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_long_context_goes_to_the_models_limit() -> None:
         ({"curve": {"shape": "constant", "level": 1.5, "seconds": 1}}, "", "whole"),
     ],
 )
-def test_a_typo_is_one_clear_error(change: dict[str, object], place: str, what: str) -> None:
+def test_invalid_scenario_is_one_error(change: dict[str, object], place: str, what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         scenario(**change)
     assert place in caught.value.where
@@ -98,12 +97,12 @@ def test_a_typo_is_one_clear_error(change: dict[str, object], place: str, what: 
 
 
 @pytest.mark.parametrize(("name", "what"), [("caht", "there is no scenario"), ("none.yaml", "cannot be read")])
-def test_an_unknown_scenario(name: str, what: str) -> None:
+def test_unknown_scenario(name: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         load_scenario(name)
 
 
-def test_curves() -> None:
+def test_load_curves() -> None:
     burst = Burst(shape="burst", low=1, high=9, every=10, length=2, seconds=30)
     assert [burst.at(second) for second in (0, 4.9, 5, 6.9, 7, 15)] == [1, 1, 9, 9, 1, 9]
     steps = Steps(shape="steps", levels=(1, 2, 4), each=5)
@@ -128,7 +127,7 @@ def test_poisson_arrivals() -> None:
 
 
 @pytest.mark.parametrize("process", ["poisson", "constant"])
-def test_arrivals_follow_a_curve_that_changes(process: str) -> None:
+def test_arrivals_follow_the_curve(process: str) -> None:
     ramp = Ramp(shape="ramp", low=0, high=200, seconds=100)
     times = list(arrivals(ramp, process, 3))  # type: ignore[arg-type]
     assert len(times) == pytest.approx(10_000, rel=0.04)
@@ -144,22 +143,22 @@ def test_workers_share_one_schedule(seed: int, workers: int) -> None:
     assert sorted(pair for part in parts for pair in part) == whole
 
 
-def test_prompts_have_their_lengths_and_share_only_what_they_should() -> None:
+def test_prompts_have_exact_lengths_and_unique_prefixes() -> None:
     mix = [{"name": "a", "type": "tokens", "prompt": 40, "output": 10, "shared_prefix": 8}]
     ids = []
     for worker in range(2):
         prompts = Prompts(scenario(mix=mix), "m", (100, 900), worker)
         for _ in range(50):
-            asked = prompts.next()
-            assert isinstance(asked, PromptRequest)
-            body = json.loads(asked.body)
+            request = prompts.next()
+            assert isinstance(request, PromptRequest)
+            body = json.loads(request.body)
             assert (len(body["prompt"]), body["max_tokens"], body["ignore_eos"]) == (40, 10, True)
             ids.append(tuple(body["prompt"]))
     assert len({one[:8] for one in ids}) == 1
-    assert len({one[8:14] for one in ids}) == 100, "no two prompts may share a prefix that a cache could reuse"
+    assert len({one[8:14] for one in ids}) == 100, "prompts must not share a prefix that a cache can reuse"
 
 
-def test_a_conversation_grows() -> None:
+def test_conversation_grows() -> None:
     kind = ChatKind(type="chat", name="c", questions=("q1", "q2"), turns=2, system="s", repeat_system=2)
     prompts = Prompts(scenario(mix=[kind.model_dump(mode="json")]), "m", (100, 900))
     talk = prompts.next()
@@ -174,17 +173,17 @@ def test_a_conversation_grows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "field"), [({"reasoning": "off"}, "off"), ({"reasoning": "on"}, "on"), ({"budget": 9}, {"budget": 9})]
+    ("settings", "field"), [({"reasoning": "off"}, "off"), ({"reasoning": "on"}, "on"), ({"budget": 9}, {"budget": 9})]
 )
-def test_reasoning_is_asked_for(wish: dict[str, object], field: object) -> None:
-    mix = [{"name": "c", "type": "chat", "questions": ["q"], **wish}]
+def test_reasoning_field(settings: dict[str, object], field: object) -> None:
+    mix = [{"name": "c", "type": "chat", "questions": ["q"], **settings}]
     prompts = Prompts(scenario(mix=mix), "m", (100, 900))
     talk = prompts.next()
     assert isinstance(talk, Conversation)
     assert json.loads(prompts.turn(talk).body)["reasoning"] == field
 
 
-def test_a_trace_is_replayed_at_its_times_and_scaled(tmp_path: Path) -> None:
+def test_trace_is_scaled_and_shared_by_workers(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text("time,prompt,output\n0,100,20\n0.5,30,10\n1.25,50,40\n")
     one = scenario(mode="open", trace=str(path)).scaled(0.1)
@@ -192,9 +191,9 @@ def test_a_trace_is_replayed_at_its_times_and_scaled(tmp_path: Path) -> None:
     for worker in (0, 1):
         run = RunFile("http://127.0.0.1:1", "m", (100, 900), str(tmp_path), 2, one.model_dump(mode="json"))
         session = Session(run, worker, None)
-        for _, at, asked in session.schedule():
-            assert asked is not None
-            body = json.loads(asked.body)
+        for _, at, request in session.schedule():
+            assert request is not None
+            body = json.loads(request.body)
             found.append((at, len(body["prompt"]), body["max_tokens"]))
         session.close()
     assert sorted(found) == [(0, 10, 2), (0.5, 3, 1), (1.25, 5, 4)]
@@ -213,14 +212,14 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
 
 
 @given(st.floats(0.05, 400), st.floats(0.1, 50))
-def test_search_finds_the_border(border: float, first: float) -> None:
+def test_search_finds_the_highest_rate(border: float, first: float) -> None:
     found = find_max(lambda rate: "kept" if rate <= border else "missed", first, 1000)
     assert found.best is not None
     assert found.best <= border < found.best * 1.1 * 1.0001
     assert len(found.tried) < 30
 
 
-def test_search_that_never_keeps_never_misses_or_is_void() -> None:
+def test_search_without_a_border() -> None:
     never = find_max(lambda _: "missed", 1, 1000, lowest=0.1)
     assert (never.best, never.ended) == (None, "found")
     always = find_max(lambda _: "kept", 1, 100)
@@ -242,19 +241,19 @@ def healthy(cpu: float = 0.1, lag: float = 0.001, **about: float) -> tuple[bool,
     return found.valid, " ".join(found.faults)
 
 
-def test_a_client_that_cannot_keep_up_voids_the_run() -> None:
+def test_slow_client_voids_the_run() -> None:
     assert healthy() == (True, "")
-    assert healthy(lag=0.019) == (True, ""), "a fifth of the time to first token"
+    assert healthy(lag=0.019) == (True, ""), "a fifth of TTFT is allowed"
     for fault in ({"lag": 0.05}, {"cpu": 0.9}, {"late": 0.5}):
         valid, _ = healthy(**fault)  # type: ignore[arg-type]
         assert not valid, fault
     records = [record(index * 0.001) for index in range(2000)]
     fast = client_health([Window(1.0, 0, 0.1, (0.0,))], summarize(records), Client(), 0.0, 3.0)
     assert "streamed tokens/s" in fast.faults[0]
-    assert not client_health([], summarize(records), Client(), 0.0, 3.0).valid, "nobody watched"
+    assert not client_health([], summarize(records), Client(), 0.0, 3.0).valid, "not monitored"
 
 
-def test_a_worker_that_is_missing_or_falls_silent_voids_the_run() -> None:
+def test_missing_worker_voids_the_run() -> None:
     summary = summarize([record(index) for index in range(60)])
     both = [Window(float(second), worker, 0.1, (0.001,)) for second in range(1, 61) for worker in (0, 1)]
     assert client_health(both, summary, Client(), 0.0, 60.0, expected=2).valid
@@ -266,7 +265,7 @@ def test_a_worker_that_is_missing_or_falls_silent_voids_the_run() -> None:
     )
 
 
-def test_check_slo() -> None:
+def test_slo_checks() -> None:
     good = [record(index) for index in range(99)]
     summary = summarize([*good, Record(1, 1, 0.1, Outcome.HTTP_5XX)], LatencySLO(ttft_s=0.2))
     kept = {
@@ -286,7 +285,7 @@ def test_check_slo() -> None:
     )
 
 
-def test_the_law_of_a_step_is_found_again() -> None:
+def test_step_times_are_fitted() -> None:
     fixed, sequence, context, prompt, overhead = 0.004, 0.0003, 1e-7, 5e-5, 0.003
     points = []
     for p, o in ((64, 64), (512, 64), (1024, 256)):
@@ -297,13 +296,13 @@ def test_the_law_of_a_step_is_found_again() -> None:
                 0, 0, first + tpot * (o - 1), Outcome.OK, chunks=(first, first + tpot * (o - 1)), output_tokens=o
             )
             points.append(SweepPoint("k", p, o, n, summarize([one])))
-    law = fit(points)
-    assert (law.fixed_s, law.per_sequence_s) == pytest.approx((fixed, sequence), rel=0.02)
-    assert (law.per_prompt_token_s, law.overhead_s) == pytest.approx((prompt, overhead), rel=0.05)
-    assert law.inter_token_error < 0.01
-    scaling = scaling_settings(law, 45)["scaling"]
+    times = fit(points)
+    assert (times.fixed_s, times.per_sequence_s) == pytest.approx((fixed, sequence), rel=0.02)
+    assert (times.per_prompt_token_s, times.overhead_s) == pytest.approx((prompt, overhead), rel=0.05)
+    assert times.inter_token_error < 0.01
+    scaling = scaling_settings(times, 45)["scaling"]
     assert scaling == {"start_up_s": 45, "prefill_tokens_per_s": pytest.approx(1 / prompt, rel=0.06)}
-    blind = scaling_settings(replace(law, per_prompt_token_s=0.0), 45)["scaling"]
+    blind = scaling_settings(replace(times, per_prompt_token_s=0.0), 45)["scaling"]
     assert blind["prefill_tokens_per_s"] is None
     with pytest.raises(ConfigError, match="too few points"):
         fit(points[:3])

@@ -1,4 +1,4 @@
-"""The verb, as a user types it."""
+"""The `hybridserve simulate` command."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def run(*argv: str) -> int:
 
 def test_json_of_two_policies(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--trace", trace, "--policy", "hybridserve,fixed", "--tune", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
-    assert [row["policy"] for row in said["trials"]] == ["hybridserve", "fixed"]
-    assert said["requests"] == 300
-    assert said["kind"] == "bound"
-    assert 0 <= said["trials"][0]["attainment"] <= 1
+    result = json.loads(capsys.readouterr().out)
+    assert [row["policy"] for row in result["trials"]] == ["hybridserve", "fixed"]
+    assert result["requests"] == 300
+    assert result["kind"] == "bound"
+    assert 0 <= result["trials"][0]["attainment"] <= 1
 
 
-def test_table_says_that_a_bound_is_one(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_marks_bounds(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--trace", trace, "--policy", "hybridserve") == 0
     out = capsys.readouterr().out
     assert "hybridserve" in out
@@ -62,7 +62,7 @@ def test_chart_is_drawn(trace: str, tmp_path: Path) -> None:
         (["--warm-up", "1e9"], "--warm-up"),
     ],
 )
-def test_mistakes_are_named(flags: list[str], where: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_are_refused(flags: list[str], where: str, capsys: pytest.CaptureFixture[str]) -> None:
     base = [] if "--workload" in flags or "--trace" in flags else ["--workload", "nights"]
     assert run(*base, *flags, "--json") == 2
     assert json.loads(capsys.readouterr().out)["where"] == where
