@@ -10,7 +10,7 @@ AGREEMENT ?= 1,8,32
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
   test-loadtest-agreement test-loadtest-scenarios test-guidellm test-planner-032 fuzz soak soak-tokens \
   bench-cli bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
-  docs-output telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit
+  docs-output reference-docs telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit
 $(DEV): LOCK = dev
 $(DEV): install
 .PHONY: install serve help sbom chart-tools prometheus-tools clean $(DEV)
@@ -120,10 +120,13 @@ calibrate: ## fit the simulator to a running server (CALIBRATE_ARGS="--url ... -
 docs-output: ## refresh the command output shown in docs/
 	$(BIN)/python scripts/docs_output.py docs/how-to/*.md docs/evidence/*.md
 
+reference-docs: ## the tables of docs/reference: settings, metrics, alerts, compliance rules
+	$(BIN)/python scripts/reference_docs.py
+
 telemetry-files: ## the chart's rules and dashboards, and the tables of docs/reference
 	$(BIN)/hybridserve alerts export --out helm/hybridserve/files/rules
 	$(BIN)/hybridserve dashboards export --out helm/hybridserve/files/dashboards
-	$(BIN)/python scripts/telemetry_docs.py
+	$(BIN)/python scripts/reference_docs.py
 
 telemetry-pictures: ## draw the dashboards of docs/ from a real service and a real Prometheus; minutes
 	TELEMETRY_PICTURES=docs/dashboards TELEMETRY_TRAFFIC_S=150 $(BIN)/pytest tests/stack/test_telemetry_live.py

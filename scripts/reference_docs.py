@@ -1,0 +1,158 @@
+"""Write the generated tables of docs/reference and docs/runbooks from the code: `make reference-docs`.
+
+A table is between ``<!-- table: NAME -->`` and ``<!-- end -->``; the rest of a page is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hybridserve.compliance.evaluate import RULES
+from hybridserve.observability.dashboards import dashboards
+from hybridserve.observability.metrics import all_metrics
+from hybridserve.observability.rules.alerts import Alert, alerts
+from hybridserve.observability.rules.files import RECORDINGS
+from hybridserve.settings import Settings
+from hybridserve.settings.schema import json_schema
+from hybridserve.settings.telemetry import TelemetrySection
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = [DOCS / "reference" / f"{name}.md" for name in ("metrics", "settings", "rules")] + [DOCS / "runbooks/README.md"]
+TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SECTION = TelemetrySection()
+
+
+def markdown_table(headings: str, rows: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown; `headings` are separated by bars."""
+    cells = [tuple(headings.split("|")), *rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
+
+
+def metrics() -> str:
+    """hybridserve's own metrics."""
+    return markdown_table(
+        "metric|kind|labels|from|description",
+        (
+            (
+                f"`{spec.name}`",
+                spec.kind,
+                ", ".join(f"`{label}`" for label in spec.labels) or "-",
+                spec.source,
+                spec.help,
+            )
+            for spec in all_metrics()
+        ),
+    )
+
+
+def alerts_by_name() -> dict[str, list[Alert]]:
+    """Alerts; those with one name differ in severity."""
+    found: dict[str, list[Alert]] = {}
+    for alert in alerts(SECTION):
+        found.setdefault(alert.name, []).append(alert)
+    return found
+
+
+def alert_table() -> str:
+    """Alerts with their runbooks."""
+    return markdown_table(
+        "alert|severity|after|summary",
+        (
+            (
+                f"[{name}](../runbooks/{same[0].runbook}.md)",
+                ", ".join(dict.fromkeys(alert.severity for alert in same)),
+                "immediately" if same[0].hold == "0m" else same[0].hold,
+                re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", same[0].summary),
+            )
+            for name, same in alerts_by_name().items()
+        ),
+    )
+
+
+def recording_table() -> str:
+    """Recording rules other than sloth's."""
+    return markdown_table("name|expression", ((f"`{name}`", f"`{expr}`") for name, expr in RECORDINGS.items()))
+
+
+def dashboard_section() -> str:
+    """Dashboards with their pictures."""
+    sections = []
+    for board in dashboards(SECTION):
+        panels = sum(len(row.panels) for row in board.rows)
+        sections.append(
+            f"### {board.title.removeprefix('hybridserve / ')}\n\n{board.description} {panels} panels, "
+            f"[{board.slug}.json](../../helm/hybridserve/files/dashboards/{board.slug}.json).\n\n"
+            f"![{board.title}](../dashboards/{board.slug}.png)\n"
+        )
+    return "\n".join(sections)
+
+
+def runbooks() -> str:
+    """Runbooks by alert."""
+    return "\n".join(f"- [{name}]({same[0].runbook}.md)" for name, same in sorted(alerts_by_name().items()))
+
+
+def settings() -> str:
+    """One table for each section of the settings."""
+    schema = json_schema()
+    defaults = Settings().model_dump(mode="json")
+    sections = []
+    for name, reference in schema["properties"].items():
+        section = schema["$defs"][reference["$ref"].rpartition("/")[2]]
+        rows = (
+            (f"`{field}`", _type(part, schema), _default(defaults[name][field]), _one_line(part["description"]))
+            for field, part in section["properties"].items()
+        )
+        sections.append(f"## {name}\n\n" + markdown_table("setting|type|default|description", rows))
+    return "\n\n".join(sections)
+
+
+def _type(part: dict[str, Any], schema: dict[str, Any]) -> str:
+    if "$ref" in part:
+        return part["$ref"].rpartition("/")[2]
+    if "enum" in part:
+        return ", ".join(f"`{value}`" for value in part["enum"])
+    if "anyOf" in part:
+        return " or ".join(_type(option, schema) for option in part["anyOf"] if option.get("type") != "null")
+    if part.get("type") == "array" and "items" in part:
+        return f"list of {_type(part['items'], schema)}"
+    return str(part.get("type", "any"))
+
+
+def _default(value: object) -> str:
+    return "*unset*" if value is None else f"`{json.dumps(value)}`"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def rules() -> str:
+    """Compliance rules."""
+    return markdown_table("rule|severity|passes when", ((f"`{r.id}`", r.severity, r.title) for r in RULES))
+
+
+TABLES = {
+    "metrics": metrics,
+    "alerts": alert_table,
+    "recordings": recording_table,
+    "dashboards": dashboard_section,
+    "runbooks": runbooks,
+    "settings": settings,
+    "rules": rules,
+}
+
+
+def filled(page: str) -> str:
+    """The page with its tables written again."""
+    return TABLE.sub(lambda match: f"{match[1]}\n{TABLES[match['name']]()}\n\n{match[3]}", page)
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

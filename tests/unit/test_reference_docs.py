@@ -1,0 +1,31 @@
+"""The generated tables of the documentation are up to date, and every dashboard has a picture."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from hybridserve.observability.dashboards import dashboards
+from hybridserve.settings.telemetry import TelemetrySection
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_generated_tables_are_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("reference_docs", ROOT / "scripts" / "reference_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for page in script.PAGES:
+        text = page.read_text()
+        assert "<!-- table: " in text
+        assert script.filled(text) == text, f"{page.name}: run `make reference-docs`"
+
+
+def test_every_dashboard_has_a_small_picture() -> None:
+    pictures = {path.stem: path for path in (ROOT / "docs" / "dashboards").glob("*.png")}
+    assert set(pictures) == {board.slug for board in dashboards(TelemetrySection())}
+    for picture in pictures.values():
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert picture.stat().st_size < 300_000
