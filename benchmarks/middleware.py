@@ -127,8 +127,8 @@ def modes(folder: Path, key: str) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     metrics = GatewayMetrics()
 
     def door(**tree: Any) -> Callable[[Any], Any]:
-        control = GatewayState(GatewayConfig(Settings.model_validate(tree)), metrics=metrics)
-        return lambda app: GatewayMiddleware(app, control=control)
+        state = GatewayState(GatewayConfig(Settings.model_validate(tree)), metrics=metrics)
+        return lambda app: GatewayMiddleware(app, state=state)
 
     yield "no middleware", lambda app: app
     yield "open", door()

@@ -27,14 +27,14 @@ HEADER = b"x-bench-door"
 class Switch:
     """Several doors before one application. Without the header a request takes the product's."""
 
-    def __init__(self, app: Any, control: GatewayState) -> None:
-        doors: dict[bytes, Any] = {b"bare": app, b"keys": GatewayMiddleware(app, control=control)}
+    def __init__(self, app: Any, state: GatewayState) -> None:
+        doors: dict[bytes, Any] = {b"bare": app, b"keys": GatewayMiddleware(app, state=state)}
         for name, section in json.loads(os.environ[GUARDS]).items():
-            settings = control.settings.model_copy(update={"guard": GuardSection.model_validate(section)})
+            settings = state.settings.model_copy(update={"guard": GuardSection.model_validate(section)})
             guarded = GatewayState(
-                GatewayConfig(settings), metrics=control.metrics, names_requests=control.names_requests
+                GatewayConfig(settings), metrics=state.metrics, sends_request_id=state.sends_request_id
             )
-            doors[name.encode()] = GatewayMiddleware(app, control=guarded)
+            doors[name.encode()] = GatewayMiddleware(app, state=guarded)
         self._doors = doors
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -51,7 +51,7 @@ class SwitchedReplica(ray_app.Replica):
     async def __serve_build_asgi_app__(self) -> Any:
         app = await super().__serve_build_asgi_app__()
         app.user_middleware = [
-            Middleware(Switch, control=entry.kwargs["control"]) if entry.cls is GatewayMiddleware else entry
+            Middleware(Switch, state=entry.kwargs["state"]) if entry.cls is GatewayMiddleware else entry
             for entry in app.user_middleware
         ]
         app.middleware_stack = None
@@ -63,7 +63,7 @@ class SwitchedDoor(VLLMMiddleware):
 
     def __init__(self, app: Any) -> None:
         super().__init__(app)
-        self._switch = Switch(app, self.control)
+        self._switch = Switch(app, self.state)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":

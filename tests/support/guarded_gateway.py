@@ -49,7 +49,7 @@ def door(engine: SmallEngine, word: Word | None = None, **sections: Any) -> Gate
         sections["guard"] = {"kind": "rules", "window_tokens": 10, "overlap_tokens": 3, **sections.get("guard", {})}
     settings = Settings.model_validate(sections)
     shell = None if word is None else ResilientGuard(word, retries=0, timeout_s=settings.guard.timeout_s)
-    return GatewayMiddleware(engine, control=GatewayState(GatewayConfig(settings), guard=shell))
+    return GatewayMiddleware(engine, state=GatewayState(GatewayConfig(settings), guard=shell))
 
 
 def ask(app: Any, body: Any = CHAT, **more: Any) -> Result:

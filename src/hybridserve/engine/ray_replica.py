@@ -82,8 +82,8 @@ class HybridServer(LLMServer):
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new generations, and wait for those that run; False when the time is over."""
-        self._control.drain()
-        return await self._control.drained(timeout_s)
+        self._gateway.lifecycle.drain()
+        return await self._gateway.lifecycle.drained(timeout_s)
 
     def apply_live_settings(self, changes: dict[str, Any]) -> None:
         """Take over changed limits, reasoning defaults and log level; requests that run keep what they began with.
@@ -93,7 +93,7 @@ class HybridServer(LLMServer):
         """
         settings = with_live_settings(self.handover.settings, changes)
         set_level(settings.telemetry)
-        self._control.apply(settings)
+        self._gateway.apply(settings)
 
     async def __serve_build_asgi_app__(self) -> Any:
         """vLLM's own application behind the control layer."""
@@ -103,11 +103,11 @@ class HybridServer(LLMServer):
         export_replica(self.engine._engine_client, self.handover, self.signals, plan, "ray", _name())
         app = await super().__serve_build_asgi_app__()
         app.middleware_stack = None  # vLLM has built it already; it is built again with ours in it
-        self._control = control = GatewayState(self.handover, metrics=metrics, names_requests=False)
-        control.publish("/plan", plan)
-        control.engine_lost = self._errored
-        app.add_middleware(GatewayMiddleware, control=control)
-        control.watch(app)  # Serve sends no lifespan that would start it
+        self._gateway = state = GatewayState(self.handover, metrics=metrics, sends_request_id=False)
+        state.publish("/plan", plan)
+        state.lifecycle.engine_lost = self._errored
+        app.add_middleware(GatewayMiddleware, state=state)
+        state.start(app)  # Serve sends no lifespan that would start it
         return app
 
 

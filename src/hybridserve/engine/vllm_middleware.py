@@ -42,7 +42,7 @@ class VLLMMiddleware(GatewayMiddleware):
         self._handover = from_environ()
         configure(self._handover.settings.telemetry)
         self._metrics = GatewayMetrics(REGISTRY)
-        super().__init__(app, control=GatewayState(self._handover, metrics=self._metrics))
+        super().__init__(app, state=GatewayState(self._handover, metrics=self._metrics))
         self._stop: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +61,7 @@ class VLLMMiddleware(GatewayMiddleware):
         signals = attach_stats_logger(client, self._handover, planned)
         plan = verify_plan(client, planned)
         export_replica(client, self._handover, signals, plan, "single", "single")
-        self.control.publish("/plan", plan)
+        self.state.publish("/plan", plan)
         self._watchdog = asyncio.create_task(self._die_with_the_engine(client, signals))
         if PLAN_FILE in os.environ:
             Path(os.environ[PLAN_FILE]).write_text(json.dumps(plan), encoding="utf-8")
@@ -82,8 +82,8 @@ class VLLMMiddleware(GatewayMiddleware):
             return
 
         async def stop() -> None:
-            await self.control.drained(self._handover.settings.server.drain_timeout_s)
+            await self.state.lifecycle.drained(self._handover.settings.server.drain_timeout_s)
             os.kill(os.getpid(), signal.SIGINT)
 
-        self.control.drain()
+        self.state.lifecycle.drain()
         self._stop = asyncio.get_running_loop().create_task(stop())

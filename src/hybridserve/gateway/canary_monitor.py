@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from hybridserve.gateway.internal_request import request_app
-from hybridserve.gateway.types import App, Scope
+from hybridserve.gateway.internal_request import internal_scope, request_app
+from hybridserve.gateway.types import App
 from hybridserve.guards.canaries.client import ROUTE, read_response
 from hybridserve.guards.canaries.judge import CanaryObservation, CanaryState, judge, next_state
 from hybridserve.guards.canaries.prompts import Canary, monitor_canaries
@@ -20,8 +20,6 @@ log = logging.getLogger("hybridserve.guard")
 
 # Interval until the first success: a service that waits to become ready is tested more often than one that runs.
 FIRST_INTERVAL_S = 1.0
-# Marks a request as the service's own. Only code in this process can put an object into an ASGI scope.
-INSIDER = "hybridserve.insider"
 
 
 class GuardCanaryMonitor:
@@ -29,10 +27,10 @@ class GuardCanaryMonitor:
 
     Args:
         model: the name that the service serves.
-        insider: the object by which the gateway recognizes the service's own requests.
+        internal_token: authenticates the service's own requests.
     """
 
-    def __init__(self, section: GuardSection, model: str, metrics: GatewayMetrics, insider: object) -> None:
+    def __init__(self, section: GuardSection, model: str, metrics: GatewayMetrics, internal_token: object) -> None:
         block, allow = monitor_canaries(section.canary_block, section.canary_pass)
         # Without the check of prompts a harmful prompt is not blocked, and the answer to it may well be harmless.
         self.pair: Sequence[Canary] = (allow,) if section.input == "off" else (block, allow)
@@ -40,7 +38,7 @@ class GuardCanaryMonitor:
         self._section = section
         self._model = model
         self._metrics = metrics
-        self._insider = insider
+        self._scope = internal_scope(internal_token)
 
     @property
     def fault(self) -> str | None:
@@ -71,24 +69,8 @@ class GuardCanaryMonitor:
         fields: dict[str, Any]
         try:
             body = {**canary.body, "model": self._model}
-            response = await request_app(app, own_scope(self._insider), "POST", ROUTE, body)
+            response = await request_app(app, self._scope, "POST", ROUTE, body)
             fields = read_response(response.status, response.json())
         except Exception as error:  # Any failure means that the guard was not shown to work.
             fields = {"status": 0, "fault": type(error).__name__}
         return CanaryObservation(canary=canary.id, latency_s=perf_counter() - start, **fields)
-
-
-def own_scope(insider: object) -> Scope:
-    """The ASGI scope of a request that the service sends to itself."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "scheme": "http",
-        "root_path": "",
-        "headers": [(b"host", b"localhost")],
-        "server": ("localhost", 80),
-        "client": ("127.0.0.1", 0),
-        "state": {},
-        INSIDER: insider,
-    }

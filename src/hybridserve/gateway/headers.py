@@ -1,4 +1,4 @@
-"""Request ids and W3C trace context: taken over where they are well formed, made or dropped where not."""
+"""Request headers: request IDs, W3C trace context, and the headers that the app behind the gateway receives."""
 
 from __future__ import annotations
 
@@ -8,28 +8,49 @@ import uuid
 from hybridserve.gateway.types import RawHeaders
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-# https://www.w3.org/TR/trace-context/#traceparent-header: version ff, and ids of zeros, are invalid.
+# https://www.w3.org/TR/trace-context/#traceparent-header: version ff and all-zero IDs are invalid.
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _SECRETS = (b"authorization", b"x-api-key", b"proxy-authorization")
 
 
-def request_id(given: bytes | None) -> bytes:
-    """The client's own id where it is harmless in logs and headers, else a new one."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given
+def first_header(headers: RawHeaders, name: bytes) -> bytes | None:
+    """The first value of a header. ASGI passes names in lower case."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def content_length(headers: RawHeaders) -> int | None:
+    """The declared length of the body; None if it is missing or malformed."""
+    value = first_header(headers, b"content-length")
+    return int(value) if value is not None and value.isdigit() else None
+
+
+def with_content_length(headers: RawHeaders, length: int) -> list[tuple[bytes, bytes]]:
+    """The headers for a body of `length` bytes."""
+    kept = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
+    return [*kept, (b"content-length", str(length).encode())]
+
+
+def request_id(headers: RawHeaders) -> bytes:
+    """The client's ``x-request-id`` if it is safe in logs and headers, else a new one."""
+    value = first_header(headers, b"x-request-id")
+    if value is not None and _REQUEST_ID.fullmatch(value):
+        return value
     return uuid.uuid4().hex.encode()
 
 
-def inner_headers(headers: RawHeaders, ident: bytes) -> list[tuple[bytes, bytes]]:
-    """Headers as the app gets them: with the id, without secrets, without a broken trace context."""
-    result = [(b"x-request-id", ident)]
-    trace = True
+def forwarded_headers(headers: RawHeaders, request_id: bytes) -> list[tuple[bytes, bytes]]:
+    """Headers for the app: with the request ID, without secrets and without an invalid trace context."""
+    result = [(b"x-request-id", request_id)]
+    valid_trace = True
     for name, value in headers:
         if name == b"traceparent":
-            trace = _TRACEPARENT.fullmatch(value) is not None
+            valid_trace = _TRACEPARENT.fullmatch(value) is not None
         if name not in _SECRETS and name != b"x-request-id":
             result.append((name, value))
-    if not trace:
-        # A tracestate means nothing without its parent.
+    if not valid_trace:
+        # A tracestate has no meaning without its traceparent.
         result = [(name, value) for name, value in result if name not in (b"traceparent", b"tracestate")]
     return result

@@ -1,4 +1,8 @@
-"""ASGI's types, so that no server framework is imported."""
+"""Types of the ASGI interface, as Starlette declares them.
+
+`asgiref.typing` describes scopes and events as unions of TypedDicts. Almost every access in an HTTP-only middleware
+would then need a cast, and it would be a new runtime dependency.
+"""
 
 from __future__ import annotations
 

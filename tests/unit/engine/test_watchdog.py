@@ -69,11 +69,11 @@ def test_a_stream_says_nothing_before_its_first_piece() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_dead_engines_error_is_held_while_nothing_was_said(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded_response, "_LAST_WORDS_S", 0.3)
+    monkeypatch.setattr(guarded_response, "_ENGINE_LOST_WAIT_S", 0.3)
     error = {"error": {"message": "EngineCore encountered an issue", "code": 500}}
     engine = SmallEngine([sse(error), DONE], error, status=200 if stream else 500)
     app = GatewayMiddleware(engine, Settings())
-    app.control.engine_lost = lambda: True
+    app.state.lifecycle.engine_lost = lambda: True
     began = monotonic()
     result = asyncio.run(call(app, body={**CHAT, "stream": stream}))
     assert monotonic() - began >= 0.3
@@ -85,7 +85,7 @@ def test_after_the_first_token_the_client_is_told_at_once() -> None:
     lost: list[bool] = []
     engine = SmallEngine([sse(chunk("hi")), 0.2, sse({"error": {"message": "dead", "code": 500}}), DONE])
     app = GatewayMiddleware(engine, Settings())
-    app.control.engine_lost = lambda: bool(lost)
+    app.state.lifecycle.engine_lost = lambda: bool(lost)
 
     async def dies() -> Any:
         asyncio.get_running_loop().call_later(0.1, lost.append, True)

@@ -38,7 +38,7 @@ def test_requests(guarded: bool) -> None:
     """Whatever is sent: an answer of 200 or 4xx that is whole, and no place kept."""
     guard = {"kind": "rules", "canary_interval_s": 3600} if guarded else {}
     app = GatewayMiddleware(SmallEngine(STREAM, ANSWER), settings(guard=guard))
-    app.control.watch = lambda _: None  # type: ignore[method-assign]
+    app.state.start = lambda _: None  # type: ignore[method-assign]
     seen: set[int] = set()
 
     async def all_of_them() -> None:
@@ -66,8 +66,8 @@ def test_requests(guarded: bool) -> None:
             assert b"Traceback" not in result.body, where
 
     asyncio.run(all_of_them())
-    assert app.control.active == 0
-    assert app.control.limits.running == 0
+    assert app.state.lifecycle.active == 0
+    assert app.state.limits.running == 0
     assert {200, 400} <= seen
 
 
@@ -100,7 +100,7 @@ def test_an_engines_stream(guarded: bool) -> None:
             result = await call(app, body=body)
             assert ends_in_a_way_that_shows(result), f"seed {SEED} number {number}\n{whole!r}\n{result.body!r}"
             assert result.complete
-            assert app.control.active == app.control.limits.running == 0
+            assert app.state.lifecycle.active == app.state.limits.running == 0
 
     asyncio.run(all_of_them())
 

@@ -12,8 +12,8 @@ import pytest
 from hybridserve.compliance.findings import Finding
 from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import Key
-from hybridserve.gateway.canary_monitor import INSIDER
 from hybridserve.gateway.errors import APIError
+from hybridserve.gateway.internal_request import INTERNAL_TOKEN
 from hybridserve.gateway.limits.rate_limit import RequestLimits
 from hybridserve.guards import GuardVerdict, Message, Stage
 from hybridserve.guards.canaries.client import send_canaries
@@ -73,25 +73,25 @@ async def test_rounds_open_the_door_and_close_it() -> None:
     section = {"kind": "rules", "canary_interval_s": 0.01, "canary_failures": 2}
     limits = {"anonymous_scopes": ["inference"], "max_in_flight": 1, "requests_per_minute": 3}
     settings = Settings.model_validate({"guard": section, "access": limits})
-    control = GatewayState(GatewayConfig(settings))
-    door = GatewayMiddleware(Obedient(), control=control)
+    state = GatewayState(GatewayConfig(settings))
+    door = GatewayMiddleware(Obedient(), state=state)
     transport = httpx.ASGITransport(app=door)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         hello = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
         assert (await client.get("/ready")).status_code == 200, "nobody watches yet"
-        control.watch(door)
+        state.start(door)
         early = await client.post("/v1/chat/completions", json=hello)
         assert (early.status_code, early.json()["error"]["code"]) == (503, "guard_unavailable")
         await until(client, 200)
         await asyncio.sleep(0.1)  # many more rounds than a key may ask in a minute
         assert (await client.get("/ready")).status_code == 200
         assert (await client.post("/v1/chat/completions", json=hello)).status_code == 200
-        assert control.guard is not None
-        patterns, control.guard.guard = control.guard.guard, Lenient()
+        assert state.guard is not None
+        patterns, state.guard.guard.guard = state.guard.guard.guard, Lenient()
         await until(client, 503)
         refused = await client.post("/v1/chat/completions", json=hello)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "guard_unavailable")
-        control.guard.guard = patterns
+        state.guard.guard.guard = patterns
         await until(client, 200)
 
 
@@ -113,15 +113,15 @@ class Lenient(PatternGuard):
 
 def test_a_canary_takes_no_clients_place() -> None:
     limits = RequestLimits(AccessSection(max_in_flight=1))
-    ours = Key("canary", frozenset({"inference"}), insider=True)
+    ours = Key("canary", frozenset({"inference"}), internal=True)
     client = Key("client", frozenset({"inference"}))
-    canary, lease = limits.open(ours, 0), limits.open(client, 0)
-    canary.close()
+    canary, lease = limits.reserve(ours, 0), limits.reserve(client, 0)
+    canary.release()
     with pytest.raises(APIError):
-        limits.open(client, 0)
-    assert limits.open(ours, 0)
-    lease.close()
-    limits.open(client, 0).close()
+        limits.reserve(client, 0)
+    assert limits.reserve(ours, 0)
+    lease.release()
+    limits.reserve(client, 0).release()
 
 
 def test_nobody_else_can_pass_as_the_service_itself() -> None:
@@ -130,7 +130,7 @@ def test_nobody_else_can_pass_as_the_service_itself() -> None:
 
     async def run() -> int:
         transport = httpx.ASGITransport(app=door)
-        headers = {INSIDER: "1", "authorization": "Bearer canary"}
+        headers = {INTERNAL_TOKEN: "1", "authorization": "Bearer canary"}
         async with httpx.AsyncClient(transport=transport, base_url="http://service", headers=headers) as client:
             return (await client.get("/v1/models")).status_code
 

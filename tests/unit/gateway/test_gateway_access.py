@@ -97,9 +97,9 @@ def test_a_mount_point_is_taken_off_the_path() -> None:
 
 def test_open_routes_and_their_mistakes() -> None:
     assert ask(door(access={"open_routes": ["POST /tokenize"]}), {}, "/tokenize").status == 200
-    with pytest.raises(ConfigError, match="no route"):
+    with pytest.raises(ConfigError, match="not a route"):
         door(access={"open_routes": ["tokenize"]})
-    with pytest.raises(ConfigError, match="around the guard"):
+    with pytest.raises(ConfigError, match="bypass the guard"):
         door(access={"open_routes": ["POST /v1/messages"]}, guard={"kind": "rules"})
 
 
@@ -202,10 +202,10 @@ def test_a_missing_key_file_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_own_routes_and_headers() -> None:
-    handover = GatewayConfig(
+    config = GatewayConfig(
         Settings(), documents={"/licenses": {"model": "x"}}, headers={"X-Model-License": "nvidia-open-model-license"}
     )
-    app = GatewayMiddleware(SmallEngine(STREAM, ANSWER), handover=handover)
+    app = GatewayMiddleware(SmallEngine(STREAM, ANSWER), state=GatewayState(config))
     assert ask(app, None, "/licenses", method="GET").json() == {"model": "x"}
     assert ask(app, None, "/about", method="GET").json()["service"] == "hybridserve"
     assert ask(app, None, "/plan", method="GET").json() == {"path": "/plan"}, "the app's own, where it has one"
@@ -292,7 +292,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     for value in (text, str(file), settings.model_dump_json()):
         monkeypatch.setenv("HYBRIDSERVE_SETTINGS_JSON", value)
         app = GatewayMiddleware(SmallEngine())
-        assert app.control.settings.access == settings.access
+        assert app.state.settings.access == settings.access
         load()  # and the loader of settings does not take the variable for a setting
     for wrong in ("", "{", '{"settings": {"acces": {}}}', str(tmp_path / "none"), "[]"):
         monkeypatch.setenv("HYBRIDSERVE_SETTINGS_JSON", wrong)
@@ -336,7 +336,7 @@ def test_requests_and_guard_checks_are_counted() -> None:
     registry = CollectorRegistry()
     settings = Settings.model_validate({"guard": {"kind": "rules"}})
     app = GatewayMiddleware(
-        SmallEngine(STREAM, ANSWER), control=GatewayState(GatewayConfig(settings), metrics=GatewayMetrics(registry))
+        SmallEngine(STREAM, ANSWER), state=GatewayState(GatewayConfig(settings), metrics=GatewayMetrics(registry))
     )
     ask(app)
     ask(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})
@@ -353,12 +353,12 @@ def test_a_generation_is_one_span_between_the_callers_and_the_engines() -> None:
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from hybridserve.gateway.tracing import Spans
+    from hybridserve.gateway.tracing import RequestTracer
 
     exporter, provider, engine = InMemorySpanExporter(), TracerProvider(), SmallEngine(STREAM, ANSWER)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     settings = Settings.model_validate({"guard": {"kind": "rules"}})
-    app = GatewayMiddleware(engine, control=GatewayState(GatewayConfig(settings), spans=Spans(provider)))
+    app = GatewayMiddleware(engine, state=GatewayState(GatewayConfig(settings), tracer=RequestTracer(provider)))
     caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     ask(app, headers={"traceparent": caller})
     ask(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})

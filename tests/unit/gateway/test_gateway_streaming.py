@@ -65,7 +65,7 @@ def test_the_openai_client_can_tell_an_end_from_a_cut() -> None:
     base = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     pieces = [sse({**base, **chunk(text)}) for text in ("one ", "two")]
     assert asyncio.run(read(SmallEngine([*pieces, DONE]), None)) == "one two"
-    with pytest.raises(openai.APIError, match="cut off"):
+    with pytest.raises(openai.APIError, match="interrupted"):
         asyncio.run(read(SmallEngine(list(pieces)), None))
     with pytest.raises(openai.APIError, match="blocked by the safety guard"):
         asyncio.run(read(SmallEngine([*pieces, sse({**base, **chunk("BANNED")}), DONE]), Word()))
@@ -104,11 +104,9 @@ def test_a_cancelled_request_aborts_the_engine_as_a_hang_up_does(stream: bool) -
 
     asyncio.run(go())
     assert engine.aborted == 1
-    assert samples(app.control.metrics.streams_aborted) == {
-        'hybridserve_streams_aborted_total{reason="client_gone"}': 1
-    }
-    assert app.control.limits.running == 0
-    assert app.control.active == 0
+    assert samples(app.state.metrics.streams_aborted) == {'hybridserve_streams_aborted_total{reason="client_gone"}': 1}
+    assert app.state.limits.running == 0
+    assert app.state.lifecycle.active == 0
 
 
 def test_a_client_that_hangs_up_while_its_answer_is_judged() -> None:
@@ -133,7 +131,7 @@ def test_a_client_that_takes_nothing_is_cut_off() -> None:
 
     asyncio.run(go())
     assert engine.aborted == 1
-    assert app.control.limits.running == 0
+    assert app.state.limits.running == 0
 
 
 def test_an_app_that_gives_up_on_a_stalled_client_itself_is_cancelled_and_not_reset() -> None:
@@ -168,13 +166,13 @@ def test_draining_refuses_new_requests_and_finishes_old_ones() -> None:
 
     async def go() -> tuple[Result, Result, Result, bool, bool]:
         running = asyncio.create_task(call(app, body=CHAT))
-        while not app.control.active:
+        while not app.state.lifecycle.active:
             await asyncio.sleep(0.01)
-        app.control.drain()
+        app.state.lifecycle.drain()
         refused = await call(app, body=CHAT)
         ready = await call(app, "/ready", method="GET")
-        early = await app.control.drained(0.01)
-        late = await app.control.drained(30.0)
+        early = await app.state.lifecycle.drained(0.01)
+        late = await app.state.lifecycle.drained(30.0)
         return await running, refused, ready, early, late
 
     result, refused, ready, early, late = asyncio.run(go())
@@ -183,7 +181,7 @@ def test_draining_refuses_new_requests_and_finishes_old_ones() -> None:
     assert refused.headers["retry-after"]
     assert (ready.status, ready.json()["reasons"]) == (503, ["draining"])
     assert (early, late) == (False, True)
-    app.control.drain(False)
+    app.state.lifecycle.drain(False)
     assert ask(app).done
 
 
@@ -210,7 +208,7 @@ def test_many_streams_leave_nothing_behind() -> None:
         assert not others, "no task is left"
 
     asyncio.run(go())
-    assert app.control.limits.running == app.control.active == 0
+    assert app.state.limits.running == app.state.lifecycle.active == 0
     assert json.dumps(engine.finished) == "500"
 
 

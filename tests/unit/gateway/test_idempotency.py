@@ -10,7 +10,7 @@ import pytest
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.errors import APIError
-from hybridserve.gateway.limits.idempotency import MAX_ANSWER_BYTES, IdempotencyCache
+from hybridserve.gateway.limits.idempotency import MAX_RESPONSE_BYTES, IdempotencyCache
 from hybridserve.settings import Settings
 from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
 
@@ -101,9 +101,10 @@ def test_a_client_that_left_may_ask_again() -> None:
 
 def kept(answers: IdempotencyCache, key: Key, ident: bytes, size: int = 10) -> bool:
     """Ask; whether there was an answer already."""
-    with answers.open(key, ident, "chat", b"{}") as ticket:
-        ticket.good, ticket.size = True, size
-        return ticket.kept is not None
+    with answers.open(key, ident, "chat", b"{}") as entry:
+        stored, entry.finished = entry.finished, True
+        entry.size = entry.size if stored else size
+        return stored
 
 
 def test_callers_do_not_see_each_others_answers_and_time_ends() -> None:
@@ -117,11 +118,11 @@ def test_callers_do_not_see_each_others_answers_and_time_ends() -> None:
 def test_memory_is_bounded() -> None:
     answers = IdempotencyCache(60, clock=lambda: 0.0)
     for number in range(100):
-        kept(answers, ALICE, str(number).encode(), MAX_ANSWER_BYTES)
-    assert not kept(answers, ALICE, b"0", MAX_ANSWER_BYTES)
-    assert kept(answers, ALICE, b"99", MAX_ANSWER_BYTES)
-    assert not kept(answers, ALICE, b"huge", MAX_ANSWER_BYTES + 1)
-    assert not kept(answers, ALICE, b"huge", MAX_ANSWER_BYTES + 1)
+        kept(answers, ALICE, str(number).encode(), MAX_RESPONSE_BYTES)
+    assert not kept(answers, ALICE, b"0", MAX_RESPONSE_BYTES)
+    assert kept(answers, ALICE, b"99", MAX_RESPONSE_BYTES)
+    assert not kept(answers, ALICE, b"huge", MAX_RESPONSE_BYTES + 1)
+    assert not kept(answers, ALICE, b"huge", MAX_RESPONSE_BYTES + 1)
 
 
 def test_a_refusal_gives_the_key_back() -> None:

@@ -52,16 +52,16 @@ def test_other_settings_and_wrong_values_are_refused(changes: dict[str, dict[str
 
 def test_changed_limits_apply_to_known_keys_and_keep_running_requests() -> None:
     limits = RequestLimits(AccessSection())
-    running = limits.open(KEY, 10)
+    running = limits.reserve(KEY, 10)
     limits.apply(AccessSection(max_streams=1, requests_per_minute=1))
     with pytest.raises(APIError) as refused:
-        limits.open(KEY, 10)
+        limits.reserve(KEY, 10)
     assert refused.value.reason == "max_streams"
-    running.close()
-    limits.open(KEY, 10).close()
-    limits.request(KEY)
+    running.release()
+    limits.reserve(KEY, 10).release()
+    limits.count_request(KEY)
     with pytest.raises(APIError) as refused:
-        limits.request(KEY)
+        limits.count_request(KEY)
     assert refused.value.reason == "requests_per_minute"
 
 
@@ -69,9 +69,9 @@ def test_gateway_uses_changed_settings() -> None:
     state = GatewayState(GatewayConfig(Settings()))
     state.apply(with_live_settings(Settings(), {"reasoning": {"default": "off"}, "access": {"max_in_flight": 1}}))
     assert state.settings.reasoning.default == "off"
-    state.limits.open(KEY, 1)
+    state.limits.reserve(KEY, 1)
     with pytest.raises(APIError):
-        state.limits.open(KEY, 1)
+        state.limits.reserve(KEY, 1)
 
 
 def test_policy_from_settings_is_the_policy_of_the_application() -> None:

@@ -97,7 +97,7 @@ def test_allowed_text_all_arrives_in_order_and_no_more_than_a_window_waits(
 ) -> None:
     overlap = data.draw(st.integers(0, size // 2))
     judge = Judge()
-    out, stopped, waiting = run_window(pieces, ModerationBuffer(judge, size, overlap, hold_s=1e9))
+    out, stopped, waiting = run_window(pieces, ModerationBuffer(judge, size, overlap, max_hold_s=1e9))
     assert not stopped
     assert delivered(out) == pieces
     assert all(held < size for held in waiting)
@@ -113,7 +113,7 @@ def test_no_part_of_a_banned_phrase_leaves(before: list[str], after: int, size: 
     text = "".join(before) + phrase + "x" * after
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=15)))
     pieces = [("content", text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    out, stopped, _ = run_window(pieces, ModerationBuffer(Judge(phrase), size, overlap, hold_s=1e9))
+    out, stopped, _ = run_window(pieces, ModerationBuffer(Judge(phrase), size, overlap, max_hold_s=1e9))
     assert stopped
     # Pieces are whole events: what left holds nothing of the phrase.
     assert "Z" not in "".join(piece for _, piece in delivered(out))
@@ -125,7 +125,7 @@ def test_no_token_of_a_banned_phrase_leaves(before: list[str], length: int, more
     phrase = [f"{number:X}" * LONGEST for number in range(length)]
     pieces = [("content", text) for text in [*before, *phrase, *"x" * data.draw(st.integers(0, 30))]]
     out, stopped, _ = run_window(
-        pieces, ModerationBuffer(Judge("".join(phrase)), 2 * length + more, length, hold_s=1e9)
+        pieces, ModerationBuffer(Judge("".join(phrase)), 2 * length + more, length, max_hold_s=1e9)
     )
     assert stopped
     assert not {piece for _, piece in delivered(out)} & set(phrase)
@@ -154,21 +154,21 @@ def through(
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.one_of(words, st.none())), max_size=40), st.integers(2, 12))
 def test_several_answers_all_arrive_in_order(pieces: list[tuple[int, str | None]], overlap: int) -> None:
-    assert through(ModerationBuffer(Judge(), 2 * overlap, overlap, hold_s=1e9), pieces) == (pieces, False)
+    assert through(ModerationBuffer(Judge(), 2 * overlap, overlap, max_hold_s=1e9), pieces) == (pieces, False)
 
 
 def test_an_answer_that_pauses_keeps_its_tail_while_another_goes_on() -> None:
     """A sequence that was preempted says nothing for a while, and has not ended."""
     pause: list[tuple[int, str | None]] = [(1, "x")] * 50
     left, stopped = through(
-        ModerationBuffer(Judge("ZZ"), 8, 4, hold_s=1e9), [(0, "Z"), *pause, (0, "Z"), (0, None), (1, None)]
+        ModerationBuffer(Judge("ZZ"), 8, 4, max_hold_s=1e9), [(0, "Z"), *pause, (0, "Z"), (0, None), (1, None)]
     )
     assert stopped
     assert left == []
 
 
 def test_an_answer_that_ended_holds_nothing_back() -> None:
-    window = ModerationBuffer(Judge(), 8, 4, hold_s=1e9)
+    window = ModerationBuffer(Judge(), 8, 4, max_hold_s=1e9)
 
     async def go() -> int:
         left = await window.feed(b"data: a\n\n", [((0, "content"), "a")])
@@ -190,7 +190,7 @@ def test_a_huge_delta_is_read_in_windows() -> None:
 
 def test_a_slow_stream_is_read_before_its_window_is_full() -> None:
     now = [0.0]
-    window = ModerationBuffer(Judge(), 100, 0, hold_s=1.0, clock=lambda: now[0])
+    window = ModerationBuffer(Judge(), 100, 0, max_hold_s=1.0, clock=lambda: now[0])
 
     async def go() -> list[int]:
         sizes = []
@@ -206,7 +206,7 @@ def test_a_slow_stream_is_read_before_its_window_is_full() -> None:
 
 def test_reasoning_that_ended_does_not_hold_the_answer_back() -> None:
     pieces = [("reasoning", "r" * 5)] * 6 + [("content", "c" * 5)] * 20
-    window = ModerationBuffer(Judge(), 8, 4, hold_s=1e9)
+    window = ModerationBuffer(Judge(), 8, 4, max_hold_s=1e9)
 
     async def go() -> int:
         left = 0
@@ -225,9 +225,9 @@ def test_unknown_fields_of_a_delta_are_read_too() -> None:
         "new_field": {"deep": ["c"]},
         "tool_calls": [{"index": 1, "id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
     }
-    found = CHAT.delta({"choices": [{"index": 0, "delta": delta}]})
+    found = CHAT.event_texts({"choices": [{"index": 0, "delta": delta}]})
     assert [text for _, text in found] == ["a", "b", "c", "f", "{}"]
-    again = CHAT.delta(
+    again = CHAT.event_texts(
         {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 1, "function": {"arguments": "1"}}]}}]}
     )
     assert again[0][0] == found[4][0], "pieces of one tool call continue one lane"
@@ -235,5 +235,5 @@ def test_unknown_fields_of_a_delta_are_read_too() -> None:
 
 def test_the_answers_that_end_are_known() -> None:
     ends = [{"index": 0, "delta": {}, "finish_reason": None}, {"index": 1, "delta": {}, "finish_reason": "stop"}]
-    assert CHAT.finished({"choices": ends}) == {1}
-    assert CHAT.finished({"usage": {}}) == set()
+    assert CHAT.finished_choices({"choices": ends}) == {1}
+    assert CHAT.finished_choices({"usage": {}}) == set()

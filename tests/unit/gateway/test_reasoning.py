@@ -222,7 +222,7 @@ def send(engine: ThinkingEngine, *bodies: Any, **reasoning: Any) -> tuple[Gatewa
 )
 def test_budgets_are_accepted_only_if_probe_finds_them_enforced(engine: ThinkingEngine, enforced: bool) -> None:
     app, results = send(engine, BUDGET, BUDGET)
-    assert app.control.budgets.enforced is enforced
+    assert app.state.budgets.enforced is enforced
     if enforced:
         assert [body["thinking_token_budget"] for body in engine.bodies] == [2, 5, 5]
     else:
@@ -236,11 +236,11 @@ def test_probe_runs_at_startup_if_a_reasoning_parser_is_configured() -> None:
         app = GatewayMiddleware(engine, Settings.model_validate({"model": {"id": model}}))
 
         async def start(app: GatewayMiddleware = app) -> None:
-            app.control.watch(app)
-            await asyncio.wait_for(asyncio.gather(*app.control._tasks), 5)
+            app.state.start(app)
+            await asyncio.wait_for(asyncio.gather(*app.state._tasks), 5)
 
         asyncio.run(start())
-        assert app.control.budgets.enforced is (True if probed else None)
+        assert app.state.budgets.enforced is (True if probed else None)
         assert bool(engine.bodies) is probed
 
 
@@ -248,7 +248,7 @@ def test_probe_is_repeated_after_an_engine_failure() -> None:
     app, results = send(ThinkingEngine(failures=1), BUDGET, BUDGET)
     assert [result.status for result in results] == [503, 200]
     assert results[0].error["code"] == "engine_unavailable"
-    assert app.control.budgets.enforced
+    assert app.state.budgets.enforced
 
 
 def test_budget_setting_skips_the_probe() -> None:

@@ -1,1 +1,1 @@
-"""API keys and which routes they open."""
+"""API keys, scopes and the routes that they open."""

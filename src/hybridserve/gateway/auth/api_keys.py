@@ -1,8 +1,8 @@
-"""API keys: a file of hashes, read again when it changes.
+"""API keys: a file of hashed keys, read again when it changes.
 
 A line: ``alice sha256:<64 hex digits> scopes=inference,metrics rpm=60 tpm=100000 streams=8 expires=2027-01-31``.
-Keys are long and random, so one SHA-256 is enough; a slow hash is for words that people choose, and would cost
-more than all the rest of a request's way in.
+Keys are long and random, so one SHA-256 is enough. A slow hash is for passwords, and would cost more than all other
+steps of a request together.
 """
 
 from __future__ import annotations
@@ -20,22 +20,27 @@ from time import monotonic
 from typing import get_args
 
 from hybridserve.errors import ConfigError
+from hybridserve.gateway.headers import first_header
+from hybridserve.gateway.types import RawHeaders
 from hybridserve.settings.access import Scope
 
 log = logging.getLogger("hybridserve.access")
 
 PREFIX = "hs-"
 MIN_KEY_LENGTH = 24
-_LOOK_EVERY_S = 1.0
+_CHECK_INTERVAL_S = 1.0
 _SCOPES: tuple[Scope, ...] = get_args(Scope)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Who asks. Limits are None where the settings' own hold; `expires` is the last day, in UTC.
+    """An API key.
 
-    `insider` is the service itself: no limit holds for it, and it may ask while the guard is not seen to work.
+    Attributes:
+        rpm: requests per minute; None for the limit of the settings, as `tpm` (tokens per minute) and `streams`.
+        expires: last day on which the key is valid, in UTC.
+        internal: the service's own requests; they have no limits and run while the guard's self-test fails.
     """
 
     name: str
@@ -45,11 +50,11 @@ class Key:
     streams: int | None = None
     expires: date | None = None
     digest: bytes = b""
-    insider: bool = False
+    internal: bool = False
 
 
 def new_key() -> str:
-    """A new secret: 256 random bits."""
+    """A new secret with 256 random bits."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
@@ -63,13 +68,13 @@ def key_line(
     streams: int | None = None,
     expires: date | None = None,
 ) -> str:
-    """The line of the key file for a secret. The secret itself is not in it.
+    """The line of the key file for a secret. It does not contain the secret.
 
     Raises:
-        ConfigError: a name that cannot stand in the file, or a secret short enough to be guessed.
+        ConfigError: the name is not allowed, the secret is short enough to be guessed, or a scope is unknown.
     """
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"key name {name!r}", "cannot stand in the key file", "use letters, digits, . _ and -")
+        raise ConfigError(f"key name {name!r}", "has characters that are not allowed", "use letters, digits, . _ and -")
     if len(key) < MIN_KEY_LENGTH:
         raise ConfigError(
             f"key {name}", f"is shorter than {MIN_KEY_LENGTH} characters", "use `hybridserve key new`, or a longer one"
@@ -77,19 +82,19 @@ def key_line(
     if not set(scopes) <= set(_SCOPES):
         raise ConfigError(f"key {name}", f"unknown scope in {','.join(scopes)!r}", f"use {', '.join(_SCOPES)}")
     fields = [name, f"sha256:{_digest(key.encode()).hex()}", f"scopes={','.join(scopes)}"]
-    fields += [
-        f"{label}={value}"
-        for label, value in (("rpm", rpm), ("tpm", tpm), ("streams", streams), ("expires", expires))
-        if value is not None
-    ]
+    options = {"rpm": rpm, "tpm": tpm, "streams": streams, "expires": expires}
+    fields += [f"{label}={value}" for label, value in options.items() if value is not None]
     return " ".join(fields)
 
 
 def parse_keys(text: str, where: str) -> dict[bytes, Key]:
     """Keys by the first half of their digest.
 
+    Args:
+        where: name of the file, for errors.
+
     Raises:
-        ConfigError: a malformed line; `where` says which. The hash is not repeated.
+        ConfigError: a malformed line. The message does not repeat the hash.
     """
     keys: dict[bytes, Key] = {}
     names: set[str] = set()
@@ -99,7 +104,7 @@ def parse_keys(text: str, where: str) -> dict[bytes, Key]:
             continue
         key = _parse_line(line, f"{where} line {number}")
         if key.name in names:
-            raise ConfigError(f"{where} line {number}", f"name {key.name} stands twice", "give each key its own name")
+            raise ConfigError(f"{where} line {number}", f"duplicate key name {key.name}", "give each key its own name")
         names.add(key.name)
         keys[key.digest[:16]] = key
     return keys
@@ -109,7 +114,7 @@ def _parse_line(line: str, where: str) -> Key:
     fix = "write lines with `hybridserve key new NAME`"
     name, *fields = line.split()
     if not _NAME.fullmatch(name) or not fields:
-        raise ConfigError(where, "is no key line", fix)
+        raise ConfigError(where, "invalid line: expected `NAME sha256:HASH [options]`", fix)
     match = re.fullmatch(r"sha256:([0-9a-f]{64})", fields[0])
     if match is None:
         raise ConfigError(where, f"key {name} has no sha256 hash", fix)
@@ -117,7 +122,7 @@ def _parse_line(line: str, where: str) -> Key:
     for field in fields[1:]:
         label, equals, value = field.partition("=")
         if label not in ("scopes", "rpm", "tpm", "streams", "expires") or not equals or label in values:
-            raise ConfigError(where, f"key {name}: {field!r} is not understood", fix)
+            raise ConfigError(where, f"key {name}: unknown or repeated option {field!r}", fix)
         values[label] = value
     scopes = values.get("scopes", "inference").split(",")
     if not set(scopes) <= set(_SCOPES):
@@ -141,10 +146,10 @@ def _parse_line(line: str, where: str) -> Key:
 
 
 class APIKeyStore:
-    """The key file in force. It is looked at once a second at most; a broken new file leaves the old keys in force.
+    """The keys of a key file. The file is checked for changes at most once a second; an invalid new version is ignored.
 
     Raises:
-        ConfigError: the file cannot be read at the start.
+        ConfigError: the file cannot be read at startup.
     """
 
     def __init__(
@@ -156,16 +161,16 @@ class APIKeyStore:
         self._file = file
         self._clock = clock
         self._today = today
-        self._stamp = self._stat()
+        self._version = self._stat()
         self._keys = self._read()
-        self._looked = clock()
+        self._checked = clock()
 
     def find(self, secret: bytes) -> Key | None:
-        """The key of a secret, or None where it is unknown or has expired."""
+        """The key of a secret; None if it is unknown or has expired."""
         self._refresh()
         digest = _digest(secret)
         key = self._keys.get(digest[:16])
-        # The look-up is by hash, whose bytes a caller cannot steer; the comparison takes the same time for all.
+        # The lookup is by hash, whose bytes a caller cannot choose; the comparison takes constant time.
         if key is None or not hmac.compare_digest(key.digest, digest):
             return None
         if key.expires is not None and self._today() > key.expires:
@@ -174,20 +179,20 @@ class APIKeyStore:
 
     def _refresh(self) -> None:
         now = self._clock()
-        if now - self._looked < _LOOK_EVERY_S:
+        if now - self._checked < _CHECK_INTERVAL_S:
             return
-        self._looked = now
+        self._checked = now
         try:
-            stamp = self._stat()
-            if stamp == self._stamp:
+            version = self._stat()
+            if version == self._version:
                 return
-            self._keys, self._stamp = self._read(), stamp
+            self._keys, self._version = self._read(), version
             log.info("keys_reloaded", extra={"keys": len(self._keys)})
         except ConfigError as error:
             log.error("keys_reload_failed", extra={"where": error.where, "what": error.what})
 
     def _stat(self) -> tuple[int, int, int]:
-        # The inode, too: a mounted secret is swapped whole, and two versions may have one size and time.
+        # The inode as well: a mounted Secret is replaced as a whole, and two versions may have the same size and time.
         try:
             status = self._file.stat()
         except OSError as error:
@@ -206,16 +211,13 @@ class APIKeyStore:
             raise ConfigError(where, f"cannot be read: {error}", "give a readable text file") from None
 
 
-def extract_api_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:
-    """The secret a request shows: ``Authorization: Bearer ...``, or ``x-api-key``."""
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, secret = value.partition(b" ")
-            return secret.strip() if scheme.lower() == b"bearer" and secret.strip() else None
-    for name, value in headers:
-        if name == b"x-api-key":
-            return value or None
-    return None
+def extract_api_key(headers: RawHeaders) -> bytes | None:
+    """The secret in ``Authorization: Bearer ...`` or ``x-api-key``; None if the request has neither."""
+    authorization = first_header(headers, b"authorization")
+    if authorization is None:
+        return first_header(headers, b"x-api-key") or None
+    scheme, _, secret = authorization.partition(b" ")
+    return secret.strip() or None if scheme.lower() == b"bearer" else None
 
 
 def _digest(secret: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Which routes are open, and to whom. What is not listed needs the admin scope."""
+"""Routes and the scope that each requires. A route that is not listed requires the admin scope."""
 
 from __future__ import annotations
 
@@ -7,43 +7,48 @@ from typing import Literal
 
 from hybridserve.errors import ConfigError
 from hybridserve.gateway.requests.api_formats import CHAT, COMPLETIONS, RESPONSES, APIFormat
-from hybridserve.gateway.types import Scope as AsgiScope
+from hybridserve.gateway.types import Scope as ASGIScope
 from hybridserve.settings.access import Scope
 
-Kind = Literal["generate", "own", "pass"]
+Kind = Literal["generate", "builtin", "forward"]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route. `scope` None means open to everybody; `dialect` is how a generating route speaks."""
+    """One route: a generation API, one that the gateway answers itself, or one that is forwarded unchanged.
+
+    Attributes:
+        scope: required scope; None for a public route.
+        format: the API of a generation route.
+    """
 
     name: str
     scope: Scope | None
-    kind: Kind = "pass"
-    dialect: APIFormat | None = None
+    kind: Kind = "forward"
+    format: APIFormat | None = None
 
 
-_ADMIN = Route("other", "admin")
+UNLISTED = Route("other", "admin")
+_MODEL = Route("models", "inference")
 _TABLE: dict[tuple[str, str], Route] = {
     ("POST", "/v1/chat/completions"): Route("chat", "inference", "generate", CHAT),
     ("POST", "/v1/completions"): Route("completions", "inference", "generate", COMPLETIONS),
     ("POST", "/v1/responses"): Route("responses", "inference", "generate", RESPONSES),
-    ("GET", "/v1/models"): Route("models", "inference"),
+    ("GET", "/v1/models"): _MODEL,
     ("GET", "/health"): Route("health", None),
-    ("GET", "/ready"): Route("ready", None, "own"),
-    ("GET", "/about"): Route("about", None, "own"),
-    ("GET", "/licenses"): Route("licenses", None, "own"),
-    ("GET", "/compliance"): Route("compliance", "inference", "own"),
-    ("GET", "/plan"): Route("plan", "inference", "own"),
+    ("GET", "/ready"): Route("ready", None, "builtin"),
+    ("GET", "/about"): Route("about", None, "builtin"),
+    ("GET", "/licenses"): Route("licenses", None, "builtin"),
+    ("GET", "/compliance"): Route("compliance", "inference", "builtin"),
+    ("GET", "/plan"): Route("plan", "inference", "builtin"),
     ("GET", "/metrics"): Route("metrics", "metrics"),
-    ("POST", "/admin/drain"): Route("drain", "admin", "own"),
-    ("DELETE", "/admin/drain"): Route("drain", "admin", "own"),
+    ("POST", "/admin/drain"): Route("drain", "admin", "builtin"),
+    ("DELETE", "/admin/drain"): Route("drain", "admin", "builtin"),
 }
-_MODEL = Route("models", "inference")
 
-# Further POST routes of vLLM that produce no text from the model; with a guard on, an admin key opens only these:
-# /invocations, /v1/messages and their like answer with text that no guard would see.
-SILENT_POSTS = frozenset(
+# Further POST routes of vLLM that return no generated text. With a guard, an admin key opens only these:
+# /invocations, /v1/messages and others return text that the guard would not see.
+WITHOUT_GENERATED_TEXT = frozenset(
     {
         "/tokenize",
         "/detokenize",
@@ -61,14 +66,14 @@ SILENT_POSTS = frozenset(
 
 
 class Routes:
-    """The allow-list in force.
+    """The routes of a deployment.
 
     Args:
         open_routes: "METHOD /path" entries that the inference scope may use as well.
-        guarded: a guard is on, so that text may leave only through routes it can read.
+        guarded: a guard is on, so that generated text may leave only through routes that it reads.
 
     Raises:
-        ConfigError: an entry is malformed, or would lead around the guard.
+        ConfigError: an entry is malformed, or would bypass the guard.
     """
 
     def __init__(self, open_routes: tuple[str, ...] = (), guarded: bool = False) -> None:
@@ -77,13 +82,13 @@ class Routes:
         for entry in open_routes:
             method, _, path = entry.partition(" ")
             if not path.startswith("/") or not method.isupper():
-                raise ConfigError("access.open_routes", f"{entry!r} is no route", 'write "POST /tokenize"')
-            if guarded and method != "GET" and path not in SILENT_POSTS:
-                raise ConfigError("access.open_routes", f"{entry!r} leads around the guard", "remove it")
+                raise ConfigError("access.open_routes", f"{entry!r} is not a route", 'write "POST /tokenize"')
+            if guarded and method != "GET" and path not in WITHOUT_GENERATED_TEXT:
+                raise ConfigError("access.open_routes", f"{entry!r} would bypass the guard", "remove it")
             self._table.setdefault((method, path), Route(path, "inference"))
 
     def find(self, method: str, path: str) -> Route | None:
-        """The route, or None where nobody may go."""
+        """The route; None where no scope gives access."""
         route = self._table.get((method, path))
         if route is not None:
             return route
@@ -91,16 +96,16 @@ class Routes:
             return self.find("GET", path)
         if method == "GET" and path.startswith("/v1/models/") and ".." not in path:
             return _MODEL
-        if self._guarded and method not in ("GET", "OPTIONS") and path not in SILENT_POSTS:
+        if self._guarded and method not in ("GET", "OPTIONS") and path not in WITHOUT_GENERATED_TEXT:
             return None
-        return _ADMIN
+        return UNLISTED
 
-    def known(self, path: str) -> bool:
-        """Whether any method is open on this path: its CORS preflight may pass."""
-        return any(path == known for _, known in self._table)
+    def allows_preflight(self, path: str) -> bool:
+        """Whether a listed route has this path, so that its CORS preflight is forwarded."""
+        return any(path == listed for _, listed in self._table)
 
 
-def route_path(scope: AsgiScope) -> str:
+def route_path(scope: ASGIScope) -> str:
     """The path below the mount point (`root_path`), as Starlette's router sees it."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")

@@ -1,1 +1,1 @@
-"""Rate limits, prompt length and idempotency."""
+"""Rate and concurrency limits, prompt length, and idempotent retries."""

@@ -1,7 +1,7 @@
-"""Idempotency-Key: a client that asks again, because it does not know what became of its request, gets the same answer.
+"""Idempotency-Key: a client that repeats a request gets the response of the first one again.
 
-Kept in this process, for a while, and within a bound. With several replicas HAProxy sends one key to one replica; when
-that replica is gone, the request is answered anew.
+Responses are kept in this process for a limited time and size. With several replicas HAProxy sends a key to the replica
+that has its response; when that replica is gone, the request is computed again.
 """
 
 from __future__ import annotations
@@ -17,107 +17,99 @@ from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.types import Event, RawHeaders, Send
 
-_LONGEST_KEY = 255
-# Of one answer, and of all that are kept.
-MAX_ANSWER_BYTES = 1024 * 1024
-MAX_BYTES = 64 * 1024 * 1024
-# Belong to one exchange, not to the answer.
-_PER_EXCHANGE = (b"x-request-id", b"date")
+_MAX_KEY_LENGTH = 255
+# Size of one stored response, and of all of them.
+MAX_RESPONSE_BYTES = 1024 * 1024
+MAX_TOTAL_BYTES = 64 * 1024 * 1024
+# Headers that belong to one request, not to the response.
+_PER_REQUEST = (b"x-request-id", b"date")
 
 
 @dataclass(slots=True)
 class IdempotencyEntry:
-    """One request. `kept` is the answer that an earlier one got; set `good` when this one got a whole answer."""
+    """The response to a request with an Idempotency-Key; `finished` is set once it is whole and successful."""
 
-    kept: tuple[Event, ...] | None = None
-    good: bool = False
+    digest: bytes
+    stored_at: float = 0.0
+    finished: bool = False
     size: int = 0
     events: list[Event] = field(default_factory=list)
 
     def recording(self, send: Send) -> Send:
-        """`send`, and a copy of what passes. An answer too large to keep passes all the same."""
+        """`send` with a copy of every message kept. A response that is too large to store is still sent."""
 
-        async def out(message: Event) -> None:
+        async def record(message: Event) -> None:
             self.size += len(message.get("body", b""))
-            if self.size <= MAX_ANSWER_BYTES:
+            if self.size <= MAX_RESPONSE_BYTES:
                 self.events.append(message)
             await send(message)
 
-        return out
+        return record
 
     async def replay(self, send: Send, headers: RawHeaders) -> None:
-        """Send the kept answer with the headers of this exchange."""
-        for message in self.kept or ():
+        """Send the stored response with the headers of this request."""
+        for message in self.events:
             if message["type"] == "http.response.start":
-                known = {name for name, _ in headers} | set(_PER_EXCHANGE)
-                old = [pair for pair in message["headers"] if pair[0] not in known]
-                message = {**message, "headers": [*old, *headers, (b"idempotency-replayed", b"true")]}
+                replaced = {name for name, _ in headers} | set(_PER_REQUEST)
+                kept = [pair for pair in message["headers"] if pair[0] not in replaced]
+                message = {**message, "headers": [*kept, *headers, (b"idempotency-replayed", b"true")]}
             await send(message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A request of this key: its digest, when it began, and its answer once that is whole."""
-
-    digest: bytes
-    at: float
-    size: int = 0
-    events: tuple[Event, ...] | None = None
-
-
 class IdempotencyCache:
-    """IdempotencyCache by the caller's key and the idempotency key.
+    """Responses by API key and idempotency key.
 
     Args:
-        ttl_s: how long an answer is kept.
+        ttl_s: how long a response is kept, in seconds.
     """
 
     def __init__(self, ttl_s: float, clock: Callable[[], float] = monotonic) -> None:
         self._ttl = ttl_s
         self._clock = clock
-        self._known: OrderedDict[tuple[str, bytes, bytes], _Known] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, bytes, bytes], IdempotencyEntry] = OrderedDict()
         self._bytes = 0
 
     @contextmanager
-    def open(self, key: Key, ident: bytes, route: str, raw: bytes) -> Iterator[IdempotencyEntry]:
-        """A ticket for one request; on the way out its answer is kept if it was good, else forgotten.
+    def open(self, key: Key, ident: bytes, route: str, body: bytes) -> Iterator[IdempotencyEntry]:
+        """The entry of one request. On exit it is stored if the caller set `finished`, else removed.
 
         Raises:
-            APIError: 400, not a usable key; 409, its request still runs; 422, it was used for another request.
+            APIError: 400, the idempotency key is not valid; 409, its first request still runs; 422, it was used for
+                another request.
         """
-        if not 0 < len(ident) <= _LONGEST_KEY or not ident.isascii() or not ident.decode("latin-1").isprintable():
-            message = f"Idempotency-Key is 1 to {_LONGEST_KEY} printable ASCII characters."
+        if not 0 < len(ident) <= _MAX_KEY_LENGTH or not ident.isascii() or not ident.decode("latin-1").isprintable():
+            message = f"Idempotency-Key must be 1 to {_MAX_KEY_LENGTH} printable ASCII characters."
             raise APIError(400, "invalid_idempotency_key", message)
         self._expire()
-        digest = hashlib.sha256(route.encode() + b"\0" + raw).digest()
+        digest = hashlib.sha256(route.encode() + b"\0" + body).digest()
         index = (key.name, key.digest, ident)
-        known = self._known.get(index)
+        known = self._entries.get(index)
         if known is not None:
             if known.digest != digest:
-                raise APIError(422, "idempotency_key_reused", "This Idempotency-Key belongs to another request.")
-            if known.events is None:
-                message = "The request with this Idempotency-Key still runs."
+                message = "This Idempotency-Key was used for a different request."
+                raise APIError(422, "idempotency_key_reused", message)
+            if not known.finished:
+                message = "The first request with this Idempotency-Key is still running."
                 raise APIError(409, "idempotency_in_progress", message, retry_after_s=1.0)
-            yield IdempotencyEntry(kept=known.events)
+            yield known
             return
-        ticket = IdempotencyEntry()
-        began = self._known[index] = _Known(digest, self._clock())
+        entry = self._entries[index] = IdempotencyEntry(digest)
         try:
-            yield ticket
+            yield entry
         finally:
-            if self._known.get(index) is began:
-                del self._known[index]
-                if ticket.good and ticket.size <= MAX_ANSWER_BYTES:
-                    self._known[index] = _Known(digest, self._clock(), ticket.size, tuple(ticket.events))
-                    self._bytes += ticket.size
+            del self._entries[index]
+            if entry.finished and entry.size <= MAX_RESPONSE_BYTES:
+                entry.stored_at = self._clock()
+                self._entries[index] = entry
+                self._bytes += entry.size
 
     def _expire(self) -> None:
-        """Forget what is old, and the oldest while too much is kept. What runs is not forgotten."""
+        """Remove old responses, and the oldest while the total is too large. Running requests stay."""
         now = self._clock()
-        for index, known in list(self._known.items()):
-            if known.events is None:
+        for index, entry in list(self._entries.items()):
+            if not entry.finished:
                 continue
-            if known.at + self._ttl > now and self._bytes <= MAX_BYTES:
+            if entry.stored_at + self._ttl > now and self._bytes <= MAX_TOTAL_BYTES:
                 break
-            self._bytes -= known.size
-            del self._known[index]
+            self._bytes -= entry.size
+            del self._entries[index]

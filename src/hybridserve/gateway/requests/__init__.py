@@ -1,1 +1,1 @@
-"""Reading, parsing and rewriting a request."""
+"""Request bodies: reading, the formats of the generation APIs, and the request policy."""

@@ -1,4 +1,4 @@
-"""The client's line as the app sees it, and a call of the app that always ends in the engine's abort."""
+"""Reading of request bodies, and the buffered ASGI receive channel that aborts the engine request on a disconnect."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Awaitable
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.types import App, Event, Receive, Scope, Send
 
-# How long an app may take to notice that its client is gone.
-_GRACE_S = 5.0
+# Time for an app to react to a disconnect before its task is cancelled.
+_DISCONNECT_GRACE_S = 5.0
 
 
 class BufferedReceive:
-    """`receive` for the app: the body once, then nothing until the client hangs up, or we do."""
+    """`receive` for the app: the body once, then nothing until the client or the gateway disconnects."""
 
-    __slots__ = ("_body", "_hung_up", "_receive", "_waiter", "client_gone")
+    __slots__ = ("_body", "_disconnect_requested", "_receive", "_waiter", "client_gone")
 
     def __init__(self, receive: Receive, body: bytes) -> None:
         self._receive = receive
         self._body: bytes | None = body
-        self._hung_up = False
+        self._disconnect_requested = False
         self._waiter: asyncio.Future[None] | None = None
         self.client_gone = False
 
@@ -28,10 +28,10 @@ class BufferedReceive:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        if self._hung_up or self.client_gone:
+        if self._disconnect_requested or self.client_gone:
             return {"type": "http.disconnect"}
         waiter = self._waiter = asyncio.get_running_loop().create_future()
-        upstream = asyncio.ensure_future(_disconnected(self._receive))
+        upstream = asyncio.ensure_future(_wait_for_disconnect(self._receive))
         try:
             await asyncio.wait((upstream, waiter), return_when=asyncio.FIRST_COMPLETED)
             if upstream.done():
@@ -42,32 +42,32 @@ class BufferedReceive:
             self._waiter = None
         return {"type": "http.disconnect"}
 
-    def hang_up(self) -> None:
-        """Tell the app that its client is gone: vLLM aborts the request on that, and on nothing else."""
-        self._hung_up = True
+    def disconnect(self) -> None:
+        """Signal a client disconnect to the app, the only event on which vLLM aborts a request."""
+        self._disconnect_requested = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def run_app(app: App, scope: Scope, line: BufferedReceive, send: Send) -> None:
-    """Run the app. Cancelled from outside, it is told of a disconnect first and given time to act on it.
+async def run_app(app: App, scope: Scope, receive: BufferedReceive, send: Send) -> None:
+    """Run the app. If this call is cancelled, the app first gets a disconnect and time to react to it.
 
-    Ray Serve cancels the task of a request whose client is gone. vLLM then waits on inner tasks that nobody cancels
-    (`with_cancellation`), and the engine generates to the end for no one.
+    Ray Serve cancels the task of a request whose client is gone. vLLM then waits on inner tasks that nothing cancels
+    (`with_cancellation`), and the engine would generate to the end for nobody.
     """
-    task: asyncio.Task[None] = asyncio.ensure_future(_run(app(scope, line, send)))
+    task: asyncio.Task[None] = asyncio.ensure_future(_as_coroutine(app(scope, receive, send)))
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         if not task.done():
-            line.hang_up()
+            receive.disconnect()
             try:
-                await asyncio.wait((task,), timeout=_GRACE_S)
+                await asyncio.wait((task,), timeout=_DISCONNECT_GRACE_S)
             finally:
                 if not task.done():
                     task.cancel()
@@ -76,16 +76,20 @@ async def run_app(app: App, scope: Scope, line: BufferedReceive, send: Send) -> 
         raise
 
 
-async def _run(call: Awaitable[None]) -> None:
+async def _as_coroutine(call: Awaitable[None]) -> None:
     await call
 
 
 async def read_body(receive: Receive, limit: int, declared: int | None) -> bytes:
-    """The whole request body.
+    """Read the whole request body.
+
+    Args:
+        limit: largest body, in bytes.
+        declared: value of ``content-length``, if any.
 
     Raises:
         APIError: 413, more than `limit` bytes, declared or sent.
-        ConnectionResetError: the client went away before the end.
+        ConnectionResetError: the client disconnected before the end.
     """
     if declared is not None and declared > limit:
         raise _too_large(limit)

@@ -1,4 +1,4 @@
-"""What a generating request may ask for: fields, answers, lengths. Pure: a body in, a call or a refusal out."""
+"""Request policy: which fields, lengths and numbers of choices a generation request may have. No I/O."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from hybridserve.gateway.requests.api_formats import APIFormat, parse_object
 from hybridserve.guards.base import Message
 from hybridserve.settings import Settings
 
-# A token is about so many bytes of JSON. Used only to reserve; the engine's own count settles it.
+# Bytes of JSON per token, roughly: used to reserve tokens, which the engine's own count settles.
 _BYTES_PER_TOKEN = 4
-# What an answer is taken to use while nobody knows better.
+# Output tokens reserved for a request without a limit.
 _DEFAULT_OUTPUT = 256
 
 
 @dataclass(slots=True)
 class GenerationRequest:
-    """A request that may go on, as it shall reach the engine.
+    """A generation request as it will reach the engine.
 
-    `changed` says that `raw` no longer is what `body` says. `hide_usage`: we asked for usage, the client did not.
-    `messages` is the conversation as a guard reads it, where one does.
+    Attributes:
+        raw: the body in bytes; stale while `changed` is true.
+        hide_usage: the gateway requested usage in the stream and the client did not.
+        messages: the conversation as the guard reads it; None while no guard has read it.
     """
 
-    dialect: APIFormat
+    format: APIFormat
     body: dict[str, Any]
     raw: bytes
     stream: bool
     changed: bool = False
     hide_usage: bool = False
-    wish: ReasoningOptions | None = None
+    reasoning: ReasoningOptions | None = None
     output_limit: int | None = None
     messages: list[Message] | None = None
 
@@ -50,13 +52,13 @@ class GenerationRequest:
             self.changed = False
         return self.raw
 
-    def reserve(self) -> int:
-        """Tokens this request may use, for the token limit."""
+    def estimated_tokens(self) -> int:
+        """Prompt and output tokens to reserve for the token limit."""
         return len(self.raw) // _BYTES_PER_TOKEN + (self.output_limit or _DEFAULT_OUTPUT)
 
-    def ask_for_usage(self) -> None:
+    def include_usage(self) -> None:
         """Make a stream end with its usage, which the token limit needs."""
-        if not self.stream or self.dialect.name == "responses":
+        if not self.stream or self.format.name == "responses":
             return
         options = self.body.get("stream_options")
         options = options if isinstance(options, dict) else {}
@@ -65,81 +67,90 @@ class GenerationRequest:
             self.changed = self.hide_usage = True
 
 
-def apply_request_policy(raw: bytes, dialect: APIFormat, settings: Settings, key: Key | None) -> GenerationRequest:
-    """Read a request and bring it within the limits.
+def parse_request(raw: bytes, api_format: APIFormat) -> GenerationRequest:
+    """Parse a request body.
+
+    Raises:
+        APIError: 400, not a JSON object.
+    """
+    try:
+        body = parse_object(raw)
+    except ValueError:
+        raise APIError(400, "invalid_json", "The request body is not a JSON object.") from None
+    return GenerationRequest(api_format, body, raw, stream=body.get("stream") is True)
+
+
+def apply_request_policy(request: GenerationRequest, settings: Settings, key: Key) -> None:
+    """Reject fields that are not allowed, and change the body to fit the limits.
 
     Raises:
         APIError: 400, with the field that is wrong.
     """
-    try:
-        body = parse_object(raw)
-    except (ValueError, UnicodeDecodeError):
-        raise APIError(400, "invalid_json", "The request body is not a JSON object.") from None
-    access = settings.access
-    call = GenerationRequest(dialect, body, raw, stream=body.get("stream") is True)
+    access, body = settings.access, request.body
     for field in access.refused_fields:
         if body.get(field):
-            raise APIError(400, "field_not_allowed", f"{field} may not be set on this server.", param=field)
+            raise APIError(400, "field_not_allowed", f"{field} is not allowed on this server.", param=field)
     for field in ("n", "best_of"):
         value = body.get(field)
         if isinstance(value, int) and value > access.max_choices:
-            message = f"{field} is {value}; at most {access.max_choices} answers may be asked for at once."
+            message = f"{field} is {value}; the maximum is {access.max_choices}."
             raise APIError(400, "too_many_choices", message, param=field)
     if settings.guard.kind != "none" and settings.guard.output:
-        _refuse_blind_spots(body)
-    _limit_output(call, access.max_output_tokens, access.long_output)
-    _reasoning(call, settings)
-    if access.isolate_prefix_cache and key is not None:
-        call.body["cache_salt"] = hashlib.sha256(b"prefix cache of " + key.digest).hexdigest()
-        call.changed = True
-    return call
+        _reject_unguarded_output(body)
+    _limit_output(request, access.max_output_tokens, access.long_output)
+    _apply_reasoning(request, settings)
+    if access.isolate_prefix_cache:
+        body["cache_salt"] = hashlib.sha256(b"prefix cache of " + key.digest).hexdigest()
+        request.changed = True
 
 
-def _refuse_blind_spots(body: dict[str, Any]) -> None:
-    """Text in a form that a guard does not read must not leave beside the text it reads."""
+def _reject_unguarded_output(body: dict[str, Any]) -> None:
+    """Output in a form that the guard does not read must not leave beside the text that it reads."""
     if body.get("return_token_ids"):
-        raise APIError(400, "field_not_allowed", "return_token_ids goes past the guard.", param="return_token_ids")
+        message = "return_token_ids is not allowed while a guard checks the output."
+        raise APIError(400, "field_not_allowed", message, param="return_token_ids")
     if body.get("include_reasoning") is False and (body.get("logprobs") or body.get("top_logprobs")):
-        message = "logprobs would tell the reasoning that include_reasoning hides from the guard."
+        message = "logprobs with include_reasoning off would expose reasoning that the guard does not see."
         raise APIError(400, "field_not_allowed", message, param="logprobs")
 
 
-def _limit_output(call: GenerationRequest, limit: int | None, policy: str) -> None:
-    given = [field for field in call.dialect.limits if _count(call.body.get(field)) is not None]
+def _limit_output(request: GenerationRequest, limit: int | None, policy: str) -> None:
+    body, fields = request.body, request.format.limits
+    given = [field for field in fields if _count(body.get(field)) is not None]
     if limit is not None:
         for field in given:
-            asked = call.body[field]
-            if asked <= limit:
+            if body[field] <= limit:
                 continue
             if policy == "refuse":
-                message = f"{field} is {asked}; at most {limit} tokens may be asked for."
+                message = f"{field} is {body[field]}; the maximum is {limit} tokens."
                 raise APIError(400, "too_many_output_tokens", message, param=field)
-            call.body[field] = limit
-            call.changed = True
-        # Without a limit the engine would fill its context; completions stop at OpenAI's 16 by themselves.
-        if not given and (call.dialect.name != "completions" or "max_tokens" in call.body):
-            call.body[call.dialect.limits[0]] = limit
-            call.changed = True
-    call.output_limit = next((call.body[field] for field in call.dialect.limits if _count(call.body.get(field))), None)
+            body[field] = limit
+            request.changed = True
+        # Without a limit the engine would fill its context; completions default to OpenAI's 16 tokens.
+        if not given and (request.format.name != "completions" or "max_tokens" in body):
+            body[fields[0]] = limit
+            request.changed = True
+    request.output_limit = next((body[field] for field in fields if _count(body.get(field))), None)
 
 
-def _reasoning(call: GenerationRequest, settings: Settings) -> None:
-    section, body = settings.reasoning, call.body
+def _apply_reasoning(request: GenerationRequest, settings: Settings) -> None:
+    section, body = settings.reasoning, request.body
     if section.switch != "none" and escape_control_tokens(body, section.control_words):
-        call.changed = True
-    if call.dialect.name == "responses":
-        return  # `reasoning` is a field of this API itself, and the engine's to read.
-    if call.dialect.name == "completions":
-        if "reasoning" in body:
-            raise APIError(400, "invalid_reasoning", "A raw completion has no reasoning switch.", param="reasoning")
+        request.changed = True
+    if request.format.name == "responses":
+        return  # `reasoning` is a field of this API itself, which the engine reads
+    explicit = "reasoning" in body
+    if request.format.name == "completions":
+        if explicit:
+            message = "The completions API has no reasoning switch."
+            raise APIError(400, "invalid_reasoning", message, param="reasoning")
         return
-    asked = "reasoning" in body
-    wish = take_reasoning_options(body, section)
-    call.changed |= asked
-    if wish is None or (not asked and section.switch == "none"):
+    options = take_reasoning_options(body, section)
+    request.changed |= explicit
+    if options is None or (not explicit and section.switch == "none"):
         return
-    apply_switch(body, wish, section)
-    call.wish, call.changed = wish, True
+    apply_switch(body, options, section)
+    request.reasoning, request.changed = options, True
 
 
 def _count(value: object) -> int | None:

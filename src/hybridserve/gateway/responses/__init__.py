@@ -1,1 +1,1 @@
-"""Streaming and moderating the engine's response."""
+"""Responses of the engine: error cleaning, output moderation, and a valid end of every stream."""

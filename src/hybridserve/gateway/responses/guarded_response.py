@@ -1,307 +1,298 @@
-"""One answer on its way out: headers, the guard's window, the end of the stream, errors without tracebacks."""
+"""The response of a generation: moderation by the guard, a valid end of the stream, errors without tracebacks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
-from hybridserve.gateway.errors import ENGINE_FAILED, APIError, clean_error, first_header
+from hybridserve.gateway.context import RequestContext
+from hybridserve.gateway.errors import ENGINE_FAILED, APIError, clean_error
+from hybridserve.gateway.headers import first_header
 from hybridserve.gateway.requests.api_formats import parse_object
-from hybridserve.gateway.requests.body import BufferedReceive
-from hybridserve.gateway.requests.policy import GenerationRequest
 from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
-from hybridserve.gateway.responses.stream_terminator import StreamTerminator
-from hybridserve.gateway.types import Event, Send
-from hybridserve.guards.base import GuardVerdict
+from hybridserve.gateway.responses.stream_terminator import StreamTerminator, total_tokens
+from hybridserve.gateway.types import Event
+from hybridserve.guards import GuardVerdict
 from hybridserve.sse import DONE, SSEDecoder, event_data, split_events
 
-Judge = Callable[[str], Awaitable[GuardVerdict]]
-# An answer that is not streamed is held whole; beyond this something is wrong.
-_MAX_WHOLE = 64 * 1024 * 1024
-# The watchdog ends a process whose engine is dead within a fifth of a second; longer than this, something holds it.
-_LAST_WORDS_S = 5.0
-# Headers of the app's that no longer hold, or that we set ourselves.
-_REPLACED = (b"content-length", b"x-request-id", b"server")
 STALLED = "stalled_reader"
-# For the app to end by itself, once it was told that its client is gone.
-_BREAK_OFF_S = 0.5
+# A response that is not streamed is collected up to this size.
+_MAX_BODY_BYTES = 64 * 1024 * 1024
+# The watchdog ends a process whose engine is dead within a fifth of a second; after this time something blocks it.
+_ENGINE_LOST_WAIT_S = 5.0
+# Headers of the app that are no longer correct, or that the gateway sets itself.
+_REPLACED_HEADERS = (b"content-length", b"x-request-id", b"server")
+# Time for the app to end after a disconnect before its send is cancelled.
+_CANCEL_SEND_AFTER_S = 0.5
+_LAST_RESPONSES_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
 class GuardedResponse:
-    """`send` for the app.
+    """`send` for the engine's app.
 
-    Args:
-        send: the client's.
-        line: the app's `receive`; it is hung up when the answer must not go on.
-        headers: ours, put on every answer.
-        judge: verdict on a piece of the answer, or None where answers are not checked.
-        window: the stream's window, or None.
-        gate: verdict on the prompt that is still being made while the engine works, or None.
-        refuse: the refusal that belongs to a verdict.
-        want_usage: read the tokens used.
-        stalled_s: a client that takes nothing for so long is hung up on.
-        lost: whether this process is about to end because its engine is dead.
-        ended: told the tokens used when the engine is through and the last words are about to go out: a client that
-            has read them may be back before the app has returned, and must find its place free.
+    Attributes:
+        status: status sent to the client.
+        abort_reason: why the response is incomplete; None if it is complete.
+        tokens: total tokens that the engine reported; None if it did not.
     """
 
-    def __init__(
-        self,
-        send: Send,
-        line: BufferedReceive,
-        call: GenerationRequest,
-        headers: list[tuple[bytes, bytes]],
-        *,
-        judge: Judge | None,
-        window: ModerationBuffer | None,
-        gate: asyncio.Task[GuardVerdict] | None,
-        refuse: Callable[[GuardVerdict, str], APIError],
-        want_usage: bool,
-        stalled_s: float,
-        lost: Callable[[], bool],
-        ended: Callable[[int | None], object],
-    ) -> None:
-        self._out = send
-        self._line = line
-        self._call = call
-        self._headers = headers
-        self._judge = judge
-        self._window = window
-        self._gate = gate
-        self._refuse = refuse
-        self._want_usage = want_usage
-        self._stalled = stalled_s
-        self._lost = lost
-        self._ended = ended
-        self._mode: Literal["new", "stream", "whole", "pass"] = "new"
+    def __init__(self, context: RequestContext) -> None:
+        state, request = context.state, context.request
+        guard = state.settings.guard
+        self.status = 0
+        self.abort_reason: str | None = None
+        self.tokens: int | None = None
+        self._context = context
+        self._guard = state.guard if guard.output else None
+        self._buffer: ModerationBuffer | None = None
+        if self._guard is not None:
+            self._buffer = ModerationBuffer(self._check_text, guard.window, guard.overlap_tokens, guard.max_hold_s)
+        self._read_usage = context.counts_tokens or request.hide_usage
+        self._terminator = StreamTerminator(request.format, self._read_usage, request.hide_usage)
+        self._decoder = SSEDecoder()
         self._start: Event = {}
+        self._streaming = False
         self._chunks: list[bytes] = []
         self._size = 0
-        self._decoder = SSEDecoder()
-        self._ending = StreamTerminator(call.dialect, want_usage, call.hide_usage)
         self._started = False
         self._closed = False
+        self._stalled_reader_s = state.settings.access.stalled_reader_s
         self._sending_since: float | None = None
         self._sender: asyncio.Task[Any] | None = None
-        self._broken_off = False
-        self._watch: asyncio.TimerHandle | None = None
-        self.status = 0
-        self.cut: str | None = None
-        self.tokens: int | None = None
+        self._send_cancelled = False
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, message: Event) -> None:
         if self._closed:
             return
         if message["type"] == "http.response.start":
-            # It does not wait for the gate: vLLM starts a stream's work only after its start went out.
-            await self._begin(message)
-        elif message["type"] == "http.response.body" and await self._gate_open():
+            # Does not wait for the check of the prompt: vLLM begins to work on a stream after its start was sent.
+            self._begin(message)
+        elif message["type"] == "http.response.body" and await self._input_allowed():
             await self._body(message.get("body", b""), message.get("more_body", False))
 
-    async def _gate_open(self) -> bool:
-        """Wait for the verdict on the prompt, where it is still out; False ends the answer."""
-        if self._gate is not None:
-            # Shielded: the app's task may be cancelled here, and the verdict is still wanted for the books.
-            verdict = await asyncio.shield(self._gate)
-            self._gate = None
-            if not verdict.allowed:
-                await self.refuse(self._refuse(verdict, "input"))
-                return False
-        return not self._closed
-
-    async def refuse(self, refusal: APIError) -> None:
-        """End the answer with a refusal: a plain one while nothing was sent, else the stream's last event."""
+    async def reject(self, error: APIError) -> None:
+        """End the response with an error: as a whole response before the first byte, else as the last event."""
         if self._closed:
             return
         self._closed = True
         if self._started:
-            self.cut = self.cut or refusal.reason
-            await self._forward({"type": "http.response.body", "body": refusal.event(), "more_body": False})
+            self.abort_reason = self.abort_reason or error.reason
+            await self._send(error.event(), more=False)
         else:
-            self.status = refusal.status
-            await self._while_nobody_waits()
+            self.status = error.status
+            await self._wait_if_engine_lost()
             self._started = True
-            await refusal.send(self._forward, self._headers)
-        self._stop_watch()
-        self._line.hang_up()
+            await error.send(self._send_message, self._context.headers)
+        self._stop_timer()
+        self._context.engine_receive.disconnect()
 
     async def finish(self, failed: bool = False) -> None:
-        """The app has returned (or raised): whatever it left open is closed in a way that shows."""
+        """End a response that the app left open, in a way that shows that it is incomplete.
+
+        Args:
+            failed: the app raised an exception.
+        """
         if not self._closed:
-            await self._gate_open()
-        self.tokens = self._ending.tokens if self._mode == "stream" else self.tokens
-        if self._line.client_gone:
-            self.cut = self.cut or "client_gone"
+            await self._input_allowed()
+        if self._streaming:
+            self.tokens = self._terminator.tokens
+        if self._context.engine_receive.client_gone:
+            self.abort_reason = self.abort_reason or "client_gone"
             self._closed = True
-        if not self._closed:
-            if self._mode == "stream" and self._ending.done:
-                # It failed after its end: nothing is missing.
-                await self._stream(b"", more=False)
-            elif self._mode == "stream":
-                await self.refuse(_interrupted())
-            else:
-                message = ENGINE_FAILED if failed else "The engine gave no whole answer."
-                await self.refuse(APIError(500, "engine_error", message))
-        self._stop_watch()
-
-    async def _begin(self, message: Event) -> None:
-        self.status = message["status"]
-        headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in _REPLACED]
-        kind = first_header([(name.lower(), value) for name, value in headers], b"content-type") or b""
-        self._start = {**message, "headers": [*headers, *self._headers]}
-        if self.status < 400 and kind.startswith(b"text/event-stream"):
-            self._mode = "stream"
-            # Its start waits for the first piece of its body: until then another replica can take the request over.
-            self._schedule_watch()
+        if self._closed:
+            pass
+        elif not self._streaming:
+            message = ENGINE_FAILED if failed else "The engine did not return a complete response."
+            await self.reject(APIError(500, "engine_error", message))
+        elif self._terminator.done:
+            # The app failed after the end of the stream: nothing is missing.
+            await self._stream(b"", more=False)
         else:
-            self._mode = "whole"
+            await self.reject(_interrupted())
+        self._stop_timer()
 
-    async def _open(self) -> None:
-        await self._while_nobody_waits()
-        self._started = True
-        await self._out(self._start)
+    # --- checks
 
-    async def _while_nobody_waits(self) -> None:
-        """Before the first byte: say nothing for an engine that has died. This process is about to end, and HAProxy
-        asks another replica where a connection closed without a word; an error it would hand on."""
-        if self._lost():
-            await asyncio.sleep(_LAST_WORDS_S)
+    async def _input_allowed(self) -> bool:
+        """Wait for the check of the prompt, if it still runs; False if the response has ended."""
+        check = self._context.input_check
+        if check is not None:
+            # Shielded: the app's task may be cancelled here, and the verdict must still be counted.
+            verdict = await asyncio.shield(check)
+            self._context.input_check = None
+            if not verdict.allowed:
+                assert self._context.state.guard is not None
+                await self.reject(self._context.state.guard.error(verdict, "input"))
+                return False
+        return not self._closed
+
+    async def _check_text(self, text: str) -> GuardVerdict:
+        # Without a check of the prompt, the response is checked alone.
+        assert self._guard is not None
+        prompt = self._context.request.messages or []
+        return await self._guard.check([*prompt, {"role": "assistant", "content": text}], "output")
+
+    async def _reject_output(self, verdict: GuardVerdict) -> None:
+        assert self._guard is not None
+        await self.reject(self._guard.error(verdict, "output"))
+
+    # --- start and body
+
+    def _begin(self, message: Event) -> None:
+        self.status = message["status"]
+        headers = [(name.lower(), value) for name, value in message.get("headers", ())]
+        kept = [pair for pair in headers if pair[0] not in _REPLACED_HEADERS]
+        self._start = {**message, "headers": [*kept, *self._context.headers]}
+        content_type = first_header(headers, b"content-type") or b""
+        if self.status < 400 and content_type.startswith(b"text/event-stream"):
+            # The start is sent with the first part of the body: until then another replica can take the request over.
+            self._streaming = True
+            self._schedule_stall_check()
 
     async def _body(self, data: bytes, more: bool) -> None:
-        if self._mode == "stream":
+        if self._streaming:
             await self._stream(data, more)
             return
         self._size += len(data)
         self._chunks.append(data)
-        if self._size > _MAX_WHOLE:
-            await self.refuse(APIError(500, "engine_error", "The engine's answer is too long."))
+        if self._size > _MAX_BODY_BYTES:
+            await self.reject(APIError(500, "engine_error", "The engine's response is too large."))
         elif not more:
             await self._whole(b"".join(self._chunks))
 
     async def _whole(self, body: bytes) -> None:
+        headers = self._start["headers"]
         if self.status >= 400:
-            self._start["headers"] = [
-                (name, value) for name, value in self._start["headers"] if name.lower() != b"content-type"
-            ]
+            headers = [pair for pair in headers if pair[0] != b"content-type"]
+            headers.append((b"content-type", b"application/json"))
             body = clean_error(self.status, body)
-            self._start["headers"].append((b"content-type", b"application/json"))
-        elif self._judge is not None or self._want_usage:
+        elif self._guard is not None or self._read_usage:
             try:
                 payload = parse_object(body)
             except ValueError:
-                await self.refuse(APIError(500, "engine_error", ENGINE_FAILED))
+                await self.reject(APIError(500, "engine_error", ENGINE_FAILED))
                 return
-            self.tokens = _total(payload)
-            if self._judge is not None:
-                for _, text in self._call.dialect.answer(payload):
-                    verdict = await self._judge(text)
+            self.tokens = total_tokens(payload)
+            if self._guard is not None:
+                for _, text in self._context.request.format.response_texts(payload):
+                    verdict = await self._check_text(text)
                     if not verdict.allowed:
-                        await self.refuse(self._refuse(verdict, "output"))
+                        await self._reject_output(verdict)
                         return
-        self._start["headers"].append((b"content-length", str(len(body)).encode()))
+        self._start["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
         self._closed = True
-        self._ended(self.tokens)
-        await self._open()
-        await self._out({"type": "http.response.body", "body": body, "more_body": False})
+        self._context.settle(self.tokens)
+        await self._send_start()
+        await self._context.send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, data: bytes, more: bool) -> None:
-        if self._ending.done:
-            data = b""  # what comes after the end belongs to nothing
+        terminator = self._terminator
+        if terminator.done:
+            data = b""  # nothing may follow the end of the stream
         try:
             blob = self._decoder.feed(data) if data else b""
-            if self._window is not None and blob:
-                blob = await self._through_window(self._window, blob)
+            if self._buffer is not None and blob:
+                blob = await self._moderate(self._buffer, blob)
             if blob:
-                blob = self._ending.feed(blob)
-                if self._ending.done:
-                    self._ended(self._ending.tokens)
-        except StreamBlocked as stopped:
-            await self.refuse(self._refuse(stopped.verdict, "output"))
+                blob = terminator.feed(blob)
+                if terminator.done:
+                    # Before the last event is sent: a client that has read it may send its next request before the
+                    # app returns, and must find its slot free.
+                    self._context.settle(terminator.tokens)
+        except StreamBlocked as blocked:
+            await self._reject_output(blocked.verdict)
             return
         except ValueError:
-            # Too large an event, or one that is not UTF-8 or not JSON where a guard must read it.
-            await self.refuse(APIError(503, "stream_unreadable", "The engine's stream cannot be read."))
+            # An event that is too large, or not UTF-8 or JSON where the guard must read it.
+            await self.reject(APIError(503, "stream_unreadable", "The engine's stream could not be read."))
             return
-        if more:
+        complete = terminator.done or terminator.failed
+        if more or not complete:
             if blob:
-                await self._forward({"type": "http.response.body", "body": blob, "more_body": True})
-            return
-        if not self._ending.done and not self._ending.failed:
-            if blob:
-                await self._forward({"type": "http.response.body", "body": blob, "more_body": True})
-            await self.refuse(_interrupted())
+                await self._send(blob)
+            if not more:
+                await self.reject(_interrupted())
             return
         self._closed = True
-        self.cut = "engine_error" if self._ending.failed else None
-        await self._forward({"type": "http.response.body", "body": blob, "more_body": False})
+        self.abort_reason = "engine_error" if terminator.failed else None
+        await self._send(blob, more=False)
 
-    async def _through_window(self, window: ModerationBuffer, blob: bytes) -> bytes:
-        out = []
+    async def _moderate(self, buffer: ModerationBuffer, blob: bytes) -> bytes:
+        api_format = self._context.request.format
+        released = []
         for event in split_events(blob):
             data = event_data(event)
             if data is None:
-                # A comment keeps the connection open; its words are nobody's business.
-                out.append(b": keep-alive\n\n")
+                # A comment keeps the connection open; its text is not forwarded.
+                released.append(b": keep-alive\n\n")
             elif data == DONE:
-                out += [await window.finish(), event]
+                released += [await buffer.finish(), event]
             else:
                 payload = parse_object(data)
-                dialect = self._call.dialect
-                out.append(await window.feed(event, dialect.delta(payload), dialect.finished(payload)))
-                if "error" in payload or _is_last(payload):
-                    out.append(await window.finish())
-        return b"".join(out)
+                texts, finished = api_format.event_texts(payload), api_format.finished_choices(payload)
+                released.append(await buffer.feed(event, texts, finished))
+                if "error" in payload or payload.get("type") in _LAST_RESPONSES_EVENTS:
+                    released.append(await buffer.finish())
+        return b"".join(released)
 
-    async def _forward(self, message: Event) -> None:
-        """Send; a client that takes nothing ends it as a broken connection would, for whoever waits here."""
+    # --- sending
+
+    async def _send_start(self) -> None:
+        await self._wait_if_engine_lost()
+        self._started = True
+        await self._context.send(self._start)
+
+    async def _wait_if_engine_lost(self) -> None:
+        """Before the first byte: send nothing for a dead engine. This process is about to exit; HAProxy then sends the
+        request to another replica, whereas it would forward an error to the client."""
+        if self._context.state.lifecycle.engine_lost():
+            await asyncio.sleep(_ENGINE_LOST_WAIT_S)
+
+    async def _send(self, body: bytes, *, more: bool = True) -> None:
+        await self._send_message({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _send_message(self, message: Event) -> None:
+        """Send; for a client that reads nothing, raise ConnectionResetError as for a broken connection."""
         self._sending_since, self._sender = monotonic(), asyncio.current_task()
         try:
             if not self._started:
-                await self._open()
-            await self._out(message)
+                await self._send_start()
+            await self._context.send(message)
         except asyncio.CancelledError:
-            if not self._broken_off or self._sender is None or self._sender.uncancel() > 0:
-                raise  # somebody else's, or theirs as well
-            raise ConnectionResetError("the client takes nothing") from None
+            if not self._send_cancelled or self._sender is None or self._sender.uncancel() > 0:
+                raise  # cancelled by somebody else, or by both
+            raise ConnectionResetError("the client reads nothing") from None
         finally:
             self._sending_since = None
 
-    def _schedule_watch(self) -> None:
-        self._watch = asyncio.get_running_loop().call_later(self._stalled / 2, self._look)
+    # --- clients that stop reading
 
-    def _look(self) -> None:
+    def _schedule_stall_check(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._stalled_reader_s / 2, self._check_stall)
+
+    def _check_stall(self) -> None:
         since = self._sending_since
-        if since is not None and monotonic() - since >= self._stalled:
-            self.cut = STALLED
-            self._closed = True
-            self._line.hang_up()
-            self._watch = asyncio.get_running_loop().call_later(_BREAK_OFF_S, self._break_off)
-        else:
-            self._schedule_watch()
+        if since is None or monotonic() - since < self._stalled_reader_s:
+            self._schedule_stall_check()
+            return
+        self.abort_reason = STALLED
+        self._closed = True
+        self._context.engine_receive.disconnect()
+        self._timer = asyncio.get_running_loop().call_later(_CANCEL_SEND_AFTER_S, self._cancel_send)
 
-    def _break_off(self) -> None:
-        """Whoever waits to send hears of no disconnect: vLLM's layers pass on what the layer below has taken."""
+    def _cancel_send(self) -> None:
+        """A task that waits in `send` gets no disconnect: vLLM's layers pass on only what the layer below has taken."""
         if self._sender is not None and self._sending_since is not None:
-            self._broken_off = True
+            self._send_cancelled = True
             self._sender.cancel()
 
-    def _stop_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _interrupted() -> APIError:
-    return APIError(503, "stream_interrupted", "The stream was cut off before its end.")
-
-
-def _is_last(payload: dict[str, Any]) -> bool:
-    return payload.get("type") in ("response.completed", "response.incomplete", "response.failed")
-
-
-def _total(payload: dict[str, Any]) -> int | None:
-    usage = payload.get("usage")
-    total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return total if isinstance(total, int) else None
+    return APIError(503, "stream_interrupted", "The stream was interrupted before its end.")

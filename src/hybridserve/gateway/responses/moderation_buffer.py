@@ -1,12 +1,13 @@
-"""The window on a stream: nothing leaves that was not read, and no more is held back than one window.
+"""Moderation buffer of a stream: no text leaves before the guard has read it, and at most one window is held back.
 
-Text is kept in lanes: content, reasoning and each tool call of each choice. A lane is judged when `size` tokens wait in
-it. What was judged leaves, but for a tail of `overlap` tokens that is judged again together with what follows. So of
-any phrase of up to `overlap` tokens not even a part leaves before the whole was judged. A lane has ended when its
-answer did, or went on in another lane; an answer that pauses holds the others back, for events leave in their order.
+Text is kept in channels: content, reasoning and each tool call of each choice. A channel is checked when `window`
+tokens wait in it. Checked text leaves, except for a tail of `overlap` tokens, which is checked again together with the
+text that follows. So no part of a phrase of up to `overlap` tokens leaves before the whole phrase was checked. A
+channel ends with its choice, or when the choice continues in another channel; a choice that pauses delays the others,
+because events leave in their order.
 
-The engine sends a token an event, so a piece of text is a token. A piece that is too long for one is several (a tool's
-arguments at once, or speculative decoding) and counts as one for each four characters.
+The engine sends one token per event, so a piece of text is one token. A longer piece holds several tokens (arguments of
+a tool call, or speculative decoding) and counts as one for each four characters.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from time import monotonic
 from hybridserve.gateway.requests.api_formats import ChannelKey, Texts
 from hybridserve.guards.base import GuardVerdict
 
-# English text has about four characters to a token; its longest words that are one token have some sixteen.
-_CHARS, _LONGEST = 4, 16
+# English text has about four characters per token; the longest common words that are one token have about sixteen.
+_CHARS_PER_TOKEN, _MAX_TOKEN_CHARS = 4, 16
 
 
 class StreamBlocked(Exception):
-    """The guard did not allow what came."""
+    """The guard's verdict on the stream was not `allow`."""
 
     def __init__(self, verdict: GuardVerdict) -> None:
         super().__init__(verdict.outcome)
@@ -31,15 +32,19 @@ class StreamBlocked(Exception):
 
 
 class _Channel:
-    """One text in tokens. Positions count from its beginning; `tokens` starts at `start`."""
+    """The text of one channel in tokens.
 
-    __slots__ = ("answer", "cleared", "judged", "start", "tokens")
+    Positions count from its beginning: `tokens` starts at `start`, everything before `checked` was checked, and
+    everything before `cleared` may leave.
+    """
 
-    def __init__(self, answer: object) -> None:
-        self.answer = answer
+    __slots__ = ("checked", "choice", "cleared", "start", "tokens")
+
+    def __init__(self, choice: object) -> None:
+        self.choice = choice
         self.tokens: list[str] = []
         self.start = 0
-        self.judged = 0
+        self.checked = 0
         self.cleared = 0
 
     @property
@@ -48,102 +53,108 @@ class _Channel:
 
 
 class ModerationBuffer:
-    """Holds the events of one stream until their text is allowed.
+    """Holds the events of one stream until the guard has allowed their text.
 
     Args:
-        judge: a verdict on a piece of text.
-        size: tokens; the most that waits in a lane.
-        overlap: tokens judged twice, at most half of `size`.
-        hold_s: text that waits longer is judged when the next event comes, however little it is.
+        check: returns the guard's verdict on a text.
+        window: tokens; the most that wait in a channel.
+        overlap: tokens that are checked twice, at most half of `window`.
+        max_hold_s: text that waits longer is checked when the next event arrives, however little it is.
     """
 
     def __init__(
         self,
-        judge: Callable[[str], Awaitable[GuardVerdict]],
-        size: int,
+        check: Callable[[str], Awaitable[GuardVerdict]],
+        window: int,
         overlap: int,
-        hold_s: float = 1.0,
+        max_hold_s: float = 1.0,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._judge = judge
-        self._size = size
+        self._check = check
+        self._window = window
         self._overlap = overlap
-        self._hold = hold_s
+        self._max_hold = max_hold_s
         self._clock = clock
-        self._lanes: dict[ChannelKey, _Channel] = {}
+        self._channels: dict[ChannelKey, _Channel] = {}
         self._finished: set[object] = set()
-        self._held: deque[tuple[bytes, list[tuple[_Channel, int]]]] = deque()
-        self._fresh = 0
-        self._since = 0.0
+        self._events: deque[tuple[bytes, list[tuple[_Channel, int]]]] = deque()
+        self._unchecked = 0
+        self._waiting_since = 0.0
 
     async def feed(self, event: bytes, texts: Texts, finished: Collection[object] = ()) -> bytes:
-        """Take an event and the text it carries; give the events that may leave now, in their order.
+        """Take an event with the text it adds, and return the events that may leave now, in their order.
 
         Args:
-            finished: answers that end with this event.
+            finished: choices that end with this event.
 
         Raises:
-            StreamBlocked: the verdict was not allow. What is still held must not leave.
+            StreamBlocked: the verdict was not `allow`. The events still held must not leave.
         """
         self._finished.update(finished)
-        if not texts and not self._held:
+        if not texts and not self._events:
             return event
-        marks = []
+        ends = []
         for key, text in texts:
-            lane = self._lanes.get(key)
-            if lane is None:
-                lane = self._lanes[key] = _Channel(key[0])
-            if not self._fresh:
-                self._since = self._clock()
+            channel = self._channels.get(key)
+            if channel is None:
+                channel = self._channels[key] = _Channel(key[0])
+            if not self._unchecked:
+                self._waiting_since = self._clock()
             tokens = _tokens(text)
-            lane.tokens += tokens
-            self._fresh += len(tokens)
-            marks.append((lane, lane.end))
-        self._held.append((event, marks))
-        if self._fresh >= self._size - self._overlap or (self._fresh and self._clock() - self._since >= self._hold):
-            await self._settle(final=False)
+            channel.tokens += tokens
+            self._unchecked += len(tokens)
+            ends.append((channel, channel.end))
+        self._events.append((event, ends))
+        full = self._unchecked >= self._window - self._overlap
+        if full or (self._unchecked and self._clock() - self._waiting_since >= self._max_hold):
+            await self._check_channels(final=False)
         return self._release()
 
     async def finish(self) -> bytes:
-        """Judge what is left and give it. Raises StreamBlocked."""
-        await self._settle(final=True)
+        """Check the remaining text and return its events.
+
+        Raises:
+            StreamBlocked: as `feed`.
+        """
+        await self._check_channels(final=True)
         return self._release()
 
     @property
     def held_tokens(self) -> int:
-        """Tokens that have come and have not left, in the fullest lane."""
-        return max((lane.end - lane.cleared for lane in self._lanes.values()), default=0)
+        """Tokens that arrived and have not left, in the fullest channel."""
+        return max((channel.end - channel.cleared for channel in self._channels.values()), default=0)
 
-    async def _settle(self, *, final: bool) -> None:
-        moved = {lane.answer for lane in self._lanes.values() if lane.end > lane.judged} | self._finished
-        for lane in self._lanes.values():
-            if lane.end == lane.judged:
-                if final or lane.answer in moved:
-                    lane.cleared = lane.end
+    async def _check_channels(self, *, final: bool) -> None:
+        advanced = {channel.choice for channel in self._channels.values() if channel.end > channel.checked}
+        advanced |= self._finished
+        for channel in self._channels.values():
+            if channel.end == channel.checked:
+                if final or channel.choice in advanced:
+                    channel.cleared = channel.end
                 continue
-            await self._judge_lane(lane)
-            lane.judged = lane.end
-            lane.cleared = lane.end if final else max(lane.cleared, lane.end - self._overlap)
-            keep = min(len(lane.tokens), self._overlap)
-            lane.start, lane.tokens = lane.end - keep, lane.tokens[len(lane.tokens) - keep :]
-        self._fresh = 0
+            await self._check_channel(channel)
+            channel.checked = channel.end
+            channel.cleared = channel.end if final else max(channel.cleared, channel.end - self._overlap)
+            keep = min(len(channel.tokens), self._overlap)
+            channel.start, channel.tokens = channel.end - keep, channel.tokens[len(channel.tokens) - keep :]
+        self._unchecked = 0
 
-    async def _judge_lane(self, lane: _Channel) -> None:
-        # One huge delta is more than a guard may take at once: it is read in windows, too.
-        step = self._size - self._overlap
-        for begin in range(0, max(1, len(lane.tokens) - self._overlap), step):
-            verdict = await self._judge("".join(lane.tokens[begin : begin + self._size]))
+    async def _check_channel(self, channel: _Channel) -> None:
+        # One huge delta may be more than a guard accepts at once, so it is checked in windows too.
+        step = self._window - self._overlap
+        for begin in range(0, max(1, len(channel.tokens) - self._overlap), step):
+            verdict = await self._check("".join(channel.tokens[begin : begin + self._window]))
             if not verdict.allowed:
                 raise StreamBlocked(verdict)
 
     def _release(self) -> bytes:
-        out = []
-        while self._held and all(end <= lane.cleared for lane, end in self._held[0][1]):
-            out.append(self._held.popleft()[0])
-        return b"".join(out)
+        released = []
+        while self._events and all(end <= channel.cleared for channel, end in self._events[0][1]):
+            released.append(self._events.popleft()[0])
+        return b"".join(released)
 
 
 def _tokens(text: str) -> list[str]:
-    if len(text) <= _LONGEST:
+    if len(text) <= _MAX_TOKEN_CHARS:
         return [text] if text else []
-    return [text[begin : begin + _CHARS] for begin in range(0, len(text), _CHARS)]
+    return [text[begin : begin + _CHARS_PER_TOKEN] for begin in range(0, len(text), _CHARS_PER_TOKEN)]

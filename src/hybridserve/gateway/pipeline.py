@@ -1,0 +1,283 @@
+"""The steps of a request. `handle` is the one place that states their order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from hybridserve.gateway.auth.routes import route_path
+from hybridserve.gateway.context import RequestContext
+from hybridserve.gateway.errors import APIError, send_json
+from hybridserve.gateway.headers import content_length, first_header, forwarded_headers, with_content_length
+from hybridserve.gateway.internal_request import request_app
+from hybridserve.gateway.limits.idempotency import IdempotencyEntry
+from hybridserve.gateway.limits.prompt_length import check_prompt_length
+from hybridserve.gateway.requests.api_formats import Unreadable
+from hybridserve.gateway.requests.body import BufferedReceive, read_body, run_app
+from hybridserve.gateway.requests.policy import apply_request_policy, parse_request
+from hybridserve.gateway.responses.cleaned_response import CleanedResponse
+from hybridserve.gateway.responses.guarded_response import STALLED, GuardedResponse
+from hybridserve.guards import GuardVerdict
+from hybridserve.observability.metrics import labeled
+
+log = logging.getLogger("hybridserve.access")
+
+
+async def handle(context: RequestContext) -> None:
+    """Handle one HTTP request.
+
+    Raises:
+        APIError: the request is rejected.
+        ConnectionResetError: the client disconnected.
+    """
+    if is_preflight(context):  # browsers send it without a key
+        await forward_unchanged(context)
+        return
+    authenticate(context)
+    if context.route.kind == "builtin" and await serve_builtin(context):
+        return
+    if context.route.format is None:
+        await forward_unchanged(context)
+        return
+    limit(context)
+    await read(context)
+    with idempotent(context) as earlier:
+        if earlier is not None:
+            await replay(context, earlier)
+            return
+        parse(context)
+        await apply_policy(context)
+        with reserved(context):
+            await guard_input(context)
+            response = guard_output(context)
+            await forward(context, response)
+            account(context, response)
+
+
+def is_preflight(context: RequestContext) -> bool:
+    """Whether this is a CORS preflight for a listed route."""
+    scope = context.scope
+    return (
+        scope["method"] == "OPTIONS"
+        and first_header(scope["headers"], b"origin") is not None
+        and context.state.routes.allows_preflight(route_path(scope))
+    )
+
+
+def authenticate(context: RequestContext) -> None:
+    """Find the route and the API key, remove secrets from the forwarded headers, and begin the span.
+
+    Raises:
+        APIError: 401 or 403.
+    """
+    state, scope = context.state, context.scope
+    route = state.routes.find(scope["method"], route_path(scope))
+    context.route = route or context.route
+    context.key = state.authenticator.authenticate(route, scope)
+    headers = forwarded_headers(scope["headers"], context.request_id)
+    if context.route.kind == "generate":
+        context.span, headers = state.tracer.begin(f"hybridserve {context.route.name}", headers)
+    context.scope = {**scope, "headers": headers}
+
+
+async def serve_builtin(context: RequestContext) -> bool:
+    """Respond to one of the gateway's own routes; False if the app should respond."""
+    state, method = context.state, context.scope["method"]
+    status, document = 200, state.documents.get(route_path(context.scope))
+    if context.route.name == "ready":
+        problems = await state.readiness.problems()
+        health = await request_app(context.app, context.scope, "GET", "/health")
+        # 404: the app has no such route, like Ray's ingress, whose health Ray checks itself.
+        if health.status not in (200, 404):
+            problems.append(f"engine: /health returned {health.status}")
+        status, document = (503 if problems else 200), {"ready": not problems, "reasons": problems}
+    elif context.route.name == "drain":
+        state.lifecycle.drain(method == "POST")
+        document = {"draining": state.lifecycle.draining, "active": state.lifecycle.active}
+    elif document is None:
+        return False
+    context.status = status
+    body = b"" if method == "HEAD" else json.dumps(document, indent=2).encode()
+    await send_json(context.send, status, body, context.headers)
+    return True
+
+
+async def forward_unchanged(context: RequestContext) -> None:
+    """Forward a request that generates nothing: the response gets our headers, and its errors are cleaned."""
+    response = CleanedResponse(context)
+    if context.scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        await context.app(context.scope, context.receive, response)
+        return
+    await read(context)
+    await run_app(context.app, context.scope, BufferedReceive(context.receive, context.body), response)
+
+
+def limit(context: RequestContext) -> None:
+    """Check that new generations are accepted, and count the request.
+
+    Raises:
+        APIError: 503 or 429.
+    """
+    assert context.key is not None
+    context.state.readiness.require_accepting(context.key)
+    context.state.limits.count_request(context.key)
+
+
+async def read(context: RequestContext) -> None:
+    """Read the request body.
+
+    Raises:
+        APIError: 413.
+        ConnectionResetError: the client disconnected.
+    """
+    max_bytes = context.state.settings.access.max_body_bytes
+    context.body = await read_body(context.receive, max_bytes, content_length(context.scope["headers"]))
+    context.read_at = perf_counter()
+
+
+@contextmanager
+def idempotent(context: RequestContext) -> Iterator[IdempotencyEntry | None]:
+    """The stored response to an earlier request with this Idempotency-Key, or None; stores this one if it succeeds.
+
+    Raises:
+        APIError: 400, 409 or 422.
+    """
+    ident = first_header(context.scope["headers"], b"idempotency-key")
+    if ident is None:
+        yield None
+        return
+    assert context.key is not None
+    with context.state.idempotency.open(context.key, ident, context.route.name, context.body) as entry:
+        if entry.finished:
+            yield entry
+            return
+        context.send = entry.recording(context.send)
+        yield None
+        entry.finished = context.status == 200 and context.reason == "-"
+
+
+async def replay(context: RequestContext, entry: IdempotencyEntry) -> None:
+    """Send the stored response."""
+    context.status, context.reason = 200, "replayed"
+    await entry.replay(context.send, context.headers)
+
+
+def parse(context: RequestContext) -> None:
+    """Parse the body of a generation request.
+
+    Raises:
+        APIError: 400.
+    """
+    assert context.route.format is not None
+    context.request = parse_request(context.body, context.route.format)
+
+
+async def apply_policy(context: RequestContext) -> None:
+    """Check the fields and the prompt's length, and change the body to what the engine gets.
+
+    Raises:
+        APIError: 400, or 503 if the engine could not be asked.
+    """
+    state, request, key = context.state, context.request, context.key
+    assert key is not None
+    apply_request_policy(request, state.settings, key)
+    await check_prompt_length(context.app, context.scope, request, state.settings.access.max_prompt_tokens)
+    budget = request.reasoning.budget if request.reasoning is not None else None
+    if budget is not None:
+        await state.budgets.require(context.app, context.scope, request.body.get("model"))
+        request.body["thinking_token_budget"] = budget
+    context.counts_tokens = state.limits.counts_tokens(key)
+    if context.counts_tokens:
+        request.include_usage()
+
+
+@contextmanager
+def reserved(context: RequestContext) -> Iterator[None]:
+    """Hold a concurrency slot and the tokens that the request may use.
+
+    Raises:
+        APIError: 429.
+    """
+    state = context.state
+    assert context.key is not None
+    context.reservation = state.limits.reserve(context.key, context.request.estimated_tokens())
+    state.lifecycle.enter()
+    try:
+        yield
+    except asyncio.CancelledError:
+        # Ray Serve cancels a request whose client is gone, often before `receive` reports the disconnect.
+        context.status, context.reason = 499, "client_gone"
+        labeled(state.metrics.streams_aborted, "client_gone").inc()
+        raise
+    finally:
+        if context.input_check is not None:
+            context.input_check.cancel()
+        context.settle(context.tokens)
+        state.lifecycle.leave()
+
+
+async def guard_input(context: RequestContext) -> None:
+    """Check the prompt, or start the check while the engine computes (`guard.input: overlap`).
+
+    Raises:
+        APIError: 400, blocked or not readable; 503, no verdict.
+    """
+    checker, request, mode = context.state.guard, context.request, context.state.settings.guard.input
+    receive = context.engine_receive = BufferedReceive(context.receive, request.payload())
+    if checker is None or mode == "off":
+        return
+    start = perf_counter()
+    try:
+        request.messages = request.format.messages(request.body)
+    except Unreadable as error:
+        raise APIError(400, "guard_unreadable", f"The safety guard reads only text: {error}.") from None
+    if mode == "before":
+        verdict = await checker.check(request.messages, "input")
+        if not verdict.allowed:
+            raise checker.error(verdict, "input")
+    else:
+
+        def abort_engine(check: asyncio.Task[GuardVerdict]) -> None:
+            if not check.cancelled() and not check.result().allowed:
+                receive.disconnect()
+
+        context.input_check = asyncio.ensure_future(checker.check(request.messages, "input"))
+        context.input_check.add_done_callback(abort_engine)
+    context.guard_s = perf_counter() - start
+
+
+def guard_output(context: RequestContext) -> GuardedResponse:
+    """The response channel of the engine, in which the guard reads all text before it leaves."""
+    return GuardedResponse(context)
+
+
+async def forward(context: RequestContext, response: GuardedResponse) -> None:
+    """Run the engine's app, and end the response in a way that shows whether it is complete."""
+    metrics, route = context.state.metrics, context.route.name
+    headers = with_content_length(context.scope["headers"], len(context.request.raw))
+    labeled(metrics.gateway_overhead, route).observe(perf_counter() - context.read_at - context.guard_s)
+    labeled(metrics.requests_admitted, route).inc()
+    failed = False
+    try:
+        await run_app(context.app, {**context.scope, "headers": headers}, context.engine_receive, response)
+    except Exception as error:
+        failed = True
+        if response.abort_reason != STALLED:  # else the gateway itself cancelled the send
+            # Type and place only: the message may quote the prompt.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            at, ident = f"{frame.filename}:{frame.lineno}", context.request_id.decode()
+            log.error("engine_app_error", extra={"id": ident, "error": type(error).__name__, "at": at})
+    await response.finish(failed)
+
+
+def account(context: RequestContext, response: GuardedResponse) -> None:
+    """Record the outcome."""
+    context.tokens, context.status = response.tokens, response.status
+    if response.abort_reason is not None:
+        context.reason = response.abort_reason
+        labeled(context.state.metrics.streams_aborted, response.abort_reason).inc()

@@ -1,0 +1,63 @@
+"""Readiness: whether this process should get traffic, and whether it accepts new generations."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from hybridserve.gateway.auth.api_keys import Key
+from hybridserve.gateway.canary_monitor import GuardCanaryMonitor
+from hybridserve.gateway.errors import APIError
+from hybridserve.gateway.lifecycle import Lifecycle
+from hybridserve.guards import ResilientGuard
+
+# How long the result of a guard probe is reused.
+_PROBE_INTERVAL_S = 5.0
+
+
+class Readiness:
+    """Combines drain, the guard's state and its self-test.
+
+    Attributes:
+        monitor: the guard's self-test, once it has been started.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, guard: ResilientGuard | None) -> None:
+        self.monitor: GuardCanaryMonitor | None = None
+        self._lifecycle = lifecycle
+        self._guard = guard
+        self._probed_at = -_PROBE_INTERVAL_S
+        self._probe_fault: str | None = None
+
+    def require_accepting(self, key: Key) -> None:
+        """Return if new generations of this key are accepted.
+
+        Raises:
+            APIError: 503, the server drains or the guard's self-test fails.
+        """
+        if key.internal:
+            return
+        if self._lifecycle.draining:
+            raise APIError(503, "draining", "This server is shutting down; send the request again.", retry_after_s=1.0)
+        if self._self_test_fault() is not None:
+            message = "The safety guard failed its self-test; requests are rejected until it passes."
+            raise APIError(503, "guard_unavailable", message, reason="guard_canary", retry_after_s=5.0)
+
+    async def problems(self) -> list[str]:
+        """Why this process should get no traffic; empty if it should."""
+        problems = ["draining"] if self._lifecycle.draining else []
+        if self._guard is not None and (fault := await self._guard_fault(self._guard)) is not None:
+            problems.append(f"guard: {fault}")
+        return problems
+
+    def _self_test_fault(self) -> str | None:
+        return None if self.monitor is None else self.monitor.fault
+
+    async def _guard_fault(self, guard: ResilientGuard) -> str | None:
+        if (fault := self._self_test_fault()) is not None:
+            return f"canary: {fault}"
+        if guard.breaker == "open":
+            return "breaker open"
+        now = monotonic()
+        if now - self._probed_at >= _PROBE_INTERVAL_S:
+            self._probed_at, self._probe_fault = now, await guard.probe()
+        return self._probe_fault
