@@ -30,8 +30,8 @@ from hybrid_models import write_pair
 
 from hybridserve.loadtest.runner import Runner
 from hybridserve.loadtest.scenario import validate_scenario
-from hybridserve.planning.cache.layout import CachePlan, plan_cache
-from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.cache.layout import plan_cache
+from hybridserve.planning.cache.types import CachePlan, CacheRequest
 from hybridserve.planning.memory.weights import count_weights
 from hybridserve.planning.models import read_architecture
 from hybridserve.planning.resolve import engine_environment

@@ -27,7 +27,8 @@ from planner_models import (
 
 from hybridserve.catalog.models import model_ids, resolve_model
 from hybridserve.errors import CatalogError, HybridServeError
-from hybridserve.planning.cache.layout import CacheRequest, plan_cache
+from hybridserve.planning.cache.layout import plan_cache
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.models import read_architecture
 
 Case = dict[str, Any]

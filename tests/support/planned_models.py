@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hybridserve.catalog.accelerators import accelerator
-from hybridserve.planning.cache.layout import CacheRequest
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment
 from hybridserve.planning.models import Architecture, read_architecture
 

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from hybridserve.engine.cache_info import EngineCacheInfo
-from hybridserve.planning.cache.layout import CachePlan
+from hybridserve.planning.cache.types import CachePlan
 from hybridserve.planning.deployment import profiled_settings
 from hybridserve.planning.memory.profile import record
 from hybridserve.planning.resolve import ResolvedPlan

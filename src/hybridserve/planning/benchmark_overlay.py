@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hybridserve.errors import ConfigError
-from hybridserve.planning.cache.layout import CachePlan
+from hybridserve.planning.cache.types import CachePlan
 from hybridserve.planning.roofline import DevicePeaks, ServedModel, bound
 from hybridserve.records import dataclass
 

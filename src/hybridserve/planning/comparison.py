@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hybridserve.errors import CatalogError, PlanRefused
-from hybridserve.planning.cache.layout import CacheLayout
+from hybridserve.planning.cache.types import CacheLayout
 from hybridserve.planning.deployment import DeploymentPlan
 from hybridserve.planning.resolve import ResolvedPlan
 from hybridserve.planning.roofline import DevicePeaks, bound, device_peaks

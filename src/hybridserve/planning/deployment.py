@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import CacheLayout, CachePlan, CacheRequest, compute_layout, plan_cache
+from hybridserve.planning.cache.layout import compute_layout, plan_cache
+from hybridserve.planning.cache.types import CacheLayout, CachePlan, CacheRequest
 from hybridserve.planning.memory.budget import MemoryBudget, MemoryRequest, budget_memory
 from hybridserve.planning.memory.weights import Quantization, WeightBytes, count_weights
 from hybridserve.planning.models import Architecture

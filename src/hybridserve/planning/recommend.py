@@ -12,7 +12,8 @@ from typing import Literal
 
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import AUTO_LEN, CacheLayout, compute_layout
+from hybridserve.planning.cache.layout import compute_layout
+from hybridserve.planning.cache.types import AUTO_LEN, CacheLayout
 from hybridserve.planning.deployment import (
     CONTEXT_BYTES,
     Deployment,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hybridserve.catalog.accelerators import accelerator
 from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
 from hybridserve.errors import ConfigError
-from hybridserve.planning.cache.layout import CacheRequest
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment
 from hybridserve.planning.models import read_architecture
 from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import AUTO_LEN
+from hybridserve.planning.cache.types import AUTO_LEN
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment, plan_low_end, with_cache
 from hybridserve.planning.workload import Workload
 from hybridserve.records import dataclass

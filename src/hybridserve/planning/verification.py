@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hybridserve.planning.cache.layout import CachePlan
+from hybridserve.planning.cache.types import CachePlan
 from hybridserve.records import dataclass
 
 # Printed as a ratio of two integers; the engine and the planner divide the same ones.

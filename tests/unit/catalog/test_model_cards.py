@@ -10,7 +10,8 @@ import pytest
 from hybridserve.catalog import models
 from hybridserve.catalog.models import load_card, model_ids, resolve_model
 from hybridserve.errors import CatalogError
-from hybridserve.planning.cache.layout import CacheRequest, plan_cache
+from hybridserve.planning.cache.layout import plan_cache
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.memory.weights import count_parameters
 from hybridserve.planning.models import read_architecture
 

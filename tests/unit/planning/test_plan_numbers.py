@@ -8,7 +8,8 @@ import pytest
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import CacheRequest, compute_layout, plan_cache
+from hybridserve.planning.cache.layout import compute_layout, plan_cache
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.models import Architecture, read_architecture
 
 GIB = 1 << 30

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import CachePlan, CacheRequest, compute_layout, plan_cache
+from hybridserve.planning.cache.layout import compute_layout, plan_cache
+from hybridserve.planning.cache.types import CachePlan, CacheRequest
 from hybridserve.planning.models import Architecture, read_architecture
 
 MODELS = {

@@ -6,7 +6,8 @@ import pytest
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import CatalogError, PlanRefused
-from hybridserve.planning.cache.layout import CacheRequest, plan_cache
+from hybridserve.planning.cache.layout import plan_cache
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.models import read_architecture
 from hybridserve.planning.parallelism import allowed_sizes
 

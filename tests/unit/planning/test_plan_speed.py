@@ -7,7 +7,8 @@ import sys
 import time
 
 from hybridserve.catalog.models import resolve_model
-from hybridserve.planning.cache.layout import CacheRequest, plan_cache
+from hybridserve.planning.cache.layout import plan_cache
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.models import read_architecture
 
 
@@ -46,7 +47,8 @@ def test_planning_imports_no_engine():
 import sys
 from hybridserve.catalog.models import resolve_model
 from hybridserve.planning.models import read_architecture
-from hybridserve.planning.cache.layout import CacheRequest, plan_cache
+from hybridserve.planning.cache.layout import plan_cache
+from hybridserve.planning.cache.types import CacheRequest
 plan = plan_cache(read_architecture(resolve_model("nemotron-nano-9b-v2").config), CacheRequest(kv_bytes=4 << 30))
 assert plan.num_blocks == 199
 heavy = {"torch", "vllm", "ray", "transformers", "fastapi", "numpy", "starlette"} & set(sys.modules)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.layout import CacheRequest
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
 from hybridserve.planning.recommend import Recommendation, recommend
 from hybridserve.planning.workload import ASSUMED, from_quantiles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hybridserve.catalog.engines import EngineTable
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES

@@ -5,25 +5,12 @@ Source: vLLM v1/core/kv_cache_utils.py `_get_kv_cache_groups_uniform_page_size`,
 
 from __future__ import annotations
 
-from typing import Literal
-
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.pages import Page, cdiv
+from hybridserve.planning.cache.pages import Page
+from hybridserve.planning.cache.types import CacheGroup, GroupKind, cdiv
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.planning.parallelism import split_layers
 from hybridserve.records import dataclass
-
-Kind = Literal["attention", "state"]
-
-
-@dataclass(frozen=True, slots=True)
-class CacheGroup:
-    """Layers that share block tables. One block of the pool serves one group, for all its layers at once."""
-
-    kind: Kind
-    layers: int
-    block_tokens: int
-    """Tokens one block covers. A state block of mode none covers a sequence of max_model_len."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +67,9 @@ def stages_without_attention(arch: Architecture, stages: int) -> tuple[int, ...]
 
 def _owners(
     arch: Architecture, page: Page, ends: list[tuple[int, int]], unaligned_tokens: int
-) -> dict[tuple[Kind, int], list[int]]:
+) -> dict[tuple[GroupKind, int], list[int]]:
     """Indices of the layers of each kind of block, in order of appearance, attention first within a layer."""
-    owners: dict[tuple[Kind, int], list[int]] = {}
+    owners: dict[tuple[GroupKind, int], list[int]] = {}
     for start, end in ends:
         layers = arch.layers[start:end]
         aligned = any(layer.attention for layer in layers)

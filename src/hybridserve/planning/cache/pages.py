@@ -11,7 +11,7 @@ from math import lcm
 from hybridserve.catalog.engines import CacheMode, EngineTable
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.dtypes import CacheDtypes
-from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.cache.types import CacheRequest, cdiv
 from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2, StateMixer
 from hybridserve.records import dataclass
 
@@ -98,8 +98,3 @@ def state_bytes(mixer: StateMixer, request: CacheRequest, dtypes: CacheDtypes, s
         ring = mixer.heads // tp * mixer.head_dim + mixer.groups // tp * mixer.state
         size += request.replayssm_buffer_len * (ring * dtypes.model_bytes + mixer.heads // tp * 4)
     return size
-
-
-def cdiv(a: int, b: int) -> int:
-    """Division, rounded up."""
-    return -(-a // b)

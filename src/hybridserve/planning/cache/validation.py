@@ -8,7 +8,7 @@ from __future__ import annotations
 from hybridserve.catalog.engines import CacheMode, EngineTable, Mixer
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.groups import stages_without_attention
-from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba2, StateMixer
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hybridserve.catalog.engines import EngineTable
 from hybridserve.planning.cache.groups import stages_without_attention
-from hybridserve.planning.cache.request import CacheRequest
+from hybridserve.planning.cache.types import CacheLayout, CachePlan, CacheRequest
 from hybridserve.planning.cache.validation import state_kind
 from hybridserve.planning.models.architecture import Architecture
-
-if TYPE_CHECKING:
-    from hybridserve.planning.cache.layout import CacheLayout, CachePlan
 
 WASTEFUL_PADDING = 20.0
 # Requests close to the longest that fits can be prefilled almost to the end, dropped and prefilled again for ever.

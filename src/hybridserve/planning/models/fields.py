@@ -1,4 +1,4 @@
-"""Reading config.json field by field, so that what is missing or wrong is named."""
+"""Read config.json field by field; errors name the missing or wrong field."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
 from hybridserve.errors import CatalogError
-from hybridserve.planning.models.architecture import Dtype
+from hybridserve.planning.models.architecture import Dtype, Mamba2
 
-MOST_LAYERS = 10_000
+MAX_LAYERS = 10_000
 
 
 class Fields:
@@ -18,17 +18,17 @@ class Fields:
         self._config = config
 
     def get(self, *names: str) -> Any:
-        """The first of these fields that is there and not null."""
+        """The first of these fields that is present and not null."""
         return next((value for name in names if (value := self._config.get(name)) is not None), None)
 
     def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
         value = self.get(*names)
         if value is None:
             if default is None or default < least:
-                self.fail(names[0], "is missing", "take the whole config.json of the checkpoint")
+                self.fail(names[0], "is missing", "use the complete config.json of the checkpoint")
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.fail(names[0], f"is {value!r}", f"a whole number of at least {least}")
+            self.fail(names[0], f"is {value!r}", f"an integer of at least {least}")
         return value
 
     def flag(self, *names: str, default: bool) -> bool:
@@ -40,7 +40,7 @@ class Fields:
     def names(self, *names: str) -> list[str]:
         value = self.get(*names)
         if value is None:
-            self.fail(names[0], "is missing", "take the whole config.json of the checkpoint")
+            self.fail(names[0], "is missing", "use the complete config.json of the checkpoint")
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
             self.fail(names[0], f"is {value!r}", "a list of names")
         return cast(list[str], value)
@@ -50,17 +50,48 @@ class Fields:
 
     @property
     def layer_count(self) -> int:
-        """Number of layers. A bound, because one object is made for each."""
+        """Number of layers. It is limited because each layer becomes an object."""
         count = self.integer("num_hidden_layers")
-        if count > MOST_LAYERS:
-            self.fail("num_hidden_layers", f"is {count}", f"a whole number of at most {MOST_LAYERS}")
+        if count > MAX_LAYERS:
+            self.fail("num_hidden_layers", f"is {count}", f"an integer of at most {MAX_LAYERS}")
         return count
 
-    def width_of_a_head(self, hidden: int, heads: int) -> int:
-        """Where a config leaves it to be divided out."""
+    def derived_head_dim(self, hidden: int, heads: int) -> int:
+        """`head_dim` of a config that does not state it."""
         if heads > hidden:
             self.fail("num_attention_heads", f"is {heads}", f"at most hidden_size, {hidden}")
         return hidden // heads
+
+    def common(self, family: str) -> dict[str, Any]:
+        """The arguments of `Architecture` that every family reads in the same way."""
+        return {
+            "name": self.architecture,
+            "family": family,
+            "hidden": self.integer("hidden_size"),
+            "vocab": self.integer("vocab_size"),
+            "tied_embeddings": self.flag("tie_word_embeddings", default=False),
+            "dtype": self.dtype,
+            "max_position_embeddings": self.max_position_embeddings,
+            "yarn_context": self.yarn_context,
+            "kv_cache_dtype": self.kv_cache_dtype,
+        }
+
+    def mamba2(self, inner: int, *, gated_norm: bool = True) -> Mamba2:
+        """The mixer of families that use Mamba's own field names; `inner` is its width."""
+        heads, head_dim = self.integer("mamba_n_heads"), self.get("mamba_d_head")
+        if inner % heads or head_dim not in (None, "auto", inner // heads):
+            self.fail("mamba_d_head", f"is {head_dim!r}", f"mamba_n_heads * mamba_d_head = {inner}")
+        return Mamba2(
+            heads=heads,
+            head_dim=inner // heads,
+            groups=self.integer("mamba_n_groups"),
+            state=self.integer("mamba_d_state"),
+            conv_kernel=self.integer("mamba_d_conv", least=2),
+            chunk=self.integer("mamba_chunk_size", default=256),
+            bias=self.flag("mamba_proj_bias", default=False),
+            conv_bias=self.flag("mamba_conv_bias", default=True),
+            gated_norm=gated_norm,
+        )
 
     @property
     def architecture(self) -> str:
@@ -68,7 +99,7 @@ class Fields:
 
     @property
     def dtype(self) -> Dtype:
-        """What the engine makes of `--dtype auto`: float32 checkpoints run in bfloat16."""
+        """The meaning of `--dtype auto`: float32 checkpoints run in bfloat16."""
         value = self.get("dtype", "torch_dtype")
         if value is None:
             self.fail("dtype", "is missing", "one of float32, float16, bfloat16")
@@ -79,7 +110,7 @@ class Fields:
 
     @property
     def kv_cache_dtype(self) -> str | None:
-        """The attention cache type a ModelOpt checkpoint asks for. Source: vLLM utils/torch_utils.py."""
+        """The attention cache type that a ModelOpt checkpoint requests. Source: vLLM utils/torch_utils.py."""
         quantization = self.get("quantization_config")
         if not isinstance(quantization, Mapping) or not str(quantization.get("quant_method", "")).startswith(
             "modelopt"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridserve.planning.models.architecture import Architecture, Attention, Layer, Mamba2, Mlp, Moe
+from hybridserve.planning.models.architecture import Architecture, Attention, Layer, Mlp, Moe
 from hybridserve.planning.models.fields import Fields
 
 STATES, ATTENTIONS = ("mamba", "linear_attention"), ("attention", "full_attention")
@@ -28,22 +28,16 @@ def read(fields: Fields) -> Architecture:
     )
     hybrid = any(layer.state for layer in layers)
     return Architecture(
-        name=fields.architecture,
-        family="granite_hybrid",
-        hidden=hidden,
-        vocab=fields.integer("vocab_size"),
-        tied_embeddings=fields.flag("tie_word_embeddings", default=False),
-        dtype=fields.dtype,
-        max_position_embeddings=fields.max_position_embeddings,
+        **fields.common("granite_hybrid"),
         layers=layers,
         attention=Attention(
             heads=heads,
             kv_heads=fields.integer("num_key_value_heads", default=heads),
-            head_dim=fields.width_of_a_head(hidden, heads),
+            head_dim=fields.derived_head_dim(hidden, heads),
             qkv_bias=bias,
             output_bias=bias,
         ),
-        state=_mamba(fields, hidden) if hybrid else None,
+        state=fields.mamba2(fields.integer("mamba_expand") * hidden) if hybrid else None,
         mlp=None if experts else Mlp(shared, matrices=3),
         moe=Moe(
             experts=experts,
@@ -54,25 +48,5 @@ def read(fields: Fields) -> Architecture:
         )
         if experts
         else None,
-        yarn_context=fields.yarn_context,
-        kv_cache_dtype=fields.kv_cache_dtype,
         marks_linear_attention=True,
-    )
-
-
-def _mamba(fields: Fields, hidden: int) -> Mamba2:
-    heads = fields.integer("mamba_n_heads")
-    inner = fields.integer("mamba_expand") * hidden
-    head_dim = fields.get("mamba_d_head")
-    if inner % heads or head_dim not in (None, "auto", inner // heads):
-        fields.fail("mamba_d_head", f"is {head_dim!r}", f"mamba_n_heads * mamba_d_head = {inner}")
-    return Mamba2(
-        heads=heads,
-        head_dim=inner // heads,
-        groups=fields.integer("mamba_n_groups"),
-        state=fields.integer("mamba_d_state"),
-        conv_kernel=fields.integer("mamba_d_conv", least=2),
-        chunk=fields.integer("mamba_chunk_size", default=256),
-        bias=fields.flag("mamba_proj_bias", default=False),
-        conv_bias=fields.flag("mamba_conv_bias", default=True),
     )

@@ -14,18 +14,12 @@ def read(fields: Fields) -> Architecture:
     layers = _layers(fields)
     rank = fields.get("mamba_dt_rank")
     return Architecture(
-        name=fields.architecture,
-        family="jamba",
-        hidden=hidden,
-        vocab=fields.integer("vocab_size"),
-        tied_embeddings=fields.flag("tie_word_embeddings", default=False),
-        dtype=fields.dtype,
-        max_position_embeddings=fields.max_position_embeddings,
+        **fields.common("jamba"),
         layers=layers,
         attention=Attention(
             heads=heads,
             kv_heads=fields.integer("num_key_value_heads", default=heads),
-            head_dim=fields.width_of_a_head(hidden, heads),
+            head_dim=fields.derived_head_dim(hidden, heads),
         ),
         state=Mamba1(
             inner=fields.integer("mamba_expand") * hidden,
@@ -44,8 +38,6 @@ def read(fields: Fields) -> Architecture:
         )
         if any(layer.moe for layer in layers)
         else None,
-        yarn_context=fields.yarn_context,
-        kv_cache_dtype=fields.kv_cache_dtype,
         marks_linear_attention=True,
     )
 

@@ -33,13 +33,7 @@ def read(fields: Fields) -> Architecture:
     layers = _layers(fields)
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     return Architecture(
-        name=fields.architecture,
-        family="nemotron_h",
-        hidden=hidden,
-        vocab=fields.integer("vocab_size"),
-        tied_embeddings=fields.flag("tie_word_embeddings", default=False),
-        dtype=fields.dtype,
-        max_position_embeddings=fields.max_position_embeddings,
+        **fields.common("nemotron_h"),
         layers=layers,
         attention=Attention(
             heads=heads,
@@ -58,8 +52,6 @@ def read(fields: Fields) -> Architecture:
         ),
         mlp=_mlp(fields) if MLP in layers else None,
         moe=_moe(fields) if MOE in layers else None,
-        yarn_context=fields.yarn_context,
-        kv_cache_dtype=fields.kv_cache_dtype,
         ssm_dtype=_ssm_dtype(fields),
         marks_linear_attention=True,
     )

@@ -11,13 +11,7 @@ def read(fields: Fields) -> Architecture:
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     layers = _layers(fields)
     return Architecture(
-        name=fields.architecture,
-        family="qwen3_next",
-        hidden=hidden,
-        vocab=fields.integer("vocab_size"),
-        tied_embeddings=fields.flag("tie_word_embeddings", default=False),
-        dtype=fields.dtype,
-        max_position_embeddings=fields.max_position_embeddings,
+        **fields.common("qwen3_next"),
         layers=layers,
         attention=Attention(
             heads=heads,
@@ -36,8 +30,6 @@ def read(fields: Fields) -> Architecture:
         ),
         mlp=Mlp(fields.integer("intermediate_size"), matrices=3) if any(layer.mlp for layer in layers) else None,
         moe=_moe(fields) if any(layer.moe for layer in layers) else None,
-        yarn_context=fields.yarn_context,
-        kv_cache_dtype=fields.kv_cache_dtype,
         marks_linear_attention=True,
     )
 

@@ -16,13 +16,7 @@ def read(fields: Fields) -> Architecture:
     layers = _layers(fields)
     bias = fields.flag("attention_bias", default=False)
     return Architecture(
-        name=name,
-        family="transformer",
-        hidden=hidden,
-        vocab=fields.integer("vocab_size"),
-        tied_embeddings=fields.flag("tie_word_embeddings", default=False),
-        dtype=fields.dtype,
-        max_position_embeddings=fields.max_position_embeddings,
+        **fields.common("transformer"),
         layers=layers,
         attention=Attention(
             heads=heads,
@@ -44,8 +38,6 @@ def read(fields: Fields) -> Architecture:
         )
         if any(layer.moe for layer in layers)
         else None,
-        yarn_context=fields.yarn_context,
-        kv_cache_dtype=fields.kv_cache_dtype,
     )
 
 

@@ -1,0 +1,193 @@
+"""The cache planner's data: what it is given (`CacheRequest`) and what it returns (`CacheLayout`, `CachePlan`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hybridserve.catalog.engines import CacheMode
+from hybridserve.records import dataclass
+
+GroupKind = Literal["attention", "state"]
+AUTO_LEN = -1
+"""`--max-model-len -1`: the engine takes the longest context that fits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRequest:
+    """The engine arguments that decide the cache. None means the engine's default.
+
+    Attributes:
+        engine: vLLM version. An unknown one is planned with the nearest table, and the plan says so.
+        kv_bytes: bytes of the cache pool of each device.
+        enable_prefix_caching: on is the engine's default for models that generate.
+        max_model_len: None takes the model's own; `AUTO_LEN` (-1) the longest that fits.
+        max_num_seqs: None is not checked against the number of blocks.
+        full_cudagraphs: graphs that cover the whole step (the default on CUDA); they need one block per sequence.
+        avx512_bf16: CPU only; there the state goes to float32 unless a type was asked for.
+    """
+
+    engine: str = "0.29.0"
+    platform: Literal["cuda", "cpu"] = "cuda"
+    kv_bytes: int
+    dtype: str = "auto"
+    kv_cache_dtype: str = "auto"
+    mamba_cache_dtype: str = "auto"
+    mamba_ssm_cache_dtype: str = "auto"
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    block_size: int | None = None
+    mamba_block_size: int | None = None
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    mamba_cache_mode: Literal["none", "align", "all"] | None = None
+    prefix_match_unit: int | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    num_speculative_tokens: int = 0
+    use_replayssm: bool = False
+    replayssm_buffer_len: int = 16
+    num_gpu_blocks_override: int | None = None
+    full_cudagraphs: bool = True
+    avx512_bf16: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CacheGroup:
+    """Layers that share block tables. One block of the pool serves one group, for all its layers at once."""
+
+    kind: GroupKind
+    layers: int
+    block_tokens: int
+    """Tokens one block covers. A state block of mode none covers a sequence of max_model_len."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """How a block is cut. It depends on the model and the settings, not on the bytes of the pool.
+
+    Attributes:
+        engine: version of the engine table that was used.
+        mode: mamba cache mode in force; `none` for a model without state.
+        block_size: tokens of one attention block, after alignment to the state page.
+        mamba_block_size: tokens between two cached states; None for a model without state.
+        page_bytes: bytes of one layer's part of a block, on one rank.
+        state_bytes: bytes of one layer's state (conv and ssm), on one rank, before padding; 0 without state.
+        padding_percent: what padding adds to the state page, as the engine prints it.
+        token_bytes: bytes of one token in one attention layer, on one rank.
+        groups: cache groups of the whole model, in vLLM's order.
+        padding_layers: layers by which groups are filled up.
+        stage_block_bytes: bytes of one block on each pipeline stage.
+        state_blocks: blocks each state group takes for one sequence, as budgeted by the start-up check. In mode
+            `all` it is what comes on top of one block per `mamba_block_size` tokens.
+        running_state_blocks: blocks each state group really holds while a sequence decodes (the same in mode `all`).
+        prefix_unit: tokens of the smallest prefix that can be cached and found again; None without prefix caching.
+        max_model_len: longest request as configured, before any auto-fit.
+        kv_cache_dtype: type of the attention cache in force.
+        mamba_ssm_cache_dtype: type of the recurrent state in force; None without state.
+        warnings: sentences for people.
+    """
+
+    engine: str
+    mode: CacheMode
+    block_size: int
+    mamba_block_size: int | None
+    page_bytes: int
+    state_bytes: int
+    padding_percent: float
+    token_bytes: int
+    groups: tuple[CacheGroup, ...]
+    padding_layers: int
+    stage_block_bytes: tuple[int, ...]
+    state_blocks: int
+    running_state_blocks: int
+    prefix_unit: int | None
+    attention_layers: int
+    state_layers: int
+    max_model_len: int
+    kv_cache_dtype: str
+    mamba_ssm_cache_dtype: str | None
+    warnings: tuple[str, ...]
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of one block on the fullest pipeline stage."""
+        return max(self.stage_block_bytes)
+
+    @property
+    def reported_block_size(self) -> int:
+        """Label block_size of `vllm:cache_config_info`: the smallest block of all groups."""
+        return min(group.block_tokens for group in self.groups)
+
+    @property
+    def attention_groups(self) -> int:
+        return sum(group.kind == "attention" for group in self.groups)
+
+    @property
+    def state_groups(self) -> int:
+        return len(self.groups) - self.attention_groups
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Attention bytes of one token over all layers, on one rank of a single pipeline stage."""
+        return self.token_bytes * self.attention_layers
+
+    @property
+    def state_bytes_per_sequence(self) -> int:
+        """Bytes of one copy of the state of one sequence as the model needs it, without padding."""
+        return self.state_bytes * self.state_layers
+
+    def blocks_per_sequence(self, length: int) -> int:
+        """Blocks the start-up check budgets for one sequence of `length` tokens (prompt and output)."""
+        return self._blocks(length, self.state_blocks)
+
+    def running_blocks(self, length: int) -> int:
+        """Blocks a decoding sequence of `length` tokens really holds: what admission counts."""
+        return self._blocks(length, self.running_state_blocks)
+
+    def _blocks(self, length: int, state_blocks: int) -> int:
+        attention = self.attention_groups
+        blocks = attention * cdiv(length, self.block_size) + (len(self.groups) - attention) * state_blocks
+        if self.mode == "all":
+            blocks += sum(cdiv(length, group.block_tokens) for group in self.groups if group.kind == "state")
+        return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """A layout, filled with the bytes of the pool.
+
+    Attributes:
+        num_blocks: blocks of the pool, as label num_gpu_blocks of `vllm:cache_config_info`; one is the null block.
+        max_model_len: resolved longest request in tokens.
+        tokens: "KV cache size" as printed. It depends on max_model_len.
+        concurrency: "Maximum concurrency" as printed, unrounded.
+        longest_context: the largest max_model_len that would start, at most the model's own.
+        warnings: sentences for people, those of the layout included.
+    """
+
+    layout: CacheLayout
+    kv_bytes: int
+    num_blocks: int
+    max_model_len: int
+    tokens: int
+    concurrency: float
+    longest_context: int
+    warnings: tuple[str, ...]
+
+    @property
+    def blocks_per_sequence(self) -> int:
+        """Blocks of one request of max_model_len tokens."""
+        return self.layout.blocks_per_sequence(self.max_model_len)
+
+    def n_safe(self, length: int) -> int:
+        """Sequences of `length` tokens that run at once with no preemption possible."""
+        return (self.num_blocks - 1) // self.layout.blocks_per_sequence(length)
+
+    def n_steady(self, length: int) -> int:
+        """Sequences of `length` tokens a saturated engine really runs; preemptions at block boundaries are rare."""
+        return (self.num_blocks - 1) // self.layout.running_blocks(length)
+
+
+def cdiv(a: int, b: int) -> int:
+    """Division, rounded up."""
+    return -(-a // b)
