@@ -76,7 +76,7 @@ class _File(BaseModel):
 
 @cache
 def accelerators() -> tuple[Accelerator, ...]:
-    """All accelerators of the catalogue, in the file's order."""
+    """All accelerators of the catalog, in the file's order."""
     return _File.model_validate(yamlio.read(_FILE, kind=CatalogError)).accelerators
 
 
@@ -97,7 +97,7 @@ def accelerator(name: str) -> Accelerator:
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise CatalogError(
         "accelerator.name",
-        f"{name!r} is not in the catalogue",
+        f"{name!r} is not in the catalog",
         f"{hint}known: {', '.join(ids)}; for another device give the nearest and --memory-gib",
     )
 

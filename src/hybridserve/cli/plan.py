@@ -1,4 +1,4 @@
-"""`hybridserve plan`: what fits on a GPU, what to set, and why."""
+"""`hybridserve plan`: what fits on a GPU, which flags to set, and why."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LENGTHS = (8192, 32768, 131072)
 
-app = typer.Typer(rich_markup_mode=None, help="Plan a model on a GPU: memory, cache, capacity, flags to set.")
+app = typer.Typer(rich_markup_mode=None, help="Plan a model on a GPU: memory, cache, capacity, engine flags.")
 
 
 @app.command()
@@ -26,16 +26,20 @@ def plan(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...", help="Catalogue id, repository, folder or config.json. Several: compared."
+            metavar="[MODEL]...", help="Catalog id, repository, folder or config.json. Several are compared."
         ),
     ] = None,
     gpu: Annotated[
-        list[str] | None, typer.Option("--gpu", metavar="GPU[,GPU]", help="Catalogue id. Several: compared.")
+        list[str] | None, typer.Option("--gpu", metavar="GPU[,GPU]", help="Catalog id. Several are compared.")
     ] = None,
     config: ConfigFile = None,
     assign: Assignments = None,
-    kv_bytes: Annotated[int | None, typer.Option(help="Bytes of the cache pool of each device: an exact plan.")] = None,
-    memory_gib: Annotated[float | None, typer.Option(help="Memory of one device, where it is not the GPU's.")] = None,
+    kv_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of the cache pool of each device, for an exact plan.")
+    ] = None,
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Memory of one device, if it differs from the catalog.")
+    ] = None,
     context: Annotated[int | None, typer.Option(help="max_model_len: longest prompt plus output, in tokens.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="max_num_seqs: sequences that run at once.")] = None,
     batched_tokens: Annotated[int | None, typer.Option(help="max_num_batched_tokens of one step.")] = None,
@@ -49,28 +53,33 @@ def plan(
     engine: Annotated[str | None, typer.Option(help="vLLM version to plan for.")] = None,
     prompt: Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Prompt tokens of requests.")] = None,
     output: Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Output tokens of requests.")] = None,
-    requests: Annotated[Path | None, typer.Option(metavar="CSV", help="Requests: columns prompt and output.")] = None,
-    reuse: Annotated[Reuse, typer.Option(help="Do requests share prompt prefixes?")] = "unknown",
-    goal: Annotated[Goal, typer.Option(help="What to get the most of.")] = "throughput",
-    calibration: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Pools that earlier starts reported.")
+    requests: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Requests to plan for: columns prompt and output.")
     ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Models and GPUs side by side at several lengths.")
-    ] = False,
+    reuse: Annotated[Reuse, typer.Option(help="Whether requests share prompt prefixes.")] = "unknown",
+    goal: Annotated[Goal, typer.Option(help="What to optimize for.")] = "throughput",
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Calibration file: pools reported by earlier starts.")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare models and GPUs at several lengths.")] = False,
     lengths: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Lengths to compare at, in tokens: 8192,32768,131072.")
+        str | None, typer.Option(metavar="N,N", help="Lengths to compare, in tokens; default 8192,32768,131072.")
     ] = None,
     chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw cache bytes over sequence length.")] = None,
-    bound: Annotated[bool, typer.Option("--bound", help="Throughput bounds, and ratios to the last model.")] = False,
-    batches: Annotated[str | None, typer.Option(metavar="N,N", help="With --bound: sequences of each model.")] = None,
-    measured: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An operating curve of `loadtest --sweep`, beside the plan.")
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Show throughput bounds, and ratios to the last model.")
+    ] = False,
+    batches: Annotated[
+        str | None, typer.Option(metavar="N,N", help="With --bound: number of sequences of each model.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Models and GPUs of the catalogue.")] = False,
+    measured: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare an operating curve of `loadtest --sweep` with the plan."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List models and GPUs of the catalog.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Plan a model on a GPU before renting it.
+    """Plan a model on a GPU: what fits, and which engine flags to set.
 
     \b
     Examples:
@@ -103,11 +112,11 @@ def plan(
         flags.append(f"accelerator.memory_gib={memory_gib}")
     gpus = [name for group in gpu or () for name in group.split(",") if name]
     if gpu and not gpus:
-        raise ConfigError("--gpu", f"{' '.join(gpu)!r} names no GPU", "as --gpu a10g; --list shows all")
+        raise ConfigError("--gpu", f"no GPU in {' '.join(gpu)!r}", "give for example --gpu a10g; --list shows all")
     if batches is not None and not bound:
-        raise ConfigError("--batches", "is about throughput bounds, and none are asked for", "add --bound")
+        raise ConfigError("--batches", "requires --bound", "add --bound")
     workload = _workload(prompt, output, requests)
-    wishes = PlanOptions(workload, goal, reuse, _calibration(calibration))
+    options = PlanOptions(workload, goal, reuse, _calibration(calibration))
 
     def settings(model: str | None, device: str | None) -> Settings:
         named = [f"model.id={json.dumps(model)}"] if model else []
@@ -118,14 +127,14 @@ def plan(
         from hybridserve.cli.plan_bound import show_bound
 
         groups = [[settings(model, device) for model in models or (None,)] for device in gpus or (None,)]
-        show_bound(groups, wishes, batches, as_json)
+        show_bound(groups, options, batches, as_json)
         return
     if compare or chart or lengths is not None or len(models or ()) > 1 or len(gpus) > 1:
         from hybridserve.cli.plan_compare import compare_plans
 
         compare_plans(
             [settings(model, device) for device in gpus or (None,) for model in models or (None,)],
-            wishes,
+            options,
             LENGTHS if lengths is None else _lengths(lengths),
             chart,
             as_json,
@@ -135,12 +144,12 @@ def plan(
     if measured is not None:
         from hybridserve.cli.plan_measured import show_measured
 
-        show_measured(settings(model, device), wishes, _read(measured, "--measured"), str(measured), as_json)
+        show_measured(settings(model, device), options, _read(measured, "--measured"), str(measured), as_json)
         return
     from hybridserve.cli.plan_view import show_plan
     from hybridserve.planning.serialize import report
 
-    content = report(plan_settings(settings(model, device), wishes))
+    content = report(plan_settings(settings(model, device), options))
     if as_json:
         typer.echo(json.dumps(content, indent=2))
     else:
@@ -150,7 +159,7 @@ def plan(
 def _workload(prompt: str | None, output: str | None, requests: Path | None) -> Workload:
     if requests is not None:
         if prompt or output:
-            raise ConfigError("--requests", "is given beside --prompt or --output", "give one of the two")
+            raise ConfigError("--requests", "conflicts with --prompt and --output", "give either")
         return from_csv(_read(requests, "--requests"), str(requests))
     if prompt is None and output is None:
         return ASSUMED
@@ -178,5 +187,5 @@ def _lengths(text: str) -> tuple[int, ...]:
     except ValueError:
         lengths = ()
     if not lengths or min(lengths) < 1:
-        raise ConfigError("--lengths", f"{text!r} is not a list of numbers of tokens", "write 8192,32768,131072")
+        raise ConfigError("--lengths", f"{text!r} is not a list of token counts", "write for example 8192,32768,131072")
     return lengths

@@ -1,4 +1,4 @@
-"""`hybridserve plan --compare`: models and GPUs side by side, and a chart of the crossover."""
+"""`hybridserve plan --compare`: compare models and GPUs, and draw where cache sizes cross over."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from hybridserve.cli.tables import print_table
 from hybridserve.errors import EnvironmentFault, PlanRefused
 from hybridserve.planning.comparison import CURVE_LENGTHS, Column, compare_columns, crossover, sequence_bytes
 from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, plan_settings
@@ -17,10 +18,10 @@ from hybridserve.units import MIB
 
 
 def compare_plans(
-    settings: Sequence[Settings], wishes: PlanOptions, lengths: Sequence[int], chart: Path | None, as_json: bool
+    settings: Sequence[Settings], options: PlanOptions, lengths: Sequence[int], chart: Path | None, as_json: bool
 ) -> None:
-    """Plan every combination, print the table, draw the chart if asked."""
-    columns = [_column(one, wishes) for one in settings]
+    """Plan every combination, print a table, and draw the chart to `chart` if given."""
+    columns = [_column(combination, options) for combination in settings]
     rows = compare_columns(columns, lengths)
     crossings = _crossings(columns)
     if chart is not None:
@@ -31,23 +32,23 @@ def compare_plans(
     _table(rows, lengths)
     for crossing in crossings:
         typer.echo(
-            f"\n{crossing['hybrid']} is budgeted less cache than {crossing['other']} from "
-            f"{crossing['tokens']:,} tokens a sequence on."
+            f"\n{crossing['hybrid']} needs less cache than {crossing['other']} from {crossing['tokens']:,} tokens per "
+            "sequence."
         )
     if chart is not None:
         typer.echo(f"\nchart: {chart}")
 
 
-def _column(settings: Settings, wishes: PlanOptions) -> Column:
+def _column(settings: Settings, options: PlanOptions) -> Column:
     try:
-        planned = plan_settings(settings, wishes)
+        planned = plan_settings(settings, options)
     except PlanRefused as refusal:
         return Column(settings.model.id, settings.accelerator.name, None, refusal)
     return Column(planned.model.id, settings.accelerator.name, planned, None)
 
 
 def _crossings(columns: Sequence[Column]) -> list[dict[str, Any]]:
-    """Where each hybrid goes below each transformer; layouts do not depend on the device."""
+    """Where each hybrid goes below each transformer. Layouts do not depend on the device."""
     layouts = {column.model: column.planned.advice.plan.layout for column in columns if column.planned is not None}
     hybrids = {name: layout for name, layout in layouts.items() if layout.state_groups}
     others = {name: layout for name, layout in layouts.items() if not layout.state_groups}
@@ -69,16 +70,10 @@ def _table(rows: Sequence[dict[str, Any]], lengths: Sequence[int]) -> None:
         band = f" ±{row['band_gib']:.2f}" if row["band_gib"] else ""
         cells = [_cell(row["lengths"][str(length)]) for length in lengths]
         body.append([row["accelerator"], row["model"], f"{row['pool_gib']:.2f}{band}", f"{row['blocks']:,}", *cells])
-    widths = [max(len(line[index]) for line in body) for index in range(len(head))]
-    for number, line in enumerate(body):
-        text = "  ".join(
-            word.ljust(width) if index < 2 else word.rjust(width)
-            for index, (word, width) in enumerate(zip(line, widths, strict=True))
-        )
-        typer.secho(text.rstrip(), bold=number == 0)
-    typer.echo("\nCells: N_safe / N_steady sequences of that many tokens, and MiB of cache one is budgeted.")
+    print_table(body, left=(0, 1))
+    typer.echo("\nCells: N_safe / N_steady sequences of that length, and MiB of cache budgeted for each.")
     if any(cell["beyond_the_model"] for row in rows if "lengths" in row for cell in row["lengths"].values()):
-        typer.echo("* beyond the model's own context: needs a scaled rope.")
+        typer.echo("* longer than the model's context: needs RoPE scaling.")
     for row in rows:
         if row["verdict"] == "refused":
             typer.echo(f"{row['model']} on {row['accelerator']}: {row['what']} ({row['fix']})")
@@ -90,7 +85,7 @@ def _cell(cell: dict[str, Any]) -> str:
 
 
 def draw(plans: Sequence[ResolvedPlan], path: Path) -> None:
-    """Draw cache bytes of one sequence over its length, one line a model.
+    """Draw cache bytes of one sequence over its length, one line per model.
 
     Raises:
         EnvironmentFault: matplotlib is not installed, or the file cannot be written.
@@ -102,7 +97,7 @@ def draw(plans: Sequence[ResolvedPlan], path: Path) -> None:
         from matplotlib import pyplot
     except ImportError:
         raise EnvironmentFault(
-            "--chart", "matplotlib is not installed", "pip install matplotlib, or leave --chart out"
+            "--chart", "matplotlib is not installed", "install it with pip install matplotlib, or omit --chart"
         ) from None
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     layouts = {plan.model.id: plan.advice.plan.layout for plan in plans}
@@ -120,9 +115,9 @@ def draw(plans: Sequence[ResolvedPlan], path: Path) -> None:
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="tokens of one sequence (prompt and output)",
-        ylabel="cache budgeted for it, MiB",
-        title="Cache of one sequence: below the crossing the hybrid takes more, above it far less",
+        xlabel="tokens of a sequence (prompt and output)",
+        ylabel="cache budgeted for the sequence, MiB",
+        title="Cache of a sequence: the hybrid needs more below the crossover and far less above it",
     )
     axes.set_xticks([1 << power for power in range(7, 18)], [_short(1 << power) for power in range(7, 18)])
     axes.minorticks_off()
@@ -132,7 +127,7 @@ def draw(plans: Sequence[ResolvedPlan], path: Path) -> None:
         figure.savefig(path, dpi=144)
     except (OSError, ValueError) as error:
         raise EnvironmentFault(
-            "--chart", f"{path} cannot be written: {error}", "give a .png in a folder that exists"
+            "--chart", f"{path} cannot be written: {error}", "give a .png file in an existing folder"
         ) from None
     finally:
         pyplot.close(figure)

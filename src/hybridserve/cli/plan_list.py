@@ -1,4 +1,4 @@
-"""`hybridserve plan --list`: what the catalogue knows."""
+"""`hybridserve plan --list`: models and accelerators of the catalog."""
 
 from __future__ import annotations
 

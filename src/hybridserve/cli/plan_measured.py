@@ -1,4 +1,4 @@
-"""`hybridserve plan --measured`: an operating curve beside the plan of the settings that it was measured with."""
+"""`hybridserve plan --measured`: compare a measured operating curve with the plan of the same settings."""
 
 from __future__ import annotations
 
@@ -6,62 +6,54 @@ import json
 
 import typer
 
+from hybridserve.cli.tables import print_table
 from hybridserve.errors import CatalogError, ConfigError, PlanRefused
-from hybridserve.planning.benchmark_overlay import BenchmarkComparison, judge, read_curve
+from hybridserve.planning.benchmark_overlay import BenchmarkComparison, compare_with_plan, read_curve
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.roofline import DevicePeaks, device_peaks
-from hybridserve.planning.serialize import served
+from hybridserve.planning.serialize import served_model
 from hybridserve.settings import Settings
 
 
-def show_measured(settings: Settings, wishes: PlanOptions, text: str, where: str, as_json: bool) -> None:
-    """Print a row for each point.
+def show_measured(settings: Settings, options: PlanOptions, text: str, where: str, as_json: bool) -> None:
+    """Print a row for each measured point.
 
     Raises:
-        ConfigError: no operating curve, or of another model.
-        PlanRefused: the plan has no cache to hold it against.
+        ConfigError: not an operating curve, or one of another model.
+        PlanRefused: the plan has no cache to compare with.
     """
     model, points = read_curve(text, where)
     name = settings.model.served_name or settings.model.id
     if name != model:
         raise ConfigError(
-            where, f"was measured on {model!r}, the plan is of {name!r}", "give the settings of the server"
+            where, f"was measured on {model!r}, but the plan is for {name!r}", "use the server's settings"
         )
-    plan = plan_settings(settings, wishes).advice.plan
+    plan = plan_settings(settings, options).advice.plan
     if plan.cache is None:
-        raise PlanRefused(
-            "--measured", "the plan has no cache to hold a curve against", "give --kv-bytes or --memory-gib"
-        )
+        raise PlanRefused("--measured", "the plan has no cache to compare with", "set --kv-bytes or --memory-gib")
     peaks: DevicePeaks | None
     try:
         peaks = device_peaks(plan.deployment.accelerator, plan.deployment.quantization)
     except CatalogError:
         peaks = None
-    rows = judge(points, plan.cache, plan.max_num_seqs, served(plan), peaks)
+    rows = compare_with_plan(points, plan.cache, plan.max_num_seqs, served_model(plan), peaks)
     if as_json:
         typer.echo(json.dumps({"model": model, "points": [row.as_dict() for row in rows]}, indent=2))
         return
-    head = ["prompt/output", "at once", "run, planned", "tokens/s", "bound", "share", "TTFT ms", "TPOT ms", ""]
-    body = [head, *map(_words, rows)]
-    widths = [max(len(line[index]) for line in body) for index in range(len(head))]
-    for number, line in enumerate(body):
-        cells = [
-            word.rjust(width) if index else word.ljust(width)
-            for index, (word, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        typer.secho("  ".join(cells).rstrip(), bold=number == 0)
+    head = ["prompt/output", "concurrency", "run, planned", "tokens/s", "bound", "share", "TTFT ms", "TPOT ms", ""]
+    print_table([head, *map(_cells, rows)], left=(0,))
 
 
-def _words(row: BenchmarkComparison) -> list[str]:
-    one = row.point
+def _cells(row: BenchmarkComparison) -> list[str]:
+    point = row.point
     return [
-        f"{one.prompt:,}/{one.output:,}",
-        f"{one.concurrency:,}",
+        f"{point.prompt:,}/{point.output:,}",
+        f"{point.concurrency:,}",
         f"{row.running:,}",
-        f"{one.tokens_per_s:,.0f}",
+        f"{point.tokens_per_s:,.0f}",
         "-" if row.bound_tokens_per_s is None else f"{row.bound_tokens_per_s:,.0f}",
         "-" if row.share is None else f"{row.share:.0%}",
-        "-" if one.ttft_s is None else f"{one.ttft_s * 1e3:,.1f}",
-        "-" if one.tpot_s is None else f"{one.tpot_s * 1e3:,.2f}",
-        "void" if one.void else "requests wait" if row.waits else "",
+        "-" if point.ttft_s is None else f"{point.ttft_s * 1e3:,.1f}",
+        "-" if point.tpot_s is None else f"{point.tpot_s * 1e3:,.2f}",
+        "void" if point.void else "requests wait" if row.waits else "",
     ]

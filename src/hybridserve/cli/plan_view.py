@@ -1,4 +1,4 @@
-"""A plan for people: aligned text, and a memory bar when there is a terminal to draw it on."""
+"""The text view of a plan, with a memory bar on a terminal."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def _headline(plan: dict[str, Any]) -> None:
     else:
         typer.echo(
             f"estimate: the cache pool is within ±{plan['memory']['band'] / GIB:.2f} GiB, block arithmetic is exact; "
-            "the flags below hold at the low end"
+            "the flags below are for the low end"
         )
-    alone = plan["without_advice"]
-    if "what" in alone:
-        word = "would not start" if alone["verdict"] == "refused" else "may not start"
-        _item(f"Without the flags below it {word}: {alone['what']}", mark="!")
+    defaults = plan["without_advice"]
+    if "what" in defaults:
+        outcome = "would not start" if defaults["verdict"] == "refused" else "may not start"
+        _item(f"Without the flags below the engine {outcome}: {defaults['what']}", mark="!")
 
 
 def _memory(plan: dict[str, Any]) -> None:
     memory = plan["memory"]
     total = memory["total"]
-    _title(f"Memory of one device: {total / GIB:.2f} GiB" if total else "Memory it takes")
+    _title(f"Memory of one device: {total / GIB:.2f} GiB" if total else "Memory")
     if total and sys.stdout.isatty():
         _bar(memory)
     rows = [
@@ -56,7 +56,7 @@ def _memory(plan: dict[str, Any]) -> None:
         ("activation", memory["activation"], "peak of one full step, or of the sampler"),
         ("graphs", memory["graphs"], "captured CUDA graphs"),
         ("cache pool", memory["pool"], memory["pool_source"]),
-        ("left alone", total - memory["requested"] if total else 0, "holds the CUDA context"),
+        ("not used", total - memory["requested"] if total else 0, "contains the CUDA context"),
         ("start-up peak", memory["startup_peak"], _peak_reason(memory)),
     ]
     for name, size, note in rows:
@@ -66,24 +66,24 @@ def _memory(plan: dict[str, Any]) -> None:
 
 def _peak_reason(memory: dict[str, Any]) -> str:
     if memory["profiling_cache"] > memory["pool"]:
-        return f"measuring graphs takes {memory['profiling_cache'] / GIB:.2f} GiB of cache for a moment"
-    return "reached with the pool and the graphs in place"
+        return f"measuring graphs temporarily takes {memory['profiling_cache'] / GIB:.2f} GiB of cache"
+    return "with the pool and the graphs allocated"
 
 
 def _bar(memory: dict[str, Any]) -> None:
-    """One cell for each per cent of the device."""
+    """Draw the memory of the device as a bar."""
     from rich.console import Console
     from rich.text import Text
 
     text, used = Text("  "), 0
-    for name, colour in BAR:
+    for name, color in BAR:
         cells = round(80 * max(memory[name], 0) / memory["total"])
-        text.append("█" * cells, style=colour)
+        text.append("█" * cells, style=color)
         used += cells
     text.append("░" * max(0, 80 - used), style="dim")
     legend = Text("  ")
-    for name, colour in BAR:
-        legend.append("█ ", style=colour).append(f"{name}  ")
+    for name, color in BAR:
+        legend.append("█ ", style=color).append(f"{name}  ")
     console = Console(highlight=False)
     console.print(text)
     console.print(legend)
@@ -109,17 +109,17 @@ def _cache(plan: dict[str, Any]) -> None:
         + (f", {cache['padding_layers']} padding layer(s)" if cache["padding_layers"] else "")
         + f": {cache['bytes_per_block'] / MIB:.2f} MiB a block",
     )
-    _row("each token", f"{cache['kv_bytes_per_token']:,} B of keys and values")
+    _row("per token", f"{cache['kv_bytes_per_token']:,} B of keys and values")
     if state:
         per_block = cache["bytes_per_block"] / MIB
         _row(
-            "each sequence",
+            "per sequence",
             f"{cache['state_bytes_per_sequence'] / MIB:.1f} MiB of state, allocated as "
             f"{cache['state_blocks_running'] * per_block:.1f} MiB and budgeted as "
             f"{cache['state_blocks_budgeted'] * per_block:.1f} MiB",
         )
     prefix = cache["smallest_cacheable_prefix"]
-    _row("reuse", f"prefixes of {prefix:,} tokens or more" if prefix else "none: prefix caching is off")
+    _row("prefix reuse", f"prefixes of {prefix:,} tokens or more" if prefix else "off")
 
 
 def _capacity(plan: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ def _capacity(plan: dict[str, Any]) -> None:
     _title("Capacity")
     _row("blocks", _ends(capacity["num_blocks"]))
     concurrency = " to ".join(f"{value:.2f}x" for value in _distinct(capacity["printed_concurrency"]))
-    _row("will be logged", f"GPU KV cache size: {_ends(capacity['printed_tokens'])} tokens")
+    _row("engine log", f"GPU KV cache size: {_ends(capacity['printed_tokens'])} tokens")
     _row("", f"Maximum concurrency for {capacity['max_model_len']:,} tokens per request: {concurrency}")
     length = capacity["request_length"]
     _row("N_safe", f"{_ends(capacity['n_safe'])} requests of {length:,} tokens, no preemption possible")
@@ -141,7 +141,7 @@ def _capacity(plan: dict[str, Any]) -> None:
             f"{bound['output_tokens_per_s']:,.0f} output tokens/s with {bound['batch']} sequences, "
             f"{bound['inter_token_s'] * 1e3:.1f} ms a token, limited by {bound['decode_limit']}",
         )
-        _row("", "a roofline, not a forecast: no kernel or scheduler reaches it")
+        _row("", "from a roofline model, not a forecast: a real engine stays below it")
 
 
 def _flags(plan: dict[str, Any]) -> None:
@@ -149,13 +149,13 @@ def _flags(plan: dict[str, Any]) -> None:
     for flag in plan["flags"]:
         _setting(flag["name"], flag["value"])
         _item(flag["reason"], mark=" ")
-        _item(f"buys: {flag['gain']}", mark=" ")
+        _item(f"gain: {flag['gain']}", mark=" ")
     if plan["options"]:
         _title("Consider")
         for option in plan["options"]:
             _setting(option["name"], option["value"])
-            _item(f"buys: {option['gain']}", mark=" ")
-            _item(f"price: {option['price']}", mark=" ")
+            _item(f"gain: {option['gain']}", mark=" ")
+            _item(f"cost: {option['price']}", mark=" ")
 
 
 def _setting(name: str, value: Any) -> None:
@@ -166,7 +166,7 @@ def _setting(name: str, value: Any) -> None:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    """Low and high end where they differ."""
+    """The low and high end of the band, or one value if they are equal."""
     known = [value for value in (values[0], values[-1]) if value is not None]
     return known if known and known[0] != known[-1] else known[:1]
 

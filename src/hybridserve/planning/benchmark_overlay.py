@@ -1,7 +1,7 @@
-"""An operating curve beside the plan: what of each measured point the cache explains, and how far from the roofline.
+"""Compare a measured operating curve with the plan: sequences that run at once, and share of the roofline bound.
 
-The file is what `hybridserve loadtest --sweep concurrency` writes. A point at a concurrency that the plan's cache does
-not hold was measured with requests waiting: its throughput is that of the sequences that fit.
+`hybridserve loadtest --sweep concurrency` writes the file. If the concurrency of a point is more than the planned cache
+fits, requests waited, and the throughput is that of the sequences that fit.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ class MeasuredPoint:
     ttft_s: float | None
     tpot_s: float | None
     void: bool
-    """The client was the bottleneck: says nothing about the server."""
+    """The client was the bottleneck, so the point does not measure the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkComparison:
-    """A point and what the plan says of it."""
+    """A measured point with the planned values."""
 
     point: MeasuredPoint
     running: int
-    """Sequences that run at once, planned."""
+    """Planned number of sequences that run at once."""
     bound_tokens_per_s: float | None
-    """The roofline at that many; None where the catalogue has no peaks."""
+    """The roofline bound at that number; None if the catalog has no peaks of the device."""
 
     @property
     def waits(self) -> bool:
-        """The cache, or the limit of sequences, is full."""
+        """Whether the cache or max_num_seqs is full, so that requests wait."""
         return self.running < self.point.concurrency
 
     @property
     def share(self) -> float | None:
-        """Of the bound."""
+        """Measured share of the bound."""
         return self.point.tokens_per_s / self.bound_tokens_per_s if self.bound_tokens_per_s else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json."""
+        """The comparison for ``--json``."""
         return {**asdict(self), "waits": self.waits, "share": self.share}
 
 
 def read_curve(text: str, where: str) -> tuple[str, tuple[MeasuredPoint, ...]]:
-    """The served model's name, and the points.
+    """Parse an operating curve: the served model's name and the points.
 
     Raises:
-        ConfigError: not such a file, or without points.
+        ConfigError: not an operating curve, or without points.
     """
     try:
         tree = json.loads(text)
@@ -68,24 +68,26 @@ def read_curve(text: str, where: str) -> tuple[str, tuple[MeasuredPoint, ...]]:
         model = str(tree["model"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            where, f"is no operating curve ({type(error).__name__}: {error})", "hybridserve loadtest --sweep writes one"
+            where,
+            f"is not an operating curve ({type(error).__name__}: {error})",
+            "hybridserve loadtest --sweep writes one",
         ) from None
     if not points:
         raise ConfigError(where, "has no points", "run the sweep again")
     return model, points
 
 
-def judge(
+def compare_with_plan(
     points: Sequence[MeasuredPoint], cache: CachePlan, max_num_seqs: int, served: ServedModel, peaks: DevicePeaks | None
 ) -> tuple[BenchmarkComparison, ...]:
-    """Every point beside the plan: sequences that run, and the bound at that many."""
+    """Compare every point with the plan."""
     found = []
-    for one in points:
-        running = min(one.concurrency, max_num_seqs, cache.n_steady(one.prompt + one.output))
+    for point in points:
+        running = min(point.concurrency, max_num_seqs, cache.n_steady(point.prompt + point.output))
         limit = None
         if peaks is not None and running:
-            limit = bound(served, peaks, running, one.prompt, one.output).output_tokens_per_s
-        found.append(BenchmarkComparison(one, running, limit))
+            limit = bound(served, peaks, running, point.prompt, point.output).output_tokens_per_s
+        found.append(BenchmarkComparison(point, running, limit))
     return tuple(found)
 
 

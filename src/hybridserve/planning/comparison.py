@@ -1,4 +1,4 @@
-"""Models and devices side by side: what fits at several lengths, and where their caches cross over."""
+"""Compare models and devices: what fits at several lengths, and where cache sizes cross over."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from hybridserve.planning.cache.types import CacheLayout
 from hybridserve.planning.deployment import DeploymentPlan
 from hybridserve.planning.resolve import ResolvedPlan
 from hybridserve.planning.roofline import DevicePeaks, bound, device_peaks
-from hybridserve.planning.serialize import served
+from hybridserve.planning.serialize import served_model
 from hybridserve.records import dataclass
 from hybridserve.units import GIB
 
-# Where sequence lengths are sampled for the drawing, in tokens: fine enough to show every step of a block.
+# Sequence lengths of the chart, in tokens: fine enough to show every block.
 CURVE_LENGTHS = tuple(round(128 * 2 ** (step / 256)) for step in range(256 * 10 + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One model on one device; `refusal` where it does not fit."""
+    """One model on one device; `refusal` if it does not fit."""
 
     model: str
     accelerator: str
@@ -29,22 +29,22 @@ class Column:
 
 
 def compare_columns(columns: Sequence[Column], lengths: Sequence[int]) -> list[dict[str, Any]]:
-    """One row a column, with a cell for each length.
+    """One row per model and device, with a cell for each length.
 
-    A length beyond the model's own context is computed all the same and marked, since a scaled rope may reach it.
+    A length beyond the model's context is computed and marked, since RoPE scaling may reach it.
     """
     return [_row(column, lengths) for column in columns]
 
 
 def sequence_bytes(layout: CacheLayout, length: int) -> int:
-    """Bytes of the pool that one sequence of `length` tokens is budgeted."""
+    """Bytes of the pool budgeted for one sequence of `length` tokens."""
     return layout.blocks_per_sequence(length) * layout.bytes_per_block
 
 
 def crossover(hybrid: CacheLayout, other: CacheLayout, longest: int = 1 << 17) -> int | None:
-    """The shortest sequence from which the hybrid never takes more cache than the other; None if there is none.
+    """The length from which the hybrid never needs more cache than the other model; None if there is none.
 
-    Both curves are stairs, so they may touch earlier: from the length returned on, the hybrid stays below.
+    Both curves are step functions and may cross earlier; from the returned length on, the hybrid stays below.
     """
     above = None
     step = max(1, other.block_size)
@@ -91,7 +91,7 @@ def _cell(plan: DeploymentPlan, length: int, device: DevicePeaks | None) -> dict
         "beyond_the_model": length > plan.deployment.arch.max_position_embeddings,
     }
     if device is not None and steady:
-        # Half prompt, half output: the mean context then is three quarters of the length.
-        limit = bound(served(plan), device, steady, max(1, length // 2), max(1, length - length // 2))
+        # Half prompt, half output: the mean context is then three quarters of the length.
+        limit = bound(served_model(plan), device, steady, max(1, length // 2), max(1, length - length // 2))
         cell["bound_output_tokens_per_s"] = round(limit.output_tokens_per_s, 1)
     return cell

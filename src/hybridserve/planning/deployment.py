@@ -1,7 +1,7 @@
-"""A model on a device with engine settings, planned whole: memory, then the cache cut from what is left of it.
+"""Plan a deployment: a model on a device with engine settings. First the memory, then the cache in what is left.
 
-The cache plan is exact for given bytes. Where the bytes are an estimate, it is made three times: for the estimate and
-for both ends of its band, so that a verdict says what is certain.
+The cache plan is exact for a given number of bytes. If the bytes are an estimate, it is computed three times, for the
+estimate and for both ends of its band, so that the verdict says what is certain.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hybridserve.units import GIB, MIB, format_gib
 if TYPE_CHECKING:
     from hybridserve.planning.memory.profile import MemoryProfile
 
-# The CUDA context is created before the engine's first measurement and lives outside of what it may take.
+# The CUDA context is created before the engine's first measurement, outside of the memory that the engine may use.
 CONTEXT_BYTES = 400 * MIB
 
 FitStatus = Literal["starts", "uncertain", "refused"]
@@ -32,17 +32,17 @@ FitStatus = Literal["starts", "uncertain", "refused"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """What is to be planned. None means the engine's own default.
+    """What to plan. None means the engine's default.
 
     Attributes:
-        model: id for messages and for the calibration file.
-        total_bytes: memory of one device; None takes the catalogue's, which the CPU has not.
+        model: id, for messages and for the calibration file.
+        total_bytes: memory of one device; None uses the catalog's, which a CPU does not have.
         cache: settings of the cache; its `kv_bytes` and `full_cudagraphs` are filled in here.
-        served_len: context the model is served with by default, where that is not its longest.
+        served_len: default context of the model, if that is not its longest.
         kv_cache_memory_bytes: given pool of each device.
-        published_weight_bytes: size of a quantised checkpoint as published; `published_confirmed` says that it was read
-            at its source.
-        full_cudagraphs: graphs of whole steps, where graphs are captured at all; False with mode PIECEWISE.
+        published_weight_bytes: published size of a quantized checkpoint; `published_confirmed` if it was read at its
+            source.
+        full_cudagraphs: capture graphs of whole steps, if graphs are captured; False with mode PIECEWISE.
     """
 
     model: str
@@ -67,10 +67,10 @@ class DeploymentPlan:
     """A planned deployment.
 
     Attributes:
-        deployment: as asked, with the defaults of the engine filled in.
-        cache: for the pool's bytes as given, profiled or estimated; None when the engine would refuse them.
-        low, high: the same for both ends of the band; equal to `cache` when it is exact.
-        refusal: why the engine would not start with the estimate, in its own words where they are known.
+        deployment: as requested, with the engine's defaults filled in.
+        cache: for the given, profiled or estimated pool; None if the engine would refuse it.
+        low, high: the same for both ends of the band; equal to `cache` if the pool is exact.
+        refusal: why the engine would not start with the estimate, with its own message where it is known.
         low_refusal: the same at the low end of the band.
         verdict: `starts` at both ends of the band, `refused` at both, else `uncertain`.
     """
@@ -104,7 +104,7 @@ def plan_deployment(deployment: Deployment) -> DeploymentPlan:
     """Plan memory and cache of one deployment.
 
     Raises:
-        PlanRefused: the settings are impossible with any amount of memory (such as a TP that does not divide groups).
+        PlanRefused: no amount of memory makes the settings possible (such as a TP that does not divide groups).
     """
     deployment, weights, layout, budget = _allocate_memory(deployment)
     warning = engine_table(deployment.cache.engine)[1]
@@ -118,7 +118,7 @@ def plan_deployment(deployment: Deployment) -> DeploymentPlan:
     if isinstance(middle, CachePlan):
         warnings += middle.warnings
         if isinstance(low, PlanRefused):
-            warnings.append(f"at the low end of the band the engine would refuse: {low.what}")
+            warnings.append(f"at the low end of the band the engine would refuse to start: {low.what}")
     return DeploymentPlan(
         deployment=deployment,
         weights=weights,
@@ -135,7 +135,7 @@ def plan_deployment(deployment: Deployment) -> DeploymentPlan:
 
 
 def plan_low_end(deployment: Deployment) -> CachePlan | PlanRefused:
-    """The cache at the low end of the band, or why the engine would not start there: all that a search needs.
+    """The cache at the low end of the band, or why the engine would not start there. A search needs only this.
 
     Raises:
         PlanRefused: as `plan_deployment`.
@@ -163,7 +163,7 @@ def _allocate_memory(deployment: Deployment) -> tuple[Deployment, WeightBytes, C
 
 
 def with_engine_defaults(deployment: Deployment, table: EngineTable) -> Deployment:
-    """The deployment with what the API server would take for scheduler flags that are not given.
+    """The deployment with the API server's defaults for scheduler flags that are not set.
 
     Source: vllm/engine/arg_utils.py, get_batch_defaults.
     """
@@ -205,9 +205,9 @@ def with_cache(deployment: Deployment, **changes: object) -> Deployment:
 
 
 def profiled_settings(deployment: Deployment) -> Mapping[str, Any]:
-    """The settings that decide what the engine profiles, under vLLM's names: key of the calibration file.
+    """The settings that determine what the engine profiles, under vLLM's names: the key of the calibration file.
 
-    `deployment` has the engine's defaults filled in (`DeploymentPlan.deployment` has).
+    `deployment` must have the engine's defaults filled in, as `DeploymentPlan.deployment` has.
     """
     cache = deployment.cache
     profiled: dict[str, Any] = {
@@ -226,7 +226,7 @@ def profiled_settings(deployment: Deployment) -> Mapping[str, Any]:
         "enforce_eager": deployment.enforce_eager,
         "num_speculative_tokens": cache.num_speculative_tokens,
     }
-    # Rarely set; left out where they are not, so that a file stays readable.
+    # Rarely set, and left out otherwise, so that the file stays readable.
     if not deployment.full_cudagraphs:
         profiled["full_cudagraphs"] = False
     if cache.use_replayssm:
@@ -244,12 +244,12 @@ def _memory_request(deployment: Deployment, table: EngineTable, weights: WeightB
         pool = deployment.calibration.find(deployment.model, deployment.accelerator.id, profiled_settings(deployment))
     total = deployment.total_bytes
     if total is None:
-        # A CPU whose memory nobody has told: with a given pool the total plays no part but in the drawing.
+        # A CPU of unknown memory: with a given pool the total is only used for display.
         if deployment.kv_cache_memory_bytes is None:
             raise PlanRefused(
                 "engine.kv_cache_memory_bytes",
                 f"{deployment.accelerator.id} has no fixed memory, so the cache pool cannot be estimated",
-                "give --kv-bytes (268435456 is 256 MiB), or --memory-gib for one NUMA node",
+                "set --kv-bytes (268435456 is 256 MiB), or --memory-gib for one NUMA node",
             )
         total = weights.bytes + deployment.kv_cache_memory_bytes + GIB
     largest = table.max_cudagraph_capture_size["sm100" if deployment.accelerator.major == 10 else "default"]
@@ -269,7 +269,7 @@ def _memory_request(deployment: Deployment, table: EngineTable, weights: WeightB
 
 
 def _plan_end(deployment: Deployment, budget: MemoryBudget, offset: int) -> CachePlan | PlanRefused:
-    """The cache plan with `offset` bytes more than the budget says, or why the engine would not start."""
+    """The cache plan with `offset` bytes more than the budget, or why the engine would not start."""
     kv = budget.kv + offset
     if kv <= 0:
         return PlanRefused(
@@ -277,19 +277,19 @@ def _plan_end(deployment: Deployment, budget: MemoryBudget, offset: int) -> Cach
             f"No available memory for the cache blocks: weights {format_gib(budget.weights)}, activations, graphs and "
             f"runtime {format_gib(budget.activation + budget.graphs + budget.runtime)} leave nothing of "
             f"{format_gib(budget.requested)}",
-            "take a device with more memory, more devices (--tp), a quantised checkpoint, or fewer --max-num-seqs",
+            "use a device with more memory, more devices (--tp), a quantized checkpoint, or a lower --concurrency",
         )
-    too_much = _exceeds_device(deployment, budget, offset)
-    if too_much is not None:
-        return too_much
+    refusal = _exceeds_device(deployment, budget, offset)
+    if refusal is not None:
+        return refusal
     try:
         return plan_cache(deployment.arch, replace(deployment.cache, kv_bytes=kv))
-    except PlanRefused as refusal:
-        return refusal
+    except PlanRefused as error:
+        return error
 
 
 def _exceeds_device(deployment: Deployment, budget: MemoryBudget, offset: int) -> PlanRefused | None:
-    """Why the device's memory is too small for what the engine holds while it starts, or None."""
+    """Why the device's memory is too small for the engine's peak while it starts, or None."""
     if deployment.accelerator.platform == "cpu":
         return None
     limit = budget.total - CONTEXT_BYTES
@@ -301,20 +301,20 @@ def _exceeds_device(deployment: Deployment, budget: MemoryBudget, offset: int) -
             f"GPU memory utilization ({deployment.gpu_memory_utilization}, {format_gib(budget.requested)})",
             f"set it to at most {limit * 100 // budget.total / 100}",
         )
-    # The band stands for fixed parts that are not known exactly: a larger pool means that those are smaller.
+    # The band covers fixed parts that are not known exactly: if the pool is larger, those are smaller.
     peak = budget.startup_peak - (offset if budget.profiling_cache > budget.kv else 0)
     if peak <= limit:
         return None
     if budget.profiling_cache > budget.kv:
         return PlanRefused(
             "engine.max_num_seqs",
-            f"start-up would run out of memory: to measure CUDA graphs the engine allocates one cache block for each "
+            f"start-up would run out of memory: to measure CUDA graphs, the engine allocates one cache block for each "
             f"of {deployment.cache.max_num_seqs} sequences, {format_gib(budget.profiling_cache)} on top of "
-            f"{format_gib(budget.weights)} of weights: {format_gib(peak)}, and the device has {format_gib(limit)}",
-            "lower --max-num-seqs",
+            f"{format_gib(budget.weights)} of weights: {format_gib(peak)} of {format_gib(limit)}",
+            "lower --concurrency (max_num_seqs)",
         )
     return PlanRefused(
         "engine.kv_cache_memory_bytes" if given else "engine.gpu_memory_utilization",
-        f"start-up would run out of memory: {format_gib(peak)}, and the device has {format_gib(limit)}",
+        f"start-up would run out of memory: {format_gib(peak)} of {format_gib(limit)}",
         "lower it",
     )

@@ -1,16 +1,19 @@
-"""What tensor parallelism must divide. The engine checks this while it builds the layers, we before it starts."""
+"""Tensor and pipeline parallelism: which sizes a model supports, and the layers of each stage.
+
+The engine checks divisibility while it builds the layers; the planner does so before the start.
+"""
 
 from __future__ import annotations
 
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2
 
-# Families whose classes refuse more devices than experts.
-WHOLE_EXPERTS = ("qwen3_next", "transformer")
+# Families whose vLLM classes refuse more devices than experts.
+AT_MOST_ONE_DEVICE_PER_EXPERT = ("qwen3_next", "transformer")
 
 
 def check_tensor_parallel(arch: Architecture, tp: int, *, replayssm: bool = False) -> None:
-    """Raise `PlanRefused` with the engine's reason where `tp` devices cannot share the layers."""
+    """Raise `PlanRefused` with the engine's message if `tp` devices cannot share the layers."""
     if tp < 1:
         raise PlanRefused("engine.tensor_parallel_size", f"{tp} is not a number of devices", "1 or more")
     for what, reason in _faults(arch, tp, replayssm):
@@ -22,7 +25,7 @@ def check_tensor_parallel(arch: Architecture, tp: int, *, replayssm: bool = Fals
 
 
 def allowed_sizes(arch: Architecture, *, replayssm: bool = False, largest: int = 64) -> tuple[int, ...]:
-    """Tensor parallel sizes up to `largest` that the model can take."""
+    """Tensor parallel sizes up to `largest` that the model supports."""
     return tuple(tp for tp in range(1, largest + 1) if not _faults(arch, tp, replayssm))
 
 
@@ -41,7 +44,7 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
         )
         kv_heads = arch.attention.kv_heads
         if (kv_heads % tp) if kv_heads >= tp else (tp % kv_heads):
-            faults.append((f"num_key_value_heads {kv_heads}", "KV heads are neither split nor copied evenly"))
+            faults.append((f"num_key_value_heads {kv_heads}", "KV heads can be neither split nor replicated evenly"))
     match arch.state:
         case Mamba2(heads=heads, groups=groups):
             must_divide(heads, "mamba heads", "Tensor parallel world size must divide num heads")
@@ -60,7 +63,7 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
     if arch.mlp is not None:
         must_divide(arch.mlp.intermediate, "intermediate_size", "The MLP is not divisible")
     if arch.moe is not None:
-        if arch.family in WHOLE_EXPERTS and tp > arch.moe.experts:
+        if arch.family in AT_MOST_ONE_DEVICE_PER_EXPERT and tp > arch.moe.experts:
             faults.append((f"experts {arch.moe.experts}", "Tensor parallel size is greater than the number of experts"))
         must_divide(arch.moe.intermediate, "expert intermediate size", "Experts are not divisible")
         must_divide(arch.moe.shared_intermediate, "shared expert intermediate size", "Experts are not divisible")
@@ -68,7 +71,7 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
 
 
 def split_layers(layers: int, stages: int) -> tuple[int, ...]:
-    """Layers of each pipeline stage: what is left over goes to the stages before the last, from the back.
+    """Layers of each pipeline stage: a remainder goes to the stages before the last, from the back.
 
     Source: vLLM distributed/utils.py, get_pp_indices.
     """

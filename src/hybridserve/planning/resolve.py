@@ -1,6 +1,6 @@
-"""The one function that turns settings into vLLM's own arguments, and the one that turns them into a deployment.
+"""Resolve settings to a planned deployment, and to vLLM's engine arguments.
 
-`serve`, `render`, the chart and compose all call `engine_args`: what one of them starts is what the others would.
+`serve`, `render`, the chart and compose all use `engine_args`, so they start the same engine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hybridserve.units import GIB
 if TYPE_CHECKING:
     from hybridserve.planning.memory.profile import MemoryProfile
 
-# Settings that are passed on as they are, under the same name, when they differ from the engine's default.
+# Settings that are passed on unchanged, under the same name, if they are set.
 PASSED_ON = (
     "mamba_cache_mode",
     "prefix_match_unit",
@@ -36,8 +36,8 @@ PASSED_ON = (
     "speculative_config",
     "kv_transfer_config",
 )
-# Arguments that decide the cache and have no setting of their own: they come through `engine.extra_args`.
-DECIDING_EXTRAS: dict[str, type] = {
+# Arguments that affect the cache but have no setting: they are read from `engine.extra_args`.
+CACHE_EXTRA_ARGS: dict[str, type] = {
     "mamba_block_size": int,
     "enable_chunked_prefill": bool,
     "use_replayssm": bool,
@@ -48,9 +48,9 @@ DECIDING_EXTRAS: dict[str, type] = {
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPlan:
-    """Settings with the model they name and the advice for what they leave open.
+    """Settings, the model that they name, and the recommendation for flags that they do not set.
 
-    `asked` is the deployment as the settings alone describe it, without the advice.
+    `asked` is the deployment as the settings alone describe it, without the recommendation.
     """
 
     settings: Settings
@@ -61,7 +61,7 @@ class ResolvedPlan:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What a plan is made for, beside the settings."""
+    """Inputs of a plan besides the settings."""
 
     workload: Workload = ASSUMED
     goal: Goal = "throughput"
@@ -72,32 +72,32 @@ class PlanOptions:
 DEFAULT_OPTIONS = PlanOptions()
 
 
-def plan_settings(settings: Settings, wishes: PlanOptions = DEFAULT_OPTIONS) -> ResolvedPlan:
-    """Find the model, plan it on its accelerator and choose what is left open.
+def plan_settings(settings: Settings, options: PlanOptions = DEFAULT_OPTIONS) -> ResolvedPlan:
+    """Find the model, plan it on its accelerator, and recommend flags that are not set.
 
     Raises:
-        CatalogError: model or accelerator are not known.
+        CatalogError: the model or accelerator is not known.
         ConfigError: a setting contradicts the model.
         PlanRefused: the engine would not start.
     """
     model = find_model(settings)
-    asked = deployment_from(settings, model, wishes.calibration or _calibration(settings))
-    return ResolvedPlan(settings, model, asked, recommend(asked, wishes.workload, wishes.goal, wishes.reuse))
+    asked = deployment_from(settings, model, options.calibration or _calibration(settings))
+    return ResolvedPlan(settings, model, asked, recommend(asked, options.workload, options.goal, options.reuse))
 
 
 def _calibration(settings: Settings) -> MemoryProfile | None:
-    """The calibration file of the settings; one that is not there yet is empty."""
+    """The calibration file of the settings, if it exists."""
     file = settings.accelerator.calibration
     if file is None or not file.exists():
         return None
-    # Imported only here: most plans have no such file.
+    # Imported here only: most plans have no calibration file.
     from hybridserve.planning.memory.profile import read_memory_profile
 
     return read_memory_profile(file.read_text(encoding="utf-8"), str(file))
 
 
 def find_model(settings: Settings) -> ResolvedModel:
-    """The model of the settings; its config.json is the one beside the weights where those are local."""
+    """The model of the settings, with the config.json beside its weights if those are local."""
     model = resolve_model(settings.model.id)
     source = settings.model.source
     if source is not None and Path(source).is_dir():
@@ -107,7 +107,7 @@ def find_model(settings: Settings) -> ResolvedModel:
 
 
 def deployment_from(settings: Settings, model: ResolvedModel, calibration: MemoryProfile | None = None) -> Deployment:
-    """What the planner is asked, from settings and a resolved model.
+    """The deployment to plan, from settings and a resolved model.
 
     Raises:
         CatalogError: the accelerator is unknown, or config.json cannot be read.
@@ -118,8 +118,8 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
     if engine.max_model_len is not None and engine.max_model_len > arch.max_position_embeddings:
         raise ConfigError(
             "engine.max_model_len",
-            f"{engine.max_model_len:,} tokens are beyond the {arch.max_position_embeddings:,} of {model.id}",
-            f"take at most {arch.max_position_embeddings}",
+            f"{engine.max_model_len:,} tokens are more than the {arch.max_position_embeddings:,} of {model.id}",
+            f"set at most {arch.max_position_embeddings}",
         )
     device = accelerator(settings.accelerator.name)
     memory_gib = settings.accelerator.memory_gib
@@ -158,29 +158,29 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
             prefix_match_unit=engine.prefix_match_unit,
             max_model_len=engine.max_model_len,
             max_num_seqs=engine.max_num_seqs,
-            **_deciding_extras(engine.extra_args),
+            **_cache_extra_args(engine.extra_args),
             num_speculative_tokens=_speculative_tokens(engine.speculative_config or {}),
         ),
     )
 
 
-def _deciding_extras(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the free-form arguments that the cache depends on, under the planner's names."""
+def _cache_extra_args(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The free-form arguments that affect the cache, under the planner's names."""
     found = {}
     for written, value in extra.items():
         name = written.replace("-", "_")
-        kind = DECIDING_EXTRAS.get(name)
+        kind = CACHE_EXTRA_ARGS.get(name)
         if kind is None or value is None:
             continue
         if type(value) is not kind:
-            needed = "true or false" if kind is bool else "a whole number"
-            raise ConfigError(f"engine.extra_args.{written}", f"{value!r} is not {needed}", "correct it")
+            needed = "true or false" if kind is bool else "an integer"
+            raise ConfigError(f"engine.extra_args.{written}", f"expected {needed}, got {value!r}", "correct it")
         found[name] = value
     return found
 
 
 def _full_cudagraphs(extra: Mapping[str, Any]) -> bool:
-    """Whole steps are captured unless `compilation_config` asks for less; eager mode is a setting of its own."""
+    """Whether graphs of whole steps are captured, as `compilation_config` says; eager mode is a separate setting."""
     config = extra.get("compilation_config", extra.get("compilation-config"))
     mode = config.get("cudagraph_mode") if isinstance(config, Mapping) else None
     return mode is None or str(mode).upper() not in ("PIECEWISE", "NONE")
@@ -189,18 +189,20 @@ def _full_cudagraphs(extra: Mapping[str, Any]) -> bool:
 def _speculative_tokens(config: Mapping[str, Any]) -> int:
     count = config.get("num_speculative_tokens", 0)
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise ConfigError("engine.speculative_config.num_speculative_tokens", f"is {count!r}", "a whole number")
+        raise ConfigError(
+            "engine.speculative_config.num_speculative_tokens", f"is {count!r}", "set an integer of at least 0"
+        )
     return count
 
 
 def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict[str, Any]:
     """vLLM's arguments for this deployment, under the names of `vllm serve` (underscores for dashes).
 
-    What is set wins; then the advice; then the model's card. Values are plain JSON. Defaults of the engine are left
-    out, except where they have changed between releases.
+    Precedence: settings, then the recommendation, then the model card. Values are plain JSON. The engine's defaults are
+    left out, except for those that differ between releases.
 
     Args:
-        planned: from `plan_settings`; planned here for the assumed workload when None.
+        planned: from `plan_settings`; if None, planned here for the assumed workload.
 
     Raises:
         CatalogError, ConfigError, PlanRefused: as `plan_settings`.
@@ -245,21 +247,21 @@ def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict
     if clash:
         raise ConfigError(
             f"engine.extra_args.{clash[0]}",
-            f"{clash[0]} is set twice: the plan or a setting of its own has {args[clash[0]]!r}",
+            f"{clash[0]} is set twice: the plan or another setting has {args[clash[0]]!r}",
             f"set engine.{clash[0]} instead" if hasattr(engine, clash[0]) else "remove it",
         )
     return {**args, **engine.extra_args}
 
 
 def engine_environment(settings: Settings) -> dict[str, str]:
-    """Variables that the processes of the engine start with, unless the user has set them.
+    """Environment variables of the engine's processes, unless the user has set them.
 
-    ``OMP_NUM_THREADS``: a worker inside of the engine core gets no threads from vLLM, and torch would take every core
-    and wait on them all, those of the server included. Ray gives a replica as many as it has CPUs, which is one.
+    ``OMP_NUM_THREADS``: vLLM sets no number of threads for a worker inside the engine core, so torch would use every
+    core, and block on those that the server uses. Ray sets it to the replica's CPUs, which is one.
 
-    ``enforce_eager`` leaves vLLM's samplers compiled (vllm/v1/sample/ops): on a CPU the first request that samples, or
-    asks for logprobs, would call a C++ compiler, hold every stream up for seconds, and end the engine where there is
-    none.
+    ``TORCH_COMPILE_DISABLE``: ``enforce_eager`` does not cover vLLM's samplers (vllm/v1/sample/ops). On a CPU the first
+    request that samples, or wants logprobs, would run a C++ compiler, which delays every stream for seconds, and stops
+    the engine if there is no compiler.
     """
     if accelerator(settings.accelerator.name).platform != "cpu":
         return {}
@@ -268,10 +270,10 @@ def engine_environment(settings: Settings) -> dict[str, str]:
 
 
 def weights_source(settings: Settings, model: ResolvedModel) -> str:
-    """Folder or repository the weights come from.
+    """Folder or repository of the weights.
 
     Raises:
-        ConfigError: the card names no repository, and no folder was given.
+        ConfigError: the card has no repository, and no folder was given.
     """
     if settings.model.source is not None:
         return settings.model.source
@@ -279,18 +281,16 @@ def weights_source(settings: Settings, model: ResolvedModel) -> str:
         return str(model.folder)
     if model.card is not None and model.card.repository is not None:
         return model.card.repository
-    raise ConfigError(
-        "model.source", f"{model.id} is not published anywhere", "give the folder with its weights as model.source"
-    )
+    raise ConfigError("model.source", f"{model.id} is not published", "set model.source to the folder with its weights")
 
 
 def _eager(engine: EngineSection, cpu: bool) -> bool:
-    # On a CPU compiling costs a compiler and a minute, and small models gain nothing from it.
+    # On a CPU, compilation needs a compiler and a minute, and does not speed up small models.
     return cpu if engine.enforce_eager is None else engine.enforce_eager
 
 
 def _from_card(engine: EngineSection, card: ModelCard | None) -> dict[str, Any]:
-    """Parsers and modes that the model's card knows and the settings leave open."""
+    """Parsers and modes from the model card that are not set."""
     args: dict[str, Any] = {}
     serving = card.serving if card else None
     if parser := engine.reasoning_parser or (serving.reasoning_parser if serving else None):

@@ -1,8 +1,8 @@
 """An upper bound on throughput: bytes over bandwidth against FLOPs over peak, step by step.
 
-A bound, not a forecast. It leaves out kernel launches, scheduling, sampling, communication between devices and every
-inefficiency of a kernel, so a real engine stays below it. What it shows is which resource sets the limit, and how two
-models compare when nothing else gets in the way.
+It is a bound, not a forecast: it leaves out kernel launches, scheduling, sampling, communication between devices and
+kernel inefficiency, so a real engine stays below it. It shows which resource is the limit, and how two models compare
+with all else equal.
 
 One decode step of B sequences at a context of L tokens moves and computes::
 
@@ -10,8 +10,8 @@ One decode step of B sequences at a context of L tokens moves and computes::
     FLOPs = B * (2 * active_parameters + 4 * attention_layers * heads * head_dim * L + state update)
 
 A prefill of P tokens computes ``2 * active_parameters * P + 2 * attention_layers * heads * head_dim * P^2`` (causal)
-and the state's scan. Experts of a mixture are read once each: of E experts with k per token, a step of B tokens touches
-``E * (1 - (1 - k/E)^B)`` when routing is uniform.
+plus the scan of the state. Each expert is read once: of E experts with k per token, a step of B tokens reads
+``E * (1 - (1 - k/E)^B)``, assuming uniform routing.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class DevicePeaks:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model as it is served, as far as one step on one device is concerned.
+    """What one step of a model on one device depends on.
 
     Attributes:
         weights: on one device.
         kv_bytes_per_token, state_bytes: of one sequence, on one device.
-        devices: tensor parallel size; communication is left out.
+        devices: tensor parallel size; communication is not counted.
     """
 
     arch: Architecture
@@ -70,14 +70,14 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ThroughputBound:
-    """Limits for a stream of equal requests that keeps `batch` sequences running.
+    """Bounds for a stream of equal requests that keeps `batch` sequences running.
 
     Attributes:
-        output_tokens_per_s: of all sequences together.
-        inter_token_s: one decode step at the mean context: no sequence's tokens come faster.
-        first_token_s: one prefill alone on the device.
-        prefill_share: part of the time that goes into prefill.
-        decode_limit: what bounds the decode steps.
+        output_tokens_per_s: over all sequences.
+        inter_token_s: duration of one decode step at the mean context, the lower bound of inter-token latency.
+        first_token_s: duration of one prefill alone on the device.
+        prefill_share: share of the time spent in prefill.
+        decode_limit: the resource that limits decode steps.
     """
 
     batch: int
@@ -89,17 +89,17 @@ class ThroughputBound:
 
 
 def device_peaks(accelerator: Accelerator, quantization: Quantization = "none") -> DevicePeaks:
-    """Peaks of an accelerator for weights of this quantisation.
+    """Peaks of an accelerator for weights of this quantization.
 
     Raises:
-        CatalogError: the catalogue has no bandwidth or FLOPs for it (a CPU).
+        CatalogError: the catalog has no bandwidth or FLOPs for it (a CPU).
     """
     bandwidth, flops = accelerator.bandwidth.gb_s, accelerator.compute.bf16_tflops
     if bandwidth is None or flops is None:
         raise CatalogError(
             "accelerator.name",
-            f"the catalogue has no bandwidth and FLOPs for {accelerator.id}",
-            "ask for the bound on a GPU: hybridserve plan --list",
+            f"the catalog has no bandwidth and FLOPs for {accelerator.id}",
+            "choose a GPU: hybridserve plan --list",
         )
     if quantization != "none" and accelerator.compute.fp8_tflops is not None:
         flops = accelerator.compute.fp8_tflops
@@ -109,7 +109,7 @@ def device_peaks(accelerator: Accelerator, quantization: Quantization = "none") 
 
 
 def decode_step(served: ServedModel, batch: int, context: float) -> Cost:
-    """Cost of one token for each of `batch` sequences with `context` tokens behind them."""
+    """Cost of one token for each of `batch` sequences with a context of `context` tokens."""
     arch = served.arch
     attention = arch.attention
     flops = 2.0 * count_active_parameters(arch) + _state_flops(arch) * arch.state_layers
@@ -122,7 +122,7 @@ def decode_step(served: ServedModel, batch: int, context: float) -> Cost:
 
 
 def prefill(served: ServedModel, tokens: int) -> Cost:
-    """Cost of one prompt of `tokens` tokens, weights read once."""
+    """Cost of one prompt of `tokens` tokens, with the weights read once."""
     arch = served.arch
     attention = arch.attention
     flops = tokens * (2.0 * count_active_parameters(arch) + _state_flops(arch) * arch.state_layers)
@@ -135,7 +135,7 @@ def prefill(served: ServedModel, tokens: int) -> Cost:
 
 
 def bound(served: ServedModel, device: DevicePeaks, batch: int, prompt: int, output: int) -> ThroughputBound:
-    """The limits for requests of `prompt` and `output` tokens with `batch` of them running at all times."""
+    """The bounds for requests of `prompt` and `output` tokens, with `batch` of them running at all times."""
     step = decode_step(served, batch, prompt + output / 2)
     first = device.seconds(prefill(served, prompt))
     inter = device.seconds(step)
@@ -152,10 +152,10 @@ def bound(served: ServedModel, device: DevicePeaks, batch: int, prompt: int, out
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How much more one model may give than another, and how much of it is only that more sequences fit.
+    """The ratio of two models' throughput bounds, and the part of it that comes from a larger batch.
 
-    ``total = equal_batch * capacity``: the first factor compares both at the other model's batch, the second is what
-    the larger batch adds.
+    ``total = equal_batch * capacity``: the first factor compares both at the other model's batch, the second is the
+    effect of the larger batch.
     """
 
     total: float
@@ -178,7 +178,7 @@ def compare(
 
 
 def _weights_read(served: ServedModel, tokens: int) -> float:
-    """Bytes of weights that a step of `tokens` tokens reads: no embedding rows, and of the experts those it touches."""
+    """Bytes of weights that a step of `tokens` tokens reads: no embedding table, and only the routed experts."""
     arch = served.arch
     dtype_bytes = DTYPE_BYTES[arch.dtype]
     size = float(served.weights.bytes)
@@ -193,7 +193,7 @@ def _weights_read(served: ServedModel, tokens: int) -> float:
 
 
 def _state_flops(arch: Architecture) -> float:
-    """FLOPs of one token's state update in one layer: decay, outer product, read-out; two each per state element."""
+    """FLOPs of the state update of one token in one layer: decay, outer product, read-out; two each per element."""
     match arch.state:
         case Mamba2() as m:
             return 6.0 * m.inner * m.state

@@ -1,19 +1,19 @@
-"""A plan as plain data: what `--json` prints, and what the tables are drawn from."""
+"""A plan as plain data: the output of `--json`, and the source of the text view."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from hybridserve.errors import CatalogError, ConfigError, PlanRefused
 from hybridserve.planning.deployment import DeploymentPlan, plan_deployment
-from hybridserve.planning.recommend import Flag
 from hybridserve.planning.resolve import ResolvedPlan, engine_args
 from hybridserve.planning.roofline import ServedModel, ThroughputBound, bound, device_peaks
 from hybridserve.planning.workload import Workload
 
 
 def report(planned: ResolvedPlan) -> dict[str, Any]:
-    """Everything a plan says. Sizes are bytes, lengths tokens; `[low, middle, high]` are the ends of the band."""
+    """The whole plan. Sizes are bytes, lengths are tokens; lists are `[low, middle, high]` of the band."""
     advice, plan = planned.advice, planned.advice.plan
     deployment, accelerator = plan.deployment, plan.deployment.accelerator
     return {
@@ -32,19 +32,16 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "memory": memory_data(plan),
         "cache": cache_data(plan),
         "capacity": capacity_data(plan, advice.workload.p95),
-        "bound": _bound_data(served_bound(plan, advice.workload)),
-        "flags": [_flag(flag) for flag in advice.flags],
-        "options": [
-            {"name": option.name, "value": option.value, "gain": option.gain, "price": option.price}
-            for option in advice.alternatives
-        ],
+        "bound": asdict(limit) if (limit := served_bound(plan, advice.workload)) else None,
+        "flags": [asdict(flag) for flag in advice.flags],
+        "options": [asdict(alternative) for alternative in advice.alternatives],
         "warnings": list(plan.warnings),
         "engine_args": _engine_args(planned),
     }
 
 
 def memory_data(plan: DeploymentPlan) -> dict[str, Any]:
-    """Where the memory of the fullest device goes; `total` is None for a CPU whose memory nobody has told."""
+    """The memory of the fullest device; `total` is None for a CPU of unknown memory."""
     budget = plan.budget
     return {
         "total": budget.total if plan.deployment.total_bytes else None,
@@ -63,7 +60,7 @@ def memory_data(plan: DeploymentPlan) -> dict[str, Any]:
 
 
 def cache_data(plan: DeploymentPlan) -> dict[str, Any]:
-    """How the pool is cut."""
+    """How the pool is divided."""
     layout = plan.layout
     return {
         "mode": layout.mode,
@@ -85,7 +82,7 @@ def cache_data(plan: DeploymentPlan) -> dict[str, Any]:
 
 
 def capacity_data(plan: DeploymentPlan, length: int) -> dict[str, Any]:
-    """What fits, and what the engine will print. Lists are [low, middle, high] of the band."""
+    """What fits, and what the engine prints. Lists are [low, middle, high] of the band."""
     ends = (plan.low, plan.cache, plan.high)
     middle = plan.cache or plan.low
     assert middle is not None
@@ -103,7 +100,7 @@ def capacity_data(plan: DeploymentPlan, length: int) -> dict[str, Any]:
 
 
 def workload_data(workload: Workload) -> dict[str, Any]:
-    """The lengths that were planned for."""
+    """The lengths of requests that the plan is for."""
     return {
         "prompt": [workload.prompt_p50, workload.prompt_p95],
         "output": [workload.output_p50, workload.output_p95],
@@ -112,8 +109,8 @@ def workload_data(workload: Workload) -> dict[str, Any]:
     }
 
 
-def served(plan: DeploymentPlan) -> ServedModel:
-    """The model of a plan as the roofline sees it."""
+def served_model(plan: DeploymentPlan) -> ServedModel:
+    """The model of a plan, as input of the roofline."""
     cache = plan.deployment.cache
     return ServedModel(
         plan.deployment.arch,
@@ -126,33 +123,20 @@ def served(plan: DeploymentPlan) -> ServedModel:
 
 
 def served_bound(plan: DeploymentPlan, workload: Workload) -> ThroughputBound | None:
-    """The throughput bound with max_num_seqs requests of median length; None where the device has no peaks."""
+    """The throughput bound with max_num_seqs requests of median length; None if the device's peaks are unknown."""
     if plan.deployment.cache.pipeline_parallel_size > 1:
         return None
     try:
         device = device_peaks(plan.deployment.accelerator, plan.deployment.quantization)
     except CatalogError:
         return None
-    return bound(served(plan), device, plan.max_num_seqs, workload.prompt_p50, workload.output_p50)
-
-
-def _bound_data(limit: ThroughputBound | None) -> dict[str, Any] | None:
-    if limit is None:
-        return None
-    return {
-        "batch": limit.batch,
-        "output_tokens_per_s": limit.output_tokens_per_s,
-        "inter_token_s": limit.inter_token_s,
-        "first_token_s": limit.first_token_s,
-        "prefill_share": limit.prefill_share,
-        "decode_limit": limit.decode_limit,
-    }
+    return bound(served_model(plan), device, plan.max_num_seqs, workload.prompt_p50, workload.output_p50)
 
 
 def _without_advice(planned: ResolvedPlan) -> dict[str, Any]:
-    """What would happen with the settings alone and the engine's defaults for the rest.
+    """The plan with the settings alone, and the engine's defaults for the rest.
 
-    `unknown` on a CPU whose memory nobody has told: there the engine takes its share of the NUMA node.
+    `unknown` on a CPU of unknown memory, where the engine takes a share of the NUMA node.
     """
     asked = planned.asked
     if not (asked.total_bytes or asked.accelerator.memory_bytes or asked.kv_cache_memory_bytes):
@@ -161,24 +145,20 @@ def _without_advice(planned: ResolvedPlan) -> dict[str, Any]:
         plan = plan_deployment(asked)
     except PlanRefused as refusal:
         return {"verdict": "refused", **refusal.as_dict()}
-    refusal_ = plan.refusal or plan.low_refusal
-    return {"verdict": plan.verdict, **(refusal_.as_dict() if refusal_ else {})}
+    reason = plan.refusal or plan.low_refusal
+    return {"verdict": plan.verdict, **(reason.as_dict() if reason else {})}
 
 
 def _engine_args(planned: ResolvedPlan) -> dict[str, Any] | None:
-    """None for a model whose weights have no place yet: it can be planned but not served."""
+    """None for a model without known weights: it can be planned but not served."""
     try:
         return engine_args(planned.settings, planned)
     except ConfigError:
         return None
 
 
-def _flag(flag: Flag) -> dict[str, Any]:
-    return {"name": flag.name, "value": flag.value, "reason": flag.reason, "gain": flag.gain}
-
-
 def _uncertain(planned: ResolvedPlan) -> list[str]:
-    """Facts under this plan that no primary source has confirmed."""
+    """Facts used by this plan that no primary source confirms."""
     accelerator = planned.advice.plan.deployment.accelerator
     facts = [*accelerator.memory.uncertain, *accelerator.bandwidth.uncertain, *accelerator.compute.uncertain]
     card = planned.model.card

@@ -1,4 +1,4 @@
-"""What else could be done: changes with a price, each planned, and what would start where nothing does."""
+"""Alternatives: changes that have a cost, each planned; and what would start if nothing fits."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_dep
 from hybridserve.planning.workload import Workload
 from hybridserve.records import dataclass
 
-# Partial hits are found on this many tokens where it divides the block.
+# Units for partial prefix hits; a unit must divide the block size.
 MATCH_UNITS = (64, 32, 16)
 PARALLEL_SIZES = (2, 4, 8)
-GPUS_NAMED = 3
+MAX_GPUS_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A change that is not made for the user, because it has a price. `gain` is planned, not guessed."""
+    """A change that is not recommended by default because it has a cost (`price`). Its `gain` is planned."""
 
     name: str
     value: int | float | str | bool
@@ -28,7 +28,7 @@ class Alternative:
 
 
 def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
-    """Changes with a price, each planned."""
+    """The alternatives to a plan that gain something."""
     found: list[Alternative | None] = []
     layout, deployment = plan.layout, plan.deployment
     aligned = deployment.arch.hybrid and layout.mode == "align"
@@ -36,29 +36,29 @@ def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
         unit = next((unit for unit in MATCH_UNITS if layout.block_size % unit == 0), None)
         if unit is not None:
             gain = f"prefixes of {unit} tokens can be reused instead of {layout.block_size:,}"
-            found.append(Alternative("prefix_match_unit", unit, gain, "partial hits copy state; run a soak test first"))
+            found.append(Alternative("prefix_match_unit", unit, gain, "partial hits copy state: run a soak test first"))
     if deployment.accelerator.platform == "cuda" and deployment.cache.kv_cache_dtype == "auto":
-        price = "8-bit keys and values: check the accuracy of your task"
+        price = "8-bit keys and values: check the accuracy on your task"
         found.append(_planned(plan, workload, "kv_cache_dtype", "fp8", price))
     if aligned:
         found.append(_planned(plan, workload, "enable_prefix_caching", False, "no prefix is reused"))
     if deployment.arch.hybrid and layout.mamba_ssm_cache_dtype == "float32" and deployment.accelerator.major >= 10:
-        price = "needs --enable-mamba-cache-stochastic-rounding; rounded to nearest it loses accuracy"
+        price = "needs --enable-mamba-cache-stochastic-rounding, or accuracy drops"
         found.append(_planned(plan, workload, "mamba_ssm_cache_dtype", "float16", price))
     if plan.budget.confidence == "estimate" and plan.low is not None:
         found.append(
             Alternative(
                 "kv_cache_memory_bytes",
                 plan.low.kv_bytes,
-                "nothing is profiled: the same capacity on every start, and this plan becomes exact",
-                "it is the low end of the estimate; after a first start, take what the engine logged",
+                "no profiling: the same capacity on every start, and an exact plan",
+                "this is the low end of the estimate; after a first start, use the value that the engine logged",
             )
         )
     return [option for option in found if option is not None]
 
 
 def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | bool, price: str) -> Alternative | None:
-    """The option with what it buys, or None where it buys nothing."""
+    """The alternative with its gain, or None if it gains nothing."""
     try:
         other = plan_deployment(with_cache(plan.deployment, **{name: value})).cache
     except PlanRefused:
@@ -77,7 +77,7 @@ def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | b
 
 
 def nothing_fits(asked: Deployment, plan: DeploymentPlan) -> PlanRefused:
-    """The refusal of a plan, with what would start instead."""
+    """The refusal of a plan; its fix says what would start instead."""
     refusal = plan.low_refusal or plan.refusal
     assert refusal is not None
     fixes = []
@@ -90,12 +90,12 @@ def nothing_fits(asked: Deployment, plan: DeploymentPlan) -> PlanRefused:
         fixes += [f"--tp {size}" for size in sizes if _starts(with_cache(asked, tensor_parallel_size=size))][:1]
         others = (entry for entry in accelerators() if entry.platform == "cuda" and entry is not asked.accelerator)
         larger = [entry.id for entry in others if _starts(replace(asked, accelerator=entry, total_bytes=None))]
-        fixes += [f"--gpu {' or '.join(larger[:GPUS_NAMED])}"] if larger else []
+        fixes += [f"--gpu {' or '.join(larger[:MAX_GPUS_NAMED])}"] if larger else []
     return PlanRefused(refusal.where, refusal.what, "; or ".join(fixes) or refusal.fix)
 
 
 def _starts(deployment: Deployment) -> bool:
-    """Would it start with one sequence and the longest context that fits?"""
+    """Whether it would start with one sequence and the longest context that fits."""
     cache = replace(
         deployment.cache,
         max_num_seqs=deployment.cache.max_num_seqs or 1,

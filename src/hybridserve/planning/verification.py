@@ -1,4 +1,4 @@
-"""Plan against reality: what a started engine reports must be what was planned, to the integer."""
+"""Compare a plan with what the started engine reports; they must be equal, to the integer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from hybridserve.planning.cache.types import CachePlan
 from hybridserve.records import dataclass
 
-# Printed as a ratio of two integers; the engine and the planner divide the same ones.
+# Both the engine and the planner divide the same two integers.
 RELATIVE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field that is not as planned."""
+    """A field that is not as planned."""
 
     field: str
     planned: Any
@@ -25,7 +25,7 @@ class Difference:
 
 
 def differences(plan: CachePlan, reported: Mapping[str, Any]) -> list[Difference]:
-    """Fields in which the engine's report is not the plan's; empty when the plan holds.
+    """Fields in which the engine's report differs from the plan.
 
     Args:
         reported: fields of vLLM's CacheConfig under its own names: ``num_gpu_blocks``, ``block_size``,

@@ -1,4 +1,4 @@
-"""Lengths of the requests to plan for: what p50 and p95 of prompt and output are."""
+"""Lengths of the requests to plan for: p50 and p95 of prompt and output."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hybridserve.records import dataclass
 class Workload:
     """Prompt and output tokens of requests.
 
-    `p50` and `p95` are of prompt and output together. From quantiles they are sums of quantiles, which is an upper
-    bound; from a list of requests they are the list's own.
+    `p50` and `p95` are of the total length. From quantiles they are sums, which is an upper bound; from a list of
+    requests they are exact.
     """
 
     prompt_p50: int
@@ -26,7 +26,7 @@ class Workload:
     source: str
 
 
-ASSUMED = Workload(2048, 4096, 2048, 4096, 4096, 8192, "assumed; give --prompt and --output")
+ASSUMED = Workload(2048, 4096, 2048, 4096, 4096, 8192, "assumed; set --prompt and --output")
 
 
 def from_quantiles(prompt: str, output: str) -> Workload:
@@ -51,7 +51,7 @@ def from_csv(text: str, where: str) -> Workload:
     """A workload from a table with the columns ``prompt`` and ``output``, one request a row.
 
     Raises:
-        ConfigError: a column is missing, or a row has something else than two positive numbers.
+        ConfigError: a column is missing, or a row is not two positive integers.
     """
     rows = csv.DictReader(text.splitlines())
     missing = {"prompt", "output"} - set(rows.fieldnames or ())
@@ -69,7 +69,7 @@ def from_csv(text: str, where: str) -> Workload:
             )
         requests.append((prompt, output))
     if not requests:
-        raise ConfigError(where, "has no rows", "one request a row")
+        raise ConfigError(where, "has no rows", "write one request per row")
     prompts, outputs = zip(*requests, strict=True)
     totals = [prompt + output for prompt, output in requests]
     (prompt_p50, prompt_p95), (output_p50, output_p95), (p50, p95) = (

@@ -37,7 +37,7 @@ class EngineSection(Section):
     mamba_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Type of the conv state."""
     mamba_ssm_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] | None = None
-    """Type of the SSM state; the catalogue's (float32 for Nemotron) when empty."""
+    """Type of the SSM state; the catalog's (float32 for Nemotron) when empty."""
     enable_mamba_cache_stochastic_rounding: bool = False
     """Stochastic rounding of a float16 SSM state."""
     kv_cache_dtype: str = "auto"
@@ -53,9 +53,9 @@ class EngineSection(Section):
     seed: int = 0
     """Seed of the engine's sampler."""
     reasoning_parser: str | None = None
-    """Parser that splits reasoning from content; the catalogue's when empty."""
+    """Parser that splits reasoning from content; the catalog's when empty."""
     tool_call_parser: str | None = None
-    """Parser of tool calls; the catalogue's when empty."""
+    """Parser of tool calls; the catalog's when empty."""
     chat_template: str | None = None
     """File that replaces the model's own chat template. A license duty may hang on it: see `hybridserve check`."""
     trust_remote_code: bool = False

@@ -12,7 +12,7 @@ class ReasoningSection(Section):
 
     switch: Literal["auto", "template", "system", "none"] = "auto"
     """What the chat template understands: the argument enable_thinking, the words /think and /no_think in a system
-    message (Nemotron Nano 2), or nothing. `auto`: as the catalogue knows the model, else `template`."""
+    message (Nemotron Nano 2), or nothing. `auto`: as the catalog knows the model, else `template`."""
     default: Literal["on", "off"] | None = None
     """Used where a request says nothing; the template's own default when empty."""
     budget: Literal["auto", "engine", "off"] = "auto"

@@ -41,7 +41,7 @@ def test_points_beyond_what_fits_wait_and_are_held_against_the_bound(tmp_path: P
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("{", "no operating curve"), ("[]", "no operating curve"), (curve("m"), "no points"), ("{}", "'points'")],
+    [("{", "not an operating curve"), ("[]", "not an operating curve"), (curve("m"), "no points"), ("{}", "'points'")],
 )
 def test_a_file_that_is_none(text: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):

@@ -109,7 +109,7 @@ WRONG = [
     (NANO | {"block_configs": []}, "block_configs", "Puzzle"),
     (NANO | {"architectures": ["NemotronHPuzzleForCausalLM"]}, "architectures", "Puzzle"),
     (NANO | {"architectures": ["DeepseekV3ForCausalLM"]}, "architectures", "MLA"),
-    (NANO | {"architectures": ["Gemma3ForCausalLM"]}, "architectures", "no reader"),
+    (NANO | {"architectures": ["Gemma3ForCausalLM"]}, "architectures", "not supported"),
     (NANO | {"torch_dtype": "int8"}, "dtype", "int8"),
     (QWEN | {"architectures": ["MistralForCausalLM"], "sliding_window": 4096}, "sliding_window", "4096"),
     (QWEN | {"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling", "longrope"),

@@ -123,7 +123,7 @@ def test_piecewise_graphs_need_no_block_for_each_sequence():
     [
         ("enable_chunked_prefill: false", "Chunked prefill"),
         ("use_replayssm: true", "Model Runner"),
-        ("num_gpu_blocks_override: many", "whole number"),
+        ("num_gpu_blocks_override: many", "integer"),
         ("use_replayssm: 1", "true or false"),
     ],
 )

@@ -10,7 +10,7 @@ from hybridserve.catalog.accelerators import accelerator
 from hybridserve.errors import CatalogError
 from hybridserve.planning.deployment import plan_deployment
 from hybridserve.planning.roofline import DevicePeaks, bound, compare, decode_step, device_peaks, prefill
-from hybridserve.planning.serialize import served
+from hybridserve.planning.serialize import served_model
 from hybridserve.units import GIB
 from support.planned_models import NANO_9B, QWEN3_8B, deployment_of
 
@@ -21,7 +21,7 @@ def both():
         plan_deployment(deployment_of(config, "l40s", max_num_seqs=8, kv_cache_memory_bytes=8 * GIB))
         for config in (NANO_9B, QWEN3_8B)
     ]
-    return tuple(served(plan) for plan in plans)
+    return tuple(served_model(plan) for plan in plans)
 
 
 def test_one_decode_step_by_hand(both):

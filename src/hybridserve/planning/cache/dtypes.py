@@ -1,4 +1,4 @@
-"""Which number types the caches of a model get, and how many bytes they take."""
+"""The number types of a model's caches, and their sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hybridserve.units import DTYPE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class CacheDtypes:
-    """Types in force, as names of vLLM, and bytes of one number."""
+    """Resolved types under vLLM's names, and bytes of one number."""
 
     model: str
     attention: str
@@ -36,10 +36,10 @@ class CacheDtypes:
 
 
 def resolve_dtypes(arch: Architecture, request: CacheRequest, table: EngineTable) -> CacheDtypes:
-    """What `auto` becomes, and what the platform changes.
+    """Resolve `auto` and what the platform overrides.
 
     Raises:
-        PlanRefused: a type the engine or the planner does not take.
+        PlanRefused: the engine or the planner does not support a type.
     """
     for name in ("dtype", "mamba_cache_dtype", "mamba_ssm_cache_dtype"):
         if getattr(request, name) not in ("auto", *DTYPE_BYTES):
@@ -57,7 +57,7 @@ def resolve_dtypes(arch: Architecture, request: CacheRequest, table: EngineTable
         known = [name for name, entry in table.kv_cache_dtypes.items() if request.platform in entry.platforms]
         raise PlanRefused(
             "engine.kv_cache_dtype",
-            f"{attention!r} is not a type the planner covers on {request.platform}",
+            f"{attention!r} is not supported by the planner on {request.platform}",
             f"one of auto, {', '.join(known)}",
         )
     return CacheDtypes(model, attention, conv, _ssm_dtype(arch, request, conv), size, scale)
@@ -67,8 +67,8 @@ def _ssm_dtype(arch: Architecture, request: CacheRequest, conv: str) -> str:
     asked = request.mamba_ssm_cache_dtype
     if asked == "auto" and arch.ssm_dtype:
         asked = arch.ssm_dtype
-    # The accelerated CPU kernel works on 16 bits only where they were asked for by name and the config marks linear
-    # attention layers; in every other case it resets the state to float32. Source: vLLM platforms/cpu.py.
+    # The accelerated CPU kernel uses 16 bits only if the type is set explicitly and the config marks linear attention
+    # layers; otherwise it resets the state to float32. Source: vLLM platforms/cpu.py.
     if request.platform == "cpu" and request.avx512_bf16:
         keeps = asked in ("float16", "bfloat16") and arch.marks_linear_attention and not request.use_replayssm
         return asked if keeps else "float32"

@@ -1,4 +1,4 @@
-"""Which layers share a block table, and how many bytes a block takes on each pipeline stage.
+"""Which layers share a block table, and how many bytes a block has on each pipeline stage.
 
 Source: vLLM v1/core/kv_cache_utils.py `_get_kv_cache_groups_uniform_page_size`, `_project_kv_cache_groups_to_worker`.
 """
@@ -23,40 +23,40 @@ class Grouping:
 
 
 def group_layers(arch: Architecture, page: Page, stages: int, unaligned_tokens: int) -> Grouping:
-    """Groups of equal size for each kind of block, dealt out in turn so that pipeline stages stay even.
+    """Split the layers of each kind into groups of equal size, round-robin so that pipeline stages stay balanced.
 
     Args:
-        unaligned_tokens: tokens of a state block on a stage that has no attention layer to align to.
+        unaligned_tokens: tokens of a state block on a stage without an attention layer to align to.
 
     Raises:
-        PlanRefused: a stage holds no layer with a cache.
+        PlanRefused: a stage has no layer with a cache.
     """
     ends = _stage_ends(len(arch.layers), stages)
-    owners = _owners(arch, page, ends, unaligned_tokens)
-    counts = [len(layers) for layers in owners.values()]
-    fewest, most = min(counts), max(counts)
-    size = most if most < 1.5 * fewest else fewest
+    layers_by_kind = _layers_by_kind(arch, page, ends, unaligned_tokens)
+    counts = [len(layers) for layers in layers_by_kind.values()]
+    smallest, largest = min(counts), max(counts)
+    size = largest if largest < 1.5 * smallest else smallest
     groups: list[CacheGroup] = []
-    fullest = [0] * stages
-    for (kind, tokens), layers in owners.items():
+    most_layers = [0] * stages
+    for (kind, tokens), layers in layers_by_kind.items():
         number = cdiv(len(layers), size)
         for first in range(number):
             members = layers[first::number]
             groups.append(CacheGroup(kind, len(members), tokens))
             for stage, (start, end) in enumerate(ends):
-                fullest[stage] = max(fullest[stage], sum(start <= layer < end for layer in members))
-    if 0 in fullest:
+                most_layers[stage] = max(most_layers[stage], sum(start <= layer < end for layer in members))
+    if 0 in most_layers:
         raise PlanRefused(
             "engine.pipeline_parallel_size",
-            f"stage {fullest.index(0)} of {stages} holds no attention or Mamba layer, so it has no cache to size",
-            f"fewer stages: the model has {len(arch.layers)} layers, {sum(counts)} caches",
+            f"stage {most_layers.index(0)} of {stages} has no attention or Mamba layer, so it has no cache to size",
+            f"use fewer stages: the model has {len(arch.layers)} layers, {sum(counts)} caches",
         )
     padding = sum(-count % size for count in counts)
-    return Grouping(tuple(groups), padding, tuple(layers * page.bytes for layers in fullest))
+    return Grouping(tuple(groups), padding, tuple(layers * page.bytes for layers in most_layers))
 
 
 def stages_without_attention(arch: Architecture, stages: int) -> tuple[int, ...]:
-    """Pipeline stages with state layers and no attention layer: their workers find nothing to align to."""
+    """Pipeline stages with state layers but no attention layer: their workers have nothing to align to."""
     return tuple(
         stage
         for stage, (start, end) in enumerate(_stage_ends(len(arch.layers), stages))
@@ -65,22 +65,22 @@ def stages_without_attention(arch: Architecture, stages: int) -> tuple[int, ...]
     )
 
 
-def _owners(
+def _layers_by_kind(
     arch: Architecture, page: Page, ends: list[tuple[int, int]], unaligned_tokens: int
 ) -> dict[tuple[GroupKind, int], list[int]]:
-    """Indices of the layers of each kind of block, in order of appearance, attention first within a layer."""
-    owners: dict[tuple[GroupKind, int], list[int]] = {}
+    """Indices of the layers of each kind of block, in order of appearance; within a layer, attention comes first."""
+    layers_by_kind: dict[tuple[GroupKind, int], list[int]] = {}
     for start, end in ends:
         layers = arch.layers[start:end]
         aligned = any(layer.attention for layer in layers)
         for index, layer in enumerate(layers, start):
             if layer.attention:
-                owners.setdefault(("attention", page.block_size), []).append(index)
+                layers_by_kind.setdefault(("attention", page.block_size), []).append(index)
             if layer.state:
                 assert page.mamba_block_size is not None
                 tokens = page.mamba_block_size if aligned else unaligned_tokens
-                owners.setdefault(("state", tokens), []).append(index)
-    return owners
+                layers_by_kind.setdefault(("state", tokens), []).append(index)
+    return layers_by_kind
 
 
 def _stage_ends(layers: int, stages: int) -> list[tuple[int, int]]:

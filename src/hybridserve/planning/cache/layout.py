@@ -1,6 +1,6 @@
-"""How vLLM will cut the cache memory of one model: pages, groups, blocks, and what fits into them.
+"""How vLLM divides the cache memory of one model into pages, groups and blocks, and how much fits.
 
-`plan_cache` is exact: given the bytes of the pool it returns the integers the engine will print.
+`plan_cache` is exact: given the bytes of the pool it returns the integers that the engine prints.
 Source: vLLM v1/core/kv_cache_utils.py, v1/kv_cache_interface.py, config/vllm.py.
 """
 
@@ -16,20 +16,20 @@ from hybridserve.planning.cache.groups import group_layers
 from hybridserve.planning.cache.pages import size_page
 from hybridserve.planning.cache.types import AUTO_LEN, CacheGroup, CacheLayout, CachePlan, CacheRequest
 from hybridserve.planning.cache.validation import resolve_mode, state_kind
-from hybridserve.planning.cache.warnings import layout_notes, plan_notes
+from hybridserve.planning.cache.warnings import layout_warnings, plan_warnings
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.planning.parallelism import check_tensor_parallel
 from hybridserve.units import format_gib
 
-# CacheConfig.DEFAULT_BLOCK_SIZE: what a worker is left with when nothing aligns its blocks.
+# CacheConfig.DEFAULT_BLOCK_SIZE: the block size of a worker when nothing aligns its blocks.
 UNALIGNED_BLOCK = 16
 
 
 def compute_layout(arch: Architecture, request: CacheRequest) -> CacheLayout:
-    """The block layout of a model under these settings. `request.kv_bytes` plays no part.
+    """The block layout of a model under these settings. `request.kv_bytes` is not used.
 
     Raises:
-        PlanRefused: the engine would refuse these settings, with its own reason.
+        PlanRefused: the engine would refuse these settings; the message is its own.
     """
     table, foreign = engine_table(request.engine)
     max_len = _configured_length(request, model_context(arch, table))
@@ -68,15 +68,15 @@ def compute_layout(arch: Architecture, request: CacheRequest) -> CacheLayout:
         mamba_ssm_cache_dtype=dtypes.ssm if arch.hybrid else None,
         warnings=(),
     )
-    notes = ((foreign,) if foreign else ()) + layout_notes(arch, request, table, layout)
-    return replace(layout, warnings=notes)
+    warnings = ((foreign,) if foreign else ()) + layout_warnings(arch, request, table, layout)
+    return replace(layout, warnings=warnings)
 
 
 def plan_cache(arch: Architecture, request: CacheRequest) -> CachePlan:
-    """What the engine will make of `request.kv_bytes` bytes per device.
+    """The cache plan for `request.kv_bytes` bytes per device.
 
     Raises:
-        PlanRefused: the engine would refuse to start, with its own reason.
+        PlanRefused: the engine would refuse to start; the message is its own.
     """
     layout = compute_layout(arch, request)
     stage_bytes = [
@@ -123,11 +123,11 @@ def plan_cache(arch: Architecture, request: CacheRequest) -> CachePlan:
         longest_context=longest,
         warnings=(),
     )
-    return replace(plan, warnings=layout.warnings + plan_notes(plan, request))
+    return replace(plan, warnings=layout.warnings + plan_warnings(plan, request))
 
 
 def model_context(arch: Architecture, table: EngineTable) -> int:
-    """Longest context of the model, as this engine version reads its config."""
+    """Longest context of the model, as this engine version derives it from the config."""
     if arch.yarn_context is not None and table.yarn_scales_context:
         return arch.yarn_context
     return arch.max_position_embeddings
@@ -162,7 +162,7 @@ def _prefix_unit(
                 "engine.prefix_match_unit",
                 f"Invalid prefix_match_unit={unit}; with a single KV cache group, prefix-cache hits land on the block "
                 f"size ({sizes[0]})",
-                f"leave it empty or take {sizes[0]}",
+                f"leave it empty or set {sizes[0]}",
             )
         return sizes[0]
     if mode == "all":
@@ -180,12 +180,12 @@ def _prefix_unit(
 
 
 def _divisors(number: int) -> str:
-    """Powers of two, which kernels like, up to the largest that divides."""
+    """The powers of two from 16 to 512 that divide `number`, or the number itself."""
     return ", ".join(str(1 << power) for power in range(4, 10) if number % (1 << power) == 0) or str(number)
 
 
 def _longest(layout: CacheLayout, blocks: int, limit: int) -> int:
-    """The longest sequence that passes the start-up check with `blocks` blocks, up to `limit`; 0 if none does.
+    """The longest sequence, up to `limit`, that passes the start-up check with `blocks` blocks; 0 if none does.
 
     One block is the null block, which no sequence can use.
     """

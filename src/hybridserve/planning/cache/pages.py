@@ -1,6 +1,6 @@
-"""One page: the part of a block that belongs to one layer. Attention and state pages must be of one size.
+"""The page: the part of a block that belongs to one layer. Attention and state pages have the same size.
 
-The engine makes the attention block so long that its page covers one state, then pads the state to the page.
+The engine extends the attention block until its page covers one state, then pads the state to the page.
 Source: vLLM platforms/interface.py `_align_hybrid_block_size`, model_executor/layers/mamba/mamba_utils.py.
 """
 
@@ -18,7 +18,7 @@ from hybridserve.records import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Sizes of one layer's part of a block on one rank. See `CacheLayout` for the fields."""
+    """Sizes of one layer's page on one rank. See `CacheLayout` for the fields."""
 
     block_size: int
     mamba_block_size: int | None
@@ -34,10 +34,10 @@ def size_page(
     """The page of a model under these settings.
 
     Args:
-        max_len: longest request as configured, which is what a state block covers in mode none.
+        max_len: longest request as configured; a state block of mode none covers that many tokens.
 
     Raises:
-        PlanRefused: the state with its speculative tokens outgrows the page.
+        PlanRefused: the state with its speculative tokens is larger than the page.
     """
     token_bytes = attention_token_bytes(arch, request.tensor_parallel_size, dtypes)
     block = request.block_size or table.default_block_size[request.platform]
@@ -46,8 +46,8 @@ def size_page(
 
     speculated = request.num_speculative_tokens
     state = state_bytes(arch.state, request, dtypes, speculated)
-    forgotten = arch.name in table.speculation_not_in_page
-    aligned = state_bytes(arch.state, request, dtypes, 0) if forgotten else state
+    not_aligned_to = arch.name in table.speculation_not_in_page
+    aligned = state_bytes(arch.state, request, dtypes, 0) if not_aligned_to else state
     unit = max(table.kernel_block_size[request.platform], block)
     if mode == "all":
         chunk = arch.state.chunk if isinstance(arch.state, Mamba2) else table.default_mamba_chunk_size
@@ -57,21 +57,22 @@ def size_page(
     page = block * token_bytes
     padding = 100 * (page - aligned) / aligned
     if state > page == aligned:
-        # An exact fit is not padded, and what is not padded may grow: the allocator pads the attention page instead.
+        # The engine does not pad an exact fit, so a state that grows later makes it pad the attention page instead.
         page = state
     if state > page:
         raise PlanRefused(
             "engine.num_speculative_tokens",
             f"a state with {speculated} speculative tokens takes {state} bytes, more than the page of {page} bytes "
             "the engine aligns to",
-            "fewer speculative tokens, or none",
+            "use fewer speculative tokens, or none",
         )
-    between_states = {"align": block, "all": covering, "none": max_len}[mode]
-    return Page(block, between_states, token_bytes, state, page, padding)
+    tokens_per_state = {"align": block, "all": covering, "none": max_len}[mode]
+    return Page(block, tokens_per_state, token_bytes, state, page, padding)
 
 
 def attention_token_bytes(arch: Architecture, tp: int, dtypes: CacheDtypes) -> int:
-    """Bytes of keys and values of one token in one attention layer, on one rank. Fewer heads than ranks are copied."""
+    """Bytes of keys and values of one token in one attention layer, on one rank. With fewer heads than ranks, heads are
+    replicated."""
     assert arch.attention is not None
     heads = max(1, arch.attention.kv_heads // tp)
     return heads * 2 * (arch.attention.head_dim * dtypes.attention_bytes + dtypes.attention_scale_bytes)

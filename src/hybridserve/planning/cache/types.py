@@ -9,21 +9,21 @@ from hybridserve.records import dataclass
 
 GroupKind = Literal["attention", "state"]
 AUTO_LEN = -1
-"""`--max-model-len -1`: the engine takes the longest context that fits."""
+"""`--max-model-len -1`: the engine uses the longest context that fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheRequest:
-    """The engine arguments that decide the cache. None means the engine's default.
+    """The engine arguments that determine the cache, under vLLM's names. None means the engine's default.
 
     Attributes:
-        engine: vLLM version. An unknown one is planned with the nearest table, and the plan says so.
+        engine: vLLM version. An unknown version is planned with the nearest table, and the plan warns.
         kv_bytes: bytes of the cache pool of each device.
-        enable_prefix_caching: on is the engine's default for models that generate.
-        max_model_len: None takes the model's own; `AUTO_LEN` (-1) the longest that fits.
+        enable_prefix_caching: the engine's default is on for generative models.
+        max_model_len: None is the model's own; `AUTO_LEN` (-1) is the longest that fits.
         max_num_seqs: None is not checked against the number of blocks.
         full_cudagraphs: graphs that cover the whole step (the default on CUDA); they need one block per sequence.
-        avx512_bf16: CPU only; there the state goes to float32 unless a type was asked for.
+        avx512_bf16: CPU only; the state is then float32 unless a type is set.
     """
 
     engine: str = "0.29.0"
@@ -63,28 +63,28 @@ class CacheGroup:
 
 @dataclass(frozen=True, slots=True)
 class CacheLayout:
-    """How a block is cut. It depends on the model and the settings, not on the bytes of the pool.
+    """How a block is divided. It depends on the model and the settings, not on the size of the pool.
 
     Attributes:
         engine: version of the engine table that was used.
-        mode: mamba cache mode in force; `none` for a model without state.
+        mode: resolved mamba cache mode; `none` for a model without state.
         block_size: tokens of one attention block, after alignment to the state page.
         mamba_block_size: tokens between two cached states; None for a model without state.
-        page_bytes: bytes of one layer's part of a block, on one rank.
+        page_bytes: bytes that one layer has in a block, on one rank.
         state_bytes: bytes of one layer's state (conv and ssm), on one rank, before padding; 0 without state.
-        padding_percent: what padding adds to the state page, as the engine prints it.
+        padding_percent: how much padding adds to the state page, as the engine prints it.
         token_bytes: bytes of one token in one attention layer, on one rank.
         groups: cache groups of the whole model, in vLLM's order.
-        padding_layers: layers by which groups are filled up.
+        padding_layers: layers added to fill up groups.
         stage_block_bytes: bytes of one block on each pipeline stage.
-        state_blocks: blocks each state group takes for one sequence, as budgeted by the start-up check. In mode
-            `all` it is what comes on top of one block per `mamba_block_size` tokens.
-        running_state_blocks: blocks each state group really holds while a sequence decodes (the same in mode `all`).
-        prefix_unit: tokens of the smallest prefix that can be cached and found again; None without prefix caching.
+        state_blocks: blocks that the start-up check budgets for one sequence in each state group. In mode `all`,
+            one block per `mamba_block_size` tokens comes on top.
+        running_state_blocks: blocks that a decoding sequence uses in each state group (the same in mode `all`).
+        prefix_unit: tokens of the smallest prefix that can be cached; None without prefix caching.
         max_model_len: longest request as configured, before any auto-fit.
-        kv_cache_dtype: type of the attention cache in force.
-        mamba_ssm_cache_dtype: type of the recurrent state in force; None without state.
-        warnings: sentences for people.
+        kv_cache_dtype: resolved type of the attention cache.
+        mamba_ssm_cache_dtype: resolved type of the recurrent state; None without state.
+        warnings: sentences for the user.
     """
 
     engine: str
@@ -141,7 +141,7 @@ class CacheLayout:
         return self._blocks(length, self.state_blocks)
 
     def running_blocks(self, length: int) -> int:
-        """Blocks a decoding sequence of `length` tokens really holds: what admission counts."""
+        """Blocks that a decoding sequence of `length` tokens uses: what admission counts."""
         return self._blocks(length, self.running_state_blocks)
 
     def _blocks(self, length: int, state_blocks: int) -> int:
@@ -154,15 +154,15 @@ class CacheLayout:
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """A layout, filled with the bytes of the pool.
+    """A layout with the number of blocks that the pool has.
 
     Attributes:
-        num_blocks: blocks of the pool, as label num_gpu_blocks of `vllm:cache_config_info`; one is the null block.
+        num_blocks: blocks of the pool, the null block included: label num_gpu_blocks of `vllm:cache_config_info`.
         max_model_len: resolved longest request in tokens.
         tokens: "KV cache size" as printed. It depends on max_model_len.
         concurrency: "Maximum concurrency" as printed, unrounded.
         longest_context: the largest max_model_len that would start, at most the model's own.
-        warnings: sentences for people, those of the layout included.
+        warnings: sentences for the user, with those of the layout.
     """
 
     layout: CacheLayout
@@ -180,11 +180,11 @@ class CachePlan:
         return self.layout.blocks_per_sequence(self.max_model_len)
 
     def n_safe(self, length: int) -> int:
-        """Sequences of `length` tokens that run at once with no preemption possible."""
+        """Sequences of `length` tokens that can run at once with no preemption possible."""
         return (self.num_blocks - 1) // self.layout.blocks_per_sequence(length)
 
     def n_steady(self, length: int) -> int:
-        """Sequences of `length` tokens a saturated engine really runs; preemptions at block boundaries are rare."""
+        """Sequences of `length` tokens that a saturated engine runs; preemptions at block boundaries are rare."""
         return (self.num_blocks - 1) // self.layout.running_blocks(length)
 
 

@@ -1,4 +1,4 @@
-"""Which mamba cache mode is in force, and which settings the engine refuses together.
+"""The resolved mamba cache mode, and the combinations of settings that the engine refuses.
 
 Source: vLLM models/config.py `MambaModelConfig`, config/vllm.py validators, utils of the attention backends.
 """
@@ -20,10 +20,10 @@ def state_kind(mixer: StateMixer) -> Mixer:
 
 
 def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, max_len: int) -> CacheMode:
-    """The cache mode the engine ends up with; `none` for a model without state.
+    """The cache mode that the engine resolves to; `none` for a model without state.
 
     Raises:
-        PlanRefused: settings the engine does not take, alone or together.
+        PlanRefused: the engine does not accept a setting, or a combination of settings.
     """
     _check_numbers(request)
     _check_kernels(arch, request, table)
@@ -44,7 +44,7 @@ def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, 
         raise PlanRefused(
             "engine.pipeline_parallel_size",
             f"Workers disagree on supported KV cache layouts: stage {stages[0]} has no attention layer",
-            "fewer stages",
+            "use fewer stages",
         )
     if request.use_replayssm:
         _check_replayssm(arch, request, table)
@@ -56,13 +56,13 @@ def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, 
         raise PlanRefused(
             "engine.enable_chunked_prefill",
             "Chunked prefill is required for mamba cache mode 'align'",
-            "leave it on, or turn prefix caching off",
+            "leave it on, or turn off prefix caching",
         )
     return "align"
 
 
 def _check_numbers(request: CacheRequest) -> None:
-    """What no version takes: sizes that are not sizes."""
+    """Refuse sizes below one, which no version accepts."""
     for name in (
         "pipeline_parallel_size",
         "block_size",
@@ -80,19 +80,19 @@ def _check_numbers(request: CacheRequest) -> None:
 
 
 def _check_kernels(arch: Architecture, request: CacheRequest, table: EngineTable) -> None:
-    """Attention kernels take blocks and heads of certain sizes only."""
+    """Refuse block and head sizes that no attention kernel supports."""
     kernel = table.kernel_block_size["cuda"]
     if request.platform == "cuda" and request.block_size is not None and request.block_size % kernel:
         raise PlanRefused(
             "engine.block_size",
-            f"no CUDA attention backend takes a block of {request.block_size} tokens",
+            f"no CUDA attention backend supports a block of {request.block_size} tokens",
             f"a multiple of {kernel}; on a hybrid model leave it empty, the engine aligns it",
         )
     head_dim = arch.attention.head_dim if arch.attention else 0
     if request.platform == "cpu" and head_dim not in table.cpu_head_sizes:
         raise PlanRefused(
             "model.id",
-            # The engine starts all the same, and fails on the first request.
+            # The engine starts nevertheless, and fails on the first request.
             f"Unsupported CPU attention configuration: head_dim={head_dim}",
             f"a model whose head_dim is one of {', '.join(map(str, sorted(table.cpu_head_sizes)))}",
         )
@@ -107,7 +107,7 @@ def _check_replayssm(arch: Architecture, request: CacheRequest, table: EngineTab
             f"a model of {', '.join(sorted(table.replayssm_architectures))}, or leave it off",
         )
     if request.num_speculative_tokens:
-        raise PlanRefused(where, "ReplaySSM on Triton does not do speculative decoding", "one of the two")
+        raise PlanRefused(where, "ReplaySSM on Triton does not support speculative decoding", "use one of the two")
     if request.platform == "cuda" and not table.replayssm_on_cuda:
         raise PlanRefused(where, "Triton ReplaySSM requires Model Runner V1", "leave it off")
     if request.mamba_cache_mode == "all" and request.enable_prefix_caching:

@@ -1,4 +1,4 @@
-"""Sentences about a plan that starts, but may not do what its owner expects."""
+"""Warnings about a plan that starts but may not behave as expected."""
 
 from __future__ import annotations
 
@@ -9,49 +9,55 @@ from hybridserve.planning.cache.validation import state_kind
 from hybridserve.planning.models.architecture import Architecture
 
 WASTEFUL_PADDING = 20.0
-# Requests close to the longest that fits can be prefilled almost to the end, dropped and prefilled again for ever.
-NEAR_CEILING = 0.95
+# A request close to the longest that fits can be prefilled almost to its end, preempted, and prefilled again, forever.
+NEAR_LIMIT = 0.95
 
 
-def layout_notes(arch: Architecture, request: CacheRequest, table: EngineTable, layout: CacheLayout) -> tuple[str, ...]:
-    """Notes that need no memory size."""
+def layout_warnings(
+    arch: Architecture, request: CacheRequest, table: EngineTable, layout: CacheLayout
+) -> tuple[str, ...]:
+    """Warnings that do not depend on the size of the pool."""
     if arch.state is None:
         return ()
-    notes = []
+    warnings = []
     asked = request.mamba_cache_mode
     if asked not in (None, layout.mode):
-        why = "this architecture does not do it" if request.enable_prefix_caching else "prefix caching is off"
-        notes.append(f"mamba_cache_mode {asked} becomes {layout.mode}: {why}")
+        why = "this architecture does not support it" if request.enable_prefix_caching else "prefix caching is off"
+        warnings.append(f"mamba_cache_mode {asked} becomes {layout.mode}: {why}")
     if layout.mode == "all":
-        notes.append("mamba_cache_mode all keeps one state per block of every sequence: far less fits than in align")
+        warnings.append(
+            "mamba_cache_mode all keeps one state per block of every sequence: far fewer sequences fit than with align"
+        )
     if layout.padding_percent > WASTEFUL_PADDING:
-        cause = " because of block_size: leave it empty" if request.block_size else ""
-        notes.append(f"padding makes the state page {layout.padding_percent:.1f} % larger{cause}")
+        cause = " because of block_size; leave block_size empty" if request.block_size else ""
+        warnings.append(f"padding makes the state page {layout.padding_percent:.1f} % larger{cause}")
     if stages := stages_without_attention(arch, request.pipeline_parallel_size):
         tokens = min(group.block_tokens for group in layout.groups)
-        notes.append(
+        warnings.append(
             f"pipeline stage {stages[0]} has no attention layer: the engine leaves its state blocks unaligned at "
-            f"{tokens} tokens, in groups of their own"
+            f"{tokens} tokens, in separate groups"
         )
     if request.num_speculative_tokens:
-        notes.append("speculative decoding on a hybrid adds state blocks, and has corrupted output in several releases")
+        warnings.append(
+            "speculative decoding on a hybrid adds state blocks, and has corrupted output in several releases"
+        )
     kind = state_kind(arch.state)
-    notes += [
+    warnings += [
         f"vLLM {table.version} on {request.platform}: {fault.what}"
         for fault in table.known_faults
         if request.platform in fault.platforms and layout.mode in fault.modes and kind in fault.mixers
     ]
-    return tuple(notes)
+    return tuple(warnings)
 
 
-def plan_notes(plan: CachePlan, request: CacheRequest) -> tuple[str, ...]:
-    """Notes that depend on how much fits."""
-    notes = []
-    if plan.layout.state_layers and plan.blocks_per_sequence > NEAR_CEILING * (plan.num_blocks - 1):
-        notes.append(
+def plan_warnings(plan: CachePlan, request: CacheRequest) -> tuple[str, ...]:
+    """Warnings that depend on how much fits."""
+    warnings = []
+    if plan.layout.state_layers and plan.blocks_per_sequence > NEAR_LIMIT * (plan.num_blocks - 1):
+        warnings.append(
             f"one request of max_model_len {plan.max_model_len} takes {plan.blocks_per_sequence} of "
-            f"{plan.num_blocks - 1} blocks: so near the ceiling it may be prefilled again and again"
+            f"{plan.num_blocks - 1} blocks: a request of that size may be preempted and prefilled repeatedly"
         )
     if request.max_num_seqs is not None and request.max_num_seqs > plan.num_blocks:
-        notes.append(f"max_num_seqs {request.max_num_seqs} is above the number of blocks ({plan.num_blocks})")
-    return tuple(notes)
+        warnings.append(f"max_num_seqs {request.max_num_seqs} is above the number of blocks ({plan.num_blocks})")
+    return tuple(warnings)

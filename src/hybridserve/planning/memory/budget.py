@@ -1,14 +1,13 @@
-"""Where a device's memory goes: weights, runtime, activations, graphs, and what is left for the cache pool.
+"""How a device's memory is used: weights, runtime, activations, graphs, and the rest for the cache pool.
 
 The engine profiles these on the device (vllm/v1/worker/gpu_worker.py, determine_available_memory)::
 
     requested = ceil(total * gpu_memory_utilization)
     pool      = requested - weights - runtime - activation peak - captured graphs
 
-So the bytes of the pool are *exact* when they are given (`kv_cache_memory_bytes`) or were profiled before
-(`calibration`), and otherwise an *estimate* with a band. The numbers of the estimate are fitted to public start-up
-logs: Qwen3-8B on 24 GB (0.52 GiB of graphs for 86 of them, 0.81 GiB of everything else), and graph lines of models
-with 28 to 64 layers (0.37 to 0.8 GiB).
+The size of the pool is *exact* if it is given (`kv_cache_memory_bytes`) or was profiled before (`calibration`);
+otherwise it is an *estimate* with a band. The estimate is fitted to public start-up logs: Qwen3-8B on 24 GB (0.52 GiB
+for 86 graphs, 0.81 GiB for everything else), and models with 28 to 64 layers (0.37 to 0.8 GiB of graphs).
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ Confidence = Literal["exact", "estimate"]
 # cuBLAS and attention workspaces, input buffers, block tables; with more than one rank also NCCL and custom all-reduce.
 RUNTIME_BYTES = 256 * MIB
 PARALLEL_RUNTIME_BYTES = 640 * MIB
-# The sampler's warm-up holds about four copies of the float32 logits: logits, sorted values, indices, probabilities.
+# The sampler's warm-up allocates about four times the float32 logits: logits, sorted values, indices, probabilities.
 SAMPLER_COPIES = 4
 # A captured graph keeps launch parameters and small buffers per layer, on top of a pool that all graphs share.
 GRAPH_POOL_BYTES = 200 * MIB
 GRAPH_LAYER_BYTES = 110 * 1024
-# How wrong the estimate may be: a fixed part, and a share of what is modelled rather than counted.
+# Error band of the estimate: a fixed part, and a share of what is modeled rather than counted.
 BAND_BYTES = 256 * MIB
 BAND_SHARE = 0.35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRequest:
-    """What decides how a device's memory is shared out, all defaults resolved.
+    """What determines how a device's memory is divided, with all defaults resolved.
 
     Attributes:
         total_bytes: the device's total as the driver reports it.
-        kv_cache_memory_bytes: given pool; then utilization is ignored and nothing is profiled.
-        profiled_kv_bytes: pool that an earlier start with the same settings reported.
+        kv_cache_memory_bytes: given pool; the engine then ignores utilization and profiles nothing.
+        profiled_kv_bytes: pool reported by an earlier start with the same settings.
         max_capture_size: largest captured batch; 0 without graphs (`--enforce-eager`, CPU).
     """
 
@@ -64,11 +63,11 @@ class MemoryBudget:
     """Bytes on the fullest device.
 
     Attributes:
-        requested: what the engine may take; the rest of `total` is left alone, and holds the CUDA context.
+        requested: what the engine may use; the rest of `total` is left for the CUDA context.
         activation: transient peak of the profiling run: one full step, then the sampler.
-        kv: bytes of the cache pool. Negative: nothing is left.
-        band: `kv` lies within `kv - band` and `kv + band`; 0 when exact.
-        profiling_cache: cache that is allocated for a moment to measure the graphs, before the pool exists.
+        kv: bytes of the cache pool; negative if nothing is left.
+        band: the pool is between `kv - band` and `kv + band`; 0 when exact.
+        profiling_cache: cache allocated temporarily to measure the graphs, before the pool exists.
     """
 
     total: int
@@ -85,20 +84,20 @@ class MemoryBudget:
 
     @property
     def startup_peak(self) -> int:
-        """Most bytes that are held at once while the engine starts, CUDA context aside."""
+        """Most bytes allocated at once while the engine starts, without the CUDA context."""
         fixed = self.weights + self.runtime
         return fixed + max(self.activation, self.profiling_cache + self.graphs, max(self.kv, 0) + self.graphs)
 
     @property
     def running(self) -> int:
-        """Bytes held while it serves a full step."""
+        """Bytes allocated while the engine runs a full step."""
         return self.weights + self.runtime + self.activation + self.graphs + max(self.kv, 0)
 
 
 def budget_memory(
     arch: Architecture, weights: WeightBytes, request: MemoryRequest, bytes_per_block: int
 ) -> MemoryBudget:
-    """Share out the memory of the fullest device.
+    """Divide the memory of the fullest device.
 
     Args:
         weights: on the fullest rank, from `count_weights`.
@@ -120,7 +119,7 @@ def budget_memory(
         kv, source = request.profiled_kv_bytes, "profiled by an earlier start (calibration file)"
     else:
         kv, source, confidence = left, "estimated from the GPU's memory", "estimate"
-    # With a given pool the engine skips the graph estimate, and with it the temporary cache.
+    # With a given pool the engine skips the graph estimate, and so the temporary cache.
     profiles_graphs = request.max_capture_size > 0 and request.kv_cache_memory_bytes is None
     blocks = min(request.max_num_seqs, request.max_capture_size) if profiles_graphs else 0
     return MemoryBudget(
@@ -152,7 +151,7 @@ def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
     match arch.state:
         case Mamba2() as m:
             conv = m.inner + 2 * m.groups * m.state
-            # Besides the projections: one float32 state per chunk, before and after it is passed on.
+            # Besides the projections: one float32 state per chunk, before and after the state passing step.
             chunk_states = 2 * 4 * m.inner * m.state / m.chunk
             per_token = max(per_token, (2 * m.inner + 2 * conv + m.heads) * dtype_bytes + chunk_states)
         case Mamba1() as m:
@@ -181,7 +180,7 @@ def graph_bytes(arch: Architecture, request: MemoryRequest) -> int:
 
 
 def capture_sizes(largest: int) -> int:
-    """How many batch sizes are captured up to `largest`: 1, 2, 4, every 8th below 256, every 16th from there.
+    """Number of batch sizes that are captured up to `largest`: 1, 2, 4, every 8th below 256, every 16th from there.
 
     Source: vllm/config/vllm.py, _set_cudagraph_sizes.
     """

@@ -1,6 +1,6 @@
-"""Pool sizes that earlier starts reported, so that the next plan is exact instead of an estimate.
+"""Pool sizes reported by earlier starts, which make the next plan exact instead of an estimate.
 
-The file is plain YAML, made to be read and committed::
+The calibration file is YAML that can be committed::
 
     pools:
       - model: nemotron-nano-9b-v2
@@ -10,7 +10,7 @@ The file is plain YAML, made to be read and committed::
         read: 2026-11-23
         settings: {engine: 0.29.0, max_num_seqs: 16, ...}
 
-Everything here is pure: `serve` reads the file, calls `record` and writes what comes back.
+These functions do no I/O: `serve` reads the file, calls `record` and writes the result.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from hybridserve import yamlio
 from hybridserve.errors import ConfigError, from_validation
 
 HEADER = (
-    "# Cache pools that real starts reported: a plan with the same settings is exact. Delete an entry to forget it.\n"
+    "# Cache pools reported by earlier starts: a plan with the same settings is exact. Delete an entry to drop it.\n"
 )
 
 
 class Pool(BaseModel):
-    """The pool one start reported, with the settings it was profiled under."""
+    """The pool that one start reported, with the settings it was profiled with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -41,7 +41,7 @@ class Pool(BaseModel):
     accelerator: str
     digest: str
     kv_bytes: int = Field(gt=0)
-    """Bytes of the pool of each device; with several devices the smallest."""
+    """Bytes of the pool of each device; with several devices, of the smallest."""
     read: date
     settings: dict[str, Any] = Field(default_factory=dict)
 
@@ -54,10 +54,10 @@ class MemoryProfile(BaseModel):
     pools: tuple[Pool, ...] = ()
 
     def find(self, model: str, accelerator: str, settings: Mapping[str, Any]) -> Pool | None:
-        """The pool profiled for exactly these settings, or None."""
-        wanted = (model, accelerator, digest(settings))
+        """The pool profiled with exactly these settings, or None."""
+        key = (model, accelerator, digest(settings))
         for pool in self.pools:
-            if (pool.model, pool.accelerator, pool.digest) == wanted:
+            if (pool.model, pool.accelerator, pool.digest) == key:
                 return pool
         return None
 
@@ -72,11 +72,11 @@ def read_memory_profile(text: str, where: str = "calibration file") -> MemoryPro
     """Parse a calibration file (YAML, and so JSON too). Empty text is an empty calibration.
 
     Raises:
-        ConfigError: not YAML, or not of this form; `where` names the file.
+        ConfigError: not YAML, or not in this format; `where` names the file.
     """
     tree = yamlio.parse(text, where, "correct or delete the file")
     if tree is not None and not isinstance(tree, dict):
-        raise ConfigError(where, "is not a mapping with the key pools", "take a file that `serve` wrote")
+        raise ConfigError(where, "is not a mapping with the key pools", "use a file that `serve` wrote")
     try:
         return MemoryProfile.model_validate(tree or {})
     except ValidationError as error:
@@ -93,10 +93,10 @@ def record(
     read: date,
     where: str = "calibration file",
 ) -> str:
-    """The file's new content after a start: the pool is added, or replaces the one of the same settings.
+    """The new content of the file after a start: the pool is added, or replaces that of the same settings.
 
     Raises:
-        ConfigError: the old content is broken; nothing is lost.
+        ConfigError: the old content is not valid.
     """
     new = Pool(
         model=model,

@@ -1,6 +1,6 @@
-"""Bytes of the weights of one rank, counted tensor by tensor as vLLM's model classes lay them out.
+"""Bytes of the weights of one rank, counted tensor by tensor as in vLLM's model classes.
 
-For Nemotron-H the whole count is the published one (8,888,227,328 for Nano 9B v2):
+For Nemotron-H the total equals the published count (8,888,227,328 for Nano 9B v2):
 ``2*V*h + M*[h*(2D+2GN+H) + (D+2GN)*(K+1) + 3H + D + D*h] + mlp*2*h*I + attn*[h*hd*(nh+2kv) + nh*hd*h] + layers*h + h``.
 """
 
@@ -16,20 +16,20 @@ from hybridserve.units import DTYPE_BYTES
 
 Quantization = Literal["none", "fp8", "nvfp4"]
 
-# A quantised matrix: FP8 is one byte a weight; NVFP4 half a byte and one FP8 scale per 16 weights.
+# Bytes per weight of a quantized matrix: FP8 one; NVFP4 half, and one FP8 scale per 16 weights.
 QUANTIZED_BYTES = {"fp8": 1.0, "nvfp4": 0.5625}
 # vLLM pads the vocabulary to a multiple of this before it is split (vocab_parallel_embedding.py).
 VOCAB_PADDING = 64
-# A size derived from the quantisation recipe is this near to the published ones (9B v2 FP8 and NVFP4, 30B FP8).
+# Error of a size derived from the quantization recipe, against published sizes (9B v2 FP8 and NVFP4, 30B FP8).
 QUANTIZED_BAND = 0.03
 
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Numbers of weights by how they are stored."""
+    """Number of weights by how they are stored."""
 
     matrices: int = 0
-    """Linear layers that the vendors' FP8 and NVFP4 checkpoints quantise."""
+    """Linear layers that the vendors' FP8 and NVFP4 checkpoints quantize."""
     plain: int = 0
     """Kept in the model's type: embeddings, attention, conv, norms, biases, routers."""
     float32: int = 0
@@ -43,7 +43,7 @@ class Elements:
         return self.matrices + self.plain + self.float32
 
     def bytes(self, dtype_bytes: int, quantization: Quantization = "none") -> int:
-        """Bytes they take."""
+        """Their size in bytes."""
         matrix = QUANTIZED_BYTES.get(quantization, dtype_bytes)
         return round(self.matrices * matrix) + self.plain * dtype_bytes + self.float32 * 4
 
@@ -55,8 +55,8 @@ class WeightBytes:
     Attributes:
         bytes: bytes on that rank.
         parameters: parameters of the whole model.
-        exact: counted, not derived from a quantisation recipe.
-        how: one clause for people.
+        exact: counted, not derived from a quantization recipe.
+        how: where the size comes from, for the user.
     """
 
     bytes: int
@@ -72,7 +72,7 @@ def count_parameters(arch: Architecture) -> int:
 
 
 def count_active_parameters(arch: Architecture) -> int:
-    """Parameters that one token's forward pass reads, embedding lookup aside: all but the experts it skips."""
+    """Parameters that the forward pass of one token reads: no embedding table, and only the routed experts."""
     total = count_parameters(arch)
     if not arch.tied_embeddings:
         total -= arch.vocab * arch.hidden
@@ -99,9 +99,9 @@ def count_weights(
 
     Args:
         dtype: `auto` is the checkpoint's own.
-        quantization: how the checkpoint is stored; it does not change with `dtype`.
-        published_bytes: size of a quantised checkpoint as its publisher states it. It replaces the derived size.
-        confirmed: that size was read at its source; one that was only reported keeps the band of a derived one.
+        quantization: how the checkpoint is stored, whatever `dtype` is.
+        published_bytes: size of a quantized checkpoint as published; it replaces the derived size.
+        confirmed: the size was read at its source; otherwise it keeps the error band of a derived size.
     """
     dtype_bytes = DTYPE_BYTES[arch.dtype if dtype == "auto" else dtype]
     stages = split_layers(len(arch.layers), pipeline_parallel_size)
@@ -121,8 +121,8 @@ def count_weights(
         return WeightBytes(max(sizes), parameters, True, "counted from the architecture")
     if published_bytes is None:
         return WeightBytes(max(sizes), parameters, False, f"derived from the {quantization} recipe")
-    whole = _stage(arch, arch.layers, tp=1, first=True, last=True).bytes(dtype_bytes, quantization)
-    size = round(max(sizes) * published_bytes / whole)
+    total = _stage(arch, arch.layers, tp=1, first=True, last=True).bytes(dtype_bytes, quantization)
+    size = round(max(sizes) * published_bytes / total)
     if not confirmed:
         return WeightBytes(size, parameters, False, "reported size, not confirmed")
     return WeightBytes(size, parameters, tensor_parallel_size == 1, "published size")
@@ -136,10 +136,10 @@ def _stage(arch: Architecture, layers: tuple[Layer, ...], *, tp: int, first: boo
     kinds = {kind: layers.count(kind) for kind in dict.fromkeys(layers)}
     total = Elements()
     for kind, count in kinds.items():
-        one = Elements(plain=kind.norms * arch.hidden)
-        for wanted, part in ((kind.attention, attention), (kind.state, state), (kind.mlp, mlp), (kind.moe, moe)):
-            one += part if wanted else Elements()
-        total += Elements(one.matrices * count, one.plain * count, one.float32 * count)
+        layer = Elements(plain=kind.norms * arch.hidden)
+        for present, part in ((kind.attention, attention), (kind.state, state), (kind.mlp, mlp), (kind.moe, moe)):
+            layer += part if present else Elements()
+        total += Elements(layer.matrices * count, layer.plain * count, layer.float32 * count)
     vocab = arch.vocab if tp == 1 else -(-arch.vocab // VOCAB_PADDING) * VOCAB_PADDING // tp
     tables = int(first) + int(last) - int(first and last and arch.tied_embeddings)
     return total + Elements(plain=tables * vocab * arch.hidden + (arch.hidden if last else 0))
@@ -155,7 +155,7 @@ def _attention(arch: Architecture, tp: int) -> Elements:
     plain += qkv if a.qkv_bias else 0
     plain += arch.hidden if a.output_bias else 0
     plain += 2 * a.head_dim if a.qk_norm else 0
-    # A pure transformer's checkpoints quantise attention too; the hybrids' recipes leave the few layers alone.
+    # Checkpoints of pure transformers quantize attention as well; the recipes of hybrids do not.
     return Elements(plain=plain) if arch.hybrid else Elements(matrices=plain)
 
 
@@ -176,7 +176,7 @@ def _state(arch: Architecture, tp: int) -> Elements:
         case Mamba1() as m:
             inner = m.inner // tp
             matrices = h * 2 * inner + inner * (m.dt_rank + 2 * m.state) + m.dt_rank * inner + inner * h
-            # Jamba normalises dt, B and C.
+            # Jamba normalizes dt, B and C.
             plain = inner * m.conv_kernel + inner + m.dt_rank + 2 * m.state
             plain += inner if m.conv_bias else 0
             plain += 2 * inner + h if m.bias else 0

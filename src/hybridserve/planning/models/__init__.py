@@ -1,4 +1,4 @@
-"""From config.json to `Architecture`: one module a family of models."""
+"""Read config.json into an `Architecture`: one module per model family."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ READERS = {
     "Qwen3ForCausalLM": "transformer",
     "Qwen3MoeForCausalLM": "transformer",
 }
-# A model around a language model: the architecture is that of the part, found under one of these keys.
+# A model that wraps a language model, whose config is under one of these keys.
 WRAPPERS = {"NemotronH_Nano_VL_V2": ("text_config", "llm_config")}
 OUT_OF_SCOPE = {
-    "NemotronHPuzzleForCausalLM": "its layers differ in shape (Puzzle); the planner knows one shape per kind of layer",
-    "DeepseekV2ForCausalLM": "latent attention (MLA) is not covered",
-    "DeepseekV3ForCausalLM": "latent attention (MLA) is not covered",
-    "KimiLinearForCausalLM": "latent attention (MLA) is not covered",
+    "NemotronHPuzzleForCausalLM": "its layers differ in shape (Puzzle), which is not supported",
+    "DeepseekV2ForCausalLM": "latent attention (MLA) is not supported",
+    "DeepseekV3ForCausalLM": "latent attention (MLA) is not supported",
+    "KimiLinearForCausalLM": "latent attention (MLA) is not supported",
 }
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
-    """The architecture a Hugging Face `config.json` describes, in old and in new spellings.
+    """The architecture that a Hugging Face `config.json` describes, with old and new field names.
 
     Raises:
-        CatalogError: a field is missing or wrong (it is named), or the model is outside the planner's scope.
+        CatalogError: a field is missing or wrong, or the model is not supported.
     """
     fields = Fields(config)
     names = fields.names("architectures")
@@ -73,13 +73,13 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     if name in OUT_OF_SCOPE:
         raise CatalogError("config.json: architectures", f"{name}: {OUT_OF_SCOPE[name]}", _CHOICE)
     if name not in READERS:
-        raise CatalogError("config.json: architectures", f"{name} has no reader", _CHOICE)
+        raise CatalogError("config.json: architectures", f"{name} is not supported", _CHOICE)
     reader = importlib.import_module(f"{__name__}.{READERS[name]}")
     arch: Architecture = reader.read(fields)
     if (attention := arch.attention) is not None and attention.heads % attention.kv_heads:
         raise CatalogError(
             "config.json: num_key_value_heads",
-            # The engine's own words, from its attention layer.
+            # The engine's own message, from its attention layer.
             f"num_heads ({attention.heads}) is not divisible by num_kv_heads ({attention.kv_heads})",
             "a number that divides num_attention_heads",
         )

@@ -1,6 +1,6 @@
-"""The model as the planner sees it: which layers own a cache, the shapes of one state, and the sizes of the weights.
+"""The architecture of a model: which layers have a cache, the shape of a state, and the sizes of the weights.
 
-Nothing here knows a version of the engine, a GPU or a number of tokens.
+It does not depend on the engine version, the GPU or the number of tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Attention:
     qk_norm: bool = False
     """RMSNorm of `head_dim` weights on queries and on keys."""
     output_gate: bool = False
-    """The query projection also makes a gate: twice its width (Qwen3-Next)."""
+    """The query projection includes a gate and has twice the width (Qwen3-Next)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +94,18 @@ class Moe:
     matrices: int
     """Per expert: 3 with a gate, 2 without."""
     shared_intermediate: int = 0
-    """Width of the always-active expert (all shared experts together); 0 is none."""
+    """Total width of the shared experts; 0 is none."""
     latent: int | None = None
-    """Experts work in this smaller width, with one projection down and one up per layer (Nemotron 3 Super)."""
+    """Width that experts work in, with one down and one up projection per layer (Nemotron 3 Super)."""
     correction_bias: bool = False
-    """The router adds one learnt number per expert."""
+    """The router adds one learned bias per expert."""
     shared_gate: bool = False
     """The shared expert has a gate of `hidden` weights (Qwen3-Next)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one layer holds. NemotronH has one mixer a layer; FalconH1 has attention, state and MLP in every one."""
+    """The parts of one layer. NemotronH has one mixer per layer; FalconH1 has attention, state and MLP in each."""
 
     attention: bool = False
     state: bool = False
@@ -117,17 +117,17 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A model without its weights. Made by `read_architecture`; all sizes are of the whole model, before any sharding.
+    """A model without its weights, from `read_architecture`. Sizes are of the whole model, before sharding.
 
     Attributes:
         name: vLLM's registry name, such as ``NemotronHForCausalLM``.
-        family: our reader: nemotron_h, granite_hybrid, falcon_h1, qwen3_next, jamba, transformer.
-        dtype: what `--dtype auto` means: the checkpoint's type, and bfloat16 for a float32 checkpoint.
-        kv_cache_dtype: what `--kv-cache-dtype auto` means where the checkpoint says so; None is "as dtype".
-        max_position_embeddings: longest context of config.json, with every rope scaling but YaRN.
-        yarn_context: original context times factor of a YaRN config, which some engine versions take instead.
-        ssm_dtype: what `--mamba-ssm-cache-dtype auto` means for the family; None is "as the conv state".
-        marks_linear_attention: config.layer_types names `linear_attention`, which the CPU backend looks at.
+        family: module that reads it: nemotron_h, granite_hybrid, falcon_h1, qwen3_next, jamba, transformer.
+        dtype: meaning of `--dtype auto`: the checkpoint's type, or bfloat16 for a float32 checkpoint.
+        kv_cache_dtype: meaning of `--kv-cache-dtype auto` if the checkpoint defines it; None is "as dtype".
+        max_position_embeddings: longest context of config.json, with every RoPE scaling except YaRN.
+        yarn_context: original context times factor of a YaRN config, which some engine versions use instead.
+        ssm_dtype: meaning of `--mamba-ssm-cache-dtype auto` for the family; None is "as the conv state".
+        marks_linear_attention: config.layer_types names `linear_attention`, which the CPU backend checks.
     """
 
     name: str

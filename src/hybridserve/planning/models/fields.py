@@ -125,13 +125,11 @@ class Fields:
 
     @property
     def max_position_embeddings(self) -> int:
-        """Longest context, with every rope scaling but YaRN. Source: vLLM config/model.py, _get_and_verify_max_len."""
+        """Longest context, with all RoPE scaling except YaRN. Source: vLLM config/model.py, _get_and_verify_max_len."""
         length = self.integer("max_position_embeddings")
         kind, rope = self._rope()
         if kind in ("su", "longrope"):
-            self.fail(
-                "rope_scaling", f"is {kind!r}", "default, linear, dynamic, llama3 or yarn; others are not covered"
-            )
+            self.fail("rope_scaling", f"is {kind!r}", "one of default, linear, dynamic, llama3, yarn")
         return length if kind in ("llama3", "yarn") else int(length * (rope.get("factor") or 1.0))
 
     @property

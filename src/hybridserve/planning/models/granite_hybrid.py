@@ -9,7 +9,7 @@ STATES, ATTENTIONS = ("mamba", "linear_attention"), ("attention", "full_attentio
 
 
 def read(fields: Fields) -> Architecture:
-    """The architecture of a `GraniteMoeHybridForCausalLM`. One without any Mamba layer is a plain transformer."""
+    """The architecture of a `GraniteMoeHybridForCausalLM`. Without Mamba layers it is a plain transformer."""
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     kinds = fields.names("layer_types", "layers_block_type")
     for kind in kinds:

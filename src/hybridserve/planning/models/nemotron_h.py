@@ -1,4 +1,4 @@
-"""Nemotron-H: one mixer a layer, either Mamba-2, attention, MLP or experts.
+"""Nemotron-H: one mixer per layer, either Mamba-2, attention, MLP or experts.
 
 Old configs spell the layers as a string (`hybrid_override_pattern`: M, *, -, E), new ones as a list
 (`layers_block_type`); Mamba fields exist with and without the prefix `mamba_`.
@@ -27,9 +27,9 @@ WORDS = {
 def read(fields: Fields) -> Architecture:
     """The architecture of a `NemotronHForCausalLM`."""
     if fields.get("block_configs") is not None:
-        fields.fail("block_configs", "layers differ in shape (Puzzle)", "a model with one shape per kind of layer")
+        fields.fail("block_configs", "layers differ in shape (Puzzle)", "use a model with one shape per kind of layer")
     if fields.get("sliding_window") is not None:
-        fields.fail("sliding_window", f"is {fields.get('sliding_window')}", "null: sliding windows are not covered")
+        fields.fail("sliding_window", f"is {fields.get('sliding_window')}", "sliding windows are not supported")
     layers = _layers(fields)
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     return Architecture(
@@ -58,20 +58,20 @@ def read(fields: Fields) -> Architecture:
 
 
 def _layers(fields: Fields) -> tuple[Layer, ...]:
-    """The list wins over the string, as in transformers."""
+    """The list takes precedence over the string, as in transformers."""
     if fields.get("layers_block_type", "layer_types") is not None:
         name, kinds = "layers_block_type", WORDS
-        spelled = fields.names("layers_block_type", "layer_types")
+        names = fields.names("layers_block_type", "layer_types")
     else:
         name, kinds = "hybrid_override_pattern", LETTERS
         pattern = fields.get(name)
         if not isinstance(pattern, str) or not pattern:
             fields.fail(name, "is missing", "a string of M, *, - and E, or a list layers_block_type")
-        spelled = list(pattern)
-    for word in spelled:
+        names = list(pattern)
+    for word in names:
         if word not in kinds:
             fields.fail(name, f"contains {word!r}", f"one of {', '.join(kinds)}")
-    layers = tuple(kinds[word] for word in spelled)
+    layers = tuple(kinds[word] for word in names)
     for needed, word in ((STATE, "Mamba"), (ATTENTION, "attention")):
         if needed not in layers:
             fields.fail(name, f"has no {word} layer", "a hybrid model: both Mamba and attention layers")
@@ -101,7 +101,7 @@ def _moe(fields: Fields) -> Moe:
 
 
 def _ssm_dtype(fields: Fields) -> Dtype:
-    """`auto` is the checkpoint's own wish, else float32. Source: vLLM models/config.py."""
+    """`auto` is the checkpoint's own type, else float32. Source: vLLM models/config.py."""
     dtype = fields.get("mamba_ssm_cache_dtype") or "float32"
     if dtype not in ("float32", "float16", "bfloat16"):
         fields.fail("mamba_ssm_cache_dtype", f"is {dtype!r}", "one of float32, float16, bfloat16")

@@ -11,7 +11,7 @@ def read(fields: Fields) -> Architecture:
     name = fields.architecture
     qwen = name.startswith("Qwen")
     if fields.get("sliding_window") is not None and fields.flag("use_sliding_window", default=not qwen):
-        fields.fail("sliding_window", f"is {fields.get('sliding_window')}", "null: sliding windows are not covered")
+        fields.fail("sliding_window", f"is {fields.get('sliding_window')}", "sliding windows are not supported")
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     layers = _layers(fields)
     bias = fields.flag("attention_bias", default=False)
