@@ -1,4 +1,4 @@
-"""How many sequences an engine runs at once, and how much of its cache they hold, read from /metrics all the while."""
+"""Polls /metrics for the number of running sequences of an engine and their share of its cache."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PERIOD_S = 0.1
 
 
 class CacheProbe:
-    """Watches one server of vLLM while it is entered.
+    """A context manager that polls a vLLM server.
 
     Args:
-        url: of the server.
-        cache_bytes: of the whole pool, without the block that vLLM never gives out.
+        url: URL of the server.
+        cache_bytes: size of the block pool without vLLM's null block.
     """
 
     def __init__(self, url: str, cache_bytes: int) -> None:
@@ -25,9 +25,9 @@ class CacheProbe:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.running = 0
-        """Most sequences that ran at one instant."""
+        """Largest number of running sequences."""
         self.bytes_per_sequence = 0.0
-        """Most that a sequence held, as a mean over those that ran."""
+        """Largest mean cache usage of a running sequence."""
 
     def __enter__(self) -> Self:
         self._thread.start()

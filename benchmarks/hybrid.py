@@ -1,12 +1,11 @@
-"""Hybrid against transformer on one real engine, in turn, over growing lengths and concurrency: `make bench-hybrid`.
+"""Compare a hybrid model with a transformer on vLLM, over lengths and concurrency: `make bench-hybrid`.
 
-    python benchmarks/hybrid.py                       # CPU: two models of 30 million parameters, made here
+    python benchmarks/hybrid.py                       # CPU: two models of 30 million parameters
     python benchmarks/hybrid.py --shapes published    # GPU: Nano 9B v2 and Qwen3-8B shapes, dummy weights
 
-Both servers run at once, with the same engine arguments and the same bytes of cache; only one of them has work at a
-time, and who begins changes from round to round. Beside each measured ratio stands the planner's: cache and
-concurrency are its exact arithmetic, throughput is the ratio of its upper bounds on a machine with the peaks that are
-measured here, which leave out every overhead of a step.
+Both servers run with the same engine arguments and cache size. Only one has load at a time; the order alternates. Each
+measured ratio is shown beside the planned one: cache and concurrency are exact, throughput is the ratio of planned
+upper bounds for the peaks of this machine, which exclude overheads.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Size:
-    """What is run: lengths as prompt/output tokens, and the engine's limits."""
+    """Lengths in prompt/output tokens, concurrencies, and limits of the engine."""
 
     lengths: tuple[tuple[int, int], ...]
     concurrency: tuple[int, ...]
@@ -65,28 +64,28 @@ GPU = Size(((1024, 1024), (1024, 8192), (8192, 1024), (8192, 16384)), (1, 8, 32,
 
 @dataclass(frozen=True)
 class Side:
-    """One model, its plan and its server."""
+    """A model with its plan and server."""
 
     name: str
     config: dict[str, Any]
     plan: CachePlan
     served: ServedModel
-    bench: Runner
+    runner: Runner
 
 
 def main() -> None:
-    """Start both, run everything, print the table."""
+    """Start both servers, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", choices=["small", "published"], default="small")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    size = CPU if asked.shapes == "small" else GPU
+    options = parser.parse_args()
+    size = CPU if options.shapes == "small" else GPU
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        models = _models(asked.shapes, out)
+        models = _models(options.shapes, out)
         ports = {name: _free_port() for name in NAMES}
-        servers = {name: _start(name, models[name], ports[name], size, asked.shapes, out) for name in NAMES}
+        servers = {name: _start(name, models[name], ports[name], size, options.shapes, out) for name in NAMES}
         try:
             sides = {name: _side(name, models[name], ports[name], servers[name], size, out) for name in NAMES}
             about = _about(sides, size)
@@ -96,10 +95,10 @@ def main() -> None:
             print(HEAD, flush=True)
             for prompt, output in size.lengths:
                 for concurrency in size.concurrency:
-                    rows.append(_row(sides, machine, prompt, output, concurrency, asked.rounds, out))
+                    rows.append(_row(sides, machine, prompt, output, concurrency, options.rounds, out))
                     print(_line(rows[-1]), flush=True)
-                    if asked.json:
-                        asked.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+                    if options.json:
+                        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
         finally:
             for server in servers.values():
                 server.terminate()
@@ -122,24 +121,24 @@ def _models(shapes: str, out: Path) -> dict[str, Path]:
 
 
 def _start(name: str, model: Path, port: int, size: Size, shapes: str, out: Path) -> subprocess.Popen[bytes]:
-    """vLLM's own server; what differs between the two is the type of the state, which only one of them has."""
-    words = [str(BIN / "vllm"), "serve", str(model), "--served-model-name", name, "--dtype", "bfloat16"]
-    words += ["--max-model-len", str(size.context), "--max-num-seqs", str(size.sequences)]
-    words += ["--max-num-batched-tokens", "2048", "--kv-cache-memory-bytes", str(size.cache_bytes)]
-    words += ["--no-enable-prefix-caching", "--seed", "0", "--host", "127.0.0.1", "--port", str(port)]
+    """Start vLLM. The arguments differ only in the type of the SSM state, which only the hybrid has."""
+    arguments = [str(BIN / "vllm"), "serve", str(model), "--served-model-name", name, "--dtype", "bfloat16"]
+    arguments += ["--max-model-len", str(size.context), "--max-num-seqs", str(size.sequences)]
+    arguments += ["--max-num-batched-tokens", "2048", "--kv-cache-memory-bytes", str(size.cache_bytes)]
+    arguments += ["--no-enable-prefix-caching", "--seed", "0", "--host", "127.0.0.1", "--port", str(port)]
     environment = dict(os.environ)
     if size.platform == "cpu":
-        # As `hybridserve serve` runs it: vLLM's own two processes would starve the client on two cores.
-        ours = load(environ={}).settings
-        words += ["--enforce-eager", *inline_worker(ours)]
-        environment = {**engine_environment(ours), **environment}
+        # One process, as in `hybridserve serve`: vLLM's two processes leave no core for the client.
+        settings = load(environ={}).settings
+        arguments += ["--enforce-eager", *inline_worker(settings)]
+        environment = {**engine_environment(settings), **environment}
     if shapes == "published":
-        # Both share one GPU of 80 GB: weights, and the cache as given.
-        words += ["--load-format", "dummy", "--skip-tokenizer-init", "--gpu-memory-utilization", "0.45"]
+        # Both share a GPU of 80 GB.
+        arguments += ["--load-format", "dummy", "--skip-tokenizer-init", "--gpu-memory-utilization", "0.45"]
     if name == "hybrid":
-        words += ["--mamba-ssm-cache-dtype", "float32"]
+        arguments += ["--mamba-ssm-cache-dtype", "float32"]
     with (out / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        return subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
 def _side(name: str, model: Path, port: int, server: subprocess.Popen[bytes], size: Size, out: Path) -> Side:
@@ -174,10 +173,10 @@ def _side(name: str, model: Path, port: int, server: subprocess.Popen[bytes], si
 
 
 def _about(sides: dict[str, Side], size: Size) -> dict[str, Any]:
-    """What both models take, by the planner and by the engine."""
+    """Sizes of both models as planned, and as the engine reports them."""
     found: dict[str, Any] = {"size": asdict(size), "cores": os.cpu_count()}
     for name, side in sides.items():
-        text = httpx.get(f"{side.bench.url}/metrics", trust_env=False).text
+        text = httpx.get(f"{side.runner.url}/metrics", trust_env=False).text
         info = next(line for line in text.splitlines() if line.startswith("vllm:cache_config_info{"))
         labels = dict(part.split("=", 1) for part in info[info.index("{") + 1 : info.rindex("}")].split('",'))
         engine = {
@@ -211,7 +210,7 @@ def _scenario(prompt: int, output: int, concurrency: int) -> Any:
 def _row(
     sides: dict[str, Side], machine: DevicePeaks, prompt: int, output: int, concurrency: int, rounds: int, out: Path
 ) -> dict[str, Any]:
-    """One length at one concurrency: medians over the rounds, and the planner's word on each number."""
+    """A length at a concurrency: medians over the rounds, and the planned values."""
     scenario = _scenario(prompt, output, concurrency)
     seen: dict[str, list[Any]] = {name: [] for name in NAMES}
     probes: dict[str, list[CacheProbe]] = {name: [] for name in NAMES}
@@ -219,24 +218,24 @@ def _row(
         for name in NAMES if turn % 2 == 0 else reversed(NAMES):
             side = sides[name]
             pool = (side.plan.num_blocks - 1) * side.plan.layout.bytes_per_block
-            with CacheProbe(side.bench.url, pool) as probe:
-                result = side.bench.run(scenario, out / f"{name}-{prompt}-{output}-{concurrency}-{turn}")
+            with CacheProbe(side.runner.url, pool) as probe:
+                result = side.runner.run(scenario, out / f"{name}-{prompt}-{output}-{concurrency}-{turn}")
             probes[name].append(probe)
             if result.summary.completed != concurrency:
                 raise SystemExit(f"{name} at {prompt}/{output} x{concurrency}: {result.summary.outcomes}")
             seen[name].append(result.summary)
     row: dict[str, Any] = {"prompt": prompt, "output": output, "concurrency": concurrency}
     for name in NAMES:
-        rates = [one.output_throughput for one in seen[name]]
+        rates = [summary.output_throughput for summary in seen[name]]
         row[name] = {
             "tokens_per_s": median(rates),
             "spread": (max(rates) - min(rates)) / median(rates),
-            "ttft_ms": median(one.ttft.p50 * 1000 for one in seen[name]),
-            "tpot_ms": median(one.tpot.p50 * 1000 for one in seen[name]),
-            "ran": max(one.running for one in probes[name]),
+            "ttft_ms": median(summary.ttft.p50 * 1000 for summary in seen[name]),
+            "tpot_ms": median(summary.tpot.p50 * 1000 for summary in seen[name]),
+            "ran": max(probe.running for probe in probes[name]),
             "ran_planned": min(concurrency, sides[name].plan.n_steady(prompt + output)),
             "fits_planned": sides[name].plan.n_steady(prompt + output),
-            "cache_bytes": max(one.bytes_per_sequence for one in probes[name]),
+            "cache_bytes": max(probe.bytes_per_sequence for probe in probes[name]),
             "cache_bytes_planned": _cache_bytes(sides[name], prompt + output),
         }
     batches = {name: row[name]["ran_planned"] for name in NAMES}
@@ -256,7 +255,7 @@ def _row(
 
 
 def _cache_bytes(side: Side, length: int) -> int:
-    """Bytes of the pool that one sequence of this length holds."""
+    """Bytes of the pool that a sequence of this length uses."""
     return side.plan.layout.running_blocks(length) * side.plan.layout.bytes_per_block
 
 
@@ -282,12 +281,12 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _machine(size: Size) -> DevicePeaks:
-    """Peaks of this machine, measured by a product of matrices and by a copy."""
+    """Peaks of this machine, measured with a matrix product and a copy."""
     import torch
 
     device = "cuda" if size.platform == "cuda" else "cpu"
     matrix = torch.randn(2048, 2048, dtype=torch.bfloat16, device=device)
-    # Both written before: the first touch of a page costs more than its copy, and zeros are one page read again.
+    # Write both first: the first access to a page costs more than its copy, and zero pages are shared.
     large = torch.ones(1 << 28, dtype=torch.uint8, device=device)
     copy = torch.ones_like(large)
     flops, copied = [], []

@@ -1,9 +1,9 @@
-"""Two models that differ in one thing: a hybrid (NemotronH) and a transformer (Qwen3), equally wide and equally large.
+"""A hybrid model (NemotronH) and a transformer (Qwen3) of equal width and size.
 
     python benchmarks/hybrid_models.py --out /tmp/pair
 
-Random weights, one vocabulary (the demo model's tokenizer), the same hidden size, heads and head size. The width of the
-transformer's gated MLP is chosen so that both have the same number of parameters, to about a hundredth.
+Both have random weights, the demo model's tokenizer, and the same hidden size, heads and head size. The width of the
+transformer's gated MLP makes the numbers of parameters equal within 1 %.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _COMMON: dict[str, Any] = {
 
 
 def hybrid_config() -> dict[str, Any]:
-    """NemotronH, as config.json."""
-    words = {"M": "linear_attention", "*": "full_attention", "-": "mlp"}
+    """config.json of the NemotronH model."""
+    kinds = {"M": "linear_attention", "*": "full_attention", "-": "mlp"}
     return _COMMON | {
         "architectures": ["NemotronHForCausalLM"],
         "model_type": "nemotron_h",
-        "layers_block_type": [words[letter] for letter in HYBRID_LAYERS],
+        "layers_block_type": [kinds[letter] for letter in HYBRID_LAYERS],
         "num_hidden_layers": len(HYBRID_LAYERS),
         "intermediate_size": 4 * HIDDEN,
         "mamba_num_heads": 16,
@@ -59,7 +59,7 @@ def hybrid_config() -> dict[str, Any]:
 
 
 def transformer_config() -> dict[str, Any]:
-    """Qwen3 of the hybrid's size."""
+    """config.json of a Qwen3 model of the same size."""
     wanted = count_parameters(read_architecture(hybrid_config()))
 
     def config(width: int) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def transformer_config() -> dict[str, Any]:
 
 
 def write(config: dict[str, Any], folder: Path, seed: int) -> int:
-    """Random weights, config and tokenizer; the number of parameters that the library itself made."""
+    """Write random weights, config and tokenizer. Returns the number of parameters."""
     import torch
     from transformers import NemotronHConfig, NemotronHForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -90,21 +90,21 @@ def write(config: dict[str, Any], folder: Path, seed: int) -> int:
     (folder / "config.json").write_text(json.dumps(saved | {"architectures": config["architectures"]}, indent=2))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(DEMO / name, folder / name)
-    return sum(one.numel() for one in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def write_pair(out: Path) -> dict[str, int]:
-    """Both models below `out`; parameters of each.
+    """Write both models below `out`. Returns the number of parameters of each.
 
     Raises:
-        SystemExit: they are not equally large, to a hundredth.
+        SystemExit: the sizes differ by more than 1 %.
     """
     counts = {}
     for name, config in (("hybrid", hybrid_config()), ("transformer", transformer_config())):
         (out / name).mkdir(parents=True, exist_ok=True)
         counts[name] = write(config, out / name, seed=1)
     if abs(counts["hybrid"] / counts["transformer"] - 1) > 0.01:
-        raise SystemExit(f"the models are not equally large: {counts}")
+        raise SystemExit(f"the models differ in size: {counts}")
     return counts
 
 

@@ -1,7 +1,7 @@
-"""What the load-test client costs per streamed token, and what it distorts: `make bench-loadtest`.
+"""Cost of the load test client per streamed token, and its measurement error: `make bench-loadtest`.
 
-Against the mock server of `loadtests/`: 200 ms to the first token, 20 ms between the others, more and more streams.
-What is measured beyond that is the error of client and mock together.
+The mock server of `loadtests/` sends the first token after 200 ms and the others every 20 ms, on a growing number of
+streams. The difference to these times is the error of client and mock server together.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FIRST_S, GAP_S, TOKENS = 0.200, 0.020, 100
 
 
 def main() -> None:
-    """One line for each concurrency."""
+    """Print a line for each concurrency."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--levels", default="1,8,32,64,128,256")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     flags = ["--first", str(FIRST_S), "--gap", str(GAP_S)]
     server = subprocess.Popen([sys.executable, str(MOCK), *flags], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
@@ -35,14 +35,14 @@ def main() -> None:
     rows = []
     try:
         with tempfile.TemporaryDirectory() as folder:
-            for level in (int(one) for one in asked.levels.split(",")):
-                rows.append(_measure(url, level, asked.seconds, Path(folder) / str(level)))
-                if not asked.json:
+            for level in (int(level) for level in options.levels.split(",")):
+                rows.append(_measure(url, level, options.seconds, Path(folder) / str(level)))
+                if not options.json:
                     print(_line(rows[-1]), flush=True)
     finally:
         server.terminate()
         server.wait(10)
-    if asked.json:
+    if options.json:
         print(json.dumps(rows, indent=2))
 
 
@@ -58,20 +58,20 @@ def _measure(url: str, level: int, seconds: float, out: Path) -> dict[str, Any]:
         "calibration",
     )
     result = Runner.connect(url, None, None, scenario).run(scenario, out)
-    one, client = result.summary, result.health
-    assert one.ttft is not None
-    assert one.tpot is not None
-    assert one.itl is not None
+    summary, client = result.summary, result.health
+    assert summary.ttft is not None
+    assert summary.tpot is not None
+    assert summary.itl is not None
     return {
         "streams": level,
-        "tokens_per_s": one.output_throughput,
+        "tokens_per_s": summary.output_throughput,
         "cpu": client.cpu,
-        "us_per_token": client.cpu / one.output_throughput * 1e6,
-        "ttft_ms": one.ttft.p50 * 1000,
-        "ttft_p99_ms": one.ttft.p99 * 1000,
-        "tpot_ms": one.tpot.p50 * 1000,
-        "itl_p50_ms": one.itl.p50 * 1000,
-        "itl_p99_ms": one.itl.p99 * 1000,
+        "us_per_token": client.cpu / summary.output_throughput * 1e6,
+        "ttft_ms": summary.ttft.p50 * 1000,
+        "ttft_p99_ms": summary.ttft.p99 * 1000,
+        "tpot_ms": summary.tpot.p50 * 1000,
+        "itl_p50_ms": summary.itl.p50 * 1000,
+        "itl_p99_ms": summary.itl.p99 * 1000,
         "loop_lag_p99_ms": client.lag_p99 * 1000,
         "verdict": list(client.faults) or "valid",
     }

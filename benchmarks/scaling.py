@@ -1,4 +1,4 @@
-"""Every scaling policy on every workload: `make bench-scaling`, or a part of it:
+"""Simulate every scaling policy on every traffic pattern: `make bench-scaling`, or a part:
 
     python benchmarks/scaling.py --workloads poisson,bursts --out results.json
 
@@ -26,50 +26,52 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- table: benchmarks/scaling.py -->", "<!-- end of table -->"
 CALIBRATION = "nano-9b-a10g"
 WARM_UP_S = 2400.0
-# What comes back by a clock has been there before: ours sees it once more, and no stock policy remembers ten minutes.
+# Periodic traffic has a history: only this package's policy uses it; the others remember at most ten minutes.
 HISTORY_S = 7200.0
 GOAL = 0.99
-# Answers of 24 tokens are read at once: the time between their tokens is nobody's concern.
+# The time between tokens does not matter in answers of 24 tokens.
 SLOS = {"extraction": replace(DEFAULT_SLO, inter_token_s=2.0)}
-# The law was written looking at seeds 1 to 3. These it had never seen when the table was made.
+# Seeds 1 to 3 were used to develop the policy; these were not.
 SEEDS = (11, 12, 13)
 Row = dict[str, Any]
 
 
 def main() -> None:
-    """Run the trials that are missing, then write the table."""
+    """Run the missing trials, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", default=",".join(TRAFFIC_PATTERNS))
     parser.add_argument("--policies", default=",".join(POLICIES))
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="the stock policies run on the first")
-    parser.add_argument("--scale", type=float, default=0.5, help="multiplies the rate of every workload")
+    parser.add_argument(
+        "--seeds", default=",".join(map(str, SEEDS)), help="the other policies run on the first seed only"
+    )
+    parser.add_argument("--scale", type=float, default=0.5, help="factor for the rate of every pattern")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/evidence/scaling-results.json")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs/evidence/autoscaling.md")
-    parser.add_argument("--table-only", action="store_true", help="write the table from the results that are there")
-    asked = parser.parse_args()
-    results: dict[str, dict[str, list[Row]]] = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    seeds = [int(seed) for seed in asked.seeds.split(",")]
-    if not asked.table_only:
-        for name in asked.workloads.split(","):
-            for policy in asked.policies.split(","):
+    parser.add_argument("--table-only", action="store_true", help="write the table from the existing results")
+    options = parser.parse_args()
+    results: dict[str, dict[str, list[Row]]] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    if not options.table_only:
+        for name in options.workloads.split(","):
+            for policy in options.policies.split(","):
                 for seed in seeds if policy in ("hybridserve", "oracle") else seeds[:1]:
-                    run(results, name, policy, seed, asked.scale, asked.out)
+                    run(results, name, policy, seed, options.scale, options.out)
     table = render(results, seeds)
-    if asked.docs.exists() and BEGIN in asked.docs.read_text():
-        text = asked.docs.read_text()
+    if options.docs.exists() and BEGIN in options.docs.read_text():
+        text = options.docs.read_text()
         before, rest = text.split(BEGIN, 1)
-        asked.docs.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END, 1)[1]}")
+        options.docs.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END, 1)[1]}")
     print(table)
 
 
 def run(results: dict[str, dict[str, list[Row]]], name: str, policy: str, seed: int, scale: float, out: Path) -> None:
-    """The trials of one policy on one workload, unless they are there."""
+    """Run the trials of a policy on a pattern, unless they exist."""
     rows = results.setdefault(f"{name} {seed}", {})
     if policy in rows:
         return
     began = time.process_time()
-    # Ours runs to its end, others as long as they may still reach the goal.
-    trials = tune(policy, scene(name, scale, seed, policy), attainment=None if policy == "hybridserve" else GOAL)
+    # The other policies run only while they can still reach the goal.
+    trials = tune(policy, scenario(name, scale, seed, policy), attainment=None if policy == "hybridserve" else GOAL)
     rows[policy] = [_plain(trial) for trial in trials]
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = json.dumps(results, indent=1)
@@ -78,8 +80,8 @@ def run(results: dict[str, dict[str, list[Row]]], name: str, policy: str, seed: 
     print(f"{name:14} {seed:3} {policy:20} {len(trials):2} trials {seconds:6.1f} s", file=sys.stderr, flush=True)
 
 
-def scene(name: str, scale: float, seed: int, policy: str = "hybridserve") -> Scenario:
-    """One workload on the calibration of this benchmark; what is counted of it is the same for every policy."""
+def scenario(name: str, scale: float, seed: int, policy: str = "hybridserve") -> Scenario:
+    """A traffic pattern on this benchmark's calibration. The counted part is the same for every policy."""
     workload = TRAFFIC_PATTERNS[name]
     history_s = HISTORY_S if workload.every_s else 0.0
     arrivals = workload.arrivals(seed, scale, history_s)
@@ -95,30 +97,30 @@ def scene(name: str, scale: float, seed: int, policy: str = "hybridserve") -> Sc
 
 
 def _plain(trial: TuningResult) -> Row:
-    """A trial without its timeline, rounded: the file is committed."""
+    """A trial without its timeline, rounded, for the committed file."""
     if trial.given_up:
         return {"settings": trial.settings, "given_up": True}
-    one = trial.score
+    score = trial.score
     return {
         "settings": trial.settings,
-        "attainment": round(one.attainment, 4),
-        "ttft_attainment": round(one.ttft_attainment, 4),
-        "inter_token_attainment": round(one.inter_token_attainment, 4),
-        "ttft_p99": round(one.ttft_p99, 2),
-        "replica_hours": round(one.replica_hours, 3),
-        "changes": one.scale_events,
-        "oscillation": one.oscillation,
+        "attainment": round(score.attainment, 4),
+        "ttft_attainment": round(score.ttft_attainment, 4),
+        "inter_token_attainment": round(score.inter_token_attainment, 4),
+        "ttft_p99": round(score.ttft_p99, 2),
+        "replica_hours": round(score.replica_hours, 3),
+        "changes": score.scale_events,
+        "oscillation": score.oscillation,
     }
 
 
 def reached(rows: list[Row]) -> Row | None:
-    """The cheapest that reaches the goal."""
+    """The cheapest row that reaches the goal."""
     good = [row for row in rows if row.get("attainment", 0.0) >= GOAL]
     return min(good, key=lambda row: float(row["replica_hours"])) if good else None
 
 
 def render(results: dict[str, dict[str, list[Row]]], seeds: list[int]) -> str:
-    """Three tables: the race, ours against the oracle on every seed, and each stock policy with one setting."""
+    """Three tables: all policies, this package's policy and the oracle on every seed, each policy with one setting."""
     first = {key.split()[0]: rows for key, rows in results.items() if key.endswith(f" {seeds[0]}")}
     complete = {name: rows for name, rows in first.items() if {"hybridserve", "oracle", *STOCK} <= rows.keys()}
     lines = [
@@ -136,7 +138,7 @@ def render(results: dict[str, dict[str, list[Row]]], seeds: list[int]) -> str:
             found = reached(rows[policy])
             cells.append(f"{found['replica_hours']:.2f}" if found else "-")
             races += 1
-            # Cheaper and late is no win.
+            # Cheaper without reaching the goal does not count.
             wins += ours["attainment"] >= GOAL and (not found or ours["replica_hours"] < found["replica_hours"])
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"Ours reaches the goal and is cheaper, or the only one to reach it, in {wins} of {races} races."]
@@ -150,7 +152,7 @@ def _over(ours: Row, oracle: Row | None) -> tuple[str, str]:
 
 
 def _seeds(results: dict[str, dict[str, list[Row]]], seeds: list[int]) -> list[str]:
-    """Ours on each seed: attainment, and hours over the oracle's."""
+    """This package's policy on each seed: attainment, and hours compared with the oracle's."""
     lines = [
         "",
         "Ours on every seed: attainment, and replica-hours over those of the oracle where it reaches the goal.",
@@ -183,7 +185,7 @@ def _seeds(results: dict[str, dict[str, list[Row]]], seeds: list[int]) -> list[s
 
 
 def _one_setting(races: dict[str, dict[str, list[Row]]]) -> list[str]:
-    """Each policy with the one setting that reaches the goal most often; of equals the cheapest beside ours."""
+    """Each policy with the setting that reaches the goal most often; among equals the cheapest."""
     lines = [
         "",
         f"With one setting for all {len(races)} workloads, the one that reaches the goal most often; hours are those "
