@@ -16,8 +16,7 @@ import yaml
 from hybridserve.catalog.licenses import License, license
 from hybridserve.catalog.models import ModelCard, ResolvedModel
 from hybridserve.compliance import DeploymentView, Finding, deployment_view, evaluate
-from hybridserve.compliance.view import CacheFacts
-from hybridserve.compliance.view_builder import PlannedEngine
+from hybridserve.compliance.view import CacheFacts, PlannedEngine
 from hybridserve.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from hybridserve.compliance.rules.engine import ENGINE
 from hybridserve.compliance.rules.exposure import EXPOSURE
 from hybridserve.compliance.rules.guard import GUARD
 from hybridserve.compliance.rules.license import LICENSE
-from hybridserve.compliance.view import DeploymentView, WaiverRecord
+from hybridserve.compliance.view import DeploymentView
+from hybridserve.settings.license import Waiver
 
 _CHECKS = (*LICENSE, *GUARD, *ENGINE, *EXPOSURE)
 RULES: tuple[Rule, ...] = tuple(rule for rule, _ in _CHECKS)
@@ -39,10 +40,10 @@ def _findings(rule: Rule, check: DatedCheck, view: DeploymentView, today: date) 
     if not outcomes:
         yield rule.finding(passed("does not apply to this deployment"), applies=False)
     for outcome in outcomes:
-        yield _apply_waivers(rule.finding(outcome), view.declared.waivers, today)
+        yield _apply_waivers(rule.finding(outcome), view.waivers, today)
 
 
-def _apply_waivers(finding: Finding, waivers: Sequence[WaiverRecord], today: date) -> Finding:
+def _apply_waivers(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
     # The rule that checks the waivers cannot be waived.
     if finding.status == "PASS" or finding.rule == WAIVER_RULE:
         return finding

@@ -1,17 +1,19 @@
-"""The deployment that rules check, as plain data without files or settings classes.
+"""The deployment that rules check: its settings, and what the catalog, the planner and files say about it.
 
-`view_builder.deployment_view` builds it from settings, catalog and files.
+`view_builder.deployment_view` builds it. Rules read nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
-from datetime import date
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hybridserve.catalog.licenses import License, ModelLicense, Trigger
-from hybridserve.records import dataclass
+from hybridserve.catalog.models import ServingFacts
+from hybridserve.settings import Settings
+from hybridserve.settings.guard import GuardSection
+from hybridserve.settings.license import LicenseSection, Waiver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,24 @@ class CacheFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedEngine:
+    """The engine as it is planned. The caller plans: this package does not import the planner.
+
+    Attributes:
+        args: engine arguments under vLLM's names, as they are passed.
+        hybrid: the model has state layers; None where its config is not known.
+        cache: None where no plan could be computed; `refusal` then gives the engine's reason.
+    """
+
+    platform: str
+    args: Mapping[str, Any]
+    blackwell: bool = False
+    hybrid: bool | None = None
+    cache: CacheFacts | None = None
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One model of the deployment: the served model or the guard model.
 
@@ -58,7 +78,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """sha256 of the small files in the model's folder, by name, and the recorded hashes that they must have."""
+    """sha256 of the small files in the model's folder, by name, and the recorded hashes that they must have.
+
+    `present` is None where the folder is not on this machine.
+    """
 
     present: Mapping[str, str] | None = None
     pinned: Mapping[str, str] = field(default_factory=dict)
@@ -73,122 +96,45 @@ class Bundle:
     hashes: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptanceRecord:
-    """A person accepted a license."""
-
-    license: str
-    by: str
-    accepted: date
-
-
-@dataclass(frozen=True, slots=True)
-class WaiverRecord:
-    """A person accepted a broken rule until a given day."""
-
-    rule: str
-    by: str
-    reason: str
-    until: date
-    subject: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declarations:
-    """What ships with the weights and what the operator declares. Texts are None where no file is set."""
-
-    weights: Literal["baked", "pulled", "mounted"]
-    image: str | None = None
-    bundle: Bundle | None = None
-    about: str | None = None
-    terms_of_use: str | None = None
-    accepted: tuple[AcceptanceRecord, ...] = ()
-    annual_revenue_usd: int | None = None
-    monthly_users: int | None = None
-    commercial: frozenset[str] = frozenset()
-    max_review_age_days: int = 180
-    waivers: tuple[WaiverRecord, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardView:
-    """The guard settings that rules check."""
-
-    kind: str
-    input: str = "off"
-    output: bool = False
-    url: str | None = None
-    model: str | None = None
-    format: str | None = None
-    revision: str | None = None
-    max_tokens: int = 0
-    overlap_tokens: int = 0
-    timeout_s: float = 0.0
-    controversial: str = "block"
-    control_words: frozenset[str] = frozenset()
-
-    @property
-    def both_stages(self) -> bool:
-        """Whether a guard model or service checks both prompts and answers."""
-        return self.kind in ("model", "nemo") and self.input in ("before", "overlap") and self.output
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineView:
-    """Engine arguments under vLLM's names, with facts from the catalog and the planner.
-
-    Attributes:
-        args: arguments that are set, with underscores in their names.
-        hybrid: the model has state layers; None where its config is not known.
-        cache: None where no plan could be computed; `refusal` then gives the engine's reason.
-    """
-
-    version: str
-    platform: str
-    args: Mapping[str, Any]
-    blackwell: bool = False
-    hybrid: bool | None = None
-    chat: bool = True
-    reasoning: bool = False
-    min_version: str | None = None
-    card_ssm_dtype: str | None = None
-    card_reasoning_parser: str | None = None
-    card_tool_call_parser: str | None = None
-    needs_remote_code: bool = False
-    cache: CacheFacts | None = None
-    refusal: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExposureView:
-    """Who can reach what. `values` contains all settings, which are searched for secrets.
-
-    Attributes:
-        metrics_port_host: address of the replicas' metrics ports, which need no key; None without such ports.
-    """
-
-    host: str
-    metrics_port_host: str | None = None
-    keys: bool
-    anonymous: frozenset[str]
-    open_routes: tuple[str, ...] = ()
-    refused_fields: frozenset[str] = frozenset()
-    values: Mapping[str, Any] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentView:
-    """Everything that a rule can check."""
+    """Everything that a rule can check.
 
+    Attributes:
+        serving: how the catalog says that the model should be served.
+        reasoning: the model writes reasoning before its answer.
+        anonymous: scopes of a request without a key.
+        about, terms_of_use: texts of the files in section `license`; None where no file is set.
+        waivers: those of the settings and of `license.waivers_file`.
+    """
+
+    settings: Settings
     model: Part
     guard_model: Part | None
-    declared: Declarations
+    engine: PlannedEngine
+    serving: ServingFacts | None
+    reasoning: bool
     files: ModelFiles
-    guard: GuardView
-    engine: EngineView
-    exposure: ExposureView
+    anonymous: frozenset[str]
+    bundle: Bundle | None
+    about: str | None
+    terms_of_use: str | None
+    waivers: tuple[Waiver, ...]
+
+    @property
+    def guard(self) -> GuardSection:
+        return self.settings.guard
+
+    @property
+    def license(self) -> LicenseSection:
+        return self.settings.license
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The models of the deployment, the served one first."""
         return (self.model,) if self.guard_model is None else (self.model, self.guard_model)
+
+    @property
+    def chat(self) -> bool:
+        """Whether the model is served for chat: all are but base models."""
+        return self.serving is None or self.serving.kind != "base"

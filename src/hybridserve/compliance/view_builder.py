@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,21 +17,8 @@ from hybridserve.compliance.evaluate import RULES
 from hybridserve.compliance.evidence import LIVE_RULES
 from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.rules.license import NOTICE_FILE
-from hybridserve.compliance.view import (
-    AcceptanceRecord,
-    Bundle,
-    CacheFacts,
-    Declarations,
-    DeploymentView,
-    EngineView,
-    ExposureView,
-    GuardView,
-    ModelFiles,
-    Part,
-    WaiverRecord,
-)
+from hybridserve.compliance.view import Bundle, DeploymentView, ModelFiles, Part, PlannedEngine
 from hybridserve.errors import ConfigError, from_validation
-from hybridserve.records import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.license import LicenseSection, Waiver
 
@@ -39,23 +26,6 @@ from hybridserve.settings.license import LicenseSection, Waiver
 HASHED_FILES = re.compile(r".*\.(json|jinja|py|md|txt|model)")
 MAX_HASHED_BYTES = 64 * 1024 * 1024
 MAX_TEXT_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedEngine:
-    """What planning found out about the engine. The caller plans: this package does not import the planner.
-
-    Attributes:
-        args: engine arguments under vLLM's names, as they are passed.
-        refusal: the engine's reason not to start.
-    """
-
-    platform: str
-    args: Mapping[str, Any]
-    blackwell: bool = False
-    hybrid: bool | None = None
-    cache: CacheFacts | None = None
-    refusal: str | None = None
 
 
 def deployment_view(
@@ -67,6 +37,25 @@ def deployment_view(
         ConfigError: a file that the settings name cannot be read, or a waiver names an unknown rule.
         CatalogError: a registry entry is broken.
     """
+    section, serving = settings.license, model.card.serving if model.card else None
+    main = _served_model(settings, model)
+    return DeploymentView(
+        settings=settings,
+        model=main,
+        guard_model=_guard_model(settings),
+        engine=replace(planned, args={name.replace("-", "_"): value for name, value in planned.args.items()}),
+        serving=serving,
+        reasoning=bool(main.entry and main.entry.reasoning) or bool(serving and "reasoning" in serving.sampling),
+        files=ModelFiles(present=_hashes(model.folder) if model.folder else None, pinned=_pinned(settings, main.entry)),
+        anonymous=frozenset(settings.access.scopes_without_key(profile)),
+        bundle=_bundle(section.bundle) if section.bundle else None,
+        about=_text("license.about", section.about),
+        terms_of_use=_text("license.terms_of_use", section.terms_of_use),
+        waivers=_waivers(section),
+    )
+
+
+def _served_model(settings: Settings, model: ResolvedModel) -> Part:
     card, section = model.card, settings.license
     repository = _repository(settings, model)
     # A folder's name does not identify its content: only a catalog card or the repository gives the license.
@@ -79,7 +68,7 @@ def deployment_view(
         triggers.add("image")
     if section.derivative:
         triggers.add("derivative")
-    main = Part(
+    return Part(
         role="model",
         id=entry.id if entry else model.id,
         repository=repository,
@@ -88,31 +77,6 @@ def deployment_view(
         triggers=frozenset(triggers),
         entry=entry,
         licenses=_licenses(entry),
-    )
-    serving = card.serving if card else None
-    return DeploymentView(
-        model=main,
-        guard_model=_guard_model(settings),
-        declared=_declarations(section),
-        files=ModelFiles(present=_hashes(model.folder) if model.folder else None, pinned=_pinned(settings, entry)),
-        guard=_guard(settings),
-        engine=EngineView(
-            version=settings.engine.version,
-            platform=planned.platform,
-            args={name.replace("-", "_"): value for name, value in planned.args.items()},
-            blackwell=planned.blackwell,
-            hybrid=planned.hybrid,
-            chat=serving is None or serving.kind != "base",
-            reasoning=bool(entry and entry.reasoning) or bool(serving and "reasoning" in serving.sampling),
-            min_version=serving.min_vllm if serving else None,
-            card_ssm_dtype=serving.mamba_ssm_cache_dtype if serving else None,
-            card_reasoning_parser=serving.reasoning_parser if serving else None,
-            card_tool_call_parser=serving.tool_call_parser if serving else None,
-            needs_remote_code=serving.trust_remote_code if serving else False,
-            cache=planned.cache,
-            refusal=planned.refusal,
-        ),
-        exposure=_exposure(settings, profile),
     )
 
 
@@ -124,24 +88,6 @@ def _repository(settings: Settings, model: ResolvedModel) -> str | None:
     if model.card is not None:
         return model.card.repository
     return model.id if model.folder is None and "/" in model.id else None
-
-
-def _guard(settings: Settings) -> GuardView:
-    guard = settings.guard
-    return GuardView(
-        kind=guard.kind,
-        input=guard.input,
-        output=guard.output,
-        url=guard.url,
-        model=guard.model,
-        format=guard.format,
-        revision=guard.revision,
-        max_tokens=guard.max_tokens,
-        overlap_tokens=guard.overlap_tokens,
-        timeout_s=guard.timeout_s,
-        controversial=guard.controversial,
-        control_words=frozenset(settings.reasoning.control_words),
-    )
 
 
 def _guard_model(settings: Settings) -> Part | None:
@@ -160,49 +106,20 @@ def _guard_model(settings: Settings) -> Part | None:
     )
 
 
-def _exposure(settings: Settings, profile: Profile) -> ExposureView:
-    access = settings.access
-    return ExposureView(
-        host=settings.server.host,
-        metrics_port_host=settings.telemetry.metrics_host if settings.telemetry.metrics_port else None,
-        keys=access.keys_file is not None,
-        anonymous=frozenset(access.scopes_without_key(profile)),
-        open_routes=access.open_routes,
-        refused_fields=frozenset(access.refused_fields),
-        values=settings.model_dump(mode="json"),
-    )
-
-
-def _declarations(section: LicenseSection) -> Declarations:
-    return Declarations(
-        weights=section.weights,
-        image=section.image,
-        bundle=_bundle(section.bundle) if section.bundle else None,
-        about=_text("license.about", section.about),
-        terms_of_use=_text("license.terms_of_use", section.terms_of_use),
-        accepted=tuple(AcceptanceRecord(record.license, record.by, record.accepted) for record in section.accepted),
-        annual_revenue_usd=section.annual_revenue_usd,
-        monthly_users=section.monthly_users,
-        commercial=frozenset(section.commercial),
-        max_review_age_days=section.max_review_age_days,
-        waivers=tuple(_waivers(section)),
-    )
-
-
-def _waivers(section: LicenseSection) -> Iterator[WaiverRecord]:
-    records = [*section.waivers]
+def _waivers(section: LicenseSection) -> tuple[Waiver, ...]:
+    waivers = section.waivers
     if section.waivers_file is not None:
         where = f"license.waivers_file {section.waivers_file}"
         tree = yamlio.read(section.waivers_file, where) or []
         try:
-            records += TypeAdapter(tuple[Waiver, ...]).validate_python(tree)
+            waivers += TypeAdapter(tuple[Waiver, ...]).validate_python(tree)
         except ValidationError as error:
             raise from_validation(error, where, "give a list of waivers") from None
     known = {rule.id for rule in (*RULES, *LIVE_RULES)}
-    for record in records:
-        if record.rule not in known:
-            raise ConfigError("license.waivers", f"{record.rule!r} is not a rule", "`hybridserve explain` lists them")
-        yield WaiverRecord(record.rule, record.by, record.reason, record.until, record.subject)
+    for waiver in waivers:
+        if waiver.rule not in known:
+            raise ConfigError("license.waivers", f"{waiver.rule!r} is not a rule", "`hybridserve explain` lists them")
+    return waivers
 
 
 def _licenses(entry: ModelLicense | None) -> tuple[License, ...]:

@@ -9,8 +9,7 @@ from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.catalog.models import ResolvedModel
 from hybridserve.compliance import DeploymentView, deployment_view
 from hybridserve.compliance.findings import Profile
-from hybridserve.compliance.view import CacheFacts
-from hybridserve.compliance.view_builder import PlannedEngine
+from hybridserve.compliance.view import CacheFacts, PlannedEngine
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
 from hybridserve.planning.resolve import ResolvedPlan, deployment_from, engine_args, find_model, plan_settings

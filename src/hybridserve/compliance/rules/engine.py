@@ -6,7 +6,7 @@ says so; numbers about the cache come from the planner.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from packaging.version import Version
 
@@ -17,6 +17,8 @@ from hybridserve.compliance.view import CacheFacts, DeploymentView
 
 ENGINE = RuleFamily("engine")
 
+CardFact = Literal["min_vllm", "mamba_ssm_cache_dtype", "reasoning_parser", "tool_call_parser"]
+
 VLLM = "https://github.com/vllm-project/vllm/issues/"
 MEASURED = "measured on vLLM 0.29.0"
 # Many prompts are shorter than this: with a larger smallest cacheable prefix they never hit the prefix cache.
@@ -25,13 +27,24 @@ SHORT_PROMPT = 512
 CONTEXT_SHARE = 0.95
 
 
+def _arg(view: DeploymentView, name: str) -> Any:
+    """An engine argument; None where it is not set."""
+    return view.engine.args.get(name)
+
+
+def _card(view: DeploymentView, fact: CardFact) -> str | None:
+    """What the catalog's card says about serving the model; None without such a fact."""
+    value: str | None = getattr(view.serving, fact, None)
+    return value
+
+
 def _hybrid(view: DeploymentView) -> bool:
     # An unknown architecture counts as a hybrid: these rules warn of what breaks hybrids.
     return view.engine.hybrid is not False
 
 
 def _caching_states(view: DeploymentView) -> bool:
-    return _hybrid(view) and view.engine.args.get("enable_prefix_caching") is not False
+    return _hybrid(view) and _arg(view, "enable_prefix_caching") is not False
 
 
 @ENGINE.rule(
@@ -136,12 +149,12 @@ def context_near_limit(view: DeploymentView) -> Outcome | None:
     when=_hybrid,
 )
 def ssm_dtype(view: DeploymentView) -> Outcome:
-    dtype = view.engine.args.get("mamba_ssm_cache_dtype") or view.engine.card_ssm_dtype or "auto"
+    dtype = _arg(view, "mamba_ssm_cache_dtype") or _card(view, "mamba_ssm_cache_dtype") or "auto"
     if dtype == "float32":
         return passed("float32")
     if dtype == "auto":
         return failed("auto: its meaning has changed between vLLM releases")
-    if dtype == "float16" and view.engine.args.get("enable_mamba_cache_stochastic_rounding"):
+    if dtype == "float16" and _arg(view, "enable_mamba_cache_stochastic_rounding"):
         return passed("float16 with stochastic rounding")
     return failed(f"{dtype} without stochastic rounding")
 
@@ -151,7 +164,7 @@ def ssm_dtype(view: DeploymentView) -> Outcome:
     "Stochastic rounding is used only where the platform supports it",
     basis="vLLM checks the platform only for a config made in Python, not for flags: " + MEASURED,
     remedy="use it with a float16 SSM state on CUDA, on Blackwell or with mamba_backend flashinfer; else turn it off",
-    when=lambda view: bool(view.engine.args.get("enable_mamba_cache_stochastic_rounding")),
+    when=lambda view: bool(_arg(view, "enable_mamba_cache_stochastic_rounding")),
 )
 def stochastic_rounding(view: DeploymentView) -> Outcome:
     args, wrong = view.engine.args, []
@@ -194,37 +207,36 @@ def ngram(view: DeploymentView) -> Outcome | None:
     return failed(f"{method}: corrupts output on hybrids") if "ngram" in method else passed(f"method is {method}")
 
 
-@ENGINE.rule(
+def _forbidden_argument(name: str, title: str, argument: str, effect: str, *, basis: str, setting: str) -> None:
+    @ENGINE.rule(name, title, basis=basis, remedy=f"remove {setting}", when=_hybrid)
+    def check(view: DeploymentView) -> Outcome:
+        return failed(f"{argument} is set: {effect}") if _arg(view, argument) else passed(f"{argument} is not set")
+
+
+_forbidden_argument(
     "kv-connector",
     "No external KV connector on a hybrid",
+    "kv_transfer_config",
+    "a hit restores the attention cache without the state",
     basis="https://github.com/LMCache/LMCache/issues/4247; " + VLLM + "37285",
-    remedy="remove engine.kv_transfer_config",
-    when=_hybrid,
+    setting="engine.kv_transfer_config",
 )
-def kv_connector(view: DeploymentView) -> Outcome:
-    return _not_set(view, "kv_transfer_config", "a hit restores the attention cache without the state")
-
-
-@ENGINE.rule(
+_forbidden_argument(
     "kv-events",
     "KV cache events are off on a hybrid",
+    "kv_events_config",
+    "it can turn the hybrid cache manager off",
     basis="https://github.com/ai-dynamo/dynamo/issues/9376",
-    remedy="remove kv_events_config from engine.extra_args",
-    when=_hybrid,
+    setting="kv_events_config from engine.extra_args",
 )
-def kv_events(view: DeploymentView) -> Outcome:
-    return _not_set(view, "kv_events_config", "it can turn the hybrid cache manager off")
-
-
-@ENGINE.rule(
+_forbidden_argument(
     "hybrid-manager",
     "The hybrid cache manager is on",
+    "disable_hybrid_kv_cache_manager",
+    "the engine does not start",
     basis=MEASURED + ": hybrids fail with 'Failed to promote local KV cache specs to one unified type.'",
-    remedy="remove disable_hybrid_kv_cache_manager from engine.extra_args",
-    when=_hybrid,
+    setting="disable_hybrid_kv_cache_manager from engine.extra_args",
 )
-def hybrid_manager(view: DeploymentView) -> Outcome:
-    return _not_set(view, "disable_hybrid_kv_cache_manager", "the engine does not start")
 
 
 @ENGINE.rule(
@@ -235,7 +247,7 @@ def hybrid_manager(view: DeploymentView) -> Outcome:
     when=_hybrid,
 )
 def block_size(view: DeploymentView) -> Outcome:
-    found = [name for name in ("block_size", "mamba_block_size") if view.engine.args.get(name) is not None]
+    found = [name for name in ("block_size", "mamba_block_size") if _arg(view, name) is not None]
     return require(not found, f"set: {', '.join(found)}" if found else "not set")
 
 
@@ -247,7 +259,7 @@ def block_size(view: DeploymentView) -> Outcome:
     when=_caching_states,
 )
 def chunked_prefill(view: DeploymentView) -> Outcome:
-    off = view.engine.args.get("enable_chunked_prefill") is False
+    off = _arg(view, "enable_chunked_prefill") is False
     return failed("enable_chunked_prefill is false") if off else passed("on")
 
 
@@ -259,14 +271,14 @@ def chunked_prefill(view: DeploymentView) -> Outcome:
     when=_hybrid,
 )
 def cache_mode(view: DeploymentView) -> Outcome:
-    mode, cpu = view.engine.args.get("mamba_cache_mode"), view.engine.platform == "cpu"
-    since_032 = release(view.engine.version) >= Version("0.32")
+    mode, cpu = _arg(view, "mamba_cache_mode"), view.engine.platform == "cpu"
+    since_032 = release(view.settings.engine.version) >= Version("0.32")
     if mode == "all" and since_032:
-        return failed(f"all: refused by vLLM {view.engine.version}")
+        return failed(f"all: refused by vLLM {view.settings.engine.version}")
     if mode == "all":
         return failed("all: one state per block, and on CPU it fails for prompts of more than one chunk")
     if cpu and since_032 and _caching_states(view):
-        return failed(f"prefix caching on CPU crashes in prefill in vLLM {view.engine.version}")
+        return failed(f"prefix caching on CPU crashes in prefill in vLLM {view.settings.engine.version}")
     return passed(str(mode or "chosen by the engine"))
 
 
@@ -279,7 +291,7 @@ def cache_mode(view: DeploymentView) -> Outcome:
 )
 def auto_dtype(view: DeploymentView) -> Outcome:
     names = ["dtype", "kv_cache_dtype", *(["mamba_cache_dtype"] if _hybrid(view) else [])]
-    auto = [name for name in names if view.engine.args.get(name) in (None, "auto")]
+    auto = [name for name in names if _arg(view, name) in (None, "auto")]
     return require(not auto, f"auto: {', '.join(auto)}" if auto else "all set")
 
 
@@ -288,10 +300,10 @@ def auto_dtype(view: DeploymentView) -> Outcome:
     "Reasoning is separated from the answer",
     basis="https://github.com/NVIDIA/NemoClaw/pull/6992: without a parser </think> reaches agents",
     remedy="set engine.reasoning_parser to the parser that the model's card names",
-    when=lambda view: view.engine.reasoning and view.engine.chat,
+    when=lambda view: view.reasoning and view.chat,
 )
 def reasoning_parser(view: DeploymentView) -> Outcome:
-    parser, card = view.engine.args.get("reasoning_parser"), view.engine.card_reasoning_parser
+    parser, card = _arg(view, "reasoning_parser"), _card(view, "reasoning_parser")
     return _parser(parser, card, "no parser is set for a model that reasons")
 
 
@@ -300,11 +312,11 @@ def reasoning_parser(view: DeploymentView) -> Outcome:
     "Tool calls are parsed in the format that the model writes",
     basis="https://github.com/NVIDIA/TensorRT-LLM/pull/13684: a wrong parser loses 2-8 % of streamed calls",
     remedy="set engine.tool_call_parser to the parser that the model's card names, or leave tool calls off",
-    when=lambda view: view.engine.chat,
+    when=lambda view: view.chat,
 )
 def tool_parser(view: DeploymentView) -> Outcome | None:
-    parser, card = view.engine.args.get("tool_call_parser"), view.engine.card_tool_call_parser
-    if parser is None and card is None and not view.engine.args.get("enable_auto_tool_choice"):
+    parser, card = _arg(view, "tool_call_parser"), _card(view, "tool_call_parser")
+    if parser is None and card is None and not _arg(view, "enable_auto_tool_choice"):
         return None
     return _parser(parser, card, "enable_auto_tool_choice is set without a parser")
 
@@ -314,10 +326,10 @@ def tool_parser(view: DeploymentView) -> Outcome | None:
     "A thinking budget does not leave the answer empty",
     basis=VLLM + "39103",
     remedy="remove reasoning_config from engine.extra_args; with engine.reasoning_parser, budgets work without it",
-    when=lambda view: bool(view.engine.args.get("reasoning_config")),
+    when=lambda view: bool(_arg(view, "reasoning_config")),
 )
 def reasoning_config(view: DeploymentView) -> Outcome:
-    parser = view.engine.args.get("reasoning_parser") or view.engine.card_reasoning_parser
+    parser = _arg(view, "reasoning_parser") or _card(view, "reasoning_parser")
     setting = f"reasoning_config with reasoning parser {parser}"
     return failed(f"{setting}: content is null") if parser == "nemotron_v3" else passed(setting)
 
@@ -327,7 +339,7 @@ def reasoning_config(view: DeploymentView) -> Outcome:
     "A thinking budget is not combined with speculative decoding",
     basis=VLLM + "54906",
     remedy="remove engine.speculative_config or reasoning_config",
-    when=lambda view: bool(view.engine.args.get("reasoning_config")),
+    when=lambda view: bool(_arg(view, "reasoning_config")),
 )
 def budget_speculation(view: DeploymentView) -> Outcome:
     method = _speculation(view)
@@ -341,7 +353,7 @@ def budget_speculation(view: DeploymentView) -> Outcome:
     remedy="raise engine.version",
 )
 def version(view: DeploymentView) -> Outcome | None:
-    needed, present = view.engine.min_version, view.engine.version
+    needed, present = _card(view, "min_vllm"), view.settings.engine.version
     if needed is None:
         return None
     return require(release(present) >= release(needed), f"vLLM {present}, the model needs {needed}")
@@ -349,12 +361,6 @@ def version(view: DeploymentView) -> Outcome | None:
 
 def _hybrid_cache(view: DeploymentView) -> CacheFacts | None:
     return view.engine.cache if _hybrid(view) else None
-
-
-def _not_set(view: DeploymentView, argument: str, effect: str) -> Outcome:
-    if view.engine.args.get(argument):
-        return failed(f"{argument} is set: {effect}")
-    return passed(f"{argument} is not set")
 
 
 def _parser(parser: str | None, card: str | None, missing: str) -> Outcome:
@@ -366,5 +372,5 @@ def _parser(parser: str | None, card: str | None, missing: str) -> Outcome:
 
 
 def _speculation(view: DeploymentView) -> str:
-    config: Any = view.engine.args.get("speculative_config")
+    config: Any = _arg(view, "speculative_config")
     return str(config.get("method", "a draft model")) if isinstance(config, dict) and config else ""

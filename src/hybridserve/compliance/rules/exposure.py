@@ -30,7 +30,7 @@ HARMLESS_ROUTES = frozenset({"POST /tokenize", "POST /detokenize", "GET /version
     remedy="name a file instead (access.keys_file, guard.api_key_file) and mount it from a secret",
 )
 def secrets(view: DeploymentView) -> list[Outcome]:
-    found = sorted(path for path, value in _leaves(view.exposure.values) if _looks_secret(path, value))
+    found = sorted(path for path, value in _leaves(view.settings.model_dump(mode="json")) if _looks_secret(path, value))
     return [failed("looks like a secret in plain text", path) for path in found] or [passed("none found")]
 
 
@@ -41,10 +41,10 @@ def secrets(view: DeploymentView) -> list[Outcome]:
     remedy="make keys with `hybridserve key new`, set access.keys_file and leave access.anonymous_scopes empty",
 )
 def keys(view: DeploymentView) -> Outcome:
-    open_scopes = sorted(view.exposure.anonymous & {"inference", "admin"})
+    open_scopes = sorted(view.anonymous & {"inference", "admin"})
     if open_scopes:
         return failed(f"allowed without a key: {', '.join(open_scopes)}")
-    return passed("a key file is set") if view.exposure.keys else failed("access.keys_file is empty")
+    return passed("a key file is set") if view.settings.access.keys_file else failed("access.keys_file is empty")
 
 
 @EXPOSURE.rule(
@@ -54,8 +54,8 @@ def keys(view: DeploymentView) -> Outcome:
     remedy="leave metrics out of access.anonymous_scopes and give the scraper a key, or bind to loopback",
 )
 def metrics(view: DeploymentView) -> Outcome:
-    public = "metrics" in view.exposure.anonymous and not is_loopback(view.exposure.host)
-    return failed(f"metrics without a key on {view.exposure.host}") if public else passed("not public")
+    public = "metrics" in view.anonymous and not is_loopback(view.settings.server.host)
+    return failed(f"metrics without a key on {view.settings.server.host}") if public else passed("not public")
 
 
 @EXPOSURE.rule(
@@ -67,8 +67,10 @@ def metrics(view: DeploymentView) -> Outcome:
     severity="warning",
 )
 def ports(view: DeploymentView) -> Outcome | None:
-    host = view.exposure.metrics_port_host
-    return None if host is None else require(is_loopback(host), f"metrics ports of replicas on {host}")
+    telemetry = view.settings.telemetry
+    if not telemetry.metrics_port:
+        return None
+    return require(is_loopback(telemetry.metrics_host), f"metrics ports of replicas on {telemetry.metrics_host}")
 
 
 @EXPOSURE.rule(
@@ -78,7 +80,7 @@ def ports(view: DeploymentView) -> Outcome | None:
     remedy="remove the route from access.open_routes; admin keys can still use it",
 )
 def routes(view: DeploymentView) -> Iterator[Outcome]:
-    for route in view.exposure.open_routes:
+    for route in view.settings.access.open_routes:
         if " ".join(route.upper().split()[:1] + route.split()[1:]) in HARMLESS_ROUTES:
             yield passed("returns no text of the model", route)
         else:
@@ -92,7 +94,7 @@ def routes(view: DeploymentView) -> Iterator[Outcome]:
     remedy="set model.revision to the 40 hex digits of a commit",
 )
 def model_revision(view: DeploymentView) -> Outcome | None:
-    weights = view.declared.weights
+    weights = view.license.weights
     if weights == "mounted" or (weights == "baked" and view.model.repository is None):
         return None
     revision = view.model.revision or ""
@@ -106,9 +108,9 @@ def model_revision(view: DeploymentView) -> Outcome | None:
     remedy="set license.image to NAME@sha256:DIGEST",
 )
 def image(view: DeploymentView) -> Outcome | None:
-    name = view.declared.image
+    name = view.license.image
     if name is None:
-        missing = view.declared.weights == "baked"
+        missing = view.license.weights == "baked"
         return failed("weights are baked into an image, but license.image is empty") if missing else None
     return passed(name) if IMAGE_DIGEST.fullmatch(name) else failed(f"{name} has no digest")
 

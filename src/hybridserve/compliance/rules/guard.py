@@ -196,7 +196,7 @@ def no_overrides(view: DeploymentView) -> Outcome:
     remedy="keep chat_template and vllm_xargs in access.refused_fields",
 )
 def request_fields(view: DeploymentView) -> Outcome:
-    open_fields = sorted(ENGINE_FIELDS - view.exposure.refused_fields)
+    open_fields = sorted(ENGINE_FIELDS - set(view.settings.access.refused_fields))
     return failed(f"requests may set {', '.join(open_fields)}") if open_fields else passed("refused in requests")
 
 
@@ -205,10 +205,10 @@ def request_fields(view: DeploymentView) -> Outcome:
     "Strings that switch the model's reasoning are escaped in users' text",
     basis=CARD,
     remedy="keep /think, /no_think and </think> in reasoning.control_words",
-    when=lambda view: view.engine.reasoning and view.engine.chat,
+    when=lambda view: view.reasoning and view.chat,
 )
 def control_words(view: DeploymentView) -> Outcome:
-    missing = sorted(CONTROL_WORDS - view.guard.control_words)
+    missing = sorted(CONTROL_WORDS - set(view.settings.reasoning.control_words))
     return failed(f"users may write {', '.join(missing)}") if missing else passed("escaped")
 
 
@@ -248,7 +248,7 @@ def pinned_files(view: DeploymentView) -> Iterator[Outcome]:
 def remote_code(view: DeploymentView) -> Outcome | Iterator[Outcome]:
     if not view.engine.args.get("trust_remote_code"):
         return passed("engine.trust_remote_code is false")
-    if not view.engine.needs_remote_code:
+    if not (view.serving and view.serving.trust_remote_code):
         return failed("engine.trust_remote_code is true, but this model has no code in its checkpoint")
     return _same_files(view, frozenset(name for name in view.files.present or {} if name.endswith(".py")))
 
@@ -270,7 +270,7 @@ def _same_files(view: DeploymentView, names: frozenset[str]) -> Iterator[Outcome
     if present is None:
         # Without the files, only a commit can identify their content.
         revision = view.model.revision or ""
-        if is_commit(revision) and view.declared.weights != "mounted":
+        if is_commit(revision) and view.license.weights != "mounted":
             yield passed(f"fetched at commit {revision[:12]}, which identifies the content", basis=basis)
         else:
             yield unknown("the model's folder is not here, and no commit identifies its content", basis=basis)

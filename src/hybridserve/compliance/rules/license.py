@@ -82,9 +82,9 @@ def revision(view: DeploymentView) -> Iterator[Outcome]:
     remedy="read the text, then add license.accepted: [{license: ID, by: NAME, accepted: DATE}]",
 )
 def accepted(view: DeploymentView, today: date) -> Iterator[Outcome]:
-    limit = view.declared.max_review_age_days
+    limit = view.license.max_review_age_days
     for license in _licenses(view):
-        records = [record for record in view.declared.accepted if record.license == license.id]
+        records = [record for record in view.license.accepted if record.license == license.id]
         if not records:
             yield failed("nobody accepted it", license.id)
             continue
@@ -106,10 +106,10 @@ def accepted(view: DeploymentView, today: date) -> Iterator[Outcome]:
     remedy="review the license's page, set `read` in the registry, or raise license.max_review_age_days",
 )
 def review_age(view: DeploymentView, today: date) -> Iterator[Outcome]:
-    limit = view.declared.max_review_age_days
+    limit = view.license.max_review_age_days
     for license in _licenses(view):
         # A person who accepted this version reviewed it on that day.
-        accepted_on = [record.accepted for record in view.declared.accepted if record.license == license.id]
+        accepted_on = [record.accepted for record in view.license.accepted if record.license == license.id]
         last = max([license.read, *(day for day in accepted_on if day <= today)])
         age = (today - last).days
         yield require(age <= limit, f"last reviewed {last}, {age} days ago; the limit is {limit}", license.id)
@@ -122,7 +122,7 @@ def review_age(view: DeploymentView, today: date) -> Iterator[Outcome]:
     remedy="put the text into the folder of license.bundle; `hybridserve notice` says which text, and its address",
 )
 def copy(view: DeploymentView) -> Iterator[Outcome]:
-    bundle = view.declared.bundle
+    bundle = view.bundle
     for _, license, duty in duties(view, "license_copy"):
         where = clause(license, duty)
         if bundle is None:
@@ -145,7 +145,7 @@ def copy(view: DeploymentView) -> Iterator[Outcome]:
     remedy="run `hybridserve notice DIR` and set license.bundle to DIR",
 )
 def notice(view: DeploymentView) -> Iterator[Outcome]:
-    text = view.declared.bundle.notice if view.declared.bundle else None
+    text = view.bundle.notice if view.bundle else None
     lines = {normalize(row) for row in (text or "").splitlines()}
     for _, license, duty in duties(view, "notice_line"):
         where, line = clause(license, duty), normalize(duty.line or "")
@@ -169,7 +169,7 @@ def retained_notices(view: DeploymentView) -> Outcome | None:
     where, present = "; ".join(dict.fromkeys(clauses)), view.files.present
     if present is None:
         return unknown("the checkpoint's folder is not here, so its notices cannot be listed", view.model.id, where)
-    shipped = set(view.declared.bundle.hashes.values()) if view.declared.bundle else set()
+    shipped = set(view.bundle.hashes.values()) if view.bundle else set()
     notices = {name: digest for name, digest in present.items() if NOTICE_FILE.fullmatch(name)}
     missing = sorted(name for name, digest in notices.items() if digest not in shipped)
     if missing:
@@ -184,15 +184,9 @@ def retained_notices(view: DeploymentView) -> Outcome | None:
     remedy="put the line on the page of license.about; /licenses and a response header contain it as well",
 )
 def service_line(view: DeploymentView) -> Iterator[Outcome]:
-    page = view.declared.about
     for part, license, duty in duties(view, "service_line"):
-        where, line = clause(license, duty), normalize(duty.line or "")
-        if page is None:
-            yield failed(f"license.about is not set; the page must contain: {line}", part.id, where)
-        elif line in normalize(page):
-            yield passed(f"the page contains: {line}", part.id, where)
-        else:
-            yield failed(f"the page does not contain: {line}", part.id, where)
+        page, line = view.about and normalize(view.about), normalize(duty.line or "")
+        yield _contains(page, line, "the page of license.about", part.id, clause(license, duty))
 
 
 @LICENSE.rule(
@@ -202,15 +196,9 @@ def service_line(view: DeploymentView) -> Iterator[Outcome]:
     remedy="make the policy an enforceable part of your terms, give its address there, and set license.terms_of_use",
 )
 def flow_down(view: DeploymentView) -> Iterator[Outcome]:
-    terms = view.declared.terms_of_use
     for part, license, duty in duties(view, "policy_flow_down"):
-        where, address = clause(license, duty), (duty.policy or "").removeprefix("https://")
-        if terms is None:
-            yield failed(f"license.terms_of_use is not set; the terms must contain {address}", part.id, where)
-        elif address in terms:
-            yield passed(f"the terms contain {address}", part.id, where)
-        else:
-            yield failed(f"the terms do not contain {address}", part.id, where)
+        address = (duty.policy or "").removeprefix("https://")
+        yield _contains(view.terms_of_use, address, "the text of license.terms_of_use", part.id, clause(license, duty))
 
 
 @LICENSE.rule(
@@ -222,10 +210,10 @@ def flow_down(view: DeploymentView) -> Iterator[Outcome]:
 )
 def limits(view: DeploymentView) -> Iterator[Outcome]:
     for _, license, duty in duties(view, "revenue_limit"):
-        revenue, limit = view.declared.annual_revenue_usd, duty.limit or 0
+        revenue, limit = view.license.annual_revenue_usd, duty.limit or 0
         yield _limit(view, license, clause(license, duty), "annual revenue in USD", revenue, limit, limit - 1)
     for _, license, duty in duties(view, "user_limit"):
-        users, limit = view.declared.monthly_users, duty.limit or 0
+        users, limit = view.license.monthly_users, duty.limit or 0
         yield _limit(view, license, clause(license, duty), "monthly users", users, limit, limit)
 
 
@@ -237,6 +225,8 @@ def limits(view: DeploymentView) -> Iterator[Outcome]:
     "your use, and record that in a waiver of this rule that names the guard",
 )
 def guardrail(view: DeploymentView) -> Iterator[Outcome]:
+    guard = view.guard
+    both_stages = guard.kind in ("model", "nemo") and guard.input != "off" and guard.output
     for part, license, duty in duties(view, "guardrail"):
         where = clause(license, duty)
         # The guard model runs elsewhere; all that is known of it here is its pinned revision.
@@ -245,11 +235,10 @@ def guardrail(view: DeploymentView) -> Iterator[Outcome]:
             yield passed("none of its guardrails was changed", part.id, where)
         elif not duty.substitute:
             yield failed(f"changed, and this version of the license allows no substitute: {changes}", part.id, where)
-        elif not view.guard.both_stages:
+        elif not both_stages:
             yield failed(f"changed, without a guard on both input and output: {changes}", part.id, where)
         else:
-            guard = view.guard.model or view.guard.kind
-            question = f"a person must judge whether {guard} is substantially similar"
+            question = f"a person must judge whether {guard.model or guard.kind} is substantially similar"
             yield unknown(f"changed: {changes}; {question}", part.id, where)
 
 
@@ -263,7 +252,7 @@ def special_purpose(view: DeploymentView) -> Iterator[Outcome]:
     for part, license, duty in duties(view, "special_purpose"):
         if part.role != "model" or part.entry is None:
             continue
-        offered = (part.entry.special_purpose or part.entry.guard) and view.engine.chat
+        offered = (part.entry.special_purpose or part.entry.guard) and view.chat
         evidence = "a special-purpose model offered for general chat" if offered else "not a special-purpose model"
         yield require(not offered, evidence, part.id, clause(license, duty))
 
@@ -291,7 +280,7 @@ def model_name(view: DeploymentView) -> Iterator[Outcome]:
     remedy="remove the waiver, or decide again and set a new `until`",
 )
 def waivers(view: DeploymentView, today: date) -> Iterator[Outcome]:
-    for waiver in view.declared.waivers:
+    for waiver in view.waivers:
         if waiver.until < today:
             yield failed(f"expired on {waiver.until} ({waiver.by}: {waiver.reason})", waiver.rule)
         else:
@@ -308,10 +297,17 @@ def _is_copy(text: str, license: License) -> bool:
     return marked and len(plain.split()) >= COMPLETE_SHARE * (license.words or 100)
 
 
+def _contains(text: str | None, required: str, where: str, subject: str, basis: str) -> Outcome:
+    if text is None:
+        return failed(f"{where} is missing; it must contain: {required}", subject, basis)
+    found = required in text
+    return require(found, f"{where} {'contains' if found else 'does not contain'}: {required}", subject, basis)
+
+
 def _limit(
     view: DeploymentView, license: License, where: str, what: str, value: int | None, limit: int, largest: int
 ) -> Outcome:
-    if license.id in view.declared.commercial:
+    if license.id in view.license.commercial:
         return passed("a separate agreement is declared", license.id, where)
     if value is None:
         return unknown(f"{what} not declared; the limit is {limit:,}", license.id, where)
