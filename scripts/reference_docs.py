@@ -17,6 +17,7 @@ from hybridserve.observability.metrics import all_metrics
 from hybridserve.observability.rules.alerts import Alert, alerts
 from hybridserve.observability.rules.files import RECORDINGS
 from hybridserve.settings import Settings
+from hybridserve.settings.live import LIVE_SETTINGS
 from hybridserve.settings.schema import json_schema
 from hybridserve.settings.telemetry import TelemetrySection
 
@@ -105,7 +106,12 @@ def settings() -> str:
     for name, reference in schema["properties"].items():
         section = schema["$defs"][reference["$ref"].rpartition("/")[2]]
         rows = (
-            (f"`{field}`", _type(part, schema), _default(defaults[name][field]), _one_line(part["description"]))
+            (
+                f"`{field}`",
+                _type(part, schema),
+                _default(defaults[name][field]),
+                _one_line(part["description"]) + (" *Live.*" if field in LIVE_SETTINGS.get(name, ()) else ""),
+            )
             for field, part in section["properties"].items()
         )
         sections.append(f"## {name}\n\n" + markdown_table("setting|type|default|description", rows))
