@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Resolve pyproject.toml into requirements/*.txt: `make lock`, after a change of a dependency.
 
+Pins that still satisfy pyproject.toml stay; `scripts/lock.py --upgrade` takes the newest versions.
+
 The locks are for CPython 3.11 on Linux x86-64. base and cpu are constrained by the largest one, dev, so that they agree
 on every package they share; gpu is resolved separately, because the CUDA build of vLLM pins other versions.
 """
@@ -32,7 +34,8 @@ def main() -> None:
         no_triton = Path(scratch) / "overrides.txt"
         no_triton.write_text(NO_TRITON)
         for name, extras in EXTRAS.items():
-            command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "pyproject.toml", "--upgrade"]
+            command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "pyproject.toml"]
+            command += ["--upgrade"] if "--upgrade" in sys.argv else []
             command += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--no-annotate"]
             command += ["--no-header", "--no-emit-index-url", "--no-emit-find-links", "-o", str(target / f"{name}.txt")]
             command += [part for extra in extras for part in ("--extra", extra)]
