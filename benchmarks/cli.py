@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How long the offline verbs take from a cold start, and a plan inside a process: `make bench-cli`.
+"""Time of the offline commands from a cold start, and of a plan inside a process: `make bench-cli`.
 
-Every verb runs in a process of its own, in turn with `python -c pass`, so that a busy machine shows in both. Wall time
-and processor time are given: on a quiet machine they are nearly the same.
+Every command runs in a new process, in turn with `python -c pass`, so that other load affects both. Wall time
+and processor time are given: on an idle machine they are nearly the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the control layer itself costs: microseconds a request and a chunk, against the same app without it.
+"""Cost of the gateway alone: microseconds for a request and for a chunk, against the same app without it.
 
-No engine and no socket: the app behind is a loop that sends ready-made chunks, so that only our code is in the
-difference. The door counts into Prometheus metrics and writes its log line to a file, as it does where it serves.
+There is no engine and no socket: the app sends prepared chunks in a loop, so the difference is the gateway's code. The
+gateway updates Prometheus metrics and writes its log line to a file, as in production.
 Example: python benchmarks/middleware.py --json; exit status 1 when a limit is missed.
 """
 
@@ -98,7 +98,7 @@ async def once(app: Any, scope: dict[str, Any], body: bytes) -> None:
 
 
 def rounds(apps: dict[str, Any], key: str, repeat: int, calls: int) -> dict[str, float]:
-    """Least microseconds of processor time of one call of each app: what a neighbour adds is not the app's."""
+    """Least microseconds of processor time of one call of each app; the least excludes other load on the machine."""
     scope, body = scope_and_body(key)
     taken: dict[str, list[float]] = {name: [] for name in apps}
 
@@ -119,21 +119,21 @@ def rounds(apps: dict[str, Any], key: str, repeat: int, calls: int) -> dict[str,
 
 
 def modes(folder: Path, key: str) -> Iterator[tuple[str, Callable[[Any], Any]]]:
-    """What is compared: the app alone, and behind the door with more and more switched on."""
+    """The app alone, and behind the gateway with increasingly many features."""
     file = folder / "keys.txt"
     file.write_text(key_line("bench", key, ("inference",), rpm=10**9, tpm=10**12, streams=10**6))
     access = {"keys_file": str(file), "max_output_tokens": 4096, "max_in_flight": 10**6}
     configure(Settings().telemetry, {LOG_DIR: str(folder)})
     metrics = GatewayMetrics()
 
-    def door(**tree: Any) -> Callable[[Any], Any]:
+    def gateway(**tree: Any) -> Callable[[Any], Any]:
         state = GatewayState(GatewayConfig(Settings.model_validate(tree)), metrics=metrics)
         return lambda app: GatewayMiddleware(app, state=state)
 
     yield "no middleware", lambda app: app
-    yield "open", door()
-    yield "keys and limits", door(access=access)
-    yield "keys, limits, rules guard", door(access=access, guard={"kind": "rules"})
+    yield "open", gateway()
+    yield "keys and limits", gateway(access=access)
+    yield "keys, limits, rules guard", gateway(access=access, guard={"kind": "rules"})
 
 
 def main() -> None:

@@ -1,19 +1,18 @@
-"""What the control layer and the data path cost: one streaming workload, interleaved, against vLLM and Ray Serve LLM.
+"""Cost of the gateway and the data path: one streaming workload, interleaved, against vLLM and Ray Serve LLM.
 
     python benchmarks/overhead.py                                    # all parts, about 25 minutes
-    python benchmarks/overhead.py --parts doors --seconds 300        # one of them, for five minutes
+    python benchmarks/overhead.py --parts ingress --seconds 300        # one of them, for five minutes
     python benchmarks/overhead_table.py .cache/overhead docs/evidence/overhead.md
 
-Targets: `vllm serve`; `ray default`, Ray Serve LLM's own ingress; and `hybridserve serve` on a data path, with doors to
-choose from in one process: `bare` (none: the data path it sits on), `keys` (keys and limits, the product's own),
-`rules` (the rules guard on top) and `guard model` (a guard model that answers after 50 ms). All get the same engine
-arguments and the same requests. A part starts its servers and visits all its targets, each round in a new order, until
-its seconds are spent (an equal share for each concurrency, one round at least). The part `layer` has nothing but `bare`
-and `keys`, for rounds enough to tell a few percent. Every round is one line of `.cache/overhead/PART.jsonl`: a part
-that was cut short is not lost, and one that runs again adds to what is there; `--fresh` begins anew.
+Targets: `vllm serve`; `ray default`, Ray Serve LLM's own ingress; and `hybridserve serve` on a data path, with several
+variants of the gateway in one process: `bare` (no gateway), `keys` (keys and limits, the product's own), `rules` (with
+the pattern guard) and `guard model` (with a guard model that answers after 50 ms). All get the same engine arguments
+and the same requests. A part starts its servers and measures all its targets, each round in a new order, for the given
+time (an equal share for each concurrency, at least one round). The part `layer` has only `bare` and `keys`, so that it
+has enough rounds to measure a few percent. Every round is one line of `.cache/overhead/PART.jsonl`: an interrupted part
+keeps its rounds, and a part that runs again adds to them; `--fresh` starts over.
 
-Client and servers share the machine, and the services that are not asked idle beside the one that is: trust ratios
-within a part, not figures.
+Client and servers share the machine, and the other services idle meanwhile: use ratios within a part, not figures.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ from hybridserve.settings import Settings, load
 
 VLLM, RAY = "vllm serve", "ray default"
 OUT = Path(".cache/overhead")
-# What stands in each part: servers, and the doors of ours.
+# Servers of each part, and variants of hybridserve.
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "layer": {"haproxy": ("bare", "keys")},
-    "doors": {VLLM: (), RAY: (), "haproxy": ("bare", "keys", "rules", "guard model")},
+    "ingress": {VLLM: (), RAY: (), "haproxy": ("bare", "keys", "rules", "guard model")},
     "paths": {RAY: (), "single": ("keys",), "haproxy": ("keys",), "proxy": ("keys",)},
 }
 
@@ -57,18 +56,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("-c", "--config", type=Path, help="settings; the demo model on this CPU when left out")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--fresh", action="store_true", help="throw away what was measured before")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    for part in asked.parts:
-        rows = asked.out / f"{part}.jsonl"
-        if asked.fresh:
+    parser.add_argument("--fresh", action="store_true", help="discard earlier rounds")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for part in options.parts:
+        rows = options.out / f"{part}.jsonl"
+        if options.fresh:
             rows.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix="oh-", ignore_cleanup_errors=True) as folder, ExitStack() as stack:
             key = new_key()
-            targets = start(part, Path(folder), asked.config, key, stack)
+            targets = start(part, Path(folder), options.config, key, stack)
             say(f"{part}: {len(targets)} targets are up")
-            rounds(part, targets, key, asked, rows)
+            rounds(part, targets, key, options, rows)
 
 
 def start(part: str, folder: Path, config: Path | None, key: str, stack: ExitStack) -> list[Target]:
@@ -78,9 +77,9 @@ def start(part: str, folder: Path, config: Path | None, key: str, stack: ExitSta
     stub = free_port()
     stack.enter_context(running("stub", folder / "stub.log", port=stub))
     targets = []
-    for server, doors in PARTS[part].items():
+    for server, variants in PARTS[part].items():
         port, log = free_port(), folder / f"{server}.log"
-        settings = settings_for(config, server if doors else "single", port, keys)
+        settings = settings_for(config, server if variants else "single", port, keys)
         args = engine_args(settings)
         if server == VLLM:
             words = ["--model", *command_line(args, "127.0.0.1", port)[2:], "--disable-uvicorn-access-log"]
@@ -91,15 +90,17 @@ def start(part: str, folder: Path, config: Path | None, key: str, stack: ExitSta
             pid = stack.enter_context(running(RAY, log, **rest))
         else:
             guards = guard_settings(f"http://127.0.0.1:{stub}")
-            environment = {"OVERHEAD_GUARDS": json.dumps({door: guards[door] for door in doors if door in guards})}
+            environment = {
+                "OVERHEAD_GUARDS": json.dumps({variant: guards[variant] for variant in variants if variant in guards})
+            }
             pid = stack.enter_context(running("ours", log, environment, settings=settings.model_dump(mode="json")))
         wait_for(server, pid, port, key, log)
-        targets += [Target(server, port, pid)] if not doors else ours(server, port, pid, doors)
+        targets += [Target(server, port, pid)] if not variants else ours(server, port, pid, variants)
     return targets
 
 
 def settings_for(config: Path | None, path: str, port: int, keys: Path) -> Settings:
-    """The same settings for every server, but for the way to it."""
+    """Equal settings for every server except data path and port."""
     words = [f"server.data_path={path}", f"server.port={port}", "server.host=127.0.0.1", "model.served_name=demo"]
     words += [f"access.keys_file={keys}", "access.max_in_flight=1000", "access.max_output_tokens=4096"]
     return load(config, words).settings
@@ -111,25 +112,27 @@ def guard_settings(url: str) -> dict[str, dict[str, Any]]:
     return {"rules": {"kind": "rules"}, "guard model": model}
 
 
-def ours(path: str, port: int, pid: int, doors: tuple[str, ...]) -> list[Target]:
-    """A target for each door of one service."""
-    base = f"{path}, bare" if "bare" in doors else None
-    return [Target(f"{path}, {door}", port, pid, door, base if door != "bare" else None) for door in doors]
+def ours(path: str, port: int, pid: int, variants: tuple[str, ...]) -> list[Target]:
+    """A target for each variant of one service."""
+    base = f"{path}, bare" if "bare" in variants else None
+    return [
+        Target(f"{path}, {variant}", port, pid, variant, base if variant != "bare" else None) for variant in variants
+    ]
 
 
-def rounds(part: str, targets: list[Target], key: str, asked: argparse.Namespace, rows: Path) -> None:
-    """Visit all targets, round by round, within the part's seconds."""
-    share = asked.seconds / len(asked.concurrency)
+def rounds(part: str, targets: list[Target], key: str, options: argparse.Namespace, rows: Path) -> None:
+    """Measure all targets, round by round, within the part's time."""
+    share = options.seconds / len(options.concurrency)
     for target in targets:  # warm: first requests compile and fill caches
-        measure(target, key, 8, 24, asked.tokens)
-    for concurrency in asked.concurrency:
+        measure(target, key, 8, 24, options.tokens)
+    for concurrency in options.concurrency:
         deadline, number = time.monotonic() + share, 0
         while number == 0 or time.monotonic() < deadline:
-            requests = max(8, 2 * concurrency)  # short visits: a neighbour's burst then hits all targets alike
-            taken = {t.name: measure(t, key, concurrency, requests, asked.tokens) for t in shuffled(targets)}
+            requests = max(8, 2 * concurrency)  # short, so that a burst of other load affects all targets alike
+            taken = {t.name: measure(t, key, concurrency, requests, options.tokens) for t in shuffled(targets)}
             row = {
                 "concurrency": concurrency,
-                "tokens": asked.tokens,
+                "tokens": options.tokens,
                 "cores": os.cpu_count(),
                 "targets": {t.name: {"base": t.base, **asdict(taken[t.name])} for t in targets},
             }
@@ -145,7 +148,7 @@ def shuffled(targets: list[Target]) -> list[Target]:
 
 
 def say(line: str) -> None:
-    """Where it is, for whoever waits."""
+    """Print progress."""
     print(line, file=sys.stderr, flush=True)
 
 

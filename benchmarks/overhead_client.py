@@ -1,4 +1,4 @@
-"""The client of the overhead benchmark: raw sockets, so that it costs little beside what it measures."""
+"""The client of the overhead benchmark: raw sockets, so that it costs little."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ import psutil
 PROMPT = "Tell me about the sea, the ships on it and the people who sail them."
 # A request that takes longer counts as failed; nothing here may hang.
 LONGEST_S = 120.0
-# Which door a service with several takes for this request; others do not know the header.
-DOOR_HEADER = "x-bench-door"
+# Selects the variant for a request; other servers ignore the header.
+VARIANT_HEADER = "x-bench-variant"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is compared: where requests go, through which door, and whose processor time they cost.
+    """What is measured: the port, the variant of the gateway, and the process whose processor time counts.
 
     Attributes:
-        base: name of the target that is the same without the control layer, or None.
+        base: name of the target that is the same without the gateway, or None.
     """
 
     name: str
     port: int
     pid: int
-    door: str | None = None
+    variant: str | None = None
     base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One visit of one target: medians over requests in ms, requests a second, processor ms a request.
+    """One measurement of a target: medians over requests in ms, requests a second, processor ms a request.
 
-    `itl_ms` is the time from the first text to the last, for each token after the first: an event may carry several
-    tokens where the server is busy, and all of them where a guard's window holds the whole answer.
+    `itl_ms` is the time from the first text to the last, for each token after the first: an event may contain several
+    tokens when the server is busy, and all of them when a guard's window covers the whole answer.
     """
 
     ttft_ms: float
@@ -58,8 +58,8 @@ class Streamed:
     end: float
 
 
-async def one(target: Target, key: str, tokens: int) -> Streamed | str:
-    """One streamed chat on a connection of its own; what came last, if that was not ``[DONE]``."""
+async def stream_chat(target: Target, key: str, tokens: int) -> Streamed | str:
+    """One streamed chat on a new connection; the last line instead, if that was not ``[DONE]``."""
     body = json.dumps(
         {
             "model": "demo",
@@ -70,19 +70,19 @@ async def one(target: Target, key: str, tokens: int) -> Streamed | str:
             "stream": True,
         }
     ).encode()
-    door = f"{DOOR_HEADER}: {target.door}\r\n" if target.door is not None else ""
+    variant = f"{VARIANT_HEADER}: {target.variant}\r\n" if target.variant is not None else ""
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n{door}"
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n{variant}"
         f"authorization: Bearer {key}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
     )
     start = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     writer.write(head.encode() + body)
     first = last = 0.0
-    done, told = False, b"nothing"
+    done, last_line = False, b"nothing"
     try:
         while line := await reader.readline():
-            told = line.strip() or told
+            last_line = line.strip() or last_line
             if line.startswith(b"data: [DONE]"):
                 done = True
             elif has_text(line):
@@ -91,11 +91,11 @@ async def one(target: Target, key: str, tokens: int) -> Streamed | str:
     finally:
         writer.close()
     end = time.perf_counter()
-    return Streamed(first - start, last - start, end - start) if done and first else told.decode(errors="replace")
+    return Streamed(first - start, last - start, end - start) if done and first else last_line.decode(errors="replace")
 
 
 def has_text(line: bytes) -> bool:
-    """Whether this line of a stream carries text or reasoning."""
+    """Whether this line of a stream contains text or reasoning."""
     if not line.startswith(b"data: {"):
         return False
     for part in (b'"content":""', b'"content":null', b'"reasoning":""', b'"reasoning":null'):
@@ -104,9 +104,9 @@ def has_text(line: bytes) -> bool:
 
 
 async def drive(target: Target, key: str, concurrency: int, requests: int, tokens: int) -> tuple[list[Streamed], float]:
-    """A closed loop: so many clients share these requests. Good results, and seconds for all.
+    """Send `requests` in a closed loop of `concurrency` clients; returns the results and the seconds for all.
 
-    What failed is told on standard error.
+    Failures are printed to standard error.
     """
     results: list[Streamed] = []
     left = iter(range(requests))
@@ -114,7 +114,7 @@ async def drive(target: Target, key: str, concurrency: int, requests: int, token
     async def client() -> None:
         for _ in left:
             try:
-                result = await asyncio.wait_for(one(target, key, tokens), LONGEST_S)
+                result = await asyncio.wait_for(stream_chat(target, key, tokens), LONGEST_S)
             except (OSError, TimeoutError) as error:
                 result = type(error).__name__
             if isinstance(result, str):
@@ -128,7 +128,7 @@ async def drive(target: Target, key: str, concurrency: int, requests: int, token
 
 
 def measure(target: Target, key: str, concurrency: int, requests: int, tokens: int) -> Figures:
-    """One visit of one target.
+    """Measure one target once.
 
     Raises:
         SystemExit: not one request succeeded.

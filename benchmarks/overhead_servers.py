@@ -1,4 +1,4 @@
-"""The servers of the overhead benchmark, each a process of its own: ``overhead_servers.py '["kind", {...}]'``."""
+"""The servers of the overhead benchmark, each a separate process: ``overhead_servers.py '["kind", {...}]'``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GUARD_S = 0.05
 
 @contextmanager
 def running(kind: str, log: Path, environment: dict[str, str] | None = None, **rest: Any) -> Iterator[int]:
-    """A server in a session of its own, ended with everything it started. Gives its process id."""
+    """Run a server in a new session; ends all its processes afterwards. Yields its process id."""
     command = [sys.executable, __file__, json.dumps([kind, rest])]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **(environment or {})}
     with log.open("w") as out:
@@ -41,7 +41,7 @@ def running(kind: str, log: Path, environment: dict[str, str] | None = None, **r
 
 
 def wait_for(name: str, pid: int, port: int, key: str, log: Path, timeout_s: float = 400) -> None:
-    """Until a chat was answered.
+    """Wait until a chat is answered.
 
     Raises:
         SystemExit: it ended, or took too long.
@@ -68,17 +68,17 @@ def free_port() -> int:
 
 
 def serve_ours(settings: dict[str, Any]) -> None:
-    """`hybridserve serve`, with the switch of `overhead_doors` in the place of the door."""
+    """`hybridserve serve` with the switch of `overhead_variants` in place of the gateway."""
     # The switch imports Ray before `serve` can set up its token, and Ray reads that when it is imported.
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    import overhead_doors
+    import overhead_variants
 
     from hybridserve.runtime import ray_app, runner
     from hybridserve.runtime.backends import standalone as single
     from hybridserve.settings import Settings
 
-    ray_app.Replica = overhead_doors.SwitchedReplica
-    single.DOOR = "overhead_doors.SwitchedDoor"
+    ray_app.Replica = overhead_variants.SwitchedReplica
+    single.DOOR = "overhead_variants.SwitchedMiddleware"
     runner.serve(Settings.model_validate(settings), runner.Progress(lambda _: None), lambda _: None)
 
 
@@ -88,7 +88,7 @@ def serve_vllm(words: list[str]) -> None:
 
 
 def serve_ray_default(config: dict[str, Any], port: int, folder: str) -> None:
-    """Ray Serve LLM with its own ingress, and with the priority that ours has: Ray runs workers at niceness 15."""
+    """Ray Serve LLM with its own ingress, at the same priority: by default Ray runs workers at niceness 15."""
     os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     import ray
     from ray import serve
@@ -101,7 +101,7 @@ def serve_ray_default(config: dict[str, Any], port: int, folder: str) -> None:
 
 
 def serve_stub(port: int) -> None:
-    """A guard model that finds everything safe after a fixed time."""
+    """A guard model that allows everything after a fixed time."""
     import uvicorn
 
     answer = json.dumps({"choices": [{"message": {"content": "safe"}, "finish_reason": "stop"}]}).encode()
@@ -120,11 +120,11 @@ def serve_stub(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asked, arguments = json.loads(sys.argv[1])
+    kind, arguments = json.loads(sys.argv[1])
     kinds: dict[str, Callable[..., None]] = {
         "ours": serve_ours,
         "vllm": serve_vllm,
         "ray default": serve_ray_default,
         "stub": serve_stub,
     }
-    kinds[asked](**arguments)
+    kinds[kind](**arguments)

@@ -19,7 +19,7 @@ from typing import Any
 
 BEGIN, END = "<!-- overhead -->\n", "<!-- end of overhead -->"
 RAY = "ray default"
-# What keys and limits may cost of the data path they sit on.
+# Share of the data path's throughput that keys and limits may cost.
 ALLOWED = 0.05
 Round = dict[str, dict[str, Any]]
 
@@ -99,10 +99,10 @@ def layer_table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(out) + "\n"
 
 
-def verdict(got: Ratio, least: float) -> str:
-    """Whether an interval lies on the right side of its limit; where it holds the limit nothing is said."""
+def result(got: Ratio, least: float) -> str:
+    """Whether an interval is above its limit; `not decided` when it contains the limit."""
     if got.low >= least:
-        return "held"
+        return "met"
     return "MISSED" if got.high < least else "not decided"
 
 
@@ -115,7 +115,7 @@ def over_rounds(rounds: list[Round], target: str, base: str, figure: str) -> Rat
 
 
 def judge(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """What the project promises of keys and limits: 95 % of their data path's throughput, and all of Ray's."""
+    """Check the limits: keys and limits keep 95 % of their data path's throughput, and all of Ray's."""
     out = []
     for part, lines in parts.items():
         rounds = [line["targets"] for line in lines]
@@ -125,30 +125,30 @@ def judge(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
                     got = over_rounds(rounds, name, base, "rps")
                     processor = over_rounds(rounds, name, base, "cpu_ms")
                     out.append(
-                        f"{verdict(got, least)}: {part}, {len(rounds)} rounds: {name} has {got} of the"
+                        f"{result(got, least)}: {part}, {len(rounds)} rounds: {name} has {got} of the"
                         f" requests a second of {base} (least {least:g}), and takes {processor} of its processor time"
                     )
     return out
 
 
 def main() -> None:
-    """Replace the block, and print the verdicts."""
+    """Replace the block, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("page", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     parts = {
         file.stem: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        for file in sorted(asked.folder.glob("*.jsonl"))
+        for file in sorted(options.folder.glob("*.jsonl"))
     }
-    page = asked.page.read_text(encoding="utf-8")
+    page = options.page.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    verdicts = judge(parts)
+    results = judge(parts)
     layer = f"`layer`, keys to bare:\n\n{layer_table(parts.pop('layer'))}" if "layer" in parts else ""
     tables = "\n".join([layer, *(table(part, lines) for part, lines in parts.items())])
-    asked.page.write_text(f"{before}{BEGIN}{tables}{END}{after}", encoding="utf-8")
-    print("\n".join(verdicts))
+    options.page.write_text(f"{before}{BEGIN}{tables}{END}{after}", encoding="utf-8")
+    print("\n".join(results))
 
 
 if __name__ == "__main__":

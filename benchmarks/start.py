@@ -3,7 +3,7 @@
     python benchmarks/start.py --pairs 3
 
 Both get the same engine arguments. Ready means that a chat completion has been answered. Pairs alternate in order, so
-that a machine that slows down meets both; the ratio is taken pair by pair.
+that a machine that slows down affects both; the ratio is taken pair by pair.
 """
 
 from __future__ import annotations

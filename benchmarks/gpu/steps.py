@@ -142,7 +142,7 @@ def workload(run: StepRun, requests: RequestRunner, sizes: Sizes, isl: int, osl:
     run.out["prefill"].append(rate)
     blocks = blocks_of(found["pool"], found["cache"], isl + osl // 2)
     fit = max(1, min(found["scheduler"]["max_num_seqs"], (found["pool"]["num_blocks"] - 1) // blocks))
-    # A little less than fits, so that the tokens written meanwhile find room and nothing is preempted.
+    # Slightly less than fits, so that new tokens have blocks and nothing is preempted.
     held = max(1, int(0.97 * fit))
     run.save()
     point = requests.decode(spread(isl, isl + osl, held), sizes["steps"], max(5, min(60, run.left())))

@@ -29,7 +29,7 @@ SKIPPED = re.compile(r"demo/corpus/|tests/chart/crds/|demo_model/(tokenizer|TRAI
 ALLOWED: dict[tuple[str, str], str] = {}
 # Parts that are still being rewritten.
 PENDING = (
-    "benchmarks/", "docs/evidence/overhead.md", "docs/reference/metrics.md", "docs/reference/settings.md",
+    "benchmarks/overhead_servers.py", "docs/reference/metrics.md", "docs/reference/settings.md",
     "docs/reference/rules.md", "docs/runbooks/", "helm/",
     "scripts/chart_files.py", "scripts/render_dashboards.py",
     *(f"src/hybridserve/{package}/" for package in (

@@ -1,8 +1,8 @@
-"""`hybridserve serve` with a choice of doors, so that a request without the control layer takes the same processes.
+"""`hybridserve serve` with several variants of the gateway, so that requests without it use the same processes.
 
-The header `x-bench-door` picks: `bare` is vLLM's application alone, `keys` the door that the product mounts, and each
-guard of `OVERHEAD_GUARDS` (JSON: name to guard settings) one more door with that guard. Only for measurements: `bare`
-asks nobody for a key. Imported by name in the processes of the service, with this folder on their PYTHONPATH.
+The header `x-bench-variant` selects: `bare` is vLLM's application alone, `keys` the product's gateway, and each guard
+of `OVERHEAD_GUARDS` (JSON: name to guard settings) a gateway with that guard. Only for measurements: `bare` requires no
+key. Imported by name in the processes of the service, with this folder on their PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from hybridserve.runtime import ray_app
 from hybridserve.settings.guard import GuardSection
 
 GUARDS = "OVERHEAD_GUARDS"
-HEADER = b"x-bench-door"
+HEADER = b"x-bench-variant"
 
 
 class Switch:
-    """Several doors before one application. Without the header a request takes the product's."""
+    """Several variants in front of one application; without the header the product's."""
 
     def __init__(self, app: Any, state: GatewayState) -> None:
-        doors: dict[bytes, Any] = {b"bare": app, b"keys": GatewayMiddleware(app, state=state)}
+        variants: dict[bytes, Any] = {b"bare": app, b"keys": GatewayMiddleware(app, state=state)}
         for name, section in json.loads(os.environ[GUARDS]).items():
             settings = state.settings.model_copy(update={"guard": GuardSection.model_validate(section)})
             guarded = GatewayState(
                 GatewayConfig(settings), metrics=state.metrics, sends_request_id=state.sends_request_id
             )
-            doors[name.encode()] = GatewayMiddleware(app, state=guarded)
-        self._doors = doors
+            variants[name.encode()] = GatewayMiddleware(app, state=guarded)
+        self._variants = variants
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         name = b"keys"
         for header, value in scope.get("headers", ()):
             if header == HEADER:
                 name = value
-        await self._doors[name](scope, receive, send)
+        await self._variants[name](scope, receive, send)
 
 
 class SwitchedReplica(ray_app.Replica):
-    """The product's replica; its application has the switch where the control layer stands."""
+    """The product's replica with the switch in place of the gateway."""
 
     async def __serve_build_asgi_app__(self) -> Any:
         app = await super().__serve_build_asgi_app__()
@@ -58,7 +58,7 @@ class SwitchedReplica(ray_app.Replica):
         return app
 
 
-class SwitchedDoor(VLLMMiddleware):
+class SwitchedMiddleware(VLLMMiddleware):
     """The same for one engine without Ray."""
 
     def __init__(self, app: Any) -> None:
