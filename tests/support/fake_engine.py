@@ -1,4 +1,4 @@
-"""A small honest app behind the door, and a client that sees every ASGI message. What it is told to say, it says."""
+"""An ASGI app that plays the engine, and a client that checks every ASGI message."""
 
 from __future__ import annotations
 
@@ -23,19 +23,23 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass
-class SmallEngine:
-    """Answers `/v1/chat/completions` and `/v1/completions` with what it was given.
+class FakeEngine:
+    """Responds to generation requests with a given stream or answer.
 
-    `stream` are the raw pieces of a streamed answer, sent one by one; a float sleeps, an exception is raised.
+    Attributes:
+        stream: chunks of a streamed response, sent one by one; a number sleeps, an exception is raised.
+        answer: JSON of a response that is not streamed.
+        no_end: leave out the last, empty chunk of a stream.
+        bodies, paths, headers: what arrived; the headers are those of the last request.
+        aborted, finished: generations that ended with a disconnect of the client, and others.
     """
 
     stream: list[bytes | float | Exception] = field(default_factory=list)
     answer: Any = None
     status: int = 200
     text_error: str | None = None
-    whole_delay: float = 0.0
-    tokens: int = 0
-    hide_end: bool = False
+    delay: float = 0.0
+    no_end: bool = False
     bodies: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
@@ -43,33 +47,27 @@ class SmallEngine:
     finished: int = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return
         path = scope["path"].removeprefix(scope["root_path"])
         self.paths.append(path)
         self.headers = {k.decode(): v.decode() for k, v in scope["headers"]}
         message = await receive()
         body = json.loads(message["body"] or b"null") if scope["method"] == "POST" else None
         if path == "/tokenize":
-            text = json.dumps(body)
             if body.get("model") == "unknown":
-                await self._json(send, 404, {"error": {"message": "no such model", "code": 404}})
-                return
-            await self._json(send, 200, {"count": len(text) // 3, "max_model_len": 1000, "tokens": []})
+                await send_json(send, 404, {"error": {"message": "no such model", "code": 404}})
+            else:
+                await send_json(send, 200, {"count": len(json.dumps(body)) // 3})
             return
         if not path.startswith("/v1/"):
-            await self._json(send, 200, {"path": path})
+            await send_json(send, 200, {"path": path})
             return
         if body is not None:
             self.bodies.append(body)
         if self.text_error is not None:
-            await send(
-                {"type": "http.response.start", "status": self.status, "headers": [(b"content-type", b"text/plain")]}
-            )
-            await send({"type": "http.response.body", "body": self.text_error.encode()})
+            await send_whole(send, self.status, b"text/plain", self.text_error.encode())
             return
         work = asyncio.ensure_future(self._stream(send) if body and body.get("stream") else self._whole(send))
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(_disconnected(receive))
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
         if work.done():
@@ -89,27 +87,33 @@ class SmallEngine:
                 await asyncio.sleep(piece)
             else:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-        if not self.hide_end:
+        if not self.no_end:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _whole(self, send: Any) -> None:
-        await asyncio.sleep(self.whole_delay)
-        await self._json(send, self.status, self.answer)
-
-    async def _json(self, send: Any, status: int, value: Any) -> None:
-        body = json.dumps(value).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        await asyncio.sleep(self.delay)
+        await send_json(send, self.status, self.answer)
 
 
-async def _until_gone(receive: Any) -> None:
+async def send_json(send: Any, status: int, value: Any) -> None:
+    await send_whole(send, status, b"application/json", json.dumps(value).encode())
+
+
+async def send_whole(send: Any, status: int, kind: bytes, body: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _disconnected(receive: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 @dataclass
-class Result:
+class Response:
+    """What the client received."""
+
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     chunks: list[bytes] = field(default_factory=list)
@@ -128,7 +132,7 @@ class Result:
 
     @property
     def payloads(self) -> list[Any]:
-        """The data of all events, as a strict client reads them."""
+        """The data of all events, parsed strictly."""
         lines = [line[6:] for line in self.body.decode().split("\n") if line.startswith("data: ")]
         return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
@@ -145,7 +149,7 @@ class Result:
         )
 
 
-async def call(
+async def request(
     app: Callable[..., Awaitable[None]],
     path: str = "/v1/chat/completions",
     body: Any = None,
@@ -154,12 +158,19 @@ async def call(
     headers: dict[str, str] | None = None,
     raw: bytes | None = None,
     pieces: int = 1,
-    hang_up_after: int | None = None,
-    hang_up: asyncio.Event | None = None,
+    disconnect_after: int | None = None,
+    disconnect: asyncio.Event | None = None,
     slow: float = 0.0,
     root_path: str = "",
-) -> Result:
-    """One request. The client hangs up after so many chunks, or when the event is set."""
+) -> Response:
+    """Send one request to the app.
+
+    Args:
+        pieces: chunks in which the request body arrives.
+        disconnect_after: disconnect after so many chunks of the response.
+        disconnect: disconnect when this event is set.
+        slow: seconds that the client takes to read a chunk.
+    """
     data = raw if raw is not None else (b"" if body is None else json.dumps(body).encode())
     sent_headers = {"content-type": "application/json", "content-length": str(len(data)), **(headers or {})}
     scope = {
@@ -176,8 +187,8 @@ async def call(
     }
     size = max(1, -(-len(data) // pieces))
     parts = [data[i : i + size] for i in range(0, len(data), size)] or [b""]
-    result = Result()
-    gone = hang_up or asyncio.Event()
+    result = Response()
+    gone = disconnect or asyncio.Event()
 
     async def receive() -> Any:
         if parts:
@@ -190,10 +201,10 @@ async def call(
         if gone.is_set():
             return
         if message["type"] == "http.response.start":
-            assert not result.status, "an answer may start once"
+            assert not result.status, "a response starts once"
             result.status = message["status"]
             names = [k.lower() for k, _ in message["headers"]]
-            assert len(names) == len(set(names)), f"a header stands twice: {names}"
+            assert len(names) == len(set(names)), f"duplicate header: {names}"
             result.headers = {k.decode(): v.decode() for k, v in message["headers"]}
             return
         assert result.status, "a body before the start"
@@ -203,7 +214,7 @@ async def call(
                 await asyncio.sleep(slow)
             result.chunks.append(message["body"])
         result.complete = not message.get("more_body", False)
-        if hang_up_after is not None and len(result.chunks) >= hang_up_after:
+        if disconnect_after is not None and len(result.chunks) >= disconnect_after:
             gone.set()
 
     await app(scope, receive, send)

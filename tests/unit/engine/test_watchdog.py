@@ -16,7 +16,7 @@ from hybridserve.engine.watchdog import PERIOD_S, StallDetector, wait_until_unhe
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.responses import guarded_response
 from hybridserve.settings import Settings
-from support.fake_engine import DONE, SmallEngine, call, chunk, sse
+from support.fake_engine import DONE, FakeEngine, chunk, request, sse
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 
@@ -51,7 +51,7 @@ async def test_an_idle_engine_is_not() -> None:
 def test_a_stream_says_nothing_before_its_first_piece() -> None:
     """So that HAProxy can hand the request to another replica up to then."""
     started: list[float] = []
-    engine = SmallEngine([0.3, sse(chunk("hi")), DONE])
+    engine = FakeEngine([0.3, sse(chunk("hi")), DONE])
     app = GatewayMiddleware(engine, Settings())
 
     async def timed(scope: Any, receive: Any, send: Any) -> None:
@@ -62,7 +62,7 @@ def test_a_stream_says_nothing_before_its_first_piece() -> None:
         await app(scope, receive, out)
 
     began = monotonic()
-    result = asyncio.run(call(timed, body={**CHAT, "stream": True}))
+    result = asyncio.run(request(timed, body={**CHAT, "stream": True}))
     assert result.done
     assert started[0] - began >= 0.3
 
@@ -71,11 +71,11 @@ def test_a_stream_says_nothing_before_its_first_piece() -> None:
 def test_a_dead_engines_error_is_held_while_nothing_was_said(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded_response, "_ENGINE_LOST_WAIT_S", 0.3)
     error = {"error": {"message": "EngineCore encountered an issue", "code": 500}}
-    engine = SmallEngine([sse(error), DONE], error, status=200 if stream else 500)
+    engine = FakeEngine([sse(error), DONE], error, status=200 if stream else 500)
     app = GatewayMiddleware(engine, Settings())
     app.state.lifecycle.engine_lost = lambda: True
     began = monotonic()
-    result = asyncio.run(call(app, body={**CHAT, "stream": stream}))
+    result = asyncio.run(request(app, body={**CHAT, "stream": stream}))
     assert monotonic() - began >= 0.3
     assert not result.done
     assert b"error" in result.body
@@ -83,13 +83,13 @@ def test_a_dead_engines_error_is_held_while_nothing_was_said(stream: bool, monke
 
 def test_after_the_first_token_the_client_is_told_at_once() -> None:
     lost: list[bool] = []
-    engine = SmallEngine([sse(chunk("hi")), 0.2, sse({"error": {"message": "dead", "code": 500}}), DONE])
+    engine = FakeEngine([sse(chunk("hi")), 0.2, sse({"error": {"message": "dead", "code": 500}}), DONE])
     app = GatewayMiddleware(engine, Settings())
     app.state.lifecycle.engine_lost = lambda: bool(lost)
 
     async def dies() -> Any:
         asyncio.get_running_loop().call_later(0.1, lost.append, True)
-        return await call(app, body={**CHAT, "stream": True})
+        return await request(app, body={**CHAT, "stream": True})
 
     began = monotonic()
     result = asyncio.run(dies())

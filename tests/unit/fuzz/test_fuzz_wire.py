@@ -15,7 +15,7 @@ from hybridserve.guards import GuardError
 from hybridserve.guards.parsers import PARSERS, ParsedVerdict
 from hybridserve.loadtest.stream import parse_stream
 from hybridserve.settings import Settings
-from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
+from support.fake_engine import DONE, FakeEngine, Response, chunk, request, sse
 from support.fuzz_bodies import BODIES, HEADERS
 from support.mutate import WRONG, mutate_text, mutate_tree
 
@@ -34,10 +34,10 @@ def settings(**sections: Any) -> Settings:
 
 
 @pytest.mark.parametrize("guarded", [False, True])
-def test_requests(guarded: bool) -> None:
+def test_mutated_requests_get_200_or_4xx(guarded: bool) -> None:
     """Whatever is sent: an answer of 200 or 4xx that is whole, and no place kept."""
     guard = {"kind": "rules", "canary_interval_s": 3600} if guarded else {}
-    app = GatewayMiddleware(SmallEngine(STREAM, ANSWER), settings(guard=guard))
+    app = GatewayMiddleware(FakeEngine(STREAM, ANSWER), settings(guard=guard))
     app.state.start = lambda _: None  # type: ignore[method-assign]
     seen: set[int] = set()
 
@@ -57,7 +57,7 @@ def test_requests(guarded: bool) -> None:
                 )
             where = f"seed {SEED} number {number} {path} {headers}\n{raw[:2000]!r}"
             try:
-                result = await call(app, path, raw=raw, headers=headers, pieces=rng.choice((1, 1, 3)))
+                result = await request(app, path, raw=raw, headers=headers, pieces=rng.choice((1, 1, 3)))
             except Exception as error:
                 raise AssertionError(f"{type(error).__name__}: {error}: {where}") from error
             seen.add(result.status)
@@ -71,7 +71,7 @@ def test_requests(guarded: bool) -> None:
     assert {200, 400} <= seen
 
 
-def ends_in_a_way_that_shows(result: Result) -> bool:
+def ends_in_a_way_that_shows(result: Response) -> bool:
     """[DONE] and no error, or an error and no [DONE]; or a status that says it."""
     if result.status != 200:
         return "error" in result.json()
@@ -83,7 +83,7 @@ def ends_in_a_way_that_shows(result: Result) -> bool:
 
 
 @pytest.mark.parametrize("guarded", [False, True])
-def test_an_engines_stream(guarded: bool) -> None:
+def test_mutated_engine_stream_ends_with_done_or_error(guarded: bool) -> None:
     """However it is broken, its client sees an end or an error, never a silent end."""
     guard = {"kind": "rules", "canary_interval_s": 3600} if guarded else {}
 
@@ -95,9 +95,9 @@ def test_an_engines_stream(guarded: bool) -> None:
             pieces: list[Any] = [whole[i : i + size] for i in range(0, len(whole), size)]
             if rng.random() < 0.1:
                 pieces.insert(rng.randrange(len(pieces) + 1), RuntimeError("engine"))
-            app = GatewayMiddleware(SmallEngine(pieces, hide_end=rng.random() < 0.1), settings(guard=guard))
+            app = GatewayMiddleware(FakeEngine(pieces, no_end=rng.random() < 0.1), settings(guard=guard))
             body = {"stream": True, "messages": [{"role": "user", "content": "a"}]}
-            result = await call(app, body=body)
+            result = await request(app, body=body)
             assert ends_in_a_way_that_shows(result), f"seed {SEED} number {number}\n{whole!r}\n{result.body!r}"
             assert result.complete
             assert app.state.lifecycle.active == app.state.limits.running == 0
@@ -116,7 +116,7 @@ VERDICTS = {
 
 
 @pytest.mark.parametrize("form", sorted(VERDICTS))
-def test_a_guards_verdict(form: Any) -> None:
+def test_mutated_guard_verdict_is_parsed_or_rejected(form: Any) -> None:
     """A broken verdict is a verdict or a fault, and nothing else."""
     for number in range(MANY):
         rng = random.Random(f"{SEED}/verdict/{number}")
@@ -129,7 +129,7 @@ def test_a_guards_verdict(form: Any) -> None:
             assert isinstance(reading, ParsedVerdict)
 
 
-def test_a_servers_stream_as_the_load_test_reads_it() -> None:
+def test_load_test_parses_mutated_streams() -> None:
     """A client of servers that are not ours: it counts what it can, and does not fall over."""
     events = [chunk("a"), {"choices": [], "usage": {"completion_tokens": 2, "prompt_tokens": 3, "total_tokens": 5}}]
     for number in range(MANY):

@@ -52,24 +52,24 @@ def judged(canaries: list[Canary], **sections: Any) -> list[Finding]:
     return asyncio.run(run())
 
 
-def test_with_a_guard_every_canary_comes_back_as_it_must() -> None:
+def test_all_canaries_pass_with_a_guard() -> None:
     wrong = [one for one in judged(canary_set(("en",)), guard={"kind": "rules"}) if one.status != "PASS"]
     assert [(one.rule, one.evidence) for one in wrong] == [("evidence.guard-down", "not tested")]
 
 
-def test_without_a_guard_none_of_the_harmful_ones_is_blocked() -> None:
+def test_harmful_canaries_fail_without_a_guard() -> None:
     canaries = canary_set(("en",))
     findings = judged(canaries, guard={"kind": "none"})
     failed = {one.subject for one in findings if one.status == "FAIL"}
     assert failed == {canary.id for canary in canaries if canary.expect == "block"}
 
 
-def test_a_dead_guard_is_an_outage_and_neither_a_block_nor_a_pass() -> None:
+def test_unreachable_guard_is_reported_as_unavailable() -> None:
     (found,) = [one for one in judged([guard_down_canary()], guard=DEAD_GUARD) if one.rule == "evidence.guard-down"]
     assert (found.status, found.evidence) == ("PASS", "503 guard_unavailable")
 
 
-async def test_rounds_open_the_door_and_close_it() -> None:
+async def test_self_test_decides_whether_requests_are_accepted() -> None:
     section = {"kind": "rules", "canary_interval_s": 0.01, "canary_failures": 2}
     limits = {"anonymous_scopes": ["inference"], "max_in_flight": 1, "requests_per_minute": 3}
     settings = Settings.model_validate({"guard": section, "access": limits})
@@ -111,7 +111,7 @@ class Lenient(PatternGuard):
         return GuardVerdict("allow", self.name)
 
 
-def test_a_canary_takes_no_clients_place() -> None:
+def test_canary_uses_no_concurrency_slot() -> None:
     limits = RequestLimits(AccessSection(max_in_flight=1))
     ours = Key("canary", frozenset({"inference"}), internal=True)
     client = Key("client", frozenset({"inference"}))
@@ -124,7 +124,7 @@ def test_a_canary_takes_no_clients_place() -> None:
     limits.reserve(client, 0).release()
 
 
-def test_nobody_else_can_pass_as_the_service_itself() -> None:
+def test_clients_cannot_authenticate_as_the_service() -> None:
     settings = Settings.model_validate({"access": {"anonymous_scopes": []}, "guard": {"kind": "rules"}})
     door = GatewayMiddleware(Obedient(), settings)
 
@@ -137,6 +137,6 @@ def test_nobody_else_can_pass_as_the_service_itself() -> None:
     assert asyncio.run(run()) == 403
 
 
-def test_with_the_input_check_off_harm_is_seen() -> None:
+def test_harmful_canaries_fail_without_input_check() -> None:
     findings = judged(canary_set(("en",)), guard={"kind": "rules", "input": "off"})
     assert "evidence.must-block" in {one.rule for one in findings if one.status == "FAIL"}

@@ -17,62 +17,62 @@ from hybridserve.gateway.auth.api_keys import APIKeyStore, key_line, new_key, pa
 from hybridserve.observability.logging import TextFormatter
 from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings import Settings, load
-from support.fake_engine import SmallEngine, chunk, sse
-from support.gateway_client import ANSWER, CHAT, STREAM, ask, assert_openai_error, bearer, door
+from support.fake_engine import FakeEngine, chunk, sse
+from support.gateway_client import ANSWER, CHAT, STREAM, assert_openai_error, bearer, gateway, get, send
 from support.metrics import samples
 
 # --- routes and keys
 
 
-def test_without_a_key_file_the_demo_is_open_but_admin_is_not() -> None:
-    app = door()
-    assert ask(app).json() == ANSWER
-    assert ask(app, headers=bearer("sk-anything-an-sdk-sends")).status == 200
-    assert ask(app, None, "/metrics", method="GET").status == 200
-    assert_openai_error(ask(app, {}, "/scale_elastic_ep"), 403, "not_allowed")
+def test_demo_profile_without_key_file_is_open_except_admin_routes() -> None:
+    app = gateway()
+    assert send(app).json() == ANSWER
+    assert send(app, headers=bearer("sk-anything-an-sdk-sends")).status == 200
+    assert get(app, "/metrics").status == 200
+    assert_openai_error(send(app, {}, "/scale_elastic_ep"), 403, "not_allowed")
 
 
 @pytest.mark.parametrize("profile", ["staging", "production"])
-def test_outside_the_demo_no_key_file_means_no_entry(profile: str) -> None:
-    app = door(server={"profile": profile})
-    assert ask(app).status == 403
-    assert ask(app, None, "/health", method="GET").status == 200
+def test_other_profiles_without_key_file_are_closed(profile: str) -> None:
+    app = gateway(server={"profile": profile})
+    assert send(app).status == 403
+    assert get(app, "/health").status == 200
 
 
-def test_a_key_is_needed_and_must_be_right(keys: dict[str, str]) -> None:
-    engine = SmallEngine(STREAM, ANSWER)
-    app = door(engine, access={"keys_file": keys["file"]})
-    assert_openai_error(ask(app), 401, "missing_api_key")
-    assert_openai_error(ask(app, headers=bearer("hs-wrong")), 401, "invalid_api_key")
-    assert_openai_error(ask(app, headers=bearer(keys["old"])), 401, "invalid_api_key")
-    assert_openai_error(ask(app, headers={"authorization": f"Basic {keys['user']}"}), 401, "missing_api_key")
-    assert ask(app).headers["www-authenticate"].startswith("Bearer")
-    assert not engine.paths, "nothing of this may reach the app"
-    assert ask(app, headers=bearer(keys["user"])).status == 200
-    assert ask(app, headers={"x-api-key": keys["user"]}).status == 200
+def test_missing_or_invalid_key_is_401(keys: dict[str, str]) -> None:
+    engine = FakeEngine(STREAM, ANSWER)
+    app = gateway(engine, access={"keys_file": keys["file"]})
+    assert_openai_error(send(app), 401, "missing_api_key")
+    assert_openai_error(send(app, headers=bearer("hs-wrong")), 401, "invalid_api_key")
+    assert_openai_error(send(app, headers=bearer(keys["old"])), 401, "invalid_api_key")
+    assert_openai_error(send(app, headers={"authorization": f"Basic {keys['user']}"}), 401, "missing_api_key")
+    assert send(app).headers["www-authenticate"].startswith("Bearer")
+    assert not engine.paths, "none of these may reach the app"
+    assert send(app, headers=bearer(keys["user"])).status == 200
+    assert send(app, headers={"x-api-key": keys["user"]}).status == 200
     assert "authorization" not in engine.headers
     assert "x-api-key" not in engine.headers
 
 
-def test_scopes(keys: dict[str, str]) -> None:
-    app = door(access={"keys_file": keys["file"]})
+def test_scope_required_by_route(keys: dict[str, str]) -> None:
+    app = gateway(access={"keys_file": keys["file"]})
     user, scraper, root = (bearer(keys[name]) for name in ("user", "scraper", "root"))
-    assert ask(app, headers=scraper).status == 403
-    assert ask(app, None, "/metrics", method="GET").status == 401
-    assert ask(app, None, "/metrics", method="GET", headers=user).status == 403
-    assert ask(app, None, "/metrics", method="GET", headers=scraper).status == 200
+    assert send(app, headers=scraper).status == 403
+    assert get(app, "/metrics").status == 401
+    assert get(app, "/metrics", headers=user).status == 403
+    assert get(app, "/metrics", headers=scraper).status == 200
     for path in ("/tokenize", "/invocations", "/collective_rpc"):
-        assert_openai_error(ask(app, {}, path, headers=user), 403, "not_allowed")
-        assert ask(app, {}, path, headers=root).status == 200
+        assert_openai_error(send(app, {}, path, headers=user), 403, "not_allowed")
+        assert send(app, {}, path, headers=root).status == 200
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/messages", "/invocations", "/inference/v1/generate", "/v1/chat/completions/batch"]
 )
-def test_with_a_guard_not_even_an_admin_goes_around_it(keys: dict[str, str], path: str) -> None:
-    app = door(access={"keys_file": keys["file"]}, guard={"kind": "rules"})
-    assert ask(app, {}, path, headers=bearer(keys["root"])).status == 403
-    assert ask(app, {}, "/tokenize", headers=bearer(keys["root"])).status == 200
+def test_admin_key_cannot_bypass_guard(keys: dict[str, str], path: str) -> None:
+    app = gateway(access={"keys_file": keys["file"]}, guard={"kind": "rules"})
+    assert send(app, {}, path, headers=bearer(keys["root"])).status == 403
+    assert send(app, {}, "/tokenize", headers=bearer(keys["root"])).status == 200
 
 
 @pytest.mark.parametrize(
@@ -85,34 +85,34 @@ def test_with_a_guard_not_even_an_admin_goes_around_it(keys: dict[str, str], pat
         "/metrics/",
     ],
 )
-def test_paths_that_only_look_open_are_not(path: str, keys: dict[str, str]) -> None:
-    app = door(access={"keys_file": keys["file"]})
-    assert ask(app, {}, path, headers=bearer(keys["user"])).status == 403
+def test_similar_paths_are_not_open(path: str, keys: dict[str, str]) -> None:
+    app = gateway(access={"keys_file": keys["file"]})
+    assert send(app, {}, path, headers=bearer(keys["user"])).status == 403
 
 
-def test_a_mount_point_is_taken_off_the_path() -> None:
-    assert ask(door(), root_path="/llm").json() == ANSWER
-    assert ask(door(), {}, "/tokenize", root_path="/v1").status == 403
+def test_mount_point_is_removed_from_path() -> None:
+    assert send(gateway(), root_path="/llm").json() == ANSWER
+    assert send(gateway(), {}, "/tokenize", root_path="/v1").status == 403
 
 
-def test_open_routes_and_their_mistakes() -> None:
-    assert ask(door(access={"open_routes": ["POST /tokenize"]}), {}, "/tokenize").status == 200
+def test_open_routes_setting() -> None:
+    assert send(gateway(access={"open_routes": ["POST /tokenize"]}), {}, "/tokenize").status == 200
     with pytest.raises(ConfigError, match="not a route"):
-        door(access={"open_routes": ["tokenize"]})
+        gateway(access={"open_routes": ["tokenize"]})
     with pytest.raises(ConfigError, match="bypass the guard"):
-        door(access={"open_routes": ["POST /v1/messages"]}, guard={"kind": "rules"})
+        gateway(access={"open_routes": ["POST /v1/messages"]}, guard={"kind": "rules"})
 
 
-def test_a_browsers_preflight_needs_no_key(keys: dict[str, str]) -> None:
-    engine = SmallEngine(STREAM, ANSWER)
-    app = door(engine, access={"keys_file": keys["file"]})
+def test_cors_preflight_needs_no_key(keys: dict[str, str]) -> None:
+    engine = FakeEngine(STREAM, ANSWER)
+    app = gateway(engine, access={"keys_file": keys["file"]})
     preflight = {"origin": "http://a", "access-control-request-method": "POST"}
-    ask(app, None, method="OPTIONS", headers=preflight)
+    send(app, None, method="OPTIONS", headers=preflight)
     assert engine.paths == ["/v1/chat/completions"]
-    assert ask(app, None, "/scale_elastic_ep", method="OPTIONS", headers=preflight).status == 401
+    assert send(app, None, "/scale_elastic_ep", method="OPTIONS", headers=preflight).status == 401
 
 
-def test_websockets_are_not_open() -> None:
+def test_websocket_is_closed() -> None:
     sent: list[Any] = []
 
     async def go() -> None:
@@ -122,7 +122,7 @@ def test_websockets_are_not_open() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await door()({"type": "websocket", "path": "/v1/realtime", "headers": []}, receive, send)
+        await gateway()({"type": "websocket", "path": "/v1/realtime", "headers": []}, receive, send)
 
     asyncio.run(go())
     assert [message["type"] for message in sent] == ["websocket.close"]
@@ -131,7 +131,7 @@ def test_websockets_are_not_open() -> None:
 # --- the key file
 
 
-def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
+def test_key_file_is_reloaded(tmp_path: Path) -> None:
     file, now = tmp_path / "keys.txt", [0.0]
     first, second = new_key(), new_key()
     file.write_text(key_line("a", first))
@@ -144,7 +144,7 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     now[0] = 2.0
     assert ring.find(first.encode()) is None
     assert ring.find(second.encode()) is not None
-    file.write_text("rubbish\n")
+    file.write_text("invalid\n")
     now[0] = 4.0
     assert ring.find(second.encode()) is not None, "a broken file leaves the old keys in force"
     file.unlink()
@@ -152,7 +152,7 @@ def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     assert ring.find(second.encode()) is not None
 
 
-def test_a_key_is_valid_through_its_last_day(tmp_path: Path) -> None:
+def test_key_expires_after_its_last_day(tmp_path: Path) -> None:
     file, key, today = tmp_path / "keys.txt", new_key(), [date(2027, 1, 31)]
     file.write_text(key_line("a", key, expires=date(2027, 1, 31)))
     ring = APIKeyStore(file, today=lambda: today[0])
@@ -161,7 +161,7 @@ def test_a_key_is_valid_through_its_last_day(tmp_path: Path) -> None:
     assert ring.find(key.encode()) is None
 
 
-def test_the_whole_hash_is_compared(tmp_path: Path) -> None:
+def test_whole_hash_is_compared(tmp_path: Path) -> None:
     file, key = tmp_path / "keys.txt", new_key()
     line = key_line("a", key)
     end = line.index(" scopes=")
@@ -184,48 +184,48 @@ def test_the_whole_hash_is_compared(tmp_path: Path) -> None:
         f"al/ice sha256:{'0' * 64}",
     ],
 )
-def test_a_malformed_key_file_is_a_clear_error(line: str, tmp_path: Path) -> None:
+def test_malformed_key_file_is_a_config_error(line: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="line"):
         parse_keys(line, "keys.txt")
     file = tmp_path / "keys.txt"
     file.write_text(line)
     with pytest.raises(ConfigError):
-        door(access={"keys_file": str(file)})
+        gateway(access={"keys_file": str(file)})
 
 
-def test_a_missing_key_file_stops_the_start(tmp_path: Path) -> None:
+def test_missing_key_file_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        door(access={"keys_file": str(tmp_path / "none")})
+        gateway(access={"keys_file": str(tmp_path / "none")})
 
 
 # --- documents, ids, errors, logs
 
 
-def test_own_routes_and_headers() -> None:
+def test_builtin_routes_and_response_headers() -> None:
     config = GatewayConfig(
         Settings(), documents={"/licenses": {"model": "x"}}, headers={"X-Model-License": "nvidia-open-model-license"}
     )
-    app = GatewayMiddleware(SmallEngine(STREAM, ANSWER), state=GatewayState(config))
-    assert ask(app, None, "/licenses", method="GET").json() == {"model": "x"}
-    assert ask(app, None, "/about", method="GET").json()["service"] == "hybridserve"
-    assert ask(app, None, "/plan", method="GET").json() == {"path": "/plan"}, "the app's own, where it has one"
-    for result in (ask(app), ask(app, {**CHAT, "stream": True}), ask(app, raw=b"{"), ask(app, {}, "/nowhere")):
+    app = GatewayMiddleware(FakeEngine(STREAM, ANSWER), state=GatewayState(config))
+    assert get(app, "/licenses").json() == {"model": "x"}
+    assert get(app, "/about").json()["service"] == "hybridserve"
+    assert get(app, "/plan").json() == {"path": "/plan"}, "the app's own, where it has one"
+    for result in (send(app), send(app, {**CHAT, "stream": True}), send(app, raw=b"{"), send(app, {}, "/nowhere")):
         assert result.headers["x-model-license"] == "nvidia-open-model-license"
-    assert ask(app, None, "/about", method="HEAD").body == b""
+    assert send(app, None, "/about", method="HEAD").body == b""
 
 
-def test_request_ids_and_trace_context_pass() -> None:
-    engine = SmallEngine(STREAM, ANSWER)
-    app = door(engine)
+def test_request_id_and_trace_context_are_forwarded() -> None:
+    engine = FakeEngine(STREAM, ANSWER)
+    app = gateway(engine)
     good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    result = ask(app, headers={"x-request-id": "abc-1", "traceparent": good, "tracestate": "a=b"})
+    result = send(app, headers={"x-request-id": "abc-1", "traceparent": good, "tracestate": "a=b"})
     assert result.headers["x-request-id"] == engine.headers["x-request-id"] == "abc-1"
     assert (engine.headers["traceparent"], engine.headers["tracestate"]) == (good, "a=b")
     for bad in ("junk", good.upper(), "ff" + good[2:], "00-" + "0" * 32 + good[35:]):
-        ask(app, headers={"traceparent": bad, "tracestate": "a=b"})
+        send(app, headers={"traceparent": bad, "tracestate": "a=b"})
         assert "traceparent" not in engine.headers
         assert "tracestate" not in engine.headers
-    forged = ask(app, headers={"x-request-id": "a\r\nevil: 1"})
+    forged = send(app, headers={"x-request-id": "a\r\nevil: 1"})
     assert forged.headers["x-request-id"] == engine.headers["x-request-id"] != "a\r\nevil: 1"
 
 
@@ -247,8 +247,8 @@ TRACE = 'Traceback (most recent call last):\n  File "/secret/path.py", line 1, i
         ),
     ],
 )
-def test_errors_of_the_app_are_cleaned(status: int, body: Any, code: str) -> None:
-    result = ask(door(SmallEngine(answer=body, status=status)))
+def test_app_errors_have_no_traceback(status: int, body: Any, code: str) -> None:
+    result = send(gateway(FakeEngine(answer=body, status=status)))
     assert_openai_error(result, status, code)
     assert "secret" not in result.body.decode()
     assert "hello" not in result.body.decode()
@@ -260,19 +260,19 @@ def test_errors_of_the_app_are_cleaned(status: int, body: Any, code: str) -> Non
         assert "queued" in result.error["message"]
 
 
-def test_backpressure_in_plain_text_becomes_an_openai_error() -> None:
-    engine = SmallEngine(status=429, text_error="Request dropped due to backpressure")
-    assert_openai_error(ask(door(engine)), 429, "rate_limit_exceeded")
+def test_plain_text_error_becomes_openai_error() -> None:
+    engine = FakeEngine(status=429, text_error="Request dropped due to backpressure")
+    assert_openai_error(send(gateway(engine)), 429, "rate_limit_exceeded")
 
 
-def test_logs_hold_no_key_no_prompt_no_answer(keys: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_contain_no_key_prompt_or_answer(keys: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    engine = SmallEngine([sse(chunk("the answer is SECRETANSWER")), ValueError("SECRETPROMPT")], ANSWER)
-    app = door(engine, access={"keys_file": keys["file"]}, guard={"kind": "rules"})
+    engine = FakeEngine([sse(chunk("the answer is SECRETANSWER")), ValueError("SECRETPROMPT")], ANSWER)
+    app = gateway(engine, access={"keys_file": keys["file"]}, guard={"kind": "rules"})
     body = {"messages": [{"role": "user", "content": "SECRETPROMPT"}]}
-    ask(app, body, headers=bearer(keys["user"]))
-    ask(app, {**body, "stream": True}, headers=bearer(keys["user"]))
-    ask(app, body, headers=bearer("hs-SECRETKEY-that-is-wrong"))
+    send(app, body, headers=bearer(keys["user"]))
+    send(app, {**body, "stream": True}, headers=bearer(keys["user"]))
+    send(app, body, headers=bearer("hs-SECRETKEY-that-is-wrong"))
     text = "\n".join(TextFormatter().format(record) for record in caplog.records)
     assert "event=request" in text
     assert "key=user" in text
@@ -284,23 +284,23 @@ def test_logs_hold_no_key_no_prompt_no_answer(keys: dict[str, str], caplog: pyte
 # --- from the environment
 
 
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = Settings.model_validate({"access": {"max_body_bytes": 2048}})
     text = GatewayConfig(settings, documents={"/licenses": ["a"]}, headers={"x-a": "b"}).to_json()
     file = tmp_path / "handover.json"
     file.write_text(text)
     for value in (text, str(file), settings.model_dump_json()):
         monkeypatch.setenv("HYBRIDSERVE_SETTINGS_JSON", value)
-        app = GatewayMiddleware(SmallEngine())
+        app = GatewayMiddleware(FakeEngine())
         assert app.state.settings.access == settings.access
         load()  # and the loader of settings does not take the variable for a setting
     for wrong in ("", "{", '{"settings": {"acces": {}}}', str(tmp_path / "none"), "[]"):
         monkeypatch.setenv("HYBRIDSERVE_SETTINGS_JSON", wrong)
         with pytest.raises(ConfigError, match="HYBRIDSERVE_SETTINGS_JSON"):
-            GatewayMiddleware(SmallEngine())
+            GatewayMiddleware(FakeEngine())
 
 
-def test_it_mounts_on_a_real_fastapi_app_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastapi_app_mounts_middleware_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
     import httpx
@@ -336,10 +336,10 @@ def test_requests_and_guard_checks_are_counted() -> None:
     registry = CollectorRegistry()
     settings = Settings.model_validate({"guard": {"kind": "rules"}})
     app = GatewayMiddleware(
-        SmallEngine(STREAM, ANSWER), state=GatewayState(GatewayConfig(settings), metrics=GatewayMetrics(registry))
+        FakeEngine(STREAM, ANSWER), state=GatewayState(GatewayConfig(settings), metrics=GatewayMetrics(registry))
     )
-    ask(app)
-    ask(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})
+    send(app)
+    send(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})
     seen = samples(registry)
     assert seen['hybridserve_requests_admitted_total{route="chat"}'] == 1
     assert seen['hybridserve_requests_rejected_total{reason="guard_blocked_input",route="chat"}'] == 1
@@ -348,27 +348,27 @@ def test_requests_and_guard_checks_are_counted() -> None:
     assert 0 <= seen['hybridserve_gateway_overhead_seconds_sum{route="chat"}'] < 5
 
 
-def test_a_generation_is_one_span_between_the_callers_and_the_engines() -> None:
+def test_generation_has_one_span_between_caller_and_engine() -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     from hybridserve.gateway.tracing import RequestTracer
 
-    exporter, provider, engine = InMemorySpanExporter(), TracerProvider(), SmallEngine(STREAM, ANSWER)
+    exporter, provider, engine = InMemorySpanExporter(), TracerProvider(), FakeEngine(STREAM, ANSWER)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     settings = Settings.model_validate({"guard": {"kind": "rules"}})
     app = GatewayMiddleware(engine, state=GatewayState(GatewayConfig(settings), tracer=RequestTracer(provider)))
     caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    ask(app, headers={"traceparent": caller})
-    ask(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})
-    ask(app, None, "/health", method="GET")
+    send(app, headers={"traceparent": caller})
+    send(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})
+    get(app, "/health")
     good, blocked = exporter.get_finished_spans()
     assert good.parent is not None
     assert f"{good.context.trace_id:032x}" == caller[3:35]
     assert f"{good.parent.span_id:016x}" == caller[36:52]
     assert engine.headers.get("traceparent") is None, "the last request was no generation"
-    ask(app, headers={"traceparent": caller})
+    send(app, headers={"traceparent": caller})
     assert engine.headers["traceparent"].split("-")[1] == caller[3:35]
     assert engine.headers["traceparent"] != caller
     assert good.attributes["http.response.status_code"] == 200  # type: ignore[index]

@@ -1,110 +1,113 @@
-"""The guard on prompts and on answers, whole or streamed: nothing unread leaves, and no error is a pass."""
+"""Guard checks of prompts and responses: no unchecked text leaves, and a failed check is not a pass."""
 
 from __future__ import annotations
 
-import asyncio
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from support.fake_engine import DONE, SmallEngine, call, chunk, sse
-from support.guarded_gateway import CHAT, Word, ask, assert_cut, door
-
-# --- the guard on answers
+from support.fake_engine import DONE, FakeEngine, Response, chunk, sse
+from support.gateway_client import STREAM_CHAT, WordGuard, assert_incomplete, gateway, get, send
 
 
-def test_a_clean_stream_arrives_whole_and_unchanged() -> None:
+def guarded(pieces: Any = (DONE,), body: Any = STREAM_CHAT, path: str = "/v1/chat/completions") -> Response:
+    """The response to one request, with a guard that blocks BANNED in front of an engine that streams `pieces`."""
+    return send(gateway(FakeEngine(list(pieces)), WordGuard()), body, path)
+
+
+# --- responses
+
+
+def test_allowed_stream_is_unchanged() -> None:
     pieces = [sse(chunk()), *[sse(chunk(f"word{i} ")) for i in range(200)], DONE]
-    engine = SmallEngine(pieces)
-    result = ask(door(engine, Word()))
+    engine = FakeEngine(pieces)
+    result = send(gateway(engine, WordGuard()), STREAM_CHAT)
     assert result.body == b"".join(pieces)
     assert (engine.finished, engine.aborted) == (1, 0)
 
 
 @pytest.mark.parametrize("channel", ["content", "reasoning", "refusal"])
 @pytest.mark.parametrize("cut", range(1, 6))
-def test_a_banned_phrase_across_chunks_never_leaves(channel: str, cut: int) -> None:
+def test_banned_phrase_across_chunks_is_blocked(channel: str, cut: int) -> None:
     texts = ["x" * 37, "BANNED"[:cut], "BANNED"[cut:], "y" * 100, "tail"]
-    engine = SmallEngine([sse(chunk()), *[sse(chunk(text, channel=channel)) for text in texts], 0.5, DONE])
-    result = ask(door(engine, Word()))
-    assert_cut(result, "guard_blocked")
+    engine = FakeEngine([sse(chunk()), *[sse(chunk(text, channel=channel)) for text in texts], 0.5, DONE])
+    result = send(gateway(engine, WordGuard()), STREAM_CHAT)
+    assert_incomplete(result, "guard_blocked")
     assert result.payloads[-1]["error"]["guard"] == {"stage": "output", "categories": ["Word"]}
     assert not set("BAND") & set(result.text(channel))
-    assert engine.aborted == 1, "the engine must not go on for nobody"
+    assert engine.aborted == 1, "the engine stops generating"
 
 
-def test_tool_call_arguments_are_read() -> None:
+def test_tool_call_arguments_are_checked() -> None:
     def tool(text: str) -> dict[str, Any]:
         delta = {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
         return {"choices": [{"index": 0, "delta": delta}]}
 
-    engine = SmallEngine([sse(tool('{"q":"BAN')), sse(tool('NED"}')), DONE])
-    result = ask(door(engine, Word()))
-    assert_cut(result, "guard_blocked")
+    result = guarded([sse(tool('{"q":"BAN')), sse(tool('NED"}')), DONE])
+    assert_incomplete(result, "guard_blocked")
     assert b"BAN" not in result.chunks[0]
 
 
-def test_bytes_of_a_character_and_of_an_event_may_be_cut_anywhere() -> None:
+def test_chunks_may_split_characters_and_events() -> None:
     stream = b"".join([sse(chunk()), *[sse(chunk(text)) for text in ("grüße ", "😀😀", "BAN", "NED", " more")], DONE])
     for size in (1, 2, 3, 7, len(stream)):
         pieces: list[Any] = [stream[i : i + size] for i in range(0, len(stream), size)]
-        result = ask(door(SmallEngine(pieces), Word()))
-        assert_cut(result, "guard_blocked")
+        result = guarded(pieces)
+        assert_incomplete(result, "guard_blocked")
         assert "B" not in result.text()
     harmless = stream.replace(b"NED", b"ANA")
     for size in (1, 5):
         pieces = [harmless[i : i + size] for i in range(0, len(harmless), size)]
-        for guard in (Word(), None):
-            result = ask(door(SmallEngine(pieces), guard))
+        for guard in (WordGuard(), None):
+            result = send(gateway(FakeEngine(pieces), guard), STREAM_CHAT)
             assert result.text() == "grüße 😀😀BANANA more"
             assert result.done
 
 
 def test_many_events_in_one_chunk_and_one_huge_delta() -> None:
     blob = b"".join([sse(chunk("a" * 5)) for _ in range(50)] + [DONE])
-    result = ask(door(SmallEngine([blob]), Word()))
+    result = guarded([blob])
     assert (result.text(), result.done) == ("a" * 250, True)
-    guard = Word()
-    result = ask(door(SmallEngine([sse(chunk("x" * 100_000 + "BANNED")), DONE]), guard))
-    assert_cut(result, "guard_blocked")
+    guard = WordGuard()
+    result = send(gateway(FakeEngine([sse(chunk("x" * 100_000 + "BANNED")), DONE]), guard), STREAM_CHAT)
+    assert_incomplete(result, "guard_blocked")
     assert result.text() == ""
-    assert max(len(messages[-1]["content"]) for _, messages in guard.asked) <= 40
+    assert max(len(messages[-1]["content"]) for _, messages in guard.checked) <= 40
 
 
-def test_comments_pass_at_once_but_not_their_words() -> None:
-    engine = SmallEngine([sse(chunk("abc")), b": BANNED\n\n", 0.1, sse(chunk("def")), DONE])
-    result = ask(door(engine, Word()))
+def test_comment_is_replaced_by_keep_alive() -> None:
+    result = guarded([sse(chunk("abc")), b": BANNED\n\n", 0.1, sse(chunk("def")), DONE])
     assert b"BANNED" not in result.body
-    assert result.chunks[0] == b": keep-alive\n\n", "it comes while text is held"
+    assert result.chunks[0] == b": keep-alive\n\n", "it is sent while text is held"
     assert result.text() == "abcdef"
 
 
 @pytest.mark.parametrize(
-    "rubbish",
+    "data",
     [b"data: {not json}\n\n", b"data: [1]\n\n", b'data: "BANNED"\n\n', b"data: \xff\xfe\n\n", b"data: BANNED\n\n"],
 )
-def test_what_a_guard_cannot_read_does_not_pass(rubbish: bytes) -> None:
-    result = ask(door(SmallEngine([sse(chunk("abc")), rubbish, DONE]), Word()))
-    assert_cut(result, "stream_unreadable")
+def test_unreadable_event_ends_the_stream(data: bytes) -> None:
+    result = guarded([sse(chunk("abc")), data, DONE])
+    assert_incomplete(result, "stream_unreadable")
     assert b"BANNED" not in result.body
 
 
-def test_several_answers_have_lanes_of_their_own() -> None:
+def test_choices_have_separate_channels() -> None:
     pieces = [sse(chunk("BAN", index=0)), sse(chunk("NED", index=1)), sse(chunk("ANA", index=0)), DONE]
-    result = ask(door(SmallEngine(pieces), Word()), {**CHAT, "n": 2})
-    assert result.done, "a phrase across two answers is none"
+    result = guarded(pieces, {**STREAM_CHAT, "n": 2})
+    assert result.done, "a phrase split across two choices is not blocked"
     pieces = [sse(chunk("BAN", index=0)), sse(chunk("x", index=1)), sse(chunk("NED", index=0)), DONE]
-    assert_cut(ask(door(SmallEngine(pieces), Word()), {**CHAT, "n": 2}), "guard_blocked")
+    assert_incomplete(guarded(pieces, {**STREAM_CHAT, "n": 2}), "guard_blocked")
 
 
-def test_answers_in_one_piece_are_read_too() -> None:
+def test_unstreamed_response_is_checked() -> None:
     def answer(**message: Any) -> dict[str, Any]:
         return {"choices": [{"index": 0, "message": {"role": "assistant", **message}}]}
 
-    body = {**CHAT, "stream": False}
+    body = {**STREAM_CHAT, "stream": False}
     good = answer(content="fine", reasoning="well")
-    assert ask(door(SmallEngine(answer=good), Word()), body).json() == good
+    assert send(gateway(FakeEngine(answer=good), WordGuard()), body).json() == good
     for message in (
         {"content": "so BANNED"},
         {"content": "fine", "reasoning": "BANNED"},
@@ -114,15 +117,14 @@ def test_answers_in_one_piece_are_read_too() -> None:
         },
         {"content": "fine", "something_new": ["BANNED"]},
     ):
-        result = ask(door(SmallEngine(answer=answer(**message)), Word()), body)
+        result = send(gateway(FakeEngine(answer=answer(**message)), WordGuard()), body)
         assert (result.status, result.error["code"]) == (400, "guard_blocked")
         assert b"BANNED" not in result.body
 
 
-def test_completions_and_responses_are_read_as_well() -> None:
+def test_completions_and_responses_apis_are_checked() -> None:
     pieces = [sse({"choices": [{"index": 0, "text": text}]}) for text in ("BAN", "NED")] + [DONE]
-    result = asyncio.run(call(door(SmallEngine(pieces), Word()), "/v1/completions", {"prompt": "a", "stream": True}))
-    assert_cut(result, "guard_blocked")
+    assert_incomplete(guarded(pieces, {"prompt": "a", "stream": True}, "/v1/completions"), "guard_blocked")
 
     def event(kind: str, **more: Any) -> bytes:
         return f"event: {kind}\n".encode() + sse({"type": kind, **more})
@@ -134,57 +136,59 @@ def test_completions_and_responses_are_read_as_well() -> None:
         return [event("response.created", response={"output": [], "instructions": "x"}), *deltas, end]
 
     body = {"input": "a", "stream": True}
-    result = asyncio.run(call(door(SmallEngine(response("BAN", "NED")), Word()), "/v1/responses", body))
-    assert_cut(result, "guard_blocked")
-    for guard in (Word(), None):
-        result = asyncio.run(call(door(SmallEngine(response("BAN", "ANA")), guard), "/v1/responses", body))
+    assert_incomplete(guarded(response("BAN", "NED"), body, "/v1/responses"), "guard_blocked")
+    for guard in (WordGuard(), None):
+        result = send(gateway(FakeEngine(response("BAN", "ANA")), guard), body, "/v1/responses")
         assert result.payloads[-1]["type"] == "response.completed"
-    result = asyncio.run(call(door(SmallEngine(response("a")[:-1]), None), "/v1/responses", body))
-    assert_cut(result, "stream_interrupted")
+    result = send(gateway(FakeEngine(response("a")[:-1]), None), body, "/v1/responses")
+    assert_incomplete(result, "stream_interrupted")
     stored = {"input": "a", "previous_response_id": "resp_1"}
-    refused = asyncio.run(call(door(SmallEngine(), Word()), "/v1/responses", stored))
-    assert refused.error["code"] == "guard_unreadable"
+    assert guarded(body=stored, path="/v1/responses").error["code"] == "guard_unreadable"
 
 
 @pytest.mark.parametrize("extra", [{"return_token_ids": True}, {"include_reasoning": False, "logprobs": True}])
-def test_other_forms_of_the_text_do_not_go_past_the_guard(extra: dict[str, Any]) -> None:
-    assert ask(door(SmallEngine([DONE]), Word()), {**CHAT, **extra}).error["code"] == "field_not_allowed"
-    assert ask(door(SmallEngine([DONE])), {**CHAT, **extra}).status == 200
+def test_output_that_the_guard_cannot_read_is_rejected(extra: dict[str, Any]) -> None:
+    assert guarded(body={**STREAM_CHAT, **extra}).error["code"] == "field_not_allowed"
+    assert send(gateway(FakeEngine([DONE])), {**STREAM_CHAT, **extra}).status == 200
 
 
-# --- the guard on prompts
+# --- prompts
 
 
 @pytest.mark.parametrize("policy", ["before", "overlap"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_blocked_prompt_is_400_and_gets_nothing(policy: str, stream: bool) -> None:
-    engine = SmallEngine([sse(chunk("answer")), DONE], {"choices": []})
-    app = door(engine, Word(delay=0.05), guard={"input": policy, "window_tokens": 10, "overlap_tokens": 3})
+def test_blocked_prompt_is_400(policy: str, stream: bool) -> None:
+    engine = FakeEngine([sse(chunk("answer")), DONE], {"choices": []})
+    app = gateway(engine, WordGuard(delay=0.05), guard={"input": policy, "window_tokens": 10, "overlap_tokens": 3})
     body = {"messages": [{"role": "user", "content": "BANNED"}], "stream": stream}
-    result = ask(app, body)
+    result = send(app, body)
     assert (result.status, result.error["code"]) == (400, "guard_blocked")
     assert b"answer" not in result.body
     assert len(engine.bodies) == (0 if policy == "before" else 1)
 
 
-def test_overlap_lets_the_engine_start_and_stops_it() -> None:
-    engine = SmallEngine([5.0, sse(chunk("answer")), DONE], whole_delay=5.0, answer={})
+def test_overlap_mode_aborts_engine_on_blocked_prompt() -> None:
+    engine = FakeEngine([5.0, sse(chunk("answer")), DONE], delay=5.0, answer={})
     for stream in (True, False):
-        app = door(engine, Word(delay=0.05), guard={"input": "overlap"})
+        app = gateway(engine, WordGuard(delay=0.05), guard={"input": "overlap"})
         start = monotonic()
-        result = ask(app, {"messages": [{"role": "user", "content": "BANNED"}], "stream": stream})
+        result = send(app, {"messages": [{"role": "user", "content": "BANNED"}], "stream": stream})
         assert (result.status, result.error["code"]) == (400, "guard_blocked")
-        assert monotonic() - start < 2, "the engine was not waited for"
+        assert monotonic() - start < 2, "the response does not wait for the engine"
     assert engine.aborted == 2
 
 
-def test_overlap_hides_the_guards_time_behind_the_engines() -> None:
-    engine = SmallEngine([0.2, sse(chunk("answer")), DONE])
-    app = door(engine, Word(delay=0.2), guard={"input": "overlap", "output": False})
-    start = monotonic()
-    result = ask(app)
+def test_overlap_mode_runs_guard_and_engine_concurrently() -> None:
+    engine = FakeEngine([sse(chunk("answer")), DONE])
+
+    class SlowGuard(WordGuard):
+        async def check(self, messages: Any, stage: Any) -> Any:
+            verdict = await super().check(messages, stage)
+            assert engine.bodies, "the engine has the request before the verdict"
+            return verdict
+
+    result = send(gateway(engine, SlowGuard(delay=0.05), guard={"input": "overlap", "output": False}), STREAM_CHAT)
     assert (result.text(), result.done) == ("answer", True)
-    assert monotonic() - start < 0.35
 
 
 @pytest.mark.parametrize(
@@ -198,14 +202,14 @@ def test_overlap_hides_the_guards_time_behind_the_engines() -> None:
         {"role": "developer", "content": "BANNED"},
     ],
 )
-def test_every_part_of_a_conversation_is_read(message: dict[str, Any]) -> None:
+def test_every_message_is_checked(message: dict[str, Any]) -> None:
     body = {"messages": [message, {"role": "user", "content": "go on"}], "stream": True}
-    assert ask(door(SmallEngine([DONE]), Word()), body).error["code"] == "guard_blocked"
+    assert guarded([DONE], body).error["code"] == "guard_blocked"
 
 
-def test_descriptions_of_tools_are_read() -> None:
+def test_tool_descriptions_are_checked() -> None:
     tool = {"type": "function", "function": {"name": "f", "description": "BANNED", "parameters": {}}}
-    assert ask(door(SmallEngine([DONE]), Word()), {**CHAT, "tools": [tool]}).error["code"] == "guard_blocked"
+    assert guarded(body={**STREAM_CHAT, "tools": [tool]}).error["code"] == "guard_blocked"
 
 
 @pytest.mark.parametrize(
@@ -217,23 +221,23 @@ def test_descriptions_of_tools_are_read() -> None:
         ("/v1/completions", {"prompt": "a", "prompt_embeds": "AAAA"}),
     ],
 )
-def test_what_is_not_text_is_refused(path: str, body: dict[str, Any]) -> None:
-    result = asyncio.run(call(door(SmallEngine(), Word()), path, body))
+def test_prompt_that_is_not_text_is_rejected(path: str, body: dict[str, Any]) -> None:
+    result = guarded(body=body, path=path)
     assert (result.status, result.error["code"]) == (400, "guard_unreadable")
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("policy", ["off", "before", "overlap"])
-def test_a_dead_guard_serves_nothing(policy: str, stream: bool) -> None:
-    engine = SmallEngine([sse(chunk("answer")), DONE], {"choices": [{"index": 0, "message": {"content": "answer"}}]})
-    app = door(engine, Word(fail=True), guard={"input": policy})
-    result = ask(app, {**CHAT, "stream": stream})
+def test_failing_guard_rejects_all_requests(policy: str, stream: bool) -> None:
+    engine = FakeEngine([sse(chunk("answer")), DONE], {"choices": [{"index": 0, "message": {"content": "answer"}}]})
+    app = gateway(engine, WordGuard(fail=True), guard={"input": policy})
+    result = send(app, {**STREAM_CHAT, "stream": stream})
     assert b"answer" not in result.body
     error = result.payloads[-1]["error"] if result.status == 200 else result.error
     assert error["code"] == "guard_unavailable"
     if not (stream and policy == "off"):
         assert result.status == 503
         assert result.headers["retry-after"]
-    ready = asyncio.run(call(app, "/ready", method="GET"))
+    ready = get(app, "/ready")
     assert ready.status == 503
     assert "guard" in ready.json()["reasons"][0]

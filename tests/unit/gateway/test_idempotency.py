@@ -1,4 +1,4 @@
-"""A client that asks again with its Idempotency-Key: the same answer, once computed, and never a wrong one."""
+"""Idempotency-Key: a repeated request gets the stored response, and never another one."""
 
 from __future__ import annotations
 
@@ -11,60 +11,53 @@ from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.limits.idempotency import MAX_RESPONSE_BYTES, IdempotencyCache
-from hybridserve.settings import Settings
-from support.fake_engine import DONE, Result, SmallEngine, call, chunk, sse
+from support.fake_engine import DONE, FakeEngine, Response, chunk, request, sse
+from support.gateway_client import ANSWER, CHAT, STREAM, gateway, send
 
-CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
-ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}}], "usage": {"total_tokens": 50}}
-STREAM: list[Any] = [sse(chunk()), sse(chunk("hi")), DONE]
 ALICE, BOB = Key("alice", frozenset({"inference"}), digest=b"a"), Key("bob", frozenset({"inference"}), digest=b"b")
 
 
-def door(engine: SmallEngine, **sections: Any) -> GatewayMiddleware:
-    return GatewayMiddleware(engine, Settings.model_validate(sections))
-
-
-def ask(app: GatewayMiddleware, ident: str = "one", body: Any = CHAT, **more: Any) -> Result:
-    return asyncio.run(call(app, body=body, headers={"idempotency-key": ident}, **more))
+def send_with_key(app: GatewayMiddleware, ident: str = "one", body: Any = CHAT, **options: Any) -> Response:
+    return send(app, body, headers={"idempotency-key": ident}, **options)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_second_time_the_engine_is_not_asked(stream: bool) -> None:
-    engine = SmallEngine(STREAM, ANSWER)
-    app, body = door(engine), {**CHAT, "stream": stream}
-    first, second = ask(app, body=body), ask(app, body=body)
+def test_repeated_request_is_replayed(stream: bool) -> None:
+    engine = FakeEngine(STREAM, ANSWER)
+    app, body = gateway(engine), {**CHAT, "stream": stream}
+    first, second = send_with_key(app, body=body), send_with_key(app, body=body)
     assert second.body == first.body
     assert (first.status, second.status) == (200, 200)
     assert second.headers["idempotency-replayed"] == "true"
     assert "idempotency-replayed" not in first.headers
     assert second.headers["x-request-id"] != first.headers["x-request-id"]
     assert len(engine.bodies) == 1
-    assert ask(app, "two", body).status == 200
+    assert send_with_key(app, "two", body).status == 200
     assert len(engine.bodies) == 2
 
 
-def test_one_key_is_one_request() -> None:
-    app = door(SmallEngine(STREAM, ANSWER))
-    assert ask(app).status == 200
-    other = ask(app, body={**CHAT, "max_tokens": 3})
+def test_key_reused_for_other_request_is_422() -> None:
+    app = gateway(FakeEngine(STREAM, ANSWER))
+    assert send_with_key(app).status == 200
+    other = send_with_key(app, body={**CHAT, "max_tokens": 3})
     assert (other.status, other.error["code"]) == (422, "idempotency_key_reused")
 
 
 @pytest.mark.parametrize("ident", ["", "x" * 256, "a\tb", "ü"])
-def test_keys_that_are_none(ident: str) -> None:
-    refused = ask(door(SmallEngine(STREAM, ANSWER)), ident)
-    assert (refused.status, refused.error["code"]) == (400, "invalid_idempotency_key")
+def test_invalid_key_is_400(ident: str) -> None:
+    rejected = send_with_key(gateway(FakeEngine(STREAM, ANSWER)), ident)
+    assert (rejected.status, rejected.error["code"]) == (400, "invalid_idempotency_key")
 
 
-def test_while_it_runs_the_second_is_told_to_wait() -> None:
-    engine = SmallEngine(answer=ANSWER, whole_delay=0.2)
-    app = door(engine)
+def test_repeated_request_while_first_runs_is_409() -> None:
+    engine = FakeEngine(answer=ANSWER, delay=0.2)
+    app = gateway(engine)
 
-    async def both() -> tuple[Result, Result]:
+    async def both() -> tuple[Response, Response]:
         headers = {"idempotency-key": "one"}
-        first = asyncio.create_task(call(app, body=CHAT, headers=headers))
+        first = asyncio.create_task(request(app, body=CHAT, headers=headers))
         await asyncio.sleep(0.05)
-        return await call(app, body=CHAT, headers=headers), await first
+        return await request(app, body=CHAT, headers=headers), await first
 
     second, first = asyncio.run(both())
     assert (second.status, second.error["code"]) == (409, "idempotency_in_progress")
@@ -76,57 +69,57 @@ def test_while_it_runs_the_second_is_told_to_wait() -> None:
 @pytest.mark.parametrize(
     "engine",
     [
-        SmallEngine([sse(chunk("hi"))]),
-        SmallEngine([sse(chunk("hi")), sse({"error": {"message": "x", "code": 500}}), DONE]),
-        SmallEngine([sse(chunk("hi")), RuntimeError("dead")]),
-        SmallEngine(status=500, answer={"error": "x"}),
+        FakeEngine([sse(chunk("hi"))]),
+        FakeEngine([sse(chunk("hi")), sse({"error": {"message": "x", "code": 500}}), DONE]),
+        FakeEngine([sse(chunk("hi")), RuntimeError("dead")]),
+        FakeEngine(status=500, answer={"error": "x"}),
     ],
 )
-def test_what_failed_is_not_kept(engine: SmallEngine) -> None:
-    app, body = door(engine), {**CHAT, "stream": engine.status == 200}
-    ask(app, body=body)
-    again = ask(app, body=body)
+def test_failed_response_is_not_stored(engine: FakeEngine) -> None:
+    app, body = gateway(engine), {**CHAT, "stream": engine.status == 200}
+    send_with_key(app, body=body)
+    again = send_with_key(app, body=body)
     assert "idempotency-replayed" not in again.headers
     assert len(engine.bodies) == 2
 
 
-def test_a_client_that_left_may_ask_again() -> None:
-    engine = SmallEngine([sse(chunk("hi")), 0.3, sse(chunk("more")), DONE])
-    app, body = door(engine), {**CHAT, "stream": True}
-    ask(app, body=body, hang_up_after=1)
-    again = ask(app, body=body)
+def test_aborted_response_is_not_stored() -> None:
+    engine = FakeEngine([sse(chunk("hi")), 0.3, sse(chunk("more")), DONE])
+    app, body = gateway(engine), {**CHAT, "stream": True}
+    send_with_key(app, body=body, disconnect_after=1)
+    again = send_with_key(app, body=body)
     assert again.done
     assert "idempotency-replayed" not in again.headers
 
 
-def kept(answers: IdempotencyCache, key: Key, ident: bytes, size: int = 10) -> bool:
-    """Ask; whether there was an answer already."""
-    with answers.open(key, ident, "chat", b"{}") as entry:
+def stored_before(cache: IdempotencyCache, key: Key, ident: bytes, size: int = 10) -> bool:
+    """Open and finish an entry; whether a response was stored before."""
+    with cache.open(key, ident, "chat", b"{}") as entry:
         stored, entry.finished = entry.finished, True
         entry.size = entry.size if stored else size
         return stored
 
 
-def test_callers_do_not_see_each_others_answers_and_time_ends() -> None:
+def test_responses_are_separate_by_api_key_and_expire() -> None:
     now = [0.0]
-    answers = IdempotencyCache(60, clock=lambda: now[0])
-    assert [kept(answers, who, b"k") for who in (ALICE, ALICE, BOB, BOB)] == [False, True, False, True]
+    cache = IdempotencyCache(60, clock=lambda: now[0])
+    assert [stored_before(cache, who, b"k") for who in (ALICE, ALICE, BOB, BOB)] == [False, True, False, True]
     now[0] = 61
-    assert not kept(answers, ALICE, b"k")
+    assert not stored_before(cache, ALICE, b"k")
 
 
-def test_memory_is_bounded() -> None:
-    answers = IdempotencyCache(60, clock=lambda: 0.0)
+def test_stored_bytes_are_limited() -> None:
+    cache = IdempotencyCache(60, clock=lambda: 0.0)
     for number in range(100):
-        kept(answers, ALICE, str(number).encode(), MAX_RESPONSE_BYTES)
-    assert not kept(answers, ALICE, b"0", MAX_RESPONSE_BYTES)
-    assert kept(answers, ALICE, b"99", MAX_RESPONSE_BYTES)
-    assert not kept(answers, ALICE, b"huge", MAX_RESPONSE_BYTES + 1)
-    assert not kept(answers, ALICE, b"huge", MAX_RESPONSE_BYTES + 1)
+        stored_before(cache, ALICE, str(number).encode(), MAX_RESPONSE_BYTES)
+    assert not stored_before(cache, ALICE, b"0", MAX_RESPONSE_BYTES)
+    assert stored_before(cache, ALICE, b"99", MAX_RESPONSE_BYTES)
+    assert not stored_before(cache, ALICE, b"huge", MAX_RESPONSE_BYTES + 1)
+    assert not stored_before(cache, ALICE, b"huge", MAX_RESPONSE_BYTES + 1)
 
 
-def test_a_refusal_gives_the_key_back() -> None:
-    answers = IdempotencyCache(60)
-    with pytest.raises(APIError), answers.open(ALICE, b"k", "chat", b"{}"):
+def test_rejected_request_releases_the_key() -> None:
+    cache = IdempotencyCache(60)
+    with pytest.raises(APIError), cache.open(ALICE, b"k", "chat", b"{}"):
         raise APIError(429, "rate_limit_exceeded", "later")
-    assert not kept(answers, ALICE, b"k")
+    assert not stored_before(cache, ALICE, b"k")

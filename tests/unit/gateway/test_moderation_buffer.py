@@ -19,7 +19,7 @@ texts = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters
 
 
 @given(st.lists(texts, max_size=8), st.sampled_from(["\n", "\r\n", "\r"]), st.data())
-def test_events_survive_any_cut_and_any_line_end(lines: list[str], newline: str, data: st.DataObject) -> None:
+def test_decoder_accepts_any_chunks_and_line_ends(lines: list[str], newline: str, data: st.DataObject) -> None:
     stream = "".join(f"data: {line}{newline}{newline}" for line in lines).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -29,7 +29,7 @@ def test_events_survive_any_cut_and_any_line_end(lines: list[str], newline: str,
     assert [event_data(event) for event in split_events(out)] == lines
 
 
-def test_half_a_character_waits_for_its_other_half() -> None:
+def test_decoder_keeps_a_split_character() -> None:
     event = 'data: {"t":"ü€😀"}\n\n'.encode()
     for cut in range(1, len(event)):
         decoder = SSEDecoder()
@@ -38,13 +38,13 @@ def test_half_a_character_waits_for_its_other_half() -> None:
         assert decoder.feed(event[cut:]) == event
 
 
-def test_several_data_lines_are_one_text_and_comments_none() -> None:
+def test_event_data() -> None:
     assert event_data(b"data: a\ndata:b\n\n") == "a\nb"
     assert event_data(b": data: no\n\n") is None
     assert event_data(b"event: x\nid: 1\ndata\n\n") == ""
 
 
-def test_an_event_without_end_is_refused() -> None:
+def test_decoder_rejects_too_large_event() -> None:
     decoder = SSEDecoder(limit=100)
     with pytest.raises(EventTooLarge):
         decoder.feed(b"data: " + b"x" * 200)
@@ -92,7 +92,7 @@ pieces_of_lanes = st.lists(st.tuples(st.sampled_from(["content", "reasoning"]), 
 
 
 @given(pieces_of_lanes, st.integers(4, 40), st.data())
-def test_allowed_text_all_arrives_in_order_and_no_more_than_a_window_waits(
+def test_allowed_text_arrives_in_order_and_at_most_a_window_waits(
     pieces: list[tuple[str, str]], size: int, data: st.DataObject
 ) -> None:
     overlap = data.draw(st.integers(0, size // 2))
@@ -153,11 +153,11 @@ def through(
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.one_of(words, st.none())), max_size=40), st.integers(2, 12))
-def test_several_answers_all_arrive_in_order(pieces: list[tuple[int, str | None]], overlap: int) -> None:
+def test_choices_arrive_in_order(pieces: list[tuple[int, str | None]], overlap: int) -> None:
     assert through(ModerationBuffer(Judge(), 2 * overlap, overlap, max_hold_s=1e9), pieces) == (pieces, False)
 
 
-def test_an_answer_that_pauses_keeps_its_tail_while_another_goes_on() -> None:
+def test_paused_choice_holds_its_tail() -> None:
     """A sequence that was preempted says nothing for a while, and has not ended."""
     pause: list[tuple[int, str | None]] = [(1, "x")] * 50
     left, stopped = through(
@@ -167,7 +167,7 @@ def test_an_answer_that_pauses_keeps_its_tail_while_another_goes_on() -> None:
     assert left == []
 
 
-def test_an_answer_that_ended_holds_nothing_back() -> None:
+def test_finished_choice_holds_nothing_back() -> None:
     window = ModerationBuffer(Judge(), 8, 4, max_hold_s=1e9)
 
     async def go() -> int:
@@ -180,7 +180,7 @@ def test_an_answer_that_ended_holds_nothing_back() -> None:
     assert asyncio.run(go()) > 22 - 8
 
 
-def test_a_huge_delta_is_read_in_windows() -> None:
+def test_huge_delta_is_checked_in_windows() -> None:
     judge = Judge("BAD")
     out, stopped, _ = run_window([("content", "x" * 10_000 + "BAD" + "y" * 10_000)], ModerationBuffer(judge, 100, 20))
     assert stopped
@@ -188,7 +188,7 @@ def test_a_huge_delta_is_read_in_windows() -> None:
     assert b"".join(out) == b""
 
 
-def test_a_slow_stream_is_read_before_its_window_is_full() -> None:
+def test_slow_stream_is_checked_before_the_window_is_full() -> None:
     now = [0.0]
     window = ModerationBuffer(Judge(), 100, 0, max_hold_s=1.0, clock=lambda: now[0])
 
@@ -217,7 +217,7 @@ def test_reasoning_that_ended_does_not_hold_the_answer_back() -> None:
     assert asyncio.run(go()) > len(pieces) - 8
 
 
-def test_unknown_fields_of_a_delta_are_read_too() -> None:
+def test_unknown_fields_of_a_delta_are_text() -> None:
     delta = {
         "role": "assistant",
         "content": "a",
@@ -233,7 +233,7 @@ def test_unknown_fields_of_a_delta_are_read_too() -> None:
     assert again[0][0] == found[4][0], "pieces of one tool call continue one lane"
 
 
-def test_the_answers_that_end_are_known() -> None:
+def test_finished_choices() -> None:
     ends = [{"index": 0, "delta": {}, "finish_reason": None}, {"index": 1, "delta": {}, "finish_reason": "stop"}]
     assert CHAT.finished_choices({"choices": ends}) == {1}
     assert CHAT.finished_choices({"usage": {}}) == set()

@@ -21,7 +21,7 @@ from hybridserve.gateway.reasoning.controls import (
 )
 from hybridserve.settings import Settings
 from hybridserve.settings.reasoning import ReasoningSection
-from support.fake_engine import Result, SmallEngine, call
+from support.fake_engine import FakeEngine, Response, request
 
 WORDS = ReasoningSection().control_words
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}}]}
@@ -35,11 +35,11 @@ def system(text: str, role: str = "system") -> dict[str, str]:
     return {"role": role, "content": text}
 
 
-def forwarded(body: dict[str, Any], path: str = "/v1/chat/completions", **reasoning: Any) -> tuple[Result, Any]:
+def forwarded(body: dict[str, Any], path: str = "/v1/chat/completions", **reasoning: Any) -> tuple[Response, Any]:
     """The client's response, and the body that reached the engine."""
-    engine = SmallEngine(answer=ANSWER)
+    engine = FakeEngine(answer=ANSWER)
     app = GatewayMiddleware(engine, Settings.model_validate({"reasoning": reasoning}))
-    result = asyncio.run(call(app, path, body))
+    result = asyncio.run(request(app, path, body))
     return result, engine.bodies[-1] if engine.bodies else {}
 
 
@@ -201,11 +201,11 @@ class ThinkingEngine:
 BUDGET = {**user(), "reasoning": {"budget": 5}}
 
 
-def send(engine: ThinkingEngine, *bodies: Any, **reasoning: Any) -> tuple[GatewayMiddleware, list[Result]]:
+def send(engine: ThinkingEngine, *bodies: Any, **reasoning: Any) -> tuple[GatewayMiddleware, list[Response]]:
     app = GatewayMiddleware(engine, Settings.model_validate({"reasoning": reasoning}))
 
-    async def run() -> list[Result]:
-        return [await call(app, body=body) for body in bodies]
+    async def run() -> list[Response]:
+        return [await request(app, body=body) for body in bodies]
 
     return app, asyncio.run(run())
 
