@@ -26,14 +26,16 @@ SUFFIXES = {"", ".py", ".md", ".yaml", ".yml", ".tpl", ".txt", ".sh", ".example"
 # Texts of others, and the corpus that the demo model was trained on.
 SKIPPED = re.compile(r"demo/corpus/|tests/chart/crds/|demo_model/(tokenizer|TRAINING)|tests/unit/test_plain_english.py")
 # (path, phrase): why it is right there.
-ALLOWED: dict[tuple[str, str], str] = {}
+ALLOWED: dict[tuple[str, str], str] = {
+    ("src/hybridserve/catalog/licenses/mit.yaml", "shall"): "a quotation of the license",
+}
 # Parts that are still being rewritten.
 PENDING = (
     "benchmarks/overhead_servers.py", "docs/reference/metrics.md", "docs/reference/settings.md",
     "docs/reference/rules.md", "docs/runbooks/", "helm/",
     "scripts/chart_files.py", "scripts/render_dashboards.py",
     *(f"src/hybridserve/{package}/" for package in (
-        "catalog", "cli", "engine", "gateway", "guards", "observability", "planning", "runtime", "settings",
+        "catalog", "cli", "engine", "gateway", "observability", "planning", "runtime", "settings",
         "simulator",
     )),
     "tests/chart/", "tests/engine/", "tests/stack/", "tests/support/", "tests/unit/",

@@ -28,7 +28,7 @@ def attribution_bundle(view: DeploymentView) -> Mapping[str, str]:
 
 
 def missing_copies(view: DeploymentView) -> list[str]:
-    """For each license whose text must be added to the bundle, a sentence that says so."""
+    """One sentence for each license whose text must be added to the bundle."""
     licenses = {license.id: license for _, license, _ in duties(view, "license_copy")}
     return [
         f"{license.title} ({license.version}): put the text of {license.url} into licenses/{license.id}.txt"

@@ -26,17 +26,17 @@ class Outcome:
 
 
 def passed(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
-    """The rule is satisfied; `evidence` says by what."""
+    """The rule is satisfied by `evidence`."""
     return Outcome("PASS", evidence, subject, basis)
 
 
 def failed(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
-    """The rule is broken; `evidence` says what was found."""
+    """The rule is broken by `evidence`, which names what was found."""
     return Outcome("FAIL", evidence, subject, basis)
 
 
 def unknown(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
-    """The rule cannot be checked; `evidence` says what is missing."""
+    """The rule cannot be checked; `evidence` names what is missing."""
     return Outcome("UNKNOWN", evidence, subject, basis)
 
 

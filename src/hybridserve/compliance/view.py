@@ -101,7 +101,7 @@ class DeploymentView:
     """Everything that a rule can check.
 
     Attributes:
-        serving: how the catalog says that the model should be served.
+        serving: the catalog's facts about serving the model.
         reasoning: the model writes reasoning before its answer.
         anonymous: scopes of a request without a key.
         about, terms_of_use: texts of the files in section `license`; None where no file is set.

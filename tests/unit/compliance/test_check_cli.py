@@ -145,7 +145,7 @@ def test_defaults_warn_in_demo_and_fail_in_production(model: str, run: Run) -> N
         (["notice", "/proc/nowhere"], "/proc/nowhere"),
     ],
 )
-def test_wrong_input_exits_with_two_and_says_where(
+def test_wrong_input_exits_with_two_and_names_the_place(
     argv: list[str], where: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,6 @@
 """Engine settings: those that stop the engine, slow it down without a log line, or corrupt its output.
 
-Each rule names the public issue or the measurement that it is based on. A check that depends on the engine's version
-says so; numbers about the cache come from the planner.
+Each rule names the public issue or the measurement that it is based on. Numbers about the cache come from the planner.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def _arg(view: DeploymentView, name: str) -> Any:
 
 
 def _card(view: DeploymentView, fact: CardFact) -> str | None:
-    """What the catalog's card says about serving the model; None without such a fact."""
+    """A serving fact of the catalog's card; None where it is not known."""
     value: str | None = getattr(view.serving, fact, None)
     return value
 
@@ -95,7 +94,7 @@ def block_over_budget(view: DeploymentView) -> Outcome | None:
 
 @ENGINE.rule(
     "prefix-cache-unusable",
-    "Prefix caching can hit",
+    "The smallest cacheable prefix is shorter than max_model_len",
     basis=VLLM + "48401",
     remedy="set engine.enable_prefix_caching to false, or engine.prefix_match_unit to a divisor of the block (16)",
 )
@@ -109,8 +108,8 @@ def prefix_cache_unusable(view: DeploymentView) -> Outcome | None:
 
 @ENGINE.rule(
     "prefix-cache-granularity",
-    "Prefix caching can hit prompts of common length",
-    basis=VLLM + "40696; " + MEASURED + ": prompts shorter than one block never hit, and no log line says so",
+    "The smallest cacheable prefix is at most 512 tokens",
+    basis=VLLM + "40696; " + MEASURED + ": prompts shorter than one block never hit, and no log line reports it",
     remedy="set engine.prefix_match_unit to 16, or turn prefix caching off for short independent prompts",
     severity="warning",
 )

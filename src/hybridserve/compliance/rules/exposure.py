@@ -129,5 +129,5 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _looks_secret(path: str, value: Any) -> bool:
     if not isinstance(value, str) or not value:
         return False
-    # A name such as api_key holds a secret, unless its value is a variable ($NAME); api_key_file does not match.
+    # The value of a name such as api_key is a secret, unless it is a variable ($NAME); api_key_file does not match.
     return bool(SECRET_VALUE.search(value) or (SECRET_NAME.search(path) and not value.startswith("$")))

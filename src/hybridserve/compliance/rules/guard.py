@@ -128,7 +128,7 @@ def model_revision(view: DeploymentView) -> Outcome:
 
 @GUARD.rule(
     "verdict-length",
-    "The token limit is long enough for a whole verdict",
+    "The token limit of the guard is large enough for a whole verdict",
     basis="NeMo Guardrails' default of 3 tokens cuts a JSON verdict",
     remedy="set guard.max_tokens to 50 or more; 400 or more for a guard that reasons",
     when=_guard_model,
@@ -151,7 +151,7 @@ def strictness(view: DeploymentView) -> Outcome:
 
 @GUARD.rule(
     "timeout",
-    "A verdict has a deadline",
+    "A guard call has a deadline",
     basis="policy: a guard that hangs must become 503 guard_unavailable while the client still waits",
     remedy=f"set guard.timeout_s to {LONGEST_VERDICT_S:.0f} or less",
     when=_guard_service,

@@ -119,7 +119,7 @@ def review_age(view: DeploymentView, today: date) -> Iterator[Outcome]:
     "copy",
     "A complete copy of each license ships with the weights",
     basis="the licenses' redistribution clauses",
-    remedy="put the text into the folder of license.bundle; `hybridserve notice` says which text, and its address",
+    remedy="put the text into the folder of license.bundle; `hybridserve notice` lists the texts and their addresses",
 )
 def copy(view: DeploymentView) -> Iterator[Outcome]:
     bundle = view.bundle

@@ -14,6 +14,7 @@ import httpx
 
 from hybridserve.guards.canaries.judge import CanaryObservation
 from hybridserve.guards.canaries.prompts import Canary
+from hybridserve.sse import DONE, SSEDecoder, event_data, split_events
 
 ROUTE = "/v1/chat/completions"
 # Fields of a delta or a message that can carry reasoning: vLLM has renamed its field once.
@@ -87,17 +88,15 @@ def read_response(status: int, body: Any) -> dict[str, Any]:
 
 
 async def _read_stream(response: httpx.Response) -> dict[str, Any]:
-    fields, closed = _no_fields(response.status_code), False
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line[5:].strip()
-        if data == "[DONE]":
-            closed = True
-            break
-        _add_event(fields, json.loads(data), "delta")
-    fields["finished"] = fields["finished"] and closed
-    return fields
+    fields, decoder = _no_fields(response.status_code), SSEDecoder()
+    async for chunk in response.aiter_bytes():
+        for event in split_events(decoder.feed(chunk)):
+            data = event_data(event)
+            if data == DONE:
+                return fields
+            if data is not None:
+                _add_event(fields, json.loads(data), "delta")
+    return {**fields, "finished": False}
 
 
 def _no_fields(status: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Judge what a service returned for guard canaries, and keep the record and the state of the periodic self-test.
 
-Pure: whoever sends a canary passes in a `CanaryObservation`. A model's answer that sounds like a refusal does not count
+Pure: the sender of a canary passes in a `CanaryObservation`. A model's answer that sounds like a refusal does not count
 as blocked; only the guard's own error does.
 """
 

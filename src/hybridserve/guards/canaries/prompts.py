@@ -1,7 +1,7 @@
 """Guard canaries: prompts that a working guard must block, and prompts that it must let pass.
 
-The texts are short and written for this project. The harmful ones only ask; none contains instructions. The harmless
-ones contain words that keyword filters react to.
+The texts are short and written for this project. The harmful prompts are questions and contain no instructions. The
+harmless ones contain words that keyword filters react to.
 """
 
 from __future__ import annotations
