@@ -51,11 +51,11 @@ def metrics() -> str:
     )
 
 
-def alerts_by_name() -> dict[str, list[Alert]]:
-    """Alerts; those with one name differ in severity."""
-    found: dict[str, list[Alert]] = {}
+def alerts_by_text() -> dict[tuple[str, str], list[Alert]]:
+    """Alerts by name and summary; those of one group differ in severity."""
+    found: dict[tuple[str, str], list[Alert]] = {}
     for alert in alerts(SECTION):
-        found.setdefault(alert.name, []).append(alert)
+        found.setdefault((alert.name, alert.summary), []).append(alert)
     return found
 
 
@@ -66,11 +66,11 @@ def alert_table() -> str:
         (
             (
                 f"[{name}](../runbooks/{same[0].runbook}.md)",
-                ", ".join(dict.fromkeys(alert.severity for alert in same)),
+                ", ".join(alert.severity for alert in same),
                 "immediately" if same[0].hold == "0m" else same[0].hold,
-                re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", same[0].summary),
+                re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", summary),
             )
-            for name, same in alerts_by_name().items()
+            for (name, summary), same in alerts_by_text().items()
         ),
     )
 
@@ -95,7 +95,8 @@ def dashboard_section() -> str:
 
 def runbooks() -> str:
     """Runbooks by alert."""
-    return "\n".join(f"- [{name}]({same[0].runbook}.md)" for name, same in sorted(alerts_by_name().items()))
+    pages = {alert.name: alert.runbook for alert in alerts(SECTION)}
+    return "\n".join(f"- [{name}]({page}.md)" for name, page in sorted(pages.items()))
 
 
 def settings() -> str:

@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from hybridserve.observability.prometheus_client import Line, Prometheus
+from hybridserve.observability.prometheus_client import Prometheus, Series
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, ROW_INCHES, WIDTH_INCHES, HEAD_INCHES = 24, 0.34, 15.0, 0.75
@@ -50,7 +50,7 @@ class Span:
     end: float
     rate: str
 
-    def series(self, expr: str) -> list[Line]:
+    def series(self, expr: str) -> list[Series]:
         """What Prometheus has for an expression of a dashboard, with everything chosen."""
         step = max(1.0, (self.end - self.start) / POINTS)
         return self.prometheus.range(filled(expr, self.rate), self.start, self.end, step)
@@ -82,7 +82,7 @@ def scaled(unit: str) -> Callable[[float], str]:
     return text
 
 
-def name_of(line: Line, legend: str) -> str:
+def name_of(line: Series, legend: str) -> str:
     """The legend with its labels filled in."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: line.labels.get(match[1], ""), legend) or "value"
 
@@ -94,7 +94,7 @@ def colour_of(value: float, panel: dict[str, Any]) -> str:
     return COLOURS[reached[-1]]
 
 
-def draw_text(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Line]]) -> None:
+def draw_text(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]]) -> None:
     """A stat: its last value, or the names of its series."""
     axes.axis("off")
     told = {"ha": "center", "va": "center", "transform": axes.transAxes}
@@ -109,7 +109,7 @@ def draw_text(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Line]]) -
         axes.text(0.5, 0.45, unit(value), fontsize=22, fontweight="bold", color=colour_of(value, panel), **told)
 
 
-def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Line]], span: Span) -> None:
+def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]], span: Span) -> None:
     """A time series, with its thresholds."""
     defaults = panel["fieldConfig"]["defaults"]
     unit, custom = scaled(defaults["unit"]), defaults["custom"]
@@ -243,7 +243,7 @@ def main() -> None:
     words.add_argument("--minutes", type=float, default=15)
     words.add_argument("--rate", default="1m", help="window of rates; four scrapes or more")
     words.add_argument("--out", type=Path, required=True)
-    words.add_argument("--dashboards", type=Path, default=ROOT / "deploy" / "grafana" / "dashboards")
+    words.add_argument("--dashboards", type=Path, default=ROOT / "helm" / "hybridserve" / "files" / "dashboards")
     asked = words.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     end = time.time()

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from hybridserve.observability.dashboards import dashboards
+from hybridserve.observability.rules.alerts import alerts
 from hybridserve.settings.telemetry import TelemetrySection
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_generated_tables_are_up_to_date() -> None:
+@pytest.fixture(scope="module")
+def script() -> Any:
     spec = importlib.util.spec_from_file_location("reference_docs", ROOT / "scripts" / "reference_docs.py")
     assert spec is not None
     assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_tables_are_up_to_date(script: Any) -> None:
     for page in script.PAGES:
         text = page.read_text()
         assert "<!-- table: " in text
         assert script.filled(text) == text, f"{page.name}: run `make reference-docs`"
+
+
+def test_alert_table_shows_when_each_alert_fires(script: Any) -> None:
+    rows = [line.strip("| ").split(" | ") for line in script.alert_table().splitlines()[2:]]
+    shown = {(row[0].partition("]")[0].lstrip("["), row[2]) for row in rows}
+    expected = {
+        (alert.name, "immediately" if alert.hold == "0m" else alert.hold) for alert in alerts(TelemetrySection())
+    }
+    assert shown == expected
+    assert ("HybridServeHighPreemptionRate", "10m") in shown
 
 
 def test_every_dashboard_has_a_small_picture() -> None:

@@ -1,4 +1,4 @@
-"""`hybridserve alerts list | export`: recording rules and alerts, made from the settings."""
+"""`hybridserve alerts list | export`: recording rules and alerts, from the settings."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def show(config: ConfigFile = None, assign: Assignments = None, as_json: AsJson 
     """
     found = alerts(load(config, assign or ()).settings.telemetry)
     if as_json:
-        typer.echo(json.dumps([{**asdict(one), "runbook_url": one.runbook_url} for one in found], indent=2))
+        typer.echo(json.dumps([{**asdict(alert), "runbook_url": alert.runbook_url} for alert in found], indent=2))
         return
-    width = max(len(one.name) for one in found)
-    for one in found:
-        typer.echo(f"{one.name:<{width}}  {one.severity:<6}  for {one.hold:<3}  {one.description}")
+    width = max(len(alert.name) for alert in found)
+    for alert in found:
+        typer.echo(f"{alert.name:<{width}}  {alert.severity:<6}  for {alert.hold:<3}  {alert.description}")
 
 
 @app.command()
@@ -50,15 +50,15 @@ def export(
 
 
 def write(folder: Path, files: dict[str, str]) -> list[str]:
-    """Write files into a folder; their paths.
+    """Write files into a folder and return their paths.
 
     Raises:
-        ConfigError: it cannot be written to.
+        ConfigError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError("--out", f"{folder} cannot be written: {error.strerror}", "name another folder") from None
+        raise ConfigError("--out", f"{folder} cannot be written: {error.strerror}", "choose another folder") from None
     return [str(folder / name) for name in files]

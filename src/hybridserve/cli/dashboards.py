@@ -1,4 +1,4 @@
-"""`hybridserve dashboards export`: Grafana's dashboards, made from code."""
+"""`hybridserve dashboards export`: Grafana dashboards, generated from code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dashboards 
 
 @app.callback()
 def group() -> None:
-    """Keeps `export` a command of its own."""
+    """Makes `export` a subcommand."""
 
 
 @app.command()
@@ -32,7 +32,7 @@ def export(
     assign: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one file for each dashboard.
+    """Write one file per dashboard.
 
     Example: hybridserve dashboards export --out dashboards
     """

@@ -1,4 +1,4 @@
-"""`hybridserve top`: slots, pages, latency, tokens and findings of every replica, live."""
+"""`hybridserve top`: state slots, blocks, latency, tokens and findings of every replica, live."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,12 +18,12 @@ from rich.text import Text
 from hybridserve.cli.options import AsJson
 from hybridserve.errors import ServiceError
 from hybridserve.observability.prometheus_client import Prometheus
-from hybridserve.observability.top import Ports, ReplicaRow, from_prometheus
+from hybridserve.observability.top import MetricsPorts, ReplicaRow, from_prometheus
 from hybridserve.settings.telemetry import TelemetrySection
 
 _BAR = 10
 
-app = typer.Typer(rich_markup_mode=None, help="Watch slots, pages, latency and findings live.")
+app = typer.Typer(rich_markup_mode=None, help="Watch slots, blocks, latency and findings live.")
 
 
 @app.callback(invoke_without_command=True)
@@ -31,32 +32,28 @@ def top(
         list[str] | None, typer.Option("--url", metavar="URL", help="A replica's metrics port. Repeatable.")
     ] = None,
     prometheus: Annotated[
-        str | None, typer.Option("--prometheus", metavar="URL", help="Ask this Prometheus instead, for a whole fleet.")
+        str | None,
+        typer.Option("--prometheus", metavar="URL", help="Read from this Prometheus instead, for all replicas."),
     ] = None,
     port: Annotated[
-        int, typer.Option("--port", help="First metrics port of this machine, where no address is named.")
+        int, typer.Option("--port", help="First metrics port of this machine, if no --url is given.")
     ] = TelemetrySection.model_fields["metrics_port"].default,
-    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="One look, then end.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two updates.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Watch every replica until Ctrl-C.
 
     Example: hybridserve top --prometheus http://127.0.0.1:9090
     """
-    ports = Ports(urls or (), port)
-    look: Callable[[], list[ReplicaRow]] = ports.rows
+    read: Callable[[], list[ReplicaRow]] = MetricsPorts(urls or (), port).rows
     if prometheus is not None:
-        asked = Prometheus(prometheus)
-
-        def look() -> list[ReplicaRow]:
-            return from_prometheus(asked)
-
-    rows = look()
+        read = partial(from_prometheus, Prometheus(prometheus))
+    rows = read()
     if once or as_json:
         if prometheus is None:
-            time.sleep(min(interval, 1.0))  # rates need a second reading
-            rows = look()
+            time.sleep(min(interval, 1.0))  # rates need two reads
+            rows = read()
         if as_json:
             typer.echo(json.dumps({"replicas": [row.as_dict() for row in rows]}, indent=2))
         else:
@@ -65,16 +62,16 @@ def top(
     with Live(table(rows), auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             time.sleep(interval)
-            rows, missed = again(look, rows)
-            live.update(Group(table(rows), Text(missed, style="red")) if missed else table(rows), refresh=True)
+            rows, problem = read_or_keep(read, rows)
+            live.update(Group(table(rows), Text(problem, style="red")) if problem else table(rows), refresh=True)
 
 
-def again(look: Callable[[], list[ReplicaRow]], before: list[ReplicaRow]) -> tuple[list[ReplicaRow], str]:
-    """Another look; when it fails, the rows of the one before and why. Whoever watches a restart shall see its end."""
+def read_or_keep(read: Callable[[], list[ReplicaRow]], before: list[ReplicaRow]) -> tuple[list[ReplicaRow], str]:
+    """New rows; after an error the previous rows and the problem, so that a restart can be watched to its end."""
     try:
-        return look(), ""
+        return read(), ""
     except ServiceError as error:
-        return before, f"no answer, this is the last one: {error.where} {error.what}"
+        return before, f"no response, showing the last one: {error.where} {error.what}"
 
 
 def table(rows: list[ReplicaRow]) -> Table:
@@ -103,17 +100,17 @@ def table(rows: list[ReplicaRow]) -> Table:
 
 
 def notes(row: ReplicaRow) -> list[str]:
-    """What somebody should look at."""
-    told = []
+    """What needs attention."""
+    found = []
     if row.plan_differences:
-        told.append(f"{row.plan_differences:.0f} fields off plan")
+        found.append(f"{row.plan_differences:.0f} fields off plan")
     if row.failed_findings:
-        told.append(f"{row.failed_findings:.0f} findings FAIL")
+        found.append(f"{row.failed_findings:.0f} findings FAIL")
     if row.draining:
-        told.append("draining")
+        found.append("draining")
     if row.slots and row.slots_used is not None and row.slots_used >= row.slots and row.waiting:
-        told.append("slots full")
-    return told
+        found.append("slots full")
+    return found
 
 
 def _bar(used: float | None, whole: float | None) -> str:

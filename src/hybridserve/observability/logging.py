@@ -30,7 +30,8 @@ from hybridserve.settings.telemetry import TelemetrySection
 LOG_DIR = "HYBRIDSERVE_LOG_DIR"
 ENGINE_CONFIG = "VLLM_LOGGING_CONFIG_PATH"
 
-_RESERVED = frozenset(RESERVED_ATTRS)
+# Attributes of a record that are no fields; the last one is set by Ray's record factory.
+_RESERVED = frozenset((*RESERVED_ATTRS, "_ray_timestamp_ns"))
 _FILE_BYTES = 10 * 2**20
 
 
@@ -52,7 +53,9 @@ class JsonFormatter(BaseJsonFormatter):
     """One JSON object per line; the message of a foreign record is the field `message`."""
 
     def __init__(self) -> None:
-        super().__init__([], json_ensure_ascii=False, rename_fields={"exc_info": "exception"})
+        super().__init__(
+            [], json_ensure_ascii=False, rename_fields={"exc_info": "exception"}, reserved_attrs=list(_RESERVED)
+        )
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         message = "event" if record.name.startswith("hybridserve") else "message"

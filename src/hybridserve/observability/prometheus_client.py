@@ -1,25 +1,21 @@
-"""Questions to a Prometheus, and one clear error when it does not answer them."""
+"""Client for the HTTP API of Prometheus."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode
-from urllib.request import ProxyHandler, build_opener
+
+import httpx
 
 from hybridserve.errors import ServiceError
 
-_FIX = "see that Prometheus runs there, as --prometheus http://127.0.0.1:9090"
-# Metrics are asked for inside of a cluster or on this machine, never by way of a proxy.
-_OPEN = build_opener(ProxyHandler({})).open
+_FIX = "check that Prometheus runs at this address, for example --prometheus http://127.0.0.1:9090"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One series of an answer: its labels and its points, (seconds since 1970, value), without NaN."""
+class Series:
+    """One series of a result: its labels and its points, (seconds since 1970, value), without NaN."""
 
     labels: dict[str, str]
     points: tuple[tuple[float, float], ...]
@@ -31,52 +27,60 @@ class Prometheus:
 
     Args:
         url: its address, without a path.
-        timeout_s: longest wait for one answer.
+        timeout_s: longest wait for a response.
     """
 
     url: str
     timeout_s: float = 10.0
 
-    def now(self, expr: str) -> list[Line]:
-        """The value of an expression now.
+    def now(self, expr: str) -> list[Series]:
+        """The current value of an expression.
 
         Raises:
-            ServiceError: no answer, or PromQL that it does not take.
+            ServiceError: no response, or invalid PromQL.
         """
         rows = self.api("query", query=expr)["result"]
-        return [Line(row["metric"], _points([row["value"]])) for row in rows]
+        return [Series(row["metric"], _points([row["value"]])) for row in rows]
 
-    def range(self, expr: str, start: float, end: float, step: float) -> list[Line]:
-        """The values of an expression over a time, in seconds since 1970.
+    def range(self, expr: str, start: float, end: float, step: float) -> list[Series]:
+        """The values of an expression over a time range, in seconds since 1970.
 
         Raises:
-            ServiceError: no answer, or PromQL that it does not take.
+            ServiceError: no response, or invalid PromQL.
         """
         rows = self.api("query_range", query=expr, start=str(start), end=str(end), step=str(step))["result"]
-        return [Line(row["metric"], _points(row["values"])) for row in rows]
+        return [Series(row["metric"], _points(row["values"])) for row in rows]
 
-    def api(self, path: str, **asked: str) -> Any:
-        """Field `data` of any answer.
+    def api(self, path: str, **params: str) -> Any:
+        """Field `data` of a response.
 
         Raises:
-            ServiceError: no answer, or an error in it.
+            ServiceError: no response, or an error.
         """
         try:
-            with _OPEN(f"{self.url.rstrip('/')}/api/v1/{path}?{urlencode(asked)}", timeout=self.timeout_s) as answer:
-                body = json.load(answer)
-        except HTTPError as error:
-            detail = error.read(500).decode(errors="replace")
-            raise ServiceError("--prometheus", f"{self.url} answers HTTP {error.code}: {detail}", _FIX) from None
-        except (URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
-            raise ServiceError("--prometheus", f"{self.url} cannot be reached: {reason}", _FIX) from None
+            response = get(f"{self.url.rstrip('/')}/api/v1/{path}", self.timeout_s, params)
+            body = response.json()
+        except httpx.HTTPStatusError as error:
+            what = f"{self.url} returned HTTP {error.response.status_code}: {error.response.text[:500]}"
+            raise ServiceError("--prometheus", what, _FIX) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ServiceError("--prometheus", f"{self.url} cannot be reached: {error}", _FIX) from None
         except ValueError:
-            raise ServiceError("--prometheus", f"{self.url} does not answer like Prometheus", _FIX) from None
+            body = None
         if not isinstance(body, dict) or body.get("status") != "success":
-            raise ServiceError("--prometheus", f"{self.url} does not answer like Prometheus", _FIX)
+            raise ServiceError("--prometheus", f"{self.url} is not the HTTP API of Prometheus", _FIX)
         return body["data"]
 
 
+def get(url: str, timeout_s: float, params: dict[str, str] | None = None) -> httpx.Response:
+    """GET, never through a proxy: metrics are inside the cluster or on this machine.
+
+    Raises:
+        httpx.HTTPError: no response, or an error status.
+    """
+    return httpx.get(url, params=params, timeout=timeout_s, trust_env=False).raise_for_status()
+
+
 def _points(values: list[list[Any]]) -> tuple[tuple[float, float], ...]:
-    read = ((float(at), float(value)) for at, value in values)
-    return tuple((at, value) for at, value in read if not math.isnan(value))
+    points = ((float(at), float(value)) for at, value in values)
+    return tuple((at, value) for at, value in points if not math.isnan(value))

@@ -1,4 +1,4 @@
-"""The numbers of `hybridserve top`: one row a replica, from Prometheus or from the replicas' own ports."""
+"""The data of `hybridserve top`: one row per replica, from Prometheus or from the replicas' metrics ports."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
 
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from hybridserve.errors import ServiceError
 from hybridserve.observability.metrics_server import PORTS
-from hybridserve.observability.prometheus_client import Prometheus
+from hybridserve.observability.prometheus_client import Prometheus, get
 
-_OPEN = build_opener(ProxyHandler({})).open
-# name -> metric, labels, and whether it is a counter of which the rate per second is shown.
+# Name: metric, labels, and whether it is a counter whose rate per second is shown.
 _NUMBERS: dict[str, tuple[str, Mapping[str, str], bool]] = {
     "slots_used": ("hybridserve_state_slots_used", {}, False),
     "slots": ("hybridserve_state_slots", {}, False),
@@ -36,7 +34,7 @@ _TTFT = "vllm:time_to_first_token_seconds"
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRow:
-    """One replica now. Rates and the mean time to first token are of the last interval; None when unknown."""
+    """One replica now. Rates and the mean time to first token are over the last interval; None if unknown."""
 
     replica: str
     model: str
@@ -59,38 +57,39 @@ class ReplicaRow:
 
 
 def from_prometheus(prometheus: Prometheus, window: str = "1m") -> list[ReplicaRow]:
-    """Every replica that Prometheus knows.
+    """Every replica in Prometheus.
 
     Raises:
-        ServiceError: it does not answer, or knows no replica of ours.
+        ServiceError: it does not respond, or has no replica of hybridserve.
     """
-    who = prometheus.now("max by (namespace, model, replica) (hybridserve_state_slots)")
-    if not who:
+    replicas = prometheus.now("max by (namespace, model, replica) (hybridserve_state_slots)")
+    if not replicas:
         raise ServiceError(
             "--prometheus",
             f"{prometheus.url} has no hybridserve_state_slots",
-            "see its targets: each replica has a metrics port of its own (docs/reference/metrics.md)",
+            "check its targets: each replica has its own metrics port (docs/how-to/monitor.md)",
         )
-    asked = {
+    queries = {
         name: f"rate({metric}{_braces(labels)}[{window}])" if counter else f"{metric}{_braces(labels)}"
         for name, (metric, labels, counter) in _NUMBERS.items()
     }
-    values = {name: _by_replica(prometheus, expr) for name, expr in asked.items()}
+    values = {name: _by_replica(prometheus, expr) for name, expr in queries.items()}
     sums, counts = (_by_replica(prometheus, f"rate({_TTFT}_{part}[{window}])") for part in ("sum", "count"))
     rows = []
-    for line in who:
-        key = _key(line.labels)
-        numbers = {name: values[name].get(key) for name in asked}
+    for series in replicas:
+        key = _key(series.labels)
+        numbers = {name: values[name].get(key) for name in queries}
         ttft = sums[key] / counts[key] if counts.get(key) and key in sums else None
-        rows.append(ReplicaRow(line.labels.get("replica", "?"), line.labels.get("model", "?"), **numbers, ttft_s=ttft))
+        labels = series.labels
+        rows.append(ReplicaRow(labels.get("replica", "?"), labels.get("model", "?"), **numbers, ttft_s=ttft))
     return sorted(rows, key=lambda row: (row.model, row.replica))
 
 
-class Ports:
-    """Reads the replicas' own metrics ports; rates are between two readings.
+class MetricsPorts:
+    """Reads the replicas' metrics ports; rates are between two calls.
 
     Args:
-        urls: addresses of ports; empty: those of this machine from `first` on.
+        urls: addresses of ports; empty: those of this machine, starting with `first`.
     """
 
     def __init__(self, urls: Iterable[str], first: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -100,38 +99,39 @@ class Ports:
         self._before: dict[str, tuple[float, dict[str, float]]] = {}
 
     def rows(self) -> list[ReplicaRow]:
-        """Every replica that answers.
+        """Every replica that responds.
 
         Raises:
-            ServiceError: none does, or a named one does not.
+            ServiceError: none does, or a given address does not.
         """
         urls = self._urls or [f"http://127.0.0.1:{port}" for port in range(self._first, self._first + PORTS)]
         rows = []
         for url in urls:
             try:
                 row = self._row(url)
-            except (URLError, OSError, ValueError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 if self._urls:
-                    raise ServiceError(url, f"cannot be read: {error}", "name a replica's metrics port") from None
+                    raise ServiceError(
+                        url, f"cannot be read: {error}", "give the address of a replica's metrics port"
+                    ) from None
                 continue
             if row is not None:
                 rows.append(row)
         if not rows:
             raise ServiceError(
                 f"127.0.0.1:{self._first}",
-                "no replica answers on this machine's metrics ports",
-                "start one with `hybridserve serve`, or name --prometheus URL",
+                "no replica responds on this machine's metrics ports",
+                "start one with `hybridserve serve`, or give --prometheus URL",
             )
         return rows
 
     def _row(self, url: str) -> ReplicaRow | None:
         address = url if url.endswith("/metrics") else f"{url.rstrip('/')}/metrics"
-        with _OPEN(address, timeout=2) as answer:
-            text = answer.read().decode()
+        text = get(address, 2.0).text
         now = self._clock()
         seen, model = _sums(text)
         if "slots" not in seen:
-            return None  # a scaling controller, or somebody else's port
+            return None  # the autoscaler, or a port of something else
         at, before = self._before.get(url, (now, {}))
         self._before[url] = now, dict(seen)
         for name, (_, _, counter) in _NUMBERS.items():
@@ -174,5 +174,5 @@ def _key(labels: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _by_replica(prometheus: Prometheus, expr: str) -> dict[tuple[str, ...], float]:
-    lines = prometheus.now(f"sum by (namespace, model, replica) ({expr})")
-    return {_key(line.labels): line.points[0][1] for line in lines if line.points}
+    found = prometheus.now(f"sum by (namespace, model, replica) ({expr})")
+    return {_key(series.labels): series.points[0][1] for series in found if series.points}

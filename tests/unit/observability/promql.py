@@ -1,4 +1,4 @@
-"""What a PromQL expression asks for, by a real parser."""
+"""Metrics and labels of a PromQL expression, by a real parser."""
 
 from __future__ import annotations
 
@@ -18,13 +18,29 @@ def parse(expr: str) -> Any:
     return promql_parser.parse(re.sub(r"\$\w+", "x", expr))
 
 
-def selectors(node: Any) -> Iterator[tuple[str, dict[str, str]]]:
-    """(metric, labels that are asked for) of every selector."""
-    if isinstance(node, promql_parser.VectorSelector):
-        yield node.name, {one.name: one.value for one in node.matchers.matchers}
-        return
+def nodes(node: Any) -> Iterator[Any]:
+    """The node and everything below it."""
+    yield node
     for name in ("lhs", "rhs", "expr", "args", "vector_selector", "param"):
         child = getattr(node, name, None)
-        for one in child if isinstance(child, list) else [child]:
-            if one is not None and not isinstance(one, str | int | float):
-                yield from selectors(one)
+        for part in child if isinstance(child, list) else [child]:
+            if part is not None and not isinstance(part, str | int | float):
+                yield from nodes(part)
+
+
+def selectors(tree: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """(metric, labels) of every selector."""
+    for node in nodes(tree):
+        if isinstance(node, promql_parser.VectorSelector):
+            yield node.name, {matcher.name: matcher.value for matcher in node.matchers.matchers}
+
+
+def groupings(tree: Any) -> set[str]:
+    """Labels that aggregations keep."""
+    aggregations = [node for node in nodes(tree) if isinstance(node, promql_parser.AggregateExpr) and node.modifier]
+    return {
+        label
+        for node in aggregations
+        if node.modifier.type == promql_parser.AggModifierType.By
+        for label in node.modifier.labels
+    }

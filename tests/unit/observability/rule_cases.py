@@ -1,6 +1,6 @@
-"""For each alert: series under which it must fire, and series under which it must stay silent.
+"""For each alert: series with which it must fire, and series with which it must not.
 
-Values are promtool's: ``1+2x60`` begins at 1 and grows by 2 a minute for an hour.
+Values are promtool's: ``1+2x60`` begins at 1 and grows by 2 per minute for an hour.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Case:
 
 
 def latency(metric: str, bound: str, slow: int, minutes: int) -> dict[str, str]:
-    """100 requests a minute, of which `slow` are beyond the bound."""
+    """100 requests per minute, of which `slow` are beyond the target."""
     return {
         f"{metric}_count{{{WHO}}}": f"0+100x{minutes}",
         f'{metric}_bucket{{{WHO},le="{bound}"}}': f"0+{100 - slow}x{minutes}",
@@ -32,7 +32,7 @@ def latency(metric: str, bound: str, slow: int, minutes: int) -> dict[str, str]:
 
 
 def availability(failed: float, minutes: int, where: str = "rejected") -> dict[str, str]:
-    """100 requests a minute, of which `failed` fail by our fault."""
+    """100 requests per minute, of which `failed` are server errors."""
     reason = 'reason="guard_unavailable"'
     admitted = 100 - failed if where == "rejected" else 100
     series = {f'hybridserve_requests_admitted_total{{{WHO},route="chat"}}': f"0+{admitted}x{minutes}"}
@@ -85,7 +85,7 @@ def no_metrics(replicas: int) -> dict[str, str]:
     return gauge("hybridserve_autoscaler_replicas_without_metrics", str(replicas), CONTROLLER)
 
 
-def bounds(demand: float, highest: int) -> dict[str, str]:
+def limits(demand: float, highest: int) -> dict[str, str]:
     return {
         f'hybridserve_autoscaler_demand_replicas{{{CONTROLLER},resource="state_slots"}}': f"{demand}x60",
         f'hybridserve_autoscaler_replica_limit{{{CONTROLLER},limit="max"}}': f"{highest}x60",
@@ -99,12 +99,12 @@ def sizes(ready: int, target: int) -> dict[str, str]:
 
 
 def lost() -> dict[str, str]:
-    """A replica that answers for 50 minutes and then no more."""
+    """A replica that responds for 50 minutes and then no more."""
     return {UP: "1x50 0x10", BUILD: "1x50 stale"}
 
 
-def part(metric: str, *lives: str) -> dict[str, str]:
-    """What a part of Serve exports, one process after the other."""
+def component(metric: str, *lives: str) -> dict[str, str]:
+    """Metric of a component of Ray Serve, one process after the other."""
     return {
         f'{metric}{{namespace="n",exporter="ray",NodeAddress="10.0.0.1",WorkerId="{number}"}}': life
         for number, life in enumerate(lives)
@@ -134,7 +134,7 @@ CASES = (
     Case(BURNS[0], ("page", "ticket"), latency(TTFT, "2.5", 90, HOUR)),
     Case(BURNS[0], ("ticket",), latency(TTFT, "2.5", 20, DAYS), "1d"),
     Case(BURNS[0], (), latency(TTFT, "2.5", 4, DAYS), "1d"),
-    # Three slow requests in an hour are no reason to wake somebody.
+    # Three slow requests in an hour do not page.
     Case(BURNS[0], (), {f"{TTFT}_count{{{WHO}}}": "0+0.1x60", f'{TTFT}_bucket{{{WHO},le="2.5"}}': "0x60"}),
     Case(BURNS[1], ("page", "ticket"), latency(TPOT, "0.05", 90, HOUR)),
     Case(BURNS[1], ("ticket",), latency(TPOT, "0.05", 20, DAYS), "1d"),
@@ -142,10 +142,10 @@ CASES = (
     # 99.9 % good: one in fifty.
     Case(BURNS[2], ("page", "ticket"), availability(2, HOUR)),
     Case(BURNS[2], ("page", "ticket"), availability(2, HOUR, "cut")),
-    # One in 250 burns four times too fast: gone in a week, nobody is woken.
+    # One in 250 burns four times too fast: used up in a week, a ticket.
     Case(BURNS[2], ("ticket",), availability(0.4, DAYS), "1d"),
     Case(BURNS[2], (), availability(0, HOUR)),
-    # A client's own faults are no outage.
+    # Client errors are no outage.
     Case(
         BURNS[2],
         (),
@@ -154,7 +154,7 @@ CASES = (
             f'hybridserve_requests_rejected_total{{{WHO},route="chat",reason="guard_blocked_input"}}': "0+50x60",
         },
     ),
-    # 90 % good: the factor 14.4 would ask for more than all; nine in ten wake somebody.
+    # 90 % good: the factor 14.4 would be more than all requests; nine in ten page.
     Case(BURNS[3], ("page", "ticket"), goodput(95, HOUR)),
     Case(BURNS[3], ("ticket",), goodput(40, DAYS), "1d"),
     Case(BURNS[3], (), goodput(8, DAYS), "1d"),
@@ -181,8 +181,8 @@ CASES = (
     Case("HybridServeComplianceFail", (), {FINDING % (WHO, "error", "PASS"): "9x60"}),
     Case("HybridServeLicenseReviewExpired", ("info",), {AGE: "16000000x120"}, "2h"),
     Case("HybridServeLicenseReviewExpired", (), {AGE: "864000x120"}, "2h"),
-    Case("HybridServeAutoscalerAtLimit", ("ticket",), bounds(3.4, 3)),
-    Case("HybridServeAutoscalerAtLimit", (), bounds(2.9, 3)),
+    Case("HybridServeAutoscalerAtLimit", ("ticket",), limits(3.4, 3)),
+    Case("HybridServeAutoscalerAtLimit", (), limits(2.9, 3)),
     Case("HybridServeScaleDownStuck", ("ticket",), sizes(3, 2)),
     Case("HybridServeScaleDownStuck", (), sizes(2, 2)),
     Case("HybridServeScaleDownStuck", (), sizes(1, 2)),
@@ -192,12 +192,12 @@ CASES = (
     Case("HybridServeEngineDown", ("page",), lost()),
     Case("HybridServeEngineDown", ("page",), lost() | sizes(1, 2)),
     Case("HybridServeEngineDown", (), {UP: "1x60", BUILD: "1x60"}),
-    # A port of the pod that no replica ever took; a replica that was told to go.
+    # A port of the pod that no replica uses; a replica removed by scale-down.
     Case("HybridServeEngineDown", (), {UP: "0x60"}),
     Case("HybridServeEngineDown", (), lost() | gauge("hybridserve_autoscaler_target_replicas", "2x50 1", CONTROLLER)),
     Case("HybridServeReplicasMissing", ("page",), sizes(1, 2)),
     Case("HybridServeReplicasMissing", (), sizes(2, 2)),
-    # A start-up is no fault.
+    # A replica that is starting is not missing.
     Case(
         "HybridServeReplicasMissing",
         (),
@@ -208,13 +208,13 @@ CASES = (
     ),
     Case("HybridServeReplicaLost", ("info",), {UP: "1x58 0", BUILD: "1x58"}),
     Case("HybridServeReplicaLost", (), {UP: "1x60", BUILD: "1x60"}),
-    Case("HybridServeProxyReplaced", ("info",), part("ray_serve_haproxy_process_count", "1x58 stale", "_x58 1 1")),
-    Case("HybridServeProxyReplaced", ("info",), part("ray_serve_num_ongoing_http_requests", "3x59", "_x58 3 3")),
-    Case("HybridServeProxyReplaced", (), part("ray_serve_haproxy_process_count", "1x60")),
+    Case("HybridServeProxyReplaced", ("info",), component("ray_serve_haproxy_process_count", "1x58 stale", "_x58 1 1")),
+    Case("HybridServeProxyReplaced", ("info",), component("ray_serve_num_ongoing_http_requests", "3x59", "_x58 3 3")),
+    Case("HybridServeProxyReplaced", (), component("ray_serve_haproxy_process_count", "1x60")),
     # Replaced long ago.
-    Case("HybridServeProxyReplaced", (), part("ray_serve_haproxy_process_count", "1x50 stale", "_x50 1x10")),
-    Case("HybridServeControllerReplaced", ("info",), part(LOOPS, "0+9x58 stale", "_x58 0 9")),
-    Case("HybridServeControllerReplaced", (), part(LOOPS, "0+9x60")),
+    Case("HybridServeProxyReplaced", (), component("ray_serve_haproxy_process_count", "1x50 stale", "_x50 1x10")),
+    Case("HybridServeControllerReplaced", ("info",), component(LOOPS, "0+9x58 stale", "_x58 0 9")),
+    Case("HybridServeControllerReplaced", (), component(LOOPS, "0+9x60")),
     Case("HybridServeEngineStalled", ("page",), {f"hybridserve_engine_stats_age_seconds{{{WHO}}}": "0x57 30 90 150"}),
     Case("HybridServeEngineStalled", (), {f"hybridserve_engine_stats_age_seconds{{{WHO}}}": "0 9 0x58"}),
     Case("HybridServeEngineStalled", ("page",), tokens(2, 0)),

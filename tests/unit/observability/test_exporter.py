@@ -1,4 +1,4 @@
-"""The metrics port of a process, and the file that tells Prometheus of it."""
+"""The metrics port of a process, and its target file for Prometheus."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_two_processes_of_one_machine_get_two_ports_and_two_files(
-    tmp_path: Path, registry: CollectorRegistry, port: int
-) -> None:
+def test_each_process_gets_its_own_port_and_target_file(tmp_path: Path, registry: CollectorRegistry, port: int) -> None:
     section = TelemetrySection(metrics_port=port, targets_dir=tmp_path)
     first, second = export(section, registry, LABELS), export(section, registry, LABELS)
     assert first is not None
@@ -60,7 +58,7 @@ def test_two_processes_of_one_machine_get_two_ports_and_two_files(
     ],
     ids=["Prometheus 2", "Prometheus 3"],
 )
-def test_names_of_the_engine_keep_their_colon(registry: CollectorRegistry, port: int, accept: str) -> None:
+def test_vllm_metric_names_keep_their_colon(registry: CollectorRegistry, port: int, accept: str) -> None:
     Gauge("vllm:num_requests_running", "Of the engine.", registry=registry).set(3)
     exporter = export(TelemetrySection(metrics_port=port), registry, LABELS)
     assert exporter is not None
@@ -69,14 +67,14 @@ def test_names_of_the_engine_keep_their_colon(registry: CollectorRegistry, port:
     assert scraped.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
-def test_an_address_of_the_sixth_version(registry: CollectorRegistry, port: int) -> None:
+def test_ipv6_address(registry: CollectorRegistry, port: int) -> None:
     exporter = export(TelemetrySection(metrics_host="::1", metrics_port=port), registry, LABELS)
     assert exporter is not None
     assert exporter.address == f"[::1]:{port}"
     assert "answer 42.0" in httpx.get(f"http://{exporter.address}/metrics", trust_env=False).text
 
 
-def test_no_port_no_folder_no_harm(
+def test_unavailable_port_or_folder_is_logged(
     tmp_path: Path, registry: CollectorRegistry, port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, logger="hybridserve")  # vLLM, imported by other tests, raises the root's level
@@ -91,7 +89,7 @@ def test_no_port_no_folder_no_harm(
     assert "target_file_write_failed" in caplog.messages
 
 
-def test_files_of_the_dead_go_when_the_next_one_starts(tmp_path: Path) -> None:
+def test_target_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     code = "import sys,os,pathlib; from hybridserve.observability.metrics_server import announce; "
     code += "announce(pathlib.Path(sys.argv[1]), '127.0.0.1:1', {}); os._exit(1)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
@@ -104,8 +102,8 @@ def test_files_of_the_dead_go_when_the_next_one_starts(tmp_path: Path) -> None:
     assert str(os.getpid()) in mine.name
 
 
-def test_a_file_older_than_the_process_of_its_id_is_of_another_one(tmp_path: Path) -> None:
-    """As in a container that was killed and started again: its name and its process ids are those of before."""
+def test_target_file_older_than_its_process_is_removed(tmp_path: Path) -> None:
+    """A container that was killed and restarted has the same name and process ids as before."""
     old = announce(tmp_path, "127.0.0.1:1", {})
     assert old is not None
     os.utime(old, (0, psutil.Process().create_time() - 10))
@@ -113,27 +111,27 @@ def test_a_file_older_than_the_process_of_its_id_is_of_another_one(tmp_path: Pat
     assert not old.exists()
 
 
-def test_a_process_that_ends_takes_its_file_along(tmp_path: Path) -> None:
+def test_target_file_is_removed_at_exit(tmp_path: Path) -> None:
     code = "import sys,pathlib; from hybridserve.observability.metrics_server import announce; "
     code += "assert announce(pathlib.Path(sys.argv[1]), '127.0.0.1:1', {}).exists()"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_target_is_one_clear_error_with_its_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_invalid_slo_target_is_one_error_of_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for command in (["alerts", "export", "--out", str(tmp_path)], ["dashboards", "export", "--out", str(tmp_path)]):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--set", "telemetry.slo_ttft_s=2"])
         assert ended.value.code == 2
-        told = capsys.readouterr().err
-        assert "slo_ttft_s 2 is no bound of the engine's histogram" in told
-        assert "nearest are 1 and 2.5" in told
-        assert "Traceback" not in told
+        text = capsys.readouterr().err
+        assert "slo_ttft_s 2 is no bound of the engine's histogram" in text
+        assert "nearest are 1 and 2.5" in text
+        assert "Traceback" not in text
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"slo_ttft_s": 2.0}, "nearest are 1 and 2.5"),
         ({"slo_inter_token_s": 0.06}, "nearest are 0.05 and 0.075"),
@@ -141,6 +139,6 @@ def test_a_wrong_target_is_one_clear_error_with_its_place(capsys: pytest.Capture
         ({"slo_goodput": 0}, "greater than 0"),
     ],
 )
-def test_targets_that_cannot_be_counted_are_refused(wrong: dict[str, float], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_slo_targets_must_be_bucket_limits(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         TelemetrySection(**wrong)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray  # noqa: F401 - its record factory adds an attribute to every record
 
 import hybridserve
 from hybridserve.observability import logging as logs

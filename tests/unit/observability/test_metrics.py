@@ -33,12 +33,12 @@ def everything(state: ReplicaCollector) -> bytes:
     return generate_latest(registry)
 
 
-def test_promtool_finds_nothing_to_say_about_our_metrics(promtool: Path, state: ReplicaCollector) -> None:
-    said = subprocess.run([promtool, "check", "metrics"], input=everything(state), capture_output=True)
-    assert (said.returncode, said.stdout + said.stderr) == (0, b"")
+def test_promtool_accepts_our_metrics(promtool: Path, state: ReplicaCollector) -> None:
+    checked = subprocess.run([promtool, "check", "metrics"], input=everything(state), capture_output=True)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
 
-def test_every_metric_of_the_table_is_exported_with_its_type_help_and_labels(state: ReplicaCollector) -> None:
+def test_every_metric_is_exported_with_type_help_and_labels(state: ReplicaCollector) -> None:
     families = {family.name: family for family in text_string_to_metric_families(everything(state).decode())}
     for spec in all_metrics():
         family = families.pop(spec.name.removesuffix("_total"))
@@ -49,7 +49,7 @@ def test_every_metric_of_the_table_is_exported_with_its_type_help_and_labels(sta
     assert left == []
 
 
-def test_names_follow_the_conventions() -> None:
+def test_metric_names_follow_the_conventions() -> None:
     names = [spec.name for spec in all_metrics()]
     assert len(set(names)) == len(names)
     for spec in all_metrics():
@@ -58,7 +58,7 @@ def test_names_follow_the_conventions() -> None:
         assert spec.help.endswith(".")
 
 
-def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(state: ReplicaCollector) -> None:
+def test_replica_exports_cache_plan_and_license_state(state: ReplicaCollector) -> None:
     registry = CollectorRegistry()
     registry.register(state)
     seen = samples(registry)
@@ -76,7 +76,7 @@ def test_a_replica_tells_states_from_attention_plan_from_engine_and_its_papers(s
     assert seen['hybridserve_license_review_age_seconds{license="apache-2.0",role="model"}'] == 10 * 86400
 
 
-def test_a_cache_that_no_prompt_can_hit_is_inert(state: ReplicaCollector) -> None:
+def test_prefix_cache_is_ineffective_when_no_prompt_can_hit(state: ReplicaCollector) -> None:
     off = replace(state._facts, prefix_caching=False)
     engine = {**state._facts.plan["engine"], "block_size": 1024}
     short = replace(state._facts, plan={**state._facts.plan, "engine": engine})
@@ -102,7 +102,7 @@ def request(**changed: object) -> SimpleNamespace:
         ({"finish_reason": "error"}, "failed"),
     ],
 )
-def test_each_request_has_one_outcome(outcomes: SLOCollector, changed: dict[str, object], outcome: str) -> None:
+def test_request_has_one_slo_outcome(outcomes: SLOCollector, changed: dict[str, object], outcome: str) -> None:
     outcomes.record(None, SimpleNamespace(finished_requests=[request(**changed)]))
     counts = samples(outcomes._metrics.requests_slo)
     assert len(counts) == 5
@@ -111,7 +111,7 @@ def test_each_request_has_one_outcome(outcomes: SLOCollector, changed: dict[str,
     }
 
 
-def test_clients_that_leave_count_for_prompts_only(outcomes: SLOCollector) -> None:
+def test_aborted_requests_count_as_prompts_only(outcomes: SLOCollector) -> None:
     outcomes.record(None, SimpleNamespace(finished_requests=[request(finish_reason="abort", num_prompt_tokens=65)]))
     assert sum(samples(outcomes._metrics.requests_slo).values()) == 0
     prompts = samples(outcomes._metrics.prompts)
@@ -121,7 +121,7 @@ def test_clients_that_leave_count_for_prompts_only(outcomes: SLOCollector) -> No
     }
 
 
-def test_the_scaling_decision_is_shown_with_its_bounds_and_reason() -> None:
+def test_scaling_decision_is_recorded_with_limits_and_cause() -> None:
     registry = CollectorRegistry()
     metrics = AutoscalerMetrics(registry)
     capacity = ReplicaCapacity(4, 100, 64, 2, 1, 1e12)

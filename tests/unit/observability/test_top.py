@@ -1,4 +1,4 @@
-"""`hybridserve top`, over real metrics ports; and what it says when nobody answers."""
+"""`hybridserve top`, with real metrics ports, and its errors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app, main
-from hybridserve.cli.top import again, notes
-from hybridserve.errors import ServiceError
+from hybridserve.cli.top import notes, read_or_keep
 from hybridserve.observability.collectors.replica import ReplicaCollector
-from hybridserve.observability.prometheus_client import Prometheus
-from hybridserve.observability.top import Ports
+from hybridserve.observability.top import MetricsPorts
 
 
 @pytest.fixture
 def registry(state: ReplicaCollector) -> CollectorRegistry:
-    """A replica's port: our state, and the engine's counters."""
+    """A replica's metrics: ours, and counters of the engine."""
     registry = CollectorRegistry()
     registry.register(state)
     Counter("vllm:generation_tokens", "t", ["model_name"], registry=registry).labels("demo").inc(100)
@@ -39,9 +37,9 @@ def url(registry: CollectorRegistry) -> Iterator[str]:
     server.server_close()
 
 
-@pytest.fixture(params=[b"<html>hello</html>"])
-def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Answers, but not as a Prometheus of ours does."""
+@pytest.fixture
+def other_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An HTTP server that is not a Prometheus with our metrics."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -59,9 +57,9 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
     server.server_close()
 
 
-def test_rates_are_between_two_readings(url: str, registry: CollectorRegistry) -> None:
+def test_rates_are_between_two_calls(url: str, registry: CollectorRegistry) -> None:
     clock = iter((0.0, 2.0))
-    ports = Ports([url], 0, clock=lambda: next(clock))
+    ports = MetricsPorts([url], 0, clock=lambda: next(clock))
     (first,) = ports.rows()
     assert (first.slots_used, first.slots, first.tokens_per_s, first.ttft_s) == (5, 8, None, None)
     collector: Any = registry._names_to_collectors["vllm:generation_tokens"]
@@ -72,12 +70,12 @@ def test_rates_are_between_two_readings(url: str, registry: CollectorRegistry) -
     assert (second.tokens_per_s, second.ttft_s, second.model) == (25, 0.25, "demo")
 
 
-def test_a_row_names_what_to_look_at(url: str) -> None:
-    (row,) = Ports([url], 0).rows()
+def test_notes_list_problems_of_a_replica(url: str) -> None:
+    (row,) = MetricsPorts([url], 0).rows()
     assert notes(row) == ["1 fields off plan", "1 findings FAIL"]
 
 
-def test_one_look_as_a_table_and_as_json(url: str) -> None:
+def test_once_prints_a_table_or_json(url: str) -> None:
     run = CliRunner().invoke
     shown = run(app, ["top", "--once", "--url", url])
     assert shown.exit_code == 0, shown.output
@@ -87,45 +85,46 @@ def test_one_look_as_a_table_and_as_json(url: str) -> None:
     assert (row["slots_used"], row["slots"]) == (5, 8)
 
 
-@pytest.mark.parametrize("words", [["--url", "http://127.0.0.1:1"], ["--prometheus", "http://127.0.0.1:1"]])
-def test_nobody_there_is_one_clear_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        main(["top", "--once", *words])
+        main(["top", "--once", *args])
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert "fix:" in told
-    assert "Traceback" not in told
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert "fix:" in text
+    assert "Traceback" not in text
+    return text
 
 
-def test_something_else_on_that_port_is_no_prometheus(stranger: str) -> None:
-    with pytest.raises(ServiceError, match="does not answer like Prometheus"):
-        Prometheus(stranger).now("up")
+@pytest.mark.parametrize("option", ["--url", "--prometheus"])
+def test_unreachable_address_is_one_error(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error_of(capsys, option, "http://127.0.0.1:1")
 
 
 @pytest.mark.parametrize(
-    "stranger", [b'{"status": "success", "data": {"resultType": "vector", "result": []}}'], indirect=True
+    ("other_server", "message"),
+    [
+        (b"<html>hello</html>", "is not the HTTP API of Prometheus"),
+        (b'{"status": "success", "data": {"resultType": "vector", "result": []}}', "has no hybridserve_state_slots"),
+    ],
+    indirect=["other_server"],
 )
-def test_a_prometheus_without_our_metrics_is_told_so(stranger: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["top", "--once", "--prometheus", stranger])
-    assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert "has no hybridserve_state_slots" in told
-    assert "see its targets" in told
+def test_server_without_our_metrics_is_one_error(
+    other_server: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error_of(capsys, "--prometheus", other_server)
 
 
-def test_numbers_that_are_absent_are_shown_as_such(registry: CollectorRegistry, url: str) -> None:
-    """An engine of another version, or one that has not spoken yet."""
+def test_missing_metrics_are_shown_as_unknown(registry: CollectorRegistry, url: str) -> None:
     registry.unregister(registry._names_to_collectors["vllm:generation_tokens"])
-    (row,) = Ports([url], 0).rows()
+    (row,) = MetricsPorts([url], 0).rows()
     assert (row.tokens_per_s, row.waiting, row.slots) == (None, None, 8)
     assert CliRunner().invoke(app, ["top", "--once", "--url", url]).exit_code == 0
 
 
-def test_a_watch_goes_on_while_the_service_is_away(url: str) -> None:
-    before = Ports([url], 0).rows()
-    rows, missed = again(Ports(["http://127.0.0.1:1"], 0).rows, before)
+def test_watch_continues_while_the_service_is_down(url: str) -> None:
+    before = MetricsPorts([url], 0).rows()
+    rows, problem = read_or_keep(MetricsPorts(["http://127.0.0.1:1"], 0).rows, before)
     assert rows == before
-    assert "no answer, this is the last one: http://127.0.0.1:1 cannot be read" in missed
-    assert again(lambda: before, []) == (before, "")
+    assert "no response, showing the last one: http://127.0.0.1:1 cannot be read" in problem
+    assert read_or_keep(lambda: before, []) == (before, "")

@@ -1,6 +1,6 @@
-"""The dashboards as plain data: what they ask, in which unit, and what it means."""
+"""The dashboards as plain data."""
 
-from hybridserve.observability.dashboards.model import Dashboard, Panel, Query, Row
+from hybridserve.observability.dashboards.model import Dashboard, Panel
 from hybridserve.observability.dashboards.operating import AUTOSCALING, COMPLIANCE, REPLICAS, load_test
 from hybridserve.observability.dashboards.serving import HYBRID_CACHE, latency, overview
 from hybridserve.settings.telemetry import TelemetrySection
@@ -11,4 +11,4 @@ def dashboards(section: TelemetrySection) -> tuple[Dashboard, ...]:
     return (overview(section), HYBRID_CACHE, latency(section), AUTOSCALING, COMPLIANCE, REPLICAS, load_test(section))
 
 
-__all__ = ["Dashboard", "Panel", "Query", "Row", "dashboards"]
+__all__ = ["Dashboard", "Panel", "dashboards"]

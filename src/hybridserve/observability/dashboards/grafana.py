@@ -1,4 +1,4 @@
-"""Dashboards as Grafana's JSON, built with Grafana's own SDK, which comes with the `dev` extra."""
+"""Dashboards as Grafana's JSON, built with Grafana's own SDK, which is in the `dev` extra."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Format = Literal["classic", "resource"]
 _WIDTH, _HEIGHT, _STAT_HEIGHT = 24, 8, 5
 _TAG = "hybridserve"
 SCALED = f"changes(hybridserve_autoscaler_target_replicas{{{MODEL}}}[1m]) > 0"
-"""Marks on every dashboard: when the number of replicas was changed."""
-# name, label, what its values are asked from; each is asked with the ones before it already chosen.
+"""Annotation on every dashboard: when the target number of replicas changed."""
+# Name, label and query of the values; each query uses the variables before it.
 _VARIABLES = (
     ("namespace", "Namespace", "label_values(hybridserve_build_info, namespace)"),
     ("model", "Model", 'label_values(hybridserve_build_info{namespace=~"$namespace"}, model)'),
@@ -111,7 +111,7 @@ def _classic(board: Dashboard) -> str:
 
 
 def _span(number: int, of: int) -> int:
-    """Columns of one of so many panels: all of a row's columns are given away."""
+    """Columns of one of `of` panels, so that together they fill the row."""
     return _WIDTH // of + (number < _WIDTH % of)
 
 
@@ -141,7 +141,7 @@ def _panel(panel: Panel, place: tuple[int, int], source: Any, common: Any) -> An
                 common.GraphThresholdsStyleConfig().mode(models.GraphThresholdsStyleMode.DASHED)
             )
     steps = [kinds.Threshold(value=None, color=panel.base)]
-    steps += [kinds.Threshold(value=value, color=colour) for value, colour in panel.limits]
+    steps += [kinds.Threshold(value=value, color=color) for value, color in panel.limits]
     made = (
         made.title(panel.title)
         .description(panel.description)
@@ -149,7 +149,7 @@ def _panel(panel: Panel, place: tuple[int, int], source: Any, common: Any) -> An
         .span(place[0])
         .height(place[1])
         .datasource(source)
-        .no_value("nothing yet")
+        .no_value("No data")
         .thresholds(build.ThresholdsConfig().mode(kinds.ThresholdsMode.ABSOLUTE).steps(steps))
     )
     if panel.highest is not None:
@@ -157,7 +157,7 @@ def _panel(panel: Panel, place: tuple[int, int], source: Any, common: Any) -> An
     if panel.runbook is not None:
         link = build.DashboardLink("Runbook").url(f"{RUNBOOKS}/{panel.runbook}.md").target_blank(True)
         made = made.links([link.type(kinds.DashboardLinkType.LINK)])
-    for number, query in enumerate(panel.queries):
-        asked = prometheus.Dataquery().ref_id(chr(ord("A") + number)).expr(query.expr)
-        made = made.with_target(asked.legend_format(query.legend) if query.legend else asked)
+    for number, (expr, legend) in enumerate(panel.queries):
+        query = prometheus.Dataquery().ref_id(chr(ord("A") + number)).expr(expr)
+        made = made.with_target(query.legend_format(legend) if legend else query)
     return made

@@ -1,25 +1,20 @@
-"""A dashboard without Grafana's words: rows of panels, each with its queries, unit, limits and meaning."""
+"""Dashboards as plain data: rows of panels, each with its queries, unit, thresholds and description."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-# Chosen by the variables that every dashboard has.
+# Set by the variables of every dashboard.
 MODEL = 'namespace=~"$namespace", model=~"$model"'
 REPLICA = f'{MODEL}, replica=~"$replica"'
-# Ray's own export knows no model: a node's agent speaks for all that runs there.
+# Ray's own metrics have no label for the model: they are per node.
 RAY = 'namespace=~"$namespace"'
 RATE = "$__rate_interval"
 
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """PromQL, and the name of each line, with ``{{label}}``."""
-
-    expr: str
-    legend: str = ""
+Query = tuple[str, str]
+"""PromQL, and the legend of each series with ``{{label}}``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +23,9 @@ class Panel:
 
     Attributes:
         unit: Grafana's name of a unit.
-        kind: over time, one number, or the legends themselves.
-        description: what is shown, and when to worry.
-        limits: (from this value on, colour), rising; below the first it is `base`.
+        kind: a graph, one number, or the legends themselves.
+        description: what is shown, and when to act.
+        limits: (from this value on, color), rising; below the first it is `base`.
         runbook: page under docs/runbooks.
         rare: why it may be empty in a healthy service.
     """
@@ -63,7 +58,7 @@ class Dashboard:
     slug: str
     title: str
     description: str
-    rows: tuple[Row, ...] = field(default=())
+    rows: tuple[Row, ...]
 
     @property
     def uid(self) -> str:
@@ -75,17 +70,54 @@ class Dashboard:
             yield from row.panels
 
 
-def panel(title: str, unit: str, description: str, *queries: tuple[str, str] | str, **more: object) -> Panel:
-    """A panel whose queries are given as PromQL, or as (PromQL, legend)."""
-    asked = tuple(Query(one) if isinstance(one, str) else Query(*one) for one in queries)
-    return Panel(title, description, unit, asked, **more)  # type: ignore[arg-type]
+def dashboard(slug: str, title: str, description: str, *rows: Row) -> Dashboard:
+    """A dashboard of hybridserve."""
+    return Dashboard(slug, f"hybridserve / {title}", description, rows)
 
 
-def quantiles(metric: str, by: str = "", selector: str = REPLICA) -> tuple[tuple[str, str], ...]:
+def row(title: str, *panels: Panel) -> Row:
+    """A row."""
+    return Row(title, panels)
+
+
+def panel(title: str, unit: str, description: str, *queries: Query | str, **options: Any) -> Panel:
+    """A graph; a query without a legend may be PromQL alone."""
+    pairs = tuple((query, "") if isinstance(query, str) else query for query in queries)
+    return Panel(title, description, unit, pairs, **options)
+
+
+def stat(title: str, unit: str, description: str, query: str, *limits: tuple[float, str], **options: Any) -> Panel:
+    """One number, with its thresholds."""
+    return panel(title, unit, description, query, kind="stat", limits=limits, **options)
+
+
+def _query(how: str, expr: str, by: str) -> Query:
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", ")) if by else ""
+    return (f"{how} by ({by}) ({expr})" if by else f"{how}({expr})"), legend
+
+
+def total(metric: str, by: str = "", where: str = REPLICA) -> Query:
+    """Sum of a gauge, by labels."""
+    return _query("sum", f"{metric}{{{where}}}", by)
+
+
+def highest(metric: str, by: str = "", where: str = REPLICA) -> Query:
+    """Maximum of a gauge, by labels."""
+    return _query("max", f"{metric}{{{where}}}", by)
+
+
+def rate(metric: str, by: str = "", where: str = REPLICA) -> Query:
+    """Rate per second of a counter, summed by labels."""
+    return _query("sum", f"rate({metric}{{{where}}}[{RATE}])", by)
+
+
+def mean(metric: str) -> str:
+    """Exact mean of a histogram."""
+    return f"{rate(f'{metric}_sum')[0]} / ({rate(f'{metric}_count')[0]} > 0)"
+
+
+def quantiles(metric: str, by: str = "") -> tuple[Query, ...]:
     """p50, p95 and p99 of a histogram."""
-    labels = f"le, {by}" if by else "le"
-    name = f" {{{{{by}}}}}" if by else ""
-    return tuple(
-        (f"histogram_quantile({q}, sum by ({labels}) (rate({metric}_bucket{{{selector}}}[{RATE}])))", f"p{q * 100:.0f}{name}")
-        for q in (0.5, 0.95, 0.99)
-    )  # fmt: skip
+    buckets, _ = rate(f"{metric}_bucket", f"le, {by}" if by else "le")
+    legend = f" {{{{{by}}}}}" if by else ""
+    return tuple((f"histogram_quantile({q}, {buckets})", f"p{q * 100:.0f}{legend}") for q in (0.5, 0.95, 0.99))

@@ -1,309 +1,224 @@
-"""What an operator decides by: scaling, compliance and guard, replicas, and a load test from the server's side."""
+"""Dashboards for operators: autoscaling, compliance and guard, replicas, and a load test from the server's side."""
 
 from __future__ import annotations
 
-from hybridserve.observability.dashboards.model import MODEL, RATE, RAY, REPLICA, Dashboard, Row, panel, quantiles
+from hybridserve.observability.dashboards.model import (
+    MODEL,
+    RATE,
+    RAY,
+    REPLICA,
+    Dashboard,
+    dashboard,
+    highest,
+    mean,
+    panel,
+    quantiles,
+    rate,
+    row,
+    stat,
+    total,
+)
 from hybridserve.settings.telemetry import TelemetrySection
 
 _NO_GPU = "Ray exports it on nodes with a GPU only"
+_ORANGE = (1, "orange")
+_DESIRED, _TARGET, _READY, _MISSING, _DRY_RUN = (
+    highest(f"hybridserve_autoscaler_{name}", where=MODEL)[0]
+    for name in ("desired_replicas", "target_replicas", "ready_replicas", "replicas_without_metrics", "dry_run")
+)
 
-AUTOSCALING = Dashboard(
-    "autoscaling",
-    "hybridserve / Autoscaling",
-    "What the scaling law sees, what it wants and why, and what Ray Serve makes of it.",
-    (
-        Row(
-            "Replicas",
-            (
-                panel(
-                    "Wanted, told, running", "short", "Wanted by the law, told to Ray Serve, and running; with the bounds.",
-                    (f"max(hybridserve_autoscaler_desired_replicas{{{MODEL}}})", "wanted"),
-                    (f"max(hybridserve_autoscaler_target_replicas{{{MODEL}}})", "told"),
-                    (f"max(hybridserve_autoscaler_ready_replicas{{{MODEL}}})", "running"),
-                    (f"max by (bound) (hybridserve_autoscaler_replica_limit{{{MODEL}}})", "{{bound}}"),
-                ),
-                panel(
-                    "Demand, by resource", "short", "Replicas that each resource asks for by itself; the largest binds.",
-                    (f"max by (resource) (hybridserve_autoscaler_demand_replicas{{{MODEL}}})", "{{resource}}"),
-                    (f'max(hybridserve_autoscaler_replica_limit{{{MODEL}, limit="max"}})', "bound"),
-                    runbook="autoscaler-at-limit",
-                ),
-            ),
+AUTOSCALING = dashboard(
+    "autoscaling", "Autoscaling", "What the scaling policy sees and decides, and the replicas that Ray Serve runs.",
+    row(
+        "Replicas",
+        panel(
+            "Desired / target / ready replicas", "short",
+            "Desired by the scaling policy, requested from Ray Serve, and running; with the limits.",
+            (_DESIRED, "desired"), (_TARGET, "target"), (_READY, "ready"),
+            highest("hybridserve_autoscaler_replica_limit", "limit", MODEL),
         ),
-        Row(
-            "Now",
-            (
-                panel(
-                    "Still to come", "short", "Replicas that Ray Serve was told to have and that do not run yet.",
-                    f"clamp_min(max(hybridserve_autoscaler_target_replicas{{{MODEL}}}) - max(hybridserve_autoscaler_ready_replicas{{{MODEL}}}), 0)",
-                    kind="stat", limits=((1, "orange"),), runbook="replicas-missing",
-                ),
-                panel(
-                    "Still to go", "short", "Replicas that run above what Ray Serve was told: they drain.",
-                    f"clamp_min(max(hybridserve_autoscaler_ready_replicas{{{MODEL}}}) - max(hybridserve_autoscaler_target_replicas{{{MODEL}}}), 0)",
-                    kind="stat", limits=((1, "orange"),), runbook="scale-down-stuck",
-                ),
-                panel(
-                    "Silent replicas", "short", "Run, and have given no fresh reading. On silence nothing is taken away.",
-                    f"max(hybridserve_autoscaler_replicas_without_metrics{{{MODEL}}})", kind="stat", limits=((1, "orange"),),
-                    runbook="autoscaler-metrics-missing",
-                ),
-                panel(
-                    "Faults of the law", "ops", "Decisions that failed inside; the number was held.",
-                    f"max(rate(hybridserve_autoscaler_errors_total{{{MODEL}}}[{RATE}]))", kind="stat", limits=((0.001, "red"),),
-                    runbook="autoscaler-metrics-missing",
-                ),
-                panel(
-                    "Dry run", "bool_yes_no", "Yes: decisions are only logged.",
-                    f"max(hybridserve_autoscaler_dry_run{{{MODEL}}})", kind="stat", limits=((1, "orange"),),
-                ),
-            ),
+        panel(
+            "Demand, by resource", "short",
+            "Replicas that the demand for each resource requires; the largest counts.",
+            highest("hybridserve_autoscaler_demand_replicas", "resource", MODEL),
+            (f'max(hybridserve_autoscaler_replica_limit{{{MODEL}, limit="max"}})', "max_replicas"),
+            runbook="autoscaler-at-limit",
         ),
-        Row(
-            "Decisions",
-            (
-                panel(
-                    "Decisions, by reason", "ops", "Class of the reason; the sentence itself is in Ray's controller log.",
-                    (f"sum by (direction, cause) (rate(hybridserve_autoscaler_decisions_total{{{MODEL}}}[{RATE}]))", "{{direction}}: {{cause}}"),
-                    stack=True,
-                ),
-            ),
+    ),
+    row(
+        "Now",
+        stat("Replicas starting", "short", "Requested from Ray Serve and not running yet.",
+             f"clamp_min({_TARGET} - {_READY}, 0)", _ORANGE, runbook="replicas-missing"),
+        stat("Replicas draining", "short", "Running above the target: they finish their requests and stop.",
+             f"clamp_min({_READY} - {_TARGET}, 0)", _ORANGE, runbook="scale-down-stuck"),
+        stat("Replicas without metrics", "short",
+             "Running, with missing or stale metrics. While there are any, nothing is scaled down.",
+             _MISSING, _ORANGE, runbook="autoscaler-metrics-missing"),
+        stat("Autoscaler errors", "ops", "Scaling decisions that raised an error; the number of replicas was kept.",
+             f"max(rate(hybridserve_autoscaler_errors_total{{{MODEL}}}[{RATE}]))", (0.001, "red"),
+             runbook="autoscaler-metrics-missing"),
+        stat("Dry run", "bool_yes_no", "Yes: decisions are only logged.", _DRY_RUN, _ORANGE),
+    ),
+    row(
+        "Decisions",
+        panel(
+            "Decisions, by cause", "ops", "The full reason of each change is in the log, event=scale.",
+            (rate("hybridserve_autoscaler_decisions_total", "direction, cause", MODEL)[0], "{{direction}}: {{cause}}"),
+            stack=True,
         ),
     ),
 )  # fmt: skip
 
-COMPLIANCE = Dashboard(
-    "compliance",
-    "hybridserve / Compliance and guard",
-    "Findings of the checks, the age of license readings, and whether the guard works.",
-    (
-        Row(
-            "Findings",
-            (
-                panel(
-                    "Failed, severity error", "short", "Checks that the production profile would refuse.",
-                    f'max(hybridserve_compliance_findings{{{REPLICA}, severity="error", status="FAIL"}}) or vector(0)',
-                    kind="stat", limits=((1, "red"),), runbook="compliance-fail",
-                ),
-                panel(
-                    "Findings", "short", "By severity and status, as judged at start; any FAIL of severity error is too many.",
-                    (f"max by (severity, status) (hybridserve_compliance_findings{{{REPLICA}}})", "{{severity}} {{status}}"),
-                    stack=True,
-                ),
-                panel(
-                    "Age of license readings", "s", "Since somebody last read the text.",
-                    (f"max by (license, role) (hybridserve_license_review_age_seconds{{{REPLICA}}})", "{{license}} ({{role}})"),
-                    limits=((180 * 86400, "orange"),), runbook="license-review-expired",
-                ),
-            ),
+_FAILED = f'hybridserve_compliance_findings{{{REPLICA}, severity="error", status="FAIL"}}'
+_VERDICTS = rate("hybridserve_guard_verdicts_total", "guard")[0]
+_VERDICT_ERRORS = rate("hybridserve_guard_verdicts_total", "guard", f'{REPLICA}, outcome="error"')[0]
+_CLIENT_REASONS = f'{REPLICA}, reason!~"guard.*|engine.*|stream.*|draining"'
+
+COMPLIANCE = dashboard(
+    "compliance", "Compliance and guard",
+    "Findings of the compliance checks, age of the license reviews, and whether the guard works.",
+    row(
+        "Findings",
+        stat("Failed, severity error", "short", "Checks that the production profile would refuse to start with.",
+             f"max({_FAILED}) or vector(0)", (1, "red"), runbook="compliance-fail"),
+        panel(
+            "Findings", "short", "By severity and status, from the checks at start. Any FAIL of severity error needs action.",
+            highest("hybridserve_compliance_findings", "severity, status"), stack=True,
         ),
-        Row(
-            "Guard",
-            (
-                panel(
-                    "Verdicts", "ops", "By stage and outcome. An error is never a pass.",
-                    (f"sum by (stage, outcome) (rate(hybridserve_guard_verdicts_total{{{REPLICA}}}[{RATE}]))", "{{stage}} {{outcome}}"),
-                    stack=True,
-                ),
-                panel(
-                    "No verdict", "percentunit", "Share of errors among the guard's verdicts; those requests are refused.",
-                    (
-                        f'sum by (guard) (rate(hybridserve_guard_verdicts_total{{{REPLICA}, outcome="error"}}[{RATE}])) '
-                        f"/ sum by (guard) (rate(hybridserve_guard_verdicts_total{{{REPLICA}}}[{RATE}]))"
-                        f" or 0 * sum by (guard) (rate(hybridserve_guard_verdicts_total{{{REPLICA}}}[{RATE}]))", "{{guard}}",
-                    ),
-                    highest=1, limits=((0.05, "red"),), runbook="guard-down",
-                ),
-                panel(
-                    "Time of a verdict", "s", "Retries included.",
-                    *quantiles("hybridserve_guard_check_duration_seconds", "stage"),
-                ),
-            ),
+        panel(
+            "Age of license reviews", "s", "Since a license text was last reviewed for the catalog.",
+            (highest("hybridserve_license_review_age_seconds", "license, role")[0], "{{license}} ({{role}})"),
+            limits=((180 * 86400, "orange"),), runbook="license-review-expired",
         ),
-        Row(
-            "Canaries",
-            (
-                panel(
-                    "Canaries", "bool_yes_no", "The last round: yes when it came back as it must.",
-                    (f"min by (kind) (hybridserve_guard_canary_ok{{{REPLICA}}})", "{{kind}}"),
-                    base="red", limits=((1, "green"),), runbook="guard-canary-failing",
-                ),
-                panel(
-                    "Time of a canary", "s", "The passing one is answered by the engine.",
-                    *quantiles("hybridserve_guard_canary_latency_seconds", "kind"),
-                ),
-            ),
+    ),
+    row(
+        "Guard",
+        panel("Verdicts", "ops", "By stage and outcome. An error never passes a request.",
+              rate("hybridserve_guard_verdicts_total", "stage, outcome"), stack=True),
+        panel(
+            "Guard errors", "percentunit", "Share of guard checks without a verdict; those requests are rejected.",
+            (f"{_VERDICT_ERRORS} / {_VERDICTS} or 0 * {_VERDICTS}", "{{guard}}"),
+            highest=1, limits=((0.05, "red"),), runbook="guard-down",
         ),
-        Row(
-            "Keys and limits",
-            (
-                panel(
-                    "Refused by keys and limits", "reqps", "Unknown keys, missing rights, too many requests or tokens.",
-                    (
-                        "sum by (reason) (rate(hybridserve_requests_rejected_total"
-                        f'{{{REPLICA}, reason!~"guard.*|engine.*|stream.*|draining|gate_closed"}}[{RATE}]))',
-                        "{{reason}}",
-                    ),
-                    stack=True,
-                ),
-                panel(
-                    "Metered tokens", "short", "Tokens per second charged against limits.",
-                    f"sum(rate(hybridserve_rate_limited_tokens_total{{{REPLICA}}}[{RATE}]))",
-                ),
-            ),
+        panel("Guard check duration", "s", "Retries included.",
+              *quantiles("hybridserve_guard_check_duration_seconds", "stage")),
+    ),
+    row(
+        "Guard self-test",
+        panel(
+            "Self-test passed", "bool_yes_no", "Whether the last self-test prompt of each kind had the expected result.",
+            (f"min by (kind) (hybridserve_guard_canary_ok{{{REPLICA}}})", "{{kind}}"),
+            base="red", limits=((1, "green"),), runbook="guard-canary-failing",
         ),
+        panel("Self-test duration", "s", "The engine answers the prompt that passes.",
+              *quantiles("hybridserve_guard_canary_latency_seconds", "kind")),
+    ),
+    row(
+        "Keys and limits",
+        panel("Rejected by keys and limits", "reqps", "Unknown keys, missing scopes, too many requests or tokens.",
+              rate("hybridserve_requests_rejected_total", "reason", _CLIENT_REASONS), stack=True),
+        panel("Rate-limited tokens", "short", "Tokens per second charged against token limits.",
+              rate("hybridserve_rate_limited_tokens_total")),
     ),
 )  # fmt: skip
 
-REPLICAS = Dashboard(
-    "replicas",
-    "hybridserve / Ray and replicas",
-    "Every replica by itself, and what Ray Serve says. Of Ray's histograms only counts are used: their sums are not true.",
-    (
-        Row(
-            "Replicas",
-            (
-                panel(
-                    "What runs", "short", "Versions, mode and profile of each replica.",
-                    (f"max by (replica, version, vllm, ray, mode, profile) (hybridserve_build_info{{{REPLICA}}})", "{{replica}}: {{version}}, vLLM {{vllm}}, Ray {{ray}}, {{mode}}, {{profile}}"),
-                    kind="names",
-                ),
-                panel(
-                    "Running requests", "short", "Sequences in the engine.",
-                    (f"sum by (replica) (vllm:num_requests_running{{{REPLICA}}})", "{{replica}}"), stack=True,
-                ),
-                panel(
-                    "Draining", "bool_yes_no", "Yes: takes no new generations.",
-                    (f"max by (replica) (hybridserve_draining{{{REPLICA}}})", "{{replica}}"),
-                    limits=((1, "orange"),), runbook="scale-down-stuck",
-                ),
-                panel(
-                    "Since the engine spoke", "s", "0 while idle; minutes mean a stuck step.",
-                    (f"max by (replica) (hybridserve_engine_stats_age_seconds{{{REPLICA}}})", "{{replica}}"),
-                    limits=((10, "orange"), (60, "red")), runbook="engine-stalled",
-                ),
-            ),
+
+def _processes(metric: str) -> str:
+    """Processes per node that exported a metric within two minutes; two when one replaced the other."""
+    return (
+        "count by (NodeAddress) (count by (NodeAddress, WorkerId) "
+        f"(last_over_time(ray_serve_{metric}{{{RAY}}}[2m])))"
+    )  # fmt: skip
+
+
+_BUILD = highest("hybridserve_build_info", "replica, version, vllm, ray, mode, profile")[0]
+_NAMED = f'{REPLICA}, replica!=""'
+
+REPLICAS = dashboard(
+    "replicas", "Ray and replicas",
+    "Each replica, and Ray Serve's own metrics. Of Ray's histograms only the counts are used: their sums are wrong.",
+    row(
+        "Replicas",
+        panel("Versions", "short", "Versions, mode and profile of each replica.",
+              (_BUILD, "{{replica}}: {{version}}, vLLM {{vllm}}, Ray {{ray}}, {{mode}}, {{profile}}"), kind="names"),
+        panel("Running requests", "short", "Sequences in the engine.", total("vllm:num_requests_running", "replica"),
+              stack=True),
+        panel("Draining", "bool_yes_no", "Yes: rejects new generations.", highest("hybridserve_draining", "replica"),
+              limits=(_ORANGE,), runbook="scale-down-stuck"),
+        panel("Age of engine statistics", "s", "0 while idle; seconds without progress mean a stalled engine.",
+              highest("hybridserve_engine_stats_age_seconds", "replica"),
+              limits=((10, "orange"), (60, "red")), runbook="engine-stalled"),
+    ),
+    row(
+        "Processes",
+        panel("Memory", "bytes", "Resident memory of the replica's process, without the engine core's.",
+              highest("process_resident_memory_bytes", "replica", _NAMED)),
+        panel("CPU", "short", "Cores used by the replica's process, without the engine core's.",
+              rate("process_cpu_seconds_total", "replica", _NAMED)),
+        panel("Sleep state", "short", "The engine's sleep state is the one with value 1.",
+              highest("vllm:engine_sleep_state", "sleep_state")),
+    ),
+    row(
+        "Ray Serve",
+        panel("Healthy replicas", "short", "By Ray Serve's own health check.",
+              total("ray_serve_deployment_replica_healthy", "deployment", RAY)),
+        panel("Requests, by status", "reqps", "As counted by Ray Serve's HTTP proxy.",
+              rate("ray_serve_num_http_requests_total", "status_code", RAY), stack=True),
+        panel("Target replicas", "short", "Ray Serve's target for the deployment.",
+              highest("ray_serve_autoscaling_target_replicas", "deployment", RAY)),
+        panel("Ongoing requests", "short", "Requests that Ray Serve has at each replica.",
+              total("ray_serve_replica_processing_queries", "replica", RAY), stack=True,
+              rare="Ray drops it 20 s after its last change"),
+        panel(
+            "Component restarts", "short",
+            "Processes that were Serve's controller or a node's proxy within two minutes; 2 means that it was replaced.",
+            (_processes("controller_num_control_loops"), "controller"),
+            (_processes("num_ongoing_http_requests"), "proxy on {{NodeAddress}}"),
+            limits=((2, "orange"),), runbook="serve-component-replaced",
         ),
-        Row(
-            "Processes",
-            (
-                panel(
-                    "Memory", "bytes", "Resident memory of the replica's process, without the engine core's.",
-                    (f'max by (replica) (process_resident_memory_bytes{{{REPLICA}, replica!=""}})', "{{replica}}"),
-                ),
-                panel(
-                    "Processor", "short", "Cores that the replica's process uses, without the engine core's.",
-                    (f'sum by (replica) (rate(process_cpu_seconds_total{{{REPLICA}, replica!=""}}[{RATE}]))', "{{replica}}"),
-                ),
-                panel(
-                    "Sleep state", "short", "State of the engine that is 1.",
-                    (f"max by (sleep_state) (vllm:engine_sleep_state{{{REPLICA}}})", "{{sleep_state}}"),
-                ),
-            ),
-        ),
-        Row(
-            "Ray Serve",
-            (
-                panel(
-                    "Healthy replicas", "short", "By Ray Serve's own health check.",
-                    (f"sum by (deployment) (ray_serve_deployment_replica_healthy{{{RAY}}})", "{{deployment}}"),
-                ),
-                panel(
-                    "Requests, by status", "reqps", "As Ray Serve's HTTP side counts them.",
-                    (f"sum by (status_code) (rate(ray_serve_num_http_requests_total{{{RAY}}}[{RATE}]))", "{{status_code}}"),
-                    stack=True,
-                ),
-                panel(
-                    "Told replicas", "short", "Ray Serve's target for the deployment.",
-                    (f"max by (deployment) (ray_serve_autoscaling_target_replicas{{{RAY}}})", "{{deployment}}"),
-                ),
-                panel(
-                    "Ongoing at replicas", "short", "Requests that Ray Serve has at each replica.",
-                    (f"sum by (replica) (ray_serve_replica_processing_queries{{{RAY}}})", "{{replica}}"), stack=True,
-                    rare="Ray forgets it 20 s after its last change",
-                ),
-                panel(
-                    "Lives of a part", "short", "Processes that were Serve's controller or a node's proxy in two minutes; two: it was replaced.",
-                    (f"count by (NodeAddress) (count by (NodeAddress, WorkerId) (last_over_time(ray_serve_controller_num_control_loops{{{RAY}}}[2m])))", "controller"),
-                    (f"count by (NodeAddress) (count by (NodeAddress, WorkerId) (last_over_time(ray_serve_num_ongoing_http_requests{{{RAY}}}[2m])))", "proxy on {{NodeAddress}}"),
-                    limits=((2, "orange"),), runbook="serve-component-replaced",
-                ),
-            ),
-        ),
-        Row(
-            "Nodes",
-            (
-                panel(
-                    "Memory of the node", "bytes", "In use on each node.",
-                    (f"max by (ip) (ray_node_mem_used{{{RAY}}})", "{{ip}}"),
-                ),
-                panel(
-                    "GPU memory", "mbytes", "In use on each GPU. The engine takes its share at start and keeps it.",
-                    (f"max by (ip, GpuIndex) (ray_node_gram_used{{{RAY}}})", "{{ip}} {{GpuIndex}}"), rare=_NO_GPU,
-                ),
-                panel(
-                    "GPU busy", "percent", "Share of time in which a kernel ran on each GPU; 100 does not mean that it is full.",
-                    (f"max by (ip, GpuIndex) (ray_node_gpus_utilization{{{RAY}}})", "{{ip}} {{GpuIndex}}"),
-                    highest=100, rare=_NO_GPU,
-                ),
-            ),
-        ),
+    ),
+    row(
+        "Nodes",
+        panel("Node memory", "bytes", "In use on each node.", highest("ray_node_mem_used", "ip", RAY)),
+        panel("GPU memory", "mbytes", "In use on each GPU. The engine allocates its share at start and keeps it.",
+              highest("ray_node_gram_used", "ip, GpuIndex", RAY), rare=_NO_GPU),
+        panel("GPU utilization", "percent", "Share of time with a running kernel; 100 does not mean full throughput.",
+              highest("ray_node_gpus_utilization", "ip, GpuIndex", RAY), highest=100, rare=_NO_GPU),
     ),
 )  # fmt: skip
 
 
 def load_test(section: TelemetrySection) -> Dashboard:
-    """Limits are the targets of the settings."""
-    return Dashboard(
-        "load-test",
-        "hybridserve / Load test",
-        "A load test from the server's side, to lay beside the client's report. Both must agree.",
-        (
-            Row(
-                "Load",
-                (
-                    panel(
-                        "Requests in and out", "reqps", "Passed on, and finished.",
-                        (f"sum(rate(hybridserve_requests_admitted_total{{{REPLICA}}}[{RATE}]))", "in"),
-                        (f"sum(rate(vllm:request_success_total{{{REPLICA}}}[{RATE}]))", "out"),
-                    ),
-                    panel(
-                        "Running and waiting", "short", "A queue that only grows: past the knee.",
-                        (f"sum(vllm:num_requests_running{{{REPLICA}}})", "running"),
-                        (f"sum(vllm:num_requests_waiting{{{REPLICA}}})", "waiting"),
-                        (f"sum(hybridserve_state_slots{{{REPLICA}}})", "slots"),
-                    ),
-                    panel(
-                        "Tokens", "short", "Per second, prompts with what the cache gave.",
-                        (f"sum(rate(vllm:prompt_tokens_total{{{REPLICA}}}[{RATE}]))", "prompt"),
-                        (f"sum(rate(vllm:generation_tokens_total{{{REPLICA}}}[{RATE}]))", "output"),
-                    ),
-                ),
-            ),
-            Row(
-                "Shape",
-                (
-                    panel("Prompt length", "short", "Tokens of a prompt.", *quantiles("vllm:request_prompt_tokens")),
-                    panel("Output length", "short", "Tokens of an answer.", *quantiles("vllm:request_generation_tokens")),
-                    panel(
-                        "Tokens in a step", "short", "Prompt and output tokens that the engine computes at once.",
-                        *quantiles("vllm:iteration_tokens_total"),
-                    ),
-                ),
-            ),
-            Row(
-                "Result",
-                (
-                    panel("Time to first token", "s", "Mean, exact.",
-                        f"sum(rate(vllm:time_to_first_token_seconds_sum{{{REPLICA}}}[{RATE}])) / (sum(rate(vllm:time_to_first_token_seconds_count{{{REPLICA}}}[{RATE}])) > 0)",
-                        limits=((section.slo_ttft_s, "red"),), runbook="ttft-budget-burn"),
-                    panel("Time between tokens", "s", "Mean of requests' means, exact.",
-                        f"sum(rate(vllm:request_time_per_output_token_seconds_sum{{{REPLICA}}}[{RATE}])) / (sum(rate(vllm:request_time_per_output_token_seconds_count{{{REPLICA}}}[{RATE}])) > 0)",
-                        limits=((section.slo_inter_token_s, "red"),), runbook="inter-token-budget-burn"),
-                    panel("Goodput", "percentunit", "Share of finished requests that are good in both latencies.",
-                        f'sum(rate(hybridserve_requests_slo_total{{{REPLICA}, outcome="good"}}[{RATE}])) / (sum(rate(hybridserve_requests_slo_total{{{REPLICA}}}[{RATE}])) > 0)',
-                        highest=1, base="red", limits=((section.slo_goodput, "green"),), runbook="goodput-budget-burn"),
-                ),
-            ),
+    """A load test from the server's side; thresholds are the targets of the settings."""
+    good = rate("hybridserve_requests_slo_total", where=f'{REPLICA}, outcome="good"')[0]
+    return dashboard(
+        "load-test", "Load test", "A load test from the server's side, to compare with the client's report.",
+        row(
+            "Load",
+            panel("Requests in and out", "reqps", "Forwarded to the engine, and finished.",
+                  (rate("hybridserve_requests_admitted_total")[0], "in"), (rate("vllm:request_success_total")[0], "out")),
+            panel("Running and waiting", "short", "A queue that only grows: the load is above capacity.",
+                  (total("vllm:num_requests_running")[0], "running"), (total("vllm:num_requests_waiting")[0], "waiting"),
+                  (total("hybridserve_state_slots")[0], "slots")),
+            panel("Tokens", "short", "Tokens per second; prompt tokens include cache hits.",
+                  (rate("vllm:prompt_tokens_total")[0], "prompt"), (rate("vllm:generation_tokens_total")[0], "output")),
+        ),
+        row(
+            "Shape",
+            panel("Prompt length", "short", "Prompt tokens per request.", *quantiles("vllm:request_prompt_tokens")),
+            panel("Output length", "short", "Output tokens per request.", *quantiles("vllm:request_generation_tokens")),
+            panel("Tokens per step", "short", "Prompt and output tokens that the engine computes in one step.",
+                  *quantiles("vllm:iteration_tokens_total")),
+        ),
+        row(
+            "Result",
+            panel("Time to first token", "s", "Exact mean.", mean("vllm:time_to_first_token_seconds"),
+                  limits=((section.slo_ttft_s, "red"),), runbook="ttft-budget-burn"),
+            panel("Time per output token", "s", "Exact mean of the means of requests.",
+                  mean("vllm:request_time_per_output_token_seconds"),
+                  limits=((section.slo_inter_token_s, "red"),), runbook="inter-token-budget-burn"),
+            panel("Goodput", "percentunit", "Share of finished requests that meet both latency targets.",
+                  f"{good} / ({rate('hybridserve_requests_slo_total')[0]} > 0)",
+                  highest=1, base="red", limits=((section.slo_goodput, "green"),), runbook="goodput-budget-burn"),
         ),
     )  # fmt: skip

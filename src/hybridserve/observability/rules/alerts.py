@@ -1,4 +1,4 @@
-"""Every alert that is not a burning budget: what it asks, how bad it is, and which page of the runbook it sends to."""
+"""All alerts: expression, severity, texts and runbook."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ RUNBOOKS = "https://github.com/hybridserve/hybridserve/blob/main/docs/runbooks"
 
 _CAPACITY = 'vllm:num_requests_waiting_by_reason{reason="capacity"}'
 _DAY_S = 86400
-# Known by what it exported, not by its address: in a pod unused ports are targets too. And who was told to go is not
-# down.
+# A target counts by what it exported, not by its address: in a pod unused ports are targets too. A replica that was
+# removed by scale-down is not down.
 _LOST = (
     "up == 0 and on (namespace, model, replica) "
     "max by (namespace, model, replica) (max_over_time(hybridserve_build_info[15m])) "
@@ -25,7 +25,7 @@ _LOST = (
 
 
 def _replaced(metric: str) -> str:
-    """Two processes of one node within two minutes exported what only one of them does at a time."""
+    """True if two processes of a node exported within two minutes what only one of them does at a time."""
     each = f"count by (namespace, NodeAddress, WorkerId) (last_over_time({metric}[2m]))"
     return f"count by (namespace, NodeAddress) ({each}) > 1"
 
@@ -54,21 +54,25 @@ class Alert:
 
 
 def alerts(section: TelemetrySection) -> tuple[Alert, ...]:
-    """All alerts, budgets first."""
-    burning = tuple(
+    """All alerts, burn rates first."""
+    burn_rates = tuple(
         Alert(
             slo.alert,
             expr,
             "0m",
             "page" if severity == "page" else "ticket",
             f"{slo.runbook}-budget-burn",
-            f"{{{{ $labels.model }}}} burns its {slo.name} budget",
-            f"Good is: {slo.good_word}, for {slo.objective:.4g} of requests. "
-            + ("It will be gone in days." if severity == "page" else "It will not last the period."),
+            f"{{{{ $labels.model }}}} uses its {slo.name} error budget too fast",
+            f"Objective: {slo.goal}, for {slo.objective:.4g} of requests. "
+            + (
+                "The budget will be used up within days."
+                if severity == "page"
+                else "The budget will not last for the period."
+            ),
         )
         for slo, severity, expr in burn_alerts(section)
     )
-    return burning + STATE
+    return burn_rates + STATE
 
 
 STATE = (
@@ -79,8 +83,8 @@ STATE = (
         "5m",
         "ticket",
         "state-slots-full",
-        "{{ $labels.replica }}: every state slot is taken and requests wait",
-        "The recurrent state of each running sequence needs a slot; the engine's own usage figure may read near zero.",
+        "{{ $labels.replica }}: all state slots are in use and requests wait",
+        "Each running sequence needs a slot for its recurrent state; vLLM's KV-cache usage may still be near zero.",
     ),
     Alert(
         "HybridServeHeadOfLineBlocking",
@@ -90,8 +94,8 @@ STATE = (
         "5m",
         "ticket",
         "head-of-line-blocking",
-        "{{ $labels.replica }}: requests wait although slots and blocks are free",
-        "The request at the head of the queue does not fit and holds up the ones behind it.",
+        "{{ $labels.replica }}: requests wait although state slots and KV-cache blocks are free",
+        "The request at the head of the queue does not fit and blocks the requests behind it.",
     ),
     Alert(
         "HybridServeHighPreemptionRate",
@@ -99,8 +103,8 @@ STATE = (
         "10m",
         "ticket",
         "high-preemption-rate",
-        "{{ $labels.replica }} throws running sequences out of the cache",
-        "Each preempted sequence is computed again from its beginning.",
+        "{{ $labels.replica }} is preempting running requests",
+        "Each preempted request is computed again from the start.",
     ),
     Alert(
         "HybridServePrefixCacheIneffective",
@@ -111,8 +115,8 @@ STATE = (
         "1h",
         "info",
         "prefix-cache-ineffective",
-        "{{ $labels.model }}: the prefix cache finds nothing",
-        "On a hybrid model a prefix shorter than one block can never hit.",
+        "{{ $labels.model }}: the prefix cache has almost no hits",
+        "On a hybrid model a prefix shorter than one block can never be a hit.",
     ),
     Alert(
         "HybridServePlanDrift",
@@ -120,8 +124,8 @@ STATE = (
         "5m",
         "ticket",
         "plan-drift",
-        "{{ $labels.replica }}: the engine's cache is not as planned",
-        "{{ $value }} fields differ; GET /plan names them. Scaling and admission count with the plan.",
+        "{{ $labels.replica }}: the engine's cache differs from the plan",
+        "{{ $value }} fields differ; GET /plan lists them. Scaling and admission rely on the plan.",
     ),
     Alert(
         "HybridServeGuardDown",
@@ -130,8 +134,8 @@ STATE = (
         "2m",
         "page",
         "guard-down",
-        "{{ $labels.guard }}: the guard gives no verdict",
-        "{{ $value | humanizePercentage }} of its verdicts are errors; those requests are refused with 503.",
+        "{{ $labels.guard }}: guard checks fail",
+        "{{ $value | humanizePercentage }} of guard checks return an error; those requests are rejected with 503.",
     ),
     Alert(
         "HybridServeGuardCanaryFailing",
@@ -139,8 +143,8 @@ STATE = (
         "2m",
         "page",
         "guard-canary-failing",
-        "{{ $labels.replica }}: the {{ $labels.kind }} canary does not come back as it must",
-        "The guard answers, and answers wrongly; after several rounds the replica serves nothing.",
+        "{{ $labels.replica }}: the guard self-test {{ $labels.kind }} fails",
+        "The guard gives a wrong verdict; after guard.canary_failures failed tests the replica rejects all requests.",
     ),
     Alert(
         "HybridServeComplianceFail",
@@ -149,8 +153,8 @@ STATE = (
         "1m",
         "ticket",
         "compliance-fail",
-        "{{ $labels.model }} runs with failed compliance findings",
-        "{{ $value }} findings of severity error; GET /compliance shows each with its remedy.",
+        "{{ $labels.model }} runs with failed compliance checks",
+        "{{ $value }} findings of severity error; GET /compliance lists each with its remedy.",
     ),
     Alert(
         "HybridServeLicenseReviewExpired",
@@ -158,8 +162,8 @@ STATE = (
         "1h",
         "info",
         "license-review-expired",
-        "{{ $labels.license }} was last read half a year ago",
-        "Some licenses ask to be looked at regularly.",
+        "{{ $labels.license }} was last reviewed more than half a year ago",
+        "Some licenses require a regular review.",
     ),
     Alert(
         "HybridServeAutoscalerAtLimit",
@@ -168,8 +172,8 @@ STATE = (
         "10m",
         "ticket",
         "autoscaler-at-limit",
-        "{{ $labels.model }} needs more replicas than it may have",
-        "The demand is {{ $value | humanize }} replicas; scaling.max_replicas holds it back.",
+        "{{ $labels.model }} needs more replicas than scaling.max_replicas",
+        "The demand is {{ $value | humanize }} replicas, more than scaling.max_replicas allows.",
     ),
     Alert(
         "HybridServeScaleDownStuck",
@@ -178,8 +182,8 @@ STATE = (
         "15m",
         "ticket",
         "scale-down-stuck",
-        "{{ $labels.model }}: replicas that shall go do not go",
-        "More replicas run than Ray Serve was told to have.",
+        "{{ $labels.model }}: scale-down is stuck: extra replicas do not terminate",
+        "More replicas run than the target of Ray Serve.",
     ),
     Alert(
         "HybridServeAutoscalerMetricsMissing",
@@ -188,8 +192,8 @@ STATE = (
         "5m",
         "ticket",
         "autoscaler-metrics-missing",
-        "{{ $labels.model }}: the scaling law lacks readings or fails",
-        "On silence and on faults the number of replicas is held.",
+        "{{ $labels.model }}: the autoscaler lacks metrics or fails",
+        "Without metrics nothing is scaled down; after an error the number of replicas is kept.",
     ),
     Alert(
         "HybridServeEngineDown",
@@ -197,8 +201,8 @@ STATE = (
         "1m",
         "page",
         "engine-down",
-        "{{ $labels.replica }} does not answer Prometheus",
-        "An engine that crashes takes its replica and its metrics along.",
+        "{{ $labels.replica }} is down: Prometheus cannot scrape it",
+        "When an engine crashes, its replica and its metrics endpoint stop with it.",
     ),
     Alert(
         "HybridServeReplicasMissing",
@@ -207,8 +211,8 @@ STATE = (
         "15m",
         "page",
         "replicas-missing",
-        "{{ $labels.model }}: replicas that shall run do not come",
-        "{{ $value }} run, fewer than Ray Serve was told to have, for longer than a start takes.",
+        "{{ $labels.model }}: replicas are missing: fewer are ready than requested",
+        "{{ $value }} are ready, fewer than the target of Ray Serve, for longer than a start takes.",
     ),
     Alert(
         "HybridServeReplicaLost",
@@ -216,8 +220,8 @@ STATE = (
         "0m",
         "info",
         "engine-down",
-        "{{ $labels.replica }} went away without a word",
-        "Its process was killed, ended itself with its engine, or is stopped. Ray Serve starts another one.",
+        "{{ $labels.replica }} disappeared (scrape target lost)",
+        "Its process was killed or stopped, or exited with its engine. Ray Serve starts another replica.",
     ),
     Alert(
         "HybridServeProxyReplaced",
@@ -226,7 +230,7 @@ STATE = (
         "info",
         "serve-component-replaced",
         "Ray Serve's proxy on {{ $labels.NodeAddress }} was replaced",
-        "It died, or did not answer its health checks. Until the new one is there nobody is served through that node.",
+        "It died or failed its health checks. Until the new proxy is ready, no request is served through that node.",
     ),
     Alert(
         "HybridServeControllerReplaced",
@@ -235,7 +239,7 @@ STATE = (
         "info",
         "serve-component-replaced",
         "Ray Serve's controller on {{ $labels.NodeAddress }} was replaced",
-        "Requests are served without it; until the new one is there nothing is scaled and nothing replaced.",
+        "Requests are served without it; until the new controller is ready nothing is scaled or replaced.",
     ),
     Alert(
         "HybridServeEngineStalled",
@@ -243,8 +247,8 @@ STATE = (
         "15s",
         "page",
         "engine-stalled",
-        "{{ $labels.replica }} has work and its engine says nothing",
-        "Silent for {{ $value | humanizeDuration }}. After server.stall_timeout_s its process ends itself.",
+        "{{ $labels.replica }}: engine reports no progress with pending work",
+        "No engine step for {{ $value | humanizeDuration }}. After server.stall_timeout_s the replica exits.",
     ),
     Alert(
         "HybridServeEngineStalled",
@@ -254,8 +258,8 @@ STATE = (
         "3m",
         "page",
         "engine-stalled",
-        "{{ $labels.replica }} runs requests and makes no tokens",
-        "A step takes minutes, or never ends.",
+        "{{ $labels.replica }} runs requests and generates no tokens",
+        "An engine step takes minutes, or never ends.",
     ),
     Alert(
         "HybridServeMetricsMissing",
@@ -264,6 +268,6 @@ STATE = (
         "page",
         "metrics-missing",
         "No replica exports metrics",
-        "Either nothing runs, or Prometheus does not find it: no other alert can fire.",
+        "Either nothing runs, or Prometheus does not find the replicas; then no other alert can fire.",
     ),
 )

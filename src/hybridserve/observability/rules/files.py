@@ -13,7 +13,7 @@ from hybridserve.settings.telemetry import TelemetrySection
 _HEAD = "# Written by `hybridserve alerts export`; change the settings or the code, not this file.\n"
 _REPLICA = f"{BY}, replica"
 
-# Dashboards and `hybridserve top` ask for these, so that a fleet is not summed anew at every refresh.
+# For dashboards, so that a fleet is not summed again at every refresh.
 RECORDINGS = {
     "hybridserve:state_slots:utilization": "hybridserve_state_slots_used / hybridserve_state_slots",
     "hybridserve:kv_cache_blocks:utilization": (
@@ -36,7 +36,7 @@ RECORDINGS = {
 
 
 def rule_groups(section: TelemetrySection) -> dict[str, list[dict[str, Any]]]:
-    """File name to the groups of that file, as Prometheus and the PrometheusRule resource have them."""
+    """File name to its groups, in the form of Prometheus and of the PrometheusRule resource."""
     return {
         "recording.yaml": [
             {

@@ -1,6 +1,6 @@
 """Service level objectives as Prometheus rules: error ratios over eight windows, and alerts on two at a time.
 
-Names and labels of the recordings are sloth's, so that boards made for it show them unchanged.
+Names and labels of the recordings are those of sloth, so that its dashboards work unchanged.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any
 from hybridserve.settings.telemetry import TelemetrySection
 
 BY = "namespace, model"
-# Refusals that are this service's fault, not the client's.
-OURS = (
-    "draining|gate_closed|guard_canary|guard_unavailable|"
-    "engine_unavailable|engine_error|stream_unreadable|stream_interrupted"
+# Reasons that are the service's fault, not the client's.
+SERVER_FAULTS = (
+    "draining|guard_canary|guard_unavailable|engine_unavailable|engine_error|stream_unreadable|stream_interrupted"
 )
-# (short window, long window, share of the budget that may go in the long one, hours of it, severity).
+# (short window, long window, share of the budget used in the long one, its hours, severity).
 _ALERTS = (
     ("5m", "1h", 0.02, 1, "page"),
     ("30m", "6h", 0.05, 6, "page"),
@@ -24,9 +23,9 @@ _ALERTS = (
     ("6h", "3d", 0.10, 72, "ticket"),
 )
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-# Under so few requests in the last hour one slow one would be a burnt budget.
+# With fewer requests in the last hour a single slow one would burn the budget.
 MIN_REQUESTS = 20
-# A budget of a tenth cannot burn 14.4 times too fast: all would be bad at 10. Nearly all bad always counts.
+# A budget of a tenth cannot burn 14.4 times too fast: at 10 every request is bad. Nearly all bad always counts.
 _NEARLY_ALL = 0.9
 
 
@@ -37,7 +36,7 @@ class SLO:
     Attributes:
         objective: share of good events.
         bad, total: PromQL with ``$window``, rates by namespace and model.
-        good_word: what a good event is.
+        goal: what a good event is.
     """
 
     name: str
@@ -46,10 +45,10 @@ class SLO:
     objective: float
     bad: str
     total: str
-    good_word: str
+    goal: str
 
     def error(self, window: str) -> str:
-        """Share of bad events in this window; nothing where there were none at all."""
+        """Share of bad events in this window; no series without events."""
         return f"({self.bad}) / (({self.total}) > 0)".replace("$window", window)
 
 
@@ -63,7 +62,7 @@ def objectives(section: TelemetrySection) -> tuple[SLO, ...]:
             "vllm:time_to_first_token_seconds",
             section.slo_ttft_s,
             section.slo_ttft,
-            "first token within {:g} s",
+            "time to first token within {:g} s",
         ),
         _latency(
             "inter-token",
@@ -72,7 +71,7 @@ def objectives(section: TelemetrySection) -> tuple[SLO, ...]:
             "vllm:request_time_per_output_token_seconds",
             section.slo_inter_token_s,
             section.slo_inter_token,
-            "mean time between tokens within {:g} s",
+            "mean time per output token within {:g} s",
         ),
         _availability(section.slo_availability),
         SLO(
@@ -82,26 +81,26 @@ def objectives(section: TelemetrySection) -> tuple[SLO, ...]:
             section.slo_goodput,
             f'sum by ({BY}) (rate(hybridserve_requests_slo_total{{outcome!="good"}}[$window]))',
             f"sum by ({BY}) (rate(hybridserve_requests_slo_total[$window]))",
-            "both latencies good in one request",
+            "both latency targets met",
         ),
     )
 
 
-def _latency(name: str, alert: str, runbook: str, metric: str, bound: float, objective: float, word: str) -> SLO:
+def _latency(name: str, alert: str, runbook: str, metric: str, limit: float, objective: float, goal: str) -> SLO:
     total = f"sum by ({BY}) (rate({metric}_count[$window]))"
-    good = f'sum by ({BY}) (rate({metric}_bucket{{le="{bound}"}}[$window]))'
-    return SLO(name, alert, runbook, objective, f"{total} - {good}", total, word.format(bound))
+    good = f'sum by ({BY}) (rate({metric}_bucket{{le="{limit}"}}[$window]))'
+    return SLO(name, alert, runbook, objective, f"{total} - {good}", total, goal.format(limit))
 
 
 def _availability(objective: float) -> SLO:
     admitted = f"sum by ({BY}) (rate(hybridserve_requests_admitted_total[$window]))"
-    refused = f'sum by ({BY}) (rate(hybridserve_requests_rejected_total{{reason=~"{OURS}"}}[$window]))'
-    # What fails behind the door, before its 200 or after, the door counts as cut; status codes miss the latter.
-    cut = f'sum by ({BY}) (rate(hybridserve_streams_aborted_total{{reason=~"{OURS}"}}[$window]))'
-    # A series that does not exist yet counts as zero, with the labels of one that does.
-    both = f"(({refused}) or 0 * ({admitted}))"
-    bad = f"{both} + (({cut}) or 0 * {both})"
-    total = f"(({admitted}) or 0 * ({refused})) + {both}"
+    rejected = f'sum by ({BY}) (rate(hybridserve_requests_rejected_total{{reason=~"{SERVER_FAULTS}"}}[$window]))'
+    # Failures after a request was forwarded count as aborted streams, before the status 200 or after it.
+    aborted = f'sum by ({BY}) (rate(hybridserve_streams_aborted_total{{reason=~"{SERVER_FAULTS}"}}[$window]))'
+    # A series that does not exist yet counts as zero, with the labels of another that does.
+    known = f"(({rejected}) or 0 * ({admitted}))"
+    bad = f"{known} + (({aborted}) or 0 * {known})"
+    total = f"(({admitted}) or 0 * ({rejected})) + {known}"
     return SLO(
         "availability",
         "HybridServeAvailabilityBudgetBurn",
@@ -109,7 +108,7 @@ def _availability(objective: float) -> SLO:
         objective,
         bad,
         total,
-        "answered without a fault of ours",
+        "no server error",
     )
 
 
@@ -128,7 +127,7 @@ def recordings(section: TelemetrySection, service: str = "hybridserve") -> list[
             }
             for window in WINDOWS
         ]
-        # Summed from the five-minute ratios: a rate over a month of raw samples would be read at every evaluation.
+        # From the five-minute ratios: a rate over a month would read a month of raw samples at every evaluation.
         short = f"slo:sli_error:ratio_rate5m{chosen}"
         month = f"sum_over_time({short}[{period}]) / count_over_time({short}[{period}])"
         rules += [
@@ -154,7 +153,7 @@ def recordings(section: TelemetrySection, service: str = "hybridserve") -> list[
 
 
 def burn_alerts(section: TelemetrySection, service: str = "hybridserve") -> list[tuple[SLO, str, str]]:
-    """(objective, severity, expression) of every alert: a page and a ticket for each objective."""
+    """(objective, severity, expression) of every burn-rate alert: a page and a ticket per objective."""
     alerts = []
     for slo in objectives(section):
         for severity in ("page", "ticket"):
