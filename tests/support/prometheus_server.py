@@ -37,7 +37,7 @@ def start_prometheus(
     programs = script("prometheus_tools").fetch()
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": scrape, "evaluation_interval": evaluation}
-    config["rule_files"] = [str(ROOT / "deploy" / "prometheus" / "rules" / "*.yaml")]
+    config["rule_files"] = [str(ROOT / "helm" / "hybridserve" / "files" / "rules" / "*.yaml")]
     config["scrape_configs"][0]["file_sd_configs"] = [{"files": [f"{targets}/*.json"], "refresh_interval": "1s"}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()
