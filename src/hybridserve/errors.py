@@ -56,8 +56,8 @@ class ServiceError(HybridServeError):
 def from_validation(
     error: ValidationError, where: str, fix: str = "correct the file", kind: type[HybridServeError] = ConfigError
 ) -> HybridServeError:
-    """The first fault that pydantic found, as an error of class `kind`. `where` gets the path of the field."""
+    """The first fault that pydantic found, as an error of class `kind`. The field's path is added to `where`."""
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     what = "is not a known field" if first["type"] == "extra_forbidden" else first["msg"]
-    return kind(f"{where}: {path}" if path else where, what, fix)
+    return kind(": ".join(part for part in (where, path) if part), what, fix)

@@ -1,1 +1,1 @@
-"""What we know about models, licenses, accelerators and engines: data with sources, and typed loaders."""
+"""Facts about models, licenses, accelerators and engine releases: data with sources, and typed loaders."""

@@ -16,12 +16,12 @@ _FILE = Path(__file__).with_name("accelerators.yaml")
 
 
 class MemoryFacts(Fact):
-    """Total memory of one device as the CUDA runtime reports it; None where it depends on the machine."""
+    """Total memory of one device as the CUDA runtime reports it; None if it depends on the machine."""
 
     mib: int | None
-    """Lowest total that was seen, in MiB. Planning uses it."""
+    """Lowest reported total, in MiB. Planning uses it."""
     highest_mib: int | None
-    """Highest total that was seen: drivers and ECC settings differ."""
+    """Highest reported total: drivers and ECC settings differ."""
 
 
 class BandwidthFacts(Fact):
@@ -31,7 +31,7 @@ class BandwidthFacts(Fact):
 
 
 class ComputeFacts(Fact):
-    """Peak dense matrix throughput in TFLOP/s (10^12); None where the device has no such units."""
+    """Peak dense matrix throughput in TFLOP/s (10^12); None if the device has no such units."""
 
     bf16_tflops: float | None
     fp8_tflops: float | None
@@ -45,10 +45,10 @@ class Accelerator(BaseModel):
     id: str
     name: str
     ray_accelerator_type: str | None = None
-    """Ray's name for it (ray/util/accelerators); None where Ray has none."""
+    """Ray's name for it (ray/util/accelerators); None if Ray has none."""
     compute_capability: str | None
     smallest_server_defaults: bool = False
-    """The engine gives it the defaults of small devices, whatever its memory (every A100)."""
+    """The engine uses the defaults of small devices, whatever the memory (A100)."""
     memory: MemoryFacts
     bandwidth: BandwidthFacts
     compute: ComputeFacts
@@ -59,7 +59,7 @@ class Accelerator(BaseModel):
 
     @property
     def memory_bytes(self) -> int | None:
-        """Total bytes of one device, or None where it depends on the machine."""
+        """Total bytes of one device; None if it depends on the machine."""
         return None if self.memory.mib is None else self.memory.mib * MIB
 
     @property
@@ -84,21 +84,21 @@ def accelerator(name: str) -> Accelerator:
     """The accelerator with the id `name` (case and the vendor's name do not matter).
 
     Raises:
-        CatalogError: no such id; the fix names the nearest and lists all.
+        CatalogError: no such id; the fix names the closest and lists all.
     """
     wanted = _plain(name)
     for entry in accelerators():
         if wanted in (_plain(entry.id), _plain(entry.name)):
             return entry
     ids = [entry.id for entry in accelerators()]
-    near = [id_ for id_ in ids if wanted and id_.startswith(wanted)] or difflib.get_close_matches(
+    close = [id_ for id_ in ids if wanted and id_.startswith(wanted)] or difflib.get_close_matches(
         wanted, ids, n=1, cutoff=0.4
     )
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise CatalogError(
         "accelerator.name",
         f"{name!r} is not in the catalog",
-        f"{hint}known: {', '.join(ids)}; for another device give the nearest and --memory-gib",
+        f"{hint}known: {', '.join(ids)}; for another device use the closest and --memory-gib",
     )
 
 

@@ -1,4 +1,4 @@
-"""The one table of what differs between vLLM releases, `engines.yaml`, typed."""
+"""What differs between vLLM releases: `engines.yaml`, typed."""
 
 from datetime import date
 from functools import cache
@@ -23,16 +23,16 @@ class _Frozen(BaseModel):
 
 
 class KvCacheDtype(_Frozen):
-    """One type of the attention cache."""
+    """A type of the attention cache."""
 
     bytes: int
     scale_bytes: int = 0
-    """Bytes of the inline scale of one head, once for keys and once for values."""
+    """Bytes of the inline scale per head, once for keys and once for values."""
     platforms: tuple[Platform, ...]
 
 
 class ServerDefaults(_Frozen):
-    """What the API server takes for flags that are not given, from this much device memory on."""
+    """The API server's defaults for unset flags, from this much device memory."""
 
     from_gib: int
     max_num_seqs: int
@@ -40,7 +40,7 @@ class ServerDefaults(_Frozen):
 
 
 class Pins(_Frozen):
-    """Versions the engine release is built or tested with; None is unknown."""
+    """Versions that the engine release is built or tested with; None is unknown."""
 
     python: str
     torch: str
@@ -49,7 +49,7 @@ class Pins(_Frozen):
 
 
 class KnownFault(_Frozen):
-    """A fault of the release that changes what can be deployed."""
+    """A known fault of the release that limits what can be deployed."""
 
     id: str
     platforms: tuple[Platform, ...]
@@ -65,7 +65,7 @@ class EngineTable(_Frozen):
     source: str
     read: date
     verified: bool
-    """The differential suite has compared the planner with this release's own allocator."""
+    """The differential suite has compared the planner with this release's allocator."""
     mamba_cache_modes: tuple[CacheMode, ...]
     mode_all_architectures: frozenset[str]
     replayssm_architectures: frozenset[str]
@@ -87,7 +87,7 @@ class EngineTable(_Frozen):
     server_defaults_cpu: ServerDefaults
     max_cudagraph_capture_size: dict[Literal["default", "sm100"], int]
     capacity_log_device: Literal["GPU", "device"]
-    """First word of the capacity log line: always GPU, or the name of the device."""
+    """First word of the capacity log line: GPU, or the name of the device."""
     pins: Pins
     known_faults: tuple[KnownFault, ...]
 
@@ -102,9 +102,9 @@ def engine_tables() -> tuple[EngineTable, ...]:
 
 @cache
 def engine_table(version: str) -> tuple[EngineTable, str | None]:
-    """The table for a vLLM version, and a warning where it is another release's.
+    """The table for a vLLM version, and a warning if it is the table of another release.
 
-    A patch release or an unknown minor release takes the nearest table: the newest that is not newer, else the oldest.
+    A version without a table uses that of the latest earlier release, or else of the oldest.
 
     Raises:
         CatalogError: `version` is not a version number.
@@ -117,8 +117,8 @@ def engine_table(version: str) -> tuple[EngineTable, str | None]:
         return table, None
     known = ", ".join(entry.version for entry in tables)
     return table, (
-        f"vLLM {version} is not in the table of engines ({known}): planned with the constants of {table.version}, "
-        "so the numbers are not verified for it"
+        f"vLLM {version} is not in the engine table ({known}): planned with the constants of {table.version}, "
+        "so the numbers are not verified"
     )
 
 

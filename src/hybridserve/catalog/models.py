@@ -1,6 +1,6 @@
-"""Model cards: what we know about a model, from where, and when it was read. One YAML file a model.
+"""Model cards: facts about a model with source and date, one YAML file per model.
 
-`resolve_model` takes a card's id, the Hugging Face repository of a card, a folder with config.json or a config.json.
+`resolve_model` accepts the id or Hugging Face repository of a card, a folder with config.json, or a config.json.
 """
 
 import difflib
@@ -22,19 +22,19 @@ DTYPE = Literal["float32", "float16", "bfloat16"]
 
 
 class Fact(BaseModel):
-    """Base of every section of a card: where it was read, when, and which of its fields are not certain."""
+    """Base of the sections of a card: the source, the date it was read, and the uncertain fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
     source: str
     read: date
     uncertain: tuple[str, ...] = ()
-    """Fields of this section that a primary source has not confirmed."""
+    """Fields of this section that no primary source confirms."""
     note: str | None = None
 
 
 class ConfigFacts(Fact):
-    """config.json, as far as the planner reads it: in place, in a folder of this package, or another card's."""
+    """The fields of config.json that the planner reads: inline, in a folder of this package, or of another card."""
 
     values: dict[str, Any] | None = None
     same_as: str | None = None
@@ -43,7 +43,7 @@ class ConfigFacts(Fact):
     """Folder inside the package that holds config.json."""
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _exactly_one_source(self) -> Self:
         if sum(place is not None for place in (self.values, self.same_as, self.folder)) != 1:
             raise ValueError("give one of values, same_as, folder")
         return self
@@ -54,9 +54,9 @@ class WeightFacts(Fact):
 
     quantization: Literal["none", "fp8", "nvfp4"] = "none"
     bytes: int | None = None
-    """Published or measured size of the weights; None means unknown (the planner then counts parameters)."""
+    """Published or measured size of the weights; None is unknown (the planner then counts parameters)."""
     parameters: int | None = None
-    """Published or counted; None is counted by the planner when it is asked for."""
+    """Published or counted; if None, the planner counts them."""
     active_parameters: int | None = None
 
 
@@ -71,25 +71,25 @@ class Sampling(BaseModel):
 
 
 class ServingFacts(Fact):
-    """How the model wants to be served. Parser names are vLLM's; None is "none shipped with vLLM" or unknown."""
+    """How to serve the model. Parser names are vLLM's; None is "none in vLLM" or unknown."""
 
     kind: Literal["chat", "base", "vision-chat"]
     min_vllm: str | None = None
     reasoning_parser: str | None = None
     reasoning_switch: Literal["template", "system", "none"] | None = None
-    """What turns reasoning on and off: the template's `enable_thinking`, /think and /no_think in a system message, or
-    nothing."""
+    """How reasoning is switched: the template's `enable_thinking`, /think and /no_think in a system message, or not
+    at all."""
     tool_call_parser: str | None = None
     trust_remote_code: bool = False
     mamba_ssm_cache_dtype: DTYPE | None = None
     max_model_len: int | None = None
-    """Default served context, where it differs from config.json's longest."""
+    """Default context, if it differs from the longest of config.json."""
     language_model_only: bool = False
     sampling: dict[Literal["reasoning", "plain"], Sampling] = Field(default_factory=dict)
 
 
 class ModelCard(BaseModel):
-    """One model. Its license is kept apart, under the same id."""
+    """One model. Its license is a separate entry under the same id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
@@ -106,7 +106,7 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A model that was asked for: its card where there is one, its config.json, its folder where it is local."""
+    """A resolved model: its card if there is one, its config.json, and its folder if it is local."""
 
     id: str
     card: ModelCard | None
@@ -120,10 +120,10 @@ def model_ids() -> tuple[str, ...]:
 
 
 def load_card(model_id: str) -> ModelCard:
-    """The card of that id.
+    """The card with that id.
 
     Raises:
-        CatalogError: no such card, or a card that does not keep to the schema.
+        CatalogError: no such card, or a card that does not match the schema.
     """
     path = _CARDS / f"{model_id}.yaml"
     if model_id not in model_ids():
@@ -141,17 +141,17 @@ def load_card(model_id: str) -> ModelCard:
 def resolve_model(id_or_path: str) -> ResolvedModel:
     """The model behind a card id, a repository name, a folder with config.json, or a config.json.
 
-    A card wins over a folder of the same name: write ``./demo`` for the folder.
+    A card takes precedence over a folder of the same name: write ``./demo`` for the folder.
 
     Raises:
-        CatalogError: nothing of that name, or a broken file; the fix lists close ids.
+        CatalogError: not found, or an invalid file; the fix lists close ids.
     """
     if id_or_path in model_ids():
         return _resolve_card(load_card(id_or_path))
     try:
         path = Path(id_or_path).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
-    except (OSError, RuntimeError):  # too long for a file's name; ~nobody
+    except (OSError, RuntimeError):  # file name too long; ~unknown_user
         raise _unknown(id_or_path) from None
     if is_file:
         return ResolvedModel(
@@ -182,11 +182,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CatalogError(str(path), "there is no such file", "a folder with the checkpoint's config.json") from None
+        raise CatalogError(str(path), "no such file", "give a folder with the checkpoint's config.json") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CatalogError(str(path), f"is not readable as JSON: {error}", "take the whole config.json") from None
+        raise CatalogError(str(path), f"is not valid JSON: {error}", "use the complete config.json") from None
     if not isinstance(content, dict):
-        raise CatalogError(str(path), "is not a JSON object", "take the config.json of the checkpoint")
+        raise CatalogError(str(path), "is not a JSON object", "use the config.json of the checkpoint")
     return content
 
 
@@ -195,6 +195,8 @@ def _unknown(name: str) -> CatalogError:
     close = difflib.get_close_matches(name.lower().rpartition("/")[2], known, n=3, cutoff=0.5)
     return CatalogError(
         "model.id",
-        f"no model, folder or config.json called {name!r}",
-        f"did you mean {', '.join(close)}?" if close else f"one of {', '.join(known)}, or a folder with config.json",
+        f"no model, folder or config.json named {name!r}",
+        f"did you mean {', '.join(close)}?"
+        if close
+        else f"use one of {', '.join(known)}, or a folder with config.json",
     )

@@ -1,4 +1,4 @@
-"""The root command. Verbs are loaded lazily, so that `plan` never pays for `serve`'s imports."""
+"""The root command. Verbs are imported when they are used, so that `plan` does not import what `serve` needs."""
 
 import gc
 import importlib
@@ -20,20 +20,20 @@ from hybridserve.errors import HybridServeError
 
 # verb -> one line for --help. Module `hybridserve.cli.<verb>` holds a Typer `app`.
 VERBS = {
-    "plan": "What fits on a GPU, which flags to set, and why.",
-    "render": "Write the plan out: vllm serve, LLMConfig, values for the Helm chart.",
-    "check": "Judge license, guard, engine settings and exposure; findings with evidence.",
+    "plan": "Show what fits on a GPU, which flags to set, and why.",
+    "render": "Write the plan as a vllm serve command, an LLMConfig, or Helm values.",
+    "check": "Check licenses, guard, engine settings and exposure; report findings.",
     "notice": "Write NOTICE, license references and the list of models.",
-    "explain": "What a rule or a license asks, and what it rests on.",
-    "fetch": "Download weights at their pinned commit, checked, resumed.",
+    "explain": "Explain what a rule or a license requires, and why.",
+    "fetch": "Download weights at their pinned commit, verified and resumable.",
     "config": "Show the settings, where each came from, and their JSON schema.",
-    "serve": "Serve a model: Ray Serve, the OpenAI API, metrics.",
-    "loadtest": "Load a server, judge it by the SLO, write a report.",
-    "simulate": "Replay traffic against scaling policies before users do.",
-    "key": "Make API keys; only their hashes are stored.",
-    "alerts": "Alerts and recording rules for Prometheus, from the settings.",
-    "dashboards": "Dashboards for Grafana, from code.",
-    "top": "Watch slots, pages, latency and findings live.",
+    "serve": "Serve a model: Ray Serve, OpenAI API, metrics.",
+    "loadtest": "Load test a server, check its SLO, write a report.",
+    "simulate": "Simulate autoscaling policies on recorded or generated traffic.",
+    "key": "Create API keys; only their hashes are stored.",
+    "alerts": "Write alerts and recording rules for Prometheus.",
+    "dashboards": "Write dashboards for Grafana.",
+    "top": "Watch cache use, latency and findings live.",
 }
 
 
@@ -47,7 +47,7 @@ class LazyGroup(TyperGroup):
         if name not in VERBS:
             return None
         command = click_command(importlib.import_module(f"hybridserve.cli.{name}").app)
-        # What the imports left stays to the end: never looked at again, not even at exit.
+        # Imported objects stay until the end: exclude them from garbage collection, also at exit.
         gc.freeze()
         gc.enable()
         command.name = name
@@ -84,7 +84,7 @@ def root(
 
 
 def main(argv: list[str] | None = None) -> Any:
-    """Run the command; a user's mistake ends in three lines (or one JSON object) and exit code 2."""
+    """Run the command. A `HybridServeError` is printed as three lines (or one JSON object), with exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         return app(args=argv, prog_name="hybridserve")

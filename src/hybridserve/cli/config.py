@@ -16,10 +16,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show the se
 def show(
     config: ConfigFile = None,
     assign: Assignments = None,
-    sources: bool = typer.Option(False, "--sources", help="Say where each value came from."),
+    sources: bool = typer.Option(False, "--sources", help="Show where each value came from."),
     as_json: AsJson = False,
 ) -> None:
-    """Print the settings as they are in force.
+    """Print the effective settings.
 
     Example: hybridserve config show -c hybridserve.yaml --sources
     """

@@ -310,11 +310,11 @@ def _exceeds_device(deployment: Deployment, budget: MemoryBudget, offset: int) -
             "engine.max_num_seqs",
             f"start-up would run out of memory: to measure CUDA graphs, the engine allocates one cache block for each "
             f"of {deployment.cache.max_num_seqs} sequences, {format_gib(budget.profiling_cache)} on top of "
-            f"{format_gib(budget.weights)} of weights: {format_gib(peak)} of {format_gib(limit)}",
+            f"{format_gib(budget.weights)} of weights: {format_gib(peak)} needed, {format_gib(limit)} available",
             "lower --concurrency (max_num_seqs)",
         )
     return PlanRefused(
         "engine.kv_cache_memory_bytes" if given else "engine.gpu_memory_utilization",
-        f"start-up would run out of memory: {format_gib(peak)} of {format_gib(limit)}",
+        f"start-up would run out of memory: {format_gib(peak)} needed, {format_gib(limit)} available",
         "lower it",
     )

@@ -1,6 +1,6 @@
-"""Every knob, typed once: YAML file, environment and flags all set the same `Settings`.
+"""All settings, typed: a YAML file, the environment and flags set the same `Settings`.
 
-A file per section; `Settings` ties them together and `load` says where each value came from.
+Each section has its own module; `load` reads them and records where each value came from.
 """
 
 from hybridserve.settings.load import Loaded, load

@@ -28,7 +28,7 @@ class Waiver(Section):
     subject: str | None = None
     """Waive only findings about this subject. Empty: all findings of the rule."""
     by: str = Field(min_length=1)
-    """Who waived it."""
+    """Who granted the waiver."""
     reason: str = Field(min_length=10)
     """Why the failure is acceptable."""
     until: date
@@ -72,5 +72,5 @@ class LicenseSection(Section):
     def _hashes(cls, value: dict[str, str]) -> dict[str, str]:
         for name, digest in value.items():
             if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-                raise ValueError(f"{name} is not a sha256 in lower-case hex")
+                raise ValueError(f"{name}: expected a sha256 in lowercase hex")
         return value

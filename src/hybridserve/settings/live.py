@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hybridserve.errors import ConfigError
+from hybridserve.errors import ConfigError, from_validation
 from hybridserve.settings.tree import Settings
 
 LIVE_SETTINGS: Mapping[str, tuple[str, ...]] = {
@@ -51,5 +51,4 @@ def with_live_settings(settings: Settings, changes: Mapping[str, Any]) -> Settin
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(".".join(map(str, first["loc"])), str(first["msg"]), "correct the value") from None
+        raise from_validation(error, "", "correct the value") from None

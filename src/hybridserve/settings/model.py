@@ -1,4 +1,4 @@
-"""Section `model`: which model, from where, under which name."""
+"""Sections `model` and `accelerator`."""
 
 from pathlib import Path
 
@@ -8,24 +8,24 @@ from hybridserve.settings.section import Section
 
 
 class ModelSection(Section):
-    """Which model."""
+    """The model, its weights, and its served name."""
 
     id: str = "demo"
     """Catalog id (`hybridserve plan --list`), a local folder with config.json, or a Hugging Face repository."""
     source: str | None = None
-    """Folder or repository the weights are read from; the catalog's own when empty."""
+    """Folder or repository of the weights; if empty, the catalog's."""
     revision: str | None = None
-    """Commit of the repository (40 hex digits). Production refuses a moving branch."""
+    """Commit of the repository (40 hex digits). The production profile refuses a branch."""
     served_name: str | None = Field(default=None, min_length=1)
-    """Name that clients put into `model`; the catalog id when empty."""
+    """Name that clients send as `model`; if empty, the catalog id."""
 
 
 class AcceleratorSection(Section):
-    """Section `accelerator`: what it runs on."""
+    """The device that the model runs on."""
 
     name: str = "cpu"
     """Catalog id of the accelerator, such as a10g, l40s, h100 or cpu."""
     memory_gib: float | None = Field(default=None, gt=0)
-    """Memory of one device in GiB where it differs from the catalog's, as on a shared GPU."""
+    """Memory of one device in GiB, if it differs from the catalog's, as on a shared GPU."""
     calibration: Path | None = None
-    """YAML file of pools that earlier starts reported: read by every plan, written after a start that profiled one."""
+    """YAML file of pools reported by earlier starts: read by every plan, written after a start with profiling."""

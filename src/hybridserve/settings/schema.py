@@ -1,7 +1,6 @@
 """The JSON schema of hybridserve.yaml, with the docstring under each field as its description.
 
-Pydantic can read those docstrings itself, at every start and for a tenth of a second; here only who asks for the schema
-pays for it.
+Pydantic could read the docstrings (`use_attribute_docstrings`), but at every start and for a tenth of a second.
 """
 
 import ast
@@ -27,7 +26,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def field_docstrings(section: type[BaseModel]) -> dict[str, str]:
-    """Field name to the string that stands under it in the source."""
+    """Field name to the docstring under the field in the source."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     assert isinstance(definition, ast.ClassDef)
     body = definition.body

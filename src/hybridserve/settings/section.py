@@ -1,4 +1,4 @@
-"""The base of every section: unknown keys are refused, values are frozen once loaded."""
+"""Base of all sections: unknown keys are refused, values are immutable."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,4 +1,4 @@
-"""The whole tree."""
+"""All sections of the settings."""
 
 from pydantic import BaseModel, ConfigDict, Field
 

@@ -111,7 +111,7 @@ def test_an_unknown_name_is_told_what_is_near():
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(None, "no such file"), ("{", "not readable as JSON"), ("[]", "not a JSON object")]
+    ("content", "what"), [(None, "no such file"), ("{", "not valid JSON"), ("[]", "not a JSON object")]
 )
 def test_a_broken_config_is_an_error_that_names_the_file(tmp_path, content, what):
     if content is not None:

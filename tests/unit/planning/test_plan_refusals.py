@@ -84,7 +84,7 @@ def test_full_graphs_need_a_block_a_sequence_on_cuda_and_for_hybrids_only():
 WARNED = [
     (
         {"engine": "0.31.2"},
-        "vLLM 0.31.2 is not in the table of engines (0.29.0, 0.32.0): planned with the constants of 0.29.0",
+        "vLLM 0.31.2 is not in the engine table (0.29.0, 0.32.0): planned with the constants of 0.29.0",
     ),
     ({"engine": "0.28.0"}, "constants of 0.29.0"),
     ({"engine": "1.0.0"}, "constants of 0.32.0"),
