@@ -118,7 +118,8 @@ def simulate(
         about = {"workload": workload if trace is None else str(trace), "calibration": times.name, "kind": times.kind}
         typer.echo(json.dumps({**about, "requests": len(arrivals), "trials": rows}, indent=2))
         return
-    _table(trials, f"{len(arrivals):,} requests on {times.name}", attainment)
+    typer.echo(f"{len(arrivals):,} requests on {times.name}")
+    _print_table(trials, attainment)
     if times.kind == "bound":
         typer.echo(
             "Service times are bounds from the data sheet: real engines are slower. Measure with `make calibrate`."
@@ -145,33 +146,29 @@ def _advance(bar: Progress, task: TaskID, before: int, done: float) -> None:
     bar.update(task, completed=before + done)
 
 
-def _table(trials: Sequence[TuningResult], title: str, attainment: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_table(trials: Sequence[TuningResult], attainment: float) -> None:
+    from hybridserve.loadtest.tables import Table
 
-    table = Table(title=title, title_justify="left")
-    for name in ("policy", "settings"):
-        table.add_column(name)
-    for name in ("in goal", "TTFT p50", "p99", "inter-token p99", "good tok/s", "replica-h", "changes", "osc."):
-        table.add_column(name, justify="right")
-    for trial in trials:
-        score = trial.score
-        mark = "" if score.attainment >= attainment else " !"
-        table.add_row(
+    head = ["policy", "settings", "in goal", "TTFT p50", "p99", "inter-token p99"]
+    head += ["good tok/s", "replica-h", "changes", "osc."]
+    rows = [
+        [
             trial.policy,
             trial.settings,
-            f"{score.attainment:.2%}{mark}",
-            f"{score.ttft_p50:.2f} s",
-            f"{score.ttft_p99:.1f} s",
-            f"{score.inter_token_p99 * 1000:.0f} ms",
-            f"{score.goodput:,.0f}",
-            f"{score.replica_hours:.2f}",
-            str(score.scale_events),
-            str(score.oscillation),
-        )
-    Console(width=None if Console().is_terminal else 160).print(table)
-    if any(trial.score.attainment < attainment for trial in trials):
-        typer.echo(f"! less than {attainment:.0%} of the requests met both goals")
+            f"{trial.score.attainment:.2%}{'' if trial.score.attainment >= attainment else ' !'}",
+            f"{trial.score.ttft_p50:.2f} s",
+            f"{trial.score.ttft_p99:.1f} s",
+            f"{trial.score.inter_token_p99 * 1000:.0f} ms",
+            f"{trial.score.goodput:,.0f}",
+            f"{trial.score.replica_hours:.2f}",
+            str(trial.score.scale_events),
+            str(trial.score.oscillation),
+        ]
+        for trial in trials
+    ]
+    missed = any(trial.score.attainment < attainment for trial in trials)
+    note = f"! less than {attainment:.0%} of the requests met both goals" if missed else ""
+    Table(head, rows, note, text_columns=2).show()
 
 
 def _list(workloads: dict[str, str], policies: Sequence[str], calibrations: Sequence[str], as_json: bool) -> None:
@@ -186,23 +183,16 @@ def _list(workloads: dict[str, str], policies: Sequence[str], calibrations: Sequ
 
 
 def _draw(path: Path, trials: Sequence[TuningResult], title: str) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError("--chart", "needs matplotlib, which is not installed", "pip install matplotlib") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from hybridserve.loadtest.charts import line_chart
 
-    figure, axes = pyplot.subplots(figsize=(10, 4.5))
-    for trial in trials:
-        hours = [at / 3600 for at, _ in trial.score.timeline]
-        counts = [count for _, count in trial.score.timeline]
-        label = f"{trial.policy} ({trial.settings}): {trial.score.attainment:.1%}, {trial.score.replica_hours:.1f} h"
-        axes.step(hours, counts, where="post", label=label)
-    axes.set(xlabel="hours", ylabel="target replicas", title=title)
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7)
-    figure.tight_layout()
+    series = {
+        f"{trial.policy} ({trial.settings}): {trial.score.attainment:.1%}, {trial.score.replica_hours:.1f} h": [
+            (time / 3600, count) for time, count in trial.score.timeline
+        ]
+        for trial in trials
+    }
+    figure = line_chart(title, "hours", "target replicas", series, drawstyle="steps-post")
+    figure.set_size_inches(10, 4.5)
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:

@@ -16,10 +16,13 @@ from hybridserve.loadtest.request_record import Record
 from hybridserve.loadtest.statistics import Interval
 from hybridserve.quantiles import interpolated
 
-_RANKS = {50: "#4c78a8", 95: "#f58518", 99: "#e45756"}
+_RANKS = (50, 95, 99)
+_COLORS = {"p50": "#4c78a8", "p95": "#f58518", "p99": "#e45756"}
 _BINS = 30
 _OK, _FAILED = "#54a24b", ("#e45756", "#f58518", "#b279a2", "#9d755d", "#eeca3b", "#72b7b2")
 _TITLES = {"ttft": "Time to first token", "tpot": "Time per output token", "e2e": "End to end"}
+_TIME = "seconds since the start"
+Points = Sequence[tuple[float, float]]
 
 
 def new_figure(title: str, across: str, up: str) -> tuple[Any, Any]:
@@ -43,23 +46,42 @@ def new_figure(title: str, across: str, up: str) -> tuple[Any, Any]:
     return figure, axes
 
 
+def line_chart(
+    title: str, across: str, up: str, series: Mapping[str, Points], levels: Iterable[float] = (), **style: Any
+) -> Any:
+    """A chart with a line for each series of (x, y) points; `levels` are the ticks of the x axis."""
+    figure, axes = new_figure(title, across, up)
+    for label, points in series.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], label=label, color=_COLORS.get(label), **style)
+    _set_axes(axes, levels)
+    if len(series) > 1:
+        long = max(map(len, series)) > 20
+        axes.legend(frameon=False, ncols=1 if long else 3, fontsize=7 if long else None)
+    return figure
+
+
 def run_charts(
     records: Sequence[Record], levels: Mapping[float, Summary], kinds: Mapping[str, Summary]
 ) -> dict[str, Any]:
     """Charts of one run, by file name."""
     counted = [record for record in records if not record.warm_up]
     complete = [record for record in counted if record.ok]
-    points = {
-        name: [(record.intended, value) for record in complete if (value := getattr(record, name)) is not None]
-        for name in _TITLES
-    }
+    charts = {}
+    for name, title in _TITLES.items():
+        points = [(record.intended, value) for record in complete if (value := getattr(record, name)) is not None]
+        charts[f"{name}-over-time"] = _over_time(counted, title, points)
     # A gap is placed at its end, so that a stall is visible when it happened.
     gaps = [(record.sent + end, end - start) for record in complete for start, end in pairwise(record.chunks)]
-    charts = {f"{name}-over-time": _over_time(counted, title, points[name]) for name, title in _TITLES.items()}
+    start, _ = _bins(counted)
+    edges = sorted([(record.sent, 1) for record in counted] + [(record.sent + record.end, -1) for record in counted])
+    opened = list(zip((time - start for time, _ in edges), accumulate(step for _, step in edges), strict=True))
+    # The last second is incomplete.
+    tokens = tokens_over_time(counted)[:-1] or tokens_over_time(counted)
+    steps = {"drawstyle": "steps-post", "linewidth": 0.9}
     charts |= {
         "itl-over-time": _over_time(counted, "Inter-token latency", gaps),
-        "tokens-over-time": _tokens(counted),
-        "concurrency-over-time": _concurrency(counted),
+        "tokens-over-time": line_chart("Output tokens over time", _TIME, "tokens/s", {"": tokens}, **steps),
+        "concurrency-over-time": line_chart("Open requests", _TIME, "requests", {"": opened}, **steps),
         "outcomes-over-time": _outcomes(counted),
     }
     if len(levels) > 1:
@@ -71,32 +93,26 @@ def run_charts(
 
 def level_charts(levels: Mapping[float, Summary], across: str, name: str = "") -> dict[str, Any]:
     """Latency and throughput over load; `name` is added to the titles."""
-    charts = {}
     suffix = f" over load, {name}" if name else " over load"
+    style: dict[str, Any] = {"levels": levels, "marker": "o", "markersize": 4}
+    charts = {}
     for measure in ("ttft", "tpot"):
-        figure, axes = new_figure(_TITLES[measure] + suffix, across, "ms")
-        for rank, color in _RANKS.items():
-            _plot(axes, _percentiles(levels, measure, rank), marker="o", markersize=4, color=color, label=f"p{rank}")
-        _level_axis(axes, levels)
-        axes.legend(frameon=False, ncols=3, loc="lower right")
-        charts[f"{measure}-over-load"] = figure
-    figure, axes = new_figure("Throughput" + suffix, across, "output tokens/s")
-    _plot(axes, _throughput(levels), marker="o", markersize=4)
+        series = {f"p{rank}": _percentiles(levels, measure, rank) for rank in _RANKS}
+        charts[f"{measure}-over-load"] = line_chart(_TITLES[measure] + suffix, across, "ms", series, **style)
+    figure = line_chart("Throughput" + suffix, across, "output tokens/s", {"": _throughput(levels)}, **style)
     if (full := saturation(levels)) is not None:
-        axes.axvline(full, color="black", linewidth=0.8, linestyle="--")
-        axes.annotate(f" saturated at {full:g}", (full, 0), xytext=(2, 4), textcoords="offset points", fontsize=9)
-    _level_axis(axes, levels)
+        figure.axes[0].axvline(full, color="black", linewidth=0.8, linestyle="--")
+        place = {"xytext": (2, 4), "textcoords": "offset points", "fontsize": 9}
+        figure.axes[0].annotate(f" saturated at {full:g}", (full, 0), **place)
     return charts | {"throughput-over-load": figure}
 
 
 def grid_chart(curves: Mapping[str, Mapping[float, Summary]]) -> Any:
     """Throughput over concurrency, a line for each prompt and output length."""
-    figure, axes = new_figure("Throughput by prompt/output length", "concurrency", "output tokens/s")
-    for name, levels in curves.items():
-        _plot(axes, _throughput(levels), marker="o", markersize=4, label=name)
-    _level_axis(axes, {level for levels in curves.values() for level in levels})
-    axes.legend(frameon=False)
-    return figure
+    series = {name: _throughput(levels) for name, levels in curves.items()}
+    ticks = {level for levels in curves.values() for level in levels}
+    title = "Throughput by prompt/output length"
+    return line_chart(title, "concurrency", "output tokens/s", series, ticks, marker="o", markersize=4)
 
 
 def compare_charts(
@@ -113,15 +129,13 @@ def compare_charts(
     axes.set_yticks(range(len(shown)), [row.name for row, _ in shown])
     charts = {"ratios": figure}
     for measure, title in _TITLES.items():
-        figure, axes = new_figure(f"{title}: share of requests within", "ms", "share")
+        series = {}
         for name, side in records.items():
             complete = [record for record in side if record.ok and not record.warm_up]
             values = sorted(value * 1000 for record in complete if (value := getattr(record, measure)) is not None)
-            axes.step(values, [(place + 1) / len(values) for place in range(len(values))], where="post", label=name)
-        axes.set_xlim(left=0)
-        axes.set_ylim(0, 1.02)
-        axes.legend(frameon=False)
-        charts[f"{measure}-distribution"] = figure
+            series[name] = [(value, (place + 1) / len(values)) for place, value in enumerate(values)]
+        title = f"{title}: share of requests within"
+        charts[f"{measure}-distribution"] = line_chart(title, "ms", "share", series, drawstyle="steps-post")
     return charts
 
 
@@ -138,7 +152,7 @@ def ratio_charts(
             reach = [[ratio.value - ratio.low for ratio in found], [ratio.high - ratio.value for ratio in found]]
             axes.errorbar(levels, [ratio.value for ratio in found], yerr=reach, marker="o", capsize=3, label=kind)
         axes.axhline(1.0, color="black", linewidth=0.8)
-        _level_axis(axes, {level for points in kinds.values() for level in points})
+        _set_axes(axes, {level for points in kinds.values() for level in points})
         axes.legend(frameon=False)
         charts["ratio-" + measure.replace(" ", "-")] = figure
     return charts
@@ -159,67 +173,42 @@ def save(charts: Mapping[str, Any], folder: Path) -> None:
         figure.savefig(folder / f"{name}.png", dpi=130)
 
 
-def _percentiles(levels: Mapping[Any, Summary], measure: str, rank: int) -> list[tuple[float, float]]:
+def _percentiles(levels: Mapping[Any, Summary], measure: str, rank: int) -> Points:
     spreads = {level: getattr(summary, measure) for level, summary in levels.items()}
     return [(level, spread.percentile(rank) * 1000) for level, spread in spreads.items() if spread]
 
 
-def _throughput(levels: Mapping[float, Summary]) -> list[tuple[float, float]]:
+def _throughput(levels: Mapping[float, Summary]) -> Points:
     return [(level, summary.output_throughput) for level, summary in levels.items()]
 
 
-def _plot(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:
-    axes.plot([x for x, _ in points], [y for _, y in points], **style)
-
-
-def _level_axis(axes: Any, levels: Iterable[float]) -> None:
+def _set_axes(axes: Any, levels: Iterable[float]) -> None:
     """Start at 0; a logarithmic axis for levels that grow by factors."""
-    ticks = sorted(levels)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+    ticks = sorted(levels)
     if len(ticks) > 2 and ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]:
         axes.set_xscale("log", base=2)
-    if len(ticks) <= 9:
+    if 0 < len(ticks) <= 9:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
 
 
-def _over_time(records: Sequence[Record], title: str, points: Sequence[tuple[float, float]]) -> Any:
+def _over_time(records: Sequence[Record], title: str, points: Points) -> Any:
     """Percentiles of (time, seconds) points in bins of time."""
-    figure, axes = new_figure(f"{title} over time", "seconds since the start", "ms")
     bins: dict[int, list[float]] = defaultdict(list)
     start, width = _bins(records)
     for time, value in points:
         bins[int((time - start) / width)].append(value * 1000)
-    for rank, color in reversed(_RANKS.items()):
-        line = [(width * (at + 0.5), interpolated(sorted(values), rank / 100)) for at, values in sorted(bins.items())]
-        _plot(axes, line, marker=".", color=color, label=f"p{rank}")
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
-    axes.legend(frameon=False, ncols=3, loc="upper right")
-    return figure
-
-
-def _tokens(records: Sequence[Record]) -> Any:
-    figure, axes = new_figure("Output tokens over time", "seconds since the start", "tokens/s")
-    # The last second is incomplete.
-    points = tokens_over_time(records)[:-1] or tokens_over_time(records)
-    axes.step([second for second, _ in points], [rate for _, rate in points], where="post")
-    axes.set_ylim(bottom=0)
-    return figure
-
-
-def _concurrency(records: Sequence[Record]) -> Any:
-    figure, axes = new_figure("Open requests", "seconds since the start", "requests")
-    start, _ = _bins(records)
-    edges = sorted([(record.sent, 1) for record in records] + [(record.sent + record.end, -1) for record in records])
-    counts = list(accumulate(step for _, step in edges))
-    axes.step([time - start for time, _ in edges], counts, where="post", linewidth=0.9)
-    axes.set_ylim(bottom=0)
-    return figure
+    series = {
+        f"p{rank}": [(width * (at + 0.5), interpolated(sorted(bins[at]), rank / 100)) for at in sorted(bins)]
+        for rank in _RANKS
+    }
+    return line_chart(f"{title} over time", _TIME, "ms", series, marker=".")
 
 
 def _outcomes(records: Sequence[Record]) -> Any:
     """Stacked counts; expected outcomes are green."""
-    figure, axes = new_figure("Outcomes", "seconds since the start", "requests")
+    figure, axes = new_figure("Outcomes", _TIME, "requests")
     start, width = _bins(records)
     groups: defaultdict[tuple[bool, str], Counter[int]] = defaultdict(Counter)
     for record in records:
@@ -253,10 +242,10 @@ def _kind_charts(kinds: Mapping[str, Summary]) -> dict[str, Any]:
     numbered = dict(enumerate(kinds.values()))
     for measure in ("ttft", "tpot"):
         figure, axes = new_figure(f"{_TITLES[measure]} by kind of request", "", "ms")
-        for place, (rank, color) in enumerate(_RANKS.items()):
+        for place, rank in enumerate(_RANKS):
             bars = _percentiles(numbered, measure, rank)
             positions = [number + 0.25 * (place - 1) for number, _ in bars]
-            axes.bar(positions, [height for _, height in bars], 0.23, color=color, label=f"p{rank}")
+            axes.bar(positions, [height for _, height in bars], 0.23, color=_COLORS[f"p{rank}"], label=f"p{rank}")
         axes.set_xticks(range(len(kinds)), list(kinds))
         axes.legend(frameon=False)
         charts[f"{measure}-by-kind"] = figure

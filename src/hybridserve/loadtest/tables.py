@@ -27,11 +27,12 @@ MEASURES = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of text. The first column is aligned left, the others right."""
+    """A table of text. The first columns (`text_columns`) are aligned left, the others right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    text_columns: int = 1
 
     def html(self) -> str:
         head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
@@ -46,7 +47,7 @@ class Table:
 
         table = RichTable(show_header=any(self.head), caption=self.note or None, caption_justify="left")
         for index, cell in enumerate(self.head):
-            table.add_column(cell, justify="right" if index else "left")
+            table.add_column(cell, justify="left" if index < self.text_columns else "right")
         for row in self.rows:
             table.add_row(*row)
         Console(width=None if Console().is_terminal else 140).print(table)
