@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridserve.fetch.downloader import Hub, fetch
-from hybridserve.fetch.files import HubCache
+from hybridserve.fetch.files import Store
 from support.fake_hub import COMMIT, REPOSITORY, running
 
 pytestmark = pytest.mark.engine
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 def test_vllm_loads_a_fetched_model_offline(tmp_path: Path) -> None:
     cache = tmp_path / "hub"
     with running() as hub:
-        fetch(Hub(hub.url), REPOSITORY, COMMIT, HubCache(cache, REPOSITORY, COMMIT))
+        fetch(Hub(hub.url), Store(cache, REPOSITORY, COMMIT))
     program = tmp_path / "load.py"
     program.write_text(PROGRAM)
     environ = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}

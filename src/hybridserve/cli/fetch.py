@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,26 +66,15 @@ def main(
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, logging
 
     from hybridserve.fetch.downloader import Hub, fetch, verify_offline
-    from hybridserve.fetch.files import HubCache, PlainFolder, Store
+    from hybridserve.fetch.files import Store
 
     logging.set_verbosity_error()
     (enable_progress_bars if sys.stderr.isatty() and not as_json else disable_progress_bars)()
     hub = Hub(mirror or os.environ.get("HF_ENDPOINT") or HUB, _token(token_file))
     commit = _commit(hub, model, repository, revision or pinned, offline)
-    store: Store = (
-        HubCache(cache or Path(constants.HF_HUB_CACHE), repository, commit) if to is None else PlainFolder(to)
-    )
-    if offline:
-        fetched = verify_offline(repository, commit, store)
-    else:
-        fetched = fetch(
-            hub,
-            repository,
-            commit,
-            store,
-            report=lambda line: None if as_json else typer.echo(line, err=True),
-            parallel=parallel,
-        )
+    store = Store(to or cache or Path(constants.HF_HUB_CACHE), repository, commit, plain=to is not None)
+    report: Callable[[str], None] = lambda line: None if as_json else typer.echo(line, err=True)  # noqa: E731
+    fetched = verify_offline(store) if offline else fetch(hub, store, report=report, parallel=parallel)
     _print(fetched, repository, commit, to, as_json)
 
 

@@ -21,17 +21,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
 from hybridserve.errors import ConfigError, EnvironmentFault, ServiceError
-from hybridserve.fetch.files import (
-    RemoteFile,
-    Store,
-    check_files,
-    exclusive,
-    free_bytes,
-    partial_path,
-    read_record,
-    select_files,
-    write_record,
-)
+from hybridserve.fetch.files import RemoteFile, Store, check_files, free_bytes, partial_path, select_files
 from hybridserve.units import GIB
 
 ATTEMPTS = 6
@@ -212,8 +202,6 @@ def download_file(
 
 def fetch(
     hub: Hub,
-    repository: str,
-    revision: str,
     store: Store,
     *,
     report: Callable[[str], None] = lambda _: None,
@@ -231,8 +219,8 @@ def fetch(
         ServiceError: the hub fails, or sends wrong bytes.
         EnvironmentFault: not enough space, or not writable.
     """
-    files, left_out = select_files(hub.files(repository, revision))
-    with exclusive(store):
+    files, left_out = select_files(hub.files(store.repository, store.revision))
+    with store.exclusive():
         # A blob may have several paths: each content is downloaded once.
         missing = {store.path(file): file for file in files if not file.matches(store.path(file))}
         partials = [path for path in map(partial_path, missing) if path.exists()]
@@ -246,19 +234,19 @@ def fetch(
                 "free some space, or use another disk with --cache or --to",
             )
         report(f"{len(missing)} files to download, {needed / GIB:.2f} GiB; {len(files) - len(missing)} are complete")
-        _download_all(hub, repository, revision, missing, report, parallel)
-        write_record(store, repository, revision, files)
+        _download_all(hub, store, missing, report, parallel)
+        store.write_record(files)
         folder = store.publish(files)
     return Fetched(folder, len(files), sum(file.size for file in files), needed, tuple(file.path for file in left_out))
 
 
-def verify_offline(repository: str, revision: str, store: Store) -> Fetched:
+def verify_offline(store: Store) -> Fetched:
     """Verify every byte of an earlier fetch, without a network.
 
     Raises:
         EnvironmentFault: never fetched, or a file is missing or damaged.
     """
-    files = read_record(store, repository, revision)
+    files = store.read_record()
     if damaged := [file.path for file in files if not file.matches(store.path(file))]:
         raise EnvironmentFault(
             str(store.root),
@@ -270,8 +258,7 @@ def verify_offline(repository: str, revision: str, store: Store) -> Fetched:
 
 def _download_all(
     hub: Hub,
-    repository: str,
-    revision: str,
+    store: Store,
     files: dict[Path, RemoteFile],
     report: Callable[[str], None],
     parallel: int,
@@ -281,7 +268,7 @@ def _download_all(
     def download(target: Path, file: RemoteFile) -> None:
         if stop.is_set():
             raise Cancelled
-        download_file(hub, repository, revision, file, target, stop)
+        download_file(hub, store.repository, store.revision, file, target, stop)
         report(f"{file.path}: {file.size:,} bytes, {file.kind} {file.digest[:12]}")
 
     with ThreadPoolExecutor(max_workers=parallel) as pool:

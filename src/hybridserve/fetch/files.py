@@ -100,23 +100,30 @@ def _is_inside(path: str) -> bool:
     return all(part not in ("", ".", "..") for part in path.split("/"))
 
 
-class HubCache:
-    """The hub's cache layout, ``models--org--name/{blobs,snapshots/COMMIT}``: vLLM loads from it offline."""
+class Store:
+    """Where the files of one commit are stored.
 
-    def __init__(self, cache: Path, repository: str, revision: str) -> None:
-        self.root = cache
-        self._repository = cache / f"models--{repository.replace('/', '--')}"
-        self._revision = revision
-        self.record = self._repository / "hybridserve" / f"{revision}.json"
+    Args:
+        root: the hub's cache (``models--org--name/{blobs,snapshots/COMMIT}``, from which vLLM loads offline), or with
+            `plain` a folder with the repository's own paths, for `model.source`.
+    """
+
+    def __init__(self, root: Path, repository: str, revision: str, plain: bool = False) -> None:
+        self.root, self.repository, self.revision, self.plain = root, repository, revision, plain
+        self._cache = root / f"models--{repository.replace('/', '--')}"
+        cached_record = self._cache / "hybridserve" / f"{revision}.json"
+        self.record = root / ".hybridserve-fetch.json" if plain else cached_record
 
     def path(self, file: RemoteFile) -> Path:
         """Where the content of a file is stored."""
-        return self._repository / "blobs" / file.digest
+        return self.root / file.path if self.plain else self._cache / "blobs" / file.digest
 
     def publish(self, files: Sequence[RemoteFile]) -> Path:
-        """Link the blobs into the snapshot, which appears complete by one rename. Returns the snapshot's folder."""
-        snapshot = self._repository / "snapshots" / self._revision
-        building = snapshot.with_name(f".{self._revision}.{os.getpid()}")
+        """Link the blobs into the snapshot, which appears complete by one rename. Returns the folder for a loader."""
+        if self.plain:
+            return self.root
+        snapshot = self._cache / "snapshots" / self.revision
+        building = snapshot.with_name(f".{self.revision}.{os.getpid()}")
         shutil.rmtree(building, ignore_errors=True)
         folder = snapshot if snapshot.exists() else building
         for file in files:
@@ -133,24 +140,53 @@ class HubCache:
             building.rename(snapshot)
         return snapshot
 
+    def write_record(self, files: Sequence[RemoteFile]) -> None:
+        """Record the commit and its file list, for checks without a network."""
+        content = {
+            "repository": self.repository,
+            "revision": self.revision,
+            "files": [asdict(file) for file in files],
+        }
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        new = self.record.with_name(self.record.name + ".new")
+        new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        new.replace(self.record)
 
-class PlainFolder:
-    """A folder with the repository's own paths, for `model.source`."""
+    def read_record(self) -> tuple[RemoteFile, ...]:
+        """The recorded file list.
 
-    def __init__(self, folder: Path) -> None:
-        self.root = folder
-        self.record = folder / ".hybridserve-fetch.json"
+        Raises:
+            EnvironmentFault: the commit was never fetched here, or the record is of another commit.
+        """
+        try:
+            content = json.loads(self.record.read_text(encoding="utf-8"))
+            if (content["repository"], content["revision"]) == (self.repository, self.revision):
+                return check_files([RemoteFile(**file) for file in content["files"]], str(self.record))
+            problem = f"contains {content['repository']} at {str(content['revision'])[:12]}"
+        except FileNotFoundError:
+            problem = f"{self.repository} at {self.revision[:12]} was never fetched here"
+        except (OSError, ValueError, KeyError, TypeError, ServiceError):
+            problem = "is not a valid record of a fetch"
+        raise EnvironmentFault(str(self.record), problem, "run it once without --offline")
 
-    def path(self, file: RemoteFile) -> Path:
-        """Where the content of a file is stored."""
-        return self.root / file.path
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Let one process at a time write: the second waits, then finds everything there.
 
-    def publish(self, files: Sequence[RemoteFile]) -> Path:
-        """The folder; nothing is left to do."""
-        return self.root
-
-
-Store = HubCache | PlainFolder
+        Raises:
+            EnvironmentFault: the folder cannot be written.
+        """
+        lock = self.record.with_name(".fetch.lock")
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = lock.open("w")
+        except OSError as error:
+            raise EnvironmentFault(
+                str(lock.parent), f"cannot be written: {error.strerror}", "set a writable folder with --cache or --to"
+            ) from None
+        with handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
 
 def partial_path(target: Path) -> Path:
@@ -163,50 +199,3 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def write_record(store: Store, repository: str, revision: str, files: Sequence[RemoteFile]) -> None:
-    """Record the commit and its file list, for checks without a network."""
-    content = {"repository": repository, "revision": revision, "files": [asdict(file) for file in files]}
-    store.record.parent.mkdir(parents=True, exist_ok=True)
-    new = store.record.with_name(store.record.name + ".new")
-    new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    new.replace(store.record)
-
-
-def read_record(store: Store, repository: str, revision: str) -> tuple[RemoteFile, ...]:
-    """The file list that `write_record` wrote for this commit.
-
-    Raises:
-        EnvironmentFault: the commit was never fetched here, or the record is of another commit.
-    """
-    try:
-        content = json.loads(store.record.read_text(encoding="utf-8"))
-        if (content["repository"], content["revision"]) == (repository, revision):
-            return check_files([RemoteFile(**file) for file in content["files"]], str(store.record))
-        problem = f"contains {content['repository']} at {str(content['revision'])[:12]}"
-    except FileNotFoundError:
-        problem = f"{repository} at {revision[:12]} was never fetched here"
-    except (OSError, ValueError, KeyError, TypeError, ServiceError):
-        problem = "is not a valid record of a fetch"
-    raise EnvironmentFault(str(store.record), problem, "run it once without --offline")
-
-
-@contextmanager
-def exclusive(store: Store) -> Iterator[None]:
-    """Let one process at a time write to the store: the second waits, then finds everything there.
-
-    Raises:
-        EnvironmentFault: the folder cannot be written.
-    """
-    lock = store.record.with_name(".fetch.lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = lock.open("w")
-    except OSError as error:
-        raise EnvironmentFault(
-            str(lock.parent), f"cannot be written: {error.strerror}", "set a writable folder with --cache or --to"
-        ) from None
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

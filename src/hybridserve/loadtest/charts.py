@@ -77,7 +77,7 @@ def run_charts(
     opened = list(zip((time - start for time, _ in edges), accumulate(step for _, step in edges), strict=True))
     # The last second is incomplete.
     tokens = tokens_over_time(counted)[:-1] or tokens_over_time(counted)
-    steps = {"drawstyle": "steps-post", "linewidth": 0.9}
+    steps: dict[str, Any] = {"drawstyle": "steps-post", "linewidth": 0.9}
     charts |= {
         "itl-over-time": _over_time(counted, "Inter-token latency", gaps),
         "tokens-over-time": line_chart("Output tokens over time", _TIME, "tokens/s", {"": tokens}, **steps),

@@ -12,7 +12,7 @@ import pytest
 from hybridserve.errors import ConfigError, EnvironmentFault, ServiceError
 from hybridserve.fetch import downloader
 from hybridserve.fetch.downloader import MARGIN_BYTES, Fetched, Hub, download_file, fetch, verify_offline
-from hybridserve.fetch.files import HubCache, PlainFolder, RemoteFile, Store
+from hybridserve.fetch.files import RemoteFile, Store
 from support.fake_hub import COMMIT, REPOSITORY, FakeHub, entry
 
 WEIGHTS = "model.safetensors"
@@ -24,17 +24,21 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(hub: FakeHub, store: Store, **options: Any) -> Fetched:
-    return fetch(Hub(hub.url), REPOSITORY, COMMIT, store, **options)
+    return fetch(Hub(hub.url), store, **options)
 
 
-def cache(folder: Path) -> HubCache:
-    return HubCache(folder, REPOSITORY, COMMIT)
+def cache(path: Path) -> Store:
+    return Store(path, REPOSITORY, COMMIT)
 
 
-def assert_complete(folder: Path, hub: FakeHub) -> None:
-    for path, content in hub.files.items():
-        if path != "pytorch_model.bin":
-            assert (folder / path).read_bytes() == content, path
+def folder(path: Path) -> Store:
+    return Store(path, REPOSITORY, COMMIT, plain=True)
+
+
+def assert_complete(path: Path, hub: FakeHub) -> None:
+    for name, content in hub.files.items():
+        if name != "pytorch_model.bin":
+            assert (path / name).read_bytes() == content, name
 
 
 def test_huggingface_hub_finds_the_snapshot_offline(hub: FakeHub, tmp_path: Path) -> None:
@@ -52,7 +56,7 @@ def test_huggingface_hub_finds_the_snapshot_offline(hub: FakeHub, tmp_path: Path
 
 
 def test_plain_folder_has_the_files_of_the_repository(hub: FakeHub, tmp_path: Path) -> None:
-    fetched = run(hub, PlainFolder(tmp_path / "weights"))
+    fetched = run(hub, folder(tmp_path / "weights"))
     assert fetched.folder == tmp_path / "weights"
     assert_complete(fetched.folder, hub)
     assert not list(tmp_path.rglob("*.incomplete"))
@@ -87,7 +91,7 @@ def test_server_errors_are_retried(hub: FakeHub, tmp_path: Path) -> None:
     hub.status["config.json"] = [503] * 50
     hub.requests.clear()
     with pytest.raises(ServiceError, match=r"HTTP 503"):
-        run(hub, PlainFolder(tmp_path / "other"))
+        run(hub, folder(tmp_path / "other"))
     assert hub.downloads().count("config.json") == downloader.ATTEMPTS
 
 
@@ -103,16 +107,16 @@ def test_corrupt_download_is_refused_and_removed(path: str, hub: FakeHub, tmp_pa
 
 def test_corrupt_partial_file_is_downloaded_from_the_start(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / f"{WEIGHTS}.incomplete").write_bytes(b"\0" * 1_000_000)
-    assert_complete(run(hub, PlainFolder(tmp_path)).folder, hub)
+    assert_complete(run(hub, folder(tmp_path)).folder, hub)
     assert hub.ranges(WEIGHTS) == ["bytes=1000000-", None]
 
 
 def test_damaged_file_is_downloaded_again(hub: FakeHub, tmp_path: Path) -> None:
-    store = PlainFolder(tmp_path)
+    store = folder(tmp_path)
     run(hub, store)
     (tmp_path / "tokenizer.json").write_bytes(b"{}")
     with pytest.raises(EnvironmentFault, match=r"1 of \d+ files are missing or damaged: tokenizer\.json"):
-        verify_offline(REPOSITORY, COMMIT, store)
+        verify_offline(store)
     hub.requests.clear()
     assert_complete(run(hub, store).folder, hub)
     assert hub.downloads() == ["tokenizer.json"]
@@ -121,7 +125,7 @@ def test_damaged_file_is_downloaded_again(hub: FakeHub, tmp_path: Path) -> None:
 def test_wrong_sizes_are_refused(hub: FakeHub, tmp_path: Path) -> None:
     hub.longer.add("config.json")
     with pytest.raises(ServiceError, match=r"config\.json: the server sends more than"):
-        run(hub, PlainFolder(tmp_path))
+        run(hub, folder(tmp_path))
     assert not (tmp_path / "config.json").exists()
     size = len(hub.files["tokenizer.json"]) + 7
     hub.listing = [{"type": "file", "path": "tokenizer.json", "size": size, "oid": "a" * 40}]
@@ -131,10 +135,10 @@ def test_wrong_sizes_are_refused(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_disk_space_is_checked_first(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match=r"needs 0\.00 GiB, 0\.25 GiB are free"):
-        run(hub, PlainFolder(tmp_path), free=lambda _: MARGIN_BYTES)
+        run(hub, folder(tmp_path), free=lambda _: MARGIN_BYTES)
     assert hub.downloads() == []
-    fetched = run(hub, PlainFolder(tmp_path), free=lambda _: MARGIN_BYTES + 10 * 2**20)
-    assert run(hub, PlainFolder(tmp_path), free=lambda _: 0).bytes == fetched.bytes
+    fetched = run(hub, folder(tmp_path), free=lambda _: MARGIN_BYTES + 10 * 2**20)
+    assert run(hub, folder(tmp_path), free=lambda _: 0).bytes == fetched.bytes
 
 
 def test_full_disk_is_reported(hub: FakeHub, tmp_path: Path) -> None:
@@ -149,7 +153,7 @@ def test_full_disk_is_reported(hub: FakeHub, tmp_path: Path) -> None:
 def test_unwritable_folder_is_reported(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFault, match="cannot be written"):
-        run(hub, PlainFolder(tmp_path / "file" / "below"))
+        run(hub, folder(tmp_path / "file" / "below"))
 
 
 def test_concurrent_fetches_download_once(hub: FakeHub, tmp_path: Path) -> None:
@@ -165,34 +169,34 @@ def test_concurrent_fetches_download_once(hub: FakeHub, tmp_path: Path) -> None:
 def test_offline_verifies_every_byte(hub: FakeHub, tmp_path: Path) -> None:
     store = cache(tmp_path)
     with pytest.raises(EnvironmentFault, match="was never fetched here"):
-        verify_offline(REPOSITORY, COMMIT, store)
+        verify_offline(store)
     fetched = run(hub, store)
     hub.requests.clear()
-    assert verify_offline(REPOSITORY, COMMIT, store).folder == fetched.folder
+    assert verify_offline(store).folder == fetched.folder
     assert hub.requests == []
     blob = (fetched.folder / WEIGHTS).resolve()
     content = bytearray(blob.read_bytes())
     content[1_000_000] ^= 1
     blob.write_bytes(content)
     with pytest.raises(EnvironmentFault, match=r"1 of \d+ files are missing or damaged: model\.safetensors"):
-        verify_offline(REPOSITORY, COMMIT, store)
+        verify_offline(store)
 
 
 def test_offline_refuses_an_invalid_record(hub: FakeHub, tmp_path: Path) -> None:
-    store = PlainFolder(tmp_path)
+    store = folder(tmp_path)
     run(hub, store)
     record = json.loads(store.record.read_text())
     record["files"][0]["path"] = "../outside"
     store.record.write_text(json.dumps(record))
     with pytest.raises(EnvironmentFault, match="is not a valid record"):
-        verify_offline(REPOSITORY, COMMIT, store)
+        verify_offline(store)
 
 
 def test_access_needs_the_token(hub: FakeHub, tmp_path: Path) -> None:
     hub.token = "secret"
     with pytest.raises(ConfigError, match=r"denies access \(HTTP 401\)"):
         run(hub, cache(tmp_path))
-    assert fetch(Hub(hub.url, "secret"), REPOSITORY, COMMIT, cache(tmp_path)).files > 5
+    assert fetch(Hub(hub.url, "secret"), cache(tmp_path)).files > 5
 
 
 @pytest.mark.parametrize(
@@ -201,9 +205,9 @@ def test_access_needs_the_token(hub: FakeHub, tmp_path: Path) -> None:
 )
 def test_unknown_repository_or_commit(repository: str, commit: str, message: str, hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        fetch(Hub(hub.url), repository, commit, PlainFolder(tmp_path))
+        fetch(Hub(hub.url), Store(tmp_path, repository, commit, plain=True))
 
 
 def test_unreachable_hub(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="cannot be reached"):
-        fetch(Hub("http://127.0.0.1:9"), REPOSITORY, COMMIT, PlainFolder(tmp_path))
+        fetch(Hub("http://127.0.0.1:9"), folder(tmp_path))

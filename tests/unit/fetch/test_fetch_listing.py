@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hybridserve.errors import ServiceError
 from hybridserve.fetch.downloader import Hub, fetch
-from hybridserve.fetch.files import HubCache, PlainFolder, RemoteFile, check_files, select_files
+from hybridserve.fetch.files import RemoteFile, Store, check_files, select_files
 from support.fake_hub import COMMIT, REPOSITORY, FakeHub, demo_files, entry
 
 OUTSIDE = [
@@ -26,9 +26,10 @@ def file(path: str) -> RemoteFile:
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_path_outside_its_folder_is_refused(path: str, hub: FakeHub, tmp_path: Path) -> None:
     hub.listing = [entry("config.json", b"{}"), entry(path, b"evil")]
-    for store in (PlainFolder(tmp_path / "a" / "b"), HubCache(tmp_path / "a" / "b", REPOSITORY, COMMIT)):
+    for plain in (True, False):
+        store = Store(tmp_path / "a" / "b", REPOSITORY, COMMIT, plain)
         with pytest.raises(ServiceError, match="would leave its folder"):
-            fetch(Hub(hub.url), REPOSITORY, COMMIT, store)
+            fetch(Hub(hub.url), store)
     assert list(tmp_path.iterdir()) == []
 
 
