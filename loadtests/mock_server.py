@@ -54,37 +54,37 @@ async def answer(writer: asyncio.StreamWriter, path: str, headers: dict[str, str
     if not raw:
         return plain(writer, 404, {"error": {"message": f"unknown path {path}", "code": "not_found"}})
     body = json.loads(raw)
-    ask = {**DEFAULTS, **body.get("mock", {})}
-    if ask.get("status"):
-        code = ask.get("code", "mock")
+    mock = {**DEFAULTS, **body.get("mock", {})}
+    if mock.get("status"):
+        code = mock.get("code", "mock")
         return plain(
-            writer, ask["status"], {"error": {"message": "requested error", "code": code}}, "Retry-After: 7\r\n"
+            writer, mock["status"], {"error": {"message": "requested error", "code": code}}, "Retry-After: 7\r\n"
         )
-    return await stream(writer, body, ask, path.endswith("chat/completions"), began)
+    return await stream(writer, body, mock, path.endswith("chat/completions"), began)
 
 
 async def stream(
-    writer: asyncio.StreamWriter, body: dict[str, Any], ask: dict[str, Any], chat: bool, began: float
+    writer: asyncio.StreamWriter, body: dict[str, Any], mock: dict[str, Any], chat: bool, began: float
 ) -> bool:
     """Send the tokens, each at its time."""
     SENT.clear()
-    tokens = ask["tokens"] or body.get("max_tokens", 16)
-    merge, reasoning = ask.get("merge", 1), ask.get("reasoning", 0)
-    stall_at, stall = ask.get("stall", (0, 0.0))
+    tokens = mock["tokens"] or body.get("max_tokens", 16)
+    merge, reasoning = mock.get("merge", 1), mock.get("reasoning", 0)
+    stall_at, stall = mock.get("stall", (0, 0.0))
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
     if chat:
         send(writer, {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
     for index in range(tokens):
         if (index + 1) % merge and index + 1 < tokens:
             continue
-        due = began + ask["first"] + ask["gap"] * index + (stall if stall and index >= stall_at else 0.0)
+        due = began + mock["first"] + mock["gap"] * index + (stall if stall and index >= stall_at else 0.0)
         await until(due)
         SENT.append(asyncio.get_running_loop().time())
-        if index == ask.get("cut"):
+        if index == mock.get("cut"):
             return False
-        if index == ask.get("idle"):
+        if index == mock.get("idle"):
             await asyncio.sleep(3600)
-        if index == ask.get("error"):
+        if index == mock.get("error"):
             send(writer, {"error": {"message": "engine died", "code": 500}})
             writer.write(b"0\r\n\r\n")
             return True
@@ -92,10 +92,10 @@ async def stream(
         part: dict[str, Any] = {"text": "x"}
         if chat:
             part = {"delta": {"reasoning" if index < reasoning else "content": "x"}}
-        send(writer, {"choices": [{"index": 0, **part, "finish_reason": finish}]}, ask.get("split", False))
-        if ask.get("split"):
+        send(writer, {"choices": [{"index": 0, **part, "finish_reason": finish}]}, mock.get("split", False))
+        if mock.get("split"):
             await writer.drain()
-    if ask.get("usage", True):
+    if mock.get("usage", True):
         usage = {"prompt_tokens": 11, "completion_tokens": tokens, "total_tokens": tokens + 11}
         send(writer, {"choices": [], "usage": usage})
     frame(writer, b"data: [DONE]\n\n")
@@ -146,10 +146,10 @@ async def main() -> None:
     parser.add_argument("--key")
     parser.add_argument("--model", default=MODEL, help="the served model name")
     parser.add_argument("--exact", action="store_true", help="exact to 0.1 ms, at the cost of a busy core")
-    asked = parser.parse_args()
-    KEY, EXACT, MODEL = asked.key, asked.exact, asked.model
-    DEFAULTS.update(first=asked.first, gap=asked.gap, tokens=asked.tokens)
-    server = await asyncio.start_server(serve, "127.0.0.1", asked.port, backlog=2048, limit=1 << 24)
+    options = parser.parse_args()
+    KEY, EXACT, MODEL = options.key, options.exact, options.model
+    DEFAULTS.update(first=options.first, gap=options.gap, tokens=options.tokens)
+    server = await asyncio.start_server(serve, "127.0.0.1", options.port, backlog=2048, limit=1 << 24)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 

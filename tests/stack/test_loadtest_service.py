@@ -17,8 +17,8 @@ COMMAND = str(Path(sys.executable).parent / "hybridserve")
 CLIENT = {"lag_floor_s": 1.0}
 
 
-def hybridserve(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *words], capture_output=True, text=True, timeout=120)
+def hybridserve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=120)
 
 
 def test_reasoning_on_off_and_budget(service: Service, tmp_path: Path) -> None:

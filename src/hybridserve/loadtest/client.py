@@ -102,34 +102,34 @@ class StreamingClient:
             fault = Outcome.CUT if status == 200 else Outcome.CONNECT
             detail = type(error).__name__ if not str(error) else str(error)[:120]
         ended = perf_counter() - sent
-        seen = parse_stream(lines)
-        if fault is None or (fault is Outcome.CUT and seen.error):
-            fault, detail = _stream_outcome(seen, request)
+        stream = parse_stream(lines)
+        if fault is None or (fault is Outcome.CUT and stream.error):
+            fault, detail = _stream_outcome(stream, request)
         start = sent + _ANCHOR
         record = Record(
             intended=start if intended is None else intended,
             sent=start,
-            end=seen.end if fault is Outcome.OK and seen.end is not None else ended,
+            end=stream.end if fault is Outcome.OK and stream.end is not None else ended,
             outcome=fault,
             expected=request.expected,
             kind=request.kind,
             turn=request.turn,
             conversation=request.conversation,
-            chunks=tuple(seen.chunks),
-            first_answer=seen.first_answer,
-            prompt_tokens=seen.prompt_tokens,
-            cached_tokens=seen.cached_tokens,
-            output_tokens=seen.output_tokens,
-            reasoning_tokens=seen.reasoning_tokens,
-            usage=seen.usage is not None,
-            finish_reason=seen.finish_reason,
+            chunks=tuple(stream.chunks),
+            first_answer=stream.first_answer,
+            prompt_tokens=stream.prompt_tokens,
+            cached_tokens=stream.cached_tokens,
+            output_tokens=stream.output_tokens,
+            reasoning_tokens=stream.reasoning_tokens,
+            usage=stream.usage is not None,
+            finish_reason=stream.finish_reason,
             status=status,
             retry_after=after,
             detail=detail,
             worker=self._worker,
             **about,
         )
-        return Answer(record, "".join(seen.text))
+        return Answer(record, "".join(stream.text))
 
     def _post(self, request: PromptRequest) -> Any:
         """Retry once on a new connection: an idle connection that the server closed is not a failure of the service."""
@@ -139,20 +139,20 @@ class StreamingClient:
             return self._http.request("POST", self._base + request.path, request.body, self._headers)
 
 
-def _stream_outcome(seen: Stream, request: PromptRequest) -> tuple[Outcome, str]:
+def _stream_outcome(stream: Stream, request: PromptRequest) -> tuple[Outcome, str]:
     """The outcome of a stream with status 200."""
-    if seen.error is not None:
-        code = seen.error.get("code")
+    if stream.error is not None:
+        code = stream.error.get("code")
         return _BY_CODE.get(str(code), Outcome.IN_BAND), str(code)
-    if seen.finish_reason is None or not seen.done:
-        return Outcome.CUT, "no finish reason" if seen.finish_reason is None else "no [DONE]"
-    if not seen.chunks:
+    if stream.finish_reason is None or not stream.done:
+        return Outcome.CUT, "no finish reason" if stream.finish_reason is None else "no [DONE]"
+    if not stream.chunks:
         return Outcome.EMPTY, ""
-    if request.exact is not None and seen.usage is not None and seen.output_tokens != request.exact:
-        return Outcome.LENGTH, f"{seen.output_tokens} of {request.exact} tokens"
-    if request.budget is not None and seen.reasoning_tokens > request.budget:
-        return Outcome.OVERRUN, f"{seen.reasoning_tokens} reasoning tokens"
-    if request.tool and not seen.tool_calls_are_json:
+    if request.exact is not None and stream.usage is not None and stream.output_tokens != request.exact:
+        return Outcome.LENGTH, f"{stream.output_tokens} of {request.exact} tokens"
+    if request.budget is not None and stream.reasoning_tokens > request.budget:
+        return Outcome.OVERRUN, f"{stream.reasoning_tokens} reasoning tokens"
+    if request.tool and not stream.tool_calls_are_json:
         return Outcome.BAD_TOOL, ""
     return Outcome.OK, ""
 

@@ -65,14 +65,14 @@ def parse_stream(lines: Sequence[tuple[float, bytes]]) -> Stream:
     A chunk counts as a token unless it only announces the role or only carries the finish reason of a chat. A
     completion's chunk always counts: a token may have no text (half of a character).
     """
-    seen = Stream()
+    stream = Stream()
     for time, line in lines:
         try:
             data = event_data(line)
             if data is None:
                 continue
             if data.strip() == DONE:
-                seen.done = True
+                stream.done = True
                 continue
             event = json.loads(data)
         except ValueError:
@@ -82,18 +82,18 @@ def parse_stream(lines: Sequence[tuple[float, bytes]]) -> Stream:
             continue
         if "error" in event:
             error = event["error"]
-            seen.error = error if isinstance(error, dict) else {"message": str(error)}
-            seen.end = time
+            stream.error = error if isinstance(error, dict) else {"message": str(error)}
+            stream.end = time
             continue
-        seen.end = time
+        stream.end = time
         try:
-            seen.usage = _usage(event.get("usage")) or seen.usage
+            stream.usage = _usage(event.get("usage")) or stream.usage
             for choice in event.get("choices") or ():
-                _add_choice(seen, time, choice)
+                _add_choice(stream, time, choice)
         except (AttributeError, TypeError):
             # Lists instead of objects, numbers instead of strings: not this API.
-            seen.error = {"message": "an event is not a chunk of this API"}
-    return seen
+            stream.error = {"message": "an event is not a chunk of this API"}
+    return stream
 
 
 def _usage(given: Any) -> dict[str, Any] | None:
@@ -107,29 +107,29 @@ def _usage(given: Any) -> dict[str, Any] | None:
     return kept
 
 
-def _add_choice(seen: Stream, time: float, choice: dict[str, Any]) -> None:
+def _add_choice(stream: Stream, time: float, choice: dict[str, Any]) -> None:
     if choice.get("finish_reason"):
-        seen.finish_reason = choice["finish_reason"]
+        stream.finish_reason = choice["finish_reason"]
     delta = choice.get("delta")
     if delta is None:
-        seen.chunks.append(time)
-        seen.text.append(choice.get("text") or "")
-        seen.first_answer = time if seen.first_answer is None else seen.first_answer
+        stream.chunks.append(time)
+        stream.text.append(choice.get("text") or "")
+        stream.first_answer = time if stream.first_answer is None else stream.first_answer
         return
     content = delta.get("content")
     reasoning = delta.get("reasoning") or delta.get("reasoning_content")
     tools = delta.get("tool_calls") or ()
     if not (content or reasoning or tools) and ("role" in delta or choice.get("finish_reason") or content is None):
         return
-    seen.chunks.append(time)
+    stream.chunks.append(time)
     if reasoning and not (content or tools):
-        seen.reasoning_chunks += 1
-    elif seen.first_answer is None:
-        seen.first_answer = time
+        stream.reasoning_chunks += 1
+    elif stream.first_answer is None:
+        stream.first_answer = time
     if content:
-        seen.text.append(content)
+        stream.text.append(content)
     for call in tools:
-        tool = seen.tools.setdefault(call.get("index", 0), {"name": "", "arguments": ""})
+        tool = stream.tools.setdefault(call.get("index", 0), {"name": "", "arguments": ""})
         function = call.get("function") or {}
         tool["name"] += function.get("name") or ""
         tool["arguments"] += function.get("arguments") or ""

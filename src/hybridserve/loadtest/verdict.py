@@ -95,7 +95,7 @@ def client_health(
 
     A late event loop reads tokens late: TTFT grows, and tokens then arrive together. So percentiles of the lag are
     compared with the same percentiles of TTFT. No windows, fewer than `expected` workers and workers that stopped
-    reporting are faults too: nobody knows what they sent.
+    reporting are faults too: what they sent is unknown.
     """
     windows = sorted(windows, key=lambda window: window.at)
     measured = [window for window in windows if start <= window.at - WINDOW_S / 2 <= end]

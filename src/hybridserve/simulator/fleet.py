@@ -26,7 +26,7 @@ def upper_quantile(ordered: Sequence[float], share: float) -> float:
 class View:
     """The input of a policy: the metrics of the replicas, and a percentile from a metrics database."""
 
-    observation: FleetMetrics
+    metrics: FleetMetrics
     firsts: Sequence[tuple[float, float]] = ()
     """(when, seconds) of the first tokens of the last minute."""
 
@@ -143,7 +143,7 @@ class _Fleet:
         self.starting: list[Replica] = []
         self.draining: list[tuple[float, Replica]] = []
         self.queue: deque[SimulatedRequest] = deque()
-        self.readings: tuple[ReplicaMetrics, ...] = ()
+        self.replica_metrics: tuple[ReplicaMetrics, ...] = ()
         self.firsts: deque[tuple[float, float]] = deque()
         self.target = min(max(options.initial, options.min_replicas), options.max_replicas)
         self.result = Run(self.requests, max(0.0, self.end - options.warm_up_s), options.warm_up_s)
@@ -263,18 +263,18 @@ class _Fleet:
     def _decide(self, now: float) -> None:
         while self.firsts and self.firsts[0][0] < now - 60.0:
             self.firsts.popleft()
-        observation = FleetMetrics(
+        metrics = FleetMetrics(
             now=now,
             target=self.target,
             ready=len(self.ready),
             queued=len(self.queue),
             draining=len(self.draining),
-            replicas=self.readings,
+            replicas=self.replica_metrics,
         )
-        wanted = self.policy.target(View(observation, self.firsts))
+        wanted = self.policy.target(View(metrics, self.firsts))
         wanted = min(max(wanted, self.options.min_replicas), self.options.max_replicas)
         # The next decision uses these metrics: reports take one period.
-        self.readings = tuple(replica.reading(self.options.period_s) for replica in self.ready)
+        self.replica_metrics = tuple(replica.metrics(self.options.period_s) for replica in self.ready)
         if wanted != self.target:
             self.target = wanted
             self.result.targets.append((now, wanted))

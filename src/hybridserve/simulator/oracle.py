@@ -24,7 +24,7 @@ class Schedule:
     name: str = "oracle"
 
     def target(self, view: View) -> int:
-        return self.replicas[min(int(view.observation.now), len(self.replicas) - 1)]
+        return self.replicas[min(int(view.metrics.now), len(self.replicas) - 1)]
 
 
 def needs(arrivals: Sequence[Arrival], times: ServiceTimes) -> list[float]:

@@ -24,7 +24,7 @@ class HybridServePolicy:
     last: Decision | None = None
 
     def target(self, view: View) -> int:
-        self.last = compute_replicas(view.observation, self.spec, self.state)
+        self.last = compute_replicas(view.metrics, self.spec, self.state)
         self.state = self.last.state
         return self.last.replicas
 
@@ -66,8 +66,8 @@ class Delays:
 
 def _ongoing(view: View) -> int:
     """Requests in the router and on all replicas."""
-    seen = view.observation
-    return seen.queued + sum(reading.running + reading.waiting for reading in seen.replicas)
+    metrics = view.metrics
+    return metrics.queued + sum(replica.running + replica.waiting for replica in metrics.replicas)
 
 
 @dataclass
@@ -90,15 +90,15 @@ class RayQueueLength:
         self.delays = Delays(self.up_s, self.down_s)
 
     def target(self, view: View) -> int:
-        seen = view.observation
+        metrics = view.metrics
         ongoing = _ongoing(view)
-        self.window.append((seen.now, ongoing))
-        while self.window[0][0] < seen.now - self.look_back_s:
+        self.window.append((metrics.now, ongoing))
+        while self.window[0][0] < metrics.now - self.look_back_s:
             self.window.popleft()
-        if seen.ready == 0:
-            return max(1, seen.target) if ongoing else seen.target
+        if metrics.ready == 0:
+            return max(1, metrics.target) if ongoing else metrics.target
         mean = sum(value for _, value in self.window) / len(self.window)
-        return self.delays.apply(seen.now, ceil(mean / self.target_ongoing - 1e-9), seen.target)
+        return self.delays.apply(metrics.now, ceil(mean / self.target_ongoing - 1e-9), metrics.target)
 
 
 @dataclass
@@ -120,17 +120,17 @@ class RayTtft:
         self.delays = Delays(self.up_s, self.down_s)
 
     def target(self, view: View) -> int:
-        seen = view.observation
+        metrics = view.metrics
         ongoing = _ongoing(view)
-        if seen.ready == 0:
-            return max(1, seen.target) if ongoing else seen.target
-        wanted = seen.target
+        if metrics.ready == 0:
+            return max(1, metrics.target) if ongoing else metrics.target
+        wanted = metrics.target
         p99 = view.ttft_p99
         if p99 is not None and p99 > self.goal_s:
             wanted += 1
-        elif ongoing / seen.ready < self.idle_ongoing:
+        elif ongoing / metrics.ready < self.idle_ongoing:
             wanted -= 1
-        return self.delays.apply(seen.now, wanted, seen.target)
+        return self.delays.apply(metrics.now, wanted, metrics.target)
 
 
 @dataclass
@@ -178,11 +178,11 @@ class KedaWaiting:
         self.hpa = HorizontalPodAutoscaler(self.stabilization_s)
 
     def target(self, view: View) -> int:
-        seen = view.observation
-        if not self.hpa.due(seen.now):
-            return seen.target
-        waiting = seen.queued + sum(reading.waiting for reading in seen.replicas)
-        return self.hpa.apply(seen.now, waiting / self.threshold, seen.target)
+        metrics = view.metrics
+        if not self.hpa.due(metrics.now):
+            return metrics.target
+        waiting = metrics.queued + sum(replica.waiting for replica in metrics.replicas)
+        return self.hpa.apply(metrics.now, waiting / self.threshold, metrics.target)
 
 
 @dataclass
@@ -202,11 +202,11 @@ class KvUsage:
         self.hpa = HorizontalPodAutoscaler(self.stabilization_s)
 
     def target(self, view: View) -> int:
-        seen = view.observation
-        if not self.hpa.due(seen.now) or not seen.replicas:
-            return max(seen.target, 1) if seen.queued else seen.target
-        used = sum(reading.blocks_used for reading in seen.replicas) / len(seen.replicas) / self.usable_blocks
-        return self.hpa.apply(seen.now, len(seen.replicas) * used / self.threshold, seen.target)
+        metrics = view.metrics
+        if not self.hpa.due(metrics.now) or not metrics.replicas:
+            return max(metrics.target, 1) if metrics.queued else metrics.target
+        used = sum(replica.blocks_used for replica in metrics.replicas) / len(metrics.replicas) / self.usable_blocks
+        return self.hpa.apply(metrics.now, len(metrics.replicas) * used / self.threshold, metrics.target)
 
 
 @dataclass
@@ -228,27 +228,27 @@ class KnativeConcurrency:
     wanted: deque[tuple[float, int]] = field(default_factory=deque)
 
     def target(self, view: View) -> int:
-        seen = view.observation
+        metrics = view.metrics
         ongoing = _ongoing(view)
-        self.window.append((seen.now, ongoing))
-        while self.window[0][0] < seen.now - self.stable_s:
+        self.window.append((metrics.now, ongoing))
+        while self.window[0][0] < metrics.now - self.stable_s:
             self.window.popleft()
-        if seen.now - self.decided_at < 2.0:
-            return seen.target
-        self.decided_at = seen.now
-        ready = max(seen.ready, 1)
-        recent = [value for at, value in self.window if at > seen.now - self.stable_s / 10]
+        if metrics.now - self.decided_at < 2.0:
+            return metrics.target
+        self.decided_at = metrics.now
+        ready = max(metrics.ready, 1)
+        recent = [value for at, value in self.window if at > metrics.now - self.stable_s / 10]
         stable = ceil(sum(value for _, value in self.window) / len(self.window) / self.concurrency - 1e-9)
         panic = ceil(sum(recent) / len(recent) / self.concurrency - 1e-9)
         if panic / ready >= 2.0:
-            self.panic_until = seen.now + self.stable_s
-        if seen.now < self.panic_until:
-            self.panic_replicas = max(self.panic_replicas, panic, seen.target)
+            self.panic_until = metrics.now + self.stable_s
+        if metrics.now < self.panic_until:
+            self.panic_replicas = max(self.panic_replicas, panic, metrics.target)
             wanted = self.panic_replicas
         else:
             self.panic_replicas = 0
             wanted = max(stable, ready // 2)
-        self.wanted.append((seen.now, wanted))
-        while self.wanted[0][0] < seen.now - self.down_delay_s:
+        self.wanted.append((metrics.now, wanted))
+        while self.wanted[0][0] < metrics.now - self.down_delay_s:
             self.wanted.popleft()
         return max(count for _, count in self.wanted)

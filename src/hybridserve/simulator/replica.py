@@ -122,7 +122,7 @@ class Replica:
             else:
                 self.now = until
 
-    def reading(self, age_s: float = 0.0) -> ReplicaMetrics:
+    def metrics(self, age_s: float = 0.0) -> ReplicaMetrics:
         """The metrics of its engine."""
         running = len(self._admit_order)
         return ReplicaMetrics(

@@ -201,7 +201,7 @@ def delta(finish: str | None = None, **parts: object) -> dict[str, object]:
 
 
 def test_chat_stream() -> None:
-    seen = parse_stream(
+    stream = parse_stream(
         events(
             delta(role="assistant", content=""),
             delta(reasoning="hm"),
@@ -212,12 +212,12 @@ def test_chat_stream() -> None:
             {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 5}},
         )
     )
-    assert seen.chunks == [2, 3, 4, 5, 6]
-    assert seen.first_answer == 4
-    assert seen.end == 7
-    assert (seen.output_tokens, seen.reasoning_tokens, seen.prompt_tokens) == (5, 2, 9)
-    assert "".join(seen.text) == "Hello"
-    assert seen.done
+    assert stream.chunks == [2, 3, 4, 5, 6]
+    assert stream.first_answer == 4
+    assert stream.end == 7
+    assert (stream.output_tokens, stream.reasoning_tokens, stream.prompt_tokens) == (5, 2, 9)
+    assert "".join(stream.text) == "Hello"
+    assert stream.done
 
 
 def test_reasoning_tokens_of_the_server() -> None:
@@ -226,17 +226,17 @@ def test_reasoning_tokens_of_the_server() -> None:
 
 
 def test_every_completion_chunk_is_a_token() -> None:
-    seen = parse_stream(events({"choices": [{"text": ""}]}, {"choices": [{"text": "a", "finish_reason": "length"}]}))
-    assert seen.chunks == [1, 2]
-    assert seen.finish_reason == "length"
+    stream = parse_stream(events({"choices": [{"text": ""}]}, {"choices": [{"text": "a", "finish_reason": "length"}]}))
+    assert stream.chunks == [1, 2]
+    assert stream.finish_reason == "length"
 
 
 def test_error_in_the_stream() -> None:
-    seen = parse_stream(
+    stream = parse_stream(
         [*events(delta(content="a"), {"error": {"message": "gone"}}, done=False), (9.0, b'data: {"cho')]
     )
-    assert seen.error == {"message": "gone"}
-    assert not seen.done
+    assert stream.error == {"message": "gone"}
+    assert not stream.done
 
 
 @pytest.mark.parametrize(("arguments", "good"), [(['{"a"', ": 1}"], True), (['{"a"'], False)])

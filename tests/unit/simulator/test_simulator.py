@@ -193,7 +193,7 @@ def test_draining_replicas_finish_streams_and_cost_time() -> None:
         name = "halve"
 
         def target(self, view: object) -> int:
-            return 2 if view.observation.now < 100 else 1  # type: ignore[attr-defined]
+            return 2 if view.metrics.now < 100 else 1  # type: ignore[attr-defined]
 
     run = fleet(Halve(), output=300)
     assert all(request.last > 0 for request in run.requests)
@@ -207,7 +207,7 @@ def test_scale_from_zero_waits_for_the_start_up() -> None:
         name = "wake"
 
         def target(self, view: object) -> int:
-            return 1 if view.observation.queued else view.observation.target  # type: ignore[attr-defined]
+            return 1 if view.metrics.queued else view.metrics.target  # type: ignore[attr-defined]
 
     run = fleet(Wake(), min_replicas=0, initial=0)
     first = run.requests[0]
