@@ -90,9 +90,11 @@ class RuleFamily(list[tuple[Rule, DatedCheck]]):
         return register
 
 
-def duties(view: DeploymentView, term: Term) -> Iterator[tuple[Part, License, Obligation]]:
-    """Duties of one kind that apply to this deployment."""
-    for part in view.parts:
+def duties(
+    view: DeploymentView, term: Term, parts: Iterable[Part] | None = None
+) -> Iterator[tuple[Part, License, Obligation]]:
+    """Duties of one kind that apply to these parts of the deployment; to all without `parts`."""
+    for part in view.parts if parts is None else parts:
         for license in part.licenses:
             for duty in license.terms(term):
                 if applies(duty, part):

@@ -288,8 +288,7 @@ def _same_files(view: DeploymentView, names: frozenset[str]) -> Iterator[Outcome
 
 
 def _guardrail_clause(view: DeploymentView) -> str | None:
-    clauses = [clause(license, duty) for part, license, duty in duties(view, "guardrail") if part.role == "model"]
-    return "; ".join(clauses) or None
+    return "; ".join(clause(license, duty) for _, license, duty in duties(view, "guardrail", [view.model])) or None
 
 
 def _is_internal(host: str) -> bool:

@@ -10,7 +10,7 @@ from hybridserve.catalog.licenses import License, normalize, text_sha256
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.overrides import alterations
 from hybridserve.compliance.rules.base import RuleFamily, clause, duties
-from hybridserve.compliance.view import DeploymentView, Part
+from hybridserve.compliance.view import DeploymentView
 
 LICENSE = RuleFamily("license")
 
@@ -163,7 +163,7 @@ def notice(view: DeploymentView) -> Iterator[Outcome]:
     remedy="copy the named files from the checkpoint into the folder of license.bundle, byte for byte",
 )
 def retained_notices(view: DeploymentView) -> Outcome | None:
-    clauses = [clause(license, duty) for part, license, duty in duties(view, "retain_notices") if part.role == "model"]
+    clauses = [clause(license, duty) for _, license, duty in duties(view, "retain_notices", [view.model])]
     if not clauses:
         return None
     where, present = "; ".join(dict.fromkeys(clauses)), view.files.present
@@ -209,6 +209,7 @@ def flow_down(view: DeploymentView) -> Iterator[Outcome]:
     "the license in license.commercial",
 )
 def limits(view: DeploymentView) -> Iterator[Outcome]:
+    # Revenue must be below its limit; users may reach theirs.
     for _, license, duty in duties(view, "revenue_limit"):
         revenue, limit = view.license.annual_revenue_usd, duty.limit or 0
         yield _limit(view, license, clause(license, duty), "annual revenue in USD", revenue, limit, limit - 1)
@@ -249,11 +250,10 @@ def guardrail(view: DeploymentView) -> Iterator[Outcome]:
     remedy="serve a general model; serve a special-purpose one only for the purpose in its documentation",
 )
 def special_purpose(view: DeploymentView) -> Iterator[Outcome]:
-    for part, license, duty in duties(view, "special_purpose"):
-        if part.role != "model" or part.entry is None:
-            continue
-        offered = (part.entry.special_purpose or part.entry.guard) and view.chat
-        evidence = "a special-purpose model offered for general chat" if offered else "not a special-purpose model"
+    entry = view.model.entry
+    offered = entry is not None and (entry.special_purpose or entry.guard) and view.chat
+    evidence = "a special-purpose model offered for general chat" if offered else "not a special-purpose model"
+    for part, license, duty in duties(view, "special_purpose", [view.model]):
         yield require(not offered, evidence, part.id, clause(license, duty))
 
 
@@ -265,12 +265,12 @@ def special_purpose(view: DeploymentView) -> Iterator[Outcome]:
     "begin with Llama",
 )
 def model_name(view: DeploymentView) -> Iterator[Outcome]:
-    for part, license, duty in duties(view, "trademark"):
-        if part.role == "model":
-            yield require(not _named(part, duty.names), f"served as {_name(part)!r}", part.id, clause(license, duty))
-    for part, license, duty in duties(view, "name_prefix"):
-        if part.role == "model":
-            yield require(_named(part, duty.names), f"served as {_name(part)!r}", part.id, clause(license, duty))
+    name = view.model.served_name or view.model.id
+    last = name.lower().split("/")[-1]
+    for part, license, duty in duties(view, "trademark", [view.model]):
+        yield require(not last.startswith(duty.names), f"served as {name!r}", part.id, clause(license, duty))
+    for part, license, duty in duties(view, "name_prefix", [view.model]):
+        yield require(last.startswith(duty.names), f"served as {name!r}", part.id, clause(license, duty))
 
 
 @LICENSE.dated_rule(
@@ -281,10 +281,9 @@ def model_name(view: DeploymentView) -> Iterator[Outcome]:
 )
 def waivers(view: DeploymentView, today: date) -> Iterator[Outcome]:
     for waiver in view.waivers:
-        if waiver.until < today:
-            yield failed(f"expired on {waiver.until} ({waiver.by}: {waiver.reason})", waiver.rule)
-        else:
-            yield passed(f"until {waiver.until} by {waiver.by}", waiver.rule)
+        expired = waiver.until < today
+        evidence = f"{'expired on' if expired else 'valid until'} {waiver.until} ({waiver.by}: {waiver.reason})"
+        yield require(not expired, evidence, waiver.rule)
 
 
 def _licenses(view: DeploymentView) -> list[License]:
@@ -312,11 +311,3 @@ def _limit(
     if value is None:
         return unknown(f"{what} not declared; the limit is {limit:,}", license.id, where)
     return require(value <= largest, f"{what} {value:,}, the limit is {limit:,}", license.id, where)
-
-
-def _name(part: Part) -> str:
-    return part.served_name or part.id
-
-
-def _named(part: Part, names: tuple[str, ...]) -> bool:
-    return _name(part).lower().split("/")[-1].startswith(names)
