@@ -25,3 +25,9 @@ def test_relative_links_and_anchors_exist() -> None:
             if not target.exists() or (anchor and target.suffix == ".md" and anchor not in _anchors(target)):
                 broken.append(f"{page.relative_to(ROOT)}: {link}")
     assert broken == []
+
+
+def test_contributing_describes_every_package() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in (ROOT / "src/hybridserve").glob("*/__init__.py")}
+    assert {name for name in packages if f"`{name}`" not in page or f"  {name} " not in page} == set()
