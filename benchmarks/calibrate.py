@@ -24,9 +24,8 @@ from statistics import median
 import httpx
 import yaml
 
-from hybridserve.engine.spec import replica_capacity
+from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.loadtest.sweep import StepTimes, calibration, nonnegative_least_squares
-from hybridserve.planning.resolve import plan_settings
 from hybridserve.settings import load
 from hybridserve.simulator.service_times import parse_service_times
 
@@ -57,9 +56,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     settings = load(options.config, ()).settings
-    planned = plan_settings(settings)
-    capacity = replica_capacity(settings, planned)
-    budget = planned.advice.plan.max_num_batched_tokens
+    spec = resolve_deployment(settings)
+    capacity, budget = spec.capacity, spec.engine_args["max_num_batched_tokens"]
     counts = [count for count in (1, 2, 4, 8, 16, 32) if count <= capacity.max_num_seqs]
     firsts, gaps = asyncio.run(measure(options.url, counts, options.repeats))
     engine = {

@@ -27,6 +27,7 @@ import httpx
 from cache_probe import CacheProbe
 from hybrid_models import write_pair
 
+from hybridserve.engine.preload import inline_worker_flags
 from hybridserve.loadtest.runner import Runner
 from hybridserve.loadtest.scenario import validate_scenario
 from hybridserve.planning.cache.layout import plan_cache
@@ -35,7 +36,6 @@ from hybridserve.planning.memory.weights import count_weights
 from hybridserve.planning.models import read_architecture
 from hybridserve.planning.resolve import engine_environment
 from hybridserve.planning.roofline import DevicePeaks, ServedModel, bound
-from hybridserve.runtime.backends.standalone import inline_worker
 from hybridserve.settings import load
 
 HEAD = (
@@ -130,7 +130,7 @@ def _start(name: str, model: Path, port: int, size: Size, shapes: str, out: Path
     if size.platform == "cpu":
         # One process, as in `hybridserve serve`: vLLM's two processes leave no core for the client.
         settings = load(environ={}).settings
-        arguments += ["--enforce-eager", *inline_worker(settings)]
+        arguments += ["--enforce-eager", *inline_worker_flags(settings)]
         environment = {**engine_environment(settings), **environment}
     if shapes == "published":
         # Both share a GPU of 80 GB.

@@ -18,9 +18,9 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
+from hybridserve.deployment import DeploymentSpec
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.auth.api_keys import key_line, new_key
-from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.state import GatewayState
 from hybridserve.observability.logging import LOG_DIR, configure
 from hybridserve.observability.metrics import GatewayMetrics
@@ -127,7 +127,7 @@ def modes(folder: Path, key: str) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     metrics = GatewayMetrics()
 
     def gateway(**tree: Any) -> Callable[[Any], Any]:
-        state = GatewayState(GatewayConfig(Settings.model_validate(tree)), metrics=metrics)
+        state = GatewayState(DeploymentSpec(settings=Settings.model_validate(tree)), metrics=metrics)
         return lambda app: GatewayMiddleware(app, state=state)
 
     yield "no middleware", lambda app: app

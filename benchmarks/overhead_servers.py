@@ -78,7 +78,7 @@ def serve_ours(settings: dict[str, Any]) -> None:
     from hybridserve.settings import Settings
 
     ray_app.Replica = overhead_variants.SwitchedReplica
-    single.DOOR = "overhead_variants.SwitchedMiddleware"
+    single.MIDDLEWARE = "overhead_variants.SwitchedMiddleware"
     runner.serve(Settings.model_validate(settings), runner.Progress(lambda _: None), lambda _: None)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
+from hybridserve.deployment import DeploymentSpec
 from hybridserve.engine.vllm_middleware import VLLMMiddleware
 from hybridserve.gateway import GatewayMiddleware
-from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.state import GatewayState
 from hybridserve.runtime import ray_app
 from hybridserve.settings.guard import GuardSection
@@ -32,7 +32,7 @@ class Switch:
         for name, section in json.loads(os.environ[GUARDS]).items():
             settings = state.settings.model_copy(update={"guard": GuardSection.model_validate(section)})
             guarded = GatewayState(
-                GatewayConfig(settings), metrics=state.metrics, sends_request_id=state.sends_request_id
+                DeploymentSpec(settings=settings), metrics=state.metrics, sends_request_id=state.sends_request_id
             )
             variants[name.encode()] = GatewayMiddleware(app, state=guarded)
         self._variants = variants

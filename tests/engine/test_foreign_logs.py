@@ -26,10 +26,11 @@ def test_a_replica_logs_in_the_form_and_the_measure_of_the_settings(tmp_path: Pa
     from ray.serve._private.logging_utils import access_log_msg, configure_component_logger
     from ray.serve.schema import LoggingConfig
 
+    from hybridserve.deployment.resolve import resolve_deployment
     from hybridserve.runtime.ray_app import deployment_options
 
     words = [f"telemetry.log_format={form}", f"telemetry.log_requests={str(requests).lower()}"]
-    options = deployment_options(load(assignments=words, environ={}).settings)
+    options = deployment_options(resolve_deployment(load(assignments=words, environ={}).settings))
     made = serve.deployment(**options)(type("Replica", (), {}))
     # As it reaches the replica: through the controller, as a protocol buffer.
     sent = DeploymentConfig.from_proto_bytes(made._deployment_config.to_proto_bytes())

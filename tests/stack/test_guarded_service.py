@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from hybridserve.compliance.evidence import is_intact
+from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.errors import ConfigError
 from hybridserve.gateway.auth.api_keys import key_line, new_key
 from hybridserve.guards.canaries.prompts import canary_set
-from hybridserve.runtime.compliance_gate import enforce_compliance
 from hybridserve.settings import load
 from support.fake_guard import GuardModel
 from support.stack_service import HYBRIDSERVE, Service, start
@@ -146,8 +146,8 @@ def test_changed_evidence_file_is_refused(guarded: GuardedService) -> None:
     file = guarded.folder / "kept.json"
     file.write_text(json.dumps(record))
     settings = load(assignments=[*guarded.assignments, f"guard.evidence_file={file}"]).settings
-    documents = enforce_compliance(settings, date.today()).documents
+    documents = resolve_deployment(settings, date.today()).documents
     assert documents["/compliance"]["evidence_sha256"] == record["sha256"]
     file.write_text(json.dumps({**record, "about": {}}))
     with pytest.raises(ConfigError, match="digest"):
-        enforce_compliance(settings, date.today())
+        resolve_deployment(settings, date.today())

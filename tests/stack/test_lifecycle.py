@@ -63,6 +63,6 @@ def test_a_taken_port_is_one_clear_error_and_nothing_is_started() -> None:
             [str(HYBRIDSERVE), "serve", "--port", str(port)], capture_output=True, text=True, timeout=60
         )
     assert run.returncode == 2
-    assert f"127.0.0.1:{port} is taken by" in run.stderr
+    assert f"127.0.0.1:{port} is already in use by" in run.stderr
     assert "--port" in run.stderr
     assert "Traceback" not in run.stderr

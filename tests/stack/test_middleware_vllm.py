@@ -24,12 +24,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hybridserve
-from hybridserve.gateway import GatewayConfig
+from hybridserve.deployment import DeploymentSpec
+from hybridserve.engine.preload import inline_worker_flags
 from hybridserve.gateway.auth.api_keys import key_line, new_key
 from hybridserve.gateway.reasoning.budget import ThinkingBudgetProbe
 from hybridserve.planning.render import command_line
 from hybridserve.planning.resolve import engine_args, engine_environment
-from hybridserve.runtime.backends.standalone import inline_worker
 from hybridserve.settings import Settings, load
 from hybridserve.settings.reasoning import ReasoningSection
 
@@ -101,13 +101,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     environment = {
         **engine_environment(planned),
         **os.environ,
-        "HYBRIDSERVE_SETTINGS_JSON": GatewayConfig(door, headers={"X-Model-License": "Apache-2.0"}).to_json(),
+        "HYBRIDSERVE_SETTINGS_JSON": DeploymentSpec(settings=door, headers={"X-Model-License": "Apache-2.0"}).to_json(),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
     words = command_line(engine_args(planned), "127.0.0.1", port)[2:]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words]
-    command += ["--middleware", "hybridserve.gateway.GatewayMiddleware", *inline_worker(planned)]
+    command += ["--middleware", "hybridserve.gateway.GatewayMiddleware", *inline_worker_flags(planned)]
     log = folder / "vllm.log"
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)

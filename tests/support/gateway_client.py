@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
+from hybridserve.deployment import DeploymentSpec
+from hybridserve.gateway import GatewayMiddleware, GatewayState
 from hybridserve.guards import GuardVerdict, Message, ResilientGuard, Stage
 from hybridserve.settings import Settings
 from support.fake_engine import DONE, FakeEngine, Response, chunk, request, sse
@@ -51,7 +52,7 @@ def gateway(app: Any = None, guard: WordGuard | None = None, /, **sections: Any)
         sections["guard"] = {"kind": "rules", "window_tokens": 10, "overlap_tokens": 3, **sections.get("guard", {})}
     settings = Settings.model_validate(sections)
     resilient = ResilientGuard(guard, retries=0, timeout_s=settings.guard.timeout_s) if guard is not None else None
-    state = GatewayState(GatewayConfig(settings), guard=resilient)
+    state = GatewayState(DeploymentSpec(settings=settings), guard=resilient)
     return GatewayMiddleware(app or FakeEngine(STREAM, ANSWER), state=state)
 
 

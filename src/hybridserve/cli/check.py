@@ -18,8 +18,8 @@ from hybridserve.compliance.evidence import evidence_sha256
 from hybridserve.compliance.findings import Finding, Profile, Status, compliance_status
 from hybridserve.compliance.rules.guard import behavior_files
 from hybridserve.compliance.view import DeploymentView
+from hybridserve.deployment.resolve import build_view
 from hybridserve.errors import ConfigError, ServiceError
-from hybridserve.runtime.view import build_view
 from hybridserve.settings import Settings, load
 
 if TYPE_CHECKING:

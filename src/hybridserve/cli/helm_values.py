@@ -1,21 +1,22 @@
-"""Values for the Helm chart from settings: the plan pinned, the machine sized, what the chart sets itself left out."""
+"""Values for the Helm chart from settings: with the plan pinned and resources sized, without what the chart sets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from hybridserve.compliance.attribution import attribution_bundle
+from hybridserve.deployment.resolve import planned_view
 from hybridserve.errors import ConfigError
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings, weights_source
-from hybridserve.runtime.view import build_view
 from hybridserve.settings import Settings
 from hybridserve.units import GIB
 
 Mode = Literal["standalone", "rayservice"]
 
-# Settings that the chart sets, because only it knows them: path of the setting.
+# Paths of the settings that the chart sets itself, because only it knows their values.
 CHART_SETS = (
     "server.host",
     "server.port",
@@ -27,13 +28,13 @@ CHART_SETS = (
     "telemetry.metrics_host",
     "telemetry.metrics_port",
 )
-# Settings that mean this machine: the plan is pinned, and Prometheus finds pods by itself.
-LEFT_BEHIND = ("accelerator.calibration", "telemetry.targets_dir", "telemetry.namespace")
+# Settings that are about this machine: the plan is pinned, and Prometheus discovers pods.
+LOCAL_SETTINGS = ("accelerator.calibration", "telemetry.targets_dir", "telemetry.namespace")
 
-# Memory of the host beside the weights, which pass through it once: engine, Ray, page cache. Seen on CPU: 5 GiB.
+# Host memory for the engine, Ray and the page cache, beside the weights, which are loaded through it. 5 GiB on a CPU.
 HOST_MEMORY_GIB = 16
 CPUS_PER_DEVICE = 4
-# The hub's cache holds one more copy of the largest file while it downloads.
+# During a download the hub's cache has one more copy of the largest file.
 DISK_SHARE = 1.3
 
 
@@ -41,8 +42,8 @@ def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]
     """Values of the chart for this deployment. The engine arguments of the result are those of `settings`.
 
     Args:
-        settings: as loaded; only what somebody set is carried over, and what the plan chose is pinned.
-        mode: how the chart shall run it.
+        settings: as loaded; only values that were set are copied, and what the plan chose is pinned.
+        mode: how the chart runs it.
 
     Raises:
         CatalogError, ConfigError, PlanRefused: as `plan_settings`.
@@ -71,10 +72,10 @@ def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]
         if device.ray_accelerator_type is not None:
             group["acceleratorType"] = device.ray_accelerator_type
         values["ray"] = {"token": {"existingSecret": "hybridserve-ray-token"}, "workerGroups": [group]}
-    unbundled = settings.license.model_copy(update={"bundle": None})
-    values["notice"] = {
-        "files": dict(attribution_bundle(build_view(settings.model_copy(update={"license": unbundled}))))
-    }
+    # The bundle is written here, so the view must not require it.
+    unbundled = settings.model_copy(update={"license": settings.license.model_copy(update={"bundle": None})})
+    view = planned_view(replace(planned, settings=unbundled), settings.server.profile)
+    values["notice"] = {"files": dict(attribution_bundle(view))}
     return values
 
 
@@ -90,14 +91,14 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
         engine.setdefault(name, value)
         if engine[name] is None:
             engine[name] = value
-    for path in (*CHART_SETS, *LEFT_BEHIND):
+    for path in (*CHART_SETS, *LOCAL_SETTINGS):
         section, key = path.split(".")
         tree.get(section, {}).pop(key, None)
     return {section: content for section, content in tree.items() if content}
 
 
 def _repository(settings: Settings, planned: ResolvedPlan) -> str | None:
-    """Where the pod downloads from; None where the weights are in the image or on a volume."""
+    """Repository that the pod downloads from; None where the weights are in the image or on a volume."""
     if settings.model.source is None and planned.model.folder is not None:
         return None
     source = weights_source(settings, planned.model)
@@ -107,7 +108,7 @@ def _repository(settings: Settings, planned: ResolvedPlan) -> str | None:
 def _plan(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     plan = planned.advice.plan
     cache = plan.low or plan.cache
-    assert cache is not None  # `advise` refuses what has none
+    assert cache is not None  # `recommend` raises PlanRefused where nothing fits
     facts: dict[str, Any] = {
         "model": planned.model.id,
         "accelerator": settings.accelerator.name,
@@ -117,14 +118,14 @@ def _plan(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
         "maxModelLen": cache.longest_context,
         "exact": plan.low == plan.cache,
     }
-    asked = plan.deployment.cache
-    if plan.deployment.arch.hybrid and asked.platform == "cuda" and asked.full_cudagraphs:
+    request = plan.deployment.cache
+    if plan.deployment.arch.hybrid and request.platform == "cuda" and request.full_cudagraphs:
         facts["maxNumSeqs"] = cache.num_blocks
     return facts
 
 
 def _times(settings: Settings) -> dict[str, Any]:
-    """The two numbers that the chart derives probes, hooks and grace from, where somebody set them."""
+    """The two times, where they are set, from which the chart derives probes, hooks and the grace period."""
     named = {"ready_timeout_s": "startupSeconds", "drain_timeout_s": "drainSeconds"}
     given = settings.server.model_fields_set
     return {value: math.ceil(getattr(settings.server, name)) for name, value in named.items() if name in given}
@@ -135,7 +136,7 @@ def _machine(settings: Settings, planned: ResolvedPlan, mode: Mode) -> dict[str,
     devices = _devices(settings) * (settings.scaling.max_replicas if mode == "standalone" else 1)
     weights = planned.advice.plan.weights.bytes * devices
     memory = math.ceil(weights / GIB) + HOST_MEMORY_GIB
-    # Ray asks for one CPU for each device and one more for the replica.
+    # Ray needs one CPU for each device and one for the replica.
     cpus = CPUS_PER_DEVICE * devices
     disk = {"ephemeral-storage": "10Gi"}
     return {
@@ -156,10 +157,10 @@ def _image(reference: str) -> Mapping[str, str]:
     name, at, digest = reference.partition("@")
     if not at or not name:
         raise ConfigError(
-            "license.image", f"{reference!r} is not pinned by digest", "write registry/name@sha256:..., or leave it out"
+            "license.image", f"{reference!r} is not pinned by digest", "write registry/name@sha256:..., or remove it"
         )
     registry, slash, repository = name.partition("/")
-    # As container runtimes read it: the first part is a registry when it looks like a host.
+    # As container runtimes parse it: the first part is a registry when it looks like a host.
     if not slash or not (set(".:") & set(registry) or registry == "localhost"):
         return {"repository": name, "digest": digest}
     return {"registry": registry, "repository": repository, "digest": digest}

@@ -234,8 +234,7 @@ def _counts(levels: str) -> list[int]:
 
 def _calibration(times: StepTimes, model: str, points: list[SweepPoint], config: Path | None, start_up: float) -> str:
     """The simulator's calibration file. Limits and cache come from the plan of the server's settings."""
-    from hybridserve.engine.spec import replica_capacity
-    from hybridserve.planning.resolve import plan_settings
+    from hybridserve.deployment.resolve import resolve_deployment
     from hybridserve.settings import load
     from hybridserve.simulator.service_times import parse_service_times
 
@@ -245,11 +244,11 @@ def _calibration(times: StepTimes, model: str, points: list[SweepPoint], config:
         raise ConfigError(
             "-c", f"these settings serve {served!r}, the server serves {model!r}", "use the server's settings"
         )
-    planned = plan_settings(settings)
-    capacity = replica_capacity(settings, planned)
+    spec = resolve_deployment(settings)
+    capacity = spec.capacity
     engine = {
         "max_num_seqs": capacity.max_num_seqs,
-        "max_num_batched_tokens": planned.advice.plan.max_num_batched_tokens,
+        "max_num_batched_tokens": spec.engine_args["max_num_batched_tokens"],
         "align_prefill": settings.engine.enable_prefix_caching is not False,
     }
     names = ("usable_blocks", "block_size", "state_blocks", "growing_groups")

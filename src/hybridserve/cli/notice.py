@@ -10,8 +10,8 @@ import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.compliance.attribution import attribution_bundle, missing_copies
+from hybridserve.deployment.resolve import build_view
 from hybridserve.errors import ConfigError
-from hybridserve.runtime.view import build_view
 from hybridserve.settings import load
 
 app = typer.Typer(

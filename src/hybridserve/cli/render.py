@@ -1,4 +1,4 @@
-"""`hybridserve render`: the planned arguments for who starts the engine themselves, and the values of the chart."""
+"""`hybridserve render`: the planned engine arguments as a command or LLMConfig, and values for the Helm chart."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import typer
 import yaml
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.planning.recommend import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
-from hybridserve.planning.resolve import PlanOptions, engine_args, plan_settings
+from hybridserve.planning.resolve import PlanOptions
 from hybridserve.settings import Settings, load
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write the plan out.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Print the plan as engine flags or Helm values.")
 
 
 @app.command()
@@ -25,7 +26,7 @@ def vllm(
     gpu: Annotated[str | None, typer.Option(help="Catalogue id of the GPU.")] = None,
     config: ConfigFile = None,
     assign: Assignments = None,
-    goal: Annotated[Goal, typer.Option(help="What to get the most of.")] = "throughput",
+    goal: Annotated[Goal, typer.Option(help="What to optimize for.")] = "throughput",
     format_: Annotated[
         Literal["cli", "llmconfig", "json"], typer.Option("--format", help="Command line, Ray LLMConfig (YAML), JSON.")
     ] = "cli",
@@ -38,14 +39,14 @@ def vllm(
       hybridserve render vllm nemotron-nano-9b-v2 --gpu l40s
       hybridserve render vllm -c hybridserve.yaml --format llmconfig
     """
-    settings = _load(config, model, gpu, assign)
-    args = engine_args(settings, plan_settings(settings, PlanOptions(goal=goal)))
+    spec = resolve_deployment(_load(config, model, gpu, assign), options=PlanOptions(goal=goal))
+    args, server = spec.engine_args, spec.settings.server
     if as_json or format_ == "json":
         typer.echo(json.dumps(args, indent=2))
     elif format_ == "llmconfig":
-        typer.echo(yaml.safe_dump(llm_config(settings, args), sort_keys=False), nl=False)
+        typer.echo(yaml.safe_dump(llm_config(spec.settings, args), sort_keys=False), nl=False)
     else:
-        typer.echo(shell(command_line(args, settings.server.host, settings.server.port)))
+        typer.echo(shell(command_line(args, server.host, server.port)))
 
 
 @app.command()
@@ -59,21 +60,21 @@ def helm(
     ] = "standalone",
     as_json: AsJson = False,
 ) -> None:
-    """Print values for the Helm chart: the settings with the plan pinned, and a machine of that size.
+    """Print values for the Helm chart: the settings with the plan pinned, and matching resources.
 
     \b
     Examples:
       hybridserve render helm nemotron-nano-9b-v2 --gpu l40s > values.yaml
       hybridserve render helm -c hybridserve.yaml --mode rayservice > values.yaml
     """
-    from hybridserve.cli.helm_values import helm_values  # compliance's imports: only who asks for values pays
+    from hybridserve.cli.helm_values import helm_values
 
     values = helm_values(_load(config, model, gpu, assign), mode)
     typer.echo(json.dumps(values, indent=2) if as_json else dump(values), nl=as_json)
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """YAML for people: in the order given, texts of several lines as blocks."""
+    """Readable YAML: keys in the given order, multi-line strings as blocks."""
 
     class Dumper(yaml.SafeDumper):
         pass

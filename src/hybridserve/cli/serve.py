@@ -13,9 +13,9 @@ from hybridserve.errors import EnvironmentFault
 from hybridserve.settings import load
 
 PATHS = {
-    "haproxy": "HAProxy, straight to the replica",
+    "haproxy": "HAProxy, directly to the replica",
     "proxy": "Ray Serve's proxy",
-    "single": "one engine, without Ray",
+    "single": "vLLM's own server, without Ray",
 }
 
 app = typer.Typer(rich_markup_mode=None)
@@ -28,14 +28,15 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Catalogue id, folder or repository.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
-    data_path: Annotated[str | None, typer.Option(help="auto, haproxy, proxy, or single: without Ray.")] = None,
+    data_path: Annotated[str | None, typer.Option(help="auto, haproxy, proxy, or single (without Ray).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve a model: Ray Serve, the OpenAI API, metrics. Without a file it serves the demo model on this CPU.
+    """Serve a model with the OpenAI API and metrics. Without a settings file it serves the demo model on this CPU.
 
     Example: hybridserve serve --port 8080 --set engine.max_num_seqs=16
     """
-    flags = [f"{path}={json.dumps(value)}" for path, value in _given(model, host, port, data_path) if value is not None]
+    options = {"model.id": model, "server.host": host, "server.port": port, "server.data_path": data_path}
+    flags = [f"{path}={json.dumps(value)}" for path, value in options.items() if value is not None]
     settings = load(config, [*flags, *(assign or ())]).settings
 
     try:
@@ -43,17 +44,17 @@ def serve(
     except ModuleNotFoundError as missing:
         raise EnvironmentFault(
             "install",
-            f"{missing.name} is not installed; planning needs less than serving",
-            "make install LOCK=cpu, or gpu",
+            f"{missing.name} is not installed; serving needs more packages than planning",
+            "make install LOCK=cpu, or LOCK=gpu",
         ) from None
 
-    def tell(phase: str) -> None:
+    def report(phase: str) -> None:
         if not as_json:
             print(f"[{progress.elapsed():5.1f} s] {phase}", file=sys.stderr, flush=True)
 
     def ready(service: Ready) -> None:
         if as_json:
-            told = {
+            summary = {
                 "url": service.url,
                 "model": service.model,
                 "cache": service.cache,
@@ -61,27 +62,16 @@ def serve(
                 "ready_s": round(service.seconds, 3),
                 "phases": [{"phase": phase, "at_s": round(at, 3)} for phase, at in progress.phases],
             }
-            print(json.dumps(told), flush=True)
+            print(json.dumps(summary), flush=True)
             return
-        question = json.dumps({"model": service.model, "messages": [{"role": "user", "content": "What is this?"}]})
+        body = json.dumps({"model": service.model, "messages": [{"role": "user", "content": "What is this?"}]})
         print(f"[{service.seconds:5.1f} s] ready\n", file=sys.stderr)
         print(f"  API     {service.url}/v1   (OpenAI; model {service.model!r})")
         print(f"  path    {PATHS[service.data_path]}")
         print(f"  cache   {service.cache}")
         print(f"  logs    {service.logs}")
-        print(f"\n  try     curl {service.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{question}'")
-        print("\nCtrl-C stops it.", flush=True)
+        print(f"\n  try     curl {service.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+        print("\nPress Ctrl-C to stop it.", flush=True)
 
-    progress = Progress(tell)
+    progress = Progress(report)
     serve(settings, progress, ready)
-
-
-def _given(
-    model: str | None, host: str | None, port: int | None, data_path: str | None
-) -> list[tuple[str, str | int | None]]:
-    return [
-        ("model.id", model),
-        ("server.host", host),
-        ("server.port", port),
-        ("server.data_path", data_path),
-    ]

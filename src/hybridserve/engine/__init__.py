@@ -1,1 +1,1 @@
-"""What runs beside vLLM in one replica."""
+"""Runs beside vLLM in each replica: statistics, plan check, metrics, watchdog, and patches of vLLM and Ray."""

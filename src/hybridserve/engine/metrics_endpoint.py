@@ -1,4 +1,4 @@
-"""Puts a started engine's state beside the engine's own metrics, on a port of this replica."""
+"""Exports a replica's state beside the engine's own metrics, on a port of this replica."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from typing import Any, Literal
 from prometheus_client import REGISTRY
 
 from hybridserve import __version__
+from hybridserve.deployment import DeploymentSpec
 from hybridserve.engine.stats import EngineStatsLogger
-from hybridserve.gateway.config import GatewayConfig
-from hybridserve.gateway.state import served_name
 from hybridserve.observability.collectors.replica import ReplicaCollector, ReplicaFacts
 from hybridserve.observability.collectors.slo import SLOCollector
 from hybridserve.observability.metrics_server import announce, export
+from hybridserve.settings.telemetry import TelemetrySection
 
 logger = logging.getLogger(__name__)
 
 
 def export_replica(
     client: Any,
-    handover: GatewayConfig,
+    spec: DeploymentSpec,
     signals: EngineStatsLogger,
     plan: dict[str, Any],
     mode: Literal["ray", "single"],
     replica: str,
 ) -> None:
-    """Register what this replica knows, and serve it. Trouble is logged: an engine without metrics still serves.
+    """Register this replica's metrics and serve them. An error is only logged: an engine without metrics still serves.
 
     Args:
         client: vLLM's `AsyncLLM`.
         plan: body of ``GET /plan``.
-        replica: its name among the replicas, for Prometheus.
+        replica: value of the label `replica`.
     """
     try:
-        settings = handover.settings
-        compliance = handover.documents.get("/compliance")
+        settings = spec.settings
+        compliance = spec.documents.get("/compliance")
         facts = ReplicaFacts(
             settings,
             signals.capacity,
             plan,
             compliance["findings"] if compliance is not None else None,
-            handover.documents.get("/licenses"),
+            spec.documents.get("/licenses"),
             bool(client.vllm_config.cache_config.enable_prefix_caching),
             {
                 "version": __version__,
@@ -58,19 +58,18 @@ def export_replica(
             SLOCollector(collector.metrics, telemetry.slo_ttft_s, telemetry.slo_inter_token_s, facts.cacheable_min)
         )
         REGISTRY.register(collector)
-        labels = {"namespace": telemetry.namespace, "model": served_name(settings), "replica": replica}
+        labels = {"namespace": telemetry.namespace, "model": spec.served_name, "replica": replica}
         export(telemetry, REGISTRY, labels)
         if mode == "ray":
-            _announce_ray(handover)
+            _announce_ray(telemetry)
     except Exception:
         logger.exception("metrics_export_failed")
 
 
-def _announce_ray(handover: GatewayConfig) -> None:
-    """Ray's own export of this node: of Serve's metrics, which have no other way out."""
+def _announce_ray(telemetry: TelemetrySection) -> None:
+    """Write a target file for Ray's metrics port of this node, which exports Ray Serve's own metrics."""
     import ray
 
-    telemetry = handover.settings.telemetry
     here = ray.get_runtime_context().get_node_id()
     for node in ray.nodes():
         if node["NodeID"] == here and node.get("MetricsExportPort"):

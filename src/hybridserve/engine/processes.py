@@ -1,4 +1,4 @@
-"""Every process that a run starts is ended with it, also those whose parent died first."""
+"""Ends every process that a run started, including those whose own parent died first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PR_SET_CHILD_SUBREAPER = 36
 def adopt_orphans() -> None:
     """Make this process the parent of every descendant that loses its own (Linux `PR_SET_CHILD_SUBREAPER`).
 
-    Ray's processes and vLLM's engine core outlive a killed parent; this way they stay in our tree and can be found.
+    Ray's processes and vLLM's engine core outlive a killed parent; this way they stay in our process tree.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -24,27 +24,25 @@ def adopt_orphans() -> None:
 
 
 def kill_self_and_descendants(code: int) -> NoReturn:
-    """End this process and every descendant, now and without a word; also those that are stopped."""
+    """Kill all descendants immediately (SIGKILL, which also ends stopped processes), then exit with `code`."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()
     os._exit(code)
 
 
-def kill_descendants(patience_s: float = 5.0) -> int:
-    """End all descendants: SIGTERM, then SIGKILL. Returns how many there were."""
+def kill_descendants(grace_s: float = 5.0) -> int:
+    """End all descendants: SIGTERM, and SIGKILL after `grace_s`. Returns how many there were."""
     ended: set[int] = set()
-    deadline = time.monotonic() + patience_s
-    while family := psutil.Process().children(recursive=True):
+    deadline = time.monotonic() + grace_s
+    while descendants := psutil.Process().children(recursive=True):
         kill = time.monotonic() > deadline
-        for process in family:
-            try:
+        for process in descendants:
+            with suppress(psutil.NoSuchProcess):
                 if kill:
                     process.kill()
                 elif process.pid not in ended:
                     process.terminate()
-            except psutil.NoSuchProcess:
-                pass
             ended.add(process.pid)
-        psutil.wait_procs(family, timeout=0.2)
+        psutil.wait_procs(descendants, timeout=0.2)
     return len(ended)

@@ -1,36 +1,44 @@
-"""Notices an engine that is dead, or that has work and says nothing any more."""
+"""Detects an engine that has died, or that has work and makes no progress."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-
-from hybridserve.engine.stats import EngineStatsLogger
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 PERIOD_S = 0.2
 
 logger = logging.getLogger("hybridserve.engine")
 
 
-class StallDetector:
-    """How long an engine with work has said nothing. Pure: it is told of each look.
+class Progress(Protocol):
+    """Progress of an engine."""
 
-    Time counts only as far as this process itself was running: one that was stopped, or starved of the processor, has
-    not read yet what its engine said meanwhile.
+    @property
+    def steps(self) -> int: ...
+    @property
+    def busy(self) -> bool: ...
+
+
+class StallDetector:
+    """Measures how long an engine with work has made no step. Pure: the caller passes in all times.
+
+    At most two periods count between two updates. If this process itself was paused, or got no CPU time, it has not
+    yet received the steps that the engine reported meanwhile.
     """
 
     def __init__(self) -> None:
         self._steps = -1
         self.seconds = 0.0
 
-    def look(self, steps: int, busy: bool, elapsed_s: float) -> float:
-        """Seconds of silence.
+    def update(self, steps: int, busy: bool, elapsed_s: float) -> float:
+        """Seconds without a step while there was work.
 
         Args:
-            steps: how often the engine has spoken so far.
-            busy: whether it has work.
-            elapsed_s: since the last look.
+            steps: steps that the engine has reported since its start.
+            busy: whether it has requests.
+            elapsed_s: time since the last update.
         """
         if steps != self._steps or not busy:
             self._steps, self.seconds = steps, 0.0
@@ -39,21 +47,28 @@ class StallDetector:
         return self.seconds
 
 
-async def wait_until_unhealthy(errored: Callable[[], bool], signals: EngineStatsLogger, stall_timeout_s: float) -> None:
-    """Return when the engine is dead, or silent for `stall_timeout_s`.
+async def wait_until_unhealthy(
+    errored: Callable[[], bool],
+    engine: Progress,
+    stall_timeout_s: float,
+    *,
+    clock: Callable[[], float] | None = None,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> None:
+    """Return when the engine is dead, or has stalled for `stall_timeout_s`.
 
-    Serve's health check takes three periods to notice a dead engine, and until then the replica answers errors fast, so
-    the router prefers it: 511 of 828 requests failed in one measured run, 6 with this watchdog. A stalled engine it
-    never notices.
+    Serve's health check needs three periods to notice a dead engine. Until then the replica answers errors quickly, so
+    the router prefers it: 511 of 828 requests failed in one measured run, 6 with this watchdog. A stalled engine is
+    never noticed by Serve.
     """
-    silence, loop = StallDetector(), asyncio.get_running_loop()
-    looked = loop.time()
+    detector, clock = StallDetector(), clock or asyncio.get_running_loop().time
+    updated = clock()
     while not errored():
-        await asyncio.sleep(PERIOD_S)
-        now = loop.time()
-        quiet = silence.look(signals.steps, signals.busy, now - looked)
-        looked = now
-        if quiet >= stall_timeout_s:
-            logger.error("engine_stalled", extra={"seconds": round(quiet)})
+        await sleep(PERIOD_S)
+        now = clock()
+        stalled_s = detector.update(engine.steps, engine.busy, now - updated)
+        updated = now
+        if stalled_s >= stall_timeout_s:
+            logger.error("engine_stalled", extra={"seconds": round(stalled_s)})
             return
     logger.error("engine_dead")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hybridserve.deployment import DeploymentSpec, spec_from_environ
 from hybridserve.gateway import pipeline
-from hybridserve.gateway.config import GatewayConfig, from_environ
 from hybridserve.gateway.context import RequestContext
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.state import GatewayState
@@ -29,7 +29,7 @@ class GatewayMiddleware:
 
     def __init__(self, app: App, settings: Settings | None = None, *, state: GatewayState | None = None) -> None:
         if state is None:
-            state = GatewayState(GatewayConfig(settings) if settings is not None else from_environ())
+            state = GatewayState(DeploymentSpec(settings=settings) if settings is not None else spec_from_environ())
         self.app = app
         self.state = state
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from hybridserve import __version__
 from hybridserve.catalog.models import ServingFacts, resolve_model
+from hybridserve.deployment import DeploymentSpec
 from hybridserve.errors import CatalogError
 from hybridserve.gateway.auth.authenticator import Authenticator
 from hybridserve.gateway.auth.routes import Routes
 from hybridserve.gateway.canary_monitor import GuardCanaryMonitor
-from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.guard_checker import GuardChecker
 from hybridserve.gateway.internal_request import internal_scope, request_app
 from hybridserve.gateway.lifecycle import Lifecycle
@@ -45,14 +45,14 @@ class GatewayState:
 
     def __init__(
         self,
-        config: GatewayConfig,
+        spec: DeploymentSpec,
         *,
         guard: ResilientGuard | None = None,
         metrics: GatewayMetrics | None = None,
         tracer: RequestTracer | None = None,
         sends_request_id: bool = True,
     ) -> None:
-        settings = config.settings
+        settings = spec.settings
         model = served_name(settings)
         self.settings = _with_reasoning_switch(settings)
         self.metrics = metrics or GatewayMetrics()
@@ -66,13 +66,13 @@ class GatewayState:
         self.budgets = ThinkingBudgetProbe(self.settings.reasoning)
         self.lifecycle = Lifecycle(self.metrics.draining)
         self.readiness = Readiness(self.lifecycle, guard)
-        self.headers = [(name.lower().encode(), value.encode()) for name, value in config.headers.items()]
+        self.headers = [(name.lower().encode(), value.encode()) for name, value in spec.headers.items()]
         self.sends_request_id = sends_request_id
         self._tasks: list[asyncio.Task[None]] = []
         about: dict[str, Any] = {"service": "hybridserve", "version": __version__, "model": model, "guard": None}
         if guard is not None:
             about["guard"] = {"name": guard.name, "input": settings.guard.input, "output": settings.guard.output}
-        self.documents: dict[str, Any] = {"/about": about, **config.documents}
+        self.documents: dict[str, Any] = {"/about": about, **spec.documents}
 
     def apply(self, settings: Settings) -> None:
         """Use these limits and reasoning defaults from the next request on (`settings.live`)."""

@@ -15,9 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from logging.handlers import MemoryHandler
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,7 +41,7 @@ class TextFormatter(logging.Formatter):
         if record.name.startswith("hybridserve"):
             message = f"event={message}"
             for name, value in record.__dict__.items():
-                if name not in _RESERVED:
+                if name not in _RESERVED and not name.startswith("_"):  # Ray adds `_ray_timestamp_ns`
                     message += f" {name}={_quoted(value)}"
         line = f"{_time(record)} {record.levelname.lower()} {record.name} {message}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -166,20 +164,3 @@ class LogForwarder:
                 self._stream.flush()
             except (OSError, ValueError):  # rotated away meanwhile, or the stream is closed: serving continues
                 continue
-
-
-@contextmanager
-def preserve_ray_serve_log() -> Iterator[None]:
-    """Keep the files behind Ray Serve's handlers while vLLM is imported.
-
-    vLLM configures logging at import, and Python then closes every handler; a `MemoryHandler` forgets its file. A
-    restarted Serve controller requests the name of that file from each replica; if that fails, it takes the replica for
-    broken and stops it, with every stream.
-    """
-    handlers = [handler for handler in logging.getLogger("ray.serve").handlers if isinstance(handler, MemoryHandler)]
-    files = [(handler, handler.target) for handler in handlers]
-    try:
-        yield
-    finally:
-        for handler, file in files:
-            handler.setTarget(file)  # which opens again with the next line

@@ -8,7 +8,16 @@ from typing import Any
 from hybridserve.planning.cache.types import CachePlan
 from hybridserve.records import dataclass
 
-# Both the engine and the planner divide the same two integers.
+# Fields of vLLM's CacheConfig and ModelConfig that are compared.
+COMPARED = (
+    "num_gpu_blocks",
+    "block_size",
+    "mamba_cache_mode",
+    "kv_cache_size_tokens",
+    "kv_cache_max_concurrency",
+    "max_model_len",
+)
+# A ratio of two integers, which the engine and the planner divide separately.
 RELATIVE_TOLERANCE = 1e-9
 
 
@@ -24,26 +33,40 @@ class Difference:
         return f"{self.field}: planned {self.planned}, the engine reports {self.reported}"
 
 
-def differences(plan: CachePlan, reported: Mapping[str, Any]) -> list[Difference]:
-    """Fields in which the engine's report differs from the plan.
+def planned_values(plan: CachePlan) -> dict[str, Any]:
+    """The planned cache under the engine's names, with the numbers that only the plan has. Sizes in tokens and bytes.
 
-    Args:
-        reported: fields of vLLM's CacheConfig under its own names: ``num_gpu_blocks``, ``block_size``,
-            ``mamba_cache_mode``, ``kv_cache_size_tokens``, ``kv_cache_max_concurrency``, and ``max_model_len``. A field
-            that the engine does not report (None) is not compared.
+    A pure transformer has no Mamba cache mode.
     """
-    planned: dict[str, Any] = {
+    layout = plan.layout
+    return {
         "num_gpu_blocks": plan.num_blocks,
-        "block_size": plan.layout.block_size,
-        "mamba_cache_mode": plan.layout.mode if plan.layout.state_layers else None,
+        "block_size": layout.block_size,
+        "mamba_cache_mode": layout.mode if layout.state_layers else None,
         "kv_cache_size_tokens": plan.tokens,
         "kv_cache_max_concurrency": plan.concurrency,
         "max_model_len": plan.max_model_len,
+        "bytes_per_block": layout.bytes_per_block,
+        "state_groups": len(layout.groups) - layout.attention_groups,
+        "n_safe": plan.n_safe(plan.max_model_len),
+        "n_steady": plan.n_steady(plan.max_model_len),
     }
+
+
+def differences(planned: Mapping[str, Any], reported: Mapping[str, Any]) -> list[Difference]:
+    """Fields in which the engine's report differs from the plan; empty when the plan was met.
+
+    Args:
+        planned: from `planned_values`.
+        reported: the same fields as the engine reports them. A field that either side leaves out (None) is not
+            compared.
+    """
     return [
-        Difference(field, value, reported[field])
-        for field, value in planned.items()
-        if value is not None and reported.get(field) is not None and not _equal(value, reported[field])
+        Difference(field, planned[field], reported[field])
+        for field in COMPARED
+        if planned[field] is not None
+        and reported.get(field) is not None
+        and not _equal(planned[field], reported[field])
     ]
 
 

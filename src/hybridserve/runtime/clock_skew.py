@@ -1,28 +1,28 @@
-"""Notices that the time of day went back."""
+"""Detects that the wall clock was set back."""
 
 from __future__ import annotations
 
-# Corrections are slewed, or are parts of a second; what Ray Serve waits for is a second and more.
+# Clock corrections are slewed, or are fractions of a second; Ray Serve's periods are a second and more.
 BACK_S = 5.0
 
 
 class ClockJumpDetector:
-    """How far the time of day jumped back between two looks. Pure: it is told both clocks.
+    """Measures how far the wall clock jumped back between two calls. Pure: the caller passes both clocks.
 
-    Ray 2.60 counts the time between two health checks by the time of day, and orders by it what its nodes say of free
-    CPUs. Once that was ahead and came back, a replica that dies is not replaced until it is as late again.
+    Ray 2.60 measures the time between two health checks by the wall clock, and orders its nodes' resource reports by
+    it. After the clock was ahead and came back, a dead replica is not replaced until the clock has caught up.
     """
 
     def __init__(self) -> None:
-        self._ahead: float | None = None
+        self._offset: float | None = None
 
     def back_s(self, wall: float, monotonic: float) -> float:
-        """Seconds that it went back since the last look; negative where it went on.
+        """Seconds that the wall clock went back since the last call; negative where it jumped ahead.
 
         Args:
             wall: `time.time()`.
             monotonic: `time.monotonic()`.
         """
-        ahead = wall - monotonic
-        before, self._ahead = self._ahead, ahead
-        return 0.0 if before is None else before - ahead
+        offset = wall - monotonic
+        before, self._offset = self._offset, offset
+        return 0.0 if before is None else before - offset

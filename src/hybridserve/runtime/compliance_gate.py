@@ -1,50 +1,26 @@
-"""Before anything is started: plan, judge, and hand over what the replica answers with."""
+"""The compliance gate: a deployment whose profile refuses it is not started."""
 
 from __future__ import annotations
 
-from datetime import date
-
-from hybridserve.compliance import compliance_document, compliance_status, evaluate, licenses_document
-from hybridserve.compliance.documents import attribution_header
-from hybridserve.compliance.evidence import evidence_sha256
+from hybridserve.deployment import DeploymentSpec
 from hybridserve.errors import HybridServeError
-from hybridserve.gateway.config import GatewayConfig
-from hybridserve.runtime.view import build_view
-from hybridserve.settings import Settings
-
-ATTRIBUTION_HEADER = "x-model-attribution"
 
 
 class ComplianceError(HybridServeError):
-    """The checks of this profile failed, and it refuses to become ready."""
+    """The checks of this profile failed, so the service must not become ready."""
 
     exit_code = 1
 
 
-def enforce_compliance(settings: Settings, today: date) -> GatewayConfig:
-    """Judge the deployment under its own profile.
+def enforce_compliance(spec: DeploymentSpec) -> None:
+    """Check the findings of a resolved deployment.
 
     Raises:
-        ComplianceError: the production profile has a failed or unknown finding.
-        CatalogError, ConfigError: the settings cannot be planned or judged, or a file they name cannot be read.
+        ComplianceError: its profile refuses a finding: production a failed or unknown one, staging a failed one.
     """
-    view = build_view(settings)
-    findings = evaluate(view, today)
-    profile = settings.server.profile
-    if compliance_status(findings, profile) == "refuse":
-        failed = [finding for finding in findings if finding.blocks(profile)]
-        told = "; ".join(f"{finding.rule}: {finding.evidence}" for finding in failed)
+    if spec.refusals:
         raise ComplianceError(
-            f"server.profile {profile}",
-            f"{len(failed)} checks failed: {told}",
-            "hybridserve check shows each with its remedy",
+            f"server.profile {spec.settings.server.profile}",
+            f"{len(spec.refusals)} checks failed: {'; '.join(spec.refusals)}",
+            "run `hybridserve check`: it shows the remedy of each",
         )
-    header = attribution_header(view)
-    return GatewayConfig(
-        settings,
-        documents={
-            "/compliance": compliance_document(findings, profile, today, evidence_sha256(settings.guard.evidence_file)),
-            "/licenses": licenses_document(view),
-        },
-        headers={ATTRIBUTION_HEADER: header} if header else {},
-    )

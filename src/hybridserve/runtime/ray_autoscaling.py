@@ -15,19 +15,16 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.policy import Decision, PolicyState, compute_replicas
 from hybridserve.autoscaling.replica_metrics import FIELDS, PREFIX, FleetMetrics, ReplicaMetrics, metrics_from_numbers
 from hybridserve.autoscaling.spec import ScalingSpec
-from hybridserve.engine.spec import replica_capacity
-from hybridserve.gateway.state import served_name
+from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.observability.collectors.autoscaler import record_decision
 from hybridserve.observability.logging import configure
 from hybridserve.observability.metrics import AutoscalerMetrics
 from hybridserve.observability.metrics_server import export
 from hybridserve.runtime.clock_skew import BACK_S, ClockJumpDetector
 from hybridserve.settings import Settings
-from hybridserve.settings.scaling import ScalingSection
 from hybridserve.settings.telemetry import TelemetrySection
 
 logger = logging.getLogger("hybridserve.autoscaling")
@@ -102,7 +99,9 @@ class SettingsAutoscalingPolicy(RayAutoscalingPolicy):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         parsed = Settings.model_validate(settings)
-        options = autoscaling_options(parsed.scaling, replica_capacity(parsed), parsed.telemetry, served_name(parsed))
+        deployment = resolve_deployment(parsed)
+        assert deployment.scaling is not None
+        options = autoscaling_options(deployment.scaling, parsed.telemetry, deployment.served_name)
         super().__init__(**options["policy"]["policy_kwargs"])
 
 
@@ -149,35 +148,35 @@ def fleet_metrics(context: Any) -> FleetMetrics:
 
 
 def autoscaling_options(
-    section: ScalingSection, capacity: ReplicaCapacity, telemetry: TelemetrySection | None = None, model: str = ""
+    spec: ScalingSpec, telemetry: TelemetrySection | None = None, model: str = ""
 ) -> dict[str, Any]:
-    """Keyword arguments of Ray Serve's `AutoscalingConfig` for these settings.
+    """Keyword arguments of Ray Serve's `AutoscalingConfig` for this scaling policy.
 
     Ray's own delays are zero under our policy: it has its own, and Ray's would be added to them.
     """
     common: dict[str, Any] = {
-        "min_replicas": section.min_replicas,
-        "max_replicas": section.max_replicas,
-        "initial_replicas": max(section.min_replicas, 1),
+        "min_replicas": spec.min_replicas,
+        "max_replicas": spec.max_replicas,
+        "initial_replicas": max(spec.min_replicas, 1),
         "metrics_interval_s": METRICS_INTERVAL_S,
         "look_back_period_s": LOOK_BACK_S,
     }
-    if section.policy == "queue_length":
-        target = section.target_ongoing_requests or max(1.0, 0.75 * capacity.state_slots)
+    if spec.policy == "queue_length":
+        target = spec.target_ongoing_requests or max(1.0, 0.75 * spec.capacity.state_slots)
         return common | {
             "target_ongoing_requests": target,
-            "upscale_delay_s": section.upscale_delay_s,
-            "downscale_delay_s": section.downscale_delay_s,
+            "upscale_delay_s": spec.upscale_delay_s,
+            "downscale_delay_s": spec.downscale_delay_s,
         }
     return common | {
         # Not used under a custom policy, but Ray refuses a config without a target.
-        "target_ongoing_requests": max(1.0, float(capacity.state_slots)),
+        "target_ongoing_requests": max(1.0, float(spec.capacity.state_slots)),
         "upscale_delay_s": 0.0,
         "downscale_delay_s": 0.0,
         "policy": {
             "policy_function": f"{__name__}:{RayAutoscalingPolicy.__name__}",
             "policy_kwargs": {
-                "spec": ScalingSpec(**section.model_dump(), capacity=capacity).model_dump(mode="json"),
+                "spec": spec.model_dump(mode="json"),
                 "telemetry": telemetry.model_dump(mode="json") if telemetry is not None else None,
                 "model": model,
             },

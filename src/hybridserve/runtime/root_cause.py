@@ -1,4 +1,4 @@
-"""The one line in a chain of tracebacks that a person needs."""
+"""Finds the root cause in a chain of tracebacks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 # "ValueError: max_num_seqs (256) exceeds ..." possibly behind vLLM's log prefix "(EngineCore pid=1) ERROR ... ]".
 _RAISED = re.compile(r"(?:^|\] )(?P<kind>(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Refused|Fault)): (?P<message>.+)$")
-# Said by the outer process about an inner one: true, and no help.
-_ENVELOPES = (
+# Errors that an outer process raises about an inner one, without the cause.
+_WRAPPERS = (
     "RayTaskError",
     "ActorDiedError",
     "Engine core initialization failed",
@@ -18,23 +18,23 @@ _ENVELOPES = (
 
 
 def root_cause(messages: Iterable[str]) -> str:
-    """The innermost error that says something, from the texts of tracebacks.
+    """Message of the innermost specific error in the texts of tracebacks.
 
     Ray puts the replica's traceback into the deployment's message; the first error raised in it is the cause, later
-    ones are its envelopes.
+    errors only wrap it.
     """
     text = "\n".join(_plain(line) for message in messages for line in message.splitlines())
     raised = [match["message"].strip() for line in text.splitlines() if (match := _RAISED.search(line.strip()))]
     # Serve raises the text of a traceback as the message of another error.
     raised = [line for line in raised if not line.startswith("Traceback")]
-    telling = [line for line in raised if not any(envelope in line for envelope in _ENVELOPES)]
-    if telling:
-        return telling[0]
-    return raised[0] if raised else " ".join(text.split())[-500:] or "no reason was given"
+    specific = [line for line in raised if not any(wrapper in line for wrapper in _WRAPPERS)]
+    if specific:
+        return specific[0]
+    return raised[0] if raised else " ".join(text.split())[-500:] or "the process gave no reason"
 
 
 def _plain(line: str) -> str:
-    """A line of a JSON log as it would stand in a text log; any other line as it is."""
+    """A line of a JSON log as it would be in a text log; any other line unchanged."""
     if not line.startswith("{"):
         return line
     try:

@@ -1,10 +1,11 @@
-"""When is an engine taken for lost, and what its clients see until the process has ended."""
+"""When an engine is unhealthy, and what its clients receive until the process has ended."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -21,35 +22,59 @@ from support.fake_engine import DONE, FakeEngine, chunk, request, sse
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 
 
-def test_silence_counts_only_with_work_and_ends_with_a_word() -> None:
-    silence = StallDetector()
-    assert [silence.look(5, True, 0.2) for _ in range(4)] == pytest.approx([0, 0.2, 0.4, 0.6])
-    assert silence.look(6, True, 0.2) == 0
-    assert silence.look(6, True, 0.2) == pytest.approx(0.2)
-    assert silence.look(6, False, 0.2) == 0
+def test_stall_is_counted_only_with_work_and_ends_with_a_step() -> None:
+    detector = StallDetector()
+    assert [detector.update(5, True, 0.2) for _ in range(4)] == pytest.approx([0, 0.2, 0.4, 0.6])
+    assert detector.update(6, True, 0.2) == 0
+    assert detector.update(6, True, 0.2) == pytest.approx(0.2)
+    assert detector.update(6, False, 0.2) == 0
 
 
-def test_a_process_that_was_stopped_itself_blames_nobody() -> None:
-    silence = StallDetector()
-    silence.look(1, True, 0.2)
-    assert silence.look(1, True, 3600.0) <= 2 * PERIOD_S
+def test_paused_process_does_not_report_engine_stall() -> None:
+    detector = StallDetector()
+    detector.update(1, True, 0.2)
+    assert detector.update(1, True, 3600.0) <= 2 * PERIOD_S
 
 
-async def test_a_stalled_engine_and_a_dead_one_are_lost() -> None:
-    began = monotonic()
-    await wait_until_unhealthy(lambda: False, SimpleNamespace(steps=3, busy=True), 0.5)  # type: ignore[arg-type]
-    assert 0.5 <= monotonic() - began < 5
-    dead = iter([False, True])
-    await wait_until_unhealthy(lambda: next(dead), SimpleNamespace(steps=3, busy=False), 0.1)  # type: ignore[arg-type]
+class FakeClock:
+    """Time that passes only in `sleep`."""
+
+    def __init__(self, until: float = 3600.0) -> None:
+        self.now = 0.0
+        self.until = until
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now > self.until:
+            raise TimeoutError
 
 
-async def test_an_idle_engine_is_not() -> None:
+def wait(clock: FakeClock, errored: Callable[[], bool], **engine: Any) -> None:
+    asyncio.run(wait_until_unhealthy(errored, SimpleNamespace(steps=3, **engine), 0.5, clock=clock, sleep=clock.sleep))
+
+
+def test_stalled_engine_is_unhealthy_after_the_timeout() -> None:
+    clock = FakeClock()
+    wait(clock, lambda: False, busy=True)
+    assert 0.5 <= clock.now <= 0.5 + 3 * PERIOD_S
+
+
+def test_dead_engine_is_unhealthy_at_once() -> None:
+    clock, errored = FakeClock(), iter([False, True])
+    wait(clock, lambda: next(errored), busy=False)
+    assert clock.now == PERIOD_S
+
+
+def test_idle_engine_is_healthy() -> None:
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(wait_until_unhealthy(lambda: False, SimpleNamespace(steps=3, busy=False), 0.1), 1.0)  # type: ignore[arg-type]
+        wait(FakeClock(), lambda: False, busy=False)
 
 
-def test_a_stream_says_nothing_before_its_first_piece() -> None:
-    """So that HAProxy can hand the request to another replica up to then."""
+def test_stream_sends_nothing_before_its_first_event() -> None:
+    """Until then HAProxy can retry the request on another replica."""
     started: list[float] = []
     engine = FakeEngine([0.3, sse(chunk("hi")), DONE])
     app = GatewayMiddleware(engine, Settings())
@@ -68,7 +93,7 @@ def test_a_stream_says_nothing_before_its_first_piece() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_dead_engines_error_is_held_while_nothing_was_said(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_dead_engine_is_delayed_before_the_first_event(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded_response, "_ENGINE_LOST_WAIT_S", 0.3)
     error = {"error": {"message": "EngineCore encountered an issue", "code": 500}}
     engine = FakeEngine([sse(error), DONE], error, status=200 if stream else 500)
@@ -81,7 +106,7 @@ def test_a_dead_engines_error_is_held_while_nothing_was_said(stream: bool, monke
     assert b"error" in result.body
 
 
-def test_after_the_first_token_the_client_is_told_at_once() -> None:
+def test_error_after_the_first_token_is_sent_at_once() -> None:
     lost: list[bool] = []
     engine = FakeEngine([sse(chunk("hi")), 0.2, sse({"error": {"message": "dead", "code": 500}}), DONE])
     app = GatewayMiddleware(engine, Settings())
@@ -98,8 +123,8 @@ def test_after_the_first_token_the_client_is_told_at_once() -> None:
     assert not result.done
 
 
-def test_a_stopped_child_ends_with_its_parent() -> None:
-    """As a stalled engine core with its replica: SIGTERM would wait for ever."""
+def test_stopped_child_is_killed_with_its_parent() -> None:
+    """Such as a stalled engine core: SIGTERM would have no effect on it."""
     script = (
         "import subprocess, os, signal, sys\n"
         "from hybridserve.engine.processes import kill_self_and_descendants\n"

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from hybridserve.compliance.findings import Finding
-from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
+from hybridserve.deployment import DeploymentSpec
+from hybridserve.gateway import GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.internal_request import INTERNAL_TOKEN
@@ -73,7 +74,7 @@ async def test_self_test_decides_whether_requests_are_accepted() -> None:
     section = {"kind": "rules", "canary_interval_s": 0.01, "canary_failures": 2}
     limits = {"anonymous_scopes": ["inference"], "max_in_flight": 1, "requests_per_minute": 3}
     settings = Settings.model_validate({"guard": section, "access": limits})
-    state = GatewayState(GatewayConfig(settings))
+    state = GatewayState(DeploymentSpec(settings=settings))
     door = GatewayMiddleware(Obedient(), state=state)
     transport = httpx.ASGITransport(app=door)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:

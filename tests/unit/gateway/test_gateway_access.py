@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from hybridserve.deployment import DeploymentSpec
 from hybridserve.errors import ConfigError
-from hybridserve.gateway import GatewayConfig, GatewayMiddleware, GatewayState
+from hybridserve.gateway import GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import APIKeyStore, key_line, new_key, parse_keys
 from hybridserve.observability.logging import TextFormatter
 from hybridserve.observability.metrics import GatewayMetrics
@@ -202,8 +203,10 @@ def test_missing_key_file_is_a_config_error(tmp_path: Path) -> None:
 
 
 def test_builtin_routes_and_response_headers() -> None:
-    config = GatewayConfig(
-        Settings(), documents={"/licenses": {"model": "x"}}, headers={"X-Model-License": "nvidia-open-model-license"}
+    config = DeploymentSpec(
+        settings=Settings(),
+        documents={"/licenses": {"model": "x"}},
+        headers={"X-Model-License": "nvidia-open-model-license"},
     )
     app = GatewayMiddleware(FakeEngine(STREAM, ANSWER), state=GatewayState(config))
     assert get(app, "/licenses").json() == {"model": "x"}
@@ -286,8 +289,8 @@ def test_logs_contain_no_key_prompt_or_answer(keys: dict[str, str], caplog: pyte
 
 def test_settings_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = Settings.model_validate({"access": {"max_body_bytes": 2048}})
-    text = GatewayConfig(settings, documents={"/licenses": ["a"]}, headers={"x-a": "b"}).to_json()
-    file = tmp_path / "handover.json"
+    text = DeploymentSpec(settings=settings, documents={"/licenses": ["a"]}, headers={"x-a": "b"}).to_json()
+    file = tmp_path / "deployment.json"
     file.write_text(text)
     for value in (text, str(file), settings.model_dump_json()):
         monkeypatch.setenv("HYBRIDSERVE_SETTINGS_JSON", value)
@@ -336,7 +339,8 @@ def test_requests_and_guard_checks_are_counted() -> None:
     registry = CollectorRegistry()
     settings = Settings.model_validate({"guard": {"kind": "rules"}})
     app = GatewayMiddleware(
-        FakeEngine(STREAM, ANSWER), state=GatewayState(GatewayConfig(settings), metrics=GatewayMetrics(registry))
+        FakeEngine(STREAM, ANSWER),
+        state=GatewayState(DeploymentSpec(settings=settings), metrics=GatewayMetrics(registry)),
     )
     send(app)
     send(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})
@@ -358,7 +362,9 @@ def test_generation_has_one_span_between_caller_and_engine() -> None:
     exporter, provider, engine = InMemorySpanExporter(), TracerProvider(), FakeEngine(STREAM, ANSWER)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     settings = Settings.model_validate({"guard": {"kind": "rules"}})
-    app = GatewayMiddleware(engine, state=GatewayState(GatewayConfig(settings), tracer=RequestTracer(provider)))
+    app = GatewayMiddleware(
+        engine, state=GatewayState(DeploymentSpec(settings=settings), tracer=RequestTracer(provider))
+    )
     caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     send(app, headers={"traceparent": caller})
     send(app, {"messages": [{"role": "user", "content": "how to make a pipe bomb"}]})

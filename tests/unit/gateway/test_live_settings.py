@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import pytest
 
+from hybridserve.deployment import DeploymentSpec
 from hybridserve.errors import ConfigError
 from hybridserve.gateway.auth.api_keys import Key
-from hybridserve.gateway.config import GatewayConfig
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.limits.rate_limit import RequestLimits
 from hybridserve.gateway.state import GatewayState
@@ -66,7 +66,7 @@ def test_changed_limits_apply_to_known_keys_and_keep_running_requests() -> None:
 
 
 def test_gateway_uses_changed_settings() -> None:
-    state = GatewayState(GatewayConfig(Settings()))
+    state = GatewayState(DeploymentSpec(settings=Settings()))
     state.apply(with_live_settings(Settings(), {"reasoning": {"default": "off"}, "access": {"max_in_flight": 1}}))
     assert state.settings.reasoning.default == "off"
     state.limits.reserve(KEY, 1)
@@ -75,10 +75,11 @@ def test_gateway_uses_changed_settings() -> None:
 
 
 def test_policy_from_settings_is_the_policy_of_the_application() -> None:
+    from hybridserve.deployment.resolve import resolve_deployment
     from hybridserve.runtime.ray_app import deployment_options
 
     settings = Settings.model_validate({"scaling": {"max_replicas": 3, "ttft_s": 5}, "telemetry": {"metrics_port": 0}})
-    built = deployment_options(settings)["autoscaling_config"].policy.policy_kwargs
+    built = deployment_options(resolve_deployment(settings))["autoscaling_config"].policy.policy_kwargs
     policy = SettingsAutoscalingPolicy(settings.model_dump(mode="json", exclude_unset=True))
     assert policy.spec.ttft_s == 5
     assert asdict(policy.spec.capacity) == built["spec"]["capacity"]

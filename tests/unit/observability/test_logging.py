@@ -158,24 +158,6 @@ def test_engine_config_writes_unprefixed_json(
     assert line["message"] == "GPU KV cache size: 1,024 tokens"
 
 
-def test_ray_serve_log_file_survives_logging_configuration(tmp_path: Path) -> None:
-    """A restarted Serve controller requests the name of the file, and stops replicas that cannot answer."""
-    serve = logging.getLogger("ray.serve")
-    file = logging.FileHandler(tmp_path / "replica.log")
-    handler = logging.handlers.MemoryHandler(1, target=file)
-    serve.addHandler(handler)
-    try:
-        with logs.preserve_ray_serve_log():
-            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
-            assert handler.target is None, "dictConfig no longer drops the target"
-        assert handler.target is file
-        serve.error("still here")
-        assert "still here" in (tmp_path / "replica.log").read_text()
-    finally:
-        serve.removeHandler(handler)
-        file.close()
-
-
 def test_root_cause_is_found_in_json_lines() -> None:
     try:
         raise ValueError("max_num_seqs (256) exceeds available Mamba cache blocks (101)")

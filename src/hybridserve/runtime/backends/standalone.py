@@ -1,4 +1,4 @@
-"""vLLM's own server in one child process, with the control layer mounted in it."""
+"""vLLM's own server in one child process, with the gateway mounted in it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hybridserve.engine.patches.preload import ENVIRONMENT
+from hybridserve.deployment import DeploymentSpec
+from hybridserve.engine.preload import inline_worker_flags
 from hybridserve.errors import EnvironmentFault
-from hybridserve.gateway.config import GatewayConfig
 from hybridserve.planning.render import command_line
-from hybridserve.planning.resolve import engine_args, engine_environment
 from hybridserve.runtime.root_cause import root_cause
-from hybridserve.settings import Settings
 from hybridserve.settings.load import SETTINGS_JSON
 
-DOOR = "hybridserve.engine.vllm_middleware.VLLMMiddleware"
-EXECUTOR = "hybridserve.engine.patches.inline_executor.InlineExecutor"
-# After its streams have ended the engine still has to end itself.
-_END_S = 30.0
+MIDDLEWARE = "hybridserve.engine.vllm_middleware.VLLMMiddleware"
+# Time for the engine to end after its last stream.
+_EXIT_TIMEOUT_S = 30.0
 
 
 class StandaloneBackend:
@@ -30,37 +27,35 @@ class StandaloneBackend:
 
     data_path = "single"
 
-    def __init__(self, settings: Settings, handover: GatewayConfig, scratch: Path) -> None:
-        self._settings = settings
-        self._handover = handover
+    def __init__(self, spec: DeploymentSpec, scratch: Path) -> None:
+        self._spec = spec
         self._plan = scratch / "plan.json"
         self._log = scratch / "engine.log"
         self._child: subprocess.Popen[bytes] | None = None
         self.status = "not started"
 
     def start(self, enter: Callable[[str], None], rearm: Callable[[], None]) -> None:
-        """Start the server as its own process, which writes to `engine.log`."""
+        """Start the server as a child process, which writes to `engine.log`."""
         from hybridserve.engine.vllm_middleware import PLAN_FILE
 
         enter("starting the engine")
-        server = self._settings.server
-        handover = self._log.with_name("handover.json")
-        handover.write_text(self._handover.to_json(), encoding="utf-8")
-        words = command_line(engine_args(self._settings), server.host, server.port)[2:]
+        spec, server = self._spec, self._spec.settings.server
+        file = self._log.with_name("deployment.json")
+        file.write_text(spec.to_json(), encoding="utf-8")
+        words = command_line(spec.engine_args, server.host, server.port)[2:]
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *words]
-        command += ["--middleware", DOOR, "--disable-uvicorn-access-log", *inline_worker(self._settings)]
-        ours = engine_environment(self._settings)
-        environment = {**ours, **os.environ, SETTINGS_JSON: str(handover), PLAN_FILE: str(self._plan)}
+        command += ["--middleware", MIDDLEWARE, "--disable-uvicorn-access-log", *inline_worker_flags(spec.settings)]
+        environment = {**spec.engine_environment, **os.environ, SETTINGS_JSON: str(file), PLAN_FILE: str(self._plan)}
         with self._log.open("wb") as log:
-            # A session of its own: Ctrl-C in a terminal is for us, who then ask for a drain.
+            # In a new session: Ctrl-C in a terminal reaches only this process, which then drains the server.
             self._child = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         self.status = "starting"
 
     def running(self) -> bool:
-        """The plan is written when the engine is up."""
+        """The server writes the plan file when its engine is up."""
         assert self._child is not None
         if self._child.poll() is not None:
-            self.status = f"ended with {self._child.returncode}"
+            self.status = f"exited with code {self._child.returncode}"
             reason = root_cause([self._log.read_text(errors="replace")])
             raise EnvironmentFault("engine", reason, f"see {self._log}")
         if not self._plan.exists():
@@ -69,28 +64,16 @@ class StandaloneBackend:
         return True
 
     def cache_line(self) -> str:
-        """From the plan that the engine was held against."""
+        """From the file with the body of ``GET /plan``."""
         line: str = json.loads(self._plan.read_text(encoding="utf-8"))["line"]
         return line
 
     def stop(self) -> None:
-        """SIGTERM: the door drains, then ends the server."""
+        """SIGTERM: the gateway drains, then ends the server."""
         if self._child is None or self._child.poll() is not None:
             return
         self._child.send_signal(signal.SIGTERM)
         try:
-            self._child.wait(self._settings.server.drain_timeout_s + _END_S)
+            self._child.wait(self._spec.settings.server.drain_timeout_s + _EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._child.kill()
-
-
-def inline_worker(settings: Settings) -> list[str]:
-    """Flags for `vllm serve`: on one CPU the worker shares the core's process, as it does under Ray.
-
-    vLLM's own choice there, two processes, wait for each other by yielding the processor without end: under Linux 6.18
-    with two cores every other process stood still for ten seconds while one answer was written.
-    """
-    engine = settings.engine
-    if settings.accelerator.name != "cpu" or engine.tensor_parallel_size * engine.pipeline_parallel_size > 1:
-        return []
-    return ["--distributed-executor-backend", EXECUTOR, "--additional-config", json.dumps({ENVIRONMENT: {}})]
