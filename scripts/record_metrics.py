@@ -1,9 +1,9 @@
-"""Record which metrics the pinned engine and Ray export, with their labels: what dashboards and rules may ask for.
+"""Record which metrics the pinned engine and Ray export, with their labels, for dashboards and rules.
 
     hybridserve serve --set telemetry.targets_dir=/tmp/targets     # then some requests, of all kinds
     python scripts/record_metrics.py /tmp/targets/*.json           # or saved expositions, *.txt
 
-What is there is added to what is recorded: some metrics appear only after their first event. `--fresh` begins anew.
+New names are added to the recorded ones: some metrics appear only after their first event. `--fresh` starts over.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OURS = "hybridserve_"
 
 
 def exposition(path: Path) -> str:
-    """The text of a saved exposition, or of the target that a target file names."""
+    """The text of a saved exposition, or of the target in a target file."""
     if path.suffix != ".json":
         return path.read_text(encoding="utf-8")
     (group,) = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""A metrics port for each process, and a file that tells Prometheus of it.
+"""A metrics port for each process, and a target file for Prometheus.
 
-Behind a proxy ``/metrics`` is that of one replica, another at every scrape, and Ray's own export falsifies histogram
-sums and forgets zero counters. So each process with metrics has a port of its own. Whatever goes wrong here is logged
-and forgotten: a service without metrics still serves.
+Behind a proxy ``/metrics`` is that of a different replica at every scrape, and Ray's own export has wrong histogram
+sums and drops zero counters. So each process with metrics has its own port. Errors here are only logged: a service
+without metrics still serves.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from hybridserve.settings.telemetry import TelemetrySection
 
 logger = logging.getLogger(__name__)
 
-# Ports tried from `telemetry.metrics_port` on: processes of one machine share the range.
+# Ports tried, starting at `telemetry.metrics_port`: processes of one machine share the range.
 PORTS = 32
 _PREFIX = "hybridserve-"
 
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """A metrics port that listens."""
+    """An open metrics port."""
 
     address: str
     file: Path | None
 
 
 def export(section: TelemetrySection, registry: CollectorRegistry, labels: Mapping[str, str]) -> Exporter | None:
-    """Serve a registry on the first free port, and write its target file; None where that is off or fails.
+    """Serve a registry on the first free port and write its target file; None if that is off or fails.
 
     Args:
-        labels: put on every series by Prometheus; `namespace`, `model` and `replica` are what dashboards choose by.
+        labels: that Prometheus adds to every series; dashboards select by `namespace`, `model` and `replica`.
     """
     if section.metrics_port == 0:
         return None
@@ -61,7 +61,7 @@ def export(section: TelemetrySection, registry: CollectorRegistry, labels: Mappi
 
 
 def announce(folder: Path | None, address: str, labels: Mapping[str, str]) -> Path | None:
-    """Write a target file for Prometheus' file_sd, removed at exit; files of dead processes of this host go too."""
+    """Write a target file for Prometheus' file_sd, removed at exit, and remove files of dead processes of this host."""
     if folder is None:
         return None
     host, pid = socket.gethostname(), os.getpid()
@@ -69,7 +69,7 @@ def announce(folder: Path | None, address: str, labels: Mapping[str, str]) -> Pa
     try:
         folder.mkdir(parents=True, exist_ok=True)
         forget_dead(folder)
-        # Whole or not at all: Prometheus reads on every change.
+        # Atomic: Prometheus reads on every change.
         fresh = file.with_suffix(".new")
         fresh.write_text(json.dumps([{"targets": [address], "labels": dict(labels)}]), encoding="utf-8")
         fresh.replace(file)
@@ -81,17 +81,17 @@ def announce(folder: Path | None, address: str, labels: Mapping[str, str]) -> Pa
 
 
 def forget_dead(folder: Path) -> None:
-    """Remove the target files of processes of this host that are gone: an engine that dies says no goodbye."""
+    """Remove the target files of dead processes of this host: a crashed engine does not remove its file."""
     for file in folder.glob(f"{_PREFIX}{socket.gethostname()}-*.json"):
         pid = file.stem.rsplit("-", 2)[1]
-        if pid.isdigit() and not _wrote(int(pid), file):
+        if pid.isdigit() and not _is_writer(int(pid), file):
             file.unlink(missing_ok=True)
 
 
-def _wrote(pid: int, file: Path) -> bool:
-    """Whether the process is there and was before the file: in a container that starts again the ids do so, too."""
+def _is_writer(pid: int, file: Path) -> bool:
+    """Whether the process runs and is older than the file: a restarted container uses the same process ids again."""
     try:
-        # Two seconds for the granularity of both clocks.
+        # Two seconds for the resolution of both clocks.
         return psutil.Process(pid).create_time() < file.stat().st_mtime + 2
     except (psutil.Error, OSError):
         return False
@@ -106,7 +106,7 @@ def _remove(file: Path, pid: int) -> None:
 def _listen(host: str, first: int, registry: CollectorRegistry) -> int | None:
     for port in range(first, min(first + PORTS, 65536)):
         try:
-            server = make_server(host, port, _text_app(registry), _Server6 if ":" in host else _Server, _Silent)
+            server = make_server(host, port, _text_app(registry), _Server6 if ":" in host else _Server, _QuietHandler)
         except OSError:
             continue
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
@@ -115,21 +115,21 @@ def _listen(host: str, first: int, registry: CollectorRegistry) -> int | None:
 
 
 def _text_app(registry: CollectorRegistry) -> Any:
-    """The registry in Prometheus' text format, whatever is asked for.
+    """The registry in Prometheus' text format, whatever the request accepts.
 
-    prometheus_client 0.26 writes ``vllm:x`` as ``vllm_x`` in the OpenMetrics format that Prometheus 2 asks for.
+    prometheus_client 0.26 writes ``vllm:x`` as ``vllm_x`` in the OpenMetrics format that Prometheus 2 accepts.
     """
     app = make_wsgi_app(registry)
 
     def text(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        answer: Iterable[bytes] = app({**environ, "HTTP_ACCEPT": "text/plain; version=0.0.4"}, start_response)
-        return answer
+        body: Iterable[bytes] = app({**environ, "HTTP_ACCEPT": "text/plain; version=0.0.4"}, start_response)
+        return body
 
     return text
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each scrape, that ends with the process."""
+    """A daemon thread per scrape."""
 
     daemon_threads = True
 
@@ -138,15 +138,15 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-class _Silent(WSGIRequestHandler):
-    """Scrapes are no news."""
+class _QuietHandler(WSGIRequestHandler):
+    """Does not log scrapes."""
 
     def log_message(self, *_: Any) -> None:
         return
 
 
 def _reachable(host: str) -> str:
-    """An address that others can use: a wildcard is none."""
+    """An address that other hosts can use, in place of a wildcard."""
     if host not in ("0.0.0.0", "::"):
         return host
     try:

@@ -1,4 +1,4 @@
-"""Section `scaling`: how many replicas, and by which policy."""
+"""Section `scaling`: number of replicas and scaling policy."""
 
 from typing import Literal, Self
 
@@ -8,42 +8,42 @@ from hybridserve.settings.section import Section
 
 
 class ScalingSection(Section):
-    """Number of replicas. Bounds and the stock policy's delays change in place; any other value restarts replicas."""
+    """Number of replicas. Limits and Ray Serve's own delays change in place; any other value restarts replicas."""
 
     min_replicas: int = Field(default=1, ge=0)
     """Replicas that always run; 0 allows scale to zero."""
     max_replicas: int = Field(default=1, ge=1)
-    """Most replicas at once."""
+    """Highest number of replicas."""
     policy: Literal["hybrid", "queue_length"] = "hybrid"
-    """`hybrid` counts state slots, KV blocks and prompt tokens; `queue_length` is Ray Serve's stock policy."""
+    """`hybrid` counts state slots, KV blocks and prompt tokens; `queue_length` is Ray Serve's own policy."""
     dry_run: bool = False
-    """Decide and say so in the log, but leave the number of replicas as it is (policy `hybrid`)."""
+    """Only log decisions and keep the number of replicas (policy `hybrid`)."""
     start_up_s: float = Field(default=60.0, gt=0)
-    """Seconds from asking for a replica until it takes requests. Decisions look this far ahead."""
+    """Seconds from requesting a replica until it accepts requests. Decisions look this far ahead."""
     ttft_s: float = Field(default=2.0, gt=0)
-    """Time to first token that is still good, for a prompt of no length."""
+    """Target for the time to first token of an empty prompt, in seconds."""
     ttft_per_prompt_token_s: float = Field(default=0.0, ge=0)
-    """What each prompt token may add to it."""
+    """Seconds that each prompt token may add to it."""
     inter_token_s: float | None = Field(default=None, gt=0)
-    """Mean time between the tokens of an answer that is still good; empty: prompts may slow answers as they like."""
+    """Target for the mean time per output token, in seconds; empty: prefill may slow answers without limit."""
     attainment: float = Field(default=0.99, ge=0.5, lt=1)
-    """Share of requests that shall see these times."""
+    """Share of requests that must meet these targets."""
     idle_s: float = Field(default=300.0, gt=0)
-    """Without any request for so long, go to zero; only with min_replicas 0."""
+    """Seconds without any request before scaling to zero; only with min_replicas 0."""
     stale_s: float = Field(default=10.0, gt=0)
-    """A reading older than this is silence, and silence never takes a replica away."""
+    """Metrics of a replica older than this many seconds count as missing, and then nothing is scaled down."""
     memory_s: float = Field(default=3600.0, gt=0)
-    """How long bursts are remembered: room is kept for those that come at least this often."""
+    """Seconds that bursts are remembered: capacity is reserved for bursts that repeat at least this often."""
     calendar_s: float = Field(default=8 * 86400.0, gt=0)
-    """How far back arrivals are kept to find what comes back by the clock; rounds of up to half of it are found."""
+    """Seconds of arrivals kept to find seasonal load; periods of up to half of it can be found."""
     prefill_tokens_per_s: float | None = Field(default=None, gt=0)
-    """Prompt tokens a replica computes per second, as `make calibrate` measures them; empty: prefill is no limit."""
+    """Prompt tokens that a replica computes per second, as measured by `make calibrate`; empty: no limit."""
     target_ongoing_requests: float | None = Field(default=None, gt=0)
-    """Policy `queue_length`: requests a replica shall have; three quarters of max_num_seqs when empty."""
+    """Policy `queue_length`: target of ongoing requests per replica; empty: three quarters of max_num_seqs."""
     upscale_delay_s: float = Field(default=5.0, ge=0)
-    """Policy `queue_length`: a larger number must be wanted for so long."""
+    """Policy `queue_length`: seconds that a higher number must be wanted before scaling up."""
     downscale_delay_s: float = Field(default=120.0, ge=0)
-    """Policy `queue_length`: a smaller number must be wanted for so long."""
+    """Policy `queue_length`: seconds that a lower number must be wanted before scaling down."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

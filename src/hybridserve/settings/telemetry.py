@@ -1,4 +1,4 @@
-"""Section `telemetry`: logs, metrics, and the targets that alerts are made from."""
+"""Section `telemetry`: logs, metrics and service level objectives."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from hybridserve.settings.section import Section
 
-# Bounds of the engine's histograms (vLLM 0.29), in seconds: what lies between two of them cannot be counted.
+# Buckets of the engine's histograms (vLLM 0.29), in seconds: a target between two of them cannot be counted.
 TTFT_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
                80.0, 160.0, 640.0, 2560.0)  # fmt: skip
 INTER_TOKEN_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
@@ -18,37 +18,36 @@ class TelemetrySection(Section):
     """Logs, metrics and service level objectives."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe line that is written."""
+    """Lowest level that is logged."""
     log_format: Literal["text", "json"] = "text"
-    """key=value lines, or one JSON object a line."""
+    """key=value lines, or one JSON object per line."""
     log_requests: bool = False
-    """Ray Serve and the engine write lines of their own on each request, under its id; the control layer always does.
-    Prompts are in none of them."""
+    """Ray Serve and the engine also log each request with its id; the gateway always does. Prompts are never logged."""
     otlp_endpoint: str | None = Field(default=None, pattern="^https?://")
-    """Where spans go, of the control layer and the engine: http://collector:4317 (gRPC), or an OTLP/HTTP address with
+    """Address that the gateway and the engine send spans to: http://collector:4317 (gRPC), or an OTLP/HTTP address with
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf. Empty: no tracing."""
     metrics_host: str = "127.0.0.1"
-    """Address that each replica's metrics port binds to; 0.0.0.0 in a pod that Prometheus reaches from outside."""
+    """Address that each replica's metrics port binds to; 0.0.0.0 in a pod, so that Prometheus can reach it."""
     metrics_port: int = Field(default=9464, ge=0, le=65535)
-    """First metrics port of a machine; each replica and the scaling controller take the next free one. 0: none."""
+    """First metrics port of a machine; each replica and the autoscaler use the next free one. 0: none."""
     targets_dir: Path | None = None
-    """Folder in which each of them leaves a target file for Prometheus' file_sd_configs."""
+    """Folder for their target files, for Prometheus' file_sd_configs."""
     namespace: str = Field(default="local", min_length=1)
     """Label `namespace` of those targets. In Kubernetes Prometheus sets its own."""
     slo_ttft_s: float = Field(default=2.5, gt=0)
-    """Time to first token, in the engine, that is still good. A bound of the engine's histogram."""
+    """Target for the time to first token in the engine, in seconds; a bucket of the engine's histogram."""
     slo_ttft: float = Field(default=0.95, gt=0, lt=1)
-    """Share of requests with a good time to first token."""
+    """Share of requests that must meet the time to first token."""
     slo_inter_token_s: float = Field(default=0.05, gt=0)
-    """Mean time between tokens of a request that is still good. A bound of the engine's histogram."""
+    """Target for the mean time per output token of a request, in seconds; a bucket of the engine's histogram."""
     slo_inter_token: float = Field(default=0.95, gt=0, lt=1)
-    """Share of requests with a good time between tokens."""
+    """Share of requests that must meet the time per output token."""
     slo_availability: float = Field(default=0.999, gt=0, lt=1)
-    """Share of requests that this service does not fail."""
+    """Share of requests without a server error."""
     slo_goodput: float = Field(default=0.9, gt=0, lt=1)
-    """Share of requests that are good in both times at once."""
+    """Share of requests that must meet both latency targets."""
     slo_days: int = Field(default=30, ge=1, le=90)
-    """Days over which the error budget is counted."""
+    """Period of the error budget, in days."""
 
     @model_validator(mode="after")
     def _countable(self) -> Self:
@@ -57,7 +56,7 @@ class TelemetrySection(Section):
             if value not in bounds:
                 near = sorted(sorted(bounds, key=lambda bound: abs(bound - value))[:2])
                 raise ValueError(
-                    f"{name} {value:g} is no bound of the engine's histogram and cannot be counted; the nearest are "
-                    f"{near[0]:g} and {near[1]:g}"
+                    f"{name} {value:g} is not a bucket of the engine's histogram and cannot be counted; "
+                    f"the nearest are {near[0]:g} and {near[1]:g}"
                 )
         return self

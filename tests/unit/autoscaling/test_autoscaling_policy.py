@@ -1,4 +1,4 @@
-"""The law, by its promises: bounds, silence, load, constant load, zero."""
+"""The scaling policy: limits, missing metrics, monotonicity, constant load, bursts, scale to zero."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ replica_metrics = st.builds(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[FleetMetrics]:
-    """Anything a controller might see, garbage included."""
+    """Anything that a controller might receive, nonsense included."""
     now, seen = 0.0, []
     for _ in range(draw(st.integers(1, 12))):
         now += draw(st.sampled_from([0.0, 0.1, 1.0, 5.0, 130.0]))
@@ -65,52 +65,54 @@ def histories(draw: st.DrawFn) -> list[FleetMetrics]:
     return seen
 
 
-def replay(seen: list[FleetMetrics], law: ScalingSpec) -> Decision:
+def replay(seen: list[FleetMetrics], scaling: ScalingSpec) -> Decision:
     state = PolicyState()
     for observation in seen:
-        decision = compute_replicas(observation, law, state)
+        decision = compute_replicas(observation, scaling, state)
         state = decision.state
     return decision
 
 
 @settings(max_examples=150, deadline=None)
 @given(histories(), st.integers(0, 5), st.integers(5, 50))
-def test_bounds_and_rates_hold_whatever_is_seen(seen: list[FleetMetrics], low: int, high: int) -> None:
-    law = spec(min_replicas=low, max_replicas=high)
+def test_limits_and_rates_hold_for_any_metrics(seen: list[FleetMetrics], low: int, high: int) -> None:
+    scaling = spec(min_replicas=low, max_replicas=high)
     state = PolicyState()
     for observation in seen:
-        decision = compute_replicas(observation, law, state)
+        decision = compute_replicas(observation, scaling, state)
         state = decision.state
         assert low <= decision.replicas <= high
         assert decision.cause in Cause
         inside = low <= observation.target <= high
         if inside and decision.replicas < observation.target:
-            assert observation.target - decision.replicas <= max(1, observation.target * law.max_down_share)
+            assert observation.target - decision.replicas <= max(1, observation.target * scaling.max_down_share)
         if inside and decision.replicas > observation.target:
             base = max(1, observation.ready, -(-observation.target // 2))
-            assert decision.replicas <= max(base * law.max_up_factor, low)
+            assert decision.replicas <= max(base * scaling.max_up_factor, low)
 
 
 @settings(max_examples=150, deadline=None)
 @given(histories())
-def test_never_down_on_silence(seen: list[FleetMetrics]) -> None:
-    law = spec(min_replicas=0, max_replicas=60)
+def test_no_scale_down_while_metrics_are_missing(seen: list[FleetMetrics]) -> None:
+    scaling = spec(min_replicas=0, max_replicas=60)
     state = PolicyState()
     for observation in seen:
-        decision = compute_replicas(observation, law, state)
+        decision = compute_replicas(observation, scaling, state)
         state = decision.state
-        fresh = [replica for replica in observation.replicas if replica.age_s <= law.stale_s]
+        fresh = [replica for replica in observation.replicas if replica.age_s <= scaling.stale_s]
         if len(fresh) < observation.ready:
             assert decision.replicas >= observation.target
 
 
 @settings(max_examples=100, deadline=None)
 @given(histories(), st.integers(0, 16), st.integers(0, 3000), st.integers(0, 3000))
-def test_more_load_never_asks_for_fewer(seen: list[FleetMetrics], running: int, waiting: int, queued: int) -> None:
-    """Two worlds with one past; in the second there is more of everything that asks."""
-    law = spec()
+def test_more_load_never_wants_fewer_replicas(
+    seen: list[FleetMetrics], running: int, waiting: int, queued: int
+) -> None:
+    """Two fleets with one history; the second has more load."""
+    scaling = spec()
     *past, last = seen
-    state = replay(past, law).state if past else PolicyState()
+    state = replay(past, scaling).state if past else PolicyState()
     more = replace(
         last,
         queued=last.queued + queued,
@@ -128,14 +130,14 @@ def test_more_load_never_asks_for_fewer(seen: list[FleetMetrics], running: int, 
     # Time per token is measured with the same numbers; here only the load differs.
     counted = {replica.replica: Counters.of(replica) for replica in last.replicas}
     same_pace = replace(state, memory=replace(state.memory, replicas=counted))
-    assert compute_replicas(more, law, same_pace).replicas >= compute_replicas(last, law, same_pace).replicas
+    assert compute_replicas(more, scaling, same_pace).replicas >= compute_replicas(last, scaling, same_pace).replicas
 
 
-class World:
-    """Infinitely divisible replicas: requests stay `service_s` and never wait. Just enough to close the loop."""
+class Fleet:
+    """A closed loop: requests take `service_s` and never wait."""
 
-    def __init__(self, law: ScalingSpec, target: int, service_s: float = 20.0, seed: int = 1) -> None:
-        self.law, self.target, self.service_s = law, target, service_s
+    def __init__(self, scaling: ScalingSpec, target: int, service_s: float = 20.0, seed: int = 1) -> None:
+        self.scaling, self.target, self.service_s = scaling, target, service_s
         self.random = random.Random(seed)
         self.now = 0.0
         self.state = PolicyState()
@@ -171,7 +173,7 @@ class World:
         if self.target == 0:
             replicas, queued = (), len(self.stay)
         seen = FleetMetrics(now=self.now, target=self.target, ready=self.target, queued=queued, replicas=replicas)
-        self.decision = compute_replicas(seen, self.law, self.state)
+        self.decision = compute_replicas(seen, self.scaling, self.state)
         self.state = self.decision.state
         self.target = self.decision.replicas
         self.asked.append(self.target)
@@ -179,37 +181,37 @@ class World:
 
 
 @pytest.mark.parametrize("rate", [1, 3, 7])
-def test_constant_load_does_not_flap(rate: int) -> None:
-    world = World(spec(), target=rate * 20 // 16 + 2)
+def test_constant_load_settles(rate: int) -> None:
+    fleet = Fleet(spec(), target=rate * 20 // 16 + 2)
     for _ in range(3000):
-        world.second(rate)
-    settled = world.asked[600:]
+        fleet.second(rate)
+    settled = fleet.asked[600:]
     assert len(set(settled)) == 1
     assert rate * 20 / 16 <= settled[0] <= rate * 20 / 16 * 1.3 + 1
 
 
-def test_poisson_load_changes_rarely_and_covers_demand() -> None:
-    world = World(spec(), target=8)
+def test_poisson_load_rarely_changes_replicas() -> None:
+    fleet = Fleet(spec(), target=8)
     for _ in range(3600):
-        world.second(sum(world.random.random() < 0.5 for _ in range(10)))  # mean 5: 100 slots
-    settled = world.asked[600:]
+        fleet.second(sum(fleet.random.random() < 0.5 for _ in range(10)))  # mean 5: 100 slots
+    settled = fleet.asked[600:]
     changes = sum(a != b for a, b in pairwise(settled))
     assert changes <= 30
     assert 7 <= sum(settled) / len(settled) <= 9
 
 
-def test_a_burst_is_answered_before_any_trend_shows() -> None:
-    world = World(spec(), target=3)
+def test_burst_scales_up_before_a_trend_shows() -> None:
+    fleet = Fleet(spec(), target=3)
     for _ in range(900):
-        world.second(1)
-    before = world.target
-    needed = [world.second(10) for _ in range(15)]
+        fleet.second(1)
+    before = fleet.target
+    needed = [fleet.second(10) for _ in range(15)]
     assert needed[-1] >= 2 * before
-    assert world.decision is not None
-    assert world.decision.cause == Cause.BURST
+    assert fleet.decision is not None
+    assert fleet.decision.cause == Cause.BURST
 
 
-def test_a_slow_first_request_is_not_taken_for_the_rule() -> None:
+def test_slow_first_request_does_not_scale_up() -> None:
     """Measured: an engine's first request took 21 s on a busy machine, those after it 0.3 s, four in a second."""
     state, target = PolicyState(), 1
     for second in range(1, 120):
@@ -229,85 +231,85 @@ def test_a_slow_first_request_is_not_taken_for_the_rule() -> None:
         assert decision.replicas == 1, decision.reason
 
 
-def test_bursts_that_come_by_the_clock_find_their_replicas_ready() -> None:
-    """Two minutes of four times the rate, every ten: in the fourth round the fleet has grown before the burst."""
-    world = World(spec(start_up_s=60.0), target=3)
+def test_seasonal_burst_finds_replicas_ready() -> None:
+    """Two minutes of four times the rate, every ten: in the fourth cycle the fleet has grown before the burst."""
+    fleet = Fleet(spec(start_up_s=60.0), target=3)
     for second in range(3 * 600 + 470):
         burst = second % 600 >= 480
-        world.second(sum(world.random.random() < (0.8 if burst else 0.2) for _ in range(10)))
-    before = world.target
-    assert before * 16 >= 0.8 * 10 * 20 * 0.8  # replicas of 16 slots, for most of 160 that will be due in ten seconds
-    assert world.state.memory.season.period * 60.0 / BINS_PER_START_UP == 600
+        fleet.second(sum(fleet.random.random() < (0.8 if burst else 0.2) for _ in range(10)))
+    before = fleet.target
+    assert before * 16 >= 0.8 * 10 * 20 * 0.8  # 16 slots per replica, for most of the 160 needed in ten seconds
+    assert fleet.state.memory.season.period * 60.0 / BINS_PER_START_UP == 600
     for second in range(470, 600 + 60):
         burst = second % 600 >= 480
-        world.second(sum(world.random.random() < (0.8 if burst else 0.2) for _ in range(10)))
-    assert world.target < before
+        fleet.second(sum(fleet.random.random() < (0.8 if burst else 0.2) for _ in range(10)))
+    assert fleet.target < before
 
 
-def test_scale_down_waits_and_says_so() -> None:
-    world = World(spec(), target=8)
+def test_scale_down_waits_for_a_start_up_time() -> None:
+    fleet = Fleet(spec(), target=8)
     for _ in range(900):
-        world.second(5)
-    high = world.target
+        fleet.second(5)
+    high = fleet.target
     for _ in range(int(HOLD_START_UPS * 60)):
-        world.second(1)
-    assert world.target >= high - 1
+        fleet.second(1)
+    assert fleet.target >= high - 1
     for _ in range(600):
-        world.second(1)
-    assert world.target < high / 2
+        fleet.second(1)
+    assert fleet.target < high / 2
 
 
-def test_to_zero_after_idling_and_back_with_the_first_request() -> None:
-    world = World(spec(min_replicas=0, idle_s=300.0), target=2)
+def test_scale_to_zero_when_idle_and_back() -> None:
+    fleet = Fleet(spec(min_replicas=0, idle_s=300.0), target=2)
     for _ in range(400):
-        world.second(1)
+        fleet.second(1)
     for _ in range(250):
-        world.second(0)
-    assert world.target >= 1
+        fleet.second(0)
+    assert fleet.target >= 1
     for _ in range(300):
-        world.second(0)
-    assert world.target == 0
-    assert world.second(1) == 1
+        fleet.second(0)
+    assert fleet.target == 0
+    assert fleet.second(1) == 1
 
 
-def test_with_a_minimum_it_never_goes_to_zero() -> None:
-    world = World(spec(min_replicas=1, idle_s=10.0), target=2)
-    assert all(world.second(0) >= 1 for _ in range(900))
+def test_minimum_prevents_scale_to_zero() -> None:
+    fleet = Fleet(spec(min_replicas=1, idle_s=10.0), target=2)
+    assert all(fleet.second(0) >= 1 for _ in range(900))
 
 
-def test_after_a_restart_of_the_controller_it_holds() -> None:
+def test_no_scale_down_after_a_controller_restart() -> None:
     seen = FleetMetrics(now=1e6, target=9, ready=9, replicas=tuple(ReplicaMetrics(f"r{i}") for i in range(9)))
     decision = compute_replicas(seen, spec(), PolicyState())
     assert decision.replicas == 9
     assert decision.cause == Cause.CONTROLLER_RESTART
 
 
-def test_draining_replicas_hold_back_the_next_step() -> None:
-    world = World(spec(), target=8)
+def test_no_scale_down_while_replicas_drain() -> None:
+    fleet = Fleet(spec(), target=8)
     for _ in range(900):
-        world.second(0)
+        fleet.second(0)
     seen = FleetMetrics(
-        now=world.now + 1, target=5, ready=5, draining=3, replicas=tuple(ReplicaMetrics(f"r{i}") for i in range(5))
+        now=fleet.now + 1, target=5, ready=5, draining=3, replicas=tuple(ReplicaMetrics(f"r{i}") for i in range(5))
     )
-    decision = compute_replicas(seen, spec(), world.state)
+    decision = compute_replicas(seen, spec(), fleet.state)
     assert decision.replicas == 5
     assert decision.cause == Cause.DRAINING
 
 
-def test_each_resource_can_bind() -> None:
-    """Same requests per second; what runs out differs."""
+def test_each_resource_can_be_the_scarcest() -> None:
+    """The same requests per second; the scarce resource differs."""
 
     def scarcest(capacity: ReplicaCapacity, prompt: int, blocks: int) -> Cause:
-        world = World(spec(capacity=capacity), target=8)
+        fleet = Fleet(spec(capacity=capacity), target=8)
         for _ in range(300):
-            world.second(2)
+            fleet.second(2)
         memory = replace(
-            world.state.memory, prompt=float(prompt), prompt_square=float(prompt) ** 2, blocks=float(blocks)
+            fleet.state.memory, prompt=float(prompt), prompt_square=float(prompt) ** 2, blocks=float(blocks)
         )
         seen = FleetMetrics(
-            now=world.now + 1, target=8, ready=1, replicas=(ReplicaMetrics("r0", arrived=world.arrived),)
+            now=fleet.now + 1, target=8, ready=1, replicas=(ReplicaMetrics("r0", arrived=fleet.arrived),)
         )
-        return compute_replicas(seen, spec(capacity=capacity), replace(world.state, memory=memory)).required.scarcest
+        return compute_replicas(seen, spec(capacity=capacity), replace(fleet.state, memory=memory)).required.scarcest
 
     assert scarcest(CAPACITY, 500, 8) == Cause.STATE_SLOTS
     assert scarcest(CAPACITY, 500, 40) == Cause.KV_BLOCKS
@@ -331,6 +333,6 @@ def test_impossible_values_are_rejected(changes: dict[str, object]) -> None:
         spec(**changes)
 
 
-def test_a_replica_that_holds_no_sequence_is_refused() -> None:
+def test_capacity_below_one_sequence_is_rejected() -> None:
     with pytest.raises(ConfigError, match="too few for one sequence"):
         ReplicaCapacity(16, 7, 1312, 7, 1, 1000.0)

@@ -1,4 +1,4 @@
-"""The formulas against exact ones and against a queue that is played out."""
+"""The formulas, compared with exact ones and with simulated queues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hybridserve.autoscaling.queueing import (
 
 
 def erlang_c(servers: int, load: float) -> float:
-    """Share of customers that wait in M/M/s, exactly."""
+    """Exact share of requests that wait in M/M/s."""
     blocked = 1.0
     for count in range(1, servers + 1):
         blocked = load * blocked / (count + load * blocked)
@@ -26,7 +26,7 @@ def erlang_c(servers: int, load: float) -> float:
 
 @pytest.mark.parametrize("load", [10.0, 50.0, 200.0, 2000.0])
 @pytest.mark.parametrize("wait_s", [0.0, 2.0])
-def test_staffing_keeps_the_promise_of_the_exact_formula(load: float, wait_s: float) -> None:
+def test_spare_servers_meet_the_goal_of_the_exact_formula(load: float, wait_s: float) -> None:
     service_s, miss = 13.0, 0.01
     servers = math.ceil(load + spare_servers(load, service_s, wait_s, miss))
     late = erlang_c(servers, load) * math.exp(-(servers - load) * wait_s / service_s)
@@ -35,14 +35,14 @@ def test_staffing_keeps_the_promise_of_the_exact_formula(load: float, wait_s: fl
     assert erlang_c(fewer, load) * math.exp(-(fewer - load) * wait_s / service_s) > miss
 
 
-def test_spare_grows_with_load_and_with_the_promise() -> None:
+def test_spare_servers_grow_with_load_and_goal() -> None:
     assert spare_servers(0.0, 13.0, 2.0, 0.01) == 0
     assert spare_servers(100.0, 13.0, 2.0, 0.01) < spare_servers(200.0, 13.0, 2.0, 0.01)
     assert spare_servers(100.0, 13.0, 2.0, 0.01) < spare_servers(100.0, 13.0, 0.0, 0.01)
     assert spare_servers(100.0, 13.0, 2.0, 0.05) < spare_servers(100.0, 13.0, 2.0, 0.001)
 
 
-def test_utilization_keeps_waits_short_in_a_queue_played_out() -> None:
+def test_highest_utilization_meets_the_goal_in_a_simulated_queue() -> None:
     rho = highest_utilization(1.0, 4.0, 0.01)
     source, now, free, late, jobs = random.Random(1), 0.0, 0.0, 0, 100_000
     for _ in range(jobs):
@@ -62,8 +62,8 @@ def test_no_work_is_no_limit() -> None:
 
 
 @pytest.mark.parametrize("servers", [4, 20])
-def test_two_to_choose_between_keep_waits_short_in_a_queue_played_out(servers: int) -> None:
-    """A router that looks at two servers, at the utilization that the formulas allow so many."""
+def test_choice_of_two_meets_the_goal_in_a_simulated_queue(servers: int) -> None:
+    """A router that chooses between two servers, at the utilization that the formulas allow."""
     source = random.Random(3)
     work_s, wait_s, miss = 1.0, 3.0, 0.01
     rho = min(highest_utilization_of_two(work_s, wait_s, miss), 1 - spare_for_prompts(work_s, wait_s, miss) / servers)
@@ -80,8 +80,8 @@ def test_two_to_choose_between_keep_waits_short_in_a_queue_played_out(servers: i
     assert rho > highest_utilization(work_s, wait_s, miss)
 
 
-def test_prompts_may_delay_answers_as_much_as_is_to_spare() -> None:
-    """Answers of 10 s that may be delayed by 5 s: at most half of the time, less for longer prompts."""
+def test_prefill_share_follows_the_spare_time_of_answers() -> None:
+    """Answers of 10 s that may wait for 5 s: at most half of the time, less for longer prompts."""
     assert highest_share(0.001, 5.0, 10.0, 0.01) == pytest.approx(0.5, abs=0.02)
     assert highest_share(2.0, 5.0, 10.0, 0.01) < highest_share(0.5, 5.0, 10.0, 0.01)
     assert highest_share(0.0, 5.0, 10.0, 0.01) == 1.0

@@ -1,4 +1,4 @@
-"""What comes back by the clock: found after two rounds, foreseen, given up when it stops, and not seen in chance."""
+"""Seasonality: found after two cycles, forecast, rejected when it stops, and not found in chance."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def poisson(source: random.Random, mean: float) -> int:
 
 
 def seen(rate: Callable[[float], float], until: float, seed: int = 1) -> SeasonalModel:
-    """Poisson arrivals, looked at every ten seconds."""
+    """Poisson arrivals, observed every ten seconds."""
     source, season, now = random.Random(seed), SeasonalModel(), 0.0
     while now < until:
         season = season.with_arrivals(now, poisson(source, 10 * rate(now)), START_UP_S, 1e6)
@@ -36,13 +36,13 @@ def bursts(now: float) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_two_rounds_are_a_pattern(seed: int) -> None:
+def test_period_is_found_after_two_cycles(seed: int) -> None:
     assert seen(bursts, 1500, seed).period == 0
     assert seen(bursts, 3000, seed).period * BIN_S == 1200
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_burst_is_foreseen_a_start_up_before_and_not_before_that(seed: int) -> None:
+def test_burst_is_forecast_one_start_up_time_ahead(seed: int) -> None:
     early, right, over = (seen(bursts, 3600 + at, seed).ahead(START_UP_S) for at in (660, 930, 1290))
     assert early is not None
     assert right is not None
@@ -59,28 +59,28 @@ def test_a_burst_is_foreseen_a_start_up_before_and_not_before_that(seed: int) ->
     [lambda _: 5.0, lambda now: 1 + now / 1000, lambda now: 5 - 3 * math.cos(2 * math.pi * now / 7200)],
     ids=["steady", "ramp", "half a day"],
 )
-def test_chance_and_trend_are_no_calendar(rate: Callable[[float], float], seed: int) -> None:
-    source, season, believed = random.Random(seed), SeasonalModel(), 0
+def test_chance_and_trend_have_no_period(rate: Callable[[float], float], seed: int) -> None:
+    source, season, accepted = random.Random(seed), SeasonalModel(), 0
     for step in range(720):
         season = season.with_arrivals(10.0 * step, poisson(source, 10 * rate(10.0 * step)), START_UP_S, 1e6)
-        believed += season.period > 0
-    assert believed <= 36
+        accepted += season.period > 0
+    assert accepted <= 36
 
 
-def test_a_pattern_that_stops_is_given_up() -> None:
+def test_period_is_rejected_when_the_pattern_stops() -> None:
     season = seen(lambda now: bursts(now) if now < 6000 else 2.0, 8400)
     assert season.period == 0
     assert season.ahead(START_UP_S) is None
 
 
-def test_today_may_be_higher() -> None:
+def test_forecast_follows_a_higher_level() -> None:
     season = seen(lambda now: bursts(now) * (1.3 if now > 3600 else 1.0), 3600 + 930)
     ahead = season.ahead(START_UP_S)
     assert ahead is not None
     assert 6 * 1.1 < ahead.rate < 6 * 1.5
 
 
-def test_what_is_there_is_due_whatever_the_clock_says() -> None:
+def test_current_rate_limits_the_forecast_from_below() -> None:
     season = seen(lambda now: 8.0 if now > 4000 else bursts(now), 4400)
     ahead = season.ahead(START_UP_S)
     if season.period:
@@ -88,7 +88,7 @@ def test_what_is_there_is_due_whatever_the_clock_says() -> None:
         assert ahead.rate > 5.5
 
 
-def test_old_bins_are_forgotten_and_holes_are_bridged() -> None:
+def test_old_bins_are_dropped_and_gaps_are_filled() -> None:
     season = SeasonalModel()
     for now in (0.0, 30.0, 60.0, 600.0, 630.0):
         season = season.with_arrivals(now, 18.0 if now == 600 else 1.0, START_UP_S, 450.0)

@@ -124,7 +124,7 @@ def test_invalid_slo_target_is_one_error_of_the_command(capsys: pytest.CaptureFi
             main([*command, "--set", "telemetry.slo_ttft_s=2"])
         assert ended.value.code == 2
         text = capsys.readouterr().err
-        assert "slo_ttft_s 2 is no bound of the engine's histogram" in text
+        assert "slo_ttft_s 2 is not a bucket of the engine's histogram" in text
         assert "nearest are 1 and 2.5" in text
         assert "Traceback" not in text
     assert list(tmp_path.iterdir()) == []

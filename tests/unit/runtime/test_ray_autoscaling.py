@@ -1,4 +1,4 @@
-"""The adapter in Ray Serve's own types, and the engine's signals in vLLM's field names."""
+"""The adapter with Ray Serve's own types, and the engine statistics with vLLM's field names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def policy(**section: Any) -> RayAutoscalingPolicy:
     return RayAutoscalingPolicy(**json.loads(json.dumps(options["policy"]["policy_kwargs"])))
 
 
-def test_context_becomes_an_observation() -> None:
+def test_context_becomes_fleet_metrics() -> None:
     seen = fleet_metrics(
         context(100.0, {"a": ReplicaMetrics("a", age_s=1.0, running=3, slot_seconds=2.5)}, total_queued_requests=2.4)
     )
@@ -56,23 +56,23 @@ def test_context_becomes_an_observation() -> None:
     assert (reading.running, reading.slot_seconds, reading.age_s) == (3, 2.5, 1.5)
 
 
-def test_a_half_reported_replica_is_silent() -> None:
-    one = context(100.0, {"a": ReplicaMetrics("a"), "b": ReplicaMetrics("b")})
-    del one.raw_metrics[PREFIX + "running"]["b"]
-    seen = fleet_metrics(one)
+def test_incomplete_report_counts_as_missing_metrics() -> None:
+    ray_context = context(100.0, {"a": ReplicaMetrics("a"), "b": ReplicaMetrics("b")})
+    del ray_context.raw_metrics[PREFIX + "running"]["b"]
+    seen = fleet_metrics(ray_context)
     assert seen.ready == 2
     assert [reading.replica for reading in seen.replicas] == ["a"]
     assert fleet_metrics(context(1.0, {}, raw_metrics=None)).replicas == ()
 
 
-def test_load_scales_up_within_bounds_that_change_in_place() -> None:
+def test_scale_up_respects_limits_that_change_in_place() -> None:
     scaling = policy()
     full = ReplicaMetrics("a", running=16, waiting=100, blocks_used=128)
     assert scaling(context(1.0, {"a": full})) == (4, {})
     assert scaling(context(2.0, {"a": full}, capacity_adjusted_max_replicas=2)) == (2, {})
 
 
-def test_dry_run_decides_says_so_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_dry_run_only_logs_the_decision(caplog: pytest.LogCaptureFixture) -> None:
     scaling = policy(dry_run=True)
     caplog.set_level("INFO", logger="hybridserve.autoscaling")
     assert scaling(context(1.0, {"a": ReplicaMetrics("a", running=16, waiting=100, blocks_used=128)}))[0] == 1
@@ -93,11 +93,11 @@ def test_dry_run_decides_says_so_and_changes_nothing(caplog: pytest.LogCaptureFi
         {"total_queued_requests": "many"},
     ],
 )
-def test_nothing_is_raised_into_the_controller(broken: dict[str, Any]) -> None:
+def test_errors_are_not_raised_into_the_controller(broken: dict[str, Any]) -> None:
     assert policy()(context(1.0, {"a": ReplicaMetrics("a")}, target=3, **broken)) == (3, {})
 
 
-def test_a_lazy_metric_that_raises_is_held_too() -> None:
+def test_error_of_a_lazy_metric_keeps_the_target() -> None:
     class Broken(SimpleNamespace):
         @property
         def raw_metrics(self) -> Any:
@@ -109,7 +109,7 @@ def test_a_lazy_metric_that_raises_is_held_too() -> None:
 
 
 @pytest.mark.parametrize("name", ["hybrid", "queue_length"])
-def test_ray_accepts_the_options(name: str) -> None:
+def test_ray_accepts_autoscaling_options(name: str) -> None:
     config = pytest.importorskip("ray.serve.config", reason="ray is not in this environment")
     section = ScalingSection.model_validate({"min_replicas": 0, "max_replicas": 3, "policy": name})
     made = config.AutoscalingConfig(**options_of(section))
@@ -121,18 +121,23 @@ def test_ray_accepts_the_options(name: str) -> None:
         assert made.target_ongoing_requests == 12.0
 
 
-def test_ray_runs_it_as_its_own() -> None:
-    """Through Ray's own resolution and its wrapper of factors, delays and bounds."""
+def test_ray_runs_the_policy() -> None:
+    """With Ray's own resolution and its wrapper for factors, delays and limits."""
     state = pytest.importorskip("ray.serve._private.autoscaling_state")
     policies = pytest.importorskip("ray.serve.autoscaling_policy")
     config = pytest.importorskip("ray.serve.config")
     made = config.AutoscalingConfig(**options_of(ScalingSection(max_replicas=4)))
     run = policies._apply_autoscaling_config(state._resolve_policy_callable(made.policy))
-    one = context(1.0, {"a": ReplicaMetrics("a", running=16, waiting=100, blocks_used=128)})
-    one.current_num_replicas, one.config, one.policy_state, one.total_num_requests = 1, made, {}, 116
-    assert run(one)[0] == 4
-    one.current_num_replicas, one.target_num_replicas, one.running_replicas = 0, 0, []
-    assert run(one)[0] == 1
+    ray_context = context(1.0, {"a": ReplicaMetrics("a", running=16, waiting=100, blocks_used=128)})
+    ray_context.current_num_replicas, ray_context.config, ray_context.policy_state, ray_context.total_num_requests = (
+        1,
+        made,
+        {},
+        116,
+    )
+    assert run(ray_context)[0] == 4
+    ray_context.current_num_replicas, ray_context.target_num_replicas, ray_context.running_replicas = 0, 0, []
+    assert run(ray_context)[0] == 1
 
 
 def step(running: int = 0, waiting: int = 0, skipped: int = 0, usage: float = 0.0) -> SimpleNamespace:
@@ -148,70 +153,68 @@ def iteration(
     return SimpleNamespace(num_generation_tokens=generated, num_preempted_reqs=preempted, finished_requests=done)
 
 
-class TestSignals:
-    def signals(self) -> EngineStatsLogger:
+class TestEngineStats:
+    def stats(self) -> EngineStatsLogger:
         self.now, self.open = 0.0, 1
         return EngineStatsLogger(CAPACITY, unfinished=lambda: self.open, clock=lambda: self.now)
 
     def test_counts(self) -> None:
-        one = self.signals()
-        one.record(step(running=2, waiting=1, usage=16 / 166), iteration(generated=2))
-        one.record(step(running=2, waiting=0, skipped=1), iteration(generated=2, preempted=1, finished=[(100, 1.5)]))
+        stats = self.stats()
+        stats.record(step(running=2, waiting=1, usage=16 / 166), iteration(generated=2))
+        stats.record(step(running=2, waiting=0, skipped=1), iteration(generated=2, preempted=1, finished=[(100, 1.5)]))
         self.now = 4.0
-        reading = one.reading("r")
+        reading = stats.reading("r")
         assert (reading.running, reading.waiting, reading.deferred) == (2, 0, 1)
         assert (reading.arrived, reading.finished, reading.generated, reading.preemptions) == (4, 1, 4, 1)
         assert (reading.prompt_tokens, reading.prompt_squares, reading.slot_seconds) == (100, 10_000.0, 1.5)
         assert reading.age_s == 4.0
 
-    def test_state_blocks_are_told_from_attention_blocks(self) -> None:
-        one = self.signals()
-        one.record(step(running=4, usage=40 / 166), None)
-        reading = one.reading()
+    def test_state_blocks_are_separated_from_attention_blocks(self) -> None:
+        stats = self.stats()
+        stats.record(step(running=4, usage=40 / 166), None)
+        reading = stats.reading()
         assert (reading.blocks_used, reading.state_blocks_used, reading.kv_blocks_used) == (40, 28, 12)
 
-    def test_an_idle_engine_is_not_a_silent_one(self) -> None:
-        one = self.signals()
-        one.record(step(running=1, usage=0.1), iteration(generated=1))
+    def test_idle_engine_has_fresh_metrics(self) -> None:
+        stats = self.stats()
+        stats.record(step(running=1, usage=0.1), iteration(generated=1))
         self.now, self.open = 100.0, 0
-        assert (one.reading().running, one.reading().blocks_used, one.reading().age_s) == (0, 0, 0.0)
+        assert (stats.reading().running, stats.reading().blocks_used, stats.reading().age_s) == (0, 0, 0.0)
         self.open = 1
-        assert one.reading().age_s == 100.0
+        assert stats.reading().age_s == 100.0
 
-    def test_an_abort_does_not_undo_an_arrival(self) -> None:
-        one = self.signals()
-        one.record(step(running=3), None)
-        one.record(step(running=1), None)
-        one.record(step(running=2), None)
-        assert one.reading().arrived == 4
+    def test_abort_does_not_undo_an_arrival(self) -> None:
+        stats = self.stats()
+        stats.record(step(running=3), None)
+        stats.record(step(running=1), None)
+        stats.record(step(running=2), None)
+        assert stats.reading().arrived == 4
 
-    def test_numbers_travel_and_come_back(self) -> None:
-        one = self.signals()
-        one.record(step(running=2, waiting=3), iteration(generated=2))
-        numbers = one.numbers()
+    def test_numbers_round_trip(self) -> None:
+        stats = self.stats()
+        stats.record(step(running=2, waiting=3), iteration(generated=2))
+        numbers = stats.numbers()
         assert all(isinstance(value, (int, float)) for value in numbers.values())
         back = metrics_from_numbers("r", {name.removeprefix(PREFIX): value for name, value in numbers.items()})
-        assert back == one.reading("r")
+        assert back == stats.reading("r")
 
-    def test_fields_are_those_of_the_installed_engine(self) -> None:
-        stats = pytest.importorskip("vllm.v1.metrics.stats", reason="vllm is not in this environment")
-        one = self.signals()
-        done = stats.FinishedRequestStats(finish_reason=None, num_prompt_tokens=7, inference_time=0.5)
-        during = stats.IterationStats()
+    def test_fields_exist_in_the_installed_vllm(self) -> None:
+        vllm_stats = pytest.importorskip("vllm.v1.metrics.stats", reason="vllm is not in this environment")
+        stats = self.stats()
+        done = vllm_stats.FinishedRequestStats(finish_reason=None, num_prompt_tokens=7, inference_time=0.5)
+        during = vllm_stats.IterationStats()
         during.finished_requests.append(done)
-        one.record(stats.SchedulerStats(num_running_reqs=1), during, mm_cache_stats=None, engine_idx=0)
-        assert (one.reading().arrived, one.reading().prompt_tokens) == (2, 7)
+        stats.record(vllm_stats.SchedulerStats(num_running_reqs=1), during, mm_cache_stats=None, engine_idx=0)
+        assert (stats.reading().arrived, stats.reading().prompt_tokens) == (2, 7)
 
-    def test_it_is_a_stat_logger(self) -> None:
+    def test_implements_vllm_stat_logger(self) -> None:
         loggers = pytest.importorskip("vllm.v1.metrics.loggers", reason="vllm is not in this environment")
         for name in loggers.StatLoggerBase.__abstractmethods__ - {"__init__"}:
             assert callable(getattr(EngineStatsLogger, name))
 
 
-def test_a_time_of_day_that_went_back_is_said(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Ray's own waits are by that clock. Steps that a time service makes are nothing, nor is a jump ahead."""
+def test_clock_moved_backwards_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Ray's waits use the wall clock. Small corrections and jumps ahead are not reported."""
     scaling, wall = policy(), 1e9
     monkeypatch.setattr(scaling_policy.time, "monotonic", lambda: 50.0)
     for step in (1.0, 7200.0, -4.0, 0.5, -86400.0):
