@@ -6,13 +6,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any
 
 from hybridserve.gateway.internal_request import internal_scope, request_app
 from hybridserve.gateway.types import App
-from hybridserve.guards.canaries.client import ROUTE, read_response
 from hybridserve.guards.canaries.judge import CanaryObservation, CanaryState, judge, next_state
-from hybridserve.guards.canaries.prompts import Canary, monitor_canaries
+from hybridserve.guards.canaries.prompts import ROUTE, Canary, monitor_canaries
 from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings.guard import GuardSection
 
@@ -66,11 +64,11 @@ class GuardCanaryMonitor:
 
     async def _send(self, app: App, canary: Canary) -> CanaryObservation:
         start = perf_counter()
-        fields: dict[str, Any]
         try:
-            body = {**canary.body, "model": self._model}
-            response = await request_app(app, self._scope, "POST", ROUTE, body)
-            fields = read_response(response.status, response.json())
+            response = await request_app(app, self._scope, "POST", ROUTE, {**canary.body, "model": self._model})
+            observation = CanaryObservation(canary=canary.id, status=response.status)
+            observation.add(response.json(), "message")
         except Exception as error:  # Any failure means that the guard was not shown to work.
-            fields = {"status": 0, "fault": type(error).__name__}
-        return CanaryObservation(canary=canary.id, latency_s=perf_counter() - start, **fields)
+            observation = CanaryObservation(canary=canary.id, fault=type(error).__name__)
+        observation.latency_s = perf_counter() - start
+        return observation

@@ -13,12 +13,8 @@ from typing import Any
 import httpx
 
 from hybridserve.guards.canaries.judge import CanaryObservation
-from hybridserve.guards.canaries.prompts import Canary
+from hybridserve.guards.canaries.prompts import ROUTE, Canary
 from hybridserve.sse import DONE, SSEDecoder, event_data, split_events
-
-ROUTE = "/v1/chat/completions"
-# Fields of a delta or a message that can carry reasoning: vLLM has renamed its field once.
-REASONING_FIELDS = ("reasoning", "reasoning_content")
 
 
 def service_client(url: str, api_key: str | None) -> httpx.AsyncClient:
@@ -56,62 +52,35 @@ async def send_canary(client: httpx.AsyncClient, canary: Canary, model: str) -> 
     """Send one canary. A connection error becomes an observation with status 0."""
     start = perf_counter()
     try:
-        fields = await _post(client, {**canary.body, "model": model}, stream=canary.stream)
+        observation = await _post(client, canary, {**canary.body, "model": model})
     except httpx.HTTPError as error:
-        fields = {"status": 0, "fault": type(error).__name__}
+        observation = CanaryObservation(canary=canary.id, fault=type(error).__name__)
     except ValueError:
-        fields = {"status": 0, "fault": "not JSON"}
-    return CanaryObservation(canary=canary.id, latency_s=perf_counter() - start, **fields)
+        observation = CanaryObservation(canary=canary.id, fault="not JSON")
+    observation.latency_s = perf_counter() - start
+    return observation
 
 
-async def _post(client: httpx.AsyncClient, body: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-    if not stream:
-        response = await client.post(ROUTE, json=body)
-        return read_response(response.status_code, response.json())
+async def _post(client: httpx.AsyncClient, canary: Canary, body: dict[str, Any]) -> CanaryObservation:
     async with client.stream("POST", ROUTE, json=body) as response:
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            return read_response(response.status_code, json.loads(await response.aread()))
-        return await _read_stream(response)
+        observation = CanaryObservation(canary=canary.id, status=response.status_code)
+        if response.headers.get("content-type", "").startswith("text/event-stream"):
+            await _read_stream(response, observation)
+        else:
+            document = json.loads(await response.aread())
+            if not isinstance(document, dict):
+                raise ValueError("not an object")
+            observation.add(document, "message")
+        return observation
 
 
-def read_response(status: int, body: Any) -> dict[str, Any]:
-    """The fields of a `CanaryObservation` from a response that is not a stream.
-
-    Raises:
-        ValueError: the body is not a JSON object.
-    """
-    if not isinstance(body, dict):
-        raise ValueError("not an object")
-    fields = _no_fields(status)
-    _add_event(fields, body, "message")
-    return fields
-
-
-async def _read_stream(response: httpx.Response) -> dict[str, Any]:
-    fields, decoder = _no_fields(response.status_code), SSEDecoder()
+async def _read_stream(response: httpx.Response, observation: CanaryObservation) -> None:
+    decoder = SSEDecoder()
     async for chunk in response.aiter_bytes():
         for event in split_events(decoder.feed(chunk)):
             data = event_data(event)
             if data == DONE:
-                return fields
+                return
             if data is not None:
-                _add_event(fields, json.loads(data), "delta")
-    return {**fields, "finished": False}
-
-
-def _no_fields(status: int) -> dict[str, Any]:
-    return {"status": status, "code": None, "content": 0, "reasoning": 0, "tool_calls": 0, "finished": False}
-
-
-def _add_event(fields: dict[str, Any], event: dict[str, Any], text_field: str) -> None:
-    """Add the error code, the text lengths and the finish reason of a body or of one stream event."""
-    if error := event.get("error"):
-        code = error.get("code") or error.get("type") if isinstance(error, dict) else None
-        fields["code"] = str(code or "error")
-    for choice in event.get("choices") or []:
-        text = choice.get(text_field) or {}
-        fields["content"] += len(text.get("content") or "")
-        fields["reasoning"] += sum(len(text.get(field) or "") for field in REASONING_FIELDS)
-        for call in text.get("tool_calls") or []:
-            fields["tool_calls"] += len((call.get("function") or {}).get("arguments") or "")
-        fields["finished"] = fields["finished"] or choice.get("finish_reason") is not None
+                observation.add(json.loads(data), "delta")
+    observation.finished = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from hybridserve.compliance.evidence import LIVE_RULES, SCHEMA, seal_record
 from hybridserve.compliance.findings import Finding, Outcome, failed, passed, require, unknown
@@ -18,10 +18,12 @@ from hybridserve.quantiles import nearest_rank
 
 BLOCKED = (400, "guard_blocked")
 UNAVAILABLE = (503, "guard_unavailable")
+# Fields of a delta or a message that can carry reasoning: vLLM has renamed its field once.
+REASONING_FIELDS = ("reasoning", "reasoning_content")
 _RULES = {rule.id: rule for rule in LIVE_RULES}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CanaryObservation:
     """What the service returned for one canary. Only the lengths of texts are kept.
 
@@ -34,7 +36,7 @@ class CanaryObservation:
     """
 
     canary: str
-    status: int
+    status: int = 0
     code: str | None = None
     content: int = 0
     reasoning: int = 0
@@ -46,6 +48,19 @@ class CanaryObservation:
     @property
     def delivered(self) -> int:
         return self.content + self.reasoning + self.tool_calls
+
+    def add(self, event: Mapping[str, Any], text_field: Literal["message", "delta"]) -> None:
+        """Add the error code, the text lengths and the finish reason of a response body or of one stream event."""
+        if error := event.get("error"):
+            code = error.get("code") or error.get("type") if isinstance(error, dict) else None
+            self.code = str(code or "error")
+        for choice in event.get("choices") or []:
+            text = choice.get(text_field) or {}
+            self.content += len(text.get("content") or "")
+            self.reasoning += sum(len(text.get(field) or "") for field in REASONING_FIELDS)
+            for call in text.get("tool_calls") or []:
+                self.tool_calls += len((call.get("function") or {}).get("arguments") or "")
+            self.finished = self.finished or choice.get("finish_reason") is not None
 
 
 def judge(canary: Canary, seen: CanaryObservation) -> Outcome:

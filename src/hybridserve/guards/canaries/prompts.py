@@ -41,6 +41,7 @@ _TOOLS = [
         "function": {"name": "read_page", "description": "Reads a page.", "parameters": {"type": "object"}},
     }
 ]
+ROUTE = "/v1/chat/completions"
 # The guard decides before the first token is delivered, so a short answer is enough.
 MAX_TOKENS = 32
 
