@@ -37,6 +37,8 @@ class FakeHub:
         listing: replaces the file list.
         page: entries in one page of the file list.
         token: required bearer token.
+        redirect: URL of another server that files are redirected to.
+        tokens: Authorization header of each request.
     """
 
     url: str
@@ -52,6 +54,8 @@ class FakeHub:
     listing: Any = None
     page: int = 1000
     token: str | None = None
+    redirect: str | None = None
+    tokens: list[str | None] = field(default_factory=list)
 
     def downloads(self) -> list[str]:
         """Paths of the files that were requested, in order."""
@@ -90,6 +94,7 @@ def running() -> Iterator[FakeHub]:
             url = urlsplit(self.path)
             path = unquote(url.path)
             hub.requests.append((path, self.headers.get("Range")))
+            hub.tokens.append(self.headers.get("Authorization"))
             if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
                 self._send(401, b"", {"X-Error-Code": "GatedRepo"})
             elif path.startswith(f"/api/models/{REPOSITORY}/tree/"):
@@ -121,6 +126,9 @@ def running() -> Iterator[FakeHub]:
         def _send_file(self, path: str) -> None:
             if statuses := hub.status.get(path):
                 self._send(statuses.pop(0), b"", {"Retry-After": "0"})
+                return
+            if hub.redirect is not None:
+                self._send(302, b"", {"Location": hub.redirect + self.path})
                 return
             if path not in hub.files:
                 self._send(404, b"", {"X-Error-Code": "EntryNotFound"})

@@ -135,6 +135,8 @@ class Hub:
             else:
                 raise ServiceError(self.endpoint, f"HTTP {status}", "run it again later; it resumes") from None
             raise ConfigError(repository, problem, fix) from None
+        except ValueError as error:
+            raise ServiceError(self.endpoint, str(error).strip(), "use another mirror") from None
         except httpx2.HTTPError as error:
             fix = "check the network or the proxy, set --mirror, or use --offline; a new run resumes the download"
             raise ServiceError(self.endpoint, f"cannot be reached: {error}", fix) from None

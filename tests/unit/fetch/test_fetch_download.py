@@ -13,7 +13,7 @@ from hybridserve.errors import ConfigError, EnvironmentFault, ServiceError
 from hybridserve.fetch import downloader
 from hybridserve.fetch.downloader import MARGIN_BYTES, Fetched, Hub, download_file, fetch, verify_offline
 from hybridserve.fetch.files import RemoteFile, Store
-from support.fake_hub import COMMIT, REPOSITORY, FakeHub, entry
+from support.fake_hub import COMMIT, REPOSITORY, FakeHub, entry, running
 
 WEIGHTS = "model.safetensors"
 
@@ -197,6 +197,14 @@ def test_access_needs_the_token(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"denies access \(HTTP 401\)"):
         run(hub, cache(tmp_path))
     assert fetch(Hub(hub.url, "secret"), cache(tmp_path)).files > 5
+
+
+def test_token_is_not_sent_to_a_redirect_target(hub: FakeHub, tmp_path: Path) -> None:
+    with running() as cdn:
+        hub.token, hub.redirect = "secret", cdn.url
+        assert_complete(fetch(Hub(hub.url, "secret"), cache(tmp_path)).folder, hub)
+        assert set(hub.tokens) == {"Bearer secret"}
+        assert set(cdn.tokens) == {None}
 
 
 @pytest.mark.parametrize(
