@@ -112,12 +112,8 @@ def test_load_curves() -> None:
     assert Ramp(shape="ramp", low=0, high=10, seconds=5).at(2) == 4
 
 
-def test_constant_arrivals_are_even() -> None:
-    times = list(arrivals(Constant(level=4, seconds=2), "constant", 1))
-    assert times == [index / 4 for index in range(8)]
-
-
-def test_poisson_arrivals() -> None:
+def test_arrivals_at_a_constant_rate() -> None:
+    assert list(arrivals(Constant(level=4, seconds=2), "constant", 1)) == [index / 4 for index in range(8)]
     times = list(arrivals(Constant(level=50, seconds=400), "poisson", 7))
     gaps = [b - a for a, b in pairwise(times)]
     assert len(times) == pytest.approx(20_000, rel=0.03)

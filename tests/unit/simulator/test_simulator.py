@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hybridserve.autoscaling.replica_metrics import FleetMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
-from hybridserve.simulator.fleet import FleetOptions, Run, simulate
+from hybridserve.simulator.fleet import FleetOptions, Run, View, simulate, upper_quantile
 from hybridserve.simulator.oracle import needs, schedule
 from hybridserve.simulator.policies import Fixed, HybridServePolicy, KedaWaiting, KnativeConcurrency, RayQueueLength
 from hybridserve.simulator.replica import Replica, SimulatedRequest
@@ -188,41 +190,39 @@ def fleet(policy: object, output: int = 40, **options: object) -> Run:
     return simulate(arrivals, TIMES, policy, FleetOptions(**({"max_replicas": 9, "initial": 2} | options)))  # type: ignore[arg-type]
 
 
+class Scripted:
+    """A policy from a function of the fleet's metrics."""
+
+    name = "scripted"
+
+    def __init__(self, replicas: Callable[[FleetMetrics], int]) -> None:
+        self._replicas = replicas
+
+    def target(self, view: View) -> int:
+        return self._replicas(view.metrics)
+
+
 def test_draining_replicas_finish_streams_and_cost_time() -> None:
-    class Halve:
-        name = "halve"
-
-        def target(self, view: object) -> int:
-            return 2 if view.metrics.now < 100 else 1  # type: ignore[attr-defined]
-
-    run = fleet(Halve(), output=300)
+    halve = Scripted(lambda metrics: 2 if metrics.now < 100 else 1)
+    run = fleet(halve, output=300)
     assert all(request.last > 0 for request in run.requests)
     assert run.replica_seconds >= 100 * 2 + 99
-    cut = fleet(Halve(), output=300, drain_timeout_s=0.0)
+    cut = fleet(halve, output=300, drain_timeout_s=0.0)
     assert score(cut, DEFAULT_SLO, 0.0).cut > 0
 
 
 def test_scale_from_zero_waits_for_the_start_up() -> None:
-    class Wake:
-        name = "wake"
-
-        def target(self, view: object) -> int:
-            return 1 if view.metrics.queued else view.metrics.target  # type: ignore[attr-defined]
-
-    run = fleet(Wake(), min_replicas=0, initial=0)
-    first = run.requests[0]
-    assert first.first >= TIMES.start_up_s
+    run = fleet(Scripted(lambda metrics: 1 if metrics.queued else metrics.target), min_replicas=0, initial=0)
+    assert run.requests[0].first >= TIMES.start_up_s
     assert all(request.last > 0 for request in run.requests)
 
 
 def test_bounds_limit_every_policy() -> None:
-    class Wild:
-        name = "wild"
+    assert max(count for _, count in fleet(Scripted(lambda _: 10**6)).targets) == 9
 
-        def target(self, view: object) -> int:
-            return 10**6
 
-    assert max(count for _, count in fleet(Wild()).targets) == 9
+def test_quantile_definition_of_the_published_results() -> None:
+    assert [upper_quantile(list(range(100)), share) for share in (0.0, 0.5, 0.99, 1.0)] == [0, 50, 99, 99]
 
 
 def test_router_limit_changes_little() -> None:
