@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.auth.routes import UNLISTED, Route
 from hybridserve.gateway.headers import request_id
+from hybridserve.gateway.limits.idempotency import IdempotencyEntry
 from hybridserve.gateway.limits.rate_limit import Reservation
 from hybridserve.gateway.requests.body import BufferedReceive
 from hybridserve.gateway.requests.policy import GenerationRequest
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 log = logging.getLogger("hybridserve.access")
+
+_NO_KEY = Key("-", frozenset())
 
 
 @dataclass(slots=True)
@@ -49,12 +52,13 @@ class RequestContext:
     headers: list[tuple[bytes, bytes]] = field(init=False)
     started_at: float = field(default_factory=perf_counter)
     route: Route = UNLISTED
-    key: Key | None = None
+    key: Key = _NO_KEY
     span: Span | None = None
     body: bytes = b""
     request: GenerationRequest = field(init=False)
     engine_receive: BufferedReceive = field(init=False)
-    reservation: Reservation = field(init=False)
+    idempotency: IdempotencyEntry | None = None
+    reservation: Reservation | None = None
     input_check: asyncio.Task[GuardVerdict] | None = None
     counts_tokens: bool = False
     read_at: float = 0.0
@@ -71,20 +75,20 @@ class RequestContext:
 
     def settle(self, tokens: int | None) -> None:
         """Free the concurrency slot and charge the tokens used, once."""
+        assert self.reservation is not None
         if self.reservation.release(tokens) and tokens is not None:
             self.state.metrics.rate_limited_tokens.inc(tokens)
 
     def close(self) -> None:
         """End the span and write the access-log line. It has no key, no prompt and no response text."""
-        key = self.key.name if self.key is not None else "-"
         if self.span is not None:
-            end_span(self.span, key=key, status=self.status, reason=self.reason, tokens=self.tokens)
+            end_span(self.span, key=self.key.name, status=self.status, reason=self.reason, tokens=self.tokens)
         if log.isEnabledFor(logging.INFO):
             log.info(
                 "request",
                 extra={
                     "id": self.request_id.decode(),
-                    "key": key,
+                    "key": self.key.name,
                     "method": self.scope["method"],
                     "route": self.route.name,
                     "status": self.status,

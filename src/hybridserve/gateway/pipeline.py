@@ -1,4 +1,7 @@
-"""The steps of a request. `handle` is the one place that states their order."""
+"""The steps of a request. `handle` is the one place that states their order.
+
+A step rejects the request by raising APIError with the status that its docstring names.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import asyncio
 import json
 import logging
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 
 from hybridserve.gateway.auth.routes import route_path
@@ -15,7 +16,6 @@ from hybridserve.gateway.context import RequestContext
 from hybridserve.gateway.errors import APIError, send_json
 from hybridserve.gateway.headers import content_length, first_header, forwarded_headers, with_content_length
 from hybridserve.gateway.internal_request import request_app
-from hybridserve.gateway.limits.idempotency import IdempotencyEntry
 from hybridserve.gateway.limits.prompt_length import check_prompt_length
 from hybridserve.gateway.requests.api_formats import Unreadable
 from hybridserve.gateway.requests.body import BufferedReceive, read_body, run_app
@@ -46,17 +46,22 @@ async def handle(context: RequestContext) -> None:
         return
     limit(context)
     await read(context)
-    with idempotent(context) as earlier:
-        if earlier is not None:
-            await replay(context, earlier)
-            return
+    if await replay(context):
+        return
+    try:
         parse(context)
         await apply_policy(context)
-        with reserved(context):
-            await guard_input(context)
-            response = guard_output(context)
-            await forward(context, response)
-            account(context, response)
+        reserve(context)
+        await guard_input(context)
+        response = guard_output(context)
+        await forward(context, response)
+        account(context, response)
+    except asyncio.CancelledError:
+        # Ray Serve cancels a request whose client is gone, often before `receive` reports the disconnect.
+        abort(context)
+        raise
+    finally:
+        release(context)
 
 
 def is_preflight(context: RequestContext) -> bool:
@@ -70,11 +75,7 @@ def is_preflight(context: RequestContext) -> bool:
 
 
 def authenticate(context: RequestContext) -> None:
-    """Find the route and the API key, remove secrets from the forwarded headers, and begin the span.
-
-    Raises:
-        APIError: 401 or 403.
-    """
+    """Find the route and the API key (401, 403), remove secrets from the forwarded headers, and begin the span."""
     state, scope = context.state, context.scope
     route = state.routes.find(scope["method"], route_path(scope))
     context.route = route or context.route
@@ -118,115 +119,61 @@ async def forward_unchanged(context: RequestContext) -> None:
 
 
 def limit(context: RequestContext) -> None:
-    """Check that new generations are accepted, and count the request.
-
-    Raises:
-        APIError: 503 or 429.
-    """
-    assert context.key is not None
+    """Check that new generations are accepted (503) and that the key may send another request (429)."""
     context.state.readiness.require_accepting(context.key)
     context.state.limits.count_request(context.key)
 
 
 async def read(context: RequestContext) -> None:
-    """Read the request body.
-
-    Raises:
-        APIError: 413.
-        ConnectionResetError: the client disconnected.
-    """
+    """Read the request body (413)."""
     max_bytes = context.state.settings.access.max_body_bytes
     context.body = await read_body(context.receive, max_bytes, content_length(context.scope["headers"]))
     context.read_at = perf_counter()
 
 
-@contextmanager
-def idempotent(context: RequestContext) -> Iterator[IdempotencyEntry | None]:
-    """The stored response to an earlier request with this Idempotency-Key, or None; stores this one if it succeeds.
-
-    Raises:
-        APIError: 400, 409 or 422.
-    """
+async def replay(context: RequestContext) -> bool:
+    """Send the stored response to an earlier request with this Idempotency-Key (400, 409, 422); False without one."""
     ident = first_header(context.scope["headers"], b"idempotency-key")
     if ident is None:
-        yield None
-        return
-    assert context.key is not None
-    with context.state.idempotency.open(context.key, ident, context.route.name, context.body) as entry:
-        if entry.finished:
-            yield entry
-            return
-        context.send = entry.recording(context.send)
-        yield None
-        entry.finished = context.status == 200 and context.reason == "-"
-
-
-async def replay(context: RequestContext, entry: IdempotencyEntry) -> None:
-    """Send the stored response."""
-    context.status, context.reason = 200, "replayed"
-    await entry.replay(context.send, context.headers)
+        return False
+    entry = context.state.idempotency.open(context.key, ident, context.route.name, context.body)
+    if entry.finished:
+        context.status, context.reason = 200, "replayed"
+        await entry.replay(context.send, context.headers)
+        return True
+    context.idempotency = entry
+    context.send = entry.recording(context.send)
+    return False
 
 
 def parse(context: RequestContext) -> None:
-    """Parse the body of a generation request.
-
-    Raises:
-        APIError: 400.
-    """
+    """Parse the body of a generation request (400)."""
     assert context.route.format is not None
     context.request = parse_request(context.body, context.route.format)
 
 
 async def apply_policy(context: RequestContext) -> None:
-    """Check the fields and the prompt's length, and change the body to what the engine gets.
-
-    Raises:
-        APIError: 400, or 503 if the engine could not be asked.
-    """
-    state, request, key = context.state, context.request, context.key
-    assert key is not None
-    apply_request_policy(request, state.settings, key)
+    """Check the fields and the prompt's length (400; 503 if the engine fails), and set what the gateway adds."""
+    state, request = context.state, context.request
+    apply_request_policy(request, state.settings, context.key)
     await check_prompt_length(context.app, context.scope, request, state.settings.access.max_prompt_tokens)
     budget = request.reasoning.budget if request.reasoning is not None else None
     if budget is not None:
         await state.budgets.require(context.app, context.scope, request.body.get("model"))
         request.body["thinking_token_budget"] = budget
-    context.counts_tokens = state.limits.counts_tokens(key)
+    context.counts_tokens = state.limits.counts_tokens(context.key)
     if context.counts_tokens:
         request.include_usage()
 
 
-@contextmanager
-def reserved(context: RequestContext) -> Iterator[None]:
-    """Hold a concurrency slot and the tokens that the request may use.
-
-    Raises:
-        APIError: 429.
-    """
-    state = context.state
-    assert context.key is not None
-    context.reservation = state.limits.reserve(context.key, context.request.estimated_tokens())
-    state.lifecycle.enter()
-    try:
-        yield
-    except asyncio.CancelledError:
-        # Ray Serve cancels a request whose client is gone, often before `receive` reports the disconnect.
-        context.status, context.reason = 499, "client_gone"
-        labeled(state.metrics.streams_aborted, "client_gone").inc()
-        raise
-    finally:
-        if context.input_check is not None:
-            context.input_check.cancel()
-        context.settle(context.tokens)
-        state.lifecycle.leave()
+def reserve(context: RequestContext) -> None:
+    """Take a concurrency slot and reserve the tokens that the request may use (429)."""
+    context.reservation = context.state.limits.reserve(context.key, context.request.estimated_tokens())
+    context.state.lifecycle.enter()
 
 
 async def guard_input(context: RequestContext) -> None:
-    """Check the prompt, or start the check while the engine computes (`guard.input: overlap`).
-
-    Raises:
-        APIError: 400, blocked or not readable; 503, no verdict.
-    """
+    """Check the prompt (400, 503), or start the check while the engine computes (`guard.input: overlap`)."""
     checker, request, mode = context.state.guard, context.request, context.state.settings.guard.input
     receive = context.engine_receive = BufferedReceive(context.receive, request.payload())
     if checker is None or mode == "off":
@@ -281,3 +228,22 @@ def account(context: RequestContext, response: GuardedResponse) -> None:
     if response.abort_reason is not None:
         context.reason = response.abort_reason
         labeled(context.state.metrics.streams_aborted, response.abort_reason).inc()
+
+
+def abort(context: RequestContext) -> None:
+    """Record that the client is gone."""
+    context.status, context.reason = 499, "client_gone"
+    if context.reservation is not None:
+        labeled(context.state.metrics.streams_aborted, "client_gone").inc()
+
+
+def release(context: RequestContext) -> None:
+    """Free what the request holds, and store its response if it has an Idempotency-Key and succeeded."""
+    if context.input_check is not None:
+        context.input_check.cancel()
+    if context.reservation is not None:
+        context.settle(context.tokens)
+        context.state.lifecycle.leave()
+    if context.idempotency is not None:
+        succeeded = context.status == 200 and context.reason == "-"
+        context.state.idempotency.close(context.idempotency, keep=succeeded)

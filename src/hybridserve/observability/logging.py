@@ -12,10 +12,12 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +32,7 @@ ENGINE_CONFIG = "VLLM_LOGGING_CONFIG_PATH"
 
 # Attributes of a record that are no fields; the last one is set by Ray's record factory.
 _RESERVED = frozenset((*RESERVED_ATTRS, "_ray_timestamp_ns"))
+_NEEDS_QUOTES = re.compile(r"[\s'\"]").search
 _FILE_BYTES = 10 * 2**20
 
 
@@ -39,10 +42,9 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
         if record.name.startswith("hybridserve"):
-            message = f"event={message}"
-            for name, value in record.__dict__.items():
-                if name not in _RESERVED and not name.startswith("_"):  # Ray adds `_ray_timestamp_ns`
-                    message += f" {name}={_quoted(value)}"
+            values = record.__dict__.items()
+            fields = [f" {name}={_quoted(value)}" for name, value in values if name not in _RESERVED]
+            message = f"event={message}{''.join(fields)}"
         line = f"{_time(record)} {record.levelname.lower()} {record.name} {message}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
@@ -65,11 +67,16 @@ class JsonFormatter(BaseJsonFormatter):
 def _quoted(value: object) -> str:
     """A value of key=value text: `-` for none, quoted where it would not read as one word."""
     text = "-" if value is None else str(value)
-    return text if text and not any(char in text for char in " \t\n'\"") else repr(text)
+    return text if text and not _NEEDS_QUOTES(text) else repr(text)
 
 
 def _time(record: logging.LogRecord) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+    return f"{_seconds(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+@lru_cache(maxsize=1)
+def _seconds(created: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
 
 
 def configure(section: TelemetrySection, environ: Mapping[str, str] = os.environ) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.auth.api_keys import Key
-from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.limits.idempotency import MAX_RESPONSE_BYTES, IdempotencyCache
 from support.fake_engine import DONE, FakeEngine, Response, chunk, request, sse
 from support.gateway_client import ANSWER, CHAT, STREAM, gateway, send
@@ -93,11 +92,13 @@ def test_aborted_response_is_not_stored() -> None:
 
 
 def stored_before(cache: IdempotencyCache, key: Key, ident: bytes, size: int = 10) -> bool:
-    """Open and finish an entry; whether a response was stored before."""
-    with cache.open(key, ident, "chat", b"{}") as entry:
-        stored, entry.finished = entry.finished, True
-        entry.size = entry.size if stored else size
-        return stored
+    """Open an entry and store a response in it; whether one was stored before."""
+    entry = cache.open(key, ident, "chat", b"{}")
+    if not entry.finished:
+        entry.size = size
+        cache.close(entry, keep=True)
+        return False
+    return True
 
 
 def test_responses_are_separate_by_api_key_and_expire() -> None:
@@ -119,7 +120,8 @@ def test_stored_bytes_are_limited() -> None:
 
 
 def test_rejected_request_releases_the_key() -> None:
-    cache = IdempotencyCache(60)
-    with pytest.raises(APIError), cache.open(ALICE, b"k", "chat", b"{}"):
-        raise APIError(429, "rate_limit_exceeded", "later")
-    assert not stored_before(cache, ALICE, b"k")
+    app = gateway(access={"max_in_flight": 1})
+    reservation = app.state.limits.reserve(ALICE, 0)
+    assert send_with_key(app).status == 429
+    reservation.release()
+    assert send_with_key(app).status == 200

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from time import monotonic
-from typing import get_args
+from typing import Any, get_args
 
 from hybridserve.errors import ConfigError
 from hybridserve.gateway.headers import first_header
@@ -79,8 +79,10 @@ def key_line(
         raise ConfigError(
             f"key {name}", f"is shorter than {MIN_KEY_LENGTH} characters", "use `hybridserve key new`, or a longer one"
         )
-    if not set(scopes) <= set(_SCOPES):
-        raise ConfigError(f"key {name}", f"unknown scope in {','.join(scopes)!r}", f"use {', '.join(_SCOPES)}")
+    try:
+        _scopes(",".join(scopes))
+    except ValueError as error:
+        raise ConfigError(f"key {name}", str(error), f"use {', '.join(_SCOPES)}") from None
     fields = [name, f"sha256:{_digest(key.encode()).hex()}", f"scopes={','.join(scopes)}"]
     options = {"rpm": rpm, "tpm": tpm, "streams": streams, "expires": expires}
     fields += [f"{label}={value}" for label, value in options.items() if value is not None]
@@ -118,31 +120,38 @@ def _parse_line(line: str, where: str) -> Key:
     match = re.fullmatch(r"sha256:([0-9a-f]{64})", fields[0])
     if match is None:
         raise ConfigError(where, f"key {name} has no sha256 hash", fix)
-    values: dict[str, str] = {}
+    options: dict[str, Any] = {}
     for field in fields[1:]:
-        label, equals, value = field.partition("=")
-        if label not in ("scopes", "rpm", "tpm", "streams", "expires") or not equals or label in values:
+        label, _, value = field.partition("=")
+        if label not in _OPTIONS or label in options:
             raise ConfigError(where, f"key {name}: unknown or repeated option {field!r}", fix)
-        values[label] = value
-    scopes = values.get("scopes", "inference").split(",")
-    if not set(scopes) <= set(_SCOPES):
-        raise ConfigError(where, f"key {name}: unknown scope in {values['scopes']!r}", f"use {', '.join(_SCOPES)}")
-    try:
-        expires = date.fromisoformat(values["expires"]) if "expires" in values else None
-        limits = {label: int(values[label]) for label in ("rpm", "tpm", "streams") if label in values}
-    except ValueError as error:
-        raise ConfigError(where, f"key {name}: {error}", fix) from None
-    if any(limit < 1 for limit in limits.values()):
-        raise ConfigError(where, f"key {name}: a limit is below 1", "leave the limit out, or remove the key")
-    return Key(
-        name=name,
-        scopes=frozenset(scope for scope in _SCOPES if scope in scopes),
-        rpm=limits.get("rpm"),
-        tpm=limits.get("tpm"),
-        streams=limits.get("streams"),
-        expires=expires,
-        digest=bytes.fromhex(match[1]),
-    )
+        try:
+            options[label] = _OPTIONS[label](value)
+        except ValueError as error:
+            raise ConfigError(where, f"key {name}: {error}", fix) from None
+    return Key(**{"scopes": frozenset({"inference"}), **options}, name=name, digest=bytes.fromhex(match[1]))
+
+
+def _scopes(text: str) -> frozenset[str]:
+    scopes = frozenset(text.split(","))
+    if not scopes <= set(_SCOPES):
+        raise ValueError(f"unknown scope in {text!r}")
+    return scopes
+
+
+def _limit(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError("a limit is below 1")
+    return int(text)
+
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "scopes": _scopes,
+    "rpm": _limit,
+    "tpm": _limit,
+    "streams": _limit,
+    "expires": date.fromisoformat,
+}
 
 
 class APIKeyStore:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -29,6 +28,7 @@ _PER_REQUEST = (b"x-request-id", b"date")
 class IdempotencyEntry:
     """The response to a request with an Idempotency-Key; `finished` is set once it is whole and successful."""
 
+    index: tuple[str, bytes, bytes]
     digest: bytes
     stored_at: float = 0.0
     finished: bool = False
@@ -69,9 +69,8 @@ class IdempotencyCache:
         self._entries: OrderedDict[tuple[str, bytes, bytes], IdempotencyEntry] = OrderedDict()
         self._bytes = 0
 
-    @contextmanager
-    def open(self, key: Key, ident: bytes, route: str, body: bytes) -> Iterator[IdempotencyEntry]:
-        """The entry of one request. On exit it is stored if the caller set `finished`, else removed.
+    def open(self, key: Key, ident: bytes, route: str, body: bytes) -> IdempotencyEntry:
+        """The entry of one request: finished, or a new one that the caller passes to `close` in the end.
 
         Raises:
             APIError: 400, the idempotency key is not valid; 409, its first request still runs; 422, it was used for
@@ -91,17 +90,17 @@ class IdempotencyCache:
             if not known.finished:
                 message = "The first request with this Idempotency-Key is still running."
                 raise APIError(409, "idempotency_in_progress", message, retry_after_s=1.0)
-            yield known
-            return
-        entry = self._entries[index] = IdempotencyEntry(digest)
-        try:
-            yield entry
-        finally:
-            del self._entries[index]
-            if entry.finished and entry.size <= MAX_RESPONSE_BYTES:
-                entry.stored_at = self._clock()
-                self._entries[index] = entry
-                self._bytes += entry.size
+            return known
+        entry = self._entries[index] = IdempotencyEntry(index, digest)
+        return entry
+
+    def close(self, entry: IdempotencyEntry, *, keep: bool) -> None:
+        """Store the response, or forget the request."""
+        del self._entries[entry.index]
+        if keep and entry.size <= MAX_RESPONSE_BYTES:
+            entry.finished, entry.stored_at = True, self._clock()
+            self._entries[entry.index] = entry
+            self._bytes += entry.size
 
     def _expire(self) -> None:
         """Remove old responses, and the oldest while the total is too large. Running requests stay."""

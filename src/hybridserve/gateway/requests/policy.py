@@ -19,6 +19,8 @@ from hybridserve.gateway.requests.api_formats import APIFormat, parse_object
 from hybridserve.guards.base import Message
 from hybridserve.settings import Settings
 
+# `json.dumps` would create an encoder for each request.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 # Bytes of JSON per token, roughly: used to reserve tokens, which the engine's own count settles.
 _BYTES_PER_TOKEN = 4
 # Output tokens reserved for a request without a limit.
@@ -48,7 +50,7 @@ class GenerationRequest:
     def payload(self) -> bytes:
         """The body in bytes."""
         if self.changed:
-            self.raw = json.dumps(self.body, separators=(",", ":")).encode()
+            self.raw = _encode(self.body).encode()
             self.changed = False
         return self.raw
 
