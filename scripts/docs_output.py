@@ -1,4 +1,4 @@
-"""Fill the blocks of documentation that show a command's output with what the command prints now.
+"""Update the command output shown in the documentation.
 
 A block is written as::
 
@@ -7,7 +7,7 @@ A block is written as::
     ...
     ```
 
-Run ``python scripts/docs_output.py docs/how-to/*.md`` to refresh, with ``--check`` to fail where a page is out of date.
+Run ``python scripts/docs_output.py docs/how-to/*.md`` to update; ``--check`` fails if a page is out of date.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BLOCK = re.compile(r"(<!-- output: (?P<command>[^\n]+?) -->\n```text\n)(?P<text>
 
 
 def output(command: str) -> str:
-    """Standard output of a command of this environment; a failing command is an error unless it ends with `|| true`."""
+    """Output of a command. A failing command is an error, unless it ends with `|| true`."""
     may_fail = command.endswith("|| true")
     words = shlex.split(command.removesuffix("|| true"))
     if words[0] == "hybridserve":
@@ -35,15 +35,15 @@ def output(command: str) -> str:
 
 
 def filled(page: str) -> str:
-    """The page with every block refreshed."""
+    """The page with all blocks updated."""
     return BLOCK.sub(lambda match: match[1] + output(match["command"]) + match[4], page)
 
 
 def main() -> int:
-    """Refresh or check the pages given on the command line."""
+    """Update or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", type=Path)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a page is out of date")
     options = parser.parse_args()
     stale = []
     for page in options.pages:
@@ -54,7 +54,7 @@ def main() -> int:
             if not options.check:
                 page.write_text(new, encoding="utf-8")
     for page in stale:
-        print(f"{page}: {'out of date' if options.check else 'refreshed'}")
+        print(f"{page}: {'out of date' if options.check else 'updated'}")
     return 1 if stale and options.check else 0
 
 

@@ -1,11 +1,10 @@
 """Compare the planner with another vLLM release's own allocator.
 
     python scripts/planner_032.py                 # vLLM 0.32.0
-    python scripts/planner_032.py --random 1000   # more drawn cases
+    python scripts/planner_032.py --random 1000   # more random cases
 
-The release's wheel is unpacked beside the installed packages (`--no-deps`), into a folder that is kept, and comes first
-on the path of a process of its own: everything else it needs is shared with this environment. Exit code 1 says that a
-case differs.
+The wheel of the release is unpacked without its dependencies into a cached folder, which is first on the path of a
+subprocess; everything else comes from this environment. Exit code 1 means that a case differs.
 """
 
 from __future__ import annotations

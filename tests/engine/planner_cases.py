@@ -1,6 +1,6 @@
-"""Cases for the differential suite: models of six families, settings of every kind, and every card of the catalogue.
+"""Cases for the differential suite: models of six families, settings of every kind, and every card of the catalog.
 
-Imports neither vLLM nor torch, so that a script can hand the same cases to an allocator in another environment.
+Imports neither vLLM nor torch, so that a script can run the same cases with an allocator in another environment.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ REFUSALS = {
     "RecoverSSM": "replayssm",
     "KV cache layouts": "stages",
     # vLLM 0.29 stops at an assertion without words where a stage has nothing to cache or a state outgrows its page.
-    "holds no attention or Mamba layer": "assertion",
+    "has no attention or Mamba layer": "assertion",
     "more than the page": "assertion",
     "AssertionError: ": "assertion",
 }
@@ -313,7 +313,7 @@ def curated() -> list[Case]:
 
 
 def card_cases() -> list[Case]:
-    """One case a model card: the facts of the catalogue are configs that vLLM takes."""
+    """One case a model card: the facts of the catalog are configs that vLLM takes."""
     cases = []
     for name in model_ids():
         with contextlib.suppress(CatalogError):

@@ -1,4 +1,4 @@
-"""Small models of each family, and some published ones, as config.json: material of the differential suite."""
+"""Small models of each family, and some published ones, as config.json, for the differential suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases for the differential suite that are drawn at random; like `planner_cases`, without vLLM and torch."""
+"""Random cases for the differential suite; like `planner_cases`, without vLLM and torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The logs that others write, in the form of our settings: Ray Serve's file of a replica, vLLM's standard error."""
+"""Logs of Ray Serve and vLLM in the configured format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.mark.parametrize(("form", "requests"), [("json", True), ("json", False), ("text", True)])
-def test_a_replica_logs_in_the_form_and_the_measure_of_the_settings(tmp_path: Path, form: str, requests: bool) -> None:
+def test_ray_replica_logs_follow_the_settings(tmp_path: Path, form: str, requests: bool) -> None:
     from ray import serve
     from ray.serve._private.common import ServeComponentType
     from ray.serve._private.config import DeploymentConfig
@@ -55,7 +55,7 @@ def test_a_replica_logs_in_the_form_and_the_measure_of_the_settings(tmp_path: Pa
         assert [one["request_id"] for one in read if "POST" in one["message"]] == (["an-id"] if requests else [])
 
 
-def test_a_line_of_the_engine_is_json_from_its_first_character(tmp_path: Path) -> None:
+def test_engine_log_lines_are_json(tmp_path: Path) -> None:
     """vLLM puts the name of its process before whatever goes through `sys.stderr`."""
     (tmp_path / "vllm.json").write_text(json.dumps(engine_config(TelemetrySection(log_format="json"))))
     code = (

@@ -1,4 +1,4 @@
-"""The planner against vLLM's own allocator: every integer equal, or both refuse.
+"""Compare the planner with vLLM's allocator: every integer is equal, or both refuse.
 
 `make test-planner-032` does the same with vLLM 0.32.0 in an environment of its own.
 """
@@ -63,7 +63,7 @@ def test_random(allocator, engine):
     assert 0.05 < refused / RANDOM_CASES < 0.5, "the draw should meet both plans and refusals"
 
 
-def test_there_are_enough_cases_and_they_touch_every_setting():
+def test_cases_cover_every_setting():
     assert len(CURATED) >= 60
     assert len({case["name"] for case in CURATED}) == len(CURATED)
     touched = {field for case in [*CURATED, *drawn(RANDOM_CASES, SEED)] for field in case["request"]}
@@ -77,7 +77,7 @@ class TestTheComparisonCanFail:
     def _caught(answers, engine) -> int:
         return sum(bool(differences(case, predict(case, engine), answers[case["name"]])) for case in CURATED)
 
-    def test_a_wrong_state_budget(self, answers, engine, monkeypatch):
+    def test_detects_wrong_state_budget(self, answers, engine, monkeypatch):
         real = layout.engine_table
 
         def wrong(version: str):
@@ -87,7 +87,7 @@ class TestTheComparisonCanFail:
         monkeypatch.setattr(layout, "engine_table", wrong)
         assert self._caught(answers, engine) > 20
 
-    def test_a_wrong_kernel_block(self, answers, engine, monkeypatch):
+    def test_detects_wrong_kernel_block(self, answers, engine, monkeypatch):
         real = layout.engine_table
 
         def wrong(version: str):
@@ -97,16 +97,16 @@ class TestTheComparisonCanFail:
         monkeypatch.setattr(layout, "engine_table", wrong)
         assert self._caught(answers, engine) > 10
 
-    def test_a_state_that_is_one_byte_too_large(self, answers, engine, monkeypatch):
+    def test_detects_state_one_byte_too_large(self, answers, engine, monkeypatch):
         real = pages.state_bytes
         monkeypatch.setattr(pages, "state_bytes", lambda *args: real(*args) + 1)
         assert self._caught(answers, engine) > 40
 
-    def test_groups_dealt_in_runs_instead_of_in_turn(self, answers, engine, monkeypatch):
+    def test_detects_contiguous_groups(self, answers, engine, monkeypatch):
         monkeypatch.setattr(groups, "cdiv", lambda a, b: a // b or 1)
         assert self._caught(answers, engine) > 10
 
-    def test_the_null_block_forgotten(self, answers, engine, monkeypatch):
+    def test_detects_missing_null_block(self, answers, engine, monkeypatch):
         real = layout._longest
         monkeypatch.setattr(layout, "_longest", lambda layout, blocks, limit: real(layout, blocks + 1, limit))
         assert self._caught(answers, engine) >= 1

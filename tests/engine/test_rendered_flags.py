@@ -1,5 +1,4 @@
-"""Every flag that is rendered is one the installed engine's own parser takes, with a value it takes; and every argument
-of the rendered LLMConfig one that Ray hands on to that engine."""
+"""The installed engine's parser accepts every rendered flag, and Ray's LLMConfig every rendered argument."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ def accepted(parser, args) -> None:
 
 @pytest.mark.parametrize("goal", ["throughput", "latency", "context"])
 @pytest.mark.parametrize("model", model_ids())
-def test_every_model_on_every_device(parser, model, goal):
+def test_rendered_flags_of_every_model_and_gpu_are_accepted(parser, model, goal):
     started = 0
     for gpu in GPUS:
         settings = load(None, [f"model.id={model}", f"accelerator.name={gpu}"], environ={}).settings
@@ -51,7 +50,7 @@ def test_every_model_on_every_device(parser, model, goal):
     assert started
 
 
-def test_settings_that_are_passed_on(parser):
+def test_passed_on_settings_are_accepted(parser):
     settings = load(
         None,
         [
@@ -83,7 +82,7 @@ def test_settings_that_are_passed_on(parser):
 
 
 @pytest.mark.parametrize("model", model_ids())
-def test_rays_own_config_class_takes_the_rendered_one_and_hands_all_of_it_on(model):
+def test_ray_llm_config_accepts_the_rendered_config(model):
     from ray.serve.llm import LLMConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import FrontendArgs

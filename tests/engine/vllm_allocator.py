@@ -1,7 +1,7 @@
 """vLLM's own cache allocator, run without weights and without a GPU: what the planner is compared with.
 
 A case is plain data: ``{"config": config.json, "request": fields of CacheRequest that differ from the default}``. An
-answer is plain data too: the integers vLLM arrives at, or ``{"refused": its reason}``. The file imports nothing of
+answer is plain data too: the integers that vLLM computes, or ``{"refused": its reason}``. The file imports nothing of
 hybridserve, so that it runs in an environment with another vLLM:
 
     python vllm_allocator.py cases.json answers.json

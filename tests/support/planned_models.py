@@ -1,4 +1,4 @@
-"""Configurations of real models, as far as the planner reads them, so that these tests need no catalogue."""
+"""The fields of real models' configurations that the planner reads, so that tests do not depend on the catalog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about accelerators: complete, dated, and errors that help."""
+"""Accelerators: complete and dated facts, and errors."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hybridserve.catalog.accelerators import accelerator, accelerators
 from hybridserve.errors import CatalogError
 
 
-def test_every_wanted_device_is_there_once():
+def test_every_accelerator_is_listed_once():
     ids = [entry.id for entry in accelerators()]
     assert len(ids) == len(set(ids))
     assert set(ids) >= {"a10g", "l4", "l40s", "a100-40gb", "a100-80gb", "h100", "h200", "b200", "rtx-6000-ada", "cpu"}
 
 
 @pytest.mark.parametrize("entry", accelerators(), ids=lambda entry: entry.id)
-def test_facts_have_a_source_and_fit_together(entry):
+def test_accelerator_facts_have_a_source_and_are_consistent(entry):
     for facts in (entry.memory, entry.bandwidth, entry.compute):
         assert facts.source
         assert facts.read.year >= 2026
@@ -41,12 +41,12 @@ def test_facts_have_a_source_and_fit_together(entry):
 
 
 @pytest.mark.parametrize("name", ["H100", "NVIDIA H100 80 GB SXM", "h100"])
-def test_names_people_write(name):
+def test_accelerator_name_variants(name):
     assert accelerator(name).id == "h100"
 
 
 @pytest.mark.parametrize(("name", "near"), [("a100", "a100-40gb or a100-80gb"), ("l40", "l40s"), ("h20", "h200")])
-def test_an_unknown_device_names_the_nearest_and_all(name, near):
+def test_unknown_accelerator_error_lists_ids(name, near):
     with pytest.raises(CatalogError) as caught:
         accelerator(name)
     assert f"did you mean {near}?" in caught.value.fix

@@ -1,4 +1,4 @@
-"""Cards keep to the schema, say where their facts are from, and describe models that can be planned."""
+"""Model cards: schema, sources, and plans."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ PUBLISHED = {
 }
 
 
-def test_the_models_we_promise_are_there():
+def test_supported_models_have_cards():
     assert set(model_ids()) >= NEEDED
 
 
 @pytest.mark.parametrize("name", model_ids())
-def test_every_fact_has_a_source_and_a_date(name):
+def test_card_facts_have_source_and_date(name):
     card = load_card(name)
     for facts in (card.config, card.weights, card.serving):
         assert facts.source
@@ -65,7 +65,7 @@ def test_every_fact_has_a_source_and_a_date(name):
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_the_architecture_has_the_published_number_of_parameters(name):
+def test_architecture_has_the_published_parameter_count(name):
     counted = count_parameters(read_architecture(resolve_model(name).config))
     published = PUBLISHED[name]
     rounded_to_a_billion_or_less = published % 1e9 == 0 or published < 1e9
@@ -80,12 +80,12 @@ def test_every_card_can_be_planned(name):
     assert plan.n_safe(plan.max_model_len) >= 1
 
 
-def test_a_repository_name_is_an_alias_in_any_case():
+def test_repository_name_is_a_case_insensitive_alias():
     assert resolve_model("nvidia/NVIDIA-Nemotron-Nano-9B-v2").id == "nemotron-nano-9b-v2"
     assert resolve_model("NVIDIA/nvidia-nemotron-nano-9b-V2").id == "nemotron-nano-9b-v2"
 
 
-def test_a_folder_and_a_file_work_too(tmp_path):
+def test_folder_and_file_are_resolved(tmp_path):
     folder = tmp_path / "my-model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(resolve_model("qwen3-8b").config))
@@ -95,7 +95,7 @@ def test_a_folder_and_a_file_work_too(tmp_path):
         assert read_architecture(model.config).attention_layers == 36
 
 
-def test_the_demo_model_is_read_from_its_folder(tmp_path, monkeypatch):
+def test_demo_model_is_read_from_its_folder(tmp_path, monkeypatch):
     (tmp_path / "demo_model").mkdir()
     (tmp_path / "demo_model" / "config.json").write_text(json.dumps({"architectures": ["X"]}))
     monkeypatch.setattr(models, "_PACKAGE", tmp_path)
@@ -104,7 +104,7 @@ def test_the_demo_model_is_read_from_its_folder(tmp_path, monkeypatch):
     assert model.config == {"architectures": ["X"]}
 
 
-def test_an_unknown_name_is_told_what_is_near():
+def test_unknown_model_error_lists_close_ids():
     with pytest.raises(CatalogError) as caught:
         resolve_model("nvidia/Nemotron-Nano-9B")
     assert "nemotron-nano-9b-v2" in caught.value.fix
@@ -113,7 +113,7 @@ def test_an_unknown_name_is_told_what_is_near():
 @pytest.mark.parametrize(
     ("content", "what"), [(None, "no such file"), ("{", "not valid JSON"), ("[]", "not a JSON object")]
 )
-def test_a_broken_config_is_an_error_that_names_the_file(tmp_path, content, what):
+def test_invalid_config_json_error_names_the_file(tmp_path, content, what):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(CatalogError) as caught:
@@ -126,7 +126,7 @@ def test_a_broken_config_is_an_error_that_names_the_file(tmp_path, content, what
     ("change", "what"),
     [("surprise: 1", "surprise"), ("revision: main", "revision"), ("id: other", "its id is other")],
 )
-def test_a_card_that_breaks_the_schema_is_an_error(tmp_path, monkeypatch, change, what):
+def test_invalid_card_is_an_error(tmp_path, monkeypatch, change, what):
     field = change.partition(":")[0]
     lines = (models._CARDS / "qwen3-8b.yaml").read_text().splitlines()
     text = "\n".join([line for line in lines if not line.startswith(f"{field}:")] + [change])

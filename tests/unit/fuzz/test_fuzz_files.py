@@ -1,4 +1,4 @@
-"""Every file that a user gives, broken in many ways: an exit code of 0, 1 or 2 and words, never a traceback or a hang.
+"""Corrupted user files: exit code 0, 1 or 2 with a message, never a traceback or a hang.
 
 A few hundred in `make test`, ten thousand settings files in `make fuzz` (FUZZ_FILES). What was found stays in
 `findings/`, one file for each, named by the command that it broke.
@@ -202,7 +202,7 @@ def test_other_files(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(FINDINGS.glob("*")), ids=lambda path: path.name)
-def test_what_was_found_stays_cured(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regressions_found_by_fuzzing(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`COMMAND.anything.yaml` is a settings file; `model.anything.json` a model's config.json."""
     monkeypatch.chdir(tmp_path)
     command = file.name.split(".")[0]

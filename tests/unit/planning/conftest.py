@@ -1,4 +1,4 @@
-"""The two models that most tests of this folder plan."""
+"""The two models that most tests use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An operating curve beside a plan."""
+"""Comparison of an operating curve with a plan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def curve(model: str, *points: dict[str, object]) -> str:
     return json.dumps({"model": model, "points": points})
 
 
-def test_points_beyond_what_fits_wait_and_are_held_against_the_bound(tmp_path: Path) -> None:
+def test_measured_points_are_compared_with_the_bound(tmp_path: Path) -> None:
     path = tmp_path / "curve.json"
     model = "nemotron-nano-9b-v2"
     path.write_text(curve(model, point(1024, 1024, 2, 50.0), point(1024, 1024, 512, 900.0, void=True)))
@@ -43,12 +43,12 @@ def test_points_beyond_what_fits_wait_and_are_held_against_the_bound(tmp_path: P
     ("text", "what"),
     [("{", "not an operating curve"), ("[]", "not an operating curve"), (curve("m"), "no points"), ("{}", "'points'")],
 )
-def test_a_file_that_is_none(text: str, what: str) -> None:
+def test_invalid_operating_curve_is_refused(text: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         read_curve(text, "curve.json")
 
 
-def test_a_curve_of_another_model(tmp_path: Path) -> None:
+def test_curve_of_another_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "curve.json"
     path.write_text(curve("other", point(8, 8, 1, 9.0)))
     ran = CliRunner().invoke(app, ["nemotron-nano-9b-v2", "--gpu", "h100", "--measured", str(path)])

@@ -1,4 +1,4 @@
-"""The memory estimate against a published start-up log, and what must hold for every budget."""
+"""The memory estimate: compared with a published start-up log, and its invariants."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def request(**changes):
     return MemoryRequest(**{**fields, **changes})
 
 
-def test_a_published_start_lies_within_the_band(qwen):
+def test_published_start_is_within_the_band(qwen):
     """Qwen3-8B on a 24 GB card, vLLM 0.21 or later: 0.52 GiB of graphs and 6.37 GiB of cache (LMCache issue 3430).
 
     The log has utilization 0.9764, which is 0.9543 without the graphs' 0.52 GiB, so the device has 23.53 GiB.
@@ -41,7 +41,7 @@ def test_a_published_start_lies_within_the_band(qwen):
     assert budget.graphs / GIB == pytest.approx(0.52, abs=0.1)
 
 
-def test_captured_sizes_are_those_the_engine_logs():
+def test_capture_sizes_match_the_engine_log():
     # "Profiling CUDA graph memory: PIECEWISE=51 (largest=512), FULL=35 (largest=256)"
     assert (capture_sizes(512), capture_sizes(256)) == (51, 35)
     # "PIECEWISE=35 (largest=256), FULL=19 (largest=128)" and "PIECEWISE=11 (largest=64), FULL=7 (largest=32)"
@@ -49,19 +49,19 @@ def test_captured_sizes_are_those_the_engine_logs():
     assert (capture_sizes(1), capture_sizes(8)) == (1, 4)
 
 
-def test_a_given_pool_is_exact_and_measures_no_graphs(nano):
+def test_given_pool_is_exact_without_graph_profiling(nano):
     budget = budget_memory(nano, count_weights(nano), request(kv_cache_memory_bytes=3 * GIB), BLOCK)
     assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "exact")
     assert budget.profiling_cache == 0
 
 
-def test_a_profiled_pool_is_exact_too(nano):
+def test_profiled_pool_is_exact(nano):
     budget = budget_memory(nano, count_weights(nano), request(profiled_kv_bytes=3 * GIB), BLOCK)
     assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "exact")
     assert budget.profiling_cache == 16 * BLOCK
 
 
-def test_measuring_graphs_needs_a_block_for_each_sequence(nano):
+def test_graph_profiling_needs_a_block_per_sequence(nano):
     budget = budget_memory(nano, count_weights(nano), request(max_num_seqs=256, max_capture_size=512), BLOCK)
     assert budget.profiling_cache == 256 * BLOCK
     assert budget.startup_peak > 22 * GIB
@@ -78,7 +78,7 @@ def test_eager_mode_has_no_graphs(nano):
     seqs=st.integers(1, 1024),
     tokens=st.integers(1, 16384),
 )
-def test_the_parts_add_up_and_more_memory_never_means_less_cache(total, utilization, seqs, tokens):
+def test_parts_add_up_and_cache_grows_with_memory(total, utilization, seqs, tokens):
     arch = arch_of(NANO_9B)
     weights = count_weights(arch)
     fields = {"gpu_memory_utilization": utilization, "max_num_seqs": seqs, "max_num_batched_tokens": tokens}

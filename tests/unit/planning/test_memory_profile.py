@@ -1,4 +1,4 @@
-"""The calibration file: what one start reports makes the next plan exact."""
+"""The calibration file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.planned_models import NANO_9B, deployment_of
 DAY = date(2026, 11, 23)
 
 
-def test_a_recorded_start_makes_the_next_plan_exact():
+def test_recorded_start_makes_the_next_plan_exact():
     asked = deployment_of(NANO_9B, "a10g", max_num_seqs=8, max_model_len=32768)
     first = plan_deployment(asked)
     assert first.budget.confidence == "estimate"
@@ -50,7 +50,7 @@ def test_other_settings_do_not_match():
     assert calibration.find("model", "a10g", {**settings, "max_num_seqs": 16}) is None
 
 
-def test_a_second_start_replaces_the_first_and_leaves_others():
+def test_second_start_replaces_the_entry_with_the_same_settings():
     common = {"model": "m", "accelerator": "a10g", "read": DAY}
     text = record("", settings={"max_num_seqs": 8}, kv_bytes=1, **common)
     text = record(text, settings={"max_num_seqs": 16}, kv_bytes=2, **common)
@@ -59,7 +59,7 @@ def test_a_second_start_replaces_the_first_and_leaves_others():
 
 
 @given(st.dictionaries(st.text(max_size=8), st.integers() | st.booleans() | st.text(max_size=8), max_size=6))
-def test_the_digest_does_not_depend_on_order(settings):
+def test_digest_does_not_depend_on_order(settings):
     assert digest(settings) == digest(dict(reversed(settings.items())))
 
 
@@ -74,7 +74,7 @@ def test_the_digest_does_not_depend_on_order(settings):
         ("pools: [{model: m, accelerator: a, digest: d, kv_bytes: 0, read: 2026-01-01}]", "kv_bytes"),
     ],
 )
-def test_a_broken_file_is_named_and_never_overwritten(text, named):
+def test_invalid_calibration_file_is_refused(text, named):
     with pytest.raises(ConfigError) as caught:
         record(text, model="m", accelerator="a", settings={}, kv_bytes=1, read=DAY, where="pools.yaml")
     assert "pools.yaml" in caught.value.where

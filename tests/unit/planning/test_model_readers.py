@@ -1,4 +1,4 @@
-"""Config readers: both spellings of every family, and errors that name the field."""
+"""Readers of config.json: old and new field names, and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEW_WORDS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "m
 
 
 @pytest.mark.parametrize("words", [WORDS, NEW_WORDS])
-def test_nemotron_reads_the_same_in_both_spellings(words):
+def test_nemotron_old_and_new_field_names_are_equivalent(words):
     new = {
         key: value for key, value in NANO.items() if key not in ("hybrid_override_pattern", "n_groups", "torch_dtype")
     }
@@ -75,7 +75,7 @@ def test_qwen3_next_and_jamba():
     assert sum(layer.moe for layer in arch.layers) == 16
 
 
-def test_the_language_part_of_a_vision_model():
+def test_language_model_of_a_vision_model():
     for key in ("llm_config", "text_config"):
         assert read_architecture({"architectures": ["NemotronH_Nano_VL_V2"], key: NANO}) == read_architecture(NANO)
 
@@ -83,7 +83,7 @@ def test_the_language_part_of_a_vision_model():
 @pytest.mark.parametrize(
     "field", [field for field in NANO if field not in ("tie_word_embeddings", "num_hidden_layers")]
 )
-def test_a_truncated_nemotron_config_names_the_field(field):
+def test_missing_nemotron_field_is_named(field):
     config = {key: value for key, value in NANO.items() if key != field}
     optional = ("model_type", "expand", "chunk_size", "num_key_value_heads", "head_dim")
     if field in optional:
@@ -125,7 +125,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("config", "field", "word"), WRONG, ids=lambda value: str(value)[:40])
-def test_what_is_wrong_or_out_of_scope_is_named(config, field, word):
+def test_invalid_or_unsupported_config_is_refused(config, field, word):
     with pytest.raises(CatalogError) as caught:
         read_architecture(config)
     assert caught.value.where == f"config.json: {field}"

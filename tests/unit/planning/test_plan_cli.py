@@ -1,10 +1,9 @@
-"""`hybridserve plan` from outside: fast, light, complete, and three lines where it refuses."""
+"""`hybridserve plan`: output, options and errors."""
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 
@@ -41,34 +40,20 @@ def refused(capsys, *argv: str) -> str:
     ],
     ids=["plan", "list", "render", "compare"],
 )
-def test_no_engine_is_imported_and_little_time_is_spent(argv):
+def test_offline_verbs_import_no_engine(argv):
     code = (
         "import json, sys; from hybridserve.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as end: assert not end.code\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})), file=sys.stderr)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     loaded = set(json.loads(done.stderr.splitlines()[-1]))
-    assert not loaded & {
-        "torch",
-        "vllm",
-        "ray",
-        "transformers",
-        "numpy",
-        "matplotlib",
-        "fastapi",
-        "starlette",
-        "uvicorn",
-    }
-    # Processor time, so that a busy machine does not matter; twice what a quiet one needs.
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert spent < 1.0
+    heavy = {"torch", "vllm", "ray", "transformers", "numpy", "matplotlib", "fastapi", "starlette", "uvicorn", "rich"}
+    assert not loaded & heavy
 
 
-def test_json_and_text_tell_the_same_story(capsys):
+def test_json_and_text_agree(capsys):
     argv = (NANO, "--gpu", "l40s", "--prompt", "1024/4096", "--output", "512/2048")
     plan = json.loads(run(capsys, *argv, "--json"))
     text = run(capsys, *argv)
@@ -90,16 +75,7 @@ def test_json_and_text_tell_the_same_story(capsys):
     assert plan["engine_args"]["max_num_seqs"] <= plan["capacity"]["n_steady"][0]
 
 
-def test_given_bytes_make_it_exact(capsys):
-    plan = json.loads(run(capsys, NANO, "--gpu", "a10g", "--kv-bytes", str(4 << 30), "--context", "131072", "--json"))
-    assert plan["confidence"] == "exact"
-    # vLLM's own allocator prints the same for 4 GiB and 131,072 tokens.
-    assert plan["capacity"]["num_blocks"] == [199] * 3
-    assert plan["capacity"]["printed_tokens"][0] == 228_801
-    assert plan["capacity"]["printed_concurrency"][0] == 1.75
-
-
-def test_the_next_engine_release_prints_less(capsys):
+def test_capacity_of_the_next_engine_release(capsys):
     argv = (NANO, "--gpu", "h100", "--kv-bytes", str(4 << 30), "--context", "131072", "--concurrency", "8", "--json")
     now = json.loads(run(capsys, *argv))
     later = json.loads(run(capsys, *argv, "--engine", "0.32.0"))
@@ -115,7 +91,7 @@ def test_settings_file_and_flags_combine(capsys, tmp_path):
     assert (plan["accelerator"]["id"], plan["engine_args"]["max_num_seqs"]) == ("h100", 6)
 
 
-def test_a_calibration_file_makes_it_exact(capsys, tmp_path):
+def test_calibration_file_makes_the_plan_exact(capsys, tmp_path):
     from datetime import date
 
     from hybridserve.planning.deployment import profiled_settings
@@ -149,7 +125,7 @@ def planned_flags(settings):
     return [flag for flag in plan_settings(settings).advice.flags if flag.name != "watermark"]
 
 
-def test_compare_shows_where_the_hybrid_wins_and_where_not(capsys):
+def test_compare_shows_the_crossover_of_hybrid_and_transformer(capsys):
     content = json.loads(
         run(capsys, "--compare", NANO, "qwen3-8b", "--gpu", "a10g,h100", "--json", "--lengths", "512,8192,131072")
     )
@@ -164,31 +140,31 @@ def test_compare_shows_where_the_hybrid_wins_and_where_not(capsys):
     assert 2000 < crossing["tokens"] < 2600
 
 
-def test_lengths_alone_ask_for_the_table(capsys):
+def test_lengths_alone_show_the_table(capsys):
     (row,) = json.loads(run(capsys, NANO, "--gpu", "l40s", "--lengths", "1000", "--json"))["rows"]
     assert list(row["lengths"]) == ["1000"]
 
 
-def test_a_model_that_does_not_fit_keeps_its_row(capsys):
+def test_model_that_does_not_fit_has_a_row(capsys):
     text = run(capsys, NANO, "nemotron-3-super-120b-a12b", "--gpu", "a10g")
     assert "does not start" in text
     assert "No available memory" in text
 
 
-def test_the_chart_is_a_picture(capsys, tmp_path):
+def test_chart_is_a_png(capsys, tmp_path):
     path = tmp_path / "crossover.png"
     run(capsys, "--compare", NANO, "qwen3-8b", "--gpu", "l40s", "--chart", str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 20_000
 
 
-def test_without_matplotlib_the_error_says_what_to_install(capsys, monkeypatch, tmp_path):
+def test_missing_matplotlib_is_reported(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = refused(capsys, NANO, "--gpu", "l40s", "--chart", str(tmp_path / "x.png"))
     assert "pip install matplotlib" in said
 
 
-def test_a_terminal_gets_a_memory_bar():
+def test_terminal_output_has_a_memory_bar():
     import pty
 
     leader, follower = pty.openpty()
@@ -229,20 +205,20 @@ def test_a_terminal_gets_a_memory_bar():
         ([NANO, "--gpu", "a10g", "--batches", "8"], "--batches", "--bound"),
     ],
 )
-def test_bad_input_names_the_field_and_what_is_allowed(capsys, argv, where, fix):
+def test_invalid_input_names_the_field_and_the_fix(capsys, argv, where, fix):
     said = refused(capsys, *argv)
     assert said.splitlines()[0] == f"error: {where}"
     assert fix in said.splitlines()[2]
 
 
-def test_errors_are_json_when_json_is_asked(capsys):
+def test_errors_are_json_with_json_flag(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["plan", NANO, "--gpu", "x", "--json"])
     assert caught.value.code == 2
     assert json.loads(capsys.readouterr().out)["where"] == "accelerator.name"
 
 
-def test_the_bound_takes_a_ratio_apart(capsys):
+def test_bound_ratio_is_the_product_of_its_factors(capsys):
     argv = ["--bound", NANO, "qwen3-8b", "--gpu", "a10g", "--prompt", "8192", "--output", "16384", "--json"]
     nano, qwen = json.loads(run(capsys, *argv, "--batches", "8,1"))["rows"]
     ratio = nano["ratio"]

@@ -1,4 +1,4 @@
-"""Numbers that were read off vLLM's own allocator, so that the exact core can be checked without an engine."""
+"""Plans compared with recorded results of vLLM's allocator, without an engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NANO_12B = card("nemotron-nano-12b-v2")
 QWEN = card("qwen3-8b")
 
 
-def test_nano_9b_by_hand():
+def test_nano_9b_layout_computed_by_hand():
     """Every number of the layout from the shapes: 128 heads of 80, state 128, 8 groups, conv 4; 8 KV heads of 128."""
     layout = compute_layout(NANO, CacheRequest(kv_bytes=0))
     assert layout.state_bytes == 3 * (128 * 80 + 2 * 8 * 128) * 2 + 128 * 80 * 128 * 4 == 5_316_608
@@ -64,7 +64,7 @@ PRINTED = [
 
 
 @pytest.mark.parametrize(("arch", "request_", "engine", "printed"), PRINTED)
-def test_what_the_engine_prints(arch, request_, engine, printed):
+def test_printed_tokens_and_concurrency(arch, request_, engine, printed):
     plan = plan_cache(arch, CacheRequest(engine=engine, **request_))
     assert (plan.layout.block_size, plan.num_blocks, plan.tokens, round(plan.concurrency, 3)) == printed
 
@@ -85,7 +85,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(("settings", "numbers"), VARIANTS, ids=lambda value: str(value)[:60])
-def test_what_a_sequence_costs(settings, numbers):
+def test_blocks_per_sequence(settings, numbers):
     layout = compute_layout(NANO, CacheRequest(kv_bytes=0, **settings))
     block, mib, *budgets, gib = numbers
     assert layout.block_size == block
@@ -96,14 +96,14 @@ def test_what_a_sequence_costs(settings, numbers):
     assert needed / GIB == pytest.approx(gib, abs=0.006)
 
 
-def test_exactly_enough_memory_starts_and_one_byte_less_does_not():
+def test_minimum_memory_is_exact_to_the_byte():
     needed = 115 * 20 * MIB + 115 * MIB // 2
     assert plan_cache(NANO, CacheRequest(kv_bytes=needed)).max_model_len == 131072
     with pytest.raises(PlanRefused, match="estimated maximum model length is 129888"):
         plan_cache(NANO, CacheRequest(kv_bytes=needed - 1))
 
 
-def test_the_longest_context_is_the_one_auto_takes():
+def test_longest_context_equals_auto_length():
     request = CacheRequest(kv_bytes=2 * GIB, max_model_len=8192)
     plan = plan_cache(NANO, request)
     assert plan.longest_context == 110_208
@@ -113,7 +113,7 @@ def test_the_longest_context_is_the_one_auto_takes():
         plan_cache(NANO, replace(request, max_model_len=110_209))
 
 
-def test_safe_and_steady_sequences_of_the_measured_run():
+def test_n_safe_and_n_steady_match_a_measured_run():
     """M-M*, 40 usable blocks: no preemption at 5 requests of 500 + 400 tokens, and 10 prompts of 500 admitted."""
     config = resolve_model("nemotron-nano-9b-v2").config | {
         "hybrid_override_pattern": "M-M*",
@@ -135,7 +135,7 @@ def test_safe_and_steady_sequences_of_the_measured_run():
     assert plan.n_steady(1500) == 6
 
 
-def test_an_outside_report_of_a_30b_on_an_h200():
+def test_published_report_of_30b_on_h200():
     """A public report prints a block of 2096 and 7,035,562 tokens at 32768, which only 24 blocks a sequence explain."""
     layout = compute_layout(card("nemotron-3-nano-30b-a3b"), CacheRequest(kv_bytes=0))
     assert layout.block_size == 2096

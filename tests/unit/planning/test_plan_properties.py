@@ -1,4 +1,4 @@
-"""What must hold for every plan: more memory never hurts, sharding scales, and a refusal is never silent."""
+"""Invariants of cache plans: monotonic in memory, scaling with sharding, refusals with a reason."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def planned(arch: Architecture, request: CacheRequest) -> CachePlan:
 
 @given(models, startable)
 @settings(deadline=None)
-def test_a_plan_uses_no_more_than_it_was_given_and_all_but_a_block_of_it(arch, request_):
+def test_blocks_use_the_pool_up_to_one_block(arch, request_):
     plan = planned(arch, request_)
     used = plan.num_blocks * plan.layout.bytes_per_block
     assert used <= request_.kv_bytes < used + plan.layout.bytes_per_block
@@ -76,7 +76,7 @@ def test_a_plan_uses_no_more_than_it_was_given_and_all_but_a_block_of_it(arch, r
 
 @given(models, startable)
 @settings(deadline=None)
-def test_one_request_of_the_resolved_length_fits_beside_the_null_block(arch, request_):
+def test_one_request_fits_beside_the_null_block(arch, request_):
     plan = planned(arch, request_)
     assert plan.blocks_per_sequence <= plan.num_blocks - 1
     assert plan.concurrency >= 1
@@ -86,7 +86,7 @@ def test_one_request_of_the_resolved_length_fits_beside_the_null_block(arch, req
 
 @given(models, startable, st.integers(0, 20 * GIB))
 @settings(deadline=None)
-def test_more_memory_never_holds_less(arch, request_, extra):
+def test_capacity_is_monotonic_in_memory(arch, request_, extra):
     fixed = replace(request_, max_model_len=request_.max_model_len if request_.max_model_len != -1 else None)
     less = planned(arch, fixed)
     more = plan_cache(arch, replace(fixed, kv_bytes=fixed.kv_bytes + extra))
@@ -100,7 +100,7 @@ def test_more_memory_never_holds_less(arch, request_, extra):
 
 @given(models, startable, st.integers(1, 100_000))
 @settings(deadline=None)
-def test_steady_is_never_below_safe_and_longer_requests_never_fit_better(arch, request_, length):
+def test_n_steady_is_at_least_n_safe_and_both_fall_with_length(arch, request_, length):
     plan = planned(arch, request_)
     assert plan.n_steady(length) >= plan.n_safe(length)
     assert plan.n_safe(length + 1000) <= plan.n_safe(length)
@@ -108,7 +108,7 @@ def test_steady_is_never_below_safe_and_longer_requests_never_fit_better(arch, r
 
 @given(models, startable)
 @settings(deadline=None)
-def test_the_longest_context_starts_and_one_token_more_does_not(arch, request_):
+def test_longest_context_is_exact_to_the_token(arch, request_):
     plan = planned(arch, replace(request_, enable_prefix_caching=True))
     at_most = replace(request_, enable_prefix_caching=True, max_model_len=plan.longest_context)
     assert plan_cache(arch, at_most).max_model_len == plan.longest_context
@@ -118,7 +118,7 @@ def test_the_longest_context_starts_and_one_token_more_does_not(arch, request_):
 
 @given(models, st.sampled_from((1, 2, 4)), st.sampled_from(("0.29.0", "0.32.0")))
 @settings(deadline=None)
-def test_two_devices_hold_what_two_pools_hold(arch, tp, engine):
+def test_tensor_parallel_capacity(arch, tp, engine):
     """As long as heads and groups divide, a page of a rank is its share of the whole page."""
     assume(arch.state is None or getattr(arch.state, "groups", 1) % (2 * tp) == 0)
     assume(arch.attention.kv_heads % (2 * tp) == 0)
@@ -132,7 +132,7 @@ def test_two_devices_hold_what_two_pools_hold(arch, tp, engine):
 
 @given(models, startable)
 @settings(deadline=None)
-def test_pages_cover_the_state_and_groups_cover_the_layers(arch, request_):
+def test_pages_cover_the_state_and_groups_all_layers(arch, request_):
     try:
         layout = compute_layout(arch, request_)
     except PlanRefused:
@@ -148,7 +148,7 @@ def test_pages_cover_the_state_and_groups_cover_the_layers(arch, request_):
 
 @given(models, requests)
 @settings(deadline=None, max_examples=500)
-def test_a_request_is_planned_or_refused_by_name(arch, request_):
+def test_request_is_planned_or_refused_with_a_field(arch, request_):
     """No other exception, no empty plan: a refusal names a setting, a reason and a way out."""
     try:
         plan = plan_cache(arch, request_)

@@ -1,4 +1,4 @@
-"""Each refusal names the setting, the engine's reason and what would do; each warning says what will happen."""
+"""Refusals and warnings of the cache planner."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_refusals(settings, where, what, fix):
     assert fix in caught.value.fix
 
 
-def test_a_head_without_a_cpu_kernel_is_refused_although_the_engine_starts():
+def test_unsupported_cpu_head_size_is_refused():
     """vLLM 0.29 starts with heads of 24 and fails on the first request."""
     arch = read_architecture(CONFIG | {"head_dim": 24})
     assert plan_cache(arch, CacheRequest(kv_bytes=8 * GIB)).num_blocks
@@ -72,7 +72,7 @@ def test_allowed_sizes_follow_the_groups():
     assert allowed_sizes(one_group, replayssm=True) == (1,)
 
 
-def test_full_graphs_need_a_block_a_sequence_on_cuda_and_for_hybrids_only():
+def test_full_graphs_need_a_block_per_sequence_on_cuda_hybrids():
     many = {"kv_bytes": 8 * GIB, "max_model_len": 8192, "max_num_seqs": 100_000}
     with pytest.raises(PlanRefused):
         plan_cache(NANO, CacheRequest(**many))
@@ -104,18 +104,18 @@ def test_warnings(settings, words):
     assert any(words in warning for warning in plan.warnings), plan.warnings
 
 
-def test_a_known_engine_and_plain_settings_warn_of_nothing():
+def test_default_settings_have_no_warnings():
     assert plan_cache(NANO, CacheRequest(kv_bytes=8 * GIB)).warnings == ()
     assert plan_cache(QWEN, CacheRequest(kv_bytes=8 * GIB, max_model_len=8192)).warnings == ()
 
 
-def test_a_version_that_is_none_is_an_error():
+def test_invalid_engine_version_is_an_error():
     with pytest.raises(CatalogError, match="'latest' is not a vLLM version"):
         plan_cache(NANO, CacheRequest(engine="latest", kv_bytes=8 * GIB))
 
 
-def test_the_fp8_cache_a_checkpoint_asks_for_is_followed():
-    wish = {"quantization_config": {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}}
-    asked = plan_cache(read_architecture(CONFIG | wish), CacheRequest(kv_bytes=8 * GIB))
+def test_fp8_cache_of_a_checkpoint_is_used():
+    checkpoint = {"quantization_config": {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}}
+    asked = plan_cache(read_architecture(CONFIG | checkpoint), CacheRequest(kv_bytes=8 * GIB))
     assert asked.layout.kv_cache_dtype == "fp8"
     assert asked.layout.block_size == 2608

@@ -1,4 +1,4 @@
-"""Recommendation: following it always leads to a start, nothing asked for is changed, and the reasons are true."""
+"""Recommendations: the engine starts with them, and user settings are not changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def follow(asked: Deployment, advice: Recommendation) -> DeploymentPlan:
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("config", [NANO_9B, QWEN3_8B], ids=["nano-9b", "qwen3-8b"])
-def test_the_printed_flags_start_at_the_low_end_of_the_band(config, gpu, goal):
+def test_recommended_flags_start_at_the_low_end_of_the_band(config, gpu, goal):
     asked = deployment_of(config, gpu)
     advice = recommend(asked, ASSUMED, goal)
     followed = follow(asked, advice)
@@ -55,7 +55,7 @@ def test_the_printed_flags_start_at_the_low_end_of_the_band(config, gpu, goal):
     pool=st.none() | st.integers(GIB // 2, 64 * GIB),
     caching=st.booleans(),
 )
-def test_what_is_asked_is_kept_or_refused(gpu, prompt, output, goal, reuse, seqs, length, pool, caching):
+def test_user_settings_are_kept_or_refused(gpu, prompt, output, goal, reuse, seqs, length, pool, caching):
     asked = deployment_of(
         NANO_9B,
         gpu,
@@ -88,7 +88,7 @@ def test_what_is_asked_is_kept_or_refused(gpu, prompt, output, goal, reuse, seqs
         assert advice.values["enable_prefix_caching"] is False
 
 
-def test_128k_fits_one_a10g_with_the_settings_it_needs():
+def test_128k_context_fits_on_an_a10g():
     asked = deployment_of(NANO_9B, "a10g", max_model_len=131072)
     advice = recommend(asked, ASSUMED, "throughput")
     assert advice.goal == "context"
@@ -96,7 +96,7 @@ def test_128k_fits_one_a10g_with_the_settings_it_needs():
     assert follow(asked, advice).verdict == "starts"
 
 
-def test_what_cannot_fit_names_what_would():
+def test_refusal_names_settings_that_fit():
     with pytest.raises(PlanRefused) as caught:
         recommend(deployment_of(QWEN3_8B, "a10g", max_model_len=40960), ASSUMED)
     assert caught.value.where == "engine.max_model_len"
@@ -125,13 +125,13 @@ def test_prefill_chunks_are_whole_blocks():
         ("independent", "30000", True),
     ],
 )
-def test_prefix_caching_is_dropped_only_for_short_independent_requests(reuse, prompt, kept):
+def test_prefix_caching_is_disabled_only_for_short_independent_requests(reuse, prompt, kept):
     advice = recommend(deployment_of(NANO_9B, "a10g"), from_quantiles(prompt, "300"), "throughput", reuse)
     assert advice.values["enable_prefix_caching"] is kept
     assert advice.plan.layout.mode == ("align" if kept else "none")
 
 
-def test_latency_admits_only_what_cannot_preempt_and_needs_no_watermark():
+def test_latency_goal_admits_n_safe_without_watermark():
     throughput = recommend(deployment_of(NANO_9B, "l40s"), ASSUMED, "throughput")
     latency = recommend(deployment_of(NANO_9B, "l40s"), ASSUMED, "latency")
     assert latency.plan.low is not None
@@ -140,14 +140,14 @@ def test_latency_admits_only_what_cannot_preempt_and_needs_no_watermark():
     assert "watermark" not in latency.values
 
 
-def test_the_state_type_is_said_explicitly():
+def test_state_dtype_is_explicit():
     assert recommend(deployment_of(NANO_9B, "h100"), ASSUMED).values["mamba_ssm_cache_dtype"] == "float32"
     half = recommend(deployment_of(NANO_9B, "h100", mamba_ssm_cache_dtype="bfloat16"), ASSUMED)
     assert half.values["mamba_ssm_cache_dtype"] == "bfloat16"
     assert "mamba_ssm_cache_dtype" not in recommend(deployment_of(QWEN3_8B, "h100"), ASSUMED).values
 
 
-def test_options_are_planned_and_not_applied():
+def test_alternatives_are_planned_but_not_applied():
     advice = recommend(deployment_of(NANO_9B, "a10g"), ASSUMED)
     options = {option.name: option for option in advice.alternatives}
     assert options["prefix_match_unit"].value == 32
@@ -160,7 +160,7 @@ def test_options_are_planned_and_not_applied():
     assert (exact.verdict, exact.budget.confidence) == ("starts", "exact")
 
 
-def test_a_cpu_gets_a_modest_pool():
+def test_cpu_pool_is_small():
     advice = recommend(deployment_of({**NANO_9B, "max_position_embeddings": 2048}, "cpu"), ASSUMED)
     assert advice.values["kv_cache_memory_bytes"] % (64 << 20) == 0
     assert advice.plan.budget.confidence == "exact"

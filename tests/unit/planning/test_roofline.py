@@ -1,4 +1,4 @@
-"""The throughput bound: sums worked out by hand, what a bound must never do, and the published ratio taken apart."""
+"""The throughput bound: results computed by hand, invariants, and a published ratio."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def both():
     return tuple(served_model(plan) for plan in plans)
 
 
-def test_one_decode_step_by_hand(both):
+def test_decode_step_computed_by_hand(both):
     nano, qwen = both
     # 8 sequences of 16,384 tokens. Weights without the embedding table, keys and values, state read and written.
     step = decode_step(nano, 8, 16_384)
@@ -44,7 +44,7 @@ def test_prefill_attention_is_causal(both):
     assert two - 2 * one == pytest.approx(2 * square)
 
 
-def test_no_token_comes_faster_than_the_weights_can_be_read(both):
+def test_token_time_is_at_least_reading_the_weights(both):
     nano, _ = both
     device = device_peaks(accelerator("a10g"))
     limit = bound(nano, device, 1, 1, 1)
@@ -55,7 +55,7 @@ def test_no_token_comes_faster_than_the_weights_can_be_read(both):
 @given(
     batch=st.integers(1, 512), prompt=st.integers(1, 100_000), output=st.integers(1, 32_000), faster=st.floats(1.0, 8.0)
 )
-def test_a_faster_device_is_never_slower_and_a_larger_batch_never_gives_less(both, batch, prompt, output, faster):
+def test_bound_is_monotonic_in_device_and_batch(both, batch, prompt, output, faster):
     nano, _ = both
     slow = DevicePeaks(600e9, 70e12)
     one = bound(nano, slow, batch, prompt, output)
@@ -66,7 +66,7 @@ def test_a_faster_device_is_never_slower_and_a_larger_batch_never_gives_less(bot
     assert 0 < one.prefill_share < 1
 
 
-def test_the_published_ratio_is_mostly_capacity(both):
+def test_published_ratio_is_mostly_capacity(both):
     """8k in, 16k out on an A10G: the paper has up to 6.3x, and 156 tokens/s for the hybrid at batch 8.
 
     A 22 GiB card holds 8 such sequences of the hybrid and one of the transformer.
@@ -80,7 +80,7 @@ def test_the_published_ratio_is_mostly_capacity(both):
     assert ratio.ours.output_tokens_per_s > 156
 
 
-def test_at_equal_batch_the_advantage_grows_with_batch_and_context(both):
+def test_equal_batch_ratio_grows_with_batch_and_context(both):
     nano, qwen = both
     device = device_peaks(accelerator("h100"))
     ratios = [compare(nano, qwen, device, (batch, batch), 8192, 16_384).total for batch in (1, 8, 64)]
@@ -92,12 +92,12 @@ def test_at_equal_batch_the_advantage_grows_with_batch_and_context(both):
     assert short < 1
 
 
-def test_quantised_weights_use_the_units_the_device_has():
+def test_quantized_weights_use_supported_compute_units():
     assert device_peaks(accelerator("h100"), "fp8").flops == 1979e12
     assert device_peaks(accelerator("a100-80gb"), "fp8").flops == 312e12
     assert device_peaks(accelerator("b200"), "nvfp4").flops == 9000e12
 
 
-def test_a_device_without_peaks_has_no_bound():
+def test_device_without_peaks_has_no_bound():
     with pytest.raises(CatalogError, match="bandwidth"):
         device_peaks(accelerator("cpu"))

@@ -1,4 +1,4 @@
-"""Weights: published parameter counts, published sizes of quantised checkpoints, and what sharding must keep true."""
+"""Weights: published parameter counts and sizes, and invariants of sharding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.planned_models import NANO_4B, NANO_9B, QWEN3_8B
     [(NANO_9B, 8_888_227_328), (NANO_4B, 3_973_556_832), (QWEN3_8B, 8_190_735_360)],
     ids=["nemotron-nano-9b-v2", "nemotron-3-nano-4b", "qwen3-8b"],
 )
-def test_parameters_are_the_published_ones(config, parameters):
+def test_parameters_match_published_counts(config, parameters):
     assert count_parameters(read_architecture(config)) == parameters
 
 
@@ -32,13 +32,13 @@ def test_bytes_follow_the_type(nano):
 
 
 @pytest.mark.parametrize(("quantization", "gigabytes"), [("fp8", 10.29), ("nvfp4", 7.0)])
-def test_quantised_sizes_are_near_the_published_ones(nano, quantization, gigabytes):
+def test_quantized_sizes_are_close_to_published_sizes(nano, quantization, gigabytes):
     weights = count_weights(nano, quantization=quantization)
     assert weights.bytes / 1e9 == pytest.approx(gigabytes, rel=0.01)
     assert not weights.exact
 
 
-def test_a_published_size_is_taken_as_it_is_and_shared_out(nano):
+def test_published_size_is_split_over_ranks(nano):
     published = 10_290_000_000
     whole = count_weights(nano, quantization="fp8", published_bytes=published)
     half = count_weights(nano, quantization="fp8", published_bytes=published, tensor_parallel_size=2)
@@ -50,19 +50,19 @@ def test_a_published_size_is_taken_as_it_is_and_shared_out(nano):
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
-def test_tensor_parallel_ranks_hold_everything_and_little_twice(nano, qwen, size):
+def test_tensor_parallel_ranks_have_all_weights(nano, qwen, size):
     for arch in (nano, qwen):
         whole, rank = count_weights(arch), count_weights(arch, tensor_parallel_size=size)
         assert whole.bytes <= size * rank.bytes < whole.bytes * 1.001
 
 
-def test_pipeline_stages_hold_everything(nano):
+def test_pipeline_stages_have_all_weights(nano):
     # Embedding on the first stage, head on the last: the fullest stage is at least an equal share.
     whole, stage = count_weights(nano), count_weights(nano, pipeline_parallel_size=2)
     assert whole.bytes / 2 <= stage.bytes < whole.bytes
 
 
-def test_tied_embeddings_are_held_once_on_one_device_and_twice_in_a_pipeline(qwen):
+def test_tied_embeddings_are_duplicated_only_in_a_pipeline(qwen):
     tied = replace(qwen, tied_embeddings=True)
     table = qwen.vocab * qwen.hidden
     assert count_parameters(qwen) - count_parameters(tied) == table
@@ -70,7 +70,7 @@ def test_tied_embeddings_are_held_once_on_one_device_and_twice_in_a_pipeline(qwe
     assert one == count_weights(qwen, pipeline_parallel_size=36).bytes
 
 
-def test_a_mixture_reads_only_the_experts_it_picks(qwen):
+def test_active_parameters_include_only_routed_experts(qwen):
     moe = Moe(experts=128, experts_per_token=6, intermediate=1856, matrices=2, shared_intermediate=3712)
     mixed = replace(qwen, mlp=None, moe=moe, layers=tuple(replace(layer, mlp=False, moe=True) for layer in qwen.layers))
     expert = 2 * qwen.hidden * 1856
@@ -80,7 +80,7 @@ def test_a_mixture_reads_only_the_experts_it_picks(qwen):
 
 
 @given(heads=st.sampled_from([8, 16, 64, 128]), size=st.sampled_from([1, 2, 4, 8]))
-def test_one_group_is_copied_to_every_rank(heads, size):
+def test_single_group_is_replicated(heads, size):
     arch = read_architecture({**NANO_9B, "n_groups": 1, "mamba_num_heads": heads})
     assert isinstance(arch.state, Mamba2)
     rank = count_weights(arch, tensor_parallel_size=size).bytes

@@ -8,24 +8,24 @@ from hybridserve.errors import ConfigError
 from hybridserve.planning.workload import from_csv, from_quantiles
 
 
-def test_one_number_is_every_request():
+def test_single_length_applies_to_all_requests():
     workload = from_quantiles("1024", "512")
     assert (workload.p50, workload.p95) == (1536, 1536)
 
 
-def test_a_pair_is_p50_and_p95():
+def test_pair_is_p50_and_p95():
     workload = from_quantiles("1024/4096", "256/2048")
     assert (workload.p50, workload.p95) == (1280, 6144)
 
 
 @pytest.mark.parametrize("text", ["", "x", "1/2/3", "0", "-4", "9/3", "1.5"])
-def test_anything_else_is_refused_by_name(text):
+def test_invalid_lengths_are_refused(text):
     with pytest.raises(ConfigError) as caught:
         from_quantiles(text, "1")
     assert caught.value.where == "--prompt"
 
 
-def test_a_table_gives_the_quantiles_of_its_own_totals():
+def test_csv_quantiles_are_of_totals():
     # Long prompts with short answers: the total's p95 is far below the sum of both p95.
     rows = ["prompt,output", *("10,1000" for _ in range(50)), *("1000,10" for _ in range(50))]
     workload = from_csv("\n".join(rows), "requests.csv")
@@ -43,7 +43,7 @@ def test_a_table_gives_the_quantiles_of_its_own_totals():
         ("prompt,output\n0,1", "requests.csv:2"),
     ],
 )
-def test_a_broken_table_names_the_row(text, where):
+def test_invalid_csv_row_is_named(text, where):
     with pytest.raises(ConfigError) as caught:
         from_csv(text, "requests.csv")
     assert caught.value.where == where

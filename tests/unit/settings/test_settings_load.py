@@ -1,4 +1,4 @@
-"""Settings: one tree from file, environment and flags that remembers who set what and refuses the unknown."""
+"""Loading of settings from file, environment and flags."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_defaults_serve_the_demo_model_on_this_cpu() -> None:
+def test_default_settings() -> None:
     loaded = load(environ={})
     assert loaded.settings.model.id == "demo"
     assert loaded.settings.accelerator.name == "cpu"
@@ -26,7 +26,7 @@ def test_defaults_serve_the_demo_model_on_this_cpu() -> None:
     assert set(loaded.sources.values()) == {"default"}
 
 
-def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
+def test_precedence_is_flags_environment_file(tmp_path: Path) -> None:
     file = write(tmp_path / "h.yaml", "engine: {max_num_seqs: 1, max_model_len: 1, seed: 1}\n")
     environ = {"HYBRIDSERVE_ENGINE__MAX_NUM_SEQS": "2", "HYBRIDSERVE_ENGINE__MAX_MODEL_LEN": "2"}
     loaded = load(file, ["engine.max_num_seqs=3"], environ)
@@ -66,7 +66,7 @@ def test_file_environment_and_flag_give_equal_settings(tmp_path: Path) -> None:
         ("license.weigths=baked", "license.weigths", "license.weights"),
     ],
 )
-def test_a_typo_is_refused_with_the_nearest_right_name(assignment: str, where: str, fix: str) -> None:
+def test_unknown_key_error_suggests_the_closest(assignment: str, where: str, fix: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(assignments=[assignment], environ={})
     assert caught.value.where == where
@@ -80,7 +80,7 @@ def test_a_typo_is_refused_with_the_nearest_right_name(assignment: str, where: s
         ({"HYBRIDSERVE_SERVERPORT": "1"}, "HYBRIDSERVE_SERVER__"),
     ],
 )
-def test_a_typo_in_a_variable_is_refused(environ: dict[str, str], close: str) -> None:
+def test_unknown_environment_variable_is_refused(environ: dict[str, str], close: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(environ=environ)
     assert caught.value.where == next(iter(environ))
@@ -102,14 +102,14 @@ def test_a_typo_in_a_variables_key_is_refused_with_its_path() -> None:
         ("engine.gpu_memory_utilization=1.5", "engine.gpu_memory_utilization"),
     ],
 )
-def test_a_wrong_value_names_its_path_and_who_set_it(assignment: str, where: str) -> None:
+def test_invalid_value_error_names_path_and_source(assignment: str, where: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(assignments=[assignment], environ={})
     assert caught.value.where == where
     assert "flag" in caught.value.fix
 
 
-def test_several_mistakes_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load(assignments=["server.port=0", "engine.max_num_seqs=0"], environ={})
     told = caught.value.where + caught.value.fix
@@ -117,7 +117,7 @@ def test_several_mistakes_are_told_at_once() -> None:
     assert "engine.max_num_seqs" in told
 
 
-def test_minimum_above_maximum_is_refused() -> None:
+def test_min_replicas_above_max_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         load(assignments=["scaling.min_replicas=3", "scaling.max_replicas=2"], environ={})
     assert caught.value.where == "scaling"
@@ -128,7 +128,7 @@ def test_minimum_above_maximum_is_refused() -> None:
     ("content", "what"),
     [("[1, 2]", "not a mapping"), ("engine: {", "not valid YAML"), ("1: 2", "not a mapping")],
 )
-def test_a_broken_file_is_one_clear_error(tmp_path: Path, content: str, what: str) -> None:
+def test_invalid_settings_file_is_an_error(tmp_path: Path, content: str, what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(write(tmp_path / "h.yaml", content), environ={})
     assert what in caught.value.what
@@ -141,7 +141,7 @@ def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("assignment", ["nonsense", "=1", "engine=", ".x=1", "engine..seed=1"])
-def test_a_broken_assignment_is_one_clear_error(assignment: str) -> None:
+def test_invalid_assignment_is_an_error(assignment: str) -> None:
     with pytest.raises(ConfigError):
         load(assignments=[assignment], environ={})
 
@@ -154,7 +154,7 @@ def test_a_broken_assignment_is_one_clear_error(assignment: str) -> None:
         ),
     )
 )
-def test_any_file_loads_or_is_refused_never_crashes(
+def test_any_file_loads_or_raises_config_error(
     tmp_path_factory: pytest.TempPathFactory, tree: dict[str, object]
 ) -> None:
     file = write(tmp_path_factory.mktemp("any") / "h.yaml", json.dumps(tree))
