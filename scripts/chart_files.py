@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Write what the chart holds of things that stand elsewhere: `make chart-files`; --check only says what differs.
+"""Write the generated files of the chart: `make chart-files`; --check only reports what differs.
 
 - values.schema.json: the settings' own schema, and every description from the comments of values.yaml
 - README.md: the table of values
 - profiles/*.yaml: values for the profiles of helm/profiles, as `hybridserve render helm` makes them
-- files/: license and notice of the project (Helm reads no file outside of the chart)
+- files/: license and notice of the project (Helm reads no file outside of the chart), and facts.yaml: Ray's version,
+  accelerators and live settings, for rules and templates
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import re
 import sys
@@ -19,9 +21,11 @@ from typing import Any
 
 import yaml
 
+from hybridserve.catalog.accelerators import accelerators
 from hybridserve.cli.helm_values import helm_values
 from hybridserve.cli.render import dump
 from hybridserve.settings import load
+from hybridserve.settings.live import LIVE_SETTINGS
 from hybridserve.settings.schema import json_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,10 +61,10 @@ def schema(text: str, values: str) -> str:
         settings.pop(key)
     ours = {name: part for name, part in tree["$defs"].items() if name[0].islower() and name != "settings"}
     tree["$defs"] = ours | {"settings": settings} | inner
-    told = comments(values)
+    described = comments(values)
     for path, node in nodes(tree):
-        if path in told:
-            node["description"] = told[path]
+        if path in described:
+            node["description"] = described[path]
         else:
             node.pop("description", None)
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
@@ -73,22 +77,22 @@ def nodes(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[st
         yield from nodes(node, f"{prefix}{name}.")
 
 
-def leaves(tree: dict[str, Any], told: dict[str, str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], described: dict[str, str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Values that have a line of their own in the table: those that are documented."""
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        if path in told:
+        if path in described:
             yield path, value
         elif isinstance(value, dict):
-            yield from leaves(value, told, f"{path}.")
+            yield from leaves(value, described, f"{path}.")
 
 
 def table(values: str) -> str:
     """The Markdown table of values, their defaults and what they are."""
-    told = comments(values)
+    described = comments(values)
     lines = ["| value | default | |", "| --- | --- | --- |"]
-    for path, value in leaves(yaml.safe_load(values), told):
-        lines.append(f"| `{path}` | `{json.dumps(value)}` | {told[path]} |".replace("\\|", "|"))
+    for path, value in leaves(yaml.safe_load(values), described):
+        lines.append(f"| `{path}` | `{json.dumps(value)}` | {described[path]} |".replace("\\|", "|"))
     return "\n".join(lines)
 
 
@@ -99,14 +103,27 @@ def readme(text: str, values: str) -> str:
     return f"{before}{TABLE[0]}\n\n{table(values)}\n\n{TABLE[1]}{after}"
 
 
-def profile(file: Path) -> str:
-    """Values of one profile, under the comment of its settings."""
+def profile(file: Path) -> str | None:
+    """Values of one profile, under the comment of its settings; None when the commit to download is not known."""
     settings = load(file, environ={}).settings
+    values = helm_values(settings)
+    if values.get("weights", {}).get("download") and "revision" not in values["settings"]["model"]:
+        return None
     title = file.read_text(encoding="utf-8").splitlines()[0]
     made = (
         f"# Made from helm/profiles/{file.name} by `make chart-files`; the same as `hybridserve render helm -c` prints."
     )
-    return f"{title}\n{made}\n{dump(helm_values(settings))}"
+    return f"{title}\n{made}\n{dump(values)}"
+
+
+def facts() -> str:
+    """What templates and rules need from the package."""
+    tree = {
+        "ray": importlib.metadata.version("ray"),
+        "accelerators": {device.id: device.ray_accelerator_type or "" for device in accelerators()},
+        "liveSettings": {section: list(names) for section, names in LIVE_SETTINGS.items()},
+    }
+    return "# Made by `make chart-files`.\n" + yaml.safe_dump(tree, sort_keys=False)
 
 
 def wanted() -> dict[Path, str]:
@@ -117,7 +134,9 @@ def wanted() -> dict[Path, str]:
         CHART / "README.md": readme((CHART / "README.md").read_text(encoding="utf-8"), values),
     }
     for file in sorted((ROOT / "helm" / "profiles").glob("*.yaml")):
-        files[CHART / "profiles" / file.name] = profile(file)
+        if (content := profile(file)) is not None:
+            files[CHART / "profiles" / file.name] = content
+    files[CHART / "files" / "facts.yaml"] = facts()
     for name in ("LICENSE", "NOTICE"):
         files[CHART / "files" / name] = (ROOT / name).read_text(encoding="utf-8")
     return files

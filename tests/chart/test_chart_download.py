@@ -18,6 +18,7 @@ from support.fake_hub import COMMIT, REPOSITORY, FakeHub, running
 def container() -> dict[str, Any]:
     values = {
         "settings": {"model": {"source": REPOSITORY, "revision": COMMIT}},
+        "strategy": "Recreate",
         "weights": {"download": True, "cache": {"persistent": True}},
     }
     pod = only(template(values), "Deployment")["spec"]["template"]["spec"]

@@ -33,7 +33,7 @@ def test_notes_warn_of_nothing_where_all_is_set() -> None:
     values = values_of("standalone-production")
     said = notes(values)
     assert "https://assistant.example/v1" in said
-    assert "Mind:" not in said
+    assert "Warnings:" not in said
 
 
 def test_incremental_upgrades_are_reached_by_kuberays_gateway() -> None:
@@ -42,10 +42,14 @@ def test_incremental_upgrades_are_reached_by_kuberays_gateway() -> None:
     said = notes(values)
     assert "get gateway demo-gateway" in said
     assert "port-forward" not in said
-    assert "test.url: helm test has nothing to ask" in said
+    assert "test.url: helm test needs the address" in said
     assert not [one for one in template(values) if one["metadata"]["name"] == "demo-test" and one["kind"] == "Pod"]
     values["test"] = {"url": "http://public.gateways:80"}
-    assert only(template(values), "Pod")["spec"]["containers"][0]["args"] == ["http://public.gateways:80", "open"]
+    assert only(template(values), "Pod")["spec"]["containers"][0]["args"] == [
+        "http://public.gateways:80",
+        "open",
+        "300",
+    ]
     assert "test.url" not in notes(values)
 
 
@@ -78,7 +82,7 @@ def test_everything_is_closed_first(case: str) -> None:
     assert deny["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in deny
     assert "egress" not in deny
-    assert set(deny["podSelector"]["matchLabels"]) == {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
+    assert deny["podSelector"]["matchLabels"] == {"hybridserve.io/release": "demo"}
 
 
 def test_only_the_public_port_is_open() -> None:
@@ -98,7 +102,7 @@ def test_ray_is_reachable_for_ray_alone() -> None:
     ray = found["demo-ray"]
     inside, operator = ray["ingress"]
     assert "ports" not in inside
-    assert inside["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "demo"
+    assert inside["from"][0]["podSelector"]["matchLabels"]["hybridserve.io/release"] == "demo"
     assert operator["from"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
     clients = found["demo-engine"]["ingress"][0]
     assert [port["port"] for port in clients["ports"]] == [8000]
@@ -108,7 +112,7 @@ def test_ray_is_reachable_for_ray_alone() -> None:
 def test_weights_stay_when_the_release_goes() -> None:
     claim = only(template(values_of("nemotron-nano-9b-v2-l40s")), "PersistentVolumeClaim")
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    values = {"weights": {"cache": {"persistent": True, "keepOnUninstall": False}}}
+    values = {"strategy": "Recreate", "weights": {"cache": {"persistent": True, "keepOnUninstall": False}}}
     assert "annotations" not in only(template(values), "PersistentVolumeClaim")["metadata"]
 
 

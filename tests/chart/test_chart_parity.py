@@ -16,6 +16,7 @@ from hybridserve.errors import ConfigError
 from hybridserve.planning.resolve import engine_args, plan_settings
 from hybridserve.runtime.ingress import ray_environment
 from hybridserve.settings import Settings, load
+from hybridserve.settings.live import with_live_settings
 
 PROFILES = sorted((ROOT / "helm" / "profiles").glob("*.yaml"))
 EXAMPLE = ROOT / "deploy" / "examples" / "nemotron-nano-9b-v2-production.yaml"
@@ -30,10 +31,12 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 
 
 def settings_in(objects: list[Object]) -> dict[str, Any]:
-    """The settings that the engine of a rendered chart gets."""
-    if services := [one for one in objects if one["kind"] == "RayService"]:
-        config = yaml.safe_load(services[0]["spec"]["serveConfigV2"])
-        return dict(config["applications"][0]["args"]["settings"])
+    """Settings of the engine in a rendered chart; in mode rayservice, arguments and user_config together."""
+    if services := [item for item in objects if item["kind"] == "RayService"]:
+        (application,) = yaml.safe_load(services[0]["spec"]["serveConfigV2"])["applications"]
+        started = Settings.model_validate(application["args"]["settings"])
+        changed = with_live_settings(started, application["deployments"][0]["user_config"])
+        return changed.model_dump(mode="json", exclude_unset=True)
     return dict(yaml.safe_load(only(objects, "ConfigMap", "demo-settings")["data"]["hybridserve.yaml"]))
 
 
@@ -97,14 +100,19 @@ def test_gpus_follow_from_the_settings() -> None:
             "scaling": {"max_replicas": 3},
         }
     )
-    assert helm_values(settings, "standalone")["resources"]["limits"]["nvidia.com/gpu"] == 6
+    values = helm_values(settings, "standalone")
+    assert values["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert (values["replicaCount"], values.get("strategy", "")) == (3, "")
+    assert values["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}, "no pod needs a fourth pair of GPUs"
+    assert values["weights"]["cache"]["perPod"] is True
+    assert "scaling" not in values["settings"]
     values = helm_values(settings, "rayservice")
     assert values["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert values["ray"]["workerGroups"][0] == {
         "name": "engine",
         "replicas": 1,
         "minReplicas": 1,
-        "maxReplicas": 3,
+        "maxReplicas": 4,
         "acceleratorType": "L40S",
     }
 
@@ -118,12 +126,14 @@ def test_pinning_changes_no_argument() -> None:
 
 
 def test_profiles_are_in_the_chart() -> None:
-    assert {file.name for file in (CHART / "profiles").glob("*.yaml")} == {file.name for file in PROFILES}
-    assert len(PROFILES) >= 7
+    """Those whose commit is known: the others cannot be downloaded before a person has chosen a commit."""
+    shipped = {file.name for file in (CHART / "profiles").glob("*.yaml")}
+    assert shipped == {file.name for file in PROFILES if "is not in the catalog" not in file.read_text("utf-8")}
+    assert len(shipped) >= 4
 
 
 def test_haproxy_gets_the_environment_that_serve_gives_it() -> None:
-    """Ray reads it in every process of every node, so in mode rayservice it stands on the pods."""
+    """Ray reads it in every process of every node, so in mode rayservice it is set on the pods."""
     wrapper = "/opt/hybridserve/.venv/bin/hybridserve-haproxy"
     values = {"mode": "rayservice", "drainSeconds": 7200, "ray": {"token": {"existingSecret": "t"}},
               "settings": {"server": {"data_path": "haproxy"}}}  # fmt: skip
@@ -134,7 +144,8 @@ def test_haproxy_gets_the_environment_that_serve_gives_it() -> None:
         given = {
             one["name"]: one["value"]
             for one in variables
-            if one["name"] in wanted or one["name"].startswith("RAY_SERVE")
+            if one["name"] in wanted
+            or (one["name"].startswith("RAY_SERVE") and one["name"] != "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING")
         }
         assert set(given) == set(wanted)
         # The number of threads is that of the machine.

@@ -10,6 +10,7 @@ from chart_cases import CASES, values_of
 from chart_helm import Object, only, template
 
 from hybridserve.settings import Settings
+from hybridserve.settings.live import with_live_settings
 
 RAY_CASES = [case for case in CASES if values_of(case).get("mode") == "rayservice"]
 pytestmark = pytest.mark.parametrize("case", RAY_CASES)
@@ -63,7 +64,7 @@ def test_workers(case: str) -> None:
         assert {port["name"] for port in container["ports"]} == {"serve", "metrics", "replica-0"}
 
 
-def test_the_head_serves_nothing(case: str) -> None:
+def test_head_serves_no_requests(case: str) -> None:
     spec = rayservice(case)["spec"]
     head = spec["rayClusterConfig"]["headGroupSpec"]
     assert spec["excludeHeadPodFromServeSvc"] is True
@@ -87,18 +88,25 @@ def test_streams_end_before_pods_do(case: str) -> None:
     for group in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]:
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
-        slept = int(container["lifecycle"]["preStop"]["exec"]["command"][-1].split()[1].rstrip(";"))
-        assert drain < slept < pod["terminationGracePeriodSeconds"]
+        *_, settle, hook = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert drain < int(hook) < pod["terminationGracePeriodSeconds"]
+        assert int(settle) < int(hook)
 
 
 def test_ray_and_the_settings_accept_the_application(case: str) -> None:
+    from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import ServeDeploySchema
 
     config = yaml.safe_load(rayservice(case)["spec"]["serveConfigV2"])
     parsed = ServeDeploySchema.model_validate(config)
     (application,) = parsed.applications
     assert application.import_path == "hybridserve.runtime.ray_app:build_app"
-    settings = Settings.model_validate(application.args["settings"])
+    (deployment,) = application.deployments
+    settings = with_live_settings(Settings.model_validate(application.args["settings"]), deployment.user_config)
     assert settings.server.host == "0.0.0.0"
+    assert deployment.max_surge_percent == 25, "new replicas start before old ones stop"
+    scaling = AutoscalingConfig(**deployment.autoscaling_config)
+    assert scaling.policy.policy_kwargs["settings"] == application.args["settings"]
+    assert scaling.max_replicas == values_of(case).get("settings", {}).get("scaling", {}).get("max_replicas", 1)
     asked = values_of(case).get("settings", {})
     assert settings.model.id == asked.get("model", {}).get("id", "demo")

@@ -16,8 +16,10 @@ VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encodi
 # Objects of Kubernetes that are passed through as they are, and mappings whose keys the user chooses.
 FREE = {
     "global", "affinity", "topologySpreadConstraints", "extraVolumes", "extraEnv/0/valueFrom", "extraObjects",
-    "extraEnvFrom/0/configMapRef", "extraEnvFrom/0/secretRef", "podSelector", "namespaceSelector",
-    "ray/head/affinity", "ray/workerGroups/0/affinity",
+    "extraEnvFrom/0/configMapRef", "extraEnvFrom/0/secretRef",
+    "ray/head/affinity", "ray/workerGroups/0/affinity", "hookPods/affinity", "podSecurityContext",
+    "containerSecurityContext", "lifecycle/preStop", "lifecycle/postStart", "httpGet", "exec", "tcpSocket", "grpc",
+    "extraContainers/0", "extraInitContainers/0",
 }  # fmt: skip
 # Free because vLLM's JSON is.
 FREE_SETTINGS = {"hf_overrides", "speculative_config", "kv_transfer_config", "extra_args", "template_kwargs"}
@@ -71,10 +73,10 @@ def test_values_and_schema_are_in_step() -> None:
                 found |= paths(value, f"{prefix}/{name}")
         return found
 
-    inside = ("/settings/", "/plan/", "/resources/", "/global")
+    inside = ("/settings/", "/plan/", "/resources/", "/global", "/dnsConfig/", "/probes/", "/lifecycle/")
     known = {pointer(path) for path, _ in walk() if 0 not in path}
     mine = paths(VALUES)
-    assert {path for path in mine - known if "/resources/" not in path} == set()
+    assert {path for path in mine - known if "/resources/" not in path and "podAnnotations/" not in path} == set()
     assert {path for path in known - mine if not any(part in f"{path}/" for part in inside)} == set()
 
 
@@ -85,7 +87,7 @@ def test_every_value_is_described() -> None:
         if 0 not in path
         and not is_object(node)
         and "description" not in node
-        and not pointer(path).startswith(("/global", "/plan/"))
+        and not pointer(path).startswith(("/global", "/plan/", "/dnsConfig/", "/probes/", "/lifecycle/"))
         and "/resources/" not in pointer(path)
     ]
     assert bare == []
@@ -103,7 +105,7 @@ def test_a_typo_in_every_key_is_refused(binary: Path) -> None:
         typos.setdefault(pointer(tuple(parent)) if parent else "", set()).add(f"{name}Typo")
     said = unknown_keys(refusal(values, binary))
     for where, names in typos.items():
-        if where[1:] != "extraVolumes/0":
+        if where[1:] not in ("extraVolumes/0", "global", "extraContainers/0", "extraInitContainers/0"):
             assert said.get(where) == names, where
     assert sum(map(len, typos.values())) > 250
 
@@ -150,6 +152,8 @@ def test_a_wrong_value_in_every_leaf_is_refused(binary: Path) -> None:
         ({"podDisruptionBudget": {"maxUnavailable": 0}}, "/podDisruptionBudget/maxUnavailable"),
         ({"monitoring": {"interval": "often"}}, "/monitoring/interval"),
         ({"plan": {"model": "demo"}}, "/plan"),
+        ({"weights": {"cache": {"size": "0"}}}, "/weights/cache/size"),
+        ({"networkPolicy": {"clients": [{"podSelector": {"matchLables": {"a": "b"}}}]}}, "'matchLables'"),
     ],
 )
 def test_nonsense_is_refused_with_its_path(values: dict[str, Any], path: str) -> None:

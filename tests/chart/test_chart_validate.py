@@ -1,4 +1,4 @@
-"""What takes two values to be wrong is refused at render: every rule, with its path, and all of them at once."""
+"""Values that contradict each other are refused at render: every rule, with its path, and all of them at once."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (settings(access={"keys_file": "/k"}), "settings.access.keys_file: the chart sets it; set auth.existingSecret"),
     (settings(license={"bundle": "/b"}), "settings.license.bundle: the chart sets it; set notice.files"),
     ({"image": {"digest": "sha256:" + "0" * 64}, "settings": {"license": {"image": "a@b"}}}, "settings.license.image:"),
-    ({"resources": GPU}, "resources.limits: asks for 1 GPUs, and settings.accelerator.name is cpu"),
-    (settings(accelerator={"name": "l40s"}), "resources.limits: nvidia.com/gpu is 0, and 1 replicas of 1 devices"),
+    ({"resources": GPU}, "resources.limits: 1 GPUs, and settings.accelerator.name is cpu"),
+    (settings(accelerator={"name": "l40s"}), "resources.limits: 0 GPUs, and one pod runs 1 replicas of 1 devices"),
     (
         {"resources": GPU, "settings": {"accelerator": {"name": "l40s"}, "engine": {"tensor_parallel_size": 2}}},
         "set it to 2",
@@ -46,15 +46,15 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"weights": {"download": True}, "settings": {"model": {"source": "a/b", "revision": "main"}}},
-        "settings.model.revision: weights are fetched at one commit only",
+        "settings.model.revision: a download needs a commit of 40 hex digits",
     ),
     (
         settings(guard={"kind": "nemo", "url": "http://guard:8000", "config_id": "x"}),
-        "networkPolicy.guard: settings.guard.url is http://guard:8000, and no way leads there",
+        "networkPolicy.guard: no egress rule allows http://guard:8000",
     ),
     ({"plan": {**PLAN, "model": "other"}}, "plan.model: planned for other, and settings.model.id is demo"),
     ({"plan": {**PLAN, "accelerator": "l4"}}, "plan.accelerator: planned for l4"),
-    ({"plan": {**PLAN, "devices": 2}}, "plan.devices: planned for 2 devices, and the settings spread over 1"),
+    ({"plan": {**PLAN, "devices": 2}}, "plan.devices: planned for 2 devices, and the settings use 1"),
     (
         {"plan": PLAN, **settings(engine={"max_num_seqs": 10})},
         "settings.engine.max_num_seqs: 10 exceeds the 9 Mamba cache blocks of the plan",
@@ -75,27 +75,26 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (settings(telemetry={"metrics_port": 1}), "settings.telemetry.metrics_port: the chart sets it; remove it"),
     ({"ingress": {"enabled": True}}, "ingress.hosts: the Ingress has no host"),
-    ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: the route hangs on no Gateway"),
-    ({"serviceAccount": {"create": False}}, "serviceAccount.name: none is made"),
+    ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: the route attaches to no Gateway"),
+    ({"serviceAccount": {"create": False}}, "serviceAccount.name: serviceAccount.create is false"),
     ({"extraVolumes": [{"name": "shm", "emptyDir": {}}]}, "extraVolumes: shm is a volume of the chart"),
-    ({"extraEnv": [{"name": "HF_TOKEN", "value": "x"}]}, "extraEnv: HF_TOKEN holds a secret as plain text"),
+    ({"extraEnv": [{"name": "HF_TOKEN", "value": "x"}]}, "extraEnv: HF_TOKEN is a secret as plain text"),
     ({**RAY, "replicaCount": 2}, "replicaCount: belongs to mode standalone"),
     (
         {**RAY, **settings(server={"data_path": "single"})},
         "settings.server.data_path: single is one engine without Ray; set mode to standalone",
     ),
-    ({"mode": "rayservice"}, "ray.token.existingSecret: the cluster asks for a token, and none is given"),
     (
         {"mode": "rayservice", "ray": {"token": {"existingSecret": "t", "value": "v"}}},
         "ray.token.value: ray.token.existingSecret is set as well",
     ),
     (
         {"mode": "rayservice", "ray": {"token": {"value": "v"}, "redis": {"existingSecret": "r"}}},
-        "ray.redis.address: a password is named, and no Redis",
+        "ray.redis.address: a password is given, and no Redis",
     ),
     (
         {"mode": "rayservice", "ray": {"token": {"value": "v"}, "redis": {"address": "redis://r:1"}}},
-        "networkPolicy.redis: ray.redis.address is redis://r:1, and no way leads there",
+        "networkPolicy.redis: no egress rule allows redis://r:1",
     ),
     (
         {"mode": "rayservice", "ray": {"upgradeStrategy": "NewClusterWithIncrementalUpgrade",
@@ -114,9 +113,9 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (
         {"mode": "rayservice", "httpRoute": {"enabled": True},
          "ray": {"upgradeStrategy": "NewClusterWithIncrementalUpgrade"}},
-        "ray.upgradeStrategy: incremental upgrades bring their own Gateway and HTTPRoute",
+        "ray.upgradeStrategy: incremental upgrades create their own Gateway and HTTPRoute",
     ),
-    (groups(GROUP, GROUP), "ray.workerGroups[1].name: a stands there twice"),
+    (groups(GROUP, GROUP), "ray.workerGroups[1].name: a is used twice"),
     (
         groups({**GROUP, "minReplicas": 3, "maxReplicas": 2}),
         "ray.workerGroups[0].minReplicas: 3 is above maxReplicas 2",
@@ -124,13 +123,95 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (groups({**GROUP, "replicas": 0}), "ray.workerGroups[0].replicas: 0 is not between minReplicas 1 and"),
     (
         {**groups(GROUP), **settings(accelerator={"name": "l40s"})},
-        "ray.workerGroups[0].resources: no nvidia.com/gpu in the limits",
+        "ray.workerGroups[0].resources: no GPU in the limits",
     ),
     (
         {**groups(GROUP), "resources": GPU,
          **settings(accelerator={"name": "l40s"}, scaling={"max_replicas": 3})},
-        "ray.workerGroups: hold 1 GPUs at most, and 3 replicas of 1 need 3",
+        "ray.workerGroups: 1 GPUs at most, and 3 replicas of 1 need 3",
     ),
+    # settings
+    (settings(accelerator={"name": "l40x"}), "settings.accelerator.name: l40x is not in the catalog; use one of"),
+    (settings(scaling={"min_replicas": 3}), "settings.scaling.min_replicas: 3 is above max_replicas 1"),
+    (settings(engine={"extra_args": {"port": 1}}), "settings.engine.extra_args: port changes how"),
+    (
+        {"check": {"enabled": False}, **settings(server={"profile": "production"})},
+        "check.enabled: profile production requires the check",
+    ),
+    (settings(server={"profile": "production"}), "auth.existingSecret: profile production requires API keys"),
+    # weights
+    ({"weights": {"cache": {"perPod": True, "existingClaim": "c"}}}, "weights.cache.perPod: a claim for all pods"),
+    (
+        {"replicaCount": 3, "strategy": "Recreate", "weights": {"cache": {"persistent": True}}},
+        "weights.cache.accessModes: 3 pods cannot share a ReadWriteOnce claim",
+    ),
+    ({"weights": {"cache": {"persistent": True}}}, "strategy: a new pod cannot mount a ReadWriteOnce claim"),
+    (
+        {**RAY, "weights": {"cache": {"persistent": True}}},
+        "weights.cache.accessModes: workers and the second cluster of an upgrade cannot share a ReadWriteOnce claim",
+    ),
+    (
+        {"weights": {"download": True, "cache": {"persistent": True, "accessModes": ["ReadOnlyMany"]}}},
+        "weights.cache.accessModes: a download cannot write to a ReadOnlyMany claim",
+    ),
+    ({"weights": {"download": True}}, "resources.limits: ephemeral-storage 16Gi does not hold the weights (40Gi)"),
+    (settings(model={"id": "qwen3-8b"}), "weights.download: the pods have no weights of qwen3-8b"),
+    ({"weights": {"endpoint": "http://mirror"}}, "weights.download: a mirror, proxy or certificate is given"),
+    # resources
+    ({"resources": {"requests": {"memory": "100Gi"}}}, "resources.requests: memory 100Gi is above the limit 8Gi"),
+    (
+        {"resources": {"requests": {"nvidia.com/gpu": 2}, **GPU}, **settings(accelerator={"name": "l40s"})},
+        "resources.requests: nvidia.com/gpu is 2, and its limit is 1; extended resources need equal",
+    ),
+    ({"resources": {"claims": [{"name": "gpu"}]}}, "resources.claims: gpu is not in resourceClaims"),
+    ({"shmSize": "8Gi"}, "shmSize: 8Gi counts as memory of the container"),
+    ({"rollingUpdate": {"maxSurge": 0}}, "rollingUpdate.maxUnavailable: 0 together with maxSurge 0"),
+    # exposure
+    ({"service": {"type": "NodePort"}}, "networkPolicy.clients: service.type NodePort needs clients outside"),
+    (
+        {"service": {"type": "LoadBalancer"}, **settings(server={"profile": "staging"})},
+        "auth.existingSecret: service.type LoadBalancer makes the service public",
+    ),
+    ({"service": {"nodePort": 30000}}, "service.nodePort: type ClusterIP has no node port"),
+    ({"service": {"loadBalancerClass": "a"}}, "service.type: load balancer fields are set, and the type is ClusterIP"),
+    # objects
+    ({"extraVolumes": [{"name": "a", "emptyDir": {}}] * 2}, "extraVolumes: a is defined twice"),
+    ({"extraVolumes": [{"name": "a", "hostPath": {"path": "/"}}]}, "extraVolumes: a is a hostPath"),
+    (
+        {"extraVolumes": [{"name": "a"}], "extraVolumeMounts": [{"name": "a", "mountPath": "/models/"}]},
+        "extraVolumeMounts: /models/ is a path of the chart",
+    ),
+    ({"extraVolumeMounts": [{"name": "b", "mountPath": "/b"}]}, "extraVolumeMounts: b is not in extraVolumes"),
+    ({"extraEnv": [{"name": "RAY_AUTH_MODE", "value": "x"}]}, "extraEnv: RAY_AUTH_MODE is reserved for the chart"),
+    ({"extraEnv": [{"name": "A", "value": "x"}] * 2}, "extraEnv: A is set twice"),
+    ({"containerSecurityContext": {"privileged": True}}, "containerSecurityContext: weakens the restricted"),
+    ({"lifecycle": {"preStop": {"exce": {}}}}, "lifecycle.preStop: has no action"),
+    # ray
+    (
+        {**RAY, **settings(scaling={"policy": "queue_length"})},
+        "settings.scaling.target_ongoing_requests: policy queue_length needs it",
+    ),
+    ({"mode": "rayservice", "ray": {"version": "2.99.0"}}, "ray.version: the image of this chart has Ray"),
+    (
+        {"mode": "rayservice", "ray": {"token": {"enabled": False}}, **settings(server={"profile": "staging"})},
+        "ray.token.enabled: without a token",
+    ),
+    (
+        {"mode": "rayservice", "serviceAccount": {"create": False, "name": "a"}},
+        "serviceAccount.headName: KubeRay binds a Role to the account of the head",
+    ),
+    ({"mode": "rayservice", "ray": {"objectStoreMiB": 1024}}, "ray.objectStoreMiB: 1024 MiB do not fit into shmSize"),
+    (
+        {**groups(GROUP), "resources": GPU,
+         **settings(accelerator={"name": "l40s"}, engine={"tensor_parallel_size": 4})},
+        "ray.workerGroups[0].resources: 1 GPUs, and tensor_parallel_size 4 would cross the network",
+    ),
+    (
+        {**groups({**GROUP, "replicas": 2, "minReplicas": 2, "maxReplicas": 2}),
+         "podDisruptionBudget": {"minAvailable": 2}},
+        "podDisruptionBudget.minAvailable: 2 of the 2 workers that always run must stay",
+    ),
+    ({**RAY, **settings(model={"id": "/models/mine"})}, "settings.model.id: the folder is below /models"),
 ]  # fmt: skip
 
 
@@ -158,10 +239,10 @@ def test_every_rule_has_a_case() -> None:
 
 @pytest.mark.parametrize("old", [False, True], ids=["helm4", "helm3"])
 def test_all_errors_at_once(old: bool) -> None:
-    values = {"ingress": {"enabled": True}, "httpRoute": {"enabled": True}, "serviceAccount": {"create": False}}
+    values = {"ingress": {"enabled": True}, "serviceAccount": {"create": False}}
     said = refusal(values, binary=HELM_3) if old else refusal(values)
-    assert "3 of the values cannot be" in said
-    for path in ("ingress.hosts:", "httpRoute.parentRefs:", "serviceAccount.name:"):
+    assert "3 of the values cannot be used" in said
+    for path in ("ingress.hosts:", "networkPolicy.clients:", "serviceAccount.name:"):
         assert path in said
 
 

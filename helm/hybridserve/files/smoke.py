@@ -1,12 +1,14 @@
-"""What `helm test` asks of a release: is it ready, which model, one completion, what was checked.
+"""`helm test`: is the release ready, which model does it serve, does one completion work, and what was checked.
 
-Arguments: the address of the service, and `open` or `closed`: whether it asks for API keys. The key is read from the
-file that API_KEY_FILE names. Only the standard library is used, so that any image with Python will do.
+Arguments: the address of the service; `open` or `keys`, whether it requires API keys; seconds to wait for readiness.
+The key is read from the file that API_KEY_FILE names. Only the standard library is used, so any image with Python
+works.
 """
 
 import json
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,20 +16,20 @@ from pathlib import Path
 TIMEOUT_S = 120
 
 
-def ask(url, key=None, body=None):
-    """Status and JSON of one request; an answer that is no JSON is an empty object."""
+def request(url, key=None, body=None):
+    """Status and JSON of one request: (0, reason) when nothing answers, an empty object for a body that is not JSON."""
     headers = {"Content-Type": "application/json"}
     if key:
         headers["Authorization"] = "Bearer " + key
     data = json.dumps(body).encode() if body is not None else None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, data, headers), timeout=TIMEOUT_S) as answer:
-            status, text = answer.status, answer.read()
+        with opener.open(urllib.request.Request(url, data, headers), timeout=TIMEOUT_S) as response:
+            status, text = response.status, response.read()
     except urllib.error.HTTPError as error:
         status, text = error.code, error.read()
     except OSError as error:
-        sys.exit(f"{url} cannot be reached: {error}")
+        return 0, {"error": str(error)}
     try:
         return status, json.loads(text)
     except ValueError:
@@ -35,35 +37,47 @@ def ask(url, key=None, body=None):
 
 
 def expect(what, status, wanted=200):
-    """Say what was seen; end the test where it is not what was wanted."""
+    """Print the status; end the test when it is not the wanted status."""
     print(f"{what}: HTTP {status}", flush=True)
     if status != wanted:
-        sys.exit(f"{what} answered {status} instead of {wanted}")
+        sys.exit(f"{what} returned {status} instead of {wanted}")
 
 
-def main(base, door):
-    """Ask everything; the exit code is the verdict."""
+def wait_until_ready(base, seconds):
+    """Request /ready until it returns 200 or the time is over."""
+    end = time.monotonic() + seconds
+    status, body = request(base + "/ready")
+    while status != 200 and time.monotonic() < end:
+        time.sleep(2)
+        status, body = request(base + "/ready")
+    if status != 200:
+        print(f"/ready: {json.dumps(body)[:500]}", flush=True)
+    expect("/ready", status)
+
+
+def main(base, access, seconds):
+    """Run all requests; the exit code is the result."""
     key_file = os.environ.get("API_KEY_FILE")
     key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else None
-    expect("/ready", ask(base + "/ready")[0])
-    if door == "closed":
-        expect("/v1/models without a key", ask(base + "/v1/models")[0], wanted=401)
+    wait_until_ready(base, max(0.0, seconds - 30))
+    if access == "keys":
+        expect("/v1/models without a key", request(base + "/v1/models")[0], wanted=401)
         if key is None:
-            print("no key was given (test.keySecret): the rest was not asked")
+            print("no key is given (test.keySecret), so the other requests were left out")
             return
-    status, models = ask(base + "/v1/models", key)
+    status, models = request(base + "/v1/models", key)
     expect("/v1/models", status)
     model = models["data"][0]["id"]
     question = {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": "What is this?"}]}
-    status, answer = ask(base + "/v1/chat/completions", key, question)
+    status, completion = request(base + "/v1/chat/completions", key, question)
     expect("/v1/chat/completions", status)
-    tokens = answer["usage"]["completion_tokens"]
-    print(f"{model} answered {tokens} tokens")
+    tokens = completion["usage"]["completion_tokens"]
+    print(f"{model} returned {tokens} tokens")
     if tokens < 1:
-        sys.exit("the answer is empty")
-    status, compliance = ask(base + "/compliance", key)
+        sys.exit("the completion is empty")
+    status, compliance = request(base + "/compliance", key)
     expect("/compliance", status)
     print(json.dumps(compliance)[:2000])
 
 
-main(sys.argv[1], sys.argv[2])
+main(sys.argv[1], sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)

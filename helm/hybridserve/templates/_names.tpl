@@ -1,6 +1,6 @@
 {{/*
-Base of every object's name: the release's, made a DNS-1035 label of at most 40 characters, so that every suffix of ours
-and of KubeRay still fits. A shortened or altered name carries a hash, so that two releases never share one.
+Base of every object name: the release name as a DNS-1035 label of at most 40 characters, so that every suffix of the
+chart and of KubeRay fits. A shortened or changed name gets a hash, so that two releases never share a name.
 */}}
 {{- define "hybridserve.fullname" -}}
 {{- $name := .Values.fullnameOverride -}}
@@ -24,13 +24,29 @@ and of KubeRay still fits. A shortened or altered name carries a hash, so that t
 {{- default .Release.Namespace .Values.namespaceOverride -}}
 {{- end -}}
 
-{{/* Labels that select. They carry nothing a user can change, because selectors are immutable. */}}
+{{/* Labels of objects, and selector of the Deployment. No user value is in here, because selectors are immutable. */}}
 {{- define "hybridserve.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name | quote }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
+{{- end -}}
+
+{{/*
+Selector of pods in both modes, for policies, budgets and monitors. Ray pods must not carry app.kubernetes.io/name:
+KubeRay's head Service selects its own value of that label.
+*/}}
+{{- define "hybridserve.podSelector" -}}
+hybridserve.io/release: {{ .root.Release.Name | quote }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Component of the pods that run an engine. */}}
+{{- define "hybridserve.engineComponent" -}}
+{{- ternary "engine" "worker" (eq .Values.mode "standalone") -}}
 {{- end -}}
 
 {{/*
@@ -53,12 +69,11 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* Whether traffic comes by KubeRay's own Gateway; then no Service of the release's name exists. */}}
+{{/* "yes" when KubeRay's own Gateway receives the traffic; the chart then makes no Service. */}}
 {{- define "hybridserve.byGateway" -}}
 {{- if and (eq .Values.mode "rayservice") (eq .Values.ray.upgradeStrategy "NewClusterWithIncrementalUpgrade") }}yes{{ end -}}
 {{- end -}}
 
-{{/* Names of things the user may bring. */}}
 {{- define "hybridserve.keysSecret" -}}
 {{- if .Values.auth.existingSecret -}}
 {{- .Values.auth.existingSecret -}}
@@ -75,8 +90,18 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
+{{/* Empty: KubeRay creates a token for each cluster. */}}
 {{- define "hybridserve.raySecret" -}}
-{{- default (printf "%s-ray-token" (include "hybridserve.fullname" .)) .Values.ray.token.existingSecret -}}
+{{- if .Values.ray.token.existingSecret -}}
+{{- .Values.ray.token.existingSecret -}}
+{{- else if .Values.ray.token.value -}}
+{{- include "hybridserve.fullname" . -}}-ray-token
+{{- end -}}
+{{- end -}}
+
+{{/* Objects that KubeRay's Redis cleanup Job mounts must outlive the release when Redis is used. */}}
+{{- define "hybridserve.keepForCleanup" -}}
+{{- if and (eq .Values.mode "rayservice") .Values.ray.redis.address }}{helm.sh/resource-policy: keep}{{ else }}{}{{ end -}}
 {{- end -}}
 
 {{- define "hybridserve.serviceAccount" -}}
@@ -87,24 +112,30 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- default (ternary (printf "%s-head" (include "hybridserve.fullname" .)) "default" .Values.serviceAccount.create) .Values.serviceAccount.headName -}}
 {{- end -}}
 
-{{/* Arguments: image, and fallback for the tag. */}}
+{{/* Arguments: root, image, and fallback for the tag. */}}
 {{- define "hybridserve.imageOf" -}}
-{{- with .image.registry }}{{ . }}/{{ end -}}
+{{- with default .root.Values.global.imageRegistry .image.registry }}{{ . }}/{{ end -}}
 {{- .image.repository -}}
 {{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ default .fallback .image.tag }}{{ end -}}
 {{- end -}}
 
 {{- define "hybridserve.image" -}}
 {{- $platform := ternary "cpu" "gpu" (eq (include "hybridserve.accelerator" .) "cpu") -}}
-{{- include "hybridserve.imageOf" (dict "image" .Values.image "fallback" (printf "%s-%s" .Chart.AppVersion $platform)) -}}
+{{- include "hybridserve.imageOf" (dict "root" . "image" .Values.image "fallback" (printf "%s-%s" .Chart.AppVersion $platform)) -}}
 {{- end -}}
 
-{{/* The small image, from the engine's registry where none is named; the engine's own where no repository is. */}}
+{{/* The small image, from the engine's registry unless it names its own; the engine image without a repository. */}}
 {{- define "hybridserve.checkImage" -}}
 {{- if .Values.check.image.repository -}}
 {{- $image := mustMerge (dict "registry" (default .Values.image.registry .Values.check.image.registry)) .Values.check.image -}}
-{{- include "hybridserve.imageOf" (dict "image" $image "fallback" (printf "%s-control" .Chart.AppVersion)) -}}
+{{- include "hybridserve.imageOf" (dict "root" . "image" $image "fallback" (printf "%s-control" .Chart.AppVersion)) -}}
 {{- else -}}
 {{- include "hybridserve.image" . -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "hybridserve.pullSecrets" -}}
+{{- with concat .Values.global.imagePullSecrets .Values.imagePullSecrets | uniq -}}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}

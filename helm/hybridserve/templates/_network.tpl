@@ -1,14 +1,22 @@
-{{/* Names are resolved by the cluster's DNS and by nothing else. */}}
 {{- define "hybridserve.dnsEgress" -}}
 - to:
+    {{- if .Values.networkPolicy.dns }}
+    {{- toYaml .Values.networkPolicy.dns | nindent 4 }}
+    {{- else }}
     - namespaceSelector: {}
       podSelector: {matchLabels: {k8s-app: kube-dns}}
+    # NodeLocal DNSCache answers on this address of the node.
+    - ipBlock: {cidr: 169.254.20.10/32}
+    {{- end }}
   ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
+    # OpenShift's DNS pods listen on 5353.
+    - {port: 5353, protocol: UDP}
+    - {port: 5353, protocol: TCP}
 {{- end -}}
 
-{{/* Who may send requests to the public port. */}}
+{{/* Clients of the public port. */}}
 {{- define "hybridserve.clientPeers" -}}
 {{- if .Values.networkPolicy.clients -}}
 {{- toYaml .Values.networkPolicy.clients -}}
@@ -32,7 +40,7 @@
 {{- default (ternary "443" .port (hasPrefix "https:" .url)) $port -}}
 {{- end -}}
 
-{{/* What every pod that runs an engine may reach: DNS, the guard, the model hub while it downloads, the user's own. */}}
+{{/* Egress of every pod that runs an engine or builds the application: DNS, guard, downloads, the user's rules. */}}
 {{- define "hybridserve.engineEgress" -}}
 {{ include "hybridserve.dnsEgress" . }}
 {{- with .Values.networkPolicy.guard }}
@@ -42,10 +50,18 @@
 {{- end }}
 {{- if .Values.weights.download }}
 - to:
+    {{- if .Values.networkPolicy.hub }}
+    {{- toYaml .Values.networkPolicy.hub | nindent 4 }}
+    {{- else }}
     - ipBlock: {cidr: 0.0.0.0/0}
     - ipBlock: {cidr: "::/0"}
+    {{- end }}
   ports:
-    - {port: 443, protocol: TCP}
+    {{- if .Values.weights.httpsProxy }}
+    - {port: {{ include "hybridserve.portOf" (dict "url" .Values.weights.httpsProxy "port" "80") }}, protocol: TCP}
+    {{- else }}
+    - {port: {{ include "hybridserve.portOf" (dict "url" (default "https://hub" .Values.weights.endpoint) "port" "80") }}, protocol: TCP}
+    {{- end }}
 {{- end }}
 {{- with .Values.networkPolicy.extraEgress }}
 {{ toYaml . }}

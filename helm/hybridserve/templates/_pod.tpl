@@ -1,28 +1,24 @@
 {{- define "hybridserve.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: {{ .Values.runAsUser | int64 }}
-runAsGroup: {{ .Values.runAsUser | int64 }}
-fsGroup: {{ .Values.runAsUser | int64 }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
+{{- $context := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- with .Values.runAsUser -}}
+{{- $context = mustMerge $context (dict "runAsUser" (int64 .) "runAsGroup" (int64 .) "fsGroup" (int64 .) "fsGroupChangePolicy" "OnRootMismatch") -}}
+{{- end -}}
+{{- mustMergeOverwrite $context (deepCopy .Values.podSecurityContext) | toYaml -}}
 {{- end -}}
 
 {{- define "hybridserve.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-runAsUser: {{ .Values.runAsUser | int64 }}
-capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
+{{- $context := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "runAsNonRoot" true
+      "capabilities" (dict "drop" (list "ALL")) "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- with .Values.runAsUser }}{{ $_ := set $context "runAsUser" (int64 .) }}{{ end -}}
+{{- mustMergeOverwrite $context (deepCopy .Values.containerSecurityContext) | toYaml -}}
 {{- end -}}
 
-{{/* Environment of everything that runs an engine. The root file system is read-only: all that writes is led elsewhere. */}}
+{{/* Environment of every process that may run an engine. The root file system is read-only, so caches go elsewhere. */}}
 {{- define "hybridserve.env" -}}
 - {name: HOME, value: /tmp}
 - {name: HF_HOME, value: /models/huggingface}
-{{- if .Values.weights.download }}
+# Weights come from the download container, a claim or a folder, and never from the engine itself.
 - {name: HF_HUB_OFFLINE, value: "1"}
-{{- end }}
 - {name: XDG_CACHE_HOME, value: /var/cache/hybridserve}
 - {name: VLLM_CACHE_ROOT, value: /var/cache/hybridserve/vllm}
 - {name: TORCHINDUCTOR_CACHE_DIR, value: /var/cache/hybridserve/inductor}
@@ -30,9 +26,17 @@ seccompProfile: {type: RuntimeDefault}
 - {name: VLLM_NO_USAGE_STATS, value: "1"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: TOKENIZERS_PARALLELISM, value: "false"}
+{{- end -}}
+
+{{- define "hybridserve.extraEnv" -}}
 {{- with .Values.extraEnv }}
-{{ toYaml . }}
+{{- toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* Names of environment variables that extraEnv may not set, because the chart, KubeRay or Ray set them. */}}
+{{- define "hybridserve.reservedEnv" -}}
+^(HOME|HF_HOME|HF_HUB_OFFLINE|XDG_CACHE_HOME|VLLM_CACHE_ROOT|TORCHINDUCTOR_CACHE_DIR|TRITON_CACHE_DIR|VLLM_NO_USAGE_STATS|TOKENIZERS_PARALLELISM|CUDA_VISIBLE_DEVICES|REPOSITORY|REVISION|RAY_.*|REDIS_PASSWORD|REDIS_USERNAME|FQ_RAY_IP|KUBERAY_.*|HYBRIDSERVE_.*)$
 {{- end -}}
 
 {{- define "hybridserve.engineMounts" -}}
@@ -40,6 +44,11 @@ seccompProfile: {type: RuntimeDefault}
 - {name: shm, mountPath: /dev/shm}
 - {name: weights, mountPath: /models}
 - {name: compile-cache, mountPath: /var/cache/hybridserve}
+{{- include "hybridserve.fileMounts" . }}
+{{- end -}}
+
+{{/* Files that settings name: read by the engine, and by the Ray head when it builds the application. */}}
+{{- define "hybridserve.fileMounts" -}}
 {{- if include "hybridserve.keysSecret" . }}
 - {name: keys, mountPath: /etc/hybridserve-keys, readOnly: true}
 {{- end }}
@@ -51,23 +60,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- end -}}
 
-{{- define "hybridserve.engineVolumes" -}}
-- name: tmp
-  emptyDir: {sizeLimit: 2Gi}
-- name: shm
-  emptyDir: {medium: Memory, sizeLimit: {{ .Values.shmSize | quote }}}
-- name: weights
-{{- if or .Values.weights.cache.persistent .Values.weights.cache.existingClaim }}
-  persistentVolumeClaim: {claimName: {{ default (printf "%s-weights" (include "hybridserve.fullname" .)) .Values.weights.cache.existingClaim | quote }}}
-{{- else }}
-  emptyDir: {sizeLimit: {{ .Values.weights.cache.size | quote }}}
-{{- end }}
-- name: compile-cache
-{{- if .Values.compileCache.existingClaim }}
-  persistentVolumeClaim: {claimName: {{ .Values.compileCache.existingClaim | quote }}}
-{{- else }}
-  emptyDir: {sizeLimit: {{ .Values.compileCache.size | quote }}}
-{{- end }}
+{{- define "hybridserve.fileVolumes" -}}
 {{- with include "hybridserve.keysSecret" . }}
 - name: keys
   secret:
@@ -78,6 +71,47 @@ seccompProfile: {type: RuntimeDefault}
 - name: notice
   configMap: {name: "{{ include "hybridserve.fullname" . }}-notice"}
 {{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "hybridserve.scratchVolumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: {{ .Values.tmpSize | quote }}}
+- name: shm
+  emptyDir: {medium: Memory, sizeLimit: {{ .Values.shmSize | quote }}}
+{{- end -}}
+
+{{- define "hybridserve.weightsVolume" -}}
+{{- $cache := .Values.weights.cache -}}
+- name: weights
+{{- if or $cache.persistent $cache.existingClaim }}
+  persistentVolumeClaim: {claimName: {{ default (printf "%s-weights" (include "hybridserve.fullname" .)) $cache.existingClaim | quote }}}
+{{- else if $cache.perPod }}
+  ephemeral:
+    volumeClaimTemplate:
+      spec:
+        accessModes: [ReadWriteOnce]
+        {{- with $cache.storageClassName }}
+        storageClassName: {{ . | quote }}
+        {{- end }}
+        resources:
+          requests: {storage: {{ $cache.size | quote }}}
+{{- else }}
+  emptyDir: {sizeLimit: {{ $cache.size | quote }}}
+{{- end }}
+{{- end -}}
+
+{{- define "hybridserve.engineVolumes" -}}
+{{- include "hybridserve.scratchVolumes" . }}
+{{ include "hybridserve.weightsVolume" . }}
+- name: compile-cache
+{{- if .Values.compileCache.existingClaim }}
+  persistentVolumeClaim: {claimName: {{ .Values.compileCache.existingClaim | quote }}}
+{{- else }}
+  emptyDir: {sizeLimit: {{ .Values.compileCache.size | quote }}}
+{{- end }}
 {{- if .Values.weights.download }}
 {{- with include "hybridserve.hubSecret" . }}
 - name: hub-token
@@ -85,13 +119,26 @@ seccompProfile: {type: RuntimeDefault}
     secretName: {{ . | quote }}
     items: [{key: {{ $.Values.weights.secretKey | quote }}, path: token}]
 {{- end }}
+{{- with .Values.weights.caConfigMap }}
+- name: hub-ca
+  configMap:
+    name: {{ . | quote }}
+    items: [{key: {{ $.Values.weights.caKey | quote }}, path: ca.crt}]
 {{- end }}
-{{- with .Values.extraVolumes }}
+{{- end }}
+{{- include "hybridserve.fileVolumes" . }}
+{{- end -}}
+
+{{- define "hybridserve.initContainers" -}}
+{{- with .Values.extraInitContainers }}
 {{ toYaml . }}
+{{- end }}
+{{- if .Values.weights.download }}
+{{ include "hybridserve.downloadContainer" . }}
 {{- end }}
 {{- end -}}
 
-{{/* Fetches the weights once for each revision and believes them only after every checksum was compared. */}}
+{{/* Downloads the weights once for each revision; an attempt counts only after every checksum was verified. */}}
 {{- define "hybridserve.downloadContainer" -}}
 - name: weights
   image: {{ include "hybridserve.image" . | quote }}
@@ -108,6 +155,24 @@ seccompProfile: {type: RuntimeDefault}
     - {name: HF_HOME, value: /models/huggingface}
     - {name: REPOSITORY, value: {{ dig "model" "source" "" .Values.settings | quote }}}
     - {name: REVISION, value: {{ dig "model" "revision" "" .Values.settings | quote }}}
+    {{- with .Values.weights.endpoint }}
+    - {name: HF_ENDPOINT, value: {{ . | quote }}}
+    {{- end }}
+    {{- with .Values.weights.httpsProxy }}
+    - {name: HTTPS_PROXY, value: {{ . | quote }}}
+    - {name: HTTP_PROXY, value: {{ . | quote }}}
+    {{- end }}
+    {{- with .Values.weights.noProxy }}
+    - {name: NO_PROXY, value: {{ . | quote }}}
+    {{- end }}
+    {{- if .Values.weights.caConfigMap }}
+    - {name: SSL_CERT_FILE, value: /etc/hub-ca/ca.crt}
+    - {name: REQUESTS_CA_BUNDLE, value: /etc/hub-ca/ca.crt}
+    {{- end }}
+    {{- include "hybridserve.extraEnv" . | nindent 4 }}
+  {{- with .Values.extraEnvFrom }}
+  envFrom: {{- toYaml . | nindent 4 }}
+  {{- end }}
   securityContext: {{- include "hybridserve.containerSecurityContext" . | nindent 4 }}
   resources:
     requests: {cpu: 500m, memory: 1Gi, ephemeral-storage: 64Mi}
@@ -118,27 +183,66 @@ seccompProfile: {type: RuntimeDefault}
     {{- if include "hybridserve.hubSecret" . }}
     - {name: hub-token, mountPath: /etc/hub-token, readOnly: true}
     {{- end }}
+    {{- if .Values.weights.caConfigMap }}
+    - {name: hub-ca, mountPath: /etc/hub-ca, readOnly: true}
+    {{- end }}
+    {{- with .Values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end -}}
 
-{{/* Arguments: root, component. Several pods spread over nodes where that is possible. */}}
+{{/* Pod fields that both modes share. Argument: root. */}}
+{{- define "hybridserve.podFields" -}}
+{{ include "hybridserve.pullSecrets" . }}
+{{- range $name := list "schedulerName" "dnsPolicy" }}
+{{- with get $.Values $name }}
+{{ $name }}: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- range $name := list "dnsConfig" "hostAliases" }}
+{{- with get $.Values $name }}
+{{ $name }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Pod fields of the check and the test. */}}
+{{- define "hybridserve.hookPodFields" -}}
+{{ include "hybridserve.pullSecrets" . }}
+{{- range $name := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
+{{- with get $.Values.hookPods $name }}
+{{ $name }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A probe with the user's fields. Arguments: probe (mapping), over (mapping). */}}
+{{- define "hybridserve.probe" -}}
+{{- mustMergeOverwrite (deepCopy .probe) (deepCopy .over) | toYaml -}}
+{{- end -}}
+
+{{/* Topology spread of the engine pods. */}}
 {{- define "hybridserve.spread" -}}
-{{- if .root.Values.topologySpreadConstraints -}}
-{{- toYaml .root.Values.topologySpreadConstraints -}}
+{{- if .Values.topologySpreadConstraints -}}
+{{- toYaml .Values.topologySpreadConstraints -}}
 {{- else -}}
 - maxSkew: 1
   topologyKey: kubernetes.io/hostname
   whenUnsatisfiable: ScheduleAnyway
   labelSelector:
-    matchLabels: {{- include "hybridserve.selector" . | nindent 6 }}
+    matchLabels: {{- include "hybridserve.podSelector" (dict "root" . "component" (include "hybridserve.engineComponent" .)) | nindent 6 }}
 {{- end -}}
 {{- end -}}
 
-{{/* Requests and limits with every amount as text: servers that merge by schema take a bare 1 for no quantity. */}}
+{{/* Requests and limits with every amount as text, because some servers do not accept a bare 1 as a quantity. */}}
 {{- define "hybridserve.resources" -}}
-{{- range $part, $amounts := . }}
+{{- range $part, $amounts := omit . "claims" }}
 {{ $part }}:
   {{- range $name, $amount := $amounts }}
   {{ $name }}: {{ $amount | toString | quote }}
   {{- end }}
+{{- end }}
+{{- with .claims }}
+claims: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}

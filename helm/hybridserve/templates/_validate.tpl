@@ -1,10 +1,13 @@
 {{/*
-What the schema cannot say, because it takes two values to be wrong. Each rule adds a line: the path, what is wrong, what
-to do. All of them are shown at once.
+Rules that the schema cannot express, because two values contradict each other. Each rule adds one line: the path, what is
+wrong, what to do. All lines are shown at once.
 */}}
 {{- define "hybridserve.errors" -}}
 {{- include "hybridserve.errors.settings" . -}}
 {{- include "hybridserve.errors.plan" . -}}
+{{- include "hybridserve.errors.weights" . -}}
+{{- include "hybridserve.errors.resources" . -}}
+{{- include "hybridserve.errors.exposure" . -}}
 {{- include "hybridserve.errors.objects" . -}}
 {{- if eq .Values.mode "rayservice" }}{{ include "hybridserve.errors.ray" . }}{{ end -}}
 {{- end -}}
@@ -22,30 +25,26 @@ settings.{{ $path }}: the chart sets it; {{ if $instead }}set {{ $instead }} ins
 {{- if and .Values.image.digest (dig "license" "image" "" $settings) }}
 settings.license.image: the chart sets it from image.digest; remove it
 {{- end }}
-{{- $gpus := dig "limits" "nvidia.com/gpu" 0 .Values.resources | int }}
-{{- $devices := include "hybridserve.devices" . | int }}
+{{- $accelerator := include "hybridserve.acceleratorId" . }}
+{{- if not (hasKey (include "hybridserve.facts" . | fromYaml).accelerators $accelerator) }}
+settings.accelerator.name: {{ $accelerator }} is not in the catalog; use one of {{ keys (include "hybridserve.facts" . | fromYaml).accelerators | sortAlpha | join ", " }}
+{{- end }}
+{{- $least := dig "scaling" "min_replicas" 1 $settings | int }}
 {{- $most := dig "scaling" "max_replicas" 1 $settings | int }}
-{{- if eq (include "hybridserve.accelerator" .) "cpu" }}
-{{- if gt $gpus 0 }}
-resources.limits: asks for {{ $gpus }} GPUs, and settings.accelerator.name is cpu; name the GPU there, or remove nvidia.com/gpu
+{{- if gt $least $most }}
+settings.scaling.min_replicas: {{ $least }} is above max_replicas {{ $most }}; lower it
 {{- end }}
-{{- else if eq .Values.mode "standalone" }}
-{{- if ne $gpus (mul $devices $most | int) }}
-resources.limits: nvidia.com/gpu is {{ $gpus }}, and {{ $most }} replicas of {{ $devices }} devices run in one pod; set it to {{ mul $devices $most }}
+{{- range $name := list "host" "port" "uds" "api-key" "api_key" "middleware" "root-path" "root_path" "ssl-keyfile" "ssl_keyfile" "trust-remote-code" "trust_remote_code" }}
+{{- if hasKey (default dict (dig "engine" "extra_args" dict $settings)) $name }}
+settings.engine.extra_args: {{ $name }} changes how the engine is reached or which code it runs; remove it
 {{- end }}
 {{- end }}
-{{- if .Values.weights.download }}
-{{- $source := dig "model" "source" "" $settings }}
-{{- if or (not $source) (hasPrefix "/" $source) }}
-weights.download: needs a repository in settings.model.source, which is {{ default "empty" $source }}; set it, or turn the download off
-{{- end }}
-{{- if not (regexMatch "^[0-9a-f]{40}$" (default "" (dig "model" "revision" "" $settings))) }}
-settings.model.revision: weights are fetched at one commit only; set its 40 hex digits, or turn weights.download off
-{{- end }}
+{{- if and (eq (dig "server" "profile" "demo" $settings) "production") (not .Values.check.enabled) }}
+check.enabled: profile production requires the check before an install; set it to true
 {{- end }}
 {{- $guard := default dict $settings.guard }}
 {{- if and .Values.networkPolicy.enabled (has (default "none" $guard.kind) (list "model" "nemo")) (not .Values.networkPolicy.guard) (not .Values.networkPolicy.extraEgress) }}
-networkPolicy.guard: settings.guard.url is {{ $guard.url }}, and no way leads there; name its pods or addresses as peers
+networkPolicy.guard: no egress rule allows {{ $guard.url }} (settings.guard.url); name its pods or addresses as peers
 {{- end }}
 {{- end -}}
 
@@ -61,7 +60,7 @@ plan.model: planned for {{ .model }}, and settings.model.id is {{ $id }}; run `h
 plan.accelerator: planned for {{ .accelerator }}, and settings.accelerator.name is {{ $name }}; run `hybridserve render helm` again, or remove the plan
 {{- end }}
 {{- if ne (int .devices) (include "hybridserve.devices" $ | int) }}
-plan.devices: planned for {{ .devices }} devices, and the settings spread over {{ include "hybridserve.devices" $ }}; run `hybridserve render helm` again, or remove the plan
+plan.devices: planned for {{ .devices }} devices, and the settings use {{ include "hybridserve.devices" $ }}; run `hybridserve render helm` again, or remove the plan
 {{- end }}
 {{- $seqs := dig "engine" "max_num_seqs" 0 $settings | int }}
 {{- if and .maxNumSeqs (gt $seqs (int .maxNumSeqs)) }}
@@ -74,37 +73,194 @@ settings.engine.max_model_len: {{ $length }} tokens do not fit into the {{ .maxM
 {{- end }}
 {{- end -}}
 
-{{- define "hybridserve.errors.objects" -}}
-{{- if and .Values.auth.keys .Values.auth.existingSecret }}
-auth.keys: auth.existingSecret is set as well; keep one of them
+{{- define "hybridserve.errors.weights" -}}
+{{- $settings := .Values.settings }}
+{{- $cache := .Values.weights.cache }}
+{{- $source := dig "model" "source" "" $settings }}
+{{- if .Values.weights.download }}
+{{- if or (not $source) (hasPrefix "/" $source) }}
+weights.download: needs a repository in settings.model.source, which is {{ default "empty" $source }}; set it, or turn the download off
 {{- end }}
-{{- if and .Values.weights.token .Values.weights.existingSecret }}
-weights.token: weights.existingSecret is set as well; keep one of them
+{{- if not (regexMatch "^[0-9a-f]{40}$" (default "" (dig "model" "revision" "" $settings))) }}
+settings.model.revision: a download needs a commit of 40 hex digits; `hybridserve fetch` shows it, or turn weights.download off
+{{- end }}
 {{- end }}
 {{- if and (or .Values.weights.token .Values.weights.existingSecret) (not .Values.weights.download) }}
 weights.download: a token is given, and nothing is downloaded; set it to true, or remove the token
 {{- end }}
-{{- if and .Values.weights.cache.persistent .Values.weights.cache.existingClaim }}
+{{- if and .Values.weights.token .Values.weights.existingSecret }}
+weights.token: weights.existingSecret is set as well; keep one of them
+{{- end }}
+{{- if and $cache.persistent $cache.existingClaim }}
 weights.cache.persistent: weights.cache.existingClaim is set as well; keep one of them
+{{- end }}
+{{- if and $cache.perPod (or $cache.persistent $cache.existingClaim) }}
+weights.cache.perPod: a claim for all pods is set as well; keep one of them
+{{- end }}
+{{- if and $cache.persistent (not $cache.existingClaim) }}
+{{- $shared := or (has "ReadWriteMany" $cache.accessModes) (has "ReadOnlyMany" $cache.accessModes) }}
+{{- $pinned := hasKey .Values.nodeSelector "kubernetes.io/hostname" }}
+{{- if not (or $shared $pinned) }}
+{{- if eq .Values.mode "standalone" }}
+{{- if gt (int .Values.replicaCount) 1 }}
+weights.cache.accessModes: {{ .Values.replicaCount }} pods cannot share a {{ first $cache.accessModes }} claim; use ReadWriteMany or weights.cache.perPod
+{{- end }}
+{{- if and (eq .Values.strategy "RollingUpdate") (gt (int .Values.rollingUpdate.maxSurge) 0) }}
+strategy: a new pod cannot mount a {{ first $cache.accessModes }} claim while the old pod uses it; use Recreate, ReadWriteMany or weights.cache.perPod
+{{- end }}
+{{- else }}
+weights.cache.accessModes: workers and the second cluster of an upgrade cannot share a {{ first $cache.accessModes }} claim; use ReadWriteMany, weights.cache.perPod, or pin one node with nodeSelector kubernetes.io/hostname
+{{- end }}
+{{- end }}
+{{- if and .Values.weights.download (not (or (has "ReadWriteMany" $cache.accessModes) (has "ReadWriteOnce" $cache.accessModes) (has "ReadWriteOncePod" $cache.accessModes))) }}
+weights.cache.accessModes: a download cannot write to a ReadOnlyMany claim; add a mode that writes
+{{- end }}
+{{- end }}
+{{- if and .Values.weights.download (not $cache.persistent) (not $cache.existingClaim) (not $cache.perPod) }}
+{{- $limit := dig "limits" "ephemeral-storage" "" .Values.resources }}
+{{- $needed := addf (include "hybridserve.bytes" $cache.size | float64) (include "hybridserve.bytes" .Values.tmpSize | float64) }}
+{{- if and $limit (gt $needed (include "hybridserve.bytes" $limit | float64)) }}
+resources.limits: ephemeral-storage {{ $limit }} does not hold the weights ({{ $cache.size }}) and /tmp ({{ .Values.tmpSize }}), and the pod would be evicted; raise it, or use a claim or weights.cache.perPod
+{{- end }}
+{{- end }}
+{{- if and (ne (dig "model" "id" "demo" $settings) "demo") (not .Values.weights.download) (not $cache.existingClaim) (not $cache.persistent) (not .Values.extraVolumes) (not (hasPrefix "/" $source)) (not (hasPrefix "/" (dig "model" "id" "" $settings))) }}
+weights.download: the pods have no weights of {{ dig "model" "id" "" $settings }}; turn it on, or name a claim (weights.cache.existingClaim) or a folder (settings.model.source)
+{{- end }}
+{{- if and (or .Values.weights.endpoint .Values.weights.httpsProxy .Values.weights.caConfigMap) (not .Values.weights.download) }}
+weights.download: a mirror, proxy or certificate is given, and nothing is downloaded; set it to true, or remove them
+{{- end }}
+{{- end -}}
+
+{{- define "hybridserve.errors.resources" -}}
+{{- $accelerator := include "hybridserve.accelerator" . }}
+{{- $gpus := include "hybridserve.gpus" .Values.resources | int }}
+{{- $devices := include "hybridserve.devices" . | int }}
+{{- $most := dig "scaling" "max_replicas" 1 .Values.settings | int }}
+{{- if eq $accelerator "cpu" }}
+{{- if gt $gpus 0 }}
+resources.limits: {{ $gpus }} GPUs, and settings.accelerator.name is cpu; name the GPU there, or remove it from the limits
+{{- end }}
+{{- else if and (eq .Values.mode "standalone") (not .Values.resources.claims) }}
+{{- if ne $gpus (mul $devices $most | int) }}
+resources.limits: {{ $gpus }} GPUs, and one pod runs {{ $most }} replicas of {{ $devices }} devices; set it to {{ mul $devices $most }}, or use replicaCount for more pods
+{{- end }}
+{{- end }}
+{{- $parts := dict "resources" .Values.resources "check.resources" .Values.check.resources "test.resources" .Values.test.resources "ray.head.resources" .Values.ray.head.resources "ray.autoscaler.resources" .Values.ray.autoscaler.resources }}
+{{- range $index, $group := .Values.ray.workerGroups }}
+{{- with $group.resources }}{{ $_ := set $parts (printf "ray.workerGroups[%d].resources" $index) . }}{{ end }}
+{{- end }}
+{{- range $path, $resources := $parts }}
+{{- $requests := default dict $resources.requests }}
+{{- $limits := default dict $resources.limits }}
+{{- range $name, $amount := $requests }}
+{{- $limit := get $limits $name }}
+{{- if and (contains "/" $name) (ne (toString $amount) (toString $limit)) }}
+{{ $path }}.requests: {{ $name }} is {{ $amount }}, and its limit is {{ default "missing" $limit }}; extended resources need equal requests and limits
+{{- else if and $limit (gt (include "hybridserve.bytes" $amount | float64) (include "hybridserve.bytes" $limit | float64)) }}
+{{ $path }}.requests: {{ $name }} {{ $amount }} is above the limit {{ $limit }}; raise the limit
+{{- end }}
+{{- end }}
+{{- range $claim := default list $resources.claims }}
+{{- $names := list }}
+{{- range $.Values.resourceClaims }}{{ $names = append $names .name }}{{ end }}
+{{- if not (has $claim.name $names) }}
+{{ $path }}.claims: {{ $claim.name }} is not in resourceClaims; add it there
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with dig "limits" "memory" "" .Values.resources }}
+{{- if ge (include "hybridserve.bytes" $.Values.shmSize | float64) (include "hybridserve.bytes" . | float64) }}
+shmSize: {{ $.Values.shmSize }} counts as memory of the container and does not fit into the limit {{ . }}; lower it
+{{- end }}
+{{- end }}
+{{- if and (eq .Values.strategy "RollingUpdate") (eq (toString .Values.rollingUpdate.maxSurge) "0") (eq (toString .Values.rollingUpdate.maxUnavailable) "0") }}
+rollingUpdate.maxUnavailable: 0 together with maxSurge 0 replaces no pod; set one of them to 1
+{{- end }}
+{{- end -}}
+
+{{- define "hybridserve.errors.exposure" -}}
+{{- $profile := dig "server" "profile" "demo" .Values.settings }}
+{{- $public := list }}
+{{- if ne .Values.service.type "ClusterIP" }}{{ $public = append $public (printf "service.type %s" .Values.service.type) }}{{ end }}
+{{- if .Values.ingress.enabled }}{{ $public = append $public "ingress.enabled" }}{{ end }}
+{{- if .Values.httpRoute.enabled }}{{ $public = append $public "httpRoute.enabled" }}{{ end }}
+{{- if include "hybridserve.byGateway" . }}{{ $public = append $public "ray.upgradeStrategy NewClusterWithIncrementalUpgrade" }}{{ end }}
+{{- range $public }}
+{{- if and $.Values.networkPolicy.enabled (not $.Values.networkPolicy.clients) }}
+networkPolicy.clients: {{ . }} needs clients outside of this namespace, and none are allowed; name the peers of the controller, Gateway or clients
+{{- end }}
+{{- if and (ne $profile "demo") (not (include "hybridserve.keysSecret" $)) }}
+auth.existingSecret: {{ . }} makes the service public, and no API keys are required; name a Secret with keys
+{{- end }}
+{{- end }}
+{{- if and (eq $profile "production") (not (include "hybridserve.keysSecret" .)) }}
+auth.existingSecret: profile production requires API keys; name a Secret with the file that `hybridserve key new` writes
+{{- end }}
+{{- if and (int .Values.service.nodePort) (eq .Values.service.type "ClusterIP") }}
+service.nodePort: type ClusterIP has no node port; set service.type to NodePort or LoadBalancer
+{{- end }}
+{{- if and (or .Values.service.loadBalancerClass .Values.service.loadBalancerSourceRanges) (ne .Values.service.type "LoadBalancer") }}
+service.type: load balancer fields are set, and the type is {{ .Values.service.type }}; set it to LoadBalancer
+{{- end }}
+{{- end -}}
+
+{{- define "hybridserve.errors.objects" -}}
+{{- if and .Values.auth.keys .Values.auth.existingSecret }}
+auth.keys: auth.existingSecret is set as well; keep one of them
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 ingress.hosts: the Ingress has no host; add [{host: NAME}]
 {{- end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
-httpRoute.parentRefs: the route hangs on no Gateway; add [{name: NAME}]
+httpRoute.parentRefs: the route attaches to no Gateway; add [{name: NAME}]
 {{- end }}
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
-serviceAccount.name: none is made (serviceAccount.create is false); name one
+serviceAccount.name: serviceAccount.create is false, so name an existing account
 {{- end }}
+{{- $volumes := list "tmp" "shm" "weights" "compile-cache" "keys" "notice" "hub-token" "hub-ca" "settings" "drain" "shared-mem" "ray-logs" }}
+{{- $own := list }}
 {{- range .Values.extraVolumes }}
-{{- if has .name (list "tmp" "shm" "weights" "compile-cache" "keys" "notice" "hub-token" "settings") }}
-extraVolumes: {{ .name }} is a volume of the chart; give yours another name
+{{- if has .name $volumes }}
+extraVolumes: {{ .name }} is a volume of the chart; choose another name
+{{- end }}
+{{- if has .name $own }}
+extraVolumes: {{ .name }} is defined twice; rename one
+{{- end }}
+{{- if hasKey . "hostPath" }}
+extraVolumes: {{ .name }} is a hostPath, which the restricted Pod Security Standard refuses; use a claim
+{{- end }}
+{{- $own = append $own .name }}
+{{- end }}
+{{- $paths := list "/tmp" "/dev/shm" "/models" "/var/cache/hybridserve" "/etc/hybridserve" "/etc/hybridserve-keys" "/etc/hybridserve-notice" "/etc/hybridserve-drain" "/etc/hub-token" "/etc/hub-ca" "/" }}
+{{- range .Values.extraVolumeMounts }}
+{{- if has (default "/" (trimSuffix "/" .mountPath)) $paths }}
+extraVolumeMounts: {{ .mountPath }} is a path of the chart; mount at another path
+{{- end }}
+{{- if not (has .name $own) }}
+extraVolumeMounts: {{ .name }} is not in extraVolumes; add it there
 {{- end }}
 {{- end }}
+{{- $reserved := include "hybridserve.reservedEnv" . }}
+{{- $variables := list }}
 {{- range .Values.extraEnv }}
-{{- if and (hasKey . "value") (regexMatch "(?i)(token|secret|password|api_?key)$" .name) }}
-extraEnv: {{ .name }} holds a secret as plain text; take it from a Secret with valueFrom.secretKeyRef
+{{- if regexMatch $reserved .name }}
+extraEnv: {{ .name }} is reserved for the chart, KubeRay and Ray; use the chart's values, and settings instead of HYBRIDSERVE_*
 {{- end }}
+{{- if and (hasKey . "value") (regexMatch "(?i)(token|secret|password|api_?key)$" .name) }}
+extraEnv: {{ .name }} is a secret as plain text; use valueFrom.secretKeyRef
+{{- end }}
+{{- if has .name $variables }}
+extraEnv: {{ .name }} is set twice; remove one
+{{- end }}
+{{- $variables = append $variables .name }}
+{{- end }}
+{{- range $name, $value := dict "podSecurityContext" .Values.podSecurityContext "containerSecurityContext" .Values.containerSecurityContext }}
+{{- if or $value.privileged $value.allowPrivilegeEscalation (eq (toString $value.runAsNonRoot) "false") (eq (toString $value.runAsUser) "0") (dig "capabilities" "add" list $value) (eq (dig "seccompProfile" "type" "" $value) "Unconfined") }}
+{{ $name }}: weakens the restricted Pod Security Standard; remove that field
+{{- end }}
+{{- end }}
+{{- if and .Values.lifecycle.preStop (not (dig "preStop" "exec" dict .Values.lifecycle)) (not (dig "preStop" "sleep" dict .Values.lifecycle)) }}
+lifecycle.preStop: has no action; give exec or sleep, or remove it
 {{- end }}
 {{- end -}}
 
@@ -114,19 +270,32 @@ extraEnv: {{ .name }} holds a secret as plain text; take it from a Secret with v
 replicaCount: belongs to mode standalone; set settings.scaling.max_replicas and ray.workerGroups
 {{- end }}
 {{- if eq (dig "server" "data_path" "auto" .Values.settings) "single" }}
-settings.server.data_path: single is one engine without Ray; set mode to standalone, or take haproxy or proxy
+settings.server.data_path: single is one engine without Ray; set mode to standalone, or use haproxy or proxy
 {{- end }}
-{{- if and $ray.token.enabled (not $ray.token.existingSecret) (not $ray.token.value) }}
-ray.token.existingSecret: the cluster asks for a token, and none is given; name a Secret with the key auth_token
+{{- if and (eq (dig "scaling" "policy" "hybrid" .Values.settings) "queue_length") (not (dig "scaling" "target_ongoing_requests" 0 .Values.settings)) (not (dig "engine" "max_num_seqs" 0 .Values.settings)) }}
+settings.scaling.target_ongoing_requests: policy queue_length needs it here, or settings.engine.max_num_seqs; set one of them
+{{- end }}
+{{- $version := (include "hybridserve.facts" . | fromYaml).ray }}
+{{- if and (ne $ray.version $version) (not .Values.image.tag) (not .Values.image.digest) }}
+ray.version: the image of this chart has Ray {{ $version }}, and KubeRay would assume {{ $ray.version }}; remove it, or name your image
 {{- end }}
 {{- if and $ray.token.existingSecret $ray.token.value }}
 ray.token.value: ray.token.existingSecret is set as well; keep one of them
 {{- end }}
+{{- if and (not $ray.token.enabled) (ne (dig "server" "profile" "demo" .Values.settings) "demo") }}
+ray.token.enabled: without a token, everyone who reaches the Ray cluster can run code in it; set it to true
+{{- end }}
 {{- if and $ray.redis.existingSecret (not $ray.redis.address) }}
-ray.redis.address: a password is named, and no Redis; set redis://HOST:6379
+ray.redis.address: a password is given, and no Redis; set redis://HOST:6379
 {{- end }}
 {{- if and $ray.redis.address .Values.networkPolicy.enabled (not .Values.networkPolicy.redis) (not .Values.networkPolicy.extraEgress) }}
-networkPolicy.redis: ray.redis.address is {{ $ray.redis.address }}, and no way leads there; name its pods or addresses as peers
+networkPolicy.redis: no egress rule allows {{ $ray.redis.address }} (ray.redis.address); name its pods or addresses as peers
+{{- end }}
+{{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.headName) }}
+serviceAccount.headName: KubeRay binds a Role to the account of the head, which would be `default`; name an existing account
+{{- end }}
+{{- if le (include "hybridserve.bytes" .Values.shmSize | float64) (mulf $ray.objectStoreMiB 1048576) }}
+ray.objectStoreMiB: {{ $ray.objectStoreMiB }} MiB do not fit into shmSize {{ .Values.shmSize }}, and Ray would use /tmp; lower it
 {{- end }}
 {{- if eq $ray.upgradeStrategy "NewClusterWithIncrementalUpgrade" }}
 {{- if not $ray.autoscaler.enabled }}
@@ -139,17 +308,19 @@ ray.incrementalUpgrade.gatewayClassName: incremental upgrades move traffic throu
 ray.incrementalUpgrade.stepSizePercent: {{ $ray.incrementalUpgrade.stepSizePercent }} is above maxSurgePercent {{ $ray.incrementalUpgrade.maxSurgePercent }}; lower it
 {{- end }}
 {{- if or .Values.ingress.enabled .Values.httpRoute.enabled }}
-ray.upgradeStrategy: incremental upgrades bring their own Gateway and HTTPRoute; turn ingress and httpRoute off
+ray.upgradeStrategy: incremental upgrades create their own Gateway and HTTPRoute; turn ingress and httpRoute off
 {{- end }}
 {{- end }}
 {{- $names := dict }}
 {{- $most := 0 }}
-{{- $platform := include "hybridserve.accelerator" . }}
+{{- $least := 0 }}
+{{- $accelerator := include "hybridserve.accelerator" . }}
 {{- $devices := include "hybridserve.devices" . | int }}
+{{- $tensor := dig "engine" "tensor_parallel_size" 1 .Values.settings | default 1 | int }}
 {{- $replicas := dig "scaling" "max_replicas" 1 .Values.settings | int }}
 {{- range $index, $group := $ray.workerGroups }}
 {{- if hasKey $names $group.name }}
-ray.workerGroups[{{ $index }}].name: {{ $group.name }} stands there twice; rename one
+ray.workerGroups[{{ $index }}].name: {{ $group.name }} is used twice; rename one
 {{- end }}
 {{- $_ := set $names $group.name true }}
 {{- if gt (int $group.minReplicas) (int $group.maxReplicas) }}
@@ -157,13 +328,26 @@ ray.workerGroups[{{ $index }}].minReplicas: {{ $group.minReplicas }} is above ma
 {{- else if or (lt (int $group.replicas) (int $group.minReplicas)) (gt (int $group.replicas) (int $group.maxReplicas)) }}
 ray.workerGroups[{{ $index }}].replicas: {{ $group.replicas }} is not between minReplicas {{ $group.minReplicas }} and maxReplicas {{ $group.maxReplicas }}
 {{- end }}
-{{- $gpus := dig "limits" "nvidia.com/gpu" 0 (default $.Values.resources $group.resources) | int }}
-{{- if and (ne $platform "cpu") (eq $gpus 0) }}
-ray.workerGroups[{{ $index }}].resources: no nvidia.com/gpu in the limits, and settings.accelerator.name is {{ $platform }}; add it here or in resources
+{{- $resources := default $.Values.resources $group.resources }}
+{{- $gpus := include "hybridserve.gpus" $resources | int }}
+{{- if $resources.claims }}{{ $gpus = $devices }}{{ end }}
+{{- if ne $accelerator "cpu" }}
+{{- if eq $gpus 0 }}
+ray.workerGroups[{{ $index }}].resources: no GPU in the limits, and settings.accelerator.name is {{ $accelerator }}; add it here or in resources
+{{- else if lt $gpus $tensor }}
+ray.workerGroups[{{ $index }}].resources: {{ $gpus }} GPUs, and tensor_parallel_size {{ $tensor }} would cross the network; raise the GPUs, or use pipeline_parallel_size
+{{- end }}
 {{- end }}
 {{- $most = add $most (mul (int $group.maxReplicas) $gpus) }}
+{{- $least = add $least (int $group.minReplicas) }}
 {{- end }}
-{{- if and (ne $platform "cpu") (lt (int $most) (mul $devices $replicas | int)) }}
-ray.workerGroups: hold {{ $most }} GPUs at most, and {{ $replicas }} replicas of {{ $devices }} need {{ mul $devices $replicas }}; raise maxReplicas, or lower settings.scaling.max_replicas
+{{- if and (ne $accelerator "cpu") (lt (int $most) (mul $devices $replicas | int)) }}
+ray.workerGroups: {{ $most }} GPUs at most, and {{ $replicas }} replicas of {{ $devices }} need {{ mul $devices $replicas }}; raise maxReplicas, or lower settings.scaling.max_replicas
+{{- end }}
+{{- if and .Values.podDisruptionBudget.enabled (gt (int $least) 1) (ge (int .Values.podDisruptionBudget.minAvailable) (int $least)) }}
+podDisruptionBudget.minAvailable: {{ .Values.podDisruptionBudget.minAvailable }} of the {{ $least }} workers that always run must stay, which blocks every node drain; lower it
+{{- end }}
+{{- if and (include "hybridserve.folderModel" .) (not .Values.weights.cache.existingClaim) (not .Values.weights.cache.persistent) (not .Values.extraVolumes) }}
+settings.model.id: the folder is below /models, and no claim is mounted there; set weights.cache.existingClaim
 {{- end }}
 {{- end -}}

@@ -1,4 +1,4 @@
-"""Values for the Helm chart from settings: with the plan pinned and resources sized, without what the chart sets."""
+"""Values of the Helm chart from settings: the plan and the download commit pinned, the pods sized."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from hybridserve.catalog.licenses import model_license
 from hybridserve.compliance.attribution import attribution_bundle
 from hybridserve.deployment.resolve import planned_view
 from hybridserve.errors import ConfigError
@@ -16,7 +17,7 @@ from hybridserve.units import GIB
 
 Mode = Literal["standalone", "rayservice"]
 
-# Paths of the settings that the chart sets itself, because only it knows their values.
+# Settings that the chart sets.
 CHART_SETS = (
     "server.host",
     "server.port",
@@ -28,22 +29,28 @@ CHART_SETS = (
     "telemetry.metrics_host",
     "telemetry.metrics_port",
 )
-# Settings that are about this machine: the plan is pinned, and Prometheus discovers pods.
+# Settings of this machine: the plan is pinned, and in a cluster Prometheus finds pods by labels.
 LOCAL_SETTINGS = ("accelerator.calibration", "telemetry.targets_dir", "telemetry.namespace")
 
-# Host memory for the engine, Ray and the page cache, beside the weights, which are loaded through it. 5 GiB on a CPU.
-HOST_MEMORY_GIB = 16
-CPUS_PER_DEVICE = 4
-# During a download the hub's cache has one more copy of the largest file.
+# Requested for each device: the engine and Ray take 5 GiB of host memory and about 2 CPUs. Weights are mapped files,
+# which the kernel can evict, so they count for the limit only. A g5.xlarge (A10G) and a g6.xlarge (L4) offer 4 CPUs and
+# 16 GiB.
+MEMORY_GIB_PER_DEVICE = 12
+CPUS_PER_DEVICE = 3
+# The download cache holds a second copy of the largest file for a while.
 DISK_SHARE = 1.3
+# Pods' own disk beside the weights: /tmp of 4 GiB, compiled kernels of 4 GiB, log files.
+DISK_GIB = 10
 
 
 def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]:
     """Values of the chart for this deployment. The engine arguments of the result are those of `settings`.
 
+    Mode standalone runs each replica in a pod, because Ray Serve inside one pod frees no GPU when it scales down.
+
     Args:
-        settings: as loaded; only values that were set are copied, and what the plan chose is pinned.
-        mode: how the chart runs it.
+        settings: as loaded. Settings with their default are left out; what the planner chose is pinned.
+        mode: mode of the chart.
 
     Raises:
         CatalogError, ConfigError, PlanRefused: as `plan_settings`.
@@ -59,19 +66,25 @@ def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]
     values["plan"] = _plan(settings, planned)
     values |= _times(settings)
     if gpu:
-        values |= _machine(settings, planned, mode)
+        values |= _machine(settings, planned)
+    pods = settings.scaling.max_replicas
+    if mode == "standalone" and gpu:
+        values |= _standalone(values["settings"], pods)
     if _repository(settings, planned) is not None:
         disk = math.ceil(planned.advice.plan.weights.bytes * _devices(settings) * DISK_SHARE / GIB) + 5
-        values["weights"] = {"download": True, "cache": {"persistent": True, "size": f"{disk}Gi"}}
+        # One pod can keep a claim. Several pods need ReadWriteMany, which not every cluster has.
+        kept = "persistent" if mode == "standalone" and pods == 1 else "perPod"
+        values["weights"] = {"download": True, "cache": {kept: True, "size": f"{disk}Gi"}}
     if settings.access.keys_file is not None:
         values["auth"] = {"existingSecret": "hybridserve-keys"}
     if mode == "rayservice":
         scaling = settings.scaling
         group: dict[str, Any] = {"name": "engine", "replicas": max(1, scaling.min_replicas)}
-        group |= {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.max_replicas}
+        # One worker more than replicas, so that a changed setting can start a new replica before it stops an old one.
+        group |= {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.max_replicas + 1}
         if device.ray_accelerator_type is not None:
             group["acceleratorType"] = device.ray_accelerator_type
-        values["ray"] = {"token": {"existingSecret": "hybridserve-ray-token"}, "workerGroups": [group]}
+        values["ray"] = {"workerGroups": [group]}
     # The bundle is written here, so the view must not require it.
     unbundled = settings.model_copy(update={"license": settings.license.model_copy(update={"bundle": None})})
     view = planned_view(replace(planned, settings=unbundled), settings.server.profile)
@@ -85,6 +98,8 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     tree.setdefault("accelerator", {})["name"] = settings.accelerator.name
     if (repository := _repository(settings, planned)) is not None:
         tree["model"]["source"] = repository
+        if settings.model.revision is None and (commit := _known_commit(planned)) is not None:
+            tree["model"]["revision"] = commit
     engine = tree.setdefault("engine", {})
     engine["version"] = settings.engine.version
     for name, value in planned.advice.values.items():
@@ -97,8 +112,15 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     return {section: content for section, content in tree.items() if content}
 
 
+def _known_commit(planned: ResolvedPlan) -> str | None:
+    """Commit of the model facts, or the commit whose license was read; None where neither is known."""
+    known = model_license(planned.model.id)
+    card = planned.model.card
+    return (card.revision if card else None) or (known.revision if known else None)
+
+
 def _repository(settings: Settings, planned: ResolvedPlan) -> str | None:
-    """Repository that the pod downloads from; None where the weights are in the image or on a volume."""
+    """Repository that the pod downloads; None where the weights are in the image or on a volume."""
     if settings.model.source is None and planned.model.folder is not None:
         return None
     source = weights_source(settings, planned.model)
@@ -125,24 +147,30 @@ def _plan(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
 
 
 def _times(settings: Settings) -> dict[str, Any]:
-    """The two times, where they are set, from which the chart derives probes, hooks and the grace period."""
+    """The two times from which the chart derives probes, hooks and the grace period, where they are set."""
     named = {"ready_timeout_s": "startupSeconds", "drain_timeout_s": "drainSeconds"}
     given = settings.server.model_fields_set
     return {value: math.ceil(getattr(settings.server, name)) for name, value in named.items() if name in given}
 
 
-def _machine(settings: Settings, planned: ResolvedPlan, mode: Mode) -> dict[str, Any]:
-    """Resources of one pod: of all replicas in mode standalone, of one in mode rayservice."""
-    devices = _devices(settings) * (settings.scaling.max_replicas if mode == "standalone" else 1)
-    weights = planned.advice.plan.weights.bytes * devices
-    memory = math.ceil(weights / GIB) + HOST_MEMORY_GIB
-    # Ray needs one CPU for each device and one for the replica.
-    cpus = CPUS_PER_DEVICE * devices
-    disk = {"ephemeral-storage": "10Gi"}
+def _standalone(settings: dict[str, Any], pods: int) -> dict[str, Any]:
+    """How pods of one replica each are counted and replaced; scaling is removed from the settings."""
+    settings.pop("scaling", None)
+    if pods == 1:
+        return {"strategy": "Recreate"}  # the only GPU and the claim are in use until the old pod has stopped
+    return {"replicaCount": pods, "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+
+
+def _machine(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
+    """Resources of the pod of one replica."""
+    devices = _devices(settings)
+    weights = math.ceil(planned.advice.plan.weights.bytes * devices / GIB)
+    memory = MEMORY_GIB_PER_DEVICE * devices
+    gpus = {"nvidia.com/gpu": devices, "ephemeral-storage": f"{DISK_GIB}Gi"}
     return {
         "resources": {
-            "requests": {"cpu": str(cpus), "memory": f"{memory}Gi", "nvidia.com/gpu": devices, **disk},
-            "limits": {"memory": f"{2 * memory}Gi", "nvidia.com/gpu": devices, **disk},
+            "requests": {"cpu": str(CPUS_PER_DEVICE * devices), "memory": f"{memory}Gi", **gpus},
+            "limits": {"memory": f"{2 * memory + weights}Gi", **gpus},
         },
         "shmSize": f"{2 * devices}Gi",
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
