@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from hybridserve.errors import ConfigError, HybridServeError
+from hybridserve.files import read_text
 
 MAX_VALUES = 100_000
 
@@ -44,13 +45,7 @@ def read(path: Path, where: str = "", fix: str = "correct the file", kind: type[
         HybridServeError: of class `kind`: unreadable, not UTF-8, or not valid (see `parse`).
     """
     where = where or str(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise kind(where, f"cannot be read: {error.strerror}", "give an existing file") from None
-    except UnicodeDecodeError as error:
-        raise kind(where, f"is not valid YAML: {error}", fix) from None
-    return parse(text, where, fix, kind)
+    return parse(read_text(path, where, kind=kind), where, fix, kind)
 
 
 def _count_values(value: Any, known: dict[int, int]) -> int:

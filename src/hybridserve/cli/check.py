@@ -20,6 +20,7 @@ from hybridserve.compliance.rules.guard import behavior_files
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.deployment.resolve import build_view
 from hybridserve.errors import ConfigError, ServiceError
+from hybridserve.files import read_text, write_text
 from hybridserve.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -83,11 +84,11 @@ def check(
         live_findings, record = _test_service(settings, findings, live, guard_down, key_file, quiet=as_json)
         findings += live_findings
         record_sha256 = record["sha256"]
-        _write(evidence, json.dumps(record, indent=2) + "\n")
+        write_text(evidence, json.dumps(record, indent=2) + "\n")
     if sarif_file is not None:
         from hybridserve.compliance.sarif import sarif
 
-        _write(sarif_file, json.dumps(sarif(findings, config.as_posix() if config else None), indent=2) + "\n")
+        write_text(sarif_file, json.dumps(sarif(findings, config.as_posix() if config else None), indent=2) + "\n")
     if as_json:
         typer.echo(json.dumps(compliance_document(findings, checked, today, record_sha256), indent=2))
     else:
@@ -113,13 +114,6 @@ def _profile(text: str | None) -> Profile | None:
         if text == profile:
             return profile
     raise ConfigError("--profile", f"{text!r} is not a profile", f"one of {', '.join(PROFILES)}")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be written: {error.strerror}", "give a writable path") from None
 
 
 def _print(findings: Sequence[Finding], profile: Profile, today: date, *, everything: bool) -> None:
@@ -180,7 +174,7 @@ def _test_service(
         _check_url("--guard-down", guard_down)
     # The patterns are English; a guard model must work in other languages too.
     canaries = canary_set(("en",) if settings.guard.kind in ("none", "rules") else ("en", "es"))
-    key = _read_key(key_file)
+    key = read_text(key_file, "--key-file").strip() if key_file else None
     model = settings.model.served_name or settings.model.id
     started = datetime.now(UTC)
     seen = asyncio.run(_send(url, key, canaries, model, quiet=quiet))
@@ -240,12 +234,3 @@ def _check_url(flag: str, url: str) -> None:
         valid = False
     if not valid:
         raise ConfigError(flag, f"{url!r} is not a URL", "for example http://127.0.0.1:8000")
-
-
-def _read_key(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError("--key-file", f"{file} cannot be read: {error.strerror}", "give an existing file") from None

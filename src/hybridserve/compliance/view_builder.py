@@ -19,6 +19,7 @@ from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.rules.license import NOTICE_FILE
 from hybridserve.compliance.view import Bundle, DeploymentView, ModelFiles, Part, PlannedEngine
 from hybridserve.errors import ConfigError, from_validation
+from hybridserve.files import read_text
 from hybridserve.settings import Settings
 from hybridserve.settings.license import LicenseSection, Waiver
 
@@ -49,8 +50,8 @@ def deployment_view(
         files=ModelFiles(present=_hashes(model.folder) if model.folder else None, pinned=_pinned(settings, main.entry)),
         anonymous=frozenset(settings.access.scopes_without_key(profile)),
         bundle=_bundle(section.bundle) if section.bundle else None,
-        about=_text("license.about", section.about),
-        terms_of_use=_text("license.terms_of_use", section.terms_of_use),
+        about=read_text(section.about, "license.about") if section.about else None,
+        terms_of_use=read_text(section.terms_of_use, "license.terms_of_use") if section.terms_of_use else None,
         waivers=_waivers(section),
     )
 
@@ -154,14 +155,3 @@ def _bundle(folder: Path) -> Bundle:
             texts[name] = content.decode("utf-8", errors="replace")
     notice = next((texts[name] for name in texts if name.upper() in ("NOTICE", "NOTICE.TXT")), None)
     return Bundle(notice=notice, texts=texts, hashes=hashes)
-
-
-def _text(setting: str, path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(setting, f"{path} cannot be read: {error.strerror}", "give an existing file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(setting, f"{path} is not UTF-8 text", "save it as UTF-8") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hybridserve.errors import ConfigError
+from hybridserve.files import read_text
 from hybridserve.guards.base import Guard
 from hybridserve.guards.patterns import PatternGuard
 from hybridserve.guards.resilient import ResilientGuard
@@ -43,7 +44,7 @@ def _remote_guard(settings: GuardSection, main_model: str) -> Guard:
     from hybridserve.guards.nemo import NemoGuard
 
     assert settings.url is not None
-    key = _read("guard.api_key_file", settings.api_key_file)
+    key = read_text(Path(settings.api_key_file), "guard.api_key_file").strip() if settings.api_key_file else None
     if settings.kind == "nemo":
         assert settings.config_id is not None
         return NemoGuard(
@@ -55,7 +56,7 @@ def _remote_guard(settings: GuardSection, main_model: str) -> Guard:
         )
     assert settings.model is not None
     assert settings.format is not None
-    prompt = _read("guard.prompt_file", settings.prompt_file)
+    prompt = read_text(Path(settings.prompt_file), "guard.prompt_file").strip() if settings.prompt_file else None
     if prompt is not None and "{conversation}" not in prompt:
         raise ConfigError("guard.prompt_file", "does not contain {conversation}", "add it where the conversation goes")
     return ModelGuard(
@@ -69,12 +70,3 @@ def _remote_guard(settings: GuardSection, main_model: str) -> Guard:
         template_kwargs=settings.template_kwargs,
         prompt=prompt,
     )
-
-
-def _read(setting: str, file: str | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(setting, f"{file} cannot be read: {error}", "give a readable file") from None
