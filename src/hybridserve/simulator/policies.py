@@ -40,38 +40,39 @@ class Fixed:
         return self.replicas
 
 
-@dataclass
-class Delays:
-    """Ray Serve's delays: a change must be requested continuously (`_apply_delay_logic`, Ray 2.60)."""
-
-    up_s: float
-    down_s: float
-    since: float | None = None
-    direction: int = 0
-
-    def apply(self, now: float, wanted: int, target: int) -> int:
-        direction = (wanted > target) - (wanted < target)
-        if direction != self.direction or direction == 0:
-            self.direction, self.since = direction, now
-        if direction == 0:
-            return target
-        assert self.since is not None
-        if now - self.since < (self.up_s if direction > 0 else self.down_s):
-            return target
-        self.direction, self.since = 0, None
-        if wanted < target:
-            return max(wanted, 1) if target > 1 else wanted
-        return wanted
-
-
 def _ongoing(view: View) -> int:
     """Requests in the router and on all replicas."""
-    metrics = view.metrics
-    return metrics.queued + sum(replica.running + replica.waiting for replica in metrics.replicas)
+    return view.metrics.queued + sum(replica.running + replica.waiting for replica in view.metrics.replicas)
 
 
-@dataclass
-class RayQueueLength:
+@dataclass(kw_only=True)
+class RayPolicy:
+    """Ray Serve's delays: a change must be requested continuously (`_apply_delay_logic`, Ray 2.60)."""
+
+    up_s: float = 30.0
+    down_s: float = 600.0
+    since: float = field(default=0.0, init=False)
+    direction: int = field(default=0, init=False)
+
+    def desired(self, view: View) -> int:
+        """Replicas before the delays."""
+        raise NotImplementedError
+
+    def target(self, view: View) -> int:
+        metrics, desired = view.metrics, self.desired(view)
+        if metrics.ready == 0:
+            return max(1, metrics.target) if _ongoing(view) else metrics.target
+        direction = (desired > metrics.target) - (desired < metrics.target)
+        if direction != self.direction or direction == 0:
+            self.direction, self.since = direction, metrics.now
+        if direction == 0 or metrics.now - self.since < (self.up_s if direction > 0 else self.down_s):
+            return metrics.target
+        self.direction = 0
+        return max(desired, 1) if metrics.target > 1 else desired
+
+
+@dataclass(kw_only=True)
+class RayQueueLength(RayPolicy):
     """Ray Serve's default: ongoing requests over a target per replica, mean over a look-back, delays.
 
     Source: ray/serve/autoscaling_policy.py 2.60; defaults of AutoscalingConfig: target 2, look-back 30 s, delays 30 s
@@ -79,30 +80,20 @@ class RayQueueLength:
     """
 
     target_ongoing: float
-    up_s: float = 30.0
-    down_s: float = 600.0
     look_back_s: float = 30.0
     name: str = "ray-queue-length"
     window: deque[tuple[float, float]] = field(default_factory=deque)
-    delays: Delays = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.delays = Delays(self.up_s, self.down_s)
-
-    def target(self, view: View) -> int:
-        metrics = view.metrics
-        ongoing = _ongoing(view)
-        self.window.append((metrics.now, ongoing))
-        while self.window[0][0] < metrics.now - self.look_back_s:
+    def desired(self, view: View) -> int:
+        now = view.metrics.now
+        self.window.append((now, _ongoing(view)))
+        while self.window[0][0] < now - self.look_back_s:
             self.window.popleft()
-        if metrics.ready == 0:
-            return max(1, metrics.target) if ongoing else metrics.target
-        mean = sum(value for _, value in self.window) / len(self.window)
-        return self.delays.apply(metrics.now, ceil(mean / self.target_ongoing - 1e-9), metrics.target)
+        return ceil(sum(value for _, value in self.window) / len(self.window) / self.target_ongoing - 1e-9)
 
 
-@dataclass
-class RayTtft:
+@dataclass(kw_only=True)
+class RayTtft(RayPolicy):
     """Ray Serve LLM's TTFT policy: one more replica while p99 is over the goal; one less when nearly idle.
 
     Source: Ray Serve LLM's documentation (newer than 2.60): p99 over 2 s adds one, fewer than 1.0 ongoing requests a
@@ -111,26 +102,13 @@ class RayTtft:
 
     goal_s: float = 2.0
     idle_ongoing: float = 1.0
-    up_s: float = 30.0
-    down_s: float = 600.0
     name: str = "ray-ttft"
-    delays: Delays = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.delays = Delays(self.up_s, self.down_s)
-
-    def target(self, view: View) -> int:
-        metrics = view.metrics
-        ongoing = _ongoing(view)
-        if metrics.ready == 0:
-            return max(1, metrics.target) if ongoing else metrics.target
-        wanted = metrics.target
-        p99 = view.ttft_p99
+    def desired(self, view: View) -> int:
+        metrics, p99 = view.metrics, view.ttft_p99
         if p99 is not None and p99 > self.goal_s:
-            wanted += 1
-        elif ongoing / metrics.ready < self.idle_ongoing:
-            wanted -= 1
-        return self.delays.apply(metrics.now, wanted, metrics.target)
+            return metrics.target + 1
+        return metrics.target - (_ongoing(view) / max(1, metrics.ready) < self.idle_ongoing)
 
 
 @dataclass

@@ -116,11 +116,13 @@ def candidates(policy: str, scenario: Scenario) -> Iterator[PolicyConfig]:
     elif policy == "ray-queue-length":
         for (up, down), share in product(((5, 120), (30, 600)), (0.5, 0.65, 0.8, 0.95)):
             about = f"target {share * slots:.1f}, delays {up}/{down} s"
-            yield PolicyConfig(policy, about, partial(RayQueueLength, share * slots, up, down))
+            yield PolicyConfig(
+                policy, about, partial(RayQueueLength, target_ongoing=share * slots, up_s=up, down_s=down)
+            )
     elif policy == "ray-ttft":
         for goal, idle in product((0.5, 1.0, 2.0), (1.0, slots / 2)):
             about = f"p99 {goal:g} s, idle {idle:g}, delays 5/60 s"
-            yield PolicyConfig(policy, about, partial(RayTtft, goal, idle, 5, 60))
+            yield PolicyConfig(policy, about, partial(RayTtft, goal_s=goal, idle_ongoing=idle, up_s=5, down_s=60))
     elif policy == "keda-waiting":
         for stabilization, threshold in product((60, 300), (0.25, 0.5, 1.0, 5.0)):
             about = f"threshold {threshold:g}, window {stabilization} s"

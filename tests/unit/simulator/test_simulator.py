@@ -310,7 +310,7 @@ def test_unknown_policy_is_named() -> None:
 
 
 def test_stock_policies_react_as_documented() -> None:
-    for policy in (RayQueueLength(2.0, 5, 120), KedaWaiting(1.0), KnativeConcurrency(2.0)):
+    for policy in (RayQueueLength(target_ongoing=2.0, up_s=5, down_s=120), KedaWaiting(1.0), KnativeConcurrency(2.0)):
         run = fleet(policy, output=300, initial=1)
         assert max(count for _, count in run.targets) > 1, policy.name
 
