@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Self
 
 from hybridserve.errors import ConfigError
 
 # Prefill rate, in tokens a second, of a replica whose rate is not known: never the limit.
 UNLIMITED_PREFILL = 1e12
-
-
-class PlannedLayout(Protocol):
-    """The part of a planned block layout that is used here."""
-
-    @property
-    def block_size(self) -> int: ...
-    def running_blocks(self, length: int) -> int:
-        """Blocks of a decoding sequence of `length` tokens."""
-        ...
-
-
-class PlannedCache(Protocol):
-    """The part of a cache plan that is used here: a layout and its blocks, one of which is the null block."""
-
-    @property
-    def num_blocks(self) -> int: ...
-    @property
-    def layout(self) -> PlannedLayout: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +56,17 @@ class ReplicaCapacity:
         """Blocks of a running sequence of `length` tokens."""
         return self.state_blocks + self.growing_groups * max(1, -(-int(length) // self.block_size))
 
+    @classmethod
+    def from_blocks(
+        cls, num_blocks: int, block_size: int, running_blocks: Callable[[int], int], max_num_seqs: int, prefill: float
+    ) -> Self:
+        """The capacity of a replica with a planned cache.
 
-def capacity_from_plan(plan: PlannedCache, max_num_seqs: int, prefill_tokens_per_s: float) -> ReplicaCapacity:
-    """The capacity of a replica with this cache plan.
-
-    Two lengths separate the parts of `running_blocks`: what grows by one block of tokens, and what does not grow.
-    """
-    size = plan.layout.block_size
-    one, two = plan.layout.running_blocks(size), plan.layout.running_blocks(2 * size)
-    return ReplicaCapacity(
-        max_num_seqs=max_num_seqs,
-        usable_blocks=plan.num_blocks - 1,
-        block_size=size,
-        state_blocks=one - (two - one),
-        growing_groups=two - one,
-        prefill_tokens_per_s=prefill_tokens_per_s,
-    )
+        Args:
+            num_blocks: of the cache, with the null block.
+            running_blocks: blocks of a decoding sequence of some length. Two lengths separate what grows by one block
+                of tokens from what does not grow.
+            prefill: prompt tokens per second.
+        """
+        one, two = running_blocks(block_size), running_blocks(2 * block_size)
+        return cls(max_num_seqs, num_blocks - 1, block_size, one - (two - one), two - one, prefill)

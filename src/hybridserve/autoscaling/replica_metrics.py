@@ -43,11 +43,6 @@ class ReplicaMetrics:
     generated: int = 0
     slot_seconds: float = 0.0
 
-    @property
-    def kv_blocks_used(self) -> int:
-        """Blocks in use apart from state blocks."""
-        return max(0, self.blocks_used - self.state_blocks_used)
-
     def numbers(self) -> dict[str, int | float]:
         """Everything but the id, as the flat dict of numbers that Ray Serve accepts."""
         return {name: value for name, value in asdict(self).items() if name != "replica"}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from hybridserve.autoscaling.capacity import UNLIMITED_PREFILL, capacity_from_plan
+from hybridserve.autoscaling.capacity import UNLIMITED_PREFILL, ReplicaCapacity
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.compliance import (
@@ -59,7 +59,10 @@ def resolve_deployment(
     cache = plan.cache
     assert cache is not None  # `recommend` raises PlanRefused where nothing fits
     rate = settings.scaling.prefill_tokens_per_s or UNLIMITED_PREFILL
-    capacity = capacity_from_plan(cache, plan.max_num_seqs, rate)
+    layout = cache.layout
+    capacity = ReplicaCapacity.from_blocks(
+        cache.num_blocks, layout.block_size, layout.running_blocks, plan.max_num_seqs, rate
+    )
     spec = DeploymentSpec(
         settings=settings,
         plan=_summary(planned),

@@ -173,7 +173,7 @@ class TestEngineStats:
         stats = self.stats()
         stats.record(step(running=4, usage=40 / 166), None)
         reading = stats.reading()
-        assert (reading.blocks_used, reading.state_blocks_used, reading.kv_blocks_used) == (40, 28, 12)
+        assert (reading.blocks_used, reading.state_blocks_used) == (40, 28)
 
     def test_idle_engine_has_fresh_metrics(self) -> None:
         stats = self.stats()

@@ -6,7 +6,7 @@ Names and labels of the recordings are those of sloth, so that its dashboards wo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hybridserve.settings.telemetry import TelemetrySection
 
@@ -16,12 +16,13 @@ SERVER_FAULTS = (
     "draining|guard_canary|guard_unavailable|engine_unavailable|engine_error|stream_unreadable|stream_interrupted"
 )
 # (short window, long window, share of the budget used in the long one, its hours, severity).
-_ALERTS = (
+_ALERTS: tuple[tuple[str, str, float, int, Severity], ...] = (
     ("5m", "1h", 0.02, 1, "page"),
     ("30m", "6h", 0.05, 6, "page"),
     ("2h", "1d", 0.10, 24, "ticket"),
     ("6h", "3d", 0.10, 72, "ticket"),
 )
+Severity = Literal["page", "ticket"]
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 # With fewer requests in the last hour a single slow one would burn the budget.
 MIN_REQUESTS = 20
@@ -41,7 +42,6 @@ class SLO:
 
     name: str
     alert: str
-    runbook: str
     objective: float
     bad: str
     total: str
@@ -58,7 +58,6 @@ def objectives(section: TelemetrySection) -> tuple[SLO, ...]:
         _latency(
             "ttft",
             "HybridServeTTFTBudgetBurn",
-            "ttft",
             "vllm:time_to_first_token_seconds",
             section.slo_ttft_s,
             section.slo_ttft,
@@ -67,7 +66,6 @@ def objectives(section: TelemetrySection) -> tuple[SLO, ...]:
         _latency(
             "inter-token",
             "HybridServeInterTokenBudgetBurn",
-            "inter-token",
             "vllm:request_time_per_output_token_seconds",
             section.slo_inter_token_s,
             section.slo_inter_token,
@@ -77,7 +75,6 @@ def objectives(section: TelemetrySection) -> tuple[SLO, ...]:
         SLO(
             "goodput",
             "HybridServeGoodputBudgetBurn",
-            "goodput",
             section.slo_goodput,
             f'sum by ({BY}) (rate(hybridserve_requests_slo_total{{outcome!="good"}}[$window]))',
             f"sum by ({BY}) (rate(hybridserve_requests_slo_total[$window]))",
@@ -86,10 +83,10 @@ def objectives(section: TelemetrySection) -> tuple[SLO, ...]:
     )
 
 
-def _latency(name: str, alert: str, runbook: str, metric: str, limit: float, objective: float, goal: str) -> SLO:
+def _latency(name: str, alert: str, metric: str, limit: float, objective: float, goal: str) -> SLO:
     total = f"sum by ({BY}) (rate({metric}_count[$window]))"
     good = f'sum by ({BY}) (rate({metric}_bucket{{le="{limit}"}}[$window]))'
-    return SLO(name, alert, runbook, objective, f"{total} - {good}", total, goal.format(limit))
+    return SLO(name, alert, objective, f"{total} - {good}", total, goal.format(limit))
 
 
 def _availability(objective: float) -> SLO:
@@ -101,15 +98,7 @@ def _availability(objective: float) -> SLO:
     known = f"(({rejected}) or 0 * ({admitted}))"
     bad = f"{known} + (({aborted}) or 0 * {known})"
     total = f"(({admitted}) or 0 * ({rejected})) + {known}"
-    return SLO(
-        "availability",
-        "HybridServeAvailabilityBudgetBurn",
-        "availability",
-        objective,
-        bad,
-        total,
-        "no server error",
-    )
+    return SLO("availability", "HybridServeAvailabilityBudgetBurn", objective, bad, total, "no server error")
 
 
 def recordings(section: TelemetrySection, service: str = "hybridserve") -> list[dict[str, Any]]:
@@ -119,43 +108,29 @@ def recordings(section: TelemetrySection, service: str = "hybridserve") -> list[
     for slo in objectives(section):
         labels = {"sloth_service": service, "sloth_slo": slo.name, "sloth_id": f"{service}-{slo.name}"}
         chosen = f'{{sloth_id="{service}-{slo.name}"}}'
-        rules += [
-            {
-                "record": f"slo:sli_error:ratio_rate{window}",
-                "expr": slo.error(window),
-                "labels": {**labels, "sloth_window": window},
-            }
-            for window in WINDOWS
-        ]
-        # From the five-minute ratios: a rate over a month would read a month of raw samples at every evaluation.
-        short = f"slo:sli_error:ratio_rate5m{chosen}"
-        month = f"sum_over_time({short}[{period}]) / count_over_time({short}[{period}])"
-        rules += [
-            {
-                "record": f"slo:sli_error:ratio_rate{period}",
-                "expr": month,
-                "labels": {**labels, "sloth_window": period},
-            },
-            {"record": "slo:objective:ratio", "expr": f"vector({slo.objective:g})", "labels": labels},
-            {"record": "slo:error_budget:ratio", "expr": f"vector({_budget(slo):g})", "labels": labels},
-            {
-                "record": "slo:current_burn_rate:ratio",
-                "expr": f"{short} / {_budget(slo):g}",
-                "labels": labels,
-            },
-            {
-                "record": "slo:period_error_budget_remaining:ratio",
-                "expr": f"1 - slo:sli_error:ratio_rate{period}{chosen} / {_budget(slo):g}",
-                "labels": labels,
-            },
-        ]
+        # The period is summed from the five-minute ratios: a rate over a month would read a month of raw samples.
+        short, whole = f"slo:sli_error:ratio_rate5m{chosen}", f"slo:sli_error:ratio_rate{period}"
+        errors = {window: slo.error(window) for window in WINDOWS}
+        errors[period] = f"sum_over_time({short}[{period}]) / count_over_time({short}[{period}])"
+        for window, expr in errors.items():
+            record = f"slo:sli_error:ratio_rate{window}"
+            rules.append({"record": record, "expr": expr, "labels": {**labels, "sloth_window": window}})
+        budget = f"{_budget(slo):g}"
+        ratios = {
+            "objective": f"vector({slo.objective:g})",
+            "error_budget": f"vector({budget})",
+            "current_burn_rate": f"{short} / {budget}",
+            "period_error_budget_remaining": f"1 - {whole}{chosen} / {budget}",
+        }
+        rules += [{"record": f"slo:{name}:ratio", "expr": expr, "labels": labels} for name, expr in ratios.items()]
     return rules
 
 
-def burn_alerts(section: TelemetrySection, service: str = "hybridserve") -> list[tuple[SLO, str, str]]:
+def burn_alerts(section: TelemetrySection, service: str = "hybridserve") -> list[tuple[SLO, Severity, str]]:
     """(objective, severity, expression) of every burn-rate alert: a page and a ticket per objective."""
     alerts = []
     for slo in objectives(section):
+        severity: Severity
         for severity in ("page", "ticket"):
             pairs = [
                 _pair(slo, service, short, long, share * section.slo_days * 24 / hours)
