@@ -1,4 +1,4 @@
-"""The real stack, for every test in this folder."""
+"""The real stack for the tests in this folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.stack_service import Service, start
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """One service for all tests that only talk to it."""
+    """One service for all tests that only send requests."""
     running = start()
     yield running
     assert running.stop() == 0
@@ -19,7 +19,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def start_service() -> Iterator[Callable[..., Service]]:
-    """A factory for tests that need a service of their own; whatever it started is stopped."""
+    """A factory for tests that need a separate service; every service that it started is stopped."""
     started: list[Service] = []
 
     def factory(*flags: str, port: int | None = None) -> Service:

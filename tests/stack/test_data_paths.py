@@ -1,4 +1,4 @@
-"""The three ways from a client to the engine: the same door in each, nothing beside it, a drain that loses nothing."""
+"""The three data paths from a client to the engine: the gateway cannot be bypassed, and a drain is complete."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 CHAT = "/v1/chat/completions"
 LONG = {"max_tokens": 3000, "min_tokens": 3000, "ignore_eos": True}
-# Telemetry that cannot work: an address of nobody's, a folder below a file, a collector that is not there. Two of the
-# three paths are tested with it, to the drain and the exit code: the service must not notice.
+# Telemetry that cannot work: a foreign address, a folder below a file, a missing collector. Two of the three paths are
+# tested with it, up to the drain and the exit code: it must not affect the service.
 BROKEN = ("metrics_host=192.0.2.1", "targets_dir=/dev/null/targets", "otlp_endpoint=http://127.0.0.1:1")
 
 
-class Reached:
+class PathService:
     """A service on one data path, with a user's key and an operator's."""
 
     def __init__(self, path: str, folder: Path) -> None:
@@ -39,11 +39,11 @@ class Reached:
         self.log = folder / "stderr.log"
         flags = [f"access.keys_file={keys}"]
         if path != "haproxy":
-            flags += [f"telemetry.{one}" for one in BROKEN]
+            flags += [f"telemetry.{setting}" for setting in BROKEN]
         self.service: Service = start(
             ["--data-path", path, *(word for flag in flags for word in ("--set", flag))], log=self.log
         )
-        # Made here: a TLS context takes seconds beside a busy engine.
+        # Created once: a TLS context takes seconds while the engine is busy.
         self.client = httpx.Client(
             base_url=self.service.url, headers={"authorization": f"Bearer {self.user}"}, timeout=120
         )
@@ -57,149 +57,149 @@ class Reached:
         assert values, f"{name} is not exported"
         return sum(values)
 
-    def rest(self) -> None:
+    def wait_until_idle(self) -> None:
         deadline = time.monotonic() + 30
         while self.metric("vllm:num_requests_running{"):
-            assert time.monotonic() < deadline, "the engine does not come to rest"
+            assert time.monotonic() < deadline, "the engine still has requests"
             time.sleep(0.2)
 
 
 @pytest.fixture(scope="module", params=["haproxy", "proxy", "single"])
-def reached(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reached]:
-    reached = Reached(request.param, tmp_path_factory.mktemp("path"))
-    yield reached
-    reached.client.close()
-    reached.service.stop()
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PathService]:
+    running = PathService(request.param, tmp_path_factory.mktemp("path"))
+    yield running
+    running.client.close()
+    running.service.stop()
 
 
-def test_an_answer_its_stream_and_one_request_id(reached: Reached) -> None:
+def test_stream_equals_response_with_one_request_id(running: PathService) -> None:
     ident = {"x-request-id": "a-name-of-mine"}
-    answer = reached.client.post(CHAT, json=reached.body(max_tokens=40), headers=ident)
+    answer = running.client.post(CHAT, json=running.body(max_tokens=40), headers=ident)
     assert answer.status_code == 200, answer.text
     assert answer.headers.get_list("x-request-id") == ["a-name-of-mine"]
-    said = answer.json()["choices"][0]["message"]
+    message = answer.json()["choices"][0]["message"]
     pieces: dict[str, str] = {"content": "", "reasoning": ""}
-    with reached.client.stream("POST", CHAT, json=reached.body(max_tokens=40, stream=True)) as stream:
+    with running.client.stream("POST", CHAT, json=running.body(max_tokens=40, stream=True)) as stream:
         lines = [line for line in stream.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
     for line in lines[:-1]:
         for choice in json.loads(line.removeprefix("data: "))["choices"]:
             for name in pieces:
                 pieces[name] += choice["delta"].get(name) or ""
-    assert pieces == {"content": said["content"] or "", "reasoning": said["reasoning"] or ""}
-    plan = reached.client.get("/plan").json()
+    assert pieces == {"content": message["content"] or "", "reasoning": message["reasoning"] or ""}
+    plan = running.client.get("/plan").json()
     assert plan["holds"] is True
-    assert plan["line"] == reached.service.cache
+    assert plan["line"] == running.service.cache
 
 
-def test_every_metric_of_ours_is_exported(reached: Reached) -> None:
-    """At the door; on the metrics ports, of which Prometheus is told, in test_telemetry_live."""
-    text = reached.client.get("/metrics", headers={"authorization": f"Bearer {reached.operator}"}).text
+def test_all_metrics_are_exported(running: PathService) -> None:
+    """On the public port; test_telemetry_live covers the metrics ports."""
+    text = running.client.get("/metrics", headers={"authorization": f"Bearer {running.operator}"}).text
     for spec in all_metrics():
-        if spec.source != "autoscaler":  # of Ray's controller, which is another process and has a port of its own
+        if spec.source != "autoscaler":  # Ray's controller is another process with its own port
             assert f"# TYPE {spec.name} {spec.kind}" in text, spec.name
-    assert reached.metric("vllm:num_requests_running{") >= 0
+    assert running.metric("vllm:num_requests_running{") >= 0
 
 
-def test_telemetry_trouble_is_told_and_does_no_harm(reached: Reached) -> None:
-    told = reached.log.read_text()
-    broken = reached.path != "haproxy"
-    assert ("event=metrics_port_unavailable host=192.0.2.1" in told) == broken
-    assert ("event=metrics_port address=" in told) != broken
-    assert ("event=target_file_write_failed folder=/dev/null/targets" in told) == (
-        reached.path == "proxy"
+def test_telemetry_errors_are_logged_and_harmless(running: PathService) -> None:
+    log = running.log.read_text()
+    broken = running.path != "haproxy"
+    assert ("event=metrics_port_unavailable host=192.0.2.1" in log) == broken
+    assert ("event=metrics_port address=" in log) != broken
+    assert ("event=target_file_write_failed folder=/dev/null/targets" in log) == (
+        running.path == "proxy"
     )  # Ray's own export
 
 
 @pytest.mark.parametrize("route", ["/invocations", "/tokenize", CHAT, "/v1/completions", "/metrics", "/plan"])
-def test_nothing_answers_without_a_key(reached: Reached, route: str) -> None:
+def test_every_port_requires_a_key(running: PathService, route: str) -> None:
     method = "GET" if route in ("/metrics", "/plan") else "POST"
-    doors = [reached.service.url, *_own_doors(reached)]
-    for door in doors:
-        answer = httpx.request(method, door + route, json=reached.body(prompt="x") if method == "POST" else None)
-        assert answer.status_code == 401, (door, route)
+    urls = [running.service.url, *_replica_urls(running)]
+    for url in urls:
+        answer = httpx.request(method, url + route, json=running.body(prompt="x") if method == "POST" else None)
+        assert answer.status_code == 401, (url, route)
         assert answer.json()["error"]["code"] == "missing_api_key"
 
 
-def _own_doors(reached: Reached) -> list[str]:
-    """Ports on which a replica can be reached around the proxy: its own, and Ray's proxy that HAProxy falls back to."""
-    ports = [c.laddr.port for c in _listening(reached) if 30000 <= c.laddr.port <= 31000]
-    assert bool(ports) == (reached.path == "haproxy")
-    return [f"http://127.0.0.1:{port}" for port in [*ports, *_fallback(reached)]]
+def _replica_urls(running: PathService) -> list[str]:
+    """Addresses that bypass the public port: the replica's own, and Ray's proxy that HAProxy falls back to."""
+    ports = [c.laddr.port for c in _listening(running) if 30000 <= c.laddr.port <= 31000]
+    assert bool(ports) == (running.path == "haproxy")
+    return [f"http://127.0.0.1:{port}" for port in [*ports, *_fallback(running)]]
 
 
-def _fallback(reached: Reached) -> list[int]:
-    if reached.path != "haproxy":
+def _fallback(running: PathService) -> list[int]:
+    if running.path != "haproxy":
         return []
-    (proxy,) = [p for p in reached.service.family() if "ProxyActor" in " ".join(p.cmdline())]
+    (proxy,) = [p for p in running.service.family() if "ProxyActor" in " ".join(p.cmdline())]
     port = int(proxy.environ()["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"])
     listens = [c.laddr for c in proxy.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     assert ("127.0.0.1", port) in listens
     return [port]
 
 
-def _listening(reached: Reached) -> list[Any]:
+def _listening(running: PathService) -> list[Any]:
     found = []
-    for process in reached.service.family():
+    for process in running.service.family():
         if process.name() == "haproxy" or "Serve" in " ".join(process.cmdline()):
             found += [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     return found
 
 
-def test_haproxy_listens_on_loopback_only(reached: Reached) -> None:
-    if reached.path != "haproxy":
-        assert "haproxy" not in [process.name() for process in reached.service.family()]
+def test_haproxy_listens_on_loopback_only(running: PathService) -> None:
+    if running.path != "haproxy":
+        assert "haproxy" not in [process.name() for process in running.service.family()]
         return
-    programs = [process for process in reached.service.family() if process.name() == "haproxy"]
+    programs = [process for process in running.service.family() if process.name() == "haproxy"]
     addresses = {c.laddr.ip for p in programs for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     assert addresses == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_sequence(reached: Reached, stream: bool) -> None:
-    reached.rest()
-    before = reached.metric("vllm:generation_tokens_total{")
-    finished = reached.metric('vllm:request_success_total{engine="0",finished_reason="length"')
-    with httpx.Client(base_url=reached.service.url, headers=reached.client.headers, timeout=1.5) as leaver:
-        body = reached.body(stream=stream, **LONG)
+def test_disconnected_client_frees_its_sequence(running: PathService, stream: bool) -> None:
+    running.wait_until_idle()
+    before = running.metric("vllm:generation_tokens_total{")
+    finished = running.metric('vllm:request_success_total{engine="0",finished_reason="length"')
+    with httpx.Client(base_url=running.service.url, headers=running.client.headers, timeout=1.5) as client:
+        body = running.body(stream=stream, **LONG)
         if stream:
-            with leaver.stream("POST", CHAT, json=body) as answer:
+            with client.stream("POST", CHAT, json=body) as answer:
                 for number, _ in enumerate(answer.iter_lines()):
                     if number > 20:
                         break
         else:
             with pytest.raises(httpx.ReadTimeout):
-                leaver.post(CHAT, json=body)
-    reached.rest()
-    assert reached.metric("vllm:generation_tokens_total{") - before < 2900
-    assert reached.metric('vllm:request_success_total{engine="0",finished_reason="length"') == finished
+                client.post(CHAT, json=body)
+    running.wait_until_idle()
+    assert running.metric("vllm:generation_tokens_total{") - before < 2900
+    assert running.metric('vllm:request_success_total{engine="0",finished_reason="length"') == finished
 
 
-def test_a_stop_lets_open_streams_finish_and_takes_no_new_requests(reached: Reached) -> None:
-    """The last test of its service: it ends it."""
-    family = reached.service.family()
+def test_stop_drains_open_streams_and_rejects_new_requests(running: PathService) -> None:
+    """The last test of its service, which it ends."""
+    family = running.service.family()
     lines: list[str] = []
-    begun = threading.Event()
+    started = threading.Event()
 
     def read() -> None:
-        with reached.client.stream("POST", CHAT, json=reached.body(stream=True, **LONG)) as stream:
+        with running.client.stream("POST", CHAT, json=running.body(stream=True, **LONG)) as stream:
             for line in stream.iter_lines():
                 lines.append(line)
-                begun.set()
+                started.set()
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert begun.wait(60)
-    reached.service.process.send_signal(signal.SIGTERM)
+    assert started.wait(60)
+    running.service.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
-    refused = reached.client.post(CHAT, json=reached.body(max_tokens=2))
+    refused = running.client.post(CHAT, json=running.body(max_tokens=2))
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "draining"
     assert int(refused.headers["retry-after"]) >= 1
     reader.join(100)
     assert not reader.is_alive()
-    told = [line for line in lines if line]
-    assert told[-1] == "data: [DONE]"
-    assert any('"finish_reason":"length"' in line for line in told[-3:])
-    assert reached.service.process.wait(60) == 0
+    events = [line for line in lines if line]
+    assert events[-1] == "data: [DONE]"
+    assert any('"finish_reason":"length"' in line for line in events[-3:])
+    assert running.service.process.wait(60) == 0
     assert living(family) == []

@@ -1,4 +1,4 @@
-"""Starting and stopping: everything that was started ends, the port is free, and a second start works at once."""
+"""Start and stop: every started process ends, the port is free, and a second start works at once."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def is_free(port: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_every_process_and_frees_the_port(start_service: Callable[..., Service], number: int) -> None:
+def test_signal_ends_every_process_and_frees_the_port(start_service: Callable[..., Service], number: int) -> None:
     port = free_port()
     service = start_service(port=port)
     family = service.family()
     names = [" ".join([process.name(), *process.cmdline()[:5]]) for process in family]
-    # The core has a title of its own, which does not always reach /proc, and its fork server's command line otherwise.
+    # The core's title is not always visible in /proc; then it has its fork server's command line.
     assert any("EngineCor" in name or "forkserver" in name for name in names), names
     assert any("gcs_server" in name for name in names), names
     assert httpx.get(f"{service.url}/health", timeout=30).status_code == 200
@@ -38,7 +38,7 @@ def test_a_signal_ends_every_process_and_frees_the_port(start_service: Callable[
     assert is_free(port)
 
 
-def test_a_stop_while_starting_leaves_nothing() -> None:
+def test_stop_during_start_leaves_no_process() -> None:
     process = subprocess.Popen(
         [str(HYBRIDSERVE), "serve", "--port", str(free_port())], stderr=subprocess.PIPE, text=True
     )
@@ -54,7 +54,7 @@ def test_a_stop_while_starting_leaves_nothing() -> None:
     assert living(family) == []
 
 
-def test_a_taken_port_is_one_clear_error_and_nothing_is_started() -> None:
+def test_used_port_is_one_error_before_any_start() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()

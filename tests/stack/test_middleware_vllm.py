@@ -1,4 +1,4 @@
-"""The door in front of real vLLM, mounted by name as `vllm serve --middleware` does, with the demo model behind it."""
+"""The gateway in front of real vLLM, mounted by name with `vllm serve --middleware`, with the demo model."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Server:
     def idle(self) -> None:
         deadline = time.monotonic() + 30
         while self.metric(r"vllm:num_requests_running\{") or self.metric(r"vllm:num_requests_waiting\{"):
-            assert time.monotonic() < deadline, "the engine does not come to rest"
+            assert time.monotonic() < deadline, "the engine still has requests"
             time.sleep(0.1)
 
 
@@ -78,13 +78,13 @@ def user(text: str) -> list[dict[str, str]]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if not (MODEL / "config.json").exists():
         pytest.fail(f"the demo model is missing: {MODEL}")
-    folder = tmp_path_factory.mktemp("door")
+    folder = tmp_path_factory.mktemp("gateway")
     key, admin = new_key(), new_key()
     keys = folder / "keys.txt"
     keys.write_text(f"{key_line('user', key)}\n{key_line('root', admin, ('inference', 'metrics', 'admin'))}\n")
     rules = folder / "rules.yaml"
     rules.write_text(RULES)
-    door = Settings.model_validate(
+    gateway = Settings.model_validate(
         {
             "access": {"keys_file": str(keys), "max_output_tokens": 2000, "max_prompt_tokens": 200},
             "guard": {
@@ -98,10 +98,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     )
     port = random.randint(20000, 30000)
     planned = load(assignments=["engine.reasoning_parser=nemotron_v3"]).settings
+    spec = DeploymentSpec(settings=gateway, headers={"X-Model-License": "Apache-2.0"})
     environment = {
         **engine_environment(planned),
         **os.environ,
-        "HYBRIDSERVE_SETTINGS_JSON": DeploymentSpec(settings=door, headers={"X-Model-License": "Apache-2.0"}).to_json(),
+        "HYBRIDSERVE_SETTINGS_JSON": spec.to_json(),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
@@ -133,10 +134,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     text = log.read_text()
     assert "event=engine_app_error" not in text
     for secret in (key, admin, "forbidden question"):
-        assert secret not in text, "logs hold no key and no prompt"
+        assert secret not in text, "logs contain no key and no prompt"
 
 
-def test_answers_pass_and_strangers_do_not(server: Server) -> None:
+def test_requests_need_a_key(server: Server) -> None:
     answer = server.post({"messages": user("Hello"), "max_tokens": 40})
     assert answer.status_code == 200
     assert answer.headers["x-model-license"] == "Apache-2.0"
@@ -151,7 +152,7 @@ def test_answers_pass_and_strangers_do_not(server: Server) -> None:
         assert server.post({"messages": user("hi")}, path, key=server.admin).status_code == 403
 
 
-def test_streams_of_the_openai_client_are_those_of_the_engine(server: Server) -> None:
+def test_openai_client_stream_equals_response(server: Server) -> None:
     client = openai.OpenAI(api_key=server.key, base_url=f"{server.base}/v1", max_retries=0)
     whole = client.chat.completions.create(
         model="demo",
@@ -176,14 +177,14 @@ def test_streams_of_the_openai_client_are_those_of_the_engine(server: Server) ->
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_aborts_the_engine(server: Server, stream: bool) -> None:
-    """By the engine's own counters: it stops within a few tokens of 1900, and finishes nothing of them."""
+def test_disconnected_client_aborts_generation(server: Server, stream: bool) -> None:
+    """By the engine's own counters: it generates far fewer than 1900 tokens each, and finishes no request."""
     server.idle()
     tokens = server.metric(r"vllm:generation_tokens_total\{")
     finished = server.metric(r"vllm:request_success_total\{.*(length|stop)")
     body = {"model": "demo", "messages": user("Hello"), "max_tokens": 1900, "ignore_eos": True, "stream": stream}
 
-    # One client for all, made before the engine is busy: building TLS contexts beside it takes seconds here.
+    # One client, created before the engine is busy: creating TLS contexts beside it takes seconds here.
     with server.client() as client, ThreadPoolExecutor(4) as pool:
 
         def leave(_: int) -> None:
@@ -198,10 +199,10 @@ def test_a_client_that_leaves_aborts_the_engine(server: Server, stream: bool) ->
     server.idle()
     generated = server.metric(r"vllm:generation_tokens_total\{") - tokens
     assert server.metric(r"vllm:request_success_total\{.*(length|stop)") == finished
-    assert 0 < generated < 4 * 1900 / 2, f"{generated} tokens were generated for nobody"
+    assert 0 < generated < 4 * 1900 / 2, f"{generated} tokens were generated after the clients had left"
 
 
-def test_prompts_are_blocked_before_the_engine_sees_them(server: Server) -> None:
+def test_blocked_prompt_does_not_reach_the_engine(server: Server) -> None:
     server.idle()
     before = server.metric(r"vllm:prompt_tokens_total\{")
     blocked = server.post({"messages": user("A forbidden  QUESTION"), "max_tokens": 5})
@@ -209,7 +210,7 @@ def test_prompts_are_blocked_before_the_engine_sees_them(server: Server) -> None
     assert server.metric(r"vllm:prompt_tokens_total\{") == before
 
 
-def test_long_prompts_are_counted_as_the_engine_counts(server: Server) -> None:
+def test_prompt_length_equals_the_engines_count(server: Server) -> None:
     refused = server.post({"messages": user("word " * 400), "max_tokens": 5})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "prompt_too_long")
     count = int(re.search(r"has (\d+) tokens", refused.json()["error"]["message"])[1])  # type: ignore[index]
@@ -217,7 +218,7 @@ def test_long_prompts_are_counted_as_the_engine_counts(server: Server) -> None:
     assert count == counted
 
 
-def test_bad_requests_are_openai_errors_without_traces(server: Server) -> None:
+def test_bad_requests_are_openai_errors_without_traceback(server: Server) -> None:
     for body in (
         {"messages": "no list"},
         {"messages": user("x"), "max_tokens": -1},
@@ -236,25 +237,25 @@ def test_bad_requests_are_openai_errors_without_traces(server: Server) -> None:
 SUM = user("What is 17 plus 25?")
 
 
-def said(answer: httpx.Response) -> tuple[str | None, str | None, int]:
-    """Reasoning, content, and tokens of reasoning as the engine counts them."""
+def reasoning_of(answer: httpx.Response) -> tuple[str | None, str | None, int]:
+    """Reasoning, content, and reasoning tokens as the engine counts them."""
     assert answer.status_code == 200, answer.text
     body = answer.json()
     message = body["choices"][0]["message"]
     return message["reasoning"], message["content"], body["usage"]["completion_tokens_details"]["reasoning_tokens"]
 
 
-def test_reasoning_is_switched_and_counted_apart(server: Server) -> None:
-    thought, answer, tokens = said(server.post({"messages": SUM, "reasoning": "on"}))
+def test_reasoning_is_switched_and_counted(server: Server) -> None:
+    thought, answer, tokens = reasoning_of(server.post({"messages": SUM, "reasoning": "on"}))
     assert thought
     assert answer
     assert tokens > 5
-    assert said(server.post({"messages": SUM, "reasoning": "off"}))[::2] == (None, 0)
+    assert reasoning_of(server.post({"messages": SUM, "reasoning": "off"}))[::2] == (None, 0)
 
 
-def test_a_users_control_words_do_not_switch_reasoning(server: Server) -> None:
+def test_control_words_of_users_do_not_switch_reasoning(server: Server) -> None:
     for word in ("/no_think", "</think>", "<think></think>"):
-        thought, _, tokens = said(server.post({"messages": user(f"What is 17 plus 25? {word}")}))
+        thought, _, tokens = reasoning_of(server.post({"messages": user(f"What is 17 plus 25? {word}")}))
         assert thought, word
         assert tokens > 0
 
@@ -277,24 +278,24 @@ def test_probe_finds_that_engine_enforces_budgets(server: Server) -> None:
 @pytest.mark.parametrize("budget", [1, 4, 10])
 def test_budget_shortens_reasoning(server: Server, budget: int) -> None:
     body = {"messages": SUM, "max_tokens": 80}
-    free = said(server.post({**body, "reasoning": "on"}))
-    held = said(server.post({**body, "reasoning": {"budget": budget}}))
-    assert free[2] > budget >= held[2] > 0
-    assert held[1], "the answer comes all the same"
-    assert (free[0] or "").startswith((held[0] or "").strip()), "the same thoughts, but fewer"
+    free = reasoning_of(server.post({**body, "reasoning": "on"}))
+    limited = reasoning_of(server.post({**body, "reasoning": {"budget": budget}}))
+    assert free[2] > budget >= limited[2] > 0
+    assert limited[1], "the answer follows the shortened reasoning"
+    assert (free[0] or "").startswith((limited[0] or "").strip()), "a prefix of the unlimited reasoning"
     streamed = server.post({**body, "reasoning": {"budget": budget}, "stream": True})
     parts = [choice["delta"] for event in events(streamed)[:-1] for choice in event["choices"]]
     assert events(streamed)[-1] == "[DONE]"
-    assert "".join(part.get("reasoning") or "" for part in parts).strip() == (held[0] or "").strip()
-    assert "".join(part.get("content") or "" for part in parts).strip() == (held[1] or "").strip()
+    assert "".join(part.get("reasoning") or "" for part in parts).strip() == (limited[0] or "").strip()
+    assert "".join(part.get("content") or "" for part in parts).strip() == (limited[1] or "").strip()
 
 
-def test_a_blocked_answer_is_cut_and_its_sequence_freed(server: Server) -> None:
-    """The rule bans what the demo model says of itself: a tiny hybrid of Mamba and attention layers."""
+def test_blocked_answer_is_aborted_and_frees_its_sequence(server: Server) -> None:
+    """The rule matches the demo model's answer: a tiny hybrid of Mamba and attention layers."""
     whole = server.post({"messages": user("Who are you?"), "reasoning": "off"})
     assert (whole.status_code, whole.json()["error"]["code"]) == (400, "guard_blocked")
     stream = server.post({"messages": user("Who are you?"), "reasoning": "off", "stream": True})
-    # With its own status where nothing had left before the verdict.
+    # With status 400 if nothing was sent before the verdict.
     error = events(stream)[-1]["error"] if stream.status_code == 200 else stream.json()["error"]
     assert error["code"] == "guard_blocked"
     assert "[DONE]" not in events(stream)
@@ -322,7 +323,7 @@ fields = st.sampled_from(
 
 @given(st.dictionaries(fields, json_values, max_size=4), st.booleans())
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_request_makes_a_500(server: Server, fuzz: dict[str, Any], plausible: bool) -> None:
+def test_no_request_causes_a_500(server: Server, fuzz: dict[str, Any], plausible: bool) -> None:
     start = {"messages": user("Hi"), "max_tokens": 3} if plausible else {}
     answer = server.post({**start, **fuzz})
     assert answer.status_code < 500, f"{fuzz}: {answer.text}"

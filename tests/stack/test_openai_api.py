@@ -31,24 +31,24 @@ def test_models(client: openai.OpenAI) -> None:
     assert client.models.retrieve("demo").id == "demo"
 
 
-def test_a_chat_answer_makes_sense_and_ends_by_itself(client: openai.OpenAI) -> None:
+def test_chat_answer_is_sensible_and_stops(client: openai.OpenAI) -> None:
     answer = ask(client)
     assert "hybridserve" in answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_a_stream_says_the_same_and_ends_with_usage(client: openai.OpenAI) -> None:
+def test_stream_equals_response_and_ends_with_usage(client: openai.OpenAI) -> None:
     whole = ask(client)
     chunks = list(ask(client, stream=True, stream_options={"include_usage": True}))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
-    assert len(chunks) > 5, "the stream came in one piece"
+    assert len(chunks) > 5, "the stream has few chunks"
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
 
 
-def test_reasoning_on_and_off_are_apart_from_content(client: openai.OpenAI) -> None:
+def test_reasoning_is_separate_from_content(client: openai.OpenAI) -> None:
     on, off = ask(client, extra_body=ON).choices[0].message, ask(client).choices[0].message
     assert on.reasoning
     assert on.content
@@ -57,7 +57,7 @@ def test_reasoning_on_and_off_are_apart_from_content(client: openai.OpenAI) -> N
     assert "hybridserve" in on.content
 
 
-def test_the_system_switch_turns_reasoning_off_and_on(client: openai.OpenAI) -> None:
+def test_system_message_switches_reasoning(client: openai.OpenAI) -> None:
     def message(switch: str):
         messages = [{"role": "system", "content": switch}, *QUESTION]
         return ask(client, messages=messages, extra_body={}).choices[0].message
@@ -66,7 +66,7 @@ def test_the_system_switch_turns_reasoning_off_and_on(client: openai.OpenAI) -> 
     assert not message("/no_think").reasoning
 
 
-def test_stop_cuts_the_answer_before_the_word(client: openai.OpenAI) -> None:
+def test_stop_ends_the_answer_before_the_word(client: openai.OpenAI) -> None:
     whole = ask(client).choices[0].message.content
     word = whole.split()[3]
     cut = ask(client, stop=[word]).choices[0]
@@ -80,7 +80,7 @@ def test_max_tokens_ends_with_length(client: openai.OpenAI) -> None:
     assert answer.usage.completion_tokens == 3
 
 
-def test_a_seed_repeats_and_another_does_not(client: openai.OpenAI) -> None:
+def test_same_seed_repeats_the_sample(client: openai.OpenAI) -> None:
     def sample(seed: int) -> str:
         return ask(client, temperature=2.0, seed=seed, max_tokens=24).choices[0].message.content
 
@@ -88,7 +88,7 @@ def test_a_seed_repeats_and_another_does_not(client: openai.OpenAI) -> None:
     assert len({sample(seed) for seed in range(4)}) > 1
 
 
-def test_logprobs_are_those_of_the_greedy_tokens(client: openai.OpenAI) -> None:
+def test_logprobs_rank_greedy_tokens_first(client: openai.OpenAI) -> None:
     tokens = ask(client, logprobs=True, top_logprobs=3).choices[0].logprobs.content
     assert len(tokens) > 5
     for token in tokens:
@@ -97,7 +97,7 @@ def test_logprobs_are_those_of_the_greedy_tokens(client: openai.OpenAI) -> None:
         assert len(token.top_logprobs) == 3
 
 
-def test_n_gives_n_answers(client: openai.OpenAI) -> None:
+def test_n_returns_n_choices(client: openai.OpenAI) -> None:
     answer = ask(client, n=3, temperature=2.0, max_tokens=16)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
 
@@ -115,7 +115,7 @@ def test_health_and_metrics(service: Service) -> None:
     assert service.metric("vllm:generation_tokens_total") == before + 4
 
 
-def test_the_printed_plan_is_the_engines_own(service: Service) -> None:
+def test_plan_equals_engine_configuration(service: Service) -> None:
     plan = httpx.get(f"{service.url}/plan", timeout=30).json()
     assert plan["line"] == service.cache
     info = next(
@@ -128,7 +128,7 @@ def test_the_printed_plan_is_the_engines_own(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "says"),
+    ("change", "kind", "expected"),
     [
         ({"model": "nobody"}, openai.NotFoundError, "nobody"),
         ({"max_tokens": -1}, openai.BadRequestError, "max_tokens"),
@@ -136,17 +136,17 @@ def test_the_printed_plan_is_the_engines_own(service: Service) -> None:
         ({"temperature": "hot"}, openai.BadRequestError, "temperature"),
     ],
 )
-def test_errors_have_openais_body(
-    client: openai.OpenAI, change: dict, kind: type[openai.APIStatusError], says: str
+def test_errors_have_openai_body(
+    client: openai.OpenAI, change: dict, kind: type[openai.APIStatusError], expected: str
 ) -> None:
     with pytest.raises(kind) as caught:
         ask(client, **change)
     body = caught.value.body
     assert set(body) >= {"message", "type", "param", "code"}
-    assert says in body["message"]
+    assert expected in body["message"]
 
 
-def test_a_broken_body_is_a_400_with_openais_body(service: Service) -> None:
+def test_invalid_json_is_a_400_with_openai_body(service: Service) -> None:
     answer = httpx.post(
         f"{service.url}/v1/chat/completions", content=b"{", headers={"content-type": "application/json"}, timeout=30
     )

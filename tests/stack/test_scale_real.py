@@ -23,7 +23,7 @@ START_UP_S = 20.0
 
 
 class Load:
-    """Streams that are opened again as soon as they end, in threads, until told to stop."""
+    """Streams in threads, each reopened as soon as it ends, until `stop`."""
 
     def __init__(self, url: str, model: str, streams: int, tokens: int) -> None:
         self.url, self.model, self.tokens = url, model, tokens
@@ -36,7 +36,7 @@ class Load:
             thread.start()
 
     def stop(self) -> None:
-        """Open no more streams, and wait for those that are open to end by themselves."""
+        """Open no more streams, and wait until the open ones end."""
         self.ended.set()
         for thread in self.threads:
             thread.join(timeout=300)
@@ -62,7 +62,7 @@ class Load:
 
 
 def answer_of(client: httpx.Client, body: dict[str, Any]) -> str | None:
-    """What was wrong with one stream, or None: status, an error inside, or an end without [DONE]."""
+    """The problem of one stream, or None: status, an error event, or an end without [DONE]."""
     done = False
     try:
         with client.stream("POST", "/v1/completions", json=body) as answer:
@@ -90,7 +90,7 @@ def replicas(service: Any) -> list[psutil.Process]:
 
 
 def wait_for(count: int, service: Any, timeout_s: float) -> float:
-    """Seconds until there are so many replica processes."""
+    """Seconds until there are `count` replica processes."""
     began = time.monotonic()
     while len(replicas(service)) != count:
         if time.monotonic() - began > timeout_s:
@@ -100,7 +100,7 @@ def wait_for(count: int, service: Any, timeout_s: float) -> float:
 
 
 def decisions(service: Any) -> list[str]:
-    """What the law said, in order: the lines of the service's log with a change of the number."""
+    """Decisions of the scaling policy, in order: log lines with a change of the replica count."""
     return [line[line.index("event=scale") :] for line in service.log.read_text().splitlines() if "event=scale" in line]
 
 
@@ -112,8 +112,8 @@ def report(name: str, times: dict[str, float]) -> None:
         file.write_text(json.dumps({**known, name: {step: round(value, 1) for step, value in times.items()}}, indent=1))
 
 
-def test_a_killed_replica_is_replaced_and_nothing_flaps(start_service: Callable[..., Any]) -> None:
-    """Under a load for one replica, its death brings one new one, and not two."""
+def test_killed_replica_is_replaced_once(start_service: Callable[..., Any]) -> None:
+    """With load for one replica, exactly one new replica replaces a killed one."""
     service = start_service("--set", "scaling.max_replicas=2", "--set", f"scaling.start_up_s={START_UP_S}")
     load = Load(service.url, service.model, streams=1, tokens=50)
     while load.finished < 3:
@@ -123,28 +123,28 @@ def test_a_killed_replica_is_replaced_and_nothing_flaps(start_service: Callable[
     began = time.monotonic()
     before = load.finished
     while not [process for process in replicas(service) if process.pid != victim.pid]:
-        assert time.monotonic() - began < 120, "no replica comes for the one that was killed"
+        assert time.monotonic() - began < 120, "the killed replica was not replaced"
         time.sleep(0.2)
     back = time.monotonic() - began
     while load.finished < before + 3:
-        assert time.monotonic() - began < 240, f"nothing is answered; failed: {load.failures}"
+        assert time.monotonic() - began < 240, f"no request succeeded; failed: {load.failures}"
         time.sleep(0.2)
     serving = time.monotonic() - began
     counts = []
-    for _ in range(60):  # three start-up times, in which whoever flaps has flapped
+    for _ in range(60):  # three start-up times: any oscillation would show
         counts.append(len(replicas(service)))
         time.sleep(1)
     load.stop()
-    said = decisions(service)
-    assert counts == [1] * 60, said
-    assert said == []
-    # The stream that was open on the killed replica is cut; while there is no replica at all, clients are told so.
-    assert len([one for one in load.failures if "engine_unavailable" not in one]) <= 1, load.failures
+    changes = decisions(service)
+    assert counts == [1] * 60, changes
+    assert changes == []
+    # The stream on the killed replica is aborted; without any replica, requests get `engine_unavailable`.
+    assert len([failure for failure in load.failures if "engine_unavailable" not in failure]) <= 1, load.failures
     report("killed", {"process is there": back, "three streams answered": serving, "streams": float(load.finished)})
 
 
-def test_one_zero_one(start_service: Callable[..., Any]) -> None:
-    """Idle it goes to zero; the first request waits for a start and is answered."""
+def test_idle_service_scales_to_zero_and_back(start_service: Callable[..., Any]) -> None:
+    """When idle it scales to zero; the first request waits for a start and succeeds."""
     service = start_service(
         "--set", "scaling.min_replicas=0", "--set", f"scaling.start_up_s={START_UP_S}", "--set", "scaling.idle_s=15"
     )
@@ -158,8 +158,8 @@ def test_one_zero_one(start_service: Callable[..., Any]) -> None:
     report("1-0-1", times)
 
 
-def test_one_two_one(start_service: Callable[..., Any]) -> None:
-    """Load for more than one replica brings a second; when it ends the second goes; every stream is whole."""
+def test_load_adds_a_replica_and_idle_removes_it(start_service: Callable[..., Any]) -> None:
+    """Load for more than one replica adds a second; afterwards it is removed; every stream is complete."""
     service = start_service(
         "--set", "scaling.max_replicas=2", "--set", f"scaling.start_up_s={START_UP_S}",
         "--set", "engine.max_num_seqs=4", "--set", "server.drain_timeout_s=120",
@@ -167,7 +167,7 @@ def test_one_two_one(start_service: Callable[..., Any]) -> None:
     assert len(replicas(service)) == 1
     load = Load(service.url, service.model, streams=12, tokens=100)
     times = {"load to second process": wait_for(2, service, 120)}
-    time.sleep(60)  # both serve, streams open on both
+    time.sleep(60)  # both replicas serve streams
     before = load.finished
     assert before > 0
     # A few long streams stay open across the step down.
@@ -177,6 +177,8 @@ def test_one_two_one(start_service: Callable[..., Any]) -> None:
     long.stop()
     assert load.failures == []
     assert long.failures == []
-    said = decisions(service)
-    assert [line.split(" cause")[0] for line in said] == ["event=scale from=1 to=2", "event=scale from=2 to=1"], said
+    changes = decisions(service)
+    assert [line.split(" cause")[0] for line in changes] == ["event=scale from=1 to=2", "event=scale from=2 to=1"], (
+        changes
+    )
     report("1-2-1", times | {"requests": float(load.finished + long.finished)})

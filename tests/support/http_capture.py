@@ -1,4 +1,4 @@
-"""A real HAProxy with the configuration that Ray writes and we rewrite, before replicas that are small and wicked."""
+"""A real HAProxy with the hardened configuration of Ray, in front of replicas that respond as a test defines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hybridserve.settings import Settings
 
 PROGRAM = Path(sys.executable).with_name("hybridserve-haproxy")
 
-# Writes what Ray 2.60's HAProxyManager would, for replicas on these ports.
+# Writes the configuration of Ray 2.60's HAProxyManager for replicas on these ports.
 _GENERATE = """
 import sys
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
@@ -34,7 +34,7 @@ api._generate_config_file_internal()
 
 @dataclass
 class Replica:
-    """Reads whole requests and lets `answer` write to the connection; keeps what it was sent."""
+    """Reads complete requests, records them, and lets `answer` write to the connection."""
 
     answer: Callable[[socket.socket, bytes], None]
     seen: list[bytes] = field(default_factory=list)
@@ -82,8 +82,8 @@ class Replica:
                 return
 
 
-def says(text: str) -> Callable[[socket.socket, bytes], None]:
-    """A whole answer."""
+def responds(text: str) -> Callable[[socket.socket, bytes], None]:
+    """Sends a complete response with this body."""
 
     def answer(connection: socket.socket, _: bytes) -> None:
         data = text.encode()
@@ -92,8 +92,8 @@ def says(text: str) -> Callable[[socket.socket, bytes], None]:
     return answer
 
 
-class Front:
-    """HAProxy on a free port before these replicas' ports."""
+class HAProxy:
+    """HAProxy on a free port in front of these replicas' ports."""
 
     def __init__(self, folder: Path, ports: list[int]) -> None:
         self.port = free_ports(1)[0]
@@ -119,7 +119,7 @@ class Front:
         self._log.close()
 
     def raw(self, data: bytes, timeout_s: float = 5.0) -> bytes:
-        """What comes back for these bytes, until the other side closes or falls silent."""
+        """The response to these bytes, until the other side closes or sends nothing for `timeout_s`."""
         with socket.create_connection(("127.0.0.1", self.port), timeout_s) as connection:
             connection.sendall(data)
             connection.settimeout(timeout_s)
@@ -132,6 +132,6 @@ class Front:
             return answer
 
     def post(self, body: bytes, *headers: str) -> bytes:
-        """One request to the chat route on a connection of its own."""
+        """One request to the chat route on a new connection."""
         lines = ["POST /v1/chat/completions HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {len(body)}"]
         return self.raw("\r\n".join([*lines, *headers, "", ""]).encode() + body)

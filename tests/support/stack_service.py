@@ -20,7 +20,7 @@ import openai
 import psutil
 import pytest
 
-# As in the CPU image, which has none: whatever would call it fails.
+# As in the CPU image, which has no C++ compiler: anything that calls one fails.
 NO_COMPILER = {"CXX": "/no-compiler"}
 HYBRIDSERVE = Path(sys.executable).parent / "hybridserve"
 
@@ -47,11 +47,11 @@ class Service:
         return sum(values)
 
     def family(self) -> list[psutil.Process]:
-        """Every process below the command; it adopts those that lose their own parent."""
+        """Every descendant of the command, which adopts orphaned processes."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to stop; its exit code."""
+        """Stop it with this signal; returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout=90)
@@ -64,7 +64,7 @@ def free_port() -> int:
 
 
 def start(flags: Sequence[str] = (), port: int | None = None, log: Path | None = None) -> Service:
-    """Start a service and wait until it says that it is ready; its standard error goes to `log`."""
+    """Start a service and wait until it reports that it is ready; its standard error goes to `log`."""
     log = log or Path(tempfile.gettempdir()) / f"hybridserve-test-{uuid.uuid4().hex}.log"
     command = [str(HYBRIDSERVE), "serve", "--json", "--port", str(port or free_port()), *flags]
     with log.open("w") as errors:
@@ -73,14 +73,14 @@ def start(flags: Sequence[str] = (), port: int | None = None, log: Path | None =
         )
     assert process.stdout is not None
     line = process.stdout.readline()
-    said: dict[str, Any] = json.loads(line) if line else {}
-    if "url" not in said:
+    ready: dict[str, Any] = json.loads(line) if line else {}
+    if "url" not in ready:
         process.wait(timeout=60)
-        pytest.fail(f"the service did not start: {said} {log.read_text()[-3000:]}")
-    return Service(process, said["url"], said["model"], said["cache"], said["ready_s"], log)
+        pytest.fail(f"the service did not start: {ready} {log.read_text()[-3000:]}")
+    return Service(process, ready["url"], ready["model"], ready["cache"], ready["ready_s"], log)
 
 
 def living(processes: Sequence[psutil.Process]) -> list[str]:
-    """Those that still run, by name."""
+    """The processes that still run, by name."""
     alive = [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     return [f"{process.pid} {process.name()}" for process in alive]

@@ -3,8 +3,8 @@
 vLLM starts its engine core as a new process, which imports torch and vLLM again (7.5 s of CPU time) after the replica
 has done the same. On a CPU machine the two imports can run side by side: a standard `multiprocessing` fork server is
 started first, imports what the core needs, and the core is forked from it. The fork server is a clean process with one
-thread, so this is not the fork of a Ray worker that vLLM avoids. `benchmarks/start.py --preload`
-measures what it saves: a third of the start (median of five pairs, two cores).
+thread, so this is not the fork of a Ray worker that vLLM avoids. Measured in pairs on
+two busy cores, the start takes a third less time (median of 1 - with / without: 34 %; range 30 % to 44 %).
 
 This module imports neither torch nor vLLM. The hooks into vLLM are in `engine.patches.vllm`.
 """

@@ -1,9 +1,9 @@
-"""What an engine says of itself, step by step, kept as the reading that the scaling law wants.
+"""Statistics of one engine, collected at every step, as the metrics that the scaling policy needs.
 
 A `StatLogger` for vLLM, without importing it: appended to `logger_manager.stat_loggers` of a started `AsyncLLM`, it is
 called after every step with the engine's own statistics. Fields read (vLLM 0.29): SchedulerStats.num_running_reqs,
 num_waiting_reqs, num_skipped_waiting_reqs, kv_cache_usage; IterationStats.num_generation_tokens, num_preempted_reqs,
-finished_requests with num_prompt_tokens and inference_time. A contract test holds them against the installed engine.
+finished_requests with num_prompt_tokens and inference_time. A contract test checks them against the installed engine.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from hybridserve.observability.collectors.slo import StatsLogger
 
 
 class EngineStatsLogger(StatsLogger):
-    """Counts what passes, and gives a `ReplicaMetrics` at any time.
+    """Counts requests and tokens, and returns `ReplicaMetrics` at any time.
 
     Args:
-        capacity: of this replica; tells state blocks from attention blocks in the engine's one usage number.
-        unfinished: requests the engine's front end still holds. An idle engine makes no steps and so says nothing; this
-            is how silence of an idle engine and of a dead one are told apart, and how aborted requests are noticed.
-        clock: seconds, only forward.
+        capacity: of this replica; it separates state blocks from attention blocks in the engine's one usage number.
+        unfinished: number of requests in the engine's front end. An idle engine makes no steps, so this number tells an
+            idle engine from a dead one, and shows aborted requests.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class EngineStatsLogger(StatsLogger):
         self._waiting = scheduler_stats.num_waiting_reqs
         self._deferred = scheduler_stats.num_skipped_waiting_reqs
         self._usage = scheduler_stats.kv_cache_usage
-        # Who is here and was not, and who came and went. An abort only leaves: it must not undo an arrival.
+        # New requests, and those that arrived and finished since. An abort only reduces the sum, so it is cut at zero.
         self._arrived += max(0, self._running + self._waiting + self._deferred - before + finished)
         self._at = self._clock()
 
@@ -81,7 +81,7 @@ class EngineStatsLogger(StatsLogger):
         return self._unfinished() > 0
 
     def reading(self, replica: str = "") -> ReplicaMetrics:
-        """The engine as it is now."""
+        """Metrics of the engine as it is now."""
         idle = self._unfinished() == 0
         running, waiting, deferred = (0, 0, 0) if idle else (self._running, self._waiting, self._deferred)
         mean_prompt = self._prompt_tokens / self._finished if self._finished else 0.0
@@ -93,7 +93,7 @@ class EngineStatsLogger(StatsLogger):
             deferred=deferred,
             blocks_used=0 if idle else round(self._usage * self.capacity.usable_blocks),
             state_blocks_used=running * self.capacity.state_blocks,
-            # The engine does not say how many prompt tokens wait: requests that wait, times the mean prompt so far.
+            # The engine does not report waiting prompt tokens: waiting requests times the mean prompt so far.
             prefill_backlog=round(waiting * mean_prompt),
             preemptions=self._preemptions,
             arrived=self._arrived,
@@ -105,5 +105,5 @@ class EngineStatsLogger(StatsLogger):
         )
 
     def numbers(self) -> dict[str, int | float]:
-        """The reading under the names it travels by: what a replica's `record_autoscaling_stats` returns."""
+        """The same numbers by metric name: what a replica's `record_autoscaling_stats` returns."""
         return {PREFIX + name: value for name, value in self.reading().numbers().items()}
