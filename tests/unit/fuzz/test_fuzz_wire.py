@@ -1,4 +1,4 @@
-"""What comes over the wire, broken in many ways: requests, an engine's stream, a guard's verdict, a server's stream."""
+"""Mutated network input: requests, an engine's stream, a guard's verdict, and a stream that the load test reads."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def settings(**sections: Any) -> Settings:
 
 @pytest.mark.parametrize("guarded", [False, True])
 def test_mutated_requests_get_200_or_4xx(guarded: bool) -> None:
-    """Whatever is sent: an answer of 200 or 4xx that is whole, and no place kept."""
+    """Every mutated request gets a complete response of 200 or 4xx, and no slot leaks."""
     guard = {"kind": "rules", "canary_interval_s": 3600} if guarded else {}
     app = GatewayMiddleware(FakeEngine(STREAM, ANSWER), settings(guard=guard))
     app.state.start = lambda _: None  # type: ignore[method-assign]
     seen: set[int] = set()
 
-    async def all_of_them() -> None:
+    async def run() -> None:
         for number in range(MANY):
             rng = random.Random(f"{SEED}/http/{number}")
             path = rng.choice(sorted(BODIES))
@@ -65,14 +65,14 @@ def test_mutated_requests_get_200_or_4xx(guarded: bool) -> None:
             assert result.complete, where
             assert b"Traceback" not in result.body, where
 
-    asyncio.run(all_of_them())
+    asyncio.run(run())
     assert app.state.lifecycle.active == 0
     assert app.state.limits.running == 0
     assert {200, 400} <= seen
 
 
-def ends_in_a_way_that_shows(result: Response) -> bool:
-    """[DONE] and no error, or an error and no [DONE]; or a status that says it."""
+def shows_how_it_ended(result: Response) -> bool:
+    """[DONE] and no error, or an error and no [DONE]; or an error status."""
     if result.status != 200:
         return "error" in result.json()
     text = result.body.decode("utf-8", "replace")
@@ -84,10 +84,10 @@ def ends_in_a_way_that_shows(result: Response) -> bool:
 
 @pytest.mark.parametrize("guarded", [False, True])
 def test_mutated_engine_stream_ends_with_done_or_error(guarded: bool) -> None:
-    """However it is broken, its client sees an end or an error, never a silent end."""
+    """A mutated stream always ends with [DONE] or an error."""
     guard = {"kind": "rules", "canary_interval_s": 3600} if guarded else {}
 
-    async def all_of_them() -> None:
+    async def run() -> None:
         for number in range(MANY):
             rng = random.Random(f"{SEED}/stream/{number}")
             whole = mutate_text(b"".join(STREAM).decode(), rng)
@@ -98,11 +98,11 @@ def test_mutated_engine_stream_ends_with_done_or_error(guarded: bool) -> None:
             app = GatewayMiddleware(FakeEngine(pieces, no_end=rng.random() < 0.1), settings(guard=guard))
             body = {"stream": True, "messages": [{"role": "user", "content": "a"}]}
             result = await request(app, body=body)
-            assert ends_in_a_way_that_shows(result), f"seed {SEED} number {number}\n{whole!r}\n{result.body!r}"
+            assert shows_how_it_ended(result), f"seed {SEED} number {number}\n{whole!r}\n{result.body!r}"
             assert result.complete
             assert app.state.lifecycle.active == app.state.limits.running == 0
 
-    asyncio.run(all_of_them())
+    asyncio.run(run())
 
 
 VERDICTS = {
@@ -117,20 +117,20 @@ VERDICTS = {
 
 @pytest.mark.parametrize("form", sorted(VERDICTS))
 def test_mutated_guard_verdict_is_parsed_or_rejected(form: Any) -> None:
-    """A broken verdict is a verdict or a fault, and nothing else."""
+    """A mutated verdict is parsed or raises GuardError, and nothing else."""
     for number in range(MANY):
         rng = random.Random(f"{SEED}/verdict/{number}")
         text = mutate_text(VERDICTS[form], rng).decode("utf-8", "replace")
         for stage in ("input", "output"):
             try:
-                reading = PARSERS[form](text, stage)  # type: ignore[arg-type]
+                verdict = PARSERS[form](text, stage)  # type: ignore[arg-type]
             except GuardError:
                 continue
-            assert isinstance(reading, ParsedVerdict)
+            assert isinstance(verdict, ParsedVerdict)
 
 
 def test_load_test_parses_mutated_streams() -> None:
-    """A client of servers that are not ours: it counts what it can, and does not fall over."""
+    """The load test reads streams of other servers: it counts what it can and raises nothing."""
     events = [chunk("a"), {"choices": [], "usage": {"completion_tokens": 2, "prompt_tokens": 3, "total_tokens": 5}}]
     for number in range(MANY):
         rng = random.Random(f"{SEED}/client/{number}")
@@ -142,4 +142,4 @@ def test_load_test_parses_mutated_streams() -> None:
             numbers = (stream.output_tokens, stream.prompt_tokens, stream.cached_tokens, stream.reasoning_tokens)
         except Exception as error:
             raise AssertionError(f"{type(error).__name__}: {error}: {where}") from error
-        assert all(isinstance(one, int) for one in numbers), where
+        assert all(isinstance(count, int) for count in numbers), where

@@ -1,4 +1,4 @@
-"""Events out of arbitrary chunks, and the window: nothing unread leaves, no more than a window waits."""
+"""SSE decoding, and the moderation buffer: no unchecked text leaves, and at most a window waits."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_decoder_rejects_too_large_event() -> None:
         decoder.feed(b"data: " + b"x" * 200)
 
 
-class Judge:
-    """Blocks text that holds a word; remembers the most characters that it was shown at once."""
+class WordCheck:
+    """Blocks text with a word, and records the longest text that it was given."""
 
     def __init__(self, word: str | None = None) -> None:
         self.word = word
@@ -65,17 +65,17 @@ class Judge:
         return GuardVerdict("block" if bad else "allow", "test")
 
 
-def run_window(pieces: list[tuple[str, str]], window: ModerationBuffer) -> tuple[list[bytes], bool, list[int]]:
-    """Feed (lane, text) pieces; what left, whether it was stopped, and what waited after each piece."""
+def run_buffer(pieces: list[tuple[str, str]], buffer: ModerationBuffer) -> tuple[list[bytes], bool, list[int]]:
+    """Feed (channel, text) pieces; what left, whether it was blocked, and the tokens held after each piece."""
 
     async def go() -> tuple[list[bytes], bool, list[int]]:
         out, waiting = [], []
         try:
-            for number, (lane, text) in enumerate(pieces):
-                event = f"data: {json.dumps([number, lane, text])}\n\n".encode()
-                out.append(await window.feed(event, [((0, lane), text)] if text else []))
-                waiting.append(window.held_tokens)
-            out.append(await window.finish())
+            for number, (channel, text) in enumerate(pieces):
+                event = f"data: {json.dumps([number, channel, text])}\n\n".encode()
+                out.append(await buffer.feed(event, [((0, channel), text)] if text else []))
+                waiting.append(buffer.held_tokens)
+            out.append(await buffer.finish())
         except StreamBlocked:
             return out, True, waiting
         return out, False, waiting
@@ -88,53 +88,53 @@ def delivered(out: list[bytes]) -> list[tuple[str, str]]:
 
 
 words = st.text("abcdefgh ", max_size=30)
-pieces_of_lanes = st.lists(st.tuples(st.sampled_from(["content", "reasoning"]), words), max_size=30)
+pieces_of_channels = st.lists(st.tuples(st.sampled_from(["content", "reasoning"]), words), max_size=30)
 
 
-@given(pieces_of_lanes, st.integers(4, 40), st.data())
+@given(pieces_of_channels, st.integers(4, 40), st.data())
 def test_allowed_text_arrives_in_order_and_at_most_a_window_waits(
     pieces: list[tuple[str, str]], size: int, data: st.DataObject
 ) -> None:
     overlap = data.draw(st.integers(0, size // 2))
-    judge = Judge()
-    out, stopped, waiting = run_window(pieces, ModerationBuffer(judge, size, overlap, max_hold_s=1e9))
-    assert not stopped
+    check = WordCheck()
+    out, blocked, waiting = run_buffer(pieces, ModerationBuffer(check, size, overlap, max_hold_s=1e9))
+    assert not blocked
     assert delivered(out) == pieces
     assert all(held < size for held in waiting)
-    assert judge.longest <= size * LONGEST
+    assert check.longest <= size * LONGEST
 
 
 @given(st.lists(words, min_size=1, max_size=20), st.integers(0, 20), st.integers(6, 60), st.data())
 @settings(max_examples=300)
 def test_no_part_of_a_banned_phrase_leaves(before: list[str], after: int, size: int, data: st.DataObject) -> None:
-    """Z does not occur elsewhere: not one letter of the phrase may come out, however it is cut."""
+    """Z does not occur elsewhere: no letter of the phrase may leave, however the text is split."""
     overlap = data.draw(st.integers(1, size // 2))
     phrase = "Z" * data.draw(st.integers(1, overlap))
     text = "".join(before) + phrase + "x" * after
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=15)))
     pieces = [("content", text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    out, stopped, _ = run_window(pieces, ModerationBuffer(Judge(phrase), size, overlap, max_hold_s=1e9))
-    assert stopped
-    # Pieces are whole events: what left holds nothing of the phrase.
+    out, blocked, _ = run_buffer(pieces, ModerationBuffer(WordCheck(phrase), size, overlap, max_hold_s=1e9))
+    assert blocked
+    # Pieces are whole events: none that left contains a part of the phrase.
     assert "Z" not in "".join(piece for _, piece in delivered(out))
 
 
 @given(st.lists(words, max_size=20), st.integers(1, 12), st.integers(0, 8), st.data())
 def test_no_token_of_a_banned_phrase_leaves(before: list[str], length: int, more: int, data: st.DataObject) -> None:
-    """As many tokens as the overlap, each as long as a token may be: the window counts tokens, not letters."""
+    """As many tokens as the overlap, each of the maximum length: the buffer counts tokens, not letters."""
     phrase = [f"{number:X}" * LONGEST for number in range(length)]
     pieces = [("content", text) for text in [*before, *phrase, *"x" * data.draw(st.integers(0, 30))]]
-    out, stopped, _ = run_window(
-        pieces, ModerationBuffer(Judge("".join(phrase)), 2 * length + more, length, max_hold_s=1e9)
+    out, blocked, _ = run_buffer(
+        pieces, ModerationBuffer(WordCheck("".join(phrase)), 2 * length + more, length, max_hold_s=1e9)
     )
-    assert stopped
+    assert blocked
     assert not {piece for _, piece in delivered(out)} & set(phrase)
 
 
-def through(
-    window: ModerationBuffer, pieces: list[tuple[int, str | None]]
+def run_choices(
+    buffer: ModerationBuffer, pieces: list[tuple[int, str | None]]
 ) -> tuple[list[tuple[int, str | None]], bool]:
-    """Feed (answer, text) pieces, None for its end; those that left, and whether it was stopped."""
+    """Feed (choice, text) pieces, None for its end; those that left, and whether the stream was blocked."""
 
     async def go() -> tuple[list[bytes], bool]:
         out = []
@@ -142,60 +142,60 @@ def through(
             for answer, text in pieces:
                 event = f"data: {json.dumps([answer, text])}\n\n".encode()
                 texts = [((answer, "content"), text)] if text else []
-                out.append(await window.feed(event, texts, {answer} if text is None else ()))
-            out.append(await window.finish())
+                out.append(await buffer.feed(event, texts, {answer} if text is None else ()))
+            out.append(await buffer.finish())
         except StreamBlocked:
             return out, True
         return out, False
 
-    out, stopped = asyncio.run(go())
-    return [tuple(json.loads(event_data(event) or "")) for event in split_events(b"".join(out))], stopped
+    out, blocked = asyncio.run(go())
+    return [tuple(json.loads(event_data(event) or "")) for event in split_events(b"".join(out))], blocked
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.one_of(words, st.none())), max_size=40), st.integers(2, 12))
 def test_choices_arrive_in_order(pieces: list[tuple[int, str | None]], overlap: int) -> None:
-    assert through(ModerationBuffer(Judge(), 2 * overlap, overlap, max_hold_s=1e9), pieces) == (pieces, False)
+    assert run_choices(ModerationBuffer(WordCheck(), 2 * overlap, overlap, max_hold_s=1e9), pieces) == (pieces, False)
 
 
 def test_paused_choice_holds_its_tail() -> None:
-    """A sequence that was preempted says nothing for a while, and has not ended."""
+    """A preempted sequence pauses and has not ended."""
     pause: list[tuple[int, str | None]] = [(1, "x")] * 50
-    left, stopped = through(
-        ModerationBuffer(Judge("ZZ"), 8, 4, max_hold_s=1e9), [(0, "Z"), *pause, (0, "Z"), (0, None), (1, None)]
+    left, blocked = run_choices(
+        ModerationBuffer(WordCheck("ZZ"), 8, 4, max_hold_s=1e9), [(0, "Z"), *pause, (0, "Z"), (0, None), (1, None)]
     )
-    assert stopped
+    assert blocked
     assert left == []
 
 
 def test_finished_choice_holds_nothing_back() -> None:
-    window = ModerationBuffer(Judge(), 8, 4, max_hold_s=1e9)
+    buffer = ModerationBuffer(WordCheck(), 8, 4, max_hold_s=1e9)
 
     async def go() -> int:
-        left = await window.feed(b"data: a\n\n", [((0, "content"), "a")])
-        left += await window.feed(b"data: end\n\n", [], {0})
+        left = await buffer.feed(b"data: a\n\n", [((0, "content"), "a")])
+        left += await buffer.feed(b"data: end\n\n", [], {0})
         for _ in range(20):
-            left += await window.feed(b"data: b\n\n", [((1, "content"), "b")])
+            left += await buffer.feed(b"data: b\n\n", [((1, "content"), "b")])
         return len(split_events(left))
 
     assert asyncio.run(go()) > 22 - 8
 
 
 def test_huge_delta_is_checked_in_windows() -> None:
-    judge = Judge("BAD")
-    out, stopped, _ = run_window([("content", "x" * 10_000 + "BAD" + "y" * 10_000)], ModerationBuffer(judge, 100, 20))
-    assert stopped
-    assert judge.longest <= 100 * 4
+    check = WordCheck("BAD")
+    out, blocked, _ = run_buffer([("content", "x" * 10_000 + "BAD" + "y" * 10_000)], ModerationBuffer(check, 100, 20))
+    assert blocked
+    assert check.longest <= 100 * 4
     assert b"".join(out) == b""
 
 
 def test_slow_stream_is_checked_before_the_window_is_full() -> None:
     now = [0.0]
-    window = ModerationBuffer(Judge(), 100, 0, max_hold_s=1.0, clock=lambda: now[0])
+    buffer = ModerationBuffer(WordCheck(), 100, 0, max_hold_s=1.0, clock=lambda: now[0])
 
     async def go() -> list[int]:
         sizes = []
         for text in ("a", "b", "c"):
-            sizes.append(len(await window.feed(f"data: {text}\n\n".encode(), [((0,), text)])))
+            sizes.append(len(await buffer.feed(f"data: {text}\n\n".encode(), [((0,), text)])))
             now[0] += 0.6
         return sizes
 
@@ -206,12 +206,12 @@ def test_slow_stream_is_checked_before_the_window_is_full() -> None:
 
 def test_reasoning_that_ended_does_not_hold_the_answer_back() -> None:
     pieces = [("reasoning", "r" * 5)] * 6 + [("content", "c" * 5)] * 20
-    window = ModerationBuffer(Judge(), 8, 4, max_hold_s=1e9)
+    buffer = ModerationBuffer(WordCheck(), 8, 4, max_hold_s=1e9)
 
     async def go() -> int:
         left = 0
-        for lane, text in pieces:
-            left += len(split_events(await window.feed(f"data: {text}\n\n".encode(), [((0, lane), text)])))
+        for channel, text in pieces:
+            left += len(split_events(await buffer.feed(f"data: {text}\n\n".encode(), [((0, channel), text)])))
         return left
 
     assert asyncio.run(go()) > len(pieces) - 8
@@ -230,7 +230,7 @@ def test_unknown_fields_of_a_delta_are_text() -> None:
     again = CHAT.event_texts(
         {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 1, "function": {"arguments": "1"}}]}}]}
     )
-    assert again[0][0] == found[4][0], "pieces of one tool call continue one lane"
+    assert again[0][0] == found[4][0], "pieces of one tool call continue one channel"
 
 
 def test_finished_choices() -> None:
