@@ -35,7 +35,7 @@ PENDING = (
     "docs/reference/rules.md", "docs/runbooks/", "helm/",
     "scripts/chart_files.py", "scripts/render_dashboards.py",
     *(f"src/hybridserve/{package}/" for package in (
-        "catalog", "cli", "engine", "gateway", "observability", "planning", "runtime", "settings",
+        "catalog", "cli", "engine", "observability", "planning", "runtime", "settings",
         "simulator",
     )),
     "tests/chart/", "tests/engine/", "tests/stack/", "tests/support/", "tests/unit/",

@@ -1,4 +1,4 @@
-"""The control layer: one pure-ASGI class in front of the engine's own app, the same in every mode."""
+"""ASGI middleware in front of the engine: authentication, limits, request policy, guard checks."""
 
 from hybridserve.gateway.middleware import GatewayMiddleware
 from hybridserve.gateway.state import GatewayState

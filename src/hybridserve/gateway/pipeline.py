@@ -53,7 +53,7 @@ async def handle(context: RequestContext) -> None:
         await apply_policy(context)
         reserve(context)
         await guard_input(context)
-        response = guard_output(context)
+        response = GuardedResponse(context)  # the guard checks the output while the engine sends it
         await forward(context, response)
         account(context, response)
     except asyncio.CancelledError:
@@ -196,11 +196,6 @@ async def guard_input(context: RequestContext) -> None:
         context.input_check = asyncio.ensure_future(checker.check(request.messages, "input"))
         context.input_check.add_done_callback(abort_engine)
     context.guard_s = perf_counter() - start
-
-
-def guard_output(context: RequestContext) -> GuardedResponse:
-    """The response channel of the engine, in which the guard reads all text before it leaves."""
-    return GuardedResponse(context)
 
 
 async def forward(context: RequestContext, response: GuardedResponse) -> None:

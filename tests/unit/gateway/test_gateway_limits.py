@@ -1,4 +1,4 @@
-"""What a request may be and how many there may be: sizes, rates, lengths, fields, in the words of OpenAI."""
+"""Limits: rates, concurrency, body and prompt size, output tokens, and fields that are not allowed."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ def test_token_bucket_refills_and_settles() -> None:
     assert bucket.take(1) == 0
     bucket.settle(60, 10)
     assert bucket.take(50) == 0
-    assert bucket.take(600) == pytest.approx(60.0), "more than fits waits for a full bucket"
+    assert bucket.take(600) == pytest.approx(60.0), "more than the capacity waits for a full bucket"
     bucket.settle(0, 120)
-    assert bucket.take(1) == pytest.approx(121.0), "what was used beyond the reservation is a debt"
+    assert bucket.take(1) == pytest.approx(121.0), "use beyond the reservation is a debt"
 
 
 def test_requests_per_minute(keys: dict[str, str]) -> None:
     app = gateway(access={"keys_file": keys["file"]})
     tiny = bearer(keys["tiny"])
     assert [send(app, headers=tiny).status for _ in range(3)] == [200, 200, 429]
-    refused = send(app, headers=tiny)
-    assert_openai_error(refused, 429, "rate_limit_exceeded")
-    assert 1 <= int(refused.headers["retry-after"]) <= 31
+    rejected = send(app, headers=tiny)
+    assert_openai_error(rejected, 429, "rate_limit_exceeded")
+    assert 1 <= int(rejected.headers["retry-after"]) <= 31
     assert send(app, headers=bearer(keys["user"])).status == 200, "each key has its own limits"
 
 
 def test_tokens_per_minute_are_settled_with_reported_usage() -> None:
     app = gateway(access={"tokens_per_minute": 400})
     body = {**CHAT, "max_tokens": 300}
-    # 300 and the prompt are reserved, 50 used: five fit where reservations alone would let one through.
+    # 300 and the prompt are reserved and 50 are used: two requests fit where reservations alone allow one.
     assert [send(app, body).status for _ in range(3)] == [200, 200, 429]
     engine = FakeEngine(STREAM, {**ANSWER, "usage": {"total_tokens": 1000}})
     app = gateway(engine, access={"tokens_per_minute": 400})
     assert send(app, {**CHAT, "max_tokens": 10}).status == 200
-    refused = send(app, {**CHAT, "max_tokens": 10})
-    assert refused.status == 429
-    assert int(refused.headers["retry-after"]) > 90
+    rejected = send(app, {**CHAT, "max_tokens": 10})
+    assert rejected.status == 429
+    assert int(rejected.headers["retry-after"]) > 90
 
 
 def test_stream_usage_is_requested_and_hidden() -> None:
@@ -77,7 +77,7 @@ def test_max_streams() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_slot_is_free_when_client_has_read_the_end(stream: bool) -> None:
-    """The app returns a little after its last word; a client in a closed loop is faster."""
+    """The app returns shortly after its last event; a client in a closed loop sends its next request earlier."""
     engine = FakeEngine([sse(chunk("a")), DONE, 0.5], ANSWER)
     app = gateway(engine, access={"max_streams": 1, "max_in_flight": 1})
 
@@ -137,9 +137,9 @@ def test_output_limit_is_clamped_or_rejected() -> None:
         {},
     ]
     strict = gateway(engine, access={"max_output_tokens": 100, "long_output": "refuse"})
-    refused = send(strict, {**CHAT, "max_tokens": 101})
-    assert_openai_error(refused, 400, "too_many_output_tokens")
-    assert refused.error["param"] == "max_tokens"
+    rejected = send(strict, {**CHAT, "max_tokens": 101})
+    assert_openai_error(rejected, 400, "too_many_output_tokens")
+    assert rejected.error["param"] == "max_tokens"
 
 
 def test_prompt_tokens_are_counted_only_for_long_bodies() -> None:
@@ -152,7 +152,7 @@ def test_prompt_tokens_are_counted_only_for_long_bodies() -> None:
     middling = {"messages": [{"role": "user", "content": "x" * 150}]}
     assert send(app, middling).status == 200, "more bytes than the limit, but fewer tokens"
     assert_openai_error(send(app, {"prompt": list(range(200))}, "/v1/completions"), 400, "prompt_too_long")
-    # Another model's prompt: that there is none is the engine's to say, and no outage.
+    # An unknown model is reported by the engine, and is no outage.
     assert send(app, {"model": "unknown", "prompt": "word " * 200}, "/v1/completions").status == 200
     assert engine.bodies[-1]["model"] == "unknown"
 
@@ -168,9 +168,9 @@ def test_prompt_tokens_are_counted_only_for_long_bodies() -> None:
 )
 def test_disallowed_fields_are_rejected(extra: dict[str, Any], code: str) -> None:
     engine = FakeEngine(STREAM, ANSWER)
-    refused = send(gateway(engine), {**CHAT, **extra})
-    assert_openai_error(refused, 400, code)
-    assert refused.error["param"] in extra
+    rejected = send(gateway(engine), {**CHAT, **extra})
+    assert_openai_error(rejected, 400, code)
+    assert rejected.error["param"] in extra
     assert not engine.bodies
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridserve.gateway.requests.api_formats import CHAT
+from hybridserve.gateway.requests.api_formats import CHAT, Texts
 from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
 from hybridserve.guards import GuardVerdict
 from hybridserve.sse import EventTooLarge, SSEDecoder, event_data, split_events
@@ -65,156 +68,132 @@ class WordCheck:
         return GuardVerdict("block" if bad else "allow", "test")
 
 
-def run_buffer(pieces: list[tuple[str, str]], buffer: ModerationBuffer) -> tuple[list[bytes], bool, list[int]]:
-    """Feed (channel, text) pieces; what left, whether it was blocked, and the tokens held after each piece."""
-
-    async def go() -> tuple[list[bytes], bool, list[int]]:
-        out, waiting = [], []
-        try:
-            for number, (channel, text) in enumerate(pieces):
-                event = f"data: {json.dumps([number, channel, text])}\n\n".encode()
-                out.append(await buffer.feed(event, [((0, channel), text)] if text else []))
-                waiting.append(buffer.held_tokens)
-            out.append(await buffer.finish())
-        except StreamBlocked:
-            return out, True, waiting
-        return out, False, waiting
-
-    return asyncio.run(go())
+Piece = tuple[Any, str, str | None]
+"""Choice, channel and text; no text for the end of the choice."""
 
 
-def delivered(out: list[bytes]) -> list[tuple[str, str]]:
-    return [tuple(json.loads(event_data(event) or "")[1:]) for event in split_events(b"".join(out))]
+@dataclass
+class Outcome:
+    """The pieces that left, how many of them before the end, if the stream was blocked, and tokens held after each."""
+
+    left: list[Piece]
+    before_end: int
+    blocked: bool
+    held: list[int]
+
+
+def moderate(pieces: Sequence[Piece], check: WordCheck, window: int, overlap: int) -> Outcome:
+    """Feed the pieces to a buffer, each as one event."""
+    buffer, blocked = ModerationBuffer(check, window, overlap, max_hold_s=1e9), False
+    out: list[bytes] = []
+    held: list[int] = []
+
+    async def run() -> None:
+        for choice, channel, text in pieces:
+            event = f"data: {json.dumps([choice, channel, text])}\n\n".encode()
+            texts: Texts = [((choice, channel), text)] if text else []
+            out.append(await buffer.feed(event, texts, {choice} if text is None else ()))
+            held.append(buffer.held_tokens)
+        out.append(await buffer.finish())
+
+    try:
+        asyncio.run(run())
+    except StreamBlocked:
+        blocked = True
+    left = [tuple(json.loads(event_data(event) or "")) for event in split_events(b"".join(out))]
+    return Outcome(left, len(split_events(b"".join(out[:-1]))), blocked, held)  # type: ignore[arg-type]
+
+
+def content(*texts: str) -> list[Piece]:
+    return [(0, "content", text) for text in texts]
 
 
 words = st.text("abcdefgh ", max_size=30)
-pieces_of_channels = st.lists(st.tuples(st.sampled_from(["content", "reasoning"]), words), max_size=30)
+channels = st.sampled_from(["content", "reasoning"])
 
 
-@given(pieces_of_channels, st.integers(4, 40), st.data())
+@given(st.lists(st.tuples(st.just(0), channels, words), max_size=30), st.integers(4, 40), st.data())
 def test_allowed_text_arrives_in_order_and_at_most_a_window_waits(
-    pieces: list[tuple[str, str]], size: int, data: st.DataObject
+    pieces: list[Piece], window: int, data: st.DataObject
 ) -> None:
-    overlap = data.draw(st.integers(0, size // 2))
     check = WordCheck()
-    out, blocked, waiting = run_buffer(pieces, ModerationBuffer(check, size, overlap, max_hold_s=1e9))
-    assert not blocked
-    assert delivered(out) == pieces
-    assert all(held < size for held in waiting)
-    assert check.longest <= size * LONGEST
+    outcome = moderate(pieces, check, window, data.draw(st.integers(0, window // 2)))
+    assert (outcome.left, outcome.blocked) == (pieces, False)
+    assert all(held < window for held in outcome.held)
+    assert check.longest <= window * LONGEST
 
 
 @given(st.lists(words, min_size=1, max_size=20), st.integers(0, 20), st.integers(6, 60), st.data())
 @settings(max_examples=300)
-def test_no_part_of_a_banned_phrase_leaves(before: list[str], after: int, size: int, data: st.DataObject) -> None:
+def test_no_part_of_a_banned_phrase_leaves(before: list[str], after: int, window: int, data: st.DataObject) -> None:
     """Z does not occur elsewhere: no letter of the phrase may leave, however the text is split."""
-    overlap = data.draw(st.integers(1, size // 2))
+    overlap = data.draw(st.integers(1, window // 2))
     phrase = "Z" * data.draw(st.integers(1, overlap))
     text = "".join(before) + phrase + "x" * after
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=15)))
-    pieces = [("content", text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    out, blocked, _ = run_buffer(pieces, ModerationBuffer(WordCheck(phrase), size, overlap, max_hold_s=1e9))
-    assert blocked
+    pieces = content(*(text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)))
+    outcome = moderate(pieces, WordCheck(phrase), window, overlap)
+    assert outcome.blocked
     # Pieces are whole events: none that left contains a part of the phrase.
-    assert "Z" not in "".join(piece for _, piece in delivered(out))
+    assert "Z" not in "".join(text or "" for _, _, text in outcome.left)
 
 
 @given(st.lists(words, max_size=20), st.integers(1, 12), st.integers(0, 8), st.data())
 def test_no_token_of_a_banned_phrase_leaves(before: list[str], length: int, more: int, data: st.DataObject) -> None:
     """As many tokens as the overlap, each of the maximum length: the buffer counts tokens, not letters."""
     phrase = [f"{number:X}" * LONGEST for number in range(length)]
-    pieces = [("content", text) for text in [*before, *phrase, *"x" * data.draw(st.integers(0, 30))]]
-    out, blocked, _ = run_buffer(
-        pieces, ModerationBuffer(WordCheck("".join(phrase)), 2 * length + more, length, max_hold_s=1e9)
-    )
-    assert blocked
-    assert not {piece for _, piece in delivered(out)} & set(phrase)
+    pieces = content(*before, *phrase, *"x" * data.draw(st.integers(0, 30)))
+    outcome = moderate(pieces, WordCheck("".join(phrase)), 2 * length + more, length)
+    assert outcome.blocked
+    assert not {text for _, _, text in outcome.left} & set(phrase)
 
 
-def run_choices(
-    buffer: ModerationBuffer, pieces: list[tuple[int, str | None]]
-) -> tuple[list[tuple[int, str | None]], bool]:
-    """Feed (choice, text) pieces, None for its end; those that left, and whether the stream was blocked."""
-
-    async def go() -> tuple[list[bytes], bool]:
-        out = []
-        try:
-            for answer, text in pieces:
-                event = f"data: {json.dumps([answer, text])}\n\n".encode()
-                texts = [((answer, "content"), text)] if text else []
-                out.append(await buffer.feed(event, texts, {answer} if text is None else ()))
-            out.append(await buffer.finish())
-        except StreamBlocked:
-            return out, True
-        return out, False
-
-    out, blocked = asyncio.run(go())
-    return [tuple(json.loads(event_data(event) or "")) for event in split_events(b"".join(out))], blocked
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.one_of(words, st.none())), max_size=40), st.integers(2, 12))
-def test_choices_arrive_in_order(pieces: list[tuple[int, str | None]], overlap: int) -> None:
-    assert run_choices(ModerationBuffer(WordCheck(), 2 * overlap, overlap, max_hold_s=1e9), pieces) == (pieces, False)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.just("content"), st.one_of(words, st.none())), max_size=40),
+    st.integers(2, 12),
+)
+def test_choices_arrive_in_order(pieces: list[Piece], overlap: int) -> None:
+    outcome = moderate(pieces, WordCheck(), 2 * overlap, overlap)
+    assert (outcome.left, outcome.blocked) == (pieces, False)
 
 
 def test_paused_choice_holds_its_tail() -> None:
     """A preempted sequence pauses and has not ended."""
-    pause: list[tuple[int, str | None]] = [(1, "x")] * 50
-    left, blocked = run_choices(
-        ModerationBuffer(WordCheck("ZZ"), 8, 4, max_hold_s=1e9), [(0, "Z"), *pause, (0, "Z"), (0, None), (1, None)]
-    )
-    assert blocked
-    assert left == []
+    pause: list[Piece] = [(1, "content", "x")] * 50
+    outcome = moderate([*content("Z"), *pause, *content("Z"), (0, "", None), (1, "", None)], WordCheck("ZZ"), 8, 4)
+    assert (outcome.left, outcome.blocked) == ([], True)
 
 
-def test_finished_choice_holds_nothing_back() -> None:
-    buffer = ModerationBuffer(WordCheck(), 8, 4, max_hold_s=1e9)
-
-    async def go() -> int:
-        left = await buffer.feed(b"data: a\n\n", [((0, "content"), "a")])
-        left += await buffer.feed(b"data: end\n\n", [], {0})
-        for _ in range(20):
-            left += await buffer.feed(b"data: b\n\n", [((1, "content"), "b")])
-        return len(split_events(left))
-
-    assert asyncio.run(go()) > 22 - 8
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [*content("a"), (0, "content", None), *[(1, "content", "b")] * 20],
+        [*[(0, "reasoning", "r" * 5)] * 6, *content(*["c" * 5] * 20)],
+    ],
+)
+def test_finished_choice_or_channel_holds_nothing_back(pieces: list[Piece]) -> None:
+    assert moderate(pieces, WordCheck(), 8, 4).before_end > len(pieces) - 8
 
 
 def test_huge_delta_is_checked_in_windows() -> None:
     check = WordCheck("BAD")
-    out, blocked, _ = run_buffer([("content", "x" * 10_000 + "BAD" + "y" * 10_000)], ModerationBuffer(check, 100, 20))
-    assert blocked
+    outcome = moderate(content("x" * 10_000 + "BAD" + "y" * 10_000), check, 100, 20)
+    assert (outcome.left, outcome.blocked) == ([], True)
     assert check.longest <= 100 * 4
-    assert b"".join(out) == b""
 
 
 def test_slow_stream_is_checked_before_the_window_is_full() -> None:
     now = [0.0]
     buffer = ModerationBuffer(WordCheck(), 100, 0, max_hold_s=1.0, clock=lambda: now[0])
 
-    async def go() -> list[int]:
-        sizes = []
+    async def run() -> list[bool]:
+        released = []
         for text in ("a", "b", "c"):
-            sizes.append(len(await buffer.feed(f"data: {text}\n\n".encode(), [((0,), text)])))
+            released.append(bool(await buffer.feed(f"data: {text}\n\n".encode(), [((0,), text)])))
             now[0] += 0.6
-        return sizes
+        return released
 
-    first, second, third = asyncio.run(go())
-    assert (first, second) == (0, 0)
-    assert third > 0
-
-
-def test_reasoning_that_ended_does_not_hold_the_answer_back() -> None:
-    pieces = [("reasoning", "r" * 5)] * 6 + [("content", "c" * 5)] * 20
-    buffer = ModerationBuffer(WordCheck(), 8, 4, max_hold_s=1e9)
-
-    async def go() -> int:
-        left = 0
-        for channel, text in pieces:
-            left += len(split_events(await buffer.feed(f"data: {text}\n\n".encode(), [((0, channel), text)])))
-        return left
-
-    assert asyncio.run(go()) > len(pieces) - 8
+    assert asyncio.run(run()) == [False, False, True]
 
 
 def test_unknown_fields_of_a_delta_are_text() -> None:

@@ -146,11 +146,8 @@ def _limit(text: str) -> int:
 
 
 _OPTIONS: dict[str, Callable[[str], Any]] = {
-    "scopes": _scopes,
-    "rpm": _limit,
-    "tpm": _limit,
-    "streams": _limit,
-    "expires": date.fromisoformat,
+    **{"scopes": _scopes, "expires": date.fromisoformat},
+    **dict.fromkeys(("rpm", "tpm", "streams"), _limit),
 }
 
 

@@ -48,21 +48,10 @@ _TABLE: dict[tuple[str, str], Route] = {
 
 # Further POST routes of vLLM that return no generated text. With a guard, an admin key opens only these:
 # /invocations, /v1/messages and others return text that the guard would not see.
-WITHOUT_GENERATED_TEXT = frozenset(
-    {
-        "/tokenize",
-        "/detokenize",
-        "/v1/embeddings",
-        "/reset_prefix_cache",
-        "/reset_mm_cache",
-        "/sleep",
-        "/wake_up",
-        "/start_profile",
-        "/stop_profile",
-        "/v1/load_lora_adapter",
-        "/v1/unload_lora_adapter",
-    }
-)
+WITHOUT_GENERATED_TEXT = frozenset({
+    "/tokenize", "/detokenize", "/v1/embeddings", "/reset_prefix_cache", "/reset_mm_cache", "/sleep", "/wake_up",
+    "/start_profile", "/stop_profile", "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
+})  # fmt: skip
 
 
 class Routes:
