@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -16,22 +15,13 @@ from cyclonedx.validation.json import JsonStrictValidator
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "sbom.py"
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
-
-
-@pytest.fixture(scope="module")
-def sbom() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sbom", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SBOM = runpy.run_path(str(SCRIPT))
 
 
 @pytest.mark.parametrize("lock", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda lock: lock.stem)
-def test_every_package_of_a_lock_is_listed_once(sbom: ModuleType, lock: Path, tmp_path: Path) -> None:
+def test_every_package_of_a_lock_is_listed_once(lock: Path, tmp_path: Path) -> None:
     text = lock.read_text()
-    sbom.write(sbom.lock_components(text), tmp_path / "sbom.json")
+    SBOM["write"](SBOM["lock_components"](text), tmp_path / "sbom.json")
     document = (tmp_path / "sbom.json").read_text()
     assert VALIDATOR.validate_str(document) is None
     names = [component["name"] for component in json.loads(document)["components"]]
@@ -39,9 +29,9 @@ def test_every_package_of_a_lock_is_listed_once(sbom: ModuleType, lock: Path, tm
 
 
 @pytest.mark.parametrize("line", ["httpx>=0.28", "httpx", "git+https://example.org/x.git", "./here"])
-def test_line_without_exact_version_is_rejected(sbom: ModuleType, line: str) -> None:
+def test_line_without_exact_version_is_rejected(line: str) -> None:
     with pytest.raises(ValueError, match="not a package with an exact version"):
-        sbom.lock_components(f"anyio==4.16.0\n{line}\n")
+        SBOM["lock_components"](f"anyio==4.16.0\n{line}\n")
 
 
 def test_installed_packages_are_listed_with_their_licenses(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from jsonschema import Draft7Validator
 
 from hybridserve.compliance import compliance_document, licenses_document, service_lines
 from hybridserve.compliance.attribution import attribution_bundle, missing_copies
@@ -16,34 +15,8 @@ from hybridserve.compliance.documents import attribution_header
 from hybridserve.compliance.sarif import sarif
 from support.compliance_cases import TODAY, Case
 
-# The parts of SARIF 2.1.0 that we use, from the OASIS standard, sections 3.13 to 3.27.
-SARIF_RESULT = {
-    "type": "object",
-    "required": ["message", "ruleId", "ruleIndex"],
-    "additionalProperties": False,
-    "properties": {
-        "ruleId": {"type": "string"},
-        "ruleIndex": {"type": "integer", "minimum": 0},
-        "message": {"type": "object", "required": ["text"]},
-        "kind": {"enum": ["pass", "open", "fail"]},
-        "level": {"enum": ["none", "note", "warning", "error"]},
-        "locations": {"type": "array"},
-        "suppressions": {
-            "type": "array",
-            "items": {"required": ["kind"], "properties": {"kind": {"enum": ["inSource", "external"]}}},
-        },
-    },
-}
-SARIF_RUN = {
-    "type": "object",
-    "required": ["tool"],
-    "properties": {"results": {"type": "array", "items": SARIF_RESULT}},
-}
-SARIF = {
-    "type": "object",
-    "required": ["version", "runs"],
-    "properties": {"version": {"const": "2.1.0"}, "runs": {"type": "array", "items": SARIF_RUN}},
-}
+# Of SARIF 2.1.0, section 3.27: the properties of a result that we use.
+SARIF_RESULT = {"ruleId", "ruleIndex", "message", "kind", "level", "locations", "suppressions"}
 
 
 def test_bundle_is_reproducible_and_satisfies_the_notice_rule(baked: Case) -> None:
@@ -93,12 +66,17 @@ def test_sarif_has_kind_level_and_suppression_of_each_finding(case: Case) -> Non
     broken = case.set("guard.kind", "rules").set("license.waivers", [waiver]).set("engine.dtype", "auto")
     findings = replace(broken, facts=None).findings()
     log = sarif(findings, "hybridserve.yaml")
-    Draft7Validator(SARIF).validate(log)
+    assert log["version"] == "2.1.0"
     (run,) = log["runs"]
     rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
     kinds: dict[str, set[tuple[str, str, bool]]] = {}
     for result in run["results"]:
+        assert set(result) <= SARIF_RESULT
         assert rules[result["ruleIndex"]] == result["ruleId"]
+        assert isinstance(result["message"]["text"], str)
+        assert result["kind"] in ("pass", "open", "fail")
+        assert result["level"] in ("none", "note", "warning", "error")
+        assert [suppression["kind"] for suppression in result.get("suppressions", ())] in ([], ["external"])
         assert (result["level"] == "none") == (result["kind"] != "fail")
         kinds.setdefault(result["ruleId"], set()).add((result["kind"], result["level"], "suppressions" in result))
     assert kinds["guard.kind"] == {("fail", "error", True)}
