@@ -250,8 +250,8 @@ def test_plain_locust_and_client_side_metrics(mock_url: str, tmp_path: Path) -> 
     flags = ["--host", mock_url, "--scenario", write(tmp_path, seconds=4), "--out", str(tmp_path / "out"), "--headless"]
     running = subprocess.Popen([*locust, *flags, "--client-metrics-port", str(port)], stderr=subprocess.PIPE, text=True)
     text = ""
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline and 'outcome="ok"' not in text:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and running.poll() is None and 'outcome="ok"' not in text:
         time.sleep(0.2)
         try:
             text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
