@@ -72,6 +72,8 @@ def install(lock: str, venv: Path) -> None:
             uv_install(python, torch, "--default-index", TORCH_CPU_INDEX)
     uv_install(python, rest)
     uv_install(python, ["--editable", str(ROOT)])
+    # uv compiles no bytecode for an editable package; without it `plan` starts a quarter slower.
+    subprocess.run([python, "-m", "compileall", "-q", str(ROOT / "src")], check=True)
     add_vllm_metadata(python)
 
 

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from hybridserve.catalog.licenses import License, ModelLicense, Trigger
 from hybridserve.catalog.models import ServingFacts
+from hybridserve.records import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.guard import GuardSection
 from hybridserve.settings.license import LicenseSection, Waiver

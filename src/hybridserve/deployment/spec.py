@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
+from hybridserve.records import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.load import SETTINGS_JSON
 
