@@ -16,7 +16,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 FILE = Path(__file__).resolve().parent.parent / "tests" / "data" / "exported_metrics.json"
-OURS = "hybridserve_"
+PREFIX = "hybridserve_"
 
 
 def exposition(path: Path) -> str:
@@ -32,14 +32,14 @@ def record(paths: list[Path], known: dict[str, list[str]]) -> dict[str, list[str
     for path in paths:
         for family in text_string_to_metric_families(exposition(path)):
             for sample in family.samples:
-                if not sample.name.startswith(OURS) and not sample.name.endswith("_created"):
+                if not sample.name.startswith(PREFIX) and not sample.name.endswith("_created"):
                     known[sample.name] = sorted({*known.get(sample.name, ()), *sample.labels})
     return dict(sorted(known.items()))
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    before = json.loads(FILE.read_text()) if FILE.exists() and "--fresh" not in words else {}
-    found = record([Path(word) for word in words if not word.startswith("--")], before)
+    args = sys.argv[1:]
+    before = json.loads(FILE.read_text()) if FILE.exists() and "--fresh" not in args else {}
+    found = record([Path(arg) for arg in args if not arg.startswith("--")], before)
     FILE.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8")
     print(f"{len(found)} series names, {len(found) - len(before)} new: {FILE.name}")

@@ -1,8 +1,8 @@
-"""Draw the dashboards' JSON with data from a Prometheus: a look at them without Grafana.
+"""Draw the dashboards' JSON with data from a Prometheus, without Grafana.
 
     python scripts/render_dashboards.py --prometheus http://127.0.0.1:9090 --minutes 5 --out docs/dashboards
 
-Layout, titles, units, thresholds, annotations and queries are the JSON's; the drawing is ours and not Grafana's.
+Layout, titles, units, thresholds, annotations and queries come from the JSON; matplotlib draws them.
 """
 
 from __future__ import annotations
@@ -97,16 +97,16 @@ def colour_of(value: float, panel: dict[str, Any]) -> str:
 def draw_text(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]]) -> None:
     """A stat: its last value, or the names of its series."""
     axes.axis("off")
-    told = {"ha": "center", "va": "center", "transform": axes.transAxes}
+    style = {"ha": "center", "va": "center", "transform": axes.transAxes}
     if not lines:
-        axes.text(0.5, 0.5, "nothing yet", fontsize=12, color=FAINT, **told)
+        axes.text(0.5, 0.5, "No data", fontsize=12, color=FAINT, **style)
     elif panel["options"].get("textMode") == "name":
         names = "\n".join(textwrap.fill(name, 40) for name, _ in lines)
-        axes.text(0.5, 0.5, names, fontsize=9, color=INK, linespacing=1.6, **told)
+        axes.text(0.5, 0.5, names, fontsize=9, color=INK, linespacing=1.6, **style)
     else:
         value = max(line.points[-1] for _, line in lines)[1]
         unit = scaled(panel["fieldConfig"]["defaults"]["unit"])
-        axes.text(0.5, 0.45, unit(value), fontsize=22, fontweight="bold", color=colour_of(value, panel), **told)
+        axes.text(0.5, 0.45, unit(value), fontsize=22, fontweight="bold", color=colour_of(value, panel), **style)
 
 
 def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]], span: Span) -> None:
@@ -158,8 +158,8 @@ def ticks(unit: str, highest: float) -> list[float]:
 def events(board: dict[str, Any], span: Span) -> list[float]:
     """When what the board's annotations count went up, in seconds since the start."""
     found = []
-    for one in board["annotations"]["list"]:
-        for line in span.series(one["expr"]) if "expr" in one else ():
+    for annotation in board["annotations"]["list"]:
+        for line in span.series(annotation["expr"]) if "expr" in annotation else ():
             # Out of sight for long is zero again.
             before = [(-math.inf, 0.0), *line.points]
             found += [
@@ -238,18 +238,18 @@ def render(file: Path, span: Span, out: Path) -> Path:
 
 def main() -> None:
     """Draw all."""
-    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument("--prometheus", default="http://127.0.0.1:9090")
-    words.add_argument("--minutes", type=float, default=15)
-    words.add_argument("--rate", default="1m", help="window of rates; four scrapes or more")
-    words.add_argument("--out", type=Path, required=True)
-    words.add_argument("--dashboards", type=Path, default=ROOT / "helm" / "hybridserve" / "files" / "dashboards")
-    asked = words.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prometheus", default="http://127.0.0.1:9090")
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--rate", default="1m", help="window of rates; four scrapes or more")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dashboards", type=Path, default=ROOT / "helm" / "hybridserve" / "files" / "dashboards")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     end = time.time()
-    span = Span(Prometheus(asked.prometheus), end - 60 * asked.minutes, end, asked.rate)
-    for file in sorted(asked.dashboards.glob("*.json")):
-        print(render(file, span, asked.out))
+    span = Span(Prometheus(args.prometheus), end - 60 * args.minutes, end, args.rate)
+    for file in sorted(args.dashboards.glob("*.json")):
+        print(render(file, span, args.out))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The proof: a real service, a real Prometheus, mixed traffic, and every panel, rule and annotation asked for data.
+"""A real service with mixed traffic and a real Prometheus: every panel, rule and annotation has data.
 
 `make telemetry-pictures` draws the dashboards of docs/ from this run: TELEMETRY_PICTURES is the folder, and the
 traffic lasts TELEMETRY_TRAFFIC_S seconds.
@@ -38,18 +38,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SECTION = TelemetrySection()
 RATE, STEP_S = "15s", 2.0
 TRAFFIC_S = float(os.environ.get("TELEMETRY_TRAFFIC_S", 25))
-# Longer than the shortest prefix that can hit.
+# Longer than the shortest cacheable prefix.
 SHARED = "What is a list, and what is a state slot, and what is a block? " * 40
-# A pool that four sequences fill to a half, so that there is something to see.
+# A cache that four sequences fill to a half, so that panels are not empty.
 POOL_BYTES = 8 * 2**20
-# Rounds of mishaps at least, and the longest wait for a scaling event, on however slow a machine.
+# Minimum rounds of failing requests, and the longest wait for a scaling event on a slow machine.
 ROUNDS, SCALED_WITHIN_S = 3, 90.0
 HARM = next(iter(next(iter(HARMFUL.values())).values()))
 
 
 @dataclass
 class Watched:
-    """A service under the eyes of a Prometheus, after mixed traffic."""
+    """A service scraped by a Prometheus, after mixed traffic."""
 
     service: Service
     prometheus: Prometheus
@@ -58,8 +58,8 @@ class Watched:
     statuses: list[int]
 
     def series(self, expr: str) -> list[tuple[dict[str, str], tuple[tuple[float, float], ...]]]:
-        asked = script("render_dashboards").filled(expr, RATE)
-        lines = self.prometheus.range(asked, self.start, self.end, STEP_S)
+        query = script("render_dashboards").filled(expr, RATE)
+        lines = self.prometheus.range(query, self.start, self.end, STEP_S)
         return [(line.labels, line.points) for line in lines if line.points]
 
 
@@ -83,7 +83,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         wait_until(lambda: len(up(prometheus)) >= 3, 30)
         time.sleep(2)
         began = time.time()
-        statuses = traffic(service, key, slow, lambda: told(prometheus) > 1)
+        statuses = traffic(service, key, slow, lambda: target_replicas(prometheus) > 1)
         time.sleep(4)
         yield Watched(service, prometheus, began, time.time(), statuses)
     finally:
@@ -98,13 +98,13 @@ def up(prometheus: Prometheus) -> list[dict[str, str]]:
     return [line.labels for line in prometheus.now('up{job="hybridserve"} == 1')]
 
 
-def told(prometheus: Prometheus) -> float:
-    """Replicas that Ray Serve was last told to have."""
+def target_replicas(prometheus: Prometheus) -> float:
+    """Target number of replicas of Ray Serve."""
     return sum(line.points[0][1] for line in prometheus.now("max(hybridserve_autoscaler_target_replicas)"))
 
 
 def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -> list[int]:
-    """More users than slots until the service was told to grow, and all that can go wrong with a request."""
+    """More users than slots until the service scales up, and requests that fail in every way."""
     began = time.monotonic()
     statuses: list[int] = []
     lock = threading.Lock()
@@ -124,7 +124,7 @@ def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -
             post(key, chat(f"{SHARED} What is the number {number}?", max_tokens=48, ignore_eos=True))
             post(key, chat("What is a list?", n=2))
 
-    def mishaps() -> None:
+    def failures() -> None:
         rounds = 0
         while rounds < ROUNDS or not ended.is_set():
             rounds += 1
@@ -137,11 +137,11 @@ def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -
             body = chat("Hi", stream=True, max_tokens=500, ignore_eos=True)
             headers = {"authorization": f"Bearer {key}"}
             with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
-                next(answer.iter_raw(), None)  # and goes away
+                next(answer.iter_raw(), None)  # and disconnects
             time.sleep(0.5)
 
     with ThreadPoolExecutor(10) as pool:
-        working = [*(pool.submit(user, number) for number in range(9)), pool.submit(mishaps)]
+        working = [*(pool.submit(user, number) for number in range(9)), pool.submit(failures)]
         while time.monotonic() - began < TRAFFIC_S or (
             not scaled() and time.monotonic() - began < TRAFFIC_S + SCALED_WITHIN_S
         ):
@@ -153,14 +153,14 @@ def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -
     return statuses
 
 
-def test_the_traffic_was_mixed(watched: Watched) -> None:
+def test_traffic_is_mixed(watched: Watched) -> None:
     assert {200, 400, 401, 429} <= set(watched.statuses)
 
 
-def test_each_process_is_a_target_of_its_own(watched: Watched) -> None:
+def test_each_process_is_a_separate_target(watched: Watched) -> None:
     targets = up(watched.prometheus)
-    assert {one.get("exporter", one.get("replica", "")) for one in targets} >= {"controller", "ray"}
-    assert all(one["namespace"] == "local" for one in targets)
+    assert {target.get("exporter", target.get("replica", "")) for target in targets} >= {"controller", "ray"}
+    assert all(target["namespace"] == "local" for target in targets)
 
 
 PANELS = [
@@ -171,7 +171,7 @@ PANELS = [
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_every_query_of_every_panel_has_data(watched: Watched, panel: Any) -> None:
+def test_every_panel_query_has_data(watched: Watched, panel: Any) -> None:
     for expr, legend in panel.queries:
         found = watched.series(expr)
         if not found and panel.rare is not None:
@@ -183,61 +183,61 @@ def test_every_query_of_every_panel_has_data(watched: Watched, panel: Any) -> No
         assert not shares or all(0 <= value <= 1.0001 for _, points in found for _, value in points)
 
 
-def test_every_metric_of_ours_is_there(watched: Watched) -> None:
-    """Under Ray; the other data paths are looked at in test_data_paths."""
+def test_every_hybridserve_metric_is_exported(watched: Watched) -> None:
+    """With Ray; test_data_paths covers the other data paths."""
     for spec in all_metrics():
         name = f"{spec.name}_count" if spec.kind == "histogram" else spec.name
         labels = {label for series, _ in watched.series(name) for label in series}
         assert labels >= {"namespace", "model", "replica", *spec.labels}, name
 
 
-def test_promtool_finds_nothing_to_say_about_what_is_scraped(watched: Watched) -> None:
+def test_promtool_accepts_the_scraped_metrics(watched: Watched) -> None:
     promtool = script("prometheus_tools").fetch() / "promtool"
     for target in up(watched.prometheus):
         if "replica" in target:
             text = httpx.get(f"http://{target['instance']}/metrics", trust_env=False, timeout=30).text
-            ours = "".join(f"{line}\n" for line in text.splitlines() if re.match(r"(# \w+ )?hybridserve_", line))
-            done = subprocess.run([promtool, "check", "metrics"], input=ours, capture_output=True, text=True)
+            exposition = "".join(f"{line}\n" for line in text.splitlines() if re.match(r"(# \w+ )?hybridserve_", line))
+            done = subprocess.run([promtool, "check", "metrics"], input=exposition, capture_output=True, text=True)
             assert (done.returncode, done.stdout + done.stderr) == (0, ""), target
 
 
-def test_every_name_that_an_alert_asks_for_has_data(watched: Watched) -> None:
-    """A silent alert and one that can never fire look alike."""
+def test_every_metric_of_an_alert_has_data(watched: Watched) -> None:
+    """An inactive alert looks like an alert that can never fire."""
     for group in rule_groups(SECTION)["alerts.yaml"]:
         for rule in group["rules"]:
             for name in set(re.findall(r"\b(?:vllm:|hybridserve_|slo:)[\w:]+", rule["expr"])):
                 assert watched.series(name), (rule["alert"], name)
 
 
-def test_every_rule_is_evaluated_and_every_recording_has_data(watched: Watched) -> None:
+def test_rules_are_evaluated_and_recordings_have_data(watched: Watched) -> None:
     groups = watched.prometheus.api("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    ours = [rule for groups in rule_groups(SECTION).values() for group in groups for rule in group["rules"]]
-    assert len(rules) == len(ours)
+    expected = [rule for groups in rule_groups(SECTION).values() for group in groups for rule in group["rules"]]
+    assert len(rules) == len(expected)
     assert [(rule["name"], rule["lastError"]) for rule in rules if rule["health"] != "ok"] == []
-    for rule in ours:
+    for rule in expected:
         if "record" in rule:
             chosen = ", ".join(f'{name}="{value}"' for name, value in rule.get("labels", {}).items())
             assert watched.series(f"{rule['record']}{{{chosen}}}"), rule["record"]
 
 
-def test_alerts_that_fire_are_told_in_words(watched: Watched) -> None:
-    """No template of an annotation is left open, and a scaled, healthy service has nobody called."""
-    firing = [one for one in watched.prometheus.api("alerts")["alerts"] if one["state"] == "firing"]
+def test_firing_alerts_have_complete_texts(watched: Watched) -> None:
+    """Every template of an annotation is filled in, and a healthy service does not page."""
+    firing = [alert for alert in watched.prometheus.api("alerts")["alerts"] if alert["state"] == "firing"]
     for alert in firing:
         assert not any("<no value>" in text or "{{" in text for text in alert["annotations"].values()), alert
-    calm = {"HybridServeEngineDown", "HybridServeMetricsMissing", "HybridServePlanDrift", "HybridServeGuardDown",
+    inactive = {"HybridServeEngineDown", "HybridServeMetricsMissing", "HybridServePlanDrift", "HybridServeGuardDown",
             "HybridServeGuardCanaryFailing", "HybridServeEngineStalled",
             "HybridServeAutoscalerMetricsMissing"}  # fmt: skip
-    assert calm & {alert["labels"]["alertname"] for alert in firing} == set()
+    assert inactive & {alert["labels"]["alertname"] for alert in firing} == set()
 
 
-def test_the_scaling_event_is_marked(watched: Watched) -> None:
+def test_scaling_event_is_annotated(watched: Watched) -> None:
     assert watched.series(SCALED)
 
 
-def test_numbers_agree_with_what_was_sent(watched: Watched) -> None:
-    """A client's count of good answers is the door's: no scrape is of another replica's numbers."""
+def test_counters_agree_with_the_requests(watched: Watched) -> None:
+    """The client's counts are those of the gateway: no scrape has another replica's metrics."""
     (line,) = watched.prometheus.now('sum(hybridserve_requests_rejected_total{reason="guard_blocked_input"})')
     blocked = line.points[0][1]
     assert blocked > 0
@@ -245,7 +245,7 @@ def test_numbers_agree_with_what_was_sent(watched: Watched) -> None:
     assert line.points[0][1] >= watched.statuses.count(200)
 
 
-def test_top_shows_the_same_service(watched: Watched) -> None:
+def test_top_shows_the_service(watched: Watched) -> None:
     command = [str(HYBRIDSERVE), "top", "--once", "--prometheus", watched.prometheus.url]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0, shown.stderr

@@ -1,6 +1,4 @@
-"""One request seen from outside: its spans at a real OTLP receiver, its lines in the logs of the control layer, Ray and
-the engine, by one id and no secret.
-"""
+"""One request: its spans at an OTLP receiver, and its lines in the logs of gateway, Ray and engine, without secrets."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ from support.stack_service import Service, start
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-SECRET = "a word that no log may hold"
-# Ray's own files and the engine's, below the folder of `serve`; which of them each data path has.
+SECRET = "a prompt that no log may contain"
+# Log files of Ray and of the engine below the folder of `serve`, by data path.
 RAY, ENGINE = (
     "hybridserve-*/r/session_latest/logs/serve/replica_*.log",
     {
@@ -37,7 +35,7 @@ RAY, ENGINE = (
 
 
 class Receiver:
-    """An OTLP/HTTP receiver that keeps every span."""
+    """An OTLP/HTTP receiver that stores every span."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
@@ -72,8 +70,8 @@ class Receiver:
 
 
 @dataclass
-class Seen:
-    """A service, and the places that tell of it."""
+class TracedService:
+    """A service with its receiver of spans and its log files."""
 
     service: Service
     receiver: Receiver
@@ -82,7 +80,7 @@ class Seen:
     scratch: Path
     path: str
 
-    def ask(self, ident: str, trace: str) -> httpx.Response:
+    def post(self, ident: str, trace: str) -> httpx.Response:
         headers = {
             "authorization": f"Bearer {self.key}",
             "x-request-id": ident,
@@ -94,9 +92,9 @@ class Seen:
         return answer
 
     def lines(self, pattern: str, ident: str) -> list[dict[str, Any]]:
-        """The JSON lines of these files that hold the id, as soon as there are some. No file holds a secret.
+        """The JSON lines of these files with the id, once there are any. No file contains a secret.
 
-        Ray copies its line on a request as text to the worker's standard error, whatever form its own file has.
+        Ray also writes its access line as text to the worker's standard error, whatever the format of its file.
         """
         deadline = time.monotonic() + 20
         while True:
@@ -111,7 +109,7 @@ class Seen:
 
 
 @pytest.fixture(scope="module", params=["haproxy", "single"])
-def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TracedService]:
     receiver, key = Receiver(), new_key()
     folder = tmp_path_factory.mktemp("watched")
     keys = folder / "keys.txt"
@@ -119,20 +117,20 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     flags = [f"access.keys_file={keys}", f"telemetry.otlp_endpoint={receiver.url}", "telemetry.log_format=json",
              "telemetry.log_requests=true"]  # fmt: skip
     patch = pytest.MonkeyPatch()
-    scratch = Path(tempfile.mkdtemp(prefix="t-"))  # a short name: Ray's sockets lie below it
+    scratch = Path(tempfile.mkdtemp(prefix="t-"))  # a short name: Ray's sockets are below it
     patch.setenv("TMPDIR", str(scratch))
     patch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
     log = folder / "stderr.log"
     service = start(["--data-path", request.param, *[w for flag in flags for w in ("--set", flag)]], log=log)
-    yield Seen(service, receiver, key, log, scratch, request.param)
+    yield TracedService(service, receiver, key, log, scratch, request.param)
     assert service.stop() == 0
     patch.undo()
     shutil.rmtree(scratch)
     receiver.server.shutdown()
 
 
-def test_ray_and_the_engine_name_the_same_request_in_json(watched: Seen) -> None:
-    watched.ask("followed-by-a-test", "1" * 32)
+def test_ray_and_engine_log_the_request_id_in_json(watched: TracedService) -> None:
+    watched.post("followed-by-a-test", "1" * 32)
     engine = watched.lines(ENGINE[watched.path], "followed-by-a-test")
     assert any(line["logger"].startswith("vllm.") for line in engine)
     if watched.path != "single":
@@ -140,25 +138,25 @@ def test_ray_and_the_engine_name_the_same_request_in_json(watched: Seen) -> None
         assert {line["request_id"] for line in rays} == {"followed-by-a-test"}
 
 
-def test_one_request_is_one_trace_and_one_line(watched: Seen) -> None:
+def test_request_has_one_trace_and_one_log_line(watched: TracedService) -> None:
     receiver, key, log = watched.receiver, watched.key, watched.log
-    answer = watched.ask("asked-by-a-test", TRACE)
-    ours = receiver.named("hybridserve chat", TRACE)
-    engines = receiver.named("llm_request", TRACE)
-    assert ours.parent_span_id.hex() == "b7ad6b7169203331"
-    assert engines.parent_span_id == ours.span_id, "the engine's span hangs below ours"
-    named = {one.key: one.value.string_value for one in engines.attributes}
-    assert "asked-by-a-test" in named["gen_ai.request.id"]
+    answer = watched.post("traced-by-a-test", TRACE)
+    gateway_span = receiver.named("hybridserve chat", TRACE)
+    engine_span = receiver.named("llm_request", TRACE)
+    assert gateway_span.parent_span_id.hex() == "b7ad6b7169203331"
+    assert engine_span.parent_span_id == gateway_span.span_id
+    attributes = {attribute.key: attribute.value.string_value for attribute in engine_span.attributes}
+    assert "traced-by-a-test" in attributes["gen_ai.request.id"]
 
     deadline = time.monotonic() + 10
     lines: list[dict[str, Any]] = []
     while not lines:
         assert time.monotonic() < deadline, log.read_text()[-2000:]
-        texts = [line for line in log.read_text().splitlines() if "asked-by-a-test" in line]
+        texts = [line for line in log.read_text().splitlines() if "traced-by-a-test" in line]
         lines = [json.loads(line) for line in texts]
         time.sleep(0.1)
     (line,) = lines
-    assert (line["event"], line["id"], line["key"], line["status"]) == ("request", "asked-by-a-test", "user", 200)
+    assert (line["event"], line["id"], line["key"], line["status"]) == ("request", "traced-by-a-test", "user", 200)
     assert line["tokens"] == answer.json()["usage"]["total_tokens"]
     spans = " ".join(str(span) for span in receiver.spans)
     for where in (log.read_text(), spans):

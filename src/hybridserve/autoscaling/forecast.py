@@ -260,7 +260,7 @@ def _with_finished(memory: Memory, new: Counters, fullness: float) -> Memory:
     return replace(
         memory,
         finished=min(memory.finished + new.finished, REQUESTS_IN_A_MEAN),
-        # No request occupies a slot for less than a step; a clock that says so would make the rate infinite.
+        # No request occupies a slot for less than a step; a smaller value would make the rate infinite.
         holding_s=max(0.001, mean(memory.holding_s, new.slot_seconds / new.finished)),
         fullness=mean(memory.fullness, fullness),
         prompt=mean(memory.prompt, new.prompt_tokens / new.finished),

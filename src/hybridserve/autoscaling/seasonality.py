@@ -143,7 +143,7 @@ class SeasonalModel:
         mean = sum(usual for usual, _ in coming) / len(coming)
         most = max((usual + highest) / 2 for usual, highest in coming)
         chance = sqrt(max(mean, 1.0) / 3)
-        # The current rate counts whatever the season says.
+        # The current rate counts in any case.
         present = sum(self.bins[-2:]) / 2
         present -= 2 * sqrt(max(present, 1.0) / 2)
         before = max(self._usual(last - step)[0] for step in range(BINS_PER_START_UP))

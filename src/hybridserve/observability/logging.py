@@ -65,7 +65,7 @@ class JsonFormatter(BaseJsonFormatter):
 
 
 def _quoted(value: object) -> str:
-    """A value of key=value text: `-` for none, quoted where it would not read as one word."""
+    """A value of key=value text: `-` for None, quoted if it contains spaces or quotes."""
     text = "-" if value is None else str(value)
     return text if text and not _NEEDS_QUOTES(text) else repr(text)
 

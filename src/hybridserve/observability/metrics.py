@@ -198,7 +198,7 @@ class AutoscalerMetrics(MetricGroup):
             return self._gauge(f"autoscaler_{name}", documentation, *labels)
 
         self.desired_replicas = gauge("desired_replicas", "Replicas that the scaling policy wants, within its limits.")
-        self.target_replicas = gauge("target_replicas", "Replicas that Ray Serve was last asked to run.")
+        self.target_replicas = gauge("target_replicas", "Target number of replicas of Ray Serve.")
         self.ready_replicas = gauge("ready_replicas", "Replicas that are running.")
         self.replicas_without_metrics = gauge(
             "replicas_without_metrics", "Running replicas whose metrics are missing or stale."

@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 from hybridserve.settings.section import Section
 
 # Buckets of the engine's histograms (vLLM 0.29), in seconds: a target between two of them cannot be counted.
-TTFT_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
+TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
                80.0, 160.0, 640.0, 2560.0)  # fmt: skip
-INTER_TOKEN_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+INTER_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
                       40.0, 80.0)  # fmt: skip
 
 
@@ -51,10 +51,10 @@ class TelemetrySection(Section):
 
     @model_validator(mode="after")
     def _countable(self) -> Self:
-        for name, bounds in (("slo_ttft_s", TTFT_BOUNDS), ("slo_inter_token_s", INTER_TOKEN_BOUNDS)):
+        for name, buckets in (("slo_ttft_s", TTFT_BUCKETS), ("slo_inter_token_s", INTER_TOKEN_BUCKETS)):
             value = getattr(self, name)
-            if value not in bounds:
-                near = sorted(sorted(bounds, key=lambda bound: abs(bound - value))[:2])
+            if value not in buckets:
+                near = sorted(sorted(buckets, key=lambda bucket: abs(bucket - value))[:2])
                 raise ValueError(
                     f"{name} {value:g} is not a bucket of the engine's histogram and cannot be counted; "
                     f"the nearest are {near[0]:g} and {near[1]:g}"

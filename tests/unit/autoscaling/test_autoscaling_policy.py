@@ -143,7 +143,7 @@ class Fleet:
         self.state = PolicyState()
         self.arrived = self.finished = 0
         self.stay: list[float] = []
-        self.asked: list[int] = []
+        self.targets: list[int] = []
         self.decision: Decision | None = None
 
     def second(self, arrivals: int) -> int:
@@ -176,7 +176,7 @@ class Fleet:
         self.decision = compute_replicas(seen, self.scaling, self.state)
         self.state = self.decision.state
         self.target = self.decision.replicas
-        self.asked.append(self.target)
+        self.targets.append(self.target)
         return self.target
 
 
@@ -185,7 +185,7 @@ def test_constant_load_settles(rate: int) -> None:
     fleet = Fleet(spec(), target=rate * 20 // 16 + 2)
     for _ in range(3000):
         fleet.second(rate)
-    settled = fleet.asked[600:]
+    settled = fleet.targets[600:]
     assert len(set(settled)) == 1
     assert rate * 20 / 16 <= settled[0] <= rate * 20 / 16 * 1.3 + 1
 
@@ -194,7 +194,7 @@ def test_poisson_load_rarely_changes_replicas() -> None:
     fleet = Fleet(spec(), target=8)
     for _ in range(3600):
         fleet.second(sum(fleet.random.random() < 0.5 for _ in range(10)))  # mean 5: 100 slots
-    settled = fleet.asked[600:]
+    settled = fleet.targets[600:]
     changes = sum(a != b for a, b in pairwise(settled))
     assert changes <= 30
     assert 7 <= sum(settled) / len(settled) <= 9

@@ -56,5 +56,5 @@ def state() -> ReplicaCollector:
     build = {"version": "1", "vllm": "0.29.0", "ray": "2.60.0", "mode": "ray", "profile": "demo"}
     capacity = ReplicaCapacity(8, 89, 64, 2, 1, 1e12)
     facts = ReplicaFacts(Settings(), capacity, PLAN, FINDINGS, LICENSES, True, build)
-    reading = ReplicaMetrics("r", running=5, waiting=3, blocks_used=21, state_blocks_used=10, age_s=0.5)
-    return ReplicaCollector(facts, lambda: reading, today=lambda: date(2026, 11, 24))
+    current = ReplicaMetrics("r", running=5, waiting=3, blocks_used=21, state_blocks_used=10, age_s=0.5)
+    return ReplicaCollector(facts, lambda: current, today=lambda: date(2026, 11, 24))

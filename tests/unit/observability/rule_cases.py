@@ -23,11 +23,11 @@ class Case:
     at: str = "1h"
 
 
-def latency(metric: str, bound: str, slow: int, minutes: int) -> dict[str, str]:
+def latency(metric: str, bucket: str, slow: int, minutes: int) -> dict[str, str]:
     """100 requests per minute, of which `slow` are beyond the target."""
     return {
         f"{metric}_count{{{WHO}}}": f"0+100x{minutes}",
-        f'{metric}_bucket{{{WHO},le="{bound}"}}': f"0+{100 - slow}x{minutes}",
+        f'{metric}_bucket{{{WHO},le="{bucket}"}}': f"0+{100 - slow}x{minutes}",
     }
 
 

@@ -73,15 +73,15 @@ def test_every_event_keeps_its_fields(place: str, event: str, names: list[str]) 
 
 
 def test_json_keeps_types_and_text_quotes_only_where_needed() -> None:
-    made = record("request", id="007", status=200, ms=1.5, tokens=None, reason="it's two words", folder="")
+    made = record("request", id="007", status=200, ms=1.5, tokens=None, reason="it's quoted text", folder="")
     line = json.loads(logs.JsonFormatter().format(made))
     assert line.pop("time").endswith("Z")
     assert line == {
         "level": "info", "logger": "hybridserve.access", "event": "request", "id": "007", "status": 200, "ms": 1.5,
-        "tokens": None, "reason": "it's two words", "folder": "",
+        "tokens": None, "reason": "it's quoted text", "folder": "",
     }  # fmt: skip
     text = logs.TextFormatter().format(made).partition(" info hybridserve.access ")[2]
-    assert text == "event=request id=007 status=200 ms=1.5 tokens=- reason=\"it's two words\" folder=''"
+    assert text == "event=request id=007 status=200 ms=1.5 tokens=- reason=\"it's quoted text\" folder=''"
 
 
 def test_foreign_lines_and_tracebacks_stay_on_one_json_line() -> None:

@@ -23,7 +23,7 @@ from support.metrics import samples
 
 
 def everything(state: ReplicaCollector) -> bytes:
-    """One exposition of every family of ours, each with a sample."""
+    """One exposition of every hybridserve metric, each with a sample."""
     registry = CollectorRegistry()
     for group in (GatewayMetrics(registry), AutoscalerMetrics(registry)):
         for metric in group.metrics():

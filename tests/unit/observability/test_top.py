@@ -20,7 +20,7 @@ from hybridserve.observability.top import MetricsPorts
 
 @pytest.fixture
 def registry(state: ReplicaCollector) -> CollectorRegistry:
-    """A replica's metrics: ours, and counters of the engine."""
+    """Metrics of a replica: hybridserve's, and some of the engine."""
     registry = CollectorRegistry()
     registry.register(state)
     Counter("vllm:generation_tokens", "t", ["model_name"], registry=registry).labels("demo").inc(100)

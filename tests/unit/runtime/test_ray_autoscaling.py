@@ -21,17 +21,17 @@ CAPACITY = ReplicaCapacity(16, 166, 1312, 7, 1, UNLIMITED_PREFILL)
 
 
 def context(now: float, replicas: dict[str, ReplicaMetrics], target: int = 1, **changes: Any) -> SimpleNamespace:
-    metrics: dict[str, dict[str, list[SimpleNamespace]]] = {}
-    for replica, reading in replicas.items():
-        for name, value in reading.numbers().items():
+    series: dict[str, dict[str, list[SimpleNamespace]]] = {}
+    for replica, metrics in replicas.items():
+        for name, value in metrics.numbers().items():
             points = [SimpleNamespace(timestamp=now - 3, value=-1), SimpleNamespace(timestamp=now - 0.5, value=value)]
-            metrics.setdefault(PREFIX + name, {})[replica] = points
+            series.setdefault(PREFIX + name, {})[replica] = points
     values = {
         "current_time": now,
         "target_num_replicas": target,
         "running_replicas": list(replicas),
         "total_queued_requests": 0.0,
-        "raw_metrics": metrics,
+        "raw_metrics": series,
         "capacity_adjusted_min_replicas": 1,
         "capacity_adjusted_max_replicas": 4,
     }
@@ -51,9 +51,9 @@ def test_context_becomes_fleet_metrics() -> None:
     seen = fleet_metrics(
         context(100.0, {"a": ReplicaMetrics("a", age_s=1.0, running=3, slot_seconds=2.5)}, total_queued_requests=2.4)
     )
-    (reading,) = seen.replicas
+    (metrics,) = seen.replicas
     assert (seen.now, seen.target, seen.ready, seen.queued) == (100.0, 1, 1, 2)
-    assert (reading.running, reading.slot_seconds, reading.age_s) == (3, 2.5, 1.5)
+    assert (metrics.running, metrics.slot_seconds, metrics.age_s) == (3, 2.5, 1.5)
 
 
 def test_incomplete_report_counts_as_missing_metrics() -> None:
@@ -61,7 +61,7 @@ def test_incomplete_report_counts_as_missing_metrics() -> None:
     del ray_context.raw_metrics[PREFIX + "running"]["b"]
     seen = fleet_metrics(ray_context)
     assert seen.ready == 2
-    assert [reading.replica for reading in seen.replicas] == ["a"]
+    assert [replica.replica for replica in seen.replicas] == ["a"]
     assert fleet_metrics(context(1.0, {}, raw_metrics=None)).replicas == ()
 
 
@@ -163,17 +163,17 @@ class TestEngineStats:
         stats.record(step(running=2, waiting=1, usage=16 / 166), iteration(generated=2))
         stats.record(step(running=2, waiting=0, skipped=1), iteration(generated=2, preempted=1, finished=[(100, 1.5)]))
         self.now = 4.0
-        reading = stats.reading("r")
-        assert (reading.running, reading.waiting, reading.deferred) == (2, 0, 1)
-        assert (reading.arrived, reading.finished, reading.generated, reading.preemptions) == (4, 1, 4, 1)
-        assert (reading.prompt_tokens, reading.prompt_squares, reading.slot_seconds) == (100, 10_000.0, 1.5)
-        assert reading.age_s == 4.0
+        metrics = stats.reading("r")
+        assert (metrics.running, metrics.waiting, metrics.deferred) == (2, 0, 1)
+        assert (metrics.arrived, metrics.finished, metrics.generated, metrics.preemptions) == (4, 1, 4, 1)
+        assert (metrics.prompt_tokens, metrics.prompt_squares, metrics.slot_seconds) == (100, 10_000.0, 1.5)
+        assert metrics.age_s == 4.0
 
     def test_state_blocks_are_separated_from_attention_blocks(self) -> None:
         stats = self.stats()
         stats.record(step(running=4, usage=40 / 166), None)
-        reading = stats.reading()
-        assert (reading.blocks_used, reading.state_blocks_used) == (40, 28)
+        metrics = stats.reading()
+        assert (metrics.blocks_used, metrics.state_blocks_used) == (40, 28)
 
     def test_idle_engine_has_fresh_metrics(self) -> None:
         stats = self.stats()
