@@ -69,8 +69,9 @@ class GuardedResponse:
         if message["type"] == "http.response.start":
             # Does not wait for the check of the prompt: vLLM begins to work on a stream after its start was sent.
             self._begin(message)
-        elif message["type"] == "http.response.body" and await self._input_allowed():
-            await self._body(message.get("body", b""), message.get("more_body", False))
+        elif self._context.input_check is None or await self._input_allowed():
+            data, more = message.get("body", b""), message.get("more_body", False)
+            await (self._stream(data, more) if self._streaming else self._collect(data, more))
 
     async def reject(self, error: APIError) -> None:
         """End the response with an error: as a whole response before the first byte, else as the last event."""
@@ -79,12 +80,12 @@ class GuardedResponse:
         self._closed = True
         if self._started:
             self.abort_reason = self.abort_reason or error.reason
-            await self._send(error.event(), more=False)
+            await self._send(_body(error.event(), more=False))
         else:
             self.status = error.status
             await self._wait_if_engine_lost()
             self._started = True
-            await error.send(self._send_message, self._context.headers)
+            await error.send(self._send, self._context.headers)
         self._stop_timer()
         self._context.engine_receive.disconnect()
 
@@ -151,10 +152,7 @@ class GuardedResponse:
             self._streaming = True
             self._schedule_stall_check()
 
-    async def _body(self, data: bytes, more: bool) -> None:
-        if self._streaming:
-            await self._stream(data, more)
-            return
+    async def _collect(self, data: bytes, more: bool) -> None:
         self._size += len(data)
         self._chunks.append(data)
         if self._size > _MAX_BODY_BYTES:
@@ -185,7 +183,7 @@ class GuardedResponse:
         self._closed = True
         self._context.settle(self.tokens)
         await self._send_start()
-        await self._context.send({"type": "http.response.body", "body": body, "more_body": False})
+        await self._context.send(_body(body, more=False))
 
     async def _stream(self, data: bytes, more: bool) -> None:
         terminator = self._terminator
@@ -211,13 +209,13 @@ class GuardedResponse:
         complete = terminator.done or terminator.failed
         if more or not complete:
             if blob:
-                await self._send(blob)
+                await self._send(_body(blob, more=True))
             if not more:
                 await self.reject(_interrupted())
             return
         self._closed = True
         self.abort_reason = "engine_error" if terminator.failed else None
-        await self._send(blob, more=False)
+        await self._send(_body(blob, more=False))
 
     async def _moderate(self, buffer: ModerationBuffer, blob: bytes) -> bytes:
         api_format = self._context.request.format
@@ -250,10 +248,7 @@ class GuardedResponse:
         if self._context.state.lifecycle.engine_lost():
             await asyncio.sleep(_ENGINE_LOST_WAIT_S)
 
-    async def _send(self, body: bytes, *, more: bool = True) -> None:
-        await self._send_message({"type": "http.response.body", "body": body, "more_body": more})
-
-    async def _send_message(self, message: Event) -> None:
+    async def _send(self, message: Event) -> None:
         """Send; for a client that reads nothing, raise ConnectionResetError as for a broken connection."""
         self._sending_since, self._sender = monotonic(), asyncio.current_task()
         try:
@@ -292,6 +287,10 @@ class GuardedResponse:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _body(data: bytes, *, more: bool) -> Event:
+    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 def _interrupted() -> APIError:
