@@ -36,7 +36,6 @@ PENDING = (
     "scripts/chart_files.py", "scripts/render_dashboards.py",
     *(f"src/hybridserve/{package}/" for package in (
         "catalog", "cli", "engine", "observability", "planning", "runtime", "settings",
-        "simulator",
     )),
     "tests/chart/", "tests/engine/", "tests/stack/", "tests/support/", "tests/unit/",
 )  # fmt: skip

@@ -15,7 +15,7 @@ from hybridserve.errors import ConfigError
 if TYPE_CHECKING:
     from hybridserve.loadtest.scenario import Scenario
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
@@ -66,6 +66,7 @@ def loadtest(
     Exit codes: 0, the SLO is kept; 1, missed; 2, invalid input or no server; 3, void (the client was the bottleneck);
     130, a search or a sweep was interrupted.
 
+    \b
     Examples:
       hybridserve loadtest chat --url http://127.0.0.1:8000
       hybridserve loadtest grid --scale 0.02 --sweep concurrency --levels 1,4,16

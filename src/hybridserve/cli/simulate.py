@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hybridserve.simulator.tune import PolicyConfig, Scenario, TuningResult
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
@@ -57,6 +57,7 @@ def simulate(
 
     A policy with settings is simulated with every point of a grid.
 
+    \b
     Examples:
       hybridserve simulate --workload bursts --policy hybridserve,fixed,oracle --tune
       hybridserve simulate --trace monday.csv --policy all --tune --json
