@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonschema import Draft202012Validator
 
 FOLDER = Path(__file__).parent / "crds"
@@ -16,8 +16,8 @@ FOLDER = Path(__file__).parent / "crds"
 def validators() -> dict[tuple[str, str], Draft202012Validator]:
     """(apiVersion, kind) to its validator."""
     found = {}
-    for file in sorted(FOLDER.glob("*.yaml")):
-        crd = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    for file in sorted(FOLDER.glob("*.json")):
+        crd = json.loads(file.read_text(encoding="utf-8"))
         spec = crd["spec"]
         for version in spec["versions"]:
             schema = json_schema(version["schema"]["openAPIV3Schema"])

@@ -163,7 +163,6 @@ CASES: list[tuple[dict[str, Any], str]] = [
         {"resources": {"requests": {"nvidia.com/gpu": 2}, **GPU}, **settings(accelerator={"name": "l40s"})},
         "resources.requests: nvidia.com/gpu is 2, and its limit is 1; extended resources need equal",
     ),
-    ({"resources": {"claims": [{"name": "gpu"}]}}, "resources.claims: gpu is not in resourceClaims"),
     ({"shmSize": "8Gi"}, "shmSize: 8Gi counts as memory of the container"),
     ({"rollingUpdate": {"maxSurge": 0}}, "rollingUpdate.maxUnavailable: 0 together with maxSurge 0"),
     # exposure

@@ -206,6 +206,20 @@
 {{- end }}
 {{- end -}}
 
+{{/* Resource claims of a pod; a claim that only a container names uses the template of its name. Arguments: root, resources. */}}
+{{- define "hybridserve.resourceClaims" -}}
+{{- $claims := .root.Values.resourceClaims -}}
+{{- $names := list -}}
+{{- range $claims }}{{ $names = append $names .name }}{{ end -}}
+{{- range default list .resources.claims -}}
+{{- if not (has .name $names) -}}
+{{- $claims = append $claims (dict "name" .name "resourceClaimTemplateName" .name) -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- end -}}
+{{- with $claims }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
 {{/* Pod fields of the check and the test. */}}
 {{- define "hybridserve.hookPodFields" -}}
 {{ include "hybridserve.pullSecrets" . }}

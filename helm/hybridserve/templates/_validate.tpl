@@ -160,13 +160,6 @@ resources.limits: {{ $gpus }} GPUs, and one pod runs {{ $most }} replicas of {{ 
 {{ $path }}.requests: {{ $name }} {{ $amount }} is above the limit {{ $limit }}; raise the limit
 {{- end }}
 {{- end }}
-{{- range $claim := default list $resources.claims }}
-{{- $names := list }}
-{{- range $.Values.resourceClaims }}{{ $names = append $names .name }}{{ end }}
-{{- if not (has $claim.name $names) }}
-{{ $path }}.claims: {{ $claim.name }} is not in resourceClaims; add it there
-{{- end }}
-{{- end }}
 {{- end }}
 {{- with dig "limits" "memory" "" .Values.resources }}
 {{- if ge (include "hybridserve.bytes" $.Values.shmSize | float64) (include "hybridserve.bytes" . | float64) }}

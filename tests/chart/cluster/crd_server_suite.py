@@ -8,6 +8,7 @@ run here.
 from __future__ import annotations
 
 import copy
+import json
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 from chart_cases import CASES, values_of
 from chart_helm import Object, template
 from cluster import CRD_PORT, Cluster
@@ -45,8 +45,8 @@ def server() -> Iterator[httpx.Client]:
             )
             with client:
                 cluster.wait("server of custom resources", lambda: answers(client), 60)
-                for file in sorted(FOLDER.glob("*.yaml")):
-                    crd = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+                for file in sorted(FOLDER.glob("*.json")):
+                    crd = json.loads(file.read_text(encoding="utf-8"))
                     crd.pop("status", None)
                     made = client.post(CRDS, json=crd)
                     assert made.status_code == 201, made.text

@@ -169,8 +169,8 @@ template:
     terminationGracePeriodSeconds: {{ include "hybridserve.graceSeconds" $root }}
     securityContext: {{- include "hybridserve.podSecurityContext" $root | nindent 6 }}
     {{- include "hybridserve.podFields" $root | nindent 4 }}
-    {{- with $root.Values.resourceClaims }}
-    resourceClaims: {{- toYaml . | nindent 6 }}
+    {{- with include "hybridserve.resourceClaims" (dict "root" $root "resources" $resources) }}
+    resourceClaims: {{- . | nindent 6 }}
     {{- end }}
     {{- with default $root.Values.runtimeClassName $group.runtimeClassName }}
     runtimeClassName: {{ . | quote }}
