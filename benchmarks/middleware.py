@@ -18,7 +18,7 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.auth.api_keys import key_line, new_key
 from hybridserve.gateway.state import GatewayState

@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.vllm_middleware import VLLMMiddleware
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.state import GatewayState

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hybridserve
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.preload import inline_worker_flags
 from hybridserve.gateway.auth.api_keys import key_line, new_key
 from hybridserve.gateway.reasoning.budget import ThinkingBudgetProbe

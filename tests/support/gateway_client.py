@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.gateway import GatewayMiddleware, GatewayState
 from hybridserve.guards import GuardVerdict, Message, ResilientGuard, Stage
 from hybridserve.settings import Settings

@@ -18,7 +18,7 @@ from hybridserve.compliance.evidence import evidence_sha256
 from hybridserve.compliance.findings import Finding, Profile, Status, compliance_status
 from hybridserve.compliance.rules.guard import behavior_files
 from hybridserve.compliance.view import DeploymentView
-from hybridserve.deployment.resolve import build_view
+from hybridserve.deployment.view import build_view
 from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.files import read_text, write_text
 from hybridserve.settings import Settings, load

@@ -1,37 +1,29 @@
-"""From settings to a `DeploymentSpec`, and to the view of a deployment that the compliance rules read."""
+"""From settings to a `DeploymentSpec`: one plan, and everything that follows from it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date
-from typing import Any
 
 from hybridserve.autoscaling.capacity import UNLIMITED_PREFILL, ReplicaCapacity
 from hybridserve.autoscaling.spec import ScalingSpec
-from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.compliance import (
-    DeploymentView,
     compliance_document,
     compliance_status,
-    deployment_view,
     evaluate,
     licenses_document,
 )
 from hybridserve.compliance.documents import attribution_header
 from hybridserve.compliance.evidence import evidence_sha256
-from hybridserve.compliance.findings import Profile
-from hybridserve.compliance.view import CacheFacts, PlannedEngine
 from hybridserve.deployment.spec import DeploymentSpec, PlanSummary
-from hybridserve.errors import ConfigError, PlanRefused
-from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment, profiled_settings
+from hybridserve.deployment.view import planned_view
+from hybridserve.planning.deployment import profiled_settings
 from hybridserve.planning.resolve import (
     DEFAULT_OPTIONS,
     PlanOptions,
     ResolvedPlan,
-    deployment_from,
     engine_args,
     engine_environment,
-    find_model,
     plan_settings,
 )
 from hybridserve.planning.verification import planned_values
@@ -112,94 +104,3 @@ def _judged(spec: DeploymentSpec, planned: ResolvedPlan, today: date) -> Deploym
             f"{finding.rule}: {finding.evidence}" for finding in findings if refused and finding.blocks(profile)
         ),
     )
-
-
-def build_view(settings: Settings, profile: Profile | None = None) -> DeploymentView:
-    """Plan the deployment and build the view for the compliance rules. A plan that is refused is part of the view.
-
-    Args:
-        profile: instead of `server.profile`.
-
-    Raises:
-        CatalogError: the model or the accelerator is not known.
-        ConfigError: a setting contradicts another or names a file that is not there.
-    """
-    profile = profile or settings.server.profile
-    try:
-        return planned_view(plan_settings(settings), profile)
-    except PlanRefused as refusal:
-        return _refused_view(settings, profile, refusal)
-
-
-def planned_view(planned: ResolvedPlan, profile: Profile) -> DeploymentView:
-    """The view for the compliance rules of a deployment that is already planned.
-
-    Raises:
-        ConfigError: a file that the settings name cannot be read.
-    """
-    plan = planned.advice.plan
-    engine = PlannedEngine(
-        args=_engine_args(planned),
-        cache=_cache_facts(plan),
-        hybrid=plan.deployment.arch.hybrid,
-        **_device(plan.deployment.accelerator),
-    )
-    return deployment_view(planned.settings, planned.model, engine, profile)
-
-
-def _refused_view(settings: Settings, profile: Profile, refusal: PlanRefused) -> DeploymentView:
-    model = find_model(settings)
-    asked = deployment_from(settings, model)
-    engine = PlannedEngine(
-        args={**settings.engine.model_dump(mode="json", exclude={"extra_args"}), **settings.engine.extra_args},
-        cache=_facts_of_one_sequence(asked),
-        refusal=refusal.what,
-        hybrid=asked.arch.hybrid,
-        **_device(asked.accelerator),
-    )
-    return deployment_view(settings, model, engine, profile)
-
-
-def _engine_args(planned: ResolvedPlan) -> dict[str, Any]:
-    settings = planned.settings
-    try:
-        return engine_args(settings, planned)
-    except ConfigError as error:
-        # Unpublished weights do not prevent the other checks; `serve` reports them itself.
-        if error.where != "model.source":
-            raise
-        here = settings.model.model_copy(update={"source": "."})
-        return engine_args(settings.model_copy(update={"model": here}), planned)
-
-
-def _device(device: Accelerator) -> dict[str, Any]:
-    major = (device.compute_capability or "").split(".")[0]
-    return {"platform": device.platform, "blackwell": major in ("10", "12")}
-
-
-def _cache_facts(plan: DeploymentPlan) -> CacheFacts | None:
-    cache = plan.low or plan.cache
-    if cache is None:
-        return None
-    return CacheFacts(
-        num_blocks=cache.num_blocks,
-        block_size=cache.layout.block_size,
-        mode=cache.layout.mode,
-        prefix_unit=cache.layout.prefix_unit,
-        max_model_len=cache.max_model_len,
-        longest_context=cache.longest_context,
-        max_num_seqs=plan.max_num_seqs,
-        max_num_batched_tokens=plan.max_num_batched_tokens,
-        full_cudagraphs=plan.deployment.cache.full_cudagraphs,
-        exact=plan.low == plan.cache,
-    )
-
-
-def _facts_of_one_sequence(asked: Deployment) -> CacheFacts | None:
-    """The cache with one sequence at a time: it shows by how much a refused max_num_seqs is too large."""
-    try:
-        facts = _cache_facts(plan_deployment(replace(asked, cache=replace(asked.cache, max_num_seqs=1))))
-    except PlanRefused:
-        return None
-    wanted = asked.cache.max_num_seqs
-    return replace(facts, max_num_seqs=wanted) if facts and wanted else facts

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from prometheus_client import REGISTRY
 
 from hybridserve import __version__
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.stats import EngineStatsLogger
 from hybridserve.observability.collectors.replica import ReplicaCollector, ReplicaFacts
 from hybridserve.observability.collectors.slo import SLOCollector

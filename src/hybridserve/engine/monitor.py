@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.metrics_endpoint import export_replica
 from hybridserve.engine.plan_check import read_cache_info, verify_plan
 from hybridserve.engine.processes import kill_self_and_descendants

@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 from ray import serve
 from ray.serve.llm import LLMConfig
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.monitor import EngineMonitor, warm_up
 from hybridserve.engine.patches.ray_llm import LocalWeights, PatchedLLMServer, PreloadedEngine
 from hybridserve.gateway import GatewayMiddleware

@@ -18,7 +18,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from hybridserve.deployment import spec_from_environ
+from hybridserve.deployment.spec import spec_from_environ
 from hybridserve.engine.monitor import EngineMonitor, warm_up
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.state import GatewayState

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridserve.deployment import DeploymentSpec, spec_from_environ
+from hybridserve.deployment.spec import DeploymentSpec, spec_from_environ
 from hybridserve.gateway import pipeline
 from hybridserve.gateway.context import RequestContext
 from hybridserve.gateway.errors import APIError

@@ -8,7 +8,7 @@ from typing import Any
 
 from hybridserve import __version__
 from hybridserve.catalog.models import ServingFacts, resolve_model
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import CatalogError
 from hybridserve.gateway.auth.authenticator import Authenticator
 from hybridserve.gateway.auth.routes import Routes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import HybridServeError
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from hybridserve.catalog.engines import engine_table
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import ConfigError, EnvironmentFault
 from hybridserve.settings import Settings
 from hybridserve.units import GIB

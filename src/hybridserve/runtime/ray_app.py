@@ -19,7 +19,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Application
 
 from hybridserve.catalog.accelerators import accelerator
-from hybridserve.deployment import DeploymentSpec, spec_from_environ
+from hybridserve.deployment.spec import DeploymentSpec, spec_from_environ
 from hybridserve.engine import preload
 from hybridserve.engine.patches.ray import keep_serve_log_files
 from hybridserve.observability.logging import configure

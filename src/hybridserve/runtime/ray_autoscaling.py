@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry
 from hybridserve.autoscaling.policy import Decision, PolicyState, compute_replicas
 from hybridserve.autoscaling.replica_metrics import FIELDS, PREFIX, FleetMetrics, ReplicaMetrics, metrics_from_numbers
 from hybridserve.autoscaling.spec import ScalingSpec
-from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.observability.collectors.autoscaler import record_decision
 from hybridserve.observability.logging import configure
 from hybridserve.observability.metrics import AutoscalerMetrics
@@ -98,6 +97,8 @@ class SettingsAutoscalingPolicy(RayAutoscalingPolicy):
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        from hybridserve.deployment.resolve import resolve_deployment  # only this policy plans
+
         parsed = Settings.model_validate(settings)
         deployment = resolve_deployment(parsed)
         assert deployment.scaling is not None

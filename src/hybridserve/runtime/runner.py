@@ -18,8 +18,8 @@ from types import FrameType
 
 import httpx
 
-from hybridserve.deployment import DeploymentSpec
 from hybridserve.deployment.resolve import resolve_deployment
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.processes import adopt_orphans, kill_descendants
 from hybridserve.errors import EnvironmentFault, HybridServeError
 from hybridserve.observability.logging import ENGINE_CONFIG, LOG_DIR, LogForwarder, engine_config

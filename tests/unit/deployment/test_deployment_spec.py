@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hybridserve.cli import check, plan, render
-from hybridserve.deployment import DeploymentSpec, resolve, spec_from_environ
+from hybridserve.deployment import resolve
+from hybridserve.deployment.spec import DeploymentSpec, spec_from_environ
 from hybridserve.engine import vllm_middleware
 from hybridserve.planning import resolve as planner
 from hybridserve.planning.resolve import engine_args, engine_environment

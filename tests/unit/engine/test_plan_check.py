@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hybridserve.deployment import DeploymentSpec
 from hybridserve.deployment.resolve import resolve_deployment
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.plan_check import EngineCacheInfo, plan_document, save_profiled_pool
 from hybridserve.settings import load
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from hybridserve.compliance.findings import Finding
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.gateway import GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.errors import APIError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import ConfigError
 from hybridserve.gateway import GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import APIKeyStore, key_line, new_key, parse_keys

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import ConfigError
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.errors import APIError

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 import hybridserve
-from hybridserve.deployment import DeploymentSpec
 from hybridserve.deployment.resolve import resolve_deployment
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import HybridServeError
 from hybridserve.runtime import preflight
 from hybridserve.runtime.root_cause import root_cause

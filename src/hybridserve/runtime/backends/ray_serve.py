@@ -12,7 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.patches.ray import dead_head_processes
 from hybridserve.errors import EnvironmentFault
 from hybridserve.runtime.ingress import Ingress, ray_environment

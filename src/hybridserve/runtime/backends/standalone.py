@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hybridserve.deployment import DeploymentSpec
+from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.preload import inline_worker_flags
 from hybridserve.errors import EnvironmentFault
 from hybridserve.planning.render import command_line
