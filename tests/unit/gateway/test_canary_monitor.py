@@ -1,4 +1,4 @@
-"""The canaries against our own middleware, with an engine behind it that would answer anything."""
+"""Guard canaries against the gateway, in front of an engine that answers every prompt."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ from hybridserve.settings import Settings
 from hybridserve.settings.access import AccessSection
 from support.fake_service import FakeService
 
-DEAD_GUARD = {"kind": "model", "url": "http://127.0.0.1:1/v1", "model": "guard", "format": "qwen3guard", "timeout_s": 2}
+UNREACHABLE_GUARD = {
+    "kind": "model",
+    "url": "http://127.0.0.1:1/v1",
+    "model": "guard",
+    "format": "qwen3guard",
+    "timeout_s": 2,
+}
 
 
-class Obedient(FakeService):
-    """An engine that serves whatever reaches it, and is well."""
+class CompliantEngine(FakeService):
+    """A healthy engine that answers every prompt."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/health":
@@ -42,11 +48,11 @@ class Obedient(FakeService):
         return False
 
 
-def judged(canaries: list[Canary], **sections: Any) -> list[Finding]:
-    door = GatewayMiddleware(Obedient(), Settings.model_validate(sections))
+def findings_for(canaries: list[Canary], **sections: Any) -> list[Finding]:
+    app = GatewayMiddleware(CompliantEngine(), Settings.model_validate(sections))
 
     async def run() -> list[Finding]:
-        transport = httpx.ASGITransport(app=door)
+        transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             return live_findings(canaries, await send_canaries(client, canaries, "demo"))
 
@@ -54,19 +60,23 @@ def judged(canaries: list[Canary], **sections: Any) -> list[Finding]:
 
 
 def test_all_canaries_pass_with_a_guard() -> None:
-    wrong = [one for one in judged(canary_set(("en",)), guard={"kind": "rules"}) if one.status != "PASS"]
-    assert [(one.rule, one.evidence) for one in wrong] == [("evidence.guard-down", "not tested")]
+    wrong = [item for item in findings_for(canary_set(("en",)), guard={"kind": "rules"}) if item.status != "PASS"]
+    assert [(item.rule, item.evidence) for item in wrong] == [("evidence.guard-down", "not tested")]
 
 
 def test_harmful_canaries_fail_without_a_guard() -> None:
     canaries = canary_set(("en",))
-    findings = judged(canaries, guard={"kind": "none"})
-    failed = {one.subject for one in findings if one.status == "FAIL"}
+    findings = findings_for(canaries, guard={"kind": "none"})
+    failed = {item.subject for item in findings if item.status == "FAIL"}
     assert failed == {canary.id for canary in canaries if canary.expect == "block"}
 
 
 def test_unreachable_guard_is_reported_as_unavailable() -> None:
-    (found,) = [one for one in judged([guard_down_canary()], guard=DEAD_GUARD) if one.rule == "evidence.guard-down"]
+    (found,) = [
+        item
+        for item in findings_for([guard_down_canary()], guard=UNREACHABLE_GUARD)
+        if item.rule == "evidence.guard-down"
+    ]
     assert (found.status, found.evidence) == ("PASS", "503 guard_unavailable")
 
 
@@ -75,23 +85,23 @@ async def test_self_test_decides_whether_requests_are_accepted() -> None:
     limits = {"anonymous_scopes": ["inference"], "max_in_flight": 1, "requests_per_minute": 3}
     settings = Settings.model_validate({"guard": section, "access": limits})
     state = GatewayState(DeploymentSpec(settings=settings))
-    door = GatewayMiddleware(Obedient(), state=state)
-    transport = httpx.ASGITransport(app=door)
+    app = GatewayMiddleware(CompliantEngine(), state=state)
+    transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         hello = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
-        assert (await client.get("/ready")).status_code == 200, "nobody watches yet"
-        state.start(door)
+        assert (await client.get("/ready")).status_code == 200, "the self-test has not started"
+        state.start(app)
         early = await client.post("/v1/chat/completions", json=hello)
         assert (early.status_code, early.json()["error"]["code"]) == (503, "guard_unavailable")
         await until(client, 200)
-        await asyncio.sleep(0.1)  # many more rounds than a key may ask in a minute
+        await asyncio.sleep(0.1)  # many more self-tests than the limit of requests per minute
         assert (await client.get("/ready")).status_code == 200
         assert (await client.post("/v1/chat/completions", json=hello)).status_code == 200
         assert state.guard is not None
-        patterns, state.guard.guard.guard = state.guard.guard.guard, Lenient()
+        patterns, state.guard.guard.guard = state.guard.guard.guard, PermissiveGuard()
         await until(client, 503)
-        refused = await client.post("/v1/chat/completions", json=hello)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "guard_unavailable")
+        rejected = await client.post("/v1/chat/completions", json=hello)
+        assert (rejected.status_code, rejected.json()["error"]["code"]) == (503, "guard_unavailable")
         state.guard.guard.guard = patterns
         await until(client, 200)
 
@@ -102,8 +112,8 @@ async def until(client: httpx.AsyncClient, status: int) -> None:
             await asyncio.sleep(0.01)
 
 
-class Lenient(PatternGuard):
-    """A guard that lives and lets everything pass."""
+class PermissiveGuard(PatternGuard):
+    """A reachable guard that allows everything."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -116,21 +126,21 @@ def test_canary_uses_no_concurrency_slot() -> None:
     limits = RequestLimits(AccessSection(max_in_flight=1))
     ours = Key("canary", frozenset({"inference"}), internal=True)
     client = Key("client", frozenset({"inference"}))
-    canary, lease = limits.reserve(ours, 0), limits.reserve(client, 0)
+    canary, reservation = limits.reserve(ours, 0), limits.reserve(client, 0)
     canary.release()
     with pytest.raises(APIError):
         limits.reserve(client, 0)
     assert limits.reserve(ours, 0)
-    lease.release()
+    reservation.release()
     limits.reserve(client, 0).release()
 
 
 def test_clients_cannot_authenticate_as_the_service() -> None:
     settings = Settings.model_validate({"access": {"anonymous_scopes": []}, "guard": {"kind": "rules"}})
-    door = GatewayMiddleware(Obedient(), settings)
+    app = GatewayMiddleware(CompliantEngine(), settings)
 
     async def run() -> int:
-        transport = httpx.ASGITransport(app=door)
+        transport = httpx.ASGITransport(app=app)
         headers = {INTERNAL_TOKEN: "1", "authorization": "Bearer canary"}
         async with httpx.AsyncClient(transport=transport, base_url="http://service", headers=headers) as client:
             return (await client.get("/v1/models")).status_code
@@ -139,5 +149,5 @@ def test_clients_cannot_authenticate_as_the_service() -> None:
 
 
 def test_harmful_canaries_fail_without_input_check() -> None:
-    findings = judged(canary_set(("en",)), guard={"kind": "rules", "input": "off"})
-    assert "evidence.must-block" in {one.rule for one in findings if one.status == "FAIL"}
+    findings = findings_for(canary_set(("en",)), guard={"kind": "rules", "input": "off"})
+    assert "evidence.must-block" in {item.rule for item in findings if item.status == "FAIL"}

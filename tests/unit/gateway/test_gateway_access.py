@@ -1,4 +1,4 @@
-"""Who may pass: routes, keys and scopes; and what everybody gets: documents, ids, clean errors, a line in the log."""
+"""Routes, keys and scopes; documents, request IDs, clean errors and the access log."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_cors_preflight_needs_no_key(keys: dict[str, str]) -> None:
 def test_websocket_is_closed() -> None:
     sent: list[Any] = []
 
-    async def go() -> None:
+    async def run() -> None:
         async def receive() -> Any:
             return {"type": "websocket.connect"}
 
@@ -125,7 +125,7 @@ def test_websocket_is_closed() -> None:
 
         await gateway()({"type": "websocket", "path": "/v1/realtime", "headers": []}, receive, send)
 
-    asyncio.run(go())
+    asyncio.run(run())
     assert [message["type"] for message in sent] == ["websocket.close"]
 
 
@@ -136,30 +136,30 @@ def test_key_file_is_reloaded(tmp_path: Path) -> None:
     file, now = tmp_path / "keys.txt", [0.0]
     first, second = new_key(), new_key()
     file.write_text(key_line("a", first))
-    ring = APIKeyStore(file, clock=lambda: now[0])
-    assert ring.find(first.encode()) is not None
+    store = APIKeyStore(file, clock=lambda: now[0])
+    assert store.find(first.encode()) is not None
     fresh = tmp_path / "fresh"
     fresh.write_text(key_line("a", second))
     fresh.replace(file)
-    assert ring.find(first.encode()) is not None, "looked at once a second at most"
+    assert store.find(first.encode()) is not None, "the file is checked at most once a second"
     now[0] = 2.0
-    assert ring.find(first.encode()) is None
-    assert ring.find(second.encode()) is not None
+    assert store.find(first.encode()) is None
+    assert store.find(second.encode()) is not None
     file.write_text("invalid\n")
     now[0] = 4.0
-    assert ring.find(second.encode()) is not None, "a broken file leaves the old keys in force"
+    assert store.find(second.encode()) is not None, "an invalid file is ignored"
     file.unlink()
     now[0] = 6.0
-    assert ring.find(second.encode()) is not None
+    assert store.find(second.encode()) is not None
 
 
 def test_key_expires_after_its_last_day(tmp_path: Path) -> None:
     file, key, today = tmp_path / "keys.txt", new_key(), [date(2027, 1, 31)]
     file.write_text(key_line("a", key, expires=date(2027, 1, 31)))
-    ring = APIKeyStore(file, today=lambda: today[0])
-    assert ring.find(key.encode()) is not None
+    store = APIKeyStore(file, today=lambda: today[0])
+    assert store.find(key.encode()) is not None
     today[0] = date(2027, 2, 1)
-    assert ring.find(key.encode()) is None
+    assert store.find(key.encode()) is None
 
 
 def test_whole_hash_is_compared(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_fastapi_app_mounts_middleware_by_name(monkeypatch: pytest.MonkeyPatch) 
     module, _, name = "hybridserve.gateway.GatewayMiddleware".rpartition(".")
     app.add_middleware(getattr(importlib.import_module(module), name))
 
-    async def go() -> list[httpx.Response]:
+    async def run() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
             return [
                 await client.post("/v1/chat/completions", json=CHAT),
@@ -328,7 +328,7 @@ def test_fastapi_app_mounts_middleware_by_name(monkeypatch: pytest.MonkeyPatch) 
                 await client.get("/about"),
             ]
 
-    good, bad, docs, about = asyncio.run(go())
+    good, bad, docs, about = asyncio.run(run())
     assert good.json()["echo"] == CHAT
     assert bad.json()["error"]["code"] == "invalid_json"
     assert docs.status_code == 403

@@ -67,12 +67,12 @@ def test_max_streams() -> None:
     engine = FakeEngine([sse(chunk("a")), 0.2, DONE])
     app = gateway(engine, access={"max_streams": 2, "max_in_flight": 3})
 
-    async def go() -> list[int]:
+    async def run() -> list[int]:
         results = await asyncio.gather(*[request(app, body={**CHAT, "stream": True}) for _ in range(4)])
         again = await request(app, body={**CHAT, "stream": True})
         return [*sorted(result.status for result in results), again.status]
 
-    assert asyncio.run(go()) == [200, 200, 429, 429, 200]
+    assert asyncio.run(run()) == [200, 200, 429, 429, 200]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -81,14 +81,14 @@ def test_slot_is_free_when_client_has_read_the_end(stream: bool) -> None:
     engine = FakeEngine([sse(chunk("a")), DONE, 0.5], ANSWER)
     app = gateway(engine, access={"max_streams": 1, "max_in_flight": 1})
 
-    async def go() -> list[int]:
+    async def run() -> list[int]:
         slow = 0.0 if stream else 0.5
         first = asyncio.create_task(request(app, body={**CHAT, "stream": stream}, slow=slow))
         await asyncio.sleep(0.2)
         again = await request(app, body={**CHAT, "stream": stream})
         return [again.status, (await first).status]
 
-    assert asyncio.run(go()) == [200, 200]
+    assert asyncio.run(run()) == [200, 200]
 
 
 def test_max_in_flight_counts_all_keys(keys: dict[str, str]) -> None:
@@ -96,11 +96,11 @@ def test_max_in_flight_counts_all_keys(keys: dict[str, str]) -> None:
     app = gateway(engine, access={"keys_file": keys["file"], "max_in_flight": 1})
     body = {**CHAT, "stream": True}
 
-    async def go() -> list[int]:
+    async def run() -> list[int]:
         users = [bearer(keys["user"]), bearer(keys["root"])]
         return sorted(r.status for r in await asyncio.gather(*[request(app, body=body, headers=h) for h in users]))
 
-    assert asyncio.run(go()) == [200, 429]
+    assert asyncio.run(run()) == [200, 429]
 
 
 @pytest.mark.parametrize("pieces", [1, 7])

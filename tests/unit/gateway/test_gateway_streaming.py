@@ -97,14 +97,14 @@ def test_cancelled_request_aborts_engine(stream: bool) -> None:
     engine = FakeEngine([sse(chunk("a")), 30.0, DONE], delay=30.0, answer={})
     app = gateway(engine)
 
-    async def go() -> None:
+    async def run() -> None:
         task = asyncio.create_task(request(app, body={**STREAM_CHAT, "stream": stream}))
         await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, 5)
 
-    asyncio.run(go())
+    asyncio.run(run())
     assert engine.aborted == 1
     assert samples(app.state.metrics.streams_aborted) == {'hybridserve_streams_aborted_total{reason="client_gone"}': 1}
     assert app.state.limits.running == 0
@@ -155,7 +155,7 @@ def test_drain_rejects_new_requests_and_finishes_running_ones() -> None:
     engine = FakeEngine([sse(chunk("a")), 0.5, sse(chunk("b")), DONE])
     app = gateway(engine)
 
-    async def go() -> tuple[Response, Response, Response, bool, bool]:
+    async def run() -> tuple[Response, Response, Response, bool, bool]:
         running = asyncio.create_task(request(app, body=STREAM_CHAT))
         while not app.state.lifecycle.active:
             await asyncio.sleep(0.01)
@@ -166,7 +166,7 @@ def test_drain_rejects_new_requests_and_finishes_running_ones() -> None:
         late = await app.state.lifecycle.drained(30.0)
         return await running, rejected, ready, early, late
 
-    result, rejected, ready, early, late = asyncio.run(go())
+    result, rejected, ready, early, late = asyncio.run(run())
     assert (result.text(), result.done) == ("ab", True)
     assert (rejected.status, rejected.error["code"]) == (503, "draining")
     assert rejected.headers["retry-after"]
@@ -190,7 +190,7 @@ def test_many_streams_leave_no_tasks_or_slots() -> None:
     engine = FakeEngine([sse(chunk()), *[sse(chunk(f"w{i} ")) for i in range(20)], DONE])
     app = gateway(engine, WordGuard(), access={"tokens_per_minute": 10_000_000})
 
-    async def go() -> None:
+    async def run() -> None:
         for _ in range(5):
             results = await asyncio.gather(*[request(app, body=STREAM_CHAT) for _ in range(100)])
             assert all(result.done for result in results)
@@ -198,7 +198,7 @@ def test_many_streams_leave_no_tasks_or_slots() -> None:
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert not others, "no task is left"
 
-    asyncio.run(go())
+    asyncio.run(run())
     assert app.state.limits.running == app.state.lifecycle.active == 0
     assert engine.finished == 500
 
@@ -211,13 +211,13 @@ def test_shutdown_ends_self_test_and_closes_guard() -> None:
         assert not guard.closed
         await asyncio.sleep(0.01)
 
-    async def go() -> None:
+    async def run() -> None:
         app.app = server
         await app({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
         await asyncio.sleep(0.01)
         assert len(asyncio.all_tasks()) == 1, "the self-test has ended"
 
-    asyncio.run(go())
+    asyncio.run(run())
     assert guard.closed
 
 
