@@ -22,8 +22,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Print the p
 
 @app.command()
 def vllm(
-    model: Annotated[str | None, typer.Argument(help="Catalogue id, repository or folder.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Catalogue id of the GPU.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Catalog id, repository or folder.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU.")] = None,
     config: ConfigFile = None,
     assign: Assignments = None,
     goal: Annotated[Goal, typer.Option(help="What to optimize for.")] = "throughput",
@@ -51,8 +51,8 @@ def vllm(
 
 @app.command()
 def helm(
-    model: Annotated[str | None, typer.Argument(help="Catalogue id, repository or folder.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Catalogue id of the GPU.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Catalog id, repository or folder.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU.")] = None,
     config: ConfigFile = None,
     assign: Assignments = None,
     mode: Annotated[

@@ -25,7 +25,7 @@ app = typer.Typer(rich_markup_mode=None)
 def serve(
     config: ConfigFile = None,
     assign: Assignments = None,
-    model: Annotated[str | None, typer.Option(help="Catalogue id, folder or repository.")] = None,
+    model: Annotated[str | None, typer.Option(help="Catalog id, folder or repository.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
     data_path: Annotated[str | None, typer.Option(help="auto, haproxy, proxy, or single (without Ray).")] = None,
