@@ -320,9 +320,6 @@ def test_each_resource_can_be_the_scarcest() -> None:
     "changes",
     [
         {"min_replicas": 3, "max_replicas": 2},
-        {"min_replicas": -1},
-        {"max_replicas": 0, "min_replicas": 0},
-        {"start_up_s": 0.0},
         {"start_up_s": float("nan")},
         {"attainment": 1.0},
         {"max_down_share": 0.0},
