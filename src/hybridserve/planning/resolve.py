@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 # Settings that are passed on unchanged, under the same name, if they are set.
 PASSED_ON = (
+    "watermark",
+    "mamba_cache_dtype",
+    "kv_cache_dtype",
+    "enable_mamba_cache_stochastic_rounding",
     "mamba_cache_mode",
     "prefix_match_unit",
     "block_size",
@@ -35,6 +39,9 @@ PASSED_ON = (
     "chat_template",
     "speculative_config",
     "kv_transfer_config",
+    "trust_remote_code",
+    "hf_overrides",
+    "logits_processors",
 )
 # Arguments that affect the cache but have no setting: they are read from `engine.extra_args`.
 CACHE_EXTRA_ARGS: dict[str, type] = {
@@ -220,15 +227,10 @@ def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict
     if engine.pipeline_parallel_size > 1:
         args["pipeline_parallel_size"] = engine.pipeline_parallel_size
     args.update(advice.values)
-    if engine.watermark is not None:
-        args["watermark"] = engine.watermark
-    if engine.mamba_cache_dtype != "auto":
-        args["mamba_cache_dtype"] = engine.mamba_cache_dtype
-    if engine.kv_cache_dtype != "auto":
-        args["kv_cache_dtype"] = engine.kv_cache_dtype
-    if engine.enable_mamba_cache_stochastic_rounding:
-        args["enable_mamba_cache_stochastic_rounding"] = True
-    args.update({name: value for name in PASSED_ON if (value := getattr(engine, name)) is not None})
+    for name in PASSED_ON:
+        value = getattr(engine, name)
+        if value is not None and value is not False and value not in ("auto", (), {}):
+            args[name] = list(value) if isinstance(value, tuple) else value
     if _eager(engine, cpu):
         args["enforce_eager"] = True
     if settings.telemetry.otlp_endpoint is not None:
@@ -237,12 +239,6 @@ def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict
         args["enable_log_requests"] = True
     args["seed"] = engine.seed
     args.update(_from_card(engine, model.card))
-    if engine.trust_remote_code:
-        args["trust_remote_code"] = True
-    if engine.hf_overrides:
-        args["hf_overrides"] = dict(engine.hf_overrides)
-    if engine.logits_processors:
-        args["logits_processors"] = list(engine.logits_processors)
     clash = sorted(set(args) & set(engine.extra_args))
     if clash:
         raise ConfigError(
