@@ -14,7 +14,7 @@ VOLUMES = {
 
 
 def pods(thing: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every pod that an object makes: where it stands, and its spec. KubeRay's additions to pods are included."""
+    """Every pod that an object creates: its name, and its spec with the containers that KubeRay adds."""
     kind, spec = thing["kind"], thing.get("spec", {})
     name = f"{kind}/{thing['metadata']['name']}"
     if kind == "Pod":

@@ -31,7 +31,7 @@ def resolve(node: Node) -> Node:
 
 
 def walk(node: Node = SCHEMA, path: Path = ()) -> Iterator[tuple[Path, Node]]:
-    """Every key of ours with its schema, depth first; element 0 stands for the elements of a list."""
+    """Every key of ours with its schema, depth first; element 0 represents all elements of a list."""
     real = resolve(node)
     for name, child in real.get("properties", {}).items():
         yield (*path, name), child

@@ -1,4 +1,4 @@
-"""What the chart holds of things that stand elsewhere is what stands there: `make chart-files` writes it."""
+"""Generated files of the chart match their sources; `make chart-files` writes them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from chart_helm import CHART, ROOT
 from hybridserve import __version__
 
 
-def test_made_files_are_up_to_date() -> None:
+def test_generated_files_are_up_to_date() -> None:
     ran = subprocess.run(
         [sys.executable, ROOT / "scripts" / "chart_files.py", "--check"], capture_output=True, text=True
     )
     assert ran.returncode == 0, f"run `make chart-files`:\n{ran.stdout}{ran.stderr}"
 
 
-def test_versions_are_those_of_what_is_in_the_image() -> None:
+def test_versions_match_the_package() -> None:
     head = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     assert head["appVersion"] == __version__
     images = yaml.safe_load(head["annotations"]["artifacthub.io/images"])
@@ -30,7 +30,7 @@ def test_versions_are_those_of_what_is_in_the_image() -> None:
     assert values["ray"]["version"] == importlib.metadata.version("ray")
 
 
-def test_the_head_of_the_chart_says_what_a_catalogue_asks_for() -> None:
+def test_chart_metadata_for_artifact_hub() -> None:
     head = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     assert head["annotations"]["artifacthub.io/license"] == "Apache-2.0"
     changes = yaml.safe_load(head["annotations"]["artifacthub.io/changes"])

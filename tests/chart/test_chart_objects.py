@@ -19,7 +19,7 @@ def pod_of(objects: list[Object], kind: str) -> dict[str, Any]:
     return dict(only(objects, kind)["spec"]["template"]["spec"])
 
 
-def test_notes_say_how_to_reach_it_and_warn() -> None:
+def test_notes_show_access_and_warnings() -> None:
     said = notes(values_of("standalone-secrets"))
     assert "port-forward service/demo 8000:8000" in said
     assert "helm test demo -n serving" in said
@@ -29,14 +29,14 @@ def test_notes_say_how_to_reach_it_and_warn() -> None:
     assert "auth:" not in said
 
 
-def test_notes_warn_of_nothing_where_all_is_set() -> None:
+def test_production_values_have_no_warnings() -> None:
     values = values_of("standalone-production")
     said = notes(values)
     assert "https://assistant.example/v1" in said
     assert "Warnings:" not in said
 
 
-def test_incremental_upgrades_are_reached_by_kuberays_gateway() -> None:
+def test_incremental_upgrades_use_the_gateway_of_kuberay() -> None:
     """KubeRay then makes a Gateway, and no Service of the release's name that notes or test could name."""
     values = values_of("rayservice-incremental")
     said = notes(values)
@@ -53,7 +53,7 @@ def test_incremental_upgrades_are_reached_by_kuberays_gateway() -> None:
     assert "test.url" not in notes(values)
 
 
-def test_times_follow_from_one_number() -> None:
+def test_probes_and_grace_follow_from_drain_and_startup_seconds() -> None:
     objects = template({"drainSeconds": 300, "startupSeconds": 1201})
     pod = pod_of(objects, "Deployment")
     (container,) = pod["containers"]
@@ -66,7 +66,7 @@ def test_times_follow_from_one_number() -> None:
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 1201
 
 
-def test_probes_have_three_meanings() -> None:
+def test_probe_paths() -> None:
     (container,) = pod_of(template({}), "Deployment")["containers"]
     paths = [container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")]
     assert paths == ["/ready", "/ready", "/health"]
@@ -77,7 +77,7 @@ def policies(case: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", ["defaults", "standalone-production", "rayservice"])
-def test_everything_is_closed_first(case: str) -> None:
+def test_default_policy_denies_all_traffic(case: str) -> None:
     deny = policies(case)["demo-deny"]
     assert deny["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in deny
@@ -97,7 +97,7 @@ def test_only_the_public_port_is_open() -> None:
     assert len(guard) == 1  # the port stands in settings.guard.url
 
 
-def test_ray_is_reachable_for_ray_alone() -> None:
+def test_ray_ports_are_open_to_ray_and_operator() -> None:
     found = policies("rayservice")
     ray = found["demo-ray"]
     inside, operator = ray["ingress"]
@@ -109,14 +109,14 @@ def test_ray_is_reachable_for_ray_alone() -> None:
     assert not any(rule["ports"][0]["port"] == 8000 for rule in found["demo-head"]["ingress"])
 
 
-def test_weights_stay_when_the_release_goes() -> None:
+def test_claim_is_kept_on_uninstall() -> None:
     claim = only(template(values_of("nemotron-nano-9b-v2-l40s")), "PersistentVolumeClaim")
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     values = {"strategy": "Recreate", "weights": {"cache": {"persistent": True, "keepOnUninstall": False}}}
     assert "annotations" not in only(template(values), "PersistentVolumeClaim")["metadata"]
 
 
-def test_the_check_judges_what_the_engine_gets() -> None:
+def test_check_job_gets_the_settings_of_the_engine() -> None:
     objects = template(values_of("standalone-production"))
     judged = only(objects, "ConfigMap", "demo-check")
     assert judged["data"]["hybridserve.yaml"] == only(objects, "ConfigMap", "demo-settings")["data"]["hybridserve.yaml"]
@@ -133,7 +133,7 @@ def test_the_check_judges_what_the_engine_gets() -> None:
     assert {"name": "rules", "mountPath": "/etc/guard-rules", "readOnly": True} in container["volumeMounts"]
 
 
-def test_the_notice_is_mounted_where_the_settings_say() -> None:
+def test_notice_is_mounted_at_license_bundle() -> None:
     objects = template(values_of("standalone-production"))
     data = only(objects, "ConfigMap", "demo-notice")["data"]
     assert "NVIDIA Open Model License" in data["NOTICE"]
@@ -145,7 +145,7 @@ def test_the_notice_is_mounted_where_the_settings_say() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dashboards", "rules"])
-def test_what_stands_in_files_is_rendered(kind: str) -> None:
+def test_rules_and_dashboards_are_rendered(kind: str) -> None:
     files = sorted((CHART / "files" / kind).glob("*"))
     objects = template(values_of("standalone-production"))
     if kind == "rules":
@@ -163,7 +163,7 @@ def test_extra_objects_are_templates() -> None:
     assert {"demo-extra", "demo-extra-text"} <= names
 
 
-def test_secrets_from_values_and_from_elsewhere() -> None:
+def test_secrets_from_values_and_existing_secrets() -> None:
     given = template(values_of("standalone-secrets"))
     secret = only(given, "Secret")
     assert secret["stringData"] == {"keys": "demo:hash-of-a-key"}
@@ -175,7 +175,7 @@ def test_secrets_from_values_and_from_elsewhere() -> None:
     assert volumes["keys"]["secret"] == {"secretName": "mine", "items": [{"key": "file", "path": "keys"}]}
 
 
-def test_the_small_image_follows_the_engines_registry() -> None:
+def test_check_image_uses_the_registry_of_the_engine() -> None:
     def images(values: dict[str, Any]) -> list[str]:
         objects = template(values)
         return [

@@ -57,7 +57,7 @@ def test_engine_arguments_are_the_rendered_ones(
         assert printed(capsys, "vllm", "-c", str(inside), "--json") == wanted
 
 
-def test_large_numbers_stay_whole() -> None:
+def test_large_integers_are_not_written_as_floats() -> None:
     """Helm reads numbers as floats: 42949672960 must not become 4.294967296e+10."""
     values = {"settings": {"engine": {"kv_cache_memory_bytes": 42949672960}}}
     for binary in (HELM_3, HELM_4):
@@ -65,7 +65,7 @@ def test_large_numbers_stay_whole() -> None:
         assert "kv_cache_memory_bytes: 42949672960\n" in text
 
 
-def test_what_the_chart_sets_is_left_to_it() -> None:
+def test_render_helm_leaves_out_settings_of_the_chart() -> None:
     settings = load(EXAMPLE).settings
     values = helm_values(settings)
     assert values["image"] == {
@@ -117,7 +117,7 @@ def test_gpus_follow_from_the_settings() -> None:
     }
 
 
-def test_pinning_changes_no_argument() -> None:
+def test_pinned_plan_gives_the_same_engine_arguments() -> None:
     """The values hold the plan's choices as settings: planned again, they are the same."""
     for file in PROFILES:
         settings = load(file).settings
@@ -132,7 +132,7 @@ def test_profiles_are_in_the_chart() -> None:
     assert len(shipped) >= 4
 
 
-def test_haproxy_gets_the_environment_that_serve_gives_it() -> None:
+def test_haproxy_environment_matches_serve() -> None:
     """Ray reads it in every process of every node, so in mode rayservice it is set on the pods."""
     wrapper = "/opt/hybridserve/.venv/bin/hybridserve-haproxy"
     values = {"mode": "rayservice", "drainSeconds": 7200, "ray": {"token": {"existingSecret": "t"}},

@@ -147,7 +147,7 @@ def test_rayservice(values: dict[str, Any], network: dict[str, Any], ray: dict[s
 
 @settings(max_examples=30, phases=UNSHRUNK)
 @given(wrong=st.recursive(st.none() | SWITCH | st.integers() | PRINTABLE, st.lists, max_leaves=3))
-def test_anything_in_settings_ends_in_a_message(wrong: Any) -> None:
+def test_wrong_settings_are_refused_with_their_path(wrong: Any) -> None:
     """Templates render or refuse with a path; none fails on a value that the schema accepts."""
     for values in ({"settings": {"model": wrong}}, {"settings": {"engine": {"max_num_seqs": wrong}}}):
         said = refusal(values)

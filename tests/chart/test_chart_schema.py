@@ -54,7 +54,7 @@ def test_every_object_of_ours_is_closed() -> None:
             assert closed(node), pointer(path)
 
 
-def test_free_forms_are_the_known_ones() -> None:
+def test_open_objects_are_the_known_ones() -> None:
     for path, node in walk():
         real = resolve(node)
         name = pointer(path)[1:]
@@ -160,7 +160,7 @@ def test_nonsense_is_refused_with_its_path(values: dict[str, Any], path: str) ->
     assert path in refusal(values)
 
 
-def test_the_schema_is_a_schema() -> None:
+def test_schema_is_valid_json_schema() -> None:
     from jsonschema import Draft202012Validator
 
     Draft202012Validator.check_schema(SCHEMA)

@@ -84,7 +84,7 @@ def test_a_change_outside_of_the_pods_starts_no_second_cluster(before: dict[str,
     assert muted_hash(ray(before)) == muted_hash(ray(after))
 
 
-def test_a_change_inside_of_the_pods_does(before: dict[str, Any]) -> None:
+def test_pod_changes_start_a_second_cluster(before: dict[str, Any]) -> None:
     """The hash is one that can differ."""
     for change in ({"image": {"tag": "0.2.0-gpu"}}, {"podLabels": {"a": "b"}}, {"shmSize": "3Gi"}):
         assert muted_hash(ray(before)) != muted_hash(ray(merged(before, change)))
@@ -123,7 +123,7 @@ def test_immutable_fields_carry_no_value() -> None:
     assert only(plain, "Service")["spec"]["selector"] == only(changed, "Service")["spec"]["selector"]
 
 
-def test_labels_restart_no_pod(other_version: Path) -> None:
+def test_label_changes_restart_no_pod(other_version: Path) -> None:
     old = only(template({"image": {"tag": "1"}}), "Deployment")["spec"]["template"]
     new = only(template({"image": {"tag": "1"}, "commonLabels": {"a": "b"}}, chart=other_version), "Deployment")
     assert old == new["spec"]["template"]
@@ -160,7 +160,7 @@ def test_shortened_names_do_not_clash() -> None:
 
 
 @pytest.mark.parametrize("case", ["standalone-secrets", "rayservice"])
-def test_two_releases_live_side_by_side(case: str) -> None:
+def test_two_releases_share_no_object_names(case: str) -> None:
     """Also when one is named as an object of the other."""
 
     def objects(release: str) -> set[tuple[str, str]]:

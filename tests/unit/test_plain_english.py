@@ -28,16 +28,18 @@ SKIPPED = re.compile(r"demo/corpus/|tests/chart/crds/|demo_model/(tokenizer|TRAI
 # (path, phrase): why it is right there.
 ALLOWED: dict[tuple[str, str], str] = {
     ("src/hybridserve/catalog/licenses/mit.yaml", "shall"): "a quotation of the license",
+    ("helm/hybridserve/files/LICENSE", "law"): "the text of the license",
+    ("helm/hybridserve/files/LICENSE", "shall"): "the text of the license",
 }
 # Parts that are still being rewritten.
 PENDING = (
     "docs/reference/metrics.md", "docs/reference/settings.md",
-    "docs/reference/rules.md", "docs/runbooks/", "helm/",
-    "scripts/chart_files.py", "scripts/render_dashboards.py",
+    "docs/reference/rules.md", "docs/runbooks/",
+    "scripts/render_dashboards.py",
     *(f"src/hybridserve/{package}/" for package in (
         "catalog", "cli", "observability", "planning", "settings",
     )),
-    "tests/chart/", "tests/unit/",
+    "tests/unit/",
 )  # fmt: skip
 
 

@@ -41,8 +41,8 @@ def cluster() -> Iterator[Cluster]:
         made = Cluster(Path(folder))
         try:
             made.start(node=False)
-            for file in sorted(FOLDER.glob("*.yaml")):
-                crd = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+            for file in sorted(FOLDER.glob("*.json")):
+                crd = json.loads(file.read_text(encoding="utf-8"))
                 crd["spec"]["versions"] = [old(one) for one in crd["spec"]["versions"] if one["name"] == "v1"]
                 crd.get("metadata", {}).get("annotations", {}).pop("api-approved.kubernetes.io", None)
                 crd["metadata"].setdefault("annotations", {})["api-approved.kubernetes.io"] = "unapproved, a test"
@@ -87,7 +87,12 @@ def test_every_object_is_taken_whole(case: str, cluster: Cluster, chart: Path) -
     )
     left = cluster.get(f"{kinds},podmonitors,prometheusrules", "-n", NAMESPACE)
     claims = [one["metadata"]["name"] for one in left if one["kind"] == "PersistentVolumeClaim"]
-    assert [one["metadata"]["name"] for one in left if one["kind"] != "PersistentVolumeClaim"] == []
+    kept = {(item["kind"], item["metadata"]["name"]) for item in left if item["kind"] != "PersistentVolumeClaim"}
+    # KubeRay's cleanup Job for Redis needs the head's account and files after the release is gone.
+    redis = values.get("ray", {}).get("redis", {}).get("address")
+    assert kept == ({("ConfigMap", "demo-notice"), ("ServiceAccount", "demo-head")} if redis else set())
+    for kind, name in kept:
+        cluster.kubectl("delete", kind, name, "-n", NAMESPACE)
     assert claims == (["demo-weights"] if values.get("weights", {}).get("cache", {}).get("persistent") else [])
     for claim in claims:
         # Nothing here takes the protection off that a claim has while pods may use it.

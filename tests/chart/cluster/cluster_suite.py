@@ -124,7 +124,7 @@ def test_a_release_that_fails_its_checks_is_stopped(cluster: Cluster, chart: Pat
 
 
 class Traffic:
-    """Requests one after another on a few connections, half of them streams, until it is told to stop."""
+    """Requests one after another on a few connections, half of them streams, until it is stopped."""
 
     def __init__(self, url: str, users: int = 2) -> None:
         self.answers: list[int] = []
