@@ -288,7 +288,9 @@ def test_budget_shortens_reasoning(server: Server, budget: int) -> None:
     parts = [choice["delta"] for event in events(streamed)[:-1] for choice in event["choices"]]
     assert events(streamed)[-1] == "[DONE]"
     assert "".join(part.get("reasoning") or "" for part in parts).strip() == (limited[0] or "").strip()
-    assert "".join(part.get("content") or "" for part in parts).strip() == (limited[1] or "").strip()
+    # After a forced end the demo model may close its reasoning again; vLLM's streaming parser keeps that second tag.
+    content = "".join(part.get("content") or "" for part in parts).replace("</think>", "")
+    assert content.strip() == (limited[1] or "").replace("</think>", "").strip()
 
 
 def test_blocked_answer_is_aborted_and_frees_its_sequence(server: Server) -> None:
