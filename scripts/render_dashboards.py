@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, ROW_INCHES, WIDTH_INCHES, HEAD_INCHES = 24, 0.34, 15.0, 0.75
 MAX_LINES, POINTS, DPI = 12, 240, 72
 PAGE, CARD, EDGE, INK, FAINT = "#f4f5f5", "#ffffff", "#dcdde0", "#24292e", "#8a8f98"
-COLOURS = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a"}
+COLORS = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a"}
 LINES = ("#3274d9", "#e0752d", "#37872d", "#8f3bb8", "#c4162a", "#0a9fa6", "#b8860b", "#6e7681")
 SCALES = {
     "s": ((86400.0, "d"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
@@ -87,11 +87,11 @@ def name_of(line: Series, legend: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: line.labels.get(match[1], ""), legend) or "value"
 
 
-def colour_of(value: float, panel: dict[str, Any]) -> str:
-    """The colour of the highest threshold that the value reaches."""
+def color_of(value: float, panel: dict[str, Any]) -> str:
+    """The color of the highest threshold that the value reaches."""
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     reached = [step["color"] for step in steps if step["value"] is None or value >= step["value"]]
-    return COLOURS[reached[-1]]
+    return COLORS[reached[-1]]
 
 
 def draw_text(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]]) -> None:
@@ -106,7 +106,7 @@ def draw_text(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]])
     else:
         value = max(line.points[-1] for _, line in lines)[1]
         unit = scaled(panel["fieldConfig"]["defaults"]["unit"])
-        axes.text(0.5, 0.45, unit(value), fontsize=22, fontweight="bold", color=colour_of(value, panel), **style)
+        axes.text(0.5, 0.45, unit(value), fontsize=22, fontweight="bold", color=color_of(value, panel), **style)
 
 
 def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]], span: Span) -> None:
@@ -121,14 +121,14 @@ def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]]
     else:
         for number, (name, line) in enumerate(lines[:MAX_LINES]):
             shown = [(at - span.start, value) for at, value in line.points if math.isfinite(value)]
-            colour = LINES[number % len(LINES)]
+            color = LINES[number % len(LINES)]
             width = 1.4 + 1.2 * (1 - number / len(lines))  # of lines that lie on each other all are seen
-            axes.plot([at for at, _ in shown], [value for _, value in shown], label=name, linewidth=width, color=colour)
+            axes.plot([at for at, _ in shown], [value for _, value in shown], label=name, linewidth=width, color=color)
     highest = max(axes.get_ylim()[1], 1.0 if defaults["unit"] == "bool_yes_no" else 0.0)
     axes.set_ylim(0, defaults.get("max", highest) * 1.04)
     for step in defaults["thresholds"]["steps"]:
         if step["value"] and step["value"] <= axes.get_ylim()[1]:
-            axes.axhline(step["value"], color=COLOURS[step["color"]], linewidth=1.0, linestyle=(0, (5, 4)), alpha=0.8)
+            axes.axhline(step["value"], color=COLORS[step["color"]], linewidth=1.0, linestyle=(0, (5, 4)), alpha=0.8)
     axes.set_xlim(0, span.end - span.start)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value // 60:.0f}:{value % 60:02.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: unit(value)))
