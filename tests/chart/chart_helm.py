@@ -1,4 +1,4 @@
-"""Real Helm, by subprocess: the pinned binaries, no plug-ins, no cluster."""
+"""Helm as a subprocess: the pinned binaries, no plug-ins, no cluster."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,8 +69,13 @@ def template(
     words += [part for file in files for part in ("--values", str(file))]
     if values is not None:
         words += ["--values", "-"]
-    text = helm(*words, *options, binary=binary, stdin=json.dumps(values) if values is not None else None)
-    return parse(text)
+    return parse(_rendered((*words, *options), binary, json.dumps(values) if values is not None else None))
+
+
+@cache
+def _rendered(words: tuple[str, ...], binary: Path, stdin: str | None) -> str:
+    """Output of `helm template`; many tests render the same values."""
+    return helm(*words, binary=binary, stdin=stdin)
 
 
 def parse(text: str) -> list[Object]:
