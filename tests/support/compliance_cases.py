@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridserve.catalog.licenses import License, license
+from hybridserve.catalog.licenses import License, ModelLicense, license, model_license
 from hybridserve.catalog.models import ModelCard, ResolvedModel
-from hybridserve.compliance import DeploymentView, Finding, deployment_view, evaluate
+from hybridserve.compliance import DeploymentView, Finding, deployment_view, evaluate, view_builder
 from hybridserve.compliance.view import CacheFacts, PlannedEngine
 from hybridserve.settings import Settings
 
@@ -153,11 +153,17 @@ MODEL_FILES = {
 
 
 @pytest.fixture
-def baked(case: Case) -> Case:
+def baked(case: Case, monkeypatch: pytest.MonkeyPatch) -> Case:
     """The example with its weights in the image: all duties of distribution apply, and all files are pinned."""
     pinned = {name: sha256(content) for name, content in MODEL_FILES.items() if not name.endswith(".md")}
-    # The registry has the hashes of the real files; the files of the test get their own.
     pinned |= {"special_tokens_map.json": sha256(b"{}")}
+
+    # The registry has the hashes of the real files, which settings cannot replace; the files of the test get their own.
+    def registered(model: str) -> ModelLicense | None:
+        entry = model_license(model)
+        return entry and entry.model_copy(update={"files": {name: pinned[name] for name in entry.files}})
+
+    monkeypatch.setattr(view_builder, "model_license", registered)
     case = case.set("license.weights", "baked").set("license.pinned_files", pinned)
     return replace(
         case,

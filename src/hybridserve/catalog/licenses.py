@@ -118,6 +118,8 @@ class ModelLicense(_Entry):
     """The model writes reasoning before its answer."""
     family: str | None = None
     special_purpose: bool = False
+    context: int | None = None
+    """Longest input in tokens, of guard models."""
     files: Mapping[str, str] = {}
     note: str | None = None
 

@@ -14,7 +14,7 @@ import typer
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.compliance.documents import compliance_document, digest
 from hybridserve.compliance.evaluate import evaluate
-from hybridserve.compliance.evidence import evidence_sha256
+from hybridserve.compliance.evidence import subject
 from hybridserve.compliance.findings import Finding, Profile, Status, compliance_status
 from hybridserve.compliance.rules.guard import behavior_files
 from hybridserve.compliance.view import DeploymentView
@@ -73,28 +73,29 @@ def check(
     settings = load(config, assign or ()).settings
     checked = _profile(profile) or settings.server.profile
     today = day.date() if day is not None else datetime.now(UTC).date()
+    if live is not None:
+        # This run replaces the record, which may not exist yet.
+        settings = settings.model_copy(update={"guard": settings.guard.model_copy(update={"evidence_file": None})})
     view = build_view(settings, checked)
     if pins:
         _print_pins(view)
         return
     findings = evaluate(view, today)
-    if live is None:
-        record_sha256 = evidence_sha256(settings.guard.evidence_file)
-    else:
-        live_findings, record = _test_service(settings, findings, live, guard_down, key_file, quiet=as_json)
+    record = view.evidence
+    if live is not None:
+        live_findings, record = _test_service(view.settings, findings, live, guard_down, key_file, quiet=as_json)
         findings += live_findings
-        record_sha256 = record["sha256"]
         write_text(evidence, json.dumps(record, indent=2) + "\n")
     if sarif_file is not None:
         from hybridserve.compliance.sarif import sarif
 
         write_text(sarif_file, json.dumps(sarif(findings, config.as_posix() if config else None), indent=2) + "\n")
     if as_json:
-        typer.echo(json.dumps(compliance_document(findings, checked, today, record_sha256), indent=2))
+        typer.echo(json.dumps(compliance_document(findings, checked, today, record), indent=2))
     else:
         _print(findings, checked, today, everything=everything)
-        if live is not None:
-            typer.echo(f"evidence: {evidence} sha256 {record_sha256}")
+        if live is not None and record is not None:
+            typer.echo(f"evidence: {evidence} sha256 {record['sha256']}")
     refused = compliance_status(findings, checked) == "refuse" or (strict and any(finding.open for finding in findings))
     raise typer.Exit(1 if refused else 0)
 
@@ -193,9 +194,7 @@ def _test_service(
         started=started,
         finished=datetime.now(UTC),
         about={
-            "model": {"id": settings.model.id, "revision": settings.model.revision, "served_name": model},
-            "guard": settings.guard.model_dump(mode="json", include={"kind", "model", "revision"}),
-            "settings_sha256": digest(settings.model_dump(mode="json")),
+            **subject(settings),
             "findings_sha256": digest([finding.as_dict() for finding in offline]),
         },
     )

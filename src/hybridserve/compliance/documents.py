@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -25,7 +25,7 @@ def digest(tree: Any) -> str:
 
 
 def compliance_document(
-    findings: Sequence[Finding], profile: Profile, today: date, evidence_sha256: str | None = None
+    findings: Sequence[Finding], profile: Profile, today: date, evidence: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Body of ``GET /compliance``: status, findings, and digests by which replicas or days can be compared."""
     rows = [finding.as_dict() for finding in findings]
@@ -35,7 +35,7 @@ def compliance_document(
         "judged": today.isoformat(),
         "counts": dict(sorted(Counter(finding.status for finding in findings).items())),
         "findings_sha256": digest(rows),
-        "evidence_sha256": evidence_sha256,
+        "evidence_sha256": evidence["sha256"] if evidence else None,
         "findings": rows,
     }
 

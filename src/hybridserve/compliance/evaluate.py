@@ -11,7 +11,7 @@ from hybridserve.compliance.rules.base import DatedCheck, Rule
 from hybridserve.compliance.rules.engine import ENGINE
 from hybridserve.compliance.rules.exposure import EXPOSURE
 from hybridserve.compliance.rules.guard import GUARD
-from hybridserve.compliance.rules.license import LICENSE
+from hybridserve.compliance.rules.license import LICENSE, is_current
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.settings.license import Waiver
 
@@ -48,7 +48,7 @@ def _apply_waivers(finding: Finding, waivers: Sequence[Waiver], today: date) -> 
     if finding.status == "PASS" or finding.rule == WAIVER_RULE:
         return finding
     for waiver in waivers:
-        if waiver.rule == finding.rule and waiver.subject in (None, finding.subject) and today <= waiver.until:
+        if waiver.rule == finding.rule and waiver.subject in (None, finding.subject) and is_current(waiver, today):
             reason = f"by {waiver.by} until {waiver.until}: {waiver.reason}"
             return replace(finding, status="WAIVED", waiver=reason)
     return finding

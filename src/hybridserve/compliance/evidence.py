@@ -13,6 +13,7 @@ from typing import Any
 from hybridserve.compliance.documents import digest
 from hybridserve.compliance.rules.base import Rule
 from hybridserve.errors import ConfigError
+from hybridserve.settings import Settings
 
 SCHEMA = "hybridserve.evidence/1"
 
@@ -79,14 +80,34 @@ def is_intact(record: Mapping[str, Any]) -> bool:
     return record.get("sha256") == digest({key: value for key, value in record.items() if key != "sha256"})
 
 
-def evidence_sha256(file: Path | None) -> str | None:
-    """Digest of the record that `check --live` wrote; None where no file is set.
+def tested_settings(settings: Settings) -> str:
+    """Digest of the settings that a record is valid for: those that decide what is checked and what is answered."""
+    sections = settings.model_dump(mode="json", include={"model", "engine", "reasoning", "guard", "access"})
+    for name in ("evidence_file", "evidence_max_age_days"):
+        del sections["guard"][name]
+    sections["access"] = {name: sections["access"][name] for name in ("open_routes", "refused_fields")}
+    return digest(sections)
+
+
+def subject(settings: Settings) -> dict[str, Any]:
+    """The deployment that a record is about: model, guard, and digest of the settings."""
+    return {
+        "model": {
+            "id": settings.model.id,
+            "revision": settings.model.revision,
+            "served_name": settings.model.served_name or settings.model.id,
+        },
+        "guard": settings.guard.model_dump(mode="json", include={"kind", "model", "revision", "served_name"}),
+        "settings_sha256": tested_settings(settings),
+    }
+
+
+def read_evidence(file: Path) -> Mapping[str, Any]:
+    """The record that `check --live` wrote.
 
     Raises:
         ConfigError: the file cannot be read, or was changed after it was written.
     """
-    if file is None:
-        return None
     fix = "write it with hybridserve check --live URL --evidence FILE"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -94,4 +115,4 @@ def evidence_sha256(file: Path | None) -> str | None:
         raise ConfigError("guard.evidence_file", f"{file} cannot be read: {error}", fix) from None
     if not isinstance(record, dict) or not is_intact(record):
         raise ConfigError("guard.evidence_file", f"{file} was changed: its digest does not match its content", fix)
-    return str(record["sha256"])
+    return record

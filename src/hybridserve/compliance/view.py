@@ -107,6 +107,7 @@ class DeploymentView:
         anonymous: scopes of a request without a key.
         about, terms_of_use: texts of the files in section `license`; None where no file is set.
         waivers: those of the settings and of `license.waivers_file`.
+        evidence: the record of `guard.evidence_file`; None where no file is set.
     """
 
     settings: Settings
@@ -121,6 +122,7 @@ class DeploymentView:
     about: str | None
     terms_of_use: str | None
     waivers: tuple[Waiver, ...]
+    evidence: Mapping[str, Any] | None = None
 
     @property
     def guard(self) -> GuardSection:

@@ -14,7 +14,7 @@ from hybridserve import yamlio
 from hybridserve.catalog.licenses import License, ModelLicense, Trigger, license, model_license
 from hybridserve.catalog.models import ResolvedModel
 from hybridserve.compliance.evaluate import RULES
-from hybridserve.compliance.evidence import LIVE_RULES
+from hybridserve.compliance.evidence import LIVE_RULES, read_evidence
 from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.rules.license import NOTICE_FILE
 from hybridserve.compliance.view import Bundle, DeploymentView, ModelFiles, Part, PlannedEngine
@@ -53,6 +53,7 @@ def deployment_view(
         about=read_text(section.about, "license.about") if section.about else None,
         terms_of_use=read_text(section.terms_of_use, "license.terms_of_use") if section.terms_of_use else None,
         waivers=_waivers(section),
+        evidence=read_evidence(settings.guard.evidence_file) if settings.guard.evidence_file else None,
     )
 
 
@@ -93,15 +94,17 @@ def _repository(settings: Settings, model: ResolvedModel) -> str | None:
 
 def _guard_model(settings: Settings) -> Part | None:
     guard = settings.guard
-    if guard.kind != "model" or guard.model is None:
+    if guard.kind not in ("model", "nemo"):
         return None
-    entry = model_license(guard.model) or model_license(guard.model.lower().split("/")[-1])
+    name = guard.model or f"NeMo Guardrails {guard.config_id}"
+    entry = model_license(name) or model_license(name.lower().split("/")[-1])
     return Part(
         role="guard",
-        id=entry.id if entry else guard.model,
+        id=entry.id if entry else name,
         repository=entry.repository if entry else None,
         revision=guard.revision,
-        served_name=guard.model,
+        served_name=guard.served_name or name,
+        triggers=frozenset({"host", "image"} if guard.weights == "baked" else {"host"}),
         entry=entry,
         licenses=_licenses(entry),
     )
@@ -130,7 +133,8 @@ def _licenses(entry: ModelLicense | None) -> tuple[License, ...]:
 def _pinned(settings: Settings, entry: ModelLicense | None) -> Mapping[str, str]:
     deployed = settings.model.revision
     registry = entry.files if entry and deployed in (None, entry.revision) else {}
-    return {**registry, **settings.license.pinned_files}
+    # An operator may add hashes, but not replace those that were reviewed.
+    return {**settings.license.pinned_files, **registry}
 
 
 def _hashes(folder: Path) -> Mapping[str, str]:

@@ -14,7 +14,6 @@ from hybridserve.compliance import (
     licenses_document,
 )
 from hybridserve.compliance.documents import attribution_header
-from hybridserve.compliance.evidence import evidence_sha256
 from hybridserve.deployment.spec import DeploymentSpec, PlanSummary
 from hybridserve.deployment.view import planned_view
 from hybridserve.planning.deployment import profiled_settings
@@ -88,7 +87,7 @@ def _summary(planned: ResolvedPlan) -> PlanSummary:
 
 def _judged(spec: DeploymentSpec, planned: ResolvedPlan, today: date) -> DeploymentSpec:
     """The spec with the documents, headers and refusals of the compliance rules."""
-    settings, profile = spec.settings, spec.settings.server.profile
+    profile = spec.settings.server.profile
     view = planned_view(planned, profile)
     findings = evaluate(view, today)
     header = attribution_header(view)
@@ -96,7 +95,7 @@ def _judged(spec: DeploymentSpec, planned: ResolvedPlan, today: date) -> Deploym
     return replace(
         spec,
         documents={
-            "/compliance": compliance_document(findings, profile, today, evidence_sha256(settings.guard.evidence_file)),
+            "/compliance": compliance_document(findings, profile, today, view.evidence),
             "/licenses": licenses_document(view),
         },
         headers={ATTRIBUTION_HEADER: header} if header else {},

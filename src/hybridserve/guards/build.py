@@ -50,7 +50,7 @@ def _remote_guard(settings: GuardSection, main_model: str) -> Guard:
         return NemoGuard(
             url=settings.url,
             config_id=settings.config_id,
-            model=settings.model or main_model,
+            model=settings.served_name or main_model,
             api_key=key,
             timeout_s=settings.timeout_s,
         )
@@ -61,7 +61,7 @@ def _remote_guard(settings: GuardSection, main_model: str) -> Guard:
         raise ConfigError("guard.prompt_file", "does not contain {conversation}", "add it where the conversation goes")
     return ModelGuard(
         url=settings.url,
-        model=settings.model,
+        model=settings.served_name or settings.model,
         form=settings.format,
         api_key=key,
         timeout_s=settings.timeout_s,

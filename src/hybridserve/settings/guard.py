@@ -39,7 +39,13 @@ class GuardSection(Section):
     url: str | None = None
     """Base URL of the guard: an OpenAI base (http://guard:8000/v1) for `model`, the service's URL for `nemo`."""
     model: str | None = None
-    """Name under which the guard model is served."""
+    """The guard model, by registry id or repository: its license and its verdict format are checked."""
+    served_name: str | None = Field(default=None, min_length=1)
+    """Name under which the guard's endpoint serves it. Empty: guard.model."""
+    max_model_len: int | None = Field(default=None, ge=1)
+    """Longest input of the guard in tokens, if it is served with less than its context."""
+    weights: Literal["baked", "pulled", "mounted"] = "mounted"
+    """How the guard model's weights are delivered. Only `baked` (inside an image) counts as distribution."""
     revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
     """Commit of the guard model's weights, for the evidence record."""
     format: GuardFormat | None = None
@@ -78,6 +84,8 @@ class GuardSection(Section):
 
     evidence_file: Path | None = None
     """Record that `hybridserve check --live` wrote; /compliance contains its digest."""
+    evidence_max_age_days: int = Field(default=90, ge=1, le=366)
+    """Maximum age of that record."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -1,12 +1,16 @@
 """Section `license`: how the weights are delivered, the files that ship with them, and the operator's declarations."""
 
+import re
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from hybridserve.settings.section import Section
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class Acceptance(Section):
@@ -14,7 +18,7 @@ class Acceptance(Section):
 
     license: str
     """Id in the registry, version included (`hybridserve explain --licenses`)."""
-    by: str = Field(min_length=1)
+    by: Name
     """Who accepted it: a person or a role, not only a team."""
     accepted: date
     """Date of the acceptance."""
@@ -27,12 +31,19 @@ class Waiver(Section):
     """Id of the rule (`hybridserve explain`)."""
     subject: str | None = None
     """Waive only findings about this subject. Empty: all findings of the rule."""
-    by: str = Field(min_length=1)
+    by: Name
     """Who granted the waiver."""
-    reason: str = Field(min_length=10)
-    """Why the failure is acceptable."""
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=10)]
+    """Why the failure is acceptable, in at least three words."""
     until: date
-    """Last day on which it is valid."""
+    """Last day on which it is valid, at most a year ahead."""
+
+    @field_validator("reason")
+    @classmethod
+    def _words(cls, value: str) -> str:
+        if len(set(_WORD.findall(value.casefold()))) < 3:
+            raise ValueError("give the reason in at least three different words")
+        return value
 
 
 class LicenseSection(Section):
@@ -59,8 +70,9 @@ class LicenseSection(Section):
     commercial: tuple[str, ...] = ()
     """Ids of licenses whose limits are replaced by a separate agreement with the licensor."""
     pinned_files: dict[str, str] = Field(default_factory=dict)
-    """sha256 of the model's chat template, tokenizer and generation config, where the registry has none."""
-    max_review_age_days: int = Field(default=180, ge=1)
+    """sha256 of the model's chat template, tokenizer and generation config, for files whose hash the registry lacks. A
+    hash of the registry cannot be replaced."""
+    max_review_age_days: int = Field(default=180, ge=1, le=366)
     """Maximum age of the review and of the acceptance of a license."""
     waivers: tuple[Waiver, ...] = ()
     """Failed rules that a person takes responsibility for."""

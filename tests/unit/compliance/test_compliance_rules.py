@@ -81,7 +81,8 @@ REFUSED = ("chat_template", "vllm_xargs", "priority")
 CONTROL_WORDS = ("/think", "/no_think", "</think>", "<think>")
 GUARD_MODEL = frozenset(
     {"guard.model", "guard.model-revision", "guard.verdict-length", "guard.strictness", "guard.timeout",
-     "guard.transport", "guard.overlap", "guard.input", "guard.output", "guard.kind"}
+     "guard.transport", "guard.overlap", "guard.input", "guard.output", "guard.kind", "guard.context",
+     "guard.self-test"}
 )  # fmt: skip
 # Without an entry in registry and catalog there is no license to check and no card to compare with.
 NO_ENTRY = frozenset(
@@ -105,15 +106,21 @@ ANYWHERE = [
     Mutation("adapter-with-guardrail", "license.guardrail", extra("enable_lora", True)),
     Mutation("derivative-name", "license.model-name",
              lambda c: c.set("license.derivative", True).set("model.served_name", "nvidia-own")),
+    Mutation("mark-inside-the-name", "license.model-name",
+             lambda c: c.set("license.derivative", True).set("model.served_name", "acme-nvidia-nemotron")),
+    Mutation("mark-of-another-vendor", "license.model-name", put("model.served_name", "team-chatgpt4")),
     Mutation("expired-waiver", "license.waivers",
              put("license.waivers", [{"rule": "guard.kind", "by": "Legal", "reason": "for the pilot phase",
                                       "until": "2026-11-22"}])),
+    Mutation("waiver-of-a-century", "license.waivers",
+             put("license.waivers", [{"rule": "guard.kind", "by": "Legal", "reason": "for the pilot phase",
+                                      "until": "2126-11-22"}])),
     # guard
     Mutation("no-guard", "guard.input", lambda c: c.set("guard.kind", "none"), GUARD_MODEL | {"license.flow-down"}),
     Mutation("no-output-guard", "guard.output", lambda c: c.set("guard.kind", "none"), GUARD_MODEL),
     Mutation("pattern-guard", "guard.kind", put("guard.kind", "rules"),
              frozenset({"guard.model", "guard.model-revision", "guard.verdict-length", "guard.strictness",
-                        "guard.timeout", "guard.transport"})),
+                        "guard.timeout", "guard.transport", "guard.context", "guard.self-test"})),
     Mutation("input-off", "guard.input", put("guard.input", "off")),
     Mutation("output-off", "guard.output", put("guard.output", False), frozenset({"guard.overlap"})),
     Mutation("no-overlap", "guard.overlap", put("guard.overlap_tokens", 0)),
@@ -124,6 +131,9 @@ ANYWHERE = [
     Mutation("short-verdict", "guard.verdict-length", put("guard.max_tokens", 8)),
     Mutation("no-deadline", "guard.timeout", put("guard.timeout_s", 600)),
     Mutation("guard-without-tls", "guard.transport", put("guard.url", "http://guard.example.com/v1")),
+    Mutation("guard-at-a-number", "guard.transport", put("guard.url", "http://134744072:8000/v1")),
+    Mutation("guard-served-short", "guard.context", put("guard.max_model_len", 16384)),
+    Mutation("rare-self-test", "guard.self-test", put("guard.canary_interval_s", 86400)),
     Mutation("other-template", "guard.overrides", put("engine.chat_template", "other.jinja")),
     Mutation("config-fields", "guard.overrides", put("engine.hf_overrides", {"rope_scaling": 2})),
     Mutation("logits-processor", "guard.overrides", put("engine.logits_processors", ["own.Processor"])),
@@ -189,6 +199,8 @@ ANYWHERE = [
     Mutation("key-in-args", "exposure.secrets", extra("api_key", "abc")),
     Mutation("token-in-value", "exposure.secrets", extra("note", "hf_" + "a" * 24)),
     Mutation("password-in-url", "exposure.secrets", put("guard.url", "https://user:word@guard/v1")),
+    Mutation("key-in-query", "exposure.secrets", put("guard.url", "https://guard.example/v1?api_key=abc")),
+    Mutation("keys-in-list", "exposure.secrets", extra("api_key", ["abc"])),
     Mutation("no-keys", "exposure.keys", put("access.keys_file", None)),
     Mutation("anonymous", "exposure.keys", put("access.anonymous_scopes", ["inference"])),
     Mutation("anonymous-admin", "exposure.keys", put("access.anonymous_scopes", ["admin"])),
@@ -274,7 +286,7 @@ def test_each_mutation_is_found(base: str, mutation: Mutation, request: pytest.F
 
 
 def test_every_rule_has_a_mutation() -> None:
-    elsewhere = {"license.retained-notices", "license.special-purpose", "guard.strictness"}
+    elsewhere = {"license.retained-notices", "license.special-purpose", "guard.strictness", "guard.evidence"}
     assert {mutation.rule for _, mutation in SINGLES} | elsewhere == {rule.id for rule in RULES}
 
 

@@ -106,7 +106,7 @@ def test_licenses_document(llama_guard: Case) -> None:
 
 def test_compliance_document_has_a_digest_of_its_findings(case: Case) -> None:
     findings = case.findings()
-    document = compliance_document(findings, "production", TODAY, "e" * 64)
+    document = compliance_document(findings, "production", TODAY, {"sha256": "e" * 64})
     assert (document["verdict"], document["counts"]) == ("ready", {"PASS": len(findings)})
     assert document["evidence_sha256"] == "e" * 64
     again = compliance_document(case.findings(), "production", TODAY)

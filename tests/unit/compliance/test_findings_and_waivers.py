@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from hybridserve.catalog.licenses import license, text_sha256
 from hybridserve.compliance import Finding, compliance_status, evaluate
+from hybridserve.compliance.evidence import LIVE_RULES, seal_record, subject
 from hybridserve.errors import ConfigError
+from hybridserve.settings import Settings
 from support.compliance_cases import TODAY, Case
 
 WAIVER = {"rule": "guard.kind", "by": "Head of Legal", "reason": "pilot with ten users", "until": "2026-12-31"}
@@ -57,6 +62,57 @@ def test_waiver_is_valid_through_its_last_day(case: Case) -> None:
     waived = next(found for found in patterns.findings() if found.rule == "guard.kind")
     assert waived.waiver == "by Head of Legal until 2026-12-31: pilot with ten users"
     assert compliance_status(patterns.findings(), "production") == "ready"
+
+
+def test_waiver_that_ends_in_more_than_a_year_does_not_count(case: Case) -> None:
+    patterns = case.set("guard.kind", "rules")
+    for until, status in (("2027-11-24", "WAIVED"), ("2027-11-25", "FAIL")):
+        assert patterns.set("license.waivers", [{**WAIVER, "until": until}]).status("guard.kind") == {status}
+
+
+@pytest.mark.parametrize("reason", ["x" * 20, "pilot pilot pilot pilot", "1 2 3 4 5 6 7 8 9"])
+def test_waiver_without_a_reason_is_an_error(case: Case, reason: str) -> None:
+    with pytest.raises(ValidationError, match="three different words"):
+        case.set("license.waivers", [{**WAIVER, "reason": reason}]).view()
+
+
+def evidence_of(case: Case, **changes: Any) -> Mapping[str, Any]:
+    """A record of all live rules about this deployment, with changes to its top level."""
+    findings = [{"rule": rule.id, "status": "PASS"} for rule in LIVE_RULES]
+    finished = datetime.combine(TODAY, time(), UTC).isoformat()
+    about = subject(Settings.model_validate(case.tree))
+    return seal_record({"about": about, "findings": findings, "finished": finished, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "broken"),
+    [
+        ({}, set()),
+        ({"about": {"model": {"id": "qwen3-8b"}}}, {"model", "guard", "settings_sha256"}),
+        ({"findings": [{"rule": "evidence.must-block", "status": "PASS"}]}, {"findings"}),
+        ({"findings": [{"rule": rule.id, "status": "UNKNOWN"} for rule in LIVE_RULES]}, {"findings"}),
+        ({"finished": "2026-08-25T00:00:00+00:00"}, set()),
+        ({"finished": "2026-08-24T00:00:00+00:00"}, {"age"}),
+        ({"finished": "2026-11-24T00:00:00+00:00"}, {"age"}),
+        ({"finished": None}, {"age"}),
+    ],
+)
+def test_evidence_is_bound_to_the_deployment_and_its_age(
+    case: Case, tmp_path: Path, changes: dict[str, Any], broken: set[str]
+) -> None:
+    file = tmp_path / "evidence.json"
+    file.write_text(json.dumps(evidence_of(case, **changes)))
+    with_record = case.set("guard.evidence_file", str(file))
+    found = {row.subject for row in with_record.findings() if row.rule == "guard.evidence" and row.status != "PASS"}
+    assert found == broken
+    if not broken:
+        for path, value in (
+            ("guard.controversial", "allow"),
+            ("engine.chat_template", "t"),
+            ("model.revision", "f" * 40),
+        ):
+            assert "FAIL" in with_record.set(path, value).status("guard.evidence")
+        assert with_record.set("license.image", None).status("guard.evidence") == {"PASS"}
 
 
 def test_waiver_for_one_subject_waives_no_other(case: Case) -> None:
@@ -174,6 +230,8 @@ def test_hybrid_rules_do_not_apply_to_a_transformer(case: Case) -> None:
         ("http://127.0.0.1:9/v1", "PASS"),
         ("https://a.example", "PASS"),
         ("http://10.0.0.7/v1", "FAIL"),
+        ("http://134744072/v1", "FAIL"),
+        ("http://0x08080808/v1", "FAIL"),
         ("http://[fd00::7]/v1", "FAIL"),
         ("http://guard.example.com/v1", "FAIL"),
         ("ftp://guard/v1", "FAIL"),

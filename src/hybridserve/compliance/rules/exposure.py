@@ -17,7 +17,8 @@ SECRET_NAME = re.compile(r"(?i)(^|[._-])(api_?keys?|token|secret|passw(or)?d|cre
 SECRET_VALUE = re.compile(
     r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|nvapi-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
     r"|xox[abp]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.)"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\s:@]+@"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]*:[^/\s@]+@"
+    r"|(?i:[?&][a-z_-]*(?:key|token|secret|passw(?:or)?d|signature|sig)=)[^&$\s]"
 )
 # Routes that return no text of the model: safe without the guard.
 HARMLESS_ROUTES = frozenset({"POST /tokenize", "POST /detokenize", "GET /version", "GET /tokenizer_info"})
@@ -129,5 +130,6 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _looks_secret(path: str, value: Any) -> bool:
     if not isinstance(value, str) or not value:
         return False
+    path = re.sub(r"(\.\d+)+$", "", path)  # an item of a list has the name of its list
     # The value of a name such as api_key is a secret, unless it is a variable ($NAME); api_key_file does not match.
     return bool(SECRET_VALUE.search(value) or (SECRET_NAME.search(path) and not value.startswith("$")))

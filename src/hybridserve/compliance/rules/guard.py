@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from datetime import date, datetime
 from urllib.parse import urlsplit
 
+from hybridserve.compliance.evidence import LIVE_RULES
+from hybridserve.compliance.evidence import subject as evidence_subject
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.overrides import overrides
 from hybridserve.compliance.rules.base import RuleFamily, clause, duties, is_commit, is_loopback
@@ -26,6 +30,8 @@ CARD = "https://huggingface.co/nvidia/NVIDIA-Nemotron-Nano-9B-v2: the template s
 ENGINE_FIELDS = frozenset({"chat_template", "vllm_xargs"})
 CONTROL_WORDS = frozenset({"/think", "/no_think", "</think>"})
 LONGEST_VERDICT_S = 30.0
+# A guard that stopped working is noticed after this many seconds at the latest.
+LONGEST_UNNOTICED_S = 900.0
 _FORMATS = {
     "qwen3guard": "qwen3guard",
     "granite-guardian": "granite_guardian",
@@ -99,8 +105,9 @@ def overlap(view: DeploymentView) -> Outcome:
     "model",
     "The guard model is in the registry and matches the parser of its verdicts",
     basis="policy: a strict parser reads one format; another model's verdict would be an error on every request",
-    remedy="set guard.model to a registry id or its repository, and guard.format to that model's format",
-    when=_guard_model,
+    remedy="set guard.model to a registry id or its repository (guard.served_name, if the endpoint uses another name), "
+    "and guard.format to that model's format",
+    when=_guard_service,
 )
 def model(view: DeploymentView) -> Outcome:
     guard, part = view.guard, view.guard_model
@@ -109,6 +116,8 @@ def model(view: DeploymentView) -> Outcome:
     if not part.entry.guard:
         return failed(f"{part.entry.id} is not a guard model", part.id)
     expected = guard_format(part.entry.id)
+    if guard.kind == "nemo":
+        return passed(f"NeMo Guardrails runs {part.entry.id}", part.id)
     if guard.format != expected:
         return failed(f"guard.format is {guard.format}, but {part.entry.id} answers as {expected}", part.id)
     return passed(f"{part.entry.id} answers as {guard.format}", part.id)
@@ -119,7 +128,7 @@ def model(view: DeploymentView) -> Outcome:
     "The guard model is pinned to a commit",
     basis="policy: evidence is valid only for the weights that it was collected with",
     remedy="set guard.revision to the 40 hex digits of the guard's commit",
-    when=_guard_model,
+    when=_guard_service,
 )
 def model_revision(view: DeploymentView) -> Outcome:
     revision = view.guard.revision
@@ -158,6 +167,63 @@ def strictness(view: DeploymentView) -> Outcome:
 )
 def timeout(view: DeploymentView) -> Outcome:
     return require(0 < view.guard.timeout_s <= LONGEST_VERDICT_S, f"guard.timeout_s is {view.guard.timeout_s:g}")
+
+
+@GUARD.rule(
+    "context",
+    "The guard reads everything that the model reads",
+    basis="policy: a conversation that is longer than the guard's context gets no verdict, so every such request fails",
+    remedy="lower engine.max_model_len, or use a guard with a longer context; for a guard "
+    "without a registry entry set guard.max_model_len",
+    when=_guard_service,
+)
+def context(view: DeploymentView) -> Outcome:
+    part, cache = view.guard_model, view.engine.cache
+    model = view.engine.args.get("max_model_len") or (cache.max_model_len if cache else None)
+    # A guard can be served with less than its context, not with more.
+    limits = [n for n in (view.guard.max_model_len, part and part.entry and part.entry.context) if n]
+    if model is None or not limits:
+        return unknown(f"the context of the {'model' if model is None else 'guard'} is not known")
+    return require(min(limits) >= model, f"the guard takes {min(limits):,} tokens, the model {model:,}")
+
+
+@GUARD.rule(
+    "self-test",
+    "A guard that stops working is noticed soon",
+    basis="policy: the service's own canaries are what notices a guard that answers and checks nothing",
+    remedy=f"keep guard.canary_interval_s times guard.canary_failures at {LONGEST_UNNOTICED_S:.0f} s or less",
+    when=_guard_service,
+)
+def self_test(view: DeploymentView) -> Outcome:
+    interval, failures = view.guard.canary_interval_s, view.guard.canary_failures
+    return require(interval * failures <= LONGEST_UNNOTICED_S, f"{failures} self-tests at intervals of {interval:g} s")
+
+
+@GUARD.dated_rule(
+    "evidence",
+    "The evidence record is about this deployment, recent, and without a failure",
+    basis="policy: evidence is valid only for the model, guard and settings that it was collected with",
+    remedy="collect it again with hybridserve check --live URL --evidence FILE",
+)
+def evidence(view: DeploymentView, today: date) -> Iterator[Outcome]:
+    record = view.evidence
+    if record is None:
+        return
+    about, expected = record.get("about") or {}, evidence_subject(view.settings)
+    for name, value in expected.items():
+        yield require(about.get(name) == value, f"collected for {about.get(name)}, deployed is {value}", name)
+    rows = record.get("findings") or ()
+    unproven = {rule.id for rule in LIVE_RULES} - {row["rule"] for row in rows}
+    unproven |= {row["rule"] for row in rows if row["status"] != "PASS"}
+    names = ", ".join(sorted(unproven))
+    yield require(not unproven, f"failed or not tested: {names}" if names else "all canaries passed", "findings")
+    try:
+        age = (today - datetime.fromisoformat(str(record.get("finished"))).date()).days
+    except ValueError:
+        yield failed("the record has no date", "age")
+        return
+    limit = view.guard.evidence_max_age_days
+    yield require(0 <= age <= limit, f"{age} days old; the limit is {limit}", "age")
 
 
 @GUARD.rule(
@@ -295,4 +361,6 @@ def _is_internal(host: str) -> bool:
     """Whether the host is this machine or has a name inside the cluster."""
     if is_loopback(host) or host.endswith((".svc", ".cluster.local")):
         return True
-    return bool(host) and "." not in host and ":" not in host
+    # A resolver reads a number without dots, such as 134744072 or 0x08080808, as an IPv4 address.
+    number = re.fullmatch(r"(?i)0x[0-9a-f]+|[0-9]+", host)
+    return bool(host) and "." not in host and ":" not in host and not number

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 
 from hybridserve.catalog.licenses import License, normalize, text_sha256
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.overrides import alterations
 from hybridserve.compliance.rules.base import RuleFamily, clause, duties
 from hybridserve.compliance.view import DeploymentView
+from hybridserve.settings.license import Waiver
 
 LICENSE = RuleFamily("license")
 
 # A copy with fewer words than this share of the license's words is not complete.
 COMPLETE_SHARE = 0.9
+LONGEST_WAIVER = timedelta(days=366)
+# Names by which users recognize the models of other vendors.
+VENDOR_MARKS = ("gpt", "chatgpt", "openai", "claude", "anthropic", "gemini", "gemma", "grok", "mistral", "mixtral",
+                "llama", "qwen", "deepseek", "kimi", "nemotron", "nvidia", "granite", "falcon", "jamba", "cohere",
+                "phi", "glm", "lfm")  # fmt: skip
 # Files of a checkpoint that contain notices: licenses, notices and the subcards that NVIDIA's cards refer to.
 NOTICE_FILE = re.compile(r"(?i)(licen[cs]e|notice|copying)[^/]*|(bias|safety|privacy|explainability)\.md")
 
@@ -259,31 +265,49 @@ def special_purpose(view: DeploymentView) -> Iterator[Outcome]:
 
 @LICENSE.rule(
     "model-name",
-    "The public name of a changed model respects the licensor's trademarks",
+    "The served name suggests no other vendor's model, and that of a changed model respects its licensor's marks",
     basis="NVIDIA Open Model License Agreement section 5; Llama Community License Agreements section 1.b.i",
-    remedy="set model.served_name to a name without the licensor's marks; for a model based on Llama the name must "
+    remedy="set model.served_name to a name without such marks; for a model based on Llama the name must "
     "begin with Llama",
 )
 def model_name(view: DeploymentView) -> Iterator[Outcome]:
     name = view.model.served_name or view.model.id
     last = name.lower().split("/")[-1]
+    own = f"{view.model.id} {view.model.repository}".lower()
+    words = re.findall(r"[a-z]+", name.lower())
+    foreign = [mark for mark in VENDOR_MARKS if mark not in own and any(_carries(word, mark) for word in words)]
+    evidence = f"served as {name!r}{', a mark of another model: ' + foreign[0] if foreign else ''}"
+    yield require(not foreign, evidence, view.model.id, "policy: a name must not suggest another vendor's model")
     for part, license, duty in duties(view, "trademark", [view.model]):
-        yield require(not last.startswith(duty.names), f"served as {name!r}", part.id, clause(license, duty))
+        marked = any(mark in name.lower() for mark in duty.names)
+        yield require(not marked, f"served as {name!r}", part.id, clause(license, duty))
     for part, license, duty in duties(view, "name_prefix", [view.model]):
         yield require(last.startswith(duty.names), f"served as {name!r}", part.id, clause(license, duty))
 
 
 @LICENSE.dated_rule(
     "waivers",
-    "Waivers are current",
+    "Waivers are current and end within a year",
     basis="policy: a waiver is a decision for a limited time",
     remedy="remove the waiver, or decide again and set a new `until`",
 )
 def waivers(view: DeploymentView, today: date) -> Iterator[Outcome]:
     for waiver in view.waivers:
-        expired = waiver.until < today
-        evidence = f"{'expired on' if expired else 'valid until'} {waiver.until} ({waiver.by}: {waiver.reason})"
-        yield require(not expired, evidence, waiver.rule)
+        when = "expired on" if waiver.until < today else "valid until"
+        endless = waiver.until - today > LONGEST_WAIVER
+        limit = f", more than {LONGEST_WAIVER.days} days ahead" if endless else ""
+        evidence = f"{when} {waiver.until}{limit} ({waiver.by}: {waiver.reason})"
+        yield require(is_current(waiver, today), evidence, waiver.rule)
+
+
+def is_current(waiver: Waiver, today: date) -> bool:
+    """Whether the waiver counts on this day: it is not over, and ends within a year."""
+    return timedelta(0) <= waiver.until - today <= LONGEST_WAIVER
+
+
+def _carries(word: str, mark: str) -> bool:
+    """Whether a word of a name is the mark, or contains one that is long enough not to occur by chance."""
+    return word == mark or (len(mark) > 4 and mark in word)
 
 
 def _licenses(view: DeploymentView) -> list[License]:
