@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridserve.catalog.licenses import License, ModelLicense, license, model_license
+from hybridserve.catalog.licenses import License, ModelLicense, license, model_license, reviewed_text
 from hybridserve.catalog.models import ModelCard, ResolvedModel
 from hybridserve.compliance import DeploymentView, Finding, deployment_view, evaluate, view_builder
 from hybridserve.compliance.view import CacheFacts, PlannedEngine
@@ -120,9 +121,12 @@ class Case:
         return folder
 
 
+TERMS = "The terms of this test begin here: " + " ".join(map("".join, itertools.product("abcdef", repeat=4)))
+
+
 def license_text(entry: License) -> str:
-    """A substitute for a license's text: its markers and the same number of words."""
-    return "\n".join(entry.markers) + "\n" + "words " * (entry.words or 120)
+    """A substitute for a license's text: its markers, and terms that count as reviewed in these tests."""
+    return "\n".join(entry.markers) + "\n" + TERMS
 
 
 def sha256(content: bytes) -> str:
@@ -136,8 +140,11 @@ def example() -> dict[str, Any]:
 
 
 @pytest.fixture
-def case(example: dict[str, Any], tmp_path: Path) -> Case:
+def case(example: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     """The example: weights are pulled at a commit, so there is no folder."""
+    # License texts are not ours to copy, so these tests have terms of their own.
+    terms = reviewed_text(TERMS)
+    monkeypatch.setattr(view_builder, "license", lambda name: license(name).model_copy(update={"text": terms}))
     return Case(example, tmp_path)
 
 

@@ -6,6 +6,7 @@ and `model_license` load single entries, so that a check does not load the whole
 
 import fnmatch
 import hashlib
+import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import date
@@ -20,17 +21,21 @@ from hybridserve.errors import CatalogError, from_validation
 
 Status = Literal["verified", "secondary", "unknown"]
 """`verified`: the primary text was reviewed; `secondary`: a quotation of it was; `unknown`: not reviewed."""
-Trigger = Literal["host", "image", "derivative"]
-"""`host`: serving it to others; `image`: distributing the weights (image, archive); `derivative`: a changed copy."""
+Trigger = Literal["host", "image", "derivative", "hosted_derivative"]
+"""`host`: serving it to others; `image`: distributing the weights (image, archive); `derivative`: distributing a
+changed copy; `hosted_derivative`: serving a changed copy."""
 Term = Literal[
     "license_copy",
     "notice_line",
     "retain_notices",
+    "third_party_notices",
     "mark_changes",
     "guardrail",
     "service_line",
     "use_policy",
     "policy_flow_down",
+    "user_notice",
+    "domicile",
     "update_watch",
     "special_purpose",
     "revenue_limit",
@@ -44,6 +49,14 @@ Term = Literal[
 
 _FOLDER = Path(__file__).parent
 _Model = TypeVar("_Model", bound=BaseModel)
+BLOCK = 96
+HEX = 6
+# Markup and entities of a copy that was saved from a web page are not part of its text, nor are labels of lists that a
+# browser adds: 1., 2.1., a. or (i) at the start of a line.
+_VISIBLE = re.compile(
+    r"(?ims)<(script|style)\b.*?</\1\s*>|</?[a-z][^<>]*>|<!--.*?-->|&(?:[a-z]+|#x?[0-9a-f]+);"
+    r"|(?:^|(?<=>))[ \t]*\(?(?:[0-9]+(?:\.[0-9]+)*|[a-z]|[ivx]+)[.)](?![a-z])|(?P<text>[^<&\n]+|[<&\n])"
+)
 _STRAIGHT = str.maketrans({"“": '"', "”": '"', "’": "'", "‘": "'"})
 
 
@@ -65,6 +78,12 @@ class Obligation(_Entry):
     """Address of a use policy."""
     limit: int | None = None
     """Annual revenue in US dollars, or monthly users, up to which the grant applies."""
+    counted: str | None = None
+    """For user_limit: the month whose users count, the last before the release of the version."""
+    non_profit: bool = False
+    """For revenue_limit: non-profit organizations are exempt."""
+    countries: tuple[str, ...] = ()
+    """For domicile: ISO codes of the countries whose residents get no rights."""
     names: tuple[str, ...] = ()
     """Trademarks that the term names, in lower case."""
     substitute: bool = True
@@ -72,6 +91,43 @@ class Obligation(_Entry):
     only: str | None = None
     """Model family that the duty is limited to."""
     note: str | None = None
+
+
+class ReviewedText(_Entry):
+    """What identifies the terms of a license in a copy without storing them.
+
+    Only letters count, in lower case, so that line breaks, typography, markup and the numbers of sections, which web
+    pages lose, make no difference.
+    """
+
+    begins: str
+    """First words of the terms, after the title."""
+    letters: int
+    """Number of letters of the terms."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """sha256 of the letters."""
+    blocks: tuple[str, ...]
+    """Start of the sha256 of each block of `BLOCK` letters, to find the first difference; several in one string."""
+
+    def first_difference(self, copy: str) -> str | None:
+        """Where a copy differs first from the reviewed terms, in words; None if it has them all."""
+        plain, places = _letters(copy)
+        blocks, begins, end = "".join(self.blocks), _letters(self.begins)[0], -1
+        start = plain.find(begins)
+        while start >= 0:
+            terms = plain[start : start + self.letters]
+            if _hash(terms) == self.sha256:
+                return None
+            same = 0
+            while blocks[same * HEX : (same + 1) * HEX] == _hash(terms[same * BLOCK : (same + 1) * BLOCK])[:HEX]:
+                same += 1
+            end, start = max(end, start + same * BLOCK), plain.find(begins, start + 1)
+        if end < 0:
+            return f"it has no {self.begins!r}"
+        if end >= len(places):
+            return "it ends before the terms do"
+        last = min(end + BLOCK, len(places)) - 1
+        return f"it differs within {' '.join(copy[places[end] : places[last] + 1].split())!r}"
 
 
 class License(_Entry):
@@ -91,10 +147,10 @@ class License(_Entry):
     revocable: bool = False
     markers: tuple[str, ...] = ()
     """Phrases that a copy of this version contains."""
-    words: int | None = None
-    """Approximate number of words of the text: a much shorter copy is not complete."""
     text_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """sha256 of the text after `normalize`."""
+    text: ReviewedText | None = None
+    """Identifies the reviewed terms in a copy; None where the text was not available."""
     obligations: tuple[Obligation, ...]
     note: str | None = None
 
@@ -109,6 +165,8 @@ class ModelLicense(_Entry):
     id: str
     repository: str | None
     licenses: tuple[str, ...]
+    other_versions: tuple[str, ...] = ()
+    """Licenses that may apply instead of the first, where the card names no version; the operator accepts one."""
     revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
     source: str
     read: date
@@ -175,7 +233,36 @@ def normalize(text: str) -> str:
 
 def text_sha256(text: str) -> str:
     """Hash of a license text that does not depend on line breaks and typography."""
-    return hashlib.sha256(normalize(text).encode()).hexdigest()
+    return _hash(normalize(text))
+
+
+def reviewed_text(terms: str) -> ReviewedText:
+    """The record of license terms that were reviewed; `terms` begins after the title."""
+    plain, places = _letters(terms)
+    blocks = "".join(_hash(plain[first : first + BLOCK])[:HEX] for first in range(0, len(plain), BLOCK))
+    return ReviewedText(
+        begins=" ".join(terms[: places[min(40, len(places) - 1)] + 1].split()),
+        letters=len(plain),
+        sha256=_hash(plain),
+        blocks=tuple(blocks[first : first + 96] for first in range(0, len(blocks), 96)),
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _letters(text: str) -> tuple[str, list[int]]:
+    """Letters of a text in lower case, without markup, and the place of each in the text."""
+    letters, places = [], []
+    for part in _VISIBLE.finditer(text):
+        if part.lastgroup == "text":
+            for place, letter in enumerate(part.group(), part.start()):
+                for plain in unicodedata.normalize("NFKC", letter).casefold():
+                    if plain.isalpha():
+                        letters.append(plain)
+                        places.append(place)
+    return "".join(letters), places
 
 
 def _read(path: Path) -> dict[str, Any]:

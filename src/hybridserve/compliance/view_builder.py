@@ -69,7 +69,7 @@ def _served_model(settings: Settings, model: ResolvedModel) -> Part:
     if section.weights == "baked":
         triggers.add("image")
     if section.derivative:
-        triggers.add("derivative")
+        triggers |= {"hosted_derivative", "derivative"} if section.weights == "baked" else {"hosted_derivative"}
     return Part(
         role="model",
         id=entry.id if entry else model.id,
@@ -78,7 +78,7 @@ def _served_model(settings: Settings, model: ResolvedModel) -> Part:
         served_name=settings.model.served_name or model.id,
         triggers=frozenset(triggers),
         entry=entry,
-        licenses=_licenses(entry),
+        licenses=_licenses(entry, section),
     )
 
 
@@ -106,7 +106,7 @@ def _guard_model(settings: Settings) -> Part | None:
         served_name=guard.served_name or name,
         triggers=frozenset({"host", "image"} if guard.weights == "baked" else {"host"}),
         entry=entry,
-        licenses=_licenses(entry),
+        licenses=_licenses(entry, settings.license),
     )
 
 
@@ -126,8 +126,14 @@ def _waivers(section: LicenseSection) -> tuple[Waiver, ...]:
     return waivers
 
 
-def _licenses(entry: ModelLicense | None) -> tuple[License, ...]:
-    return tuple(license(license_id) for license_id in entry.licenses) if entry else ()
+def _licenses(entry: ModelLicense | None, section: LicenseSection) -> tuple[License, ...]:
+    if entry is None:
+        return ()
+    first, *others = entry.licenses or (None,)
+    accepted = {record.license for record in section.accepted}
+    if first not in accepted:
+        first = next((other for other in entry.other_versions if other in accepted), first)
+    return tuple(license(license_id) for license_id in (first, *others) if license_id)
 
 
 def _pinned(settings: Settings, entry: ModelLicense | None) -> Mapping[str, str]:

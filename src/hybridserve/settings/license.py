@@ -22,6 +22,8 @@ class Acceptance(Section):
     """Who accepted it: a person or a role, not only a team."""
     accepted: date
     """Date of the acceptance."""
+    obtained: date | None = None
+    """When the weights were obtained, for a model whose card names no version of its license."""
 
 
 class Waiver(Section):
@@ -66,7 +68,12 @@ class LicenseSection(Section):
     annual_revenue_usd: int | None = Field(default=None, ge=0)
     """The operator's annual revenue, for licenses with a revenue limit."""
     monthly_users: int | None = Field(default=None, ge=0)
-    """Monthly users of the operator's products, for licenses with a user limit."""
+    """Monthly users of the operator's products, for licenses with a user limit: in the month before the release of the
+    license's version, which `hybridserve check` names."""
+    non_profit: bool = False
+    """The operator is a non-profit organization, which some licenses exempt from their revenue limit."""
+    domicile: str | None = Field(default=None, pattern="^[A-Z]{2}$")
+    """Country of the operator's principal place of business (ISO 3166, such as DE), for licenses that exclude some."""
     commercial: tuple[str, ...] = ()
     """Ids of licenses whose limits are replaced by a separate agreement with the licensor."""
     pinned_files: dict[str, str] = Field(default_factory=dict)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from hybridserve.catalog.licenses import license
 from hybridserve.compliance import Finding, compliance_status
 from hybridserve.compliance.evaluate import RULES
-from support.compliance_cases import Case, card
+from support.compliance_cases import Case, card, license_text
 
 Change = Callable[[Case], Case]
 
@@ -100,7 +101,7 @@ ANYWHERE = [
     Mutation("not-accepted", "license.accepted", not_accepted, frozenset({"license.review-age"})),
     Mutation("old-acceptance", "license.accepted", accepted(accepted="2026-01-01")),
     Mutation("future-acceptance", "license.accepted", accepted(accepted="2027-01-01")),
-    Mutation("another-version-accepted", "license.accepted", accepted(license="nvidia-open-model-2025-04-28")),
+    Mutation("another-version-accepted", "license.accepted", accepted(license="nvidia-open-model-2025-01-06")),
     Mutation("review-one-year-old", "license.review-age", lambda c: replace(c, today=date(2027, 11, 23))),
     Mutation("template-with-guardrail", "license.guardrail", put("engine.chat_template", "other.jinja")),
     Mutation("adapter-with-guardrail", "license.guardrail", extra("enable_lora", True)),
@@ -286,7 +287,14 @@ def test_each_mutation_is_found(base: str, mutation: Mutation, request: pytest.F
 
 
 def test_every_rule_has_a_mutation() -> None:
-    elsewhere = {"license.retained-notices", "license.special-purpose", "guard.strictness", "guard.evidence"}
+    elsewhere = {
+        "license.changes",
+        "license.domicile",
+        "license.retained-notices",
+        "license.special-purpose",
+        "guard.strictness",
+        "guard.evidence",
+    }
     assert {mutation.rule for _, mutation in SINGLES} | elsewhere == {rule.id for rule in RULES}
 
 
@@ -308,12 +316,64 @@ def test_second_mutation_is_found_beside_the_first(base: str, request: pytest.Fi
 
 
 def test_notice_files_of_the_checkpoint_must_ship(baked: Case) -> None:
-    # Apache requires that notices are retained; the license of the example does not.
-    apache = replace(baked.set("model.id", "qwen3-8b"), card=card(id="qwen3-8b"))
-    assert "license.retained-notices" not in broken_rules(apache.findings())
-    for text in (None, "changed"):
-        assert shipped("upstream/bias.md", text)(apache).status("license.retained-notices") == {"FAIL"}
-    assert replace(apache, files=None).status("license.retained-notices") == {"UNKNOWN"}
+    # Apache requires it of a changed copy; the license of the example, for components under other licenses.
+    qwen = replace(baked.set("model.id", "qwen3-8b"), card=card(id="qwen3-8b"))
+    apache = shipped("CHANGES.md", "We quantized the weights.")(qwen).set("license.derivative", True)
+    for case, without_folder in ((apache, {"UNKNOWN"}), (baked, {"PASS"})):
+        assert "license.retained-notices" not in broken_rules(case.findings())
+        for text in (None, "changed"):
+            assert shipped("upstream/bias.md", text)(case).status("license.retained-notices") == {"FAIL"}
+        assert replace(case, files=None).status("license.retained-notices") == without_folder
+    assert shipped("upstream/bias.md", None)(qwen).status("license.retained-notices") == {"PASS"}
+
+
+def test_changed_copy_needs_a_notice_of_changes_where_it_is_distributed(baked: Case) -> None:
+    changed = replace(baked.set("model.id", "qwen3-8b"), card=card(id="qwen3-8b")).set("license.derivative", True)
+    assert changed.status("license.changes") == {"FAIL"}
+    assert shipped("CHANGES.md", "Our first release.")(changed).status("license.changes") == {"FAIL"}
+    assert shipped("CHANGES.md", "We fine-tuned the weights.")(changed).status("license.changes") == {"PASS"}
+    assert changed.set("license.weights", "pulled").status("license.changes") == {"PASS"}  # hosted only
+
+
+@pytest.mark.parametrize(
+    ("notice", "status"),
+    [
+        ("Licensed by NVIDIA Corporation under\nthe NVIDIA Open\nModel License\n", "PASS"),
+        ("Models\n\n  Licensed by NVIDIA Corporation under the NVIDIA Open Model License.\n", "PASS"),
+        ("Licensed by NVIDIA Corporation\n\nunder the NVIDIA Open Model License\n", "FAIL"),
+        ("Licensed by NVIDIA Corporation under the NVIDIA Open Model License 2\n", "FAIL"),
+        ("Not Licensed by NVIDIA Corporation under\nthe NVIDIA Open Model License\n", "FAIL"),
+    ],
+)
+def test_notice_line_may_be_wrapped_and_end_with_a_full_stop(baked: Case, notice: str, status: str) -> None:
+    assert shipped("NOTICE", notice)(baked).status("license.notice") == {status}
+
+
+def test_unchanged_nemotron_3_image_needs_only_the_license_copy(baked: Case) -> None:
+    name, licenses = "nemotron-3-nano-30b-a3b", ("nvidia-nemotron-open-model-2025-12-15", "apache-2.0")
+    accepted = [{"license": license_id, "by": "Legal", "accepted": "2026-11-20"} for license_id in licenses]
+    nemotron = replace(
+        baked.set("model.id", name).set("license.accepted", accepted).set("model.revision", "c" * 40),
+        card=card(id=name).model_copy(update={"repository": "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"}),
+        bundle={"LICENSE": license_text(license("nvidia-nemotron-open-model-2025-12-15"))},
+    )
+    assert broken_rules(nemotron.findings()) == set()
+    changed = nemotron.set("license.derivative", True)
+    assert {"license.notice", "license.retained-notices"} <= broken_rules(changed.findings())
+
+
+def test_guard_in_an_image_has_the_duties_of_distribution(case: Case) -> None:
+    inside = case.set("guard.weights", "baked")
+    assert broken_rules(inside.findings()) == {"license.copy"}
+    shipping = replace(inside, bundle={"LICENSE": license_text(license("apache-2.0"))})
+    assert broken_rules(shipping.findings()) == set()
+
+
+@pytest.mark.parametrize(("country", "status"), [(None, "UNKNOWN"), ("DE", "FAIL"), ("CH", "PASS")])
+def test_llama_4_guard_is_excluded_in_the_european_union(case: Case, country: str | None, status: str) -> None:
+    llama = case.set("guard.model", "llama-guard-4-12b").set("license.domicile", country)
+    assert llama.status("license.domicile") == {status}
+    assert llama.set("license.commercial", ["llama-4"]).status("license.domicile") == {"PASS"}
 
 
 def test_guard_model_must_not_be_offered_for_chat(case: Case) -> None:

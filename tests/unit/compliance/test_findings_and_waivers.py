@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hybridserve.catalog.licenses import license, text_sha256
+from hybridserve.catalog.licenses import license
 from hybridserve.compliance import Finding, compliance_status, evaluate
 from hybridserve.compliance.evidence import LIVE_RULES, seal_record, subject
 from hybridserve.errors import ConfigError
@@ -170,17 +170,21 @@ def test_changed_guardrail_depends_on_license_version(case: Case, version: str, 
     assert {found.status for found in evaluate(view, TODAY) if found.rule == "license.guardrail"} == {status}
 
 
-@pytest.mark.parametrize(("reviewed", "suffix"), [(True, ", identical to the reviewed text"), (False, "")])
-def test_copy_is_reported_as_identical_only_if_it_is_the_reviewed_text(
-    baked: Case, reviewed: bool, suffix: str
-) -> None:
-    name = "nvidia-open-model-2025-10-24"
-    text = (baked.bundle or {})[f"licenses/{name}.txt"]
-    entry = license(name).model_copy(update={"text_sha256": text_sha256(text if reviewed else text + " more")})
-    view = baked.view()
-    view = replace(view, model=replace(view.model, licenses=(entry,)))
-    (found,) = [found for found in evaluate(view, TODAY) if found.rule == "license.copy"]
-    assert (found.status, found.evidence) == ("PASS", f"licenses/{name}.txt{suffix}")
+def test_version_accepted_for_an_unversioned_card_decides_on_the_guardrail(case: Case) -> None:
+    changed = case.set("engine.chat_template", "other.jinja")
+
+    def finding_with(**record: str) -> Finding:
+        accepted = [{"license": "nvidia-open-model-2025-10-24", "by": "Legal", "accepted": "2026-11-20", **record}]
+        accepted += case.tree["license"]["accepted"][1:]
+        findings = changed.set("license.accepted", accepted).findings()
+        assert not [found for found in findings if found.rule == "license.accepted" and found.status != "PASS"]
+        return next(found for found in findings if found.rule == "license.guardrail")
+
+    assert finding_with(license="nvidia-open-model-2025-04-28").status == "FAIL"
+    for obtained, words in (("2025-09-22", "may not be"), ("2025-09-23", "is in the license")):
+        found = finding_with(obtained=obtained)
+        assert (found.status, words in found.evidence) == ("UNKNOWN", True)
+    assert "when the weights were obtained" in finding_with().evidence
 
 
 def test_acceptance_expires(case: Case) -> None:
@@ -196,6 +200,7 @@ def test_acceptance_expires(case: Case) -> None:
         ("annual_revenue_usd", 9_999_999, "PASS"),
         ("annual_revenue_usd", 10_000_000, "FAIL"),
         ("commercial", ["lfm-1.0"], "PASS"),
+        ("non_profit", True, "PASS"),
     ],
 )
 def test_revenue_limit(case: Case, setting: str, value: Any, status: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import date
 from pathlib import Path
 
@@ -15,16 +16,20 @@ from hybridserve.catalog.licenses import (
     licensed_models,
     model_license,
     normalize,
+    reviewed_text,
     text_sha256,
 )
 from hybridserve.catalog.models import load_card, model_ids
 from hybridserve.compliance.rules.guard import behavior_files, guard_format
 from hybridserve.errors import CatalogError
+from support.compliance_cases import ROOT
 
 REQUIRED_FIELDS = {
     "notice_line": "line",
     "service_line": "line",
     "policy_flow_down": "policy",
+    "user_notice": "policy",
+    "domicile": "countries",
     "name_prefix": "names",
     "trademark": "names",
     "revenue_limit": "limit",
@@ -83,6 +88,7 @@ def test_unknown_model_and_license() -> None:
         ("nvidia-open-model-2024-06-14", []),
         ("nvidia-open-model-2025-01-06", [False]),
         ("nvidia-open-model-2025-04-28", [False]),
+        ("nvidia-open-model-2025-09-23", [True]),
         ("nvidia-open-model-2025-10-24", [True]),
         ("nvidia-nemotron-open-model-2025-12-15", []),
         ("nvidia-open-model-agreement-2026-03-09", []),
@@ -116,3 +122,35 @@ def test_recorded_hashes_match_the_demo_model() -> None:
     folder = Path(hybridserve.__file__).parent / "demo_model"
     present = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*") if path.is_file()}
     assert behavior_files(present) == entry.files
+
+
+APACHE = (ROOT / "LICENSE").read_text()
+
+
+@pytest.mark.parametrize(
+    ("copy", "difference"),
+    [
+        (APACHE, None),
+        ("Last modified: today\n\n" + APACHE.upper() + "\nsome other text", None),
+        ("<html><style>p {}</style><p>" + APACHE.replace("\n\n", "</p>\n<p>").replace('"', "&quot;") + "</html>", None),
+        (re.sub(r"(?m)^ +[0-9]+\. ", "", APACHE), None),
+        (APACHE.replace("irrevocable", "revocable", 1), "it differs within"),
+        (APACHE.replace("You must give any other recipients of the Work", ""), "it differs within"),
+        (APACHE[: len(APACHE) // 2], "it differs within"),
+        ("Apache License, Version 2.0, January 2004", "it has no 'TERMS AND CONDITIONS"),
+    ],
+)
+def test_license_copy_is_compared_with_the_reviewed_terms(copy: str, difference: str | None) -> None:
+    text = license("apache-2.0").text
+    assert text is not None
+    found = text.first_difference(copy)
+    assert found is None if difference is None else found is not None and found.startswith(difference)
+
+
+def test_first_difference_quotes_the_words_of_the_copy() -> None:
+    text = reviewed_text("These are the terms of a license. " + "Nobody may do anything at all with it. " * 20)
+    changed = (
+        "These are the terms of a license. " + "Nobody may do anything at all with it. " * 9 + "Everybody may. " * 11
+    )
+    assert text.first_difference(text.begins) is not None
+    assert "Everybody may" in (text.first_difference(changed) or "")

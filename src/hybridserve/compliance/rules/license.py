@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
-from hybridserve.catalog.licenses import License, normalize, text_sha256
+from hybridserve.catalog.licenses import License, Term, normalize
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.overrides import alterations
 from hybridserve.compliance.rules.base import RuleFamily, clause, duties
@@ -15,13 +16,15 @@ from hybridserve.settings.license import Waiver
 
 LICENSE = RuleFamily("license")
 
-# A copy with fewer words than this share of the license's words is not complete.
-COMPLETE_SHARE = 0.9
 LONGEST_WAIVER = timedelta(days=366)
 # Names by which users recognize the models of other vendors.
 VENDOR_MARKS = ("gpt", "chatgpt", "openai", "claude", "anthropic", "gemini", "gemma", "grok", "mistral", "mixtral",
                 "llama", "qwen", "deepseek", "kimi", "nemotron", "nvidia", "granite", "falcon", "jamba", "cohere",
                 "phi", "glm", "lfm")  # fmt: skip
+# NVIDIA's Open Model License allows a substitute guardrail since this version; before, that is not certain.
+SUBSTITUTE_SINCE = date(2025, 9, 23)
+CHANGES_FILE = re.compile(r"(?i)(notice|change(s|log)|modifications)(\.(md|txt))?")
+CHANGED = re.compile(r"(?i)\b(changed|modified|altered|adapted|fine-?tuned|quanti[sz]ed|merged|pruned|converted)\b")
 # Files of a checkpoint that contain notices: licenses, notices and the subcards that NVIDIA's cards refer to.
 NOTICE_FILE = re.compile(r"(?i)(licen[cs]e|notice|copying)[^/]*|(bias|safety|privacy|explainability)\.md")
 
@@ -134,14 +137,19 @@ def copy(view: DeploymentView) -> Iterator[Outcome]:
         if bundle is None:
             yield failed("license.bundle is not set", license.id, where)
             continue
-        found = next((name for name, text in bundle.texts.items() if _is_copy(text, license)), None)
-        if found is not None:
-            identical = text_sha256(bundle.texts[found]) == license.text_sha256
-            yield passed(f"{found}{', identical to the reviewed text' if identical else ''}", license.id, where)
-        else:
+        copies = {name: text for name, text in bundle.texts.items() if _is_marked(text, license)}
+        if not copies:
             markers = " and ".join(repr(marker) for marker in license.markers)
-            size = f" and about {license.words} words" if license.words else ""
-            yield failed(f"no file with {markers}{size} in the bundle", license.id, where)
+            yield failed(f"no file with {markers} in the bundle", license.id, where)
+        elif license.text is None:
+            yield unknown(f"{', '.join(copies)}: the registry has no text to compare with", license.id, where)
+        else:
+            differences = {name: license.text.first_difference(text) for name, text in copies.items()}
+            complete = next((name for name, difference in differences.items() if difference is None), None)
+            evidence = f"{complete} has the reviewed terms" if complete else "; ".join(
+                f"{name}: {difference}" for name, difference in differences.items()
+            )  # fmt: skip
+            yield require(complete is not None, evidence, license.id, where)
 
 
 @LICENSE.rule(
@@ -152,14 +160,14 @@ def copy(view: DeploymentView) -> Iterator[Outcome]:
 )
 def notice(view: DeploymentView) -> Iterator[Outcome]:
     text = view.bundle.notice if view.bundle else None
-    lines = {normalize(row) for row in (text or "").splitlines()}
+    rows = [normalize(row) for row in (text or "").splitlines()]
     for _, license, duty in duties(view, "notice_line"):
         where, line = clause(license, duty), normalize(duty.line or "")
         if text is None:
             yield failed("the bundle has no NOTICE file", license.id, where)
         else:
-            evidence = f"NOTICE contains: {line}" if line in lines else f"NOTICE has no line: {line}"
-            yield require(line in lines, evidence, license.id, where)
+            found = _has_line(rows, line)
+            yield require(found, f"NOTICE {'contains' if found else 'has no line'}: {line}", license.id, where)
 
 
 @LICENSE.rule(
@@ -169,10 +177,14 @@ def notice(view: DeploymentView) -> Iterator[Outcome]:
     remedy="copy the named files from the checkpoint into the folder of license.bundle, byte for byte",
 )
 def retained_notices(view: DeploymentView) -> Outcome | None:
-    clauses = [clause(license, duty) for _, license, duty in duties(view, "retain_notices", [view.model])]
+    present = view.files.present
+    terms: list[Term] = ["retain_notices"]
+    if present is not None:
+        terms.append("third_party_notices")  # there may be none, so only a folder can show what is missing
+    clauses = [clause(license, duty) for term in terms for _, license, duty in duties(view, term, [view.model])]
     if not clauses:
         return None
-    where, present = "; ".join(dict.fromkeys(clauses)), view.files.present
+    where = "; ".join(dict.fromkeys(clauses))
     if present is None:
         return unknown("the checkpoint's folder is not here, so its notices cannot be listed", view.model.id, where)
     shipped = set(view.bundle.hashes.values()) if view.bundle else set()
@@ -205,6 +217,10 @@ def flow_down(view: DeploymentView) -> Iterator[Outcome]:
     for part, license, duty in duties(view, "policy_flow_down"):
         address = (duty.policy or "").removeprefix("https://")
         yield _contains(view.terms_of_use, address, "the text of license.terms_of_use", part.id, clause(license, duty))
+    for part, license, duty in duties(view, "user_notice"):
+        pages = " ".join(filter(None, (view.terms_of_use, view.about))) or None
+        address = (duty.policy or "").removeprefix("https://")
+        yield _contains(pages, address, "what users can read", part.id, clause(license, duty))
 
 
 @LICENSE.rule(
@@ -218,10 +234,47 @@ def limits(view: DeploymentView) -> Iterator[Outcome]:
     # Revenue must be below its limit; users may reach theirs.
     for _, license, duty in duties(view, "revenue_limit"):
         revenue, limit = view.license.annual_revenue_usd, duty.limit or 0
-        yield _limit(view, license, clause(license, duty), "annual revenue in USD", revenue, limit, limit - 1)
+        if duty.non_profit and view.license.non_profit:
+            yield passed("a non-profit organization, which is exempt", license.id, clause(license, duty))
+        else:
+            yield _limit(view, license, clause(license, duty), "annual revenue in USD", revenue, limit, limit - 1)
     for _, license, duty in duties(view, "user_limit"):
         users, limit = view.license.monthly_users, duty.limit or 0
-        yield _limit(view, license, clause(license, duty), "monthly users", users, limit, limit)
+        yield _limit(view, license, clause(license, duty), f"monthly users in {duty.counted}", users, limit, limit)
+
+
+@LICENSE.rule(
+    "domicile",
+    "No license excludes the operator's country",
+    basis="Llama 4 Acceptable Use Policy: no rights in multimodal models for residents of the European Union",
+    remedy="set license.domicile truthfully; if your country is excluded, use a model under another license, or agree "
+    "with the licensor and list the license in license.commercial",
+)
+def domicile(view: DeploymentView) -> Iterator[Outcome]:
+    country = view.license.domicile
+    for part, license, duty in duties(view, "domicile"):
+        where = clause(license, duty)
+        if license.id in view.license.commercial:
+            yield passed("a separate agreement is declared", part.id, where)
+        elif country is None:
+            yield unknown("license.domicile is not declared", part.id, where)
+        else:
+            excluded = country in duty.countries
+            yield require(not excluded, f"{country} is {'excluded' if excluded else 'not excluded'}", part.id, where)
+
+
+@LICENSE.rule(
+    "changes",
+    "A changed copy comes with a notice of the changes",
+    basis="Apache License 2.0 section 4(b) and similar clauses",
+    remedy="state in NOTICE or CHANGES.md of license.bundle that you changed the files, and how",
+)
+def changes(view: DeploymentView) -> Iterator[Outcome]:
+    texts = view.bundle.texts if view.bundle else {}
+    stated = next((name for name, text in texts.items() if CHANGES_FILE.fullmatch(name) and CHANGED.search(text)), None)
+    for part, license, duty in duties(view, "mark_changes", [view.model]):
+        evidence = f"{stated} states the changes" if stated else "nothing in the bundle states that files were changed"
+        yield require(stated is not None, evidence, part.id, clause(license, duty))
 
 
 @LICENSE.rule(
@@ -246,6 +299,8 @@ def guardrail(view: DeploymentView) -> Iterator[Outcome]:
             yield failed(f"changed, without a guard on both input and output: {changes}", part.id, where)
         else:
             question = f"a person must judge whether {guard.model or guard.kind} is substantially similar"
+            if part.entry and part.entry.other_versions:
+                question += f"; {_obtained(view, license)}"
             yield unknown(f"changed: {changes}; {question}", part.id, where)
 
 
@@ -305,6 +360,16 @@ def is_current(waiver: Waiver, today: date) -> bool:
     return timedelta(0) <= waiver.until - today <= LONGEST_WAIVER
 
 
+def _obtained(view: DeploymentView, license: License) -> str:
+    """What is known of the version of a license that the model's card names without one."""
+    days = [record.obtained for record in view.license.accepted if record.license == license.id and record.obtained]
+    if not days:
+        return "the card names no version: license.accepted.obtained must say when the weights were obtained"
+    before = min(days) < SUBSTITUTE_SINCE
+    clause = "may not be" if before else "is"
+    return f"weights obtained {min(days)}, when the clause on a substitute {clause} in the license"
+
+
 def _carries(word: str, mark: str) -> bool:
     """Whether a word of a name is the mark, or contains one that is long enough not to occur by chance."""
     return word == mark or (len(mark) > 4 and mark in word)
@@ -314,10 +379,23 @@ def _licenses(view: DeploymentView) -> list[License]:
     return list({license.id: license for part in view.parts for license in part.licenses}.values())
 
 
-def _is_copy(text: str, license: License) -> bool:
-    plain = normalize(text)
-    marked = bool(license.markers) and all(normalize(marker) in plain for marker in license.markers)
-    return marked and len(plain.split()) >= COMPLETE_SHARE * (license.words or 100)
+def _is_marked(text: str, license: License) -> bool:
+    plain = normalize(html.unescape(text))
+    return bool(license.markers) and all(normalize(marker) in plain for marker in license.markers)
+
+
+def _has_line(rows: Sequence[str], line: str) -> bool:
+    """Whether successive rows make up the line. A text may be wrapped, and end with a full stop or without."""
+    wanted = line.rstrip(".")
+    for first in range(len(rows)):
+        joined = ""
+        for row in rows[first:]:
+            joined = f"{joined} {row}".strip()
+            if joined.rstrip(".") == wanted:
+                return True
+            if not row or not wanted.startswith(joined):
+                break
+    return False
 
 
 def _contains(text: str | None, required: str, where: str, subject: str, basis: str) -> Outcome:
