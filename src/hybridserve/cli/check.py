@@ -18,9 +18,11 @@ from hybridserve.compliance.evidence import subject
 from hybridserve.compliance.findings import Finding, Profile, Status, compliance_status
 from hybridserve.compliance.rules.guard import behavior_files
 from hybridserve.compliance.view import DeploymentView
+from hybridserve.compliance.view_builder import sha256_of
 from hybridserve.deployment.view import build_view
 from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.files import read_text, write_text
+from hybridserve.planning.resolve import find_model
 from hybridserve.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -101,10 +103,12 @@ def check(
 
 
 def _print_pins(view: DeploymentView) -> None:
-    if view.files.present is None:
+    folder = find_model(view.settings).folder
+    if view.files.present is None or folder is None:
         raise ConfigError("model.source", "is not a local folder", "set it to the folder with the weights")
     typer.echo("license:\n  pinned_files:")
-    for name, sha256 in behavior_files(view.files.present).items():
+    shards = {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    for name, sha256 in (behavior_files(view.files.present) | shards).items():
         typer.echo(f"    {name}: {sha256}")
 
 

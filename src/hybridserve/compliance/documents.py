@@ -12,6 +12,7 @@ from typing import Any
 from hybridserve.catalog.licenses import License
 from hybridserve.compliance.findings import Finding, Profile, compliance_status
 from hybridserve.compliance.rules.base import applies, clause, duties
+from hybridserve.compliance.rules.license import NOTICE_FILE
 from hybridserve.compliance.view import DeploymentView, Part
 
 # License texts may contain characters that an HTTP header must not.
@@ -41,13 +42,21 @@ def compliance_document(
 
 
 def licenses_document(view: DeploymentView) -> dict[str, Any]:
-    """Body of ``GET /licenses``: each model with its licenses, their addresses, and the lines that they require."""
+    """Each model with its licenses, their addresses, and the lines that users must see."""
     policies = {duty.policy for part in view.parts for license in part.licenses for duty in license.obligations}
     return {
         "models": [_part(part) for part in view.parts],
         "lines": service_lines(view),
         "policies": sorted(policy for policy in policies if policy),
     }
+
+
+def served_licenses(view: DeploymentView) -> dict[str, Any]:
+    """Body of ``GET /licenses`` of a running service: `licenses_document`, NOTICE, and the texts that ship with it."""
+    texts = view.bundle.texts if view.bundle else {}
+    copies = {name: text for name, text in texts.items() if NOTICE_FILE.fullmatch(name) or name.startswith("licenses/")}
+    notice = view.bundle.notice if view.bundle else None
+    return {**licenses_document(view), "notice": (notice or "").splitlines() or notice_lines(view), "texts": copies}
 
 
 def notice_lines(view: DeploymentView) -> list[str]:

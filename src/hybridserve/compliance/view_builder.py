@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ def deployment_view(
     """
     section, serving = settings.license, model.card.serving if model.card else None
     main = _served_model(settings, model)
+    pinned = _pinned(settings, main.entry)
     return DeploymentView(
         settings=settings,
         model=main,
@@ -47,7 +48,7 @@ def deployment_view(
         engine=replace(planned, args={name.replace("-", "_"): value for name, value in planned.args.items()}),
         serving=serving,
         reasoning=bool(main.entry and main.entry.reasoning) or bool(serving and "reasoning" in serving.sampling),
-        files=ModelFiles(present=_hashes(model.folder) if model.folder else None, pinned=_pinned(settings, main.entry)),
+        files=ModelFiles(present=_hashes(model.folder, pinned) if model.folder else None, pinned=pinned),
         anonymous=frozenset(settings.access.scopes_without_key(profile)),
         bundle=_bundle(section.bundle) if section.bundle else None,
         about=read_text(section.about, "license.about") if section.about else None,
@@ -143,14 +144,20 @@ def _pinned(settings: Settings, entry: ModelLicense | None) -> Mapping[str, str]
     return {**settings.license.pinned_files, **registry}
 
 
-def _hashes(folder: Path) -> Mapping[str, str]:
-    """sha256 by name of the files of a folder that are hashed."""
+def _hashes(folder: Path, pinned: Container[str]) -> Mapping[str, str]:
+    """sha256 by name of the files of a folder that are hashed: small ones, and all with a recorded hash."""
     hashes = {}
     for path in sorted(folder.iterdir()):
         hashed = HASHED_FILES.fullmatch(path.name) or NOTICE_FILE.fullmatch(path.name)
-        if hashed and path.is_file() and path.stat().st_size <= MAX_HASHED_BYTES:
-            hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file() and (path.name in pinned or (hashed and path.stat().st_size <= MAX_HASHED_BYTES)):
+            hashes[path.name] = sha256_of(path)
     return hashes
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _bundle(folder: Path) -> Bundle:

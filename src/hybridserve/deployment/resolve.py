@@ -11,9 +11,8 @@ from hybridserve.compliance import (
     compliance_document,
     compliance_status,
     evaluate,
-    licenses_document,
 )
-from hybridserve.compliance.documents import attribution_header
+from hybridserve.compliance.documents import attribution_header, served_licenses
 from hybridserve.deployment.spec import DeploymentSpec, PlanSummary
 from hybridserve.deployment.view import planned_view
 from hybridserve.planning.deployment import profiled_settings
@@ -96,7 +95,7 @@ def _judged(spec: DeploymentSpec, planned: ResolvedPlan, today: date) -> Deploym
         spec,
         documents={
             "/compliance": compliance_document(findings, profile, today, view.evidence),
-            "/licenses": licenses_document(view),
+            "/licenses": served_licenses(view),
         },
         headers={ATTRIBUTION_HEADER: header} if header else {},
         refusals=tuple(

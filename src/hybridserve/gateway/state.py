@@ -72,6 +72,7 @@ class GatewayState:
         about: dict[str, Any] = {"service": "hybridserve", "version": __version__, "model": model, "guard": None}
         if guard is not None:
             about["guard"] = {"name": guard.name, "input": settings.guard.input, "output": settings.guard.output}
+        about["attribution"] = spec.documents.get("/licenses", {}).get("lines", [])
         self.documents: dict[str, Any] = {"/about": about, **spec.documents}
 
     def apply(self, settings: Settings) -> None:

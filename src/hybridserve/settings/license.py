@@ -78,7 +78,7 @@ class LicenseSection(Section):
     """Ids of licenses whose limits are replaced by a separate agreement with the licensor."""
     pinned_files: dict[str, str] = Field(default_factory=dict)
     """sha256 of the model's chat template, tokenizer and generation config, for files whose hash the registry lacks. A
-    hash of the registry cannot be replaced."""
+    hash of the registry cannot be replaced. Shards of the weights named here are hashed at every start and check."""
     max_review_age_days: int = Field(default=180, ge=1, le=366)
     """Maximum age of the review and of the acceptance of a license."""
     waivers: tuple[Waiver, ...] = ()

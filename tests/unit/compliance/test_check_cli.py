@@ -221,11 +221,12 @@ def test_live_check_finds_missing_and_failing_guards(services: list[str], tmp_pa
 
 
 def test_pins(tmp_path: Path, run: Run) -> None:
-    for name in ("tokenizer.json", "chat_template.jinja", "README.md"):
+    for name in ("tokenizer.json", "chat_template.jinja", "README.md", "model-00001-of-00001.safetensors"):
         (tmp_path / name).write_text(name)
     (tmp_path / "config.json").write_text(json.dumps(resolve_model("nemotron-nano-9b-v2").config))
     pins = yaml.safe_load(stdout(run("check", "--set", f"model.id={tmp_path}", "--pins")))["license"]["pinned_files"]
-    assert pins == {name: sha256(name.encode()) for name in ("chat_template.jinja", "tokenizer.json")}
+    assert pins == {name: sha256(name.encode()) for name in ("chat_template.jinja", "tokenizer.json",
+                                                           "model-00001-of-00001.safetensors")}  # fmt: skip
 
 
 def test_digest_of_the_evidence_file_is_in_the_document(tmp_path: Path, check: Check) -> None:

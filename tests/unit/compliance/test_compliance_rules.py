@@ -14,7 +14,7 @@ import pytest
 from hybridserve.catalog.licenses import license
 from hybridserve.compliance import Finding, compliance_status
 from hybridserve.compliance.evaluate import RULES
-from support.compliance_cases import Case, card, license_text
+from support.compliance_cases import Case, card, license_text, sha256
 
 Change = Callable[[Case], Case]
 
@@ -325,6 +325,15 @@ def test_notice_files_of_the_checkpoint_must_ship(baked: Case) -> None:
             assert shipped("upstream/bias.md", text)(case).status("license.retained-notices") == {"FAIL"}
         assert replace(case, files=None).status("license.retained-notices") == without_folder
     assert shipped("upstream/bias.md", None)(qwen).status("license.retained-notices") == {"PASS"}
+
+
+def test_shard_with_a_recorded_hash_must_be_unchanged(baked: Case) -> None:
+    shard = "model-00001-of-00001.safetensors"
+    pinned = {**baked.tree["license"]["pinned_files"], shard: sha256(b"weights")}
+    case = file(shard, b"weights")(baked).set("license.pinned_files", pinned)
+    assert broken_rules(case.findings()) == set()
+    for content in (b"WEIGHTS", None):
+        assert broken_rules(file(shard, content)(case).findings()) == {"guard.pinned-files", "license.guardrail"}
 
 
 def test_changed_copy_needs_a_notice_of_changes_where_it_is_distributed(baked: Case) -> None:

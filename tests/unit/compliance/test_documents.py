@@ -11,7 +11,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from hybridserve.compliance import compliance_document, licenses_document, service_lines
 from hybridserve.compliance.attribution import attribution_bundle, missing_copies
-from hybridserve.compliance.documents import attribution_header
+from hybridserve.compliance.documents import attribution_header, served_licenses
 from hybridserve.compliance.sarif import sarif
 from support.compliance_cases import TODAY, Case
 
@@ -102,6 +102,15 @@ def test_licenses_document(llama_guard: Case) -> None:
     assert "guardrail" in terms
     assert "license_copy" not in terms, "it applies only where the weights are distributed"
     json.dumps(document)
+
+
+def test_served_licenses_have_notice_and_texts_of_the_bundle(baked: Case, case: Case) -> None:
+    document = served_licenses(baked.view())
+    line = "Licensed by NVIDIA Corporation under the NVIDIA Open Model License"
+    assert line in document["notice"]
+    assert set(document["texts"]) == {"NOTICE", "licenses/nvidia-open-model-2025-10-24.txt"}
+    assert document["models"] == licenses_document(baked.view())["models"]
+    assert (served_licenses(case.view())["notice"], served_licenses(case.view())["texts"]) == ([line], {})
 
 
 def test_compliance_document_has_a_digest_of_its_findings(case: Case) -> None:

@@ -205,12 +205,13 @@ def test_missing_key_file_is_a_config_error(tmp_path: Path) -> None:
 def test_builtin_routes_and_response_headers() -> None:
     config = DeploymentSpec(
         settings=Settings(),
-        documents={"/licenses": {"model": "x"}},
+        documents={"/licenses": {"lines": ["Built with Llama"]}},
         headers={"X-Model-License": "nvidia-open-model-license"},
     )
     app = GatewayMiddleware(FakeEngine(STREAM, ANSWER), state=GatewayState(config))
-    assert get(app, "/licenses").json() == {"model": "x"}
-    assert get(app, "/about").json()["service"] == "hybridserve"
+    assert get(app, "/licenses").json() == {"lines": ["Built with Llama"]}
+    about = get(app, "/about").json()
+    assert (about["service"], about["attribution"]) == ("hybridserve", ["Built with Llama"])
     assert get(app, "/plan").json() == {"path": "/plan"}, "the app's own, where it has one"
     for result in (send(app), send(app, {**CHAT, "stream": True}), send(app, raw=b"{"), send(app, {}, "/nowhere")):
         assert result.headers["x-model-license"] == "nvidia-open-model-license"
