@@ -290,7 +290,7 @@ def test_logs_contain_no_key_prompt_or_answer(keys: dict[str, str], caplog: pyte
 
 def test_settings_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = Settings.model_validate({"access": {"max_body_bytes": 2048}})
-    text = DeploymentSpec(settings=settings, documents={"/licenses": ["a"]}, headers={"x-a": "b"}).to_json()
+    text = DeploymentSpec(settings=settings, documents={"/licenses": {"lines": ["a"]}}, headers={"x-a": "b"}).to_json()
     file = tmp_path / "deployment.json"
     file.write_text(text)
     for value in (text, str(file), settings.model_dump_json()):
