@@ -16,13 +16,18 @@ from planner_models import (
     falcon_h1,
     granite,
     jamba,
+    lfm2,
+    lfm2_moe,
     llama,
     nemotron_h,
     nemotron_nano,
     new_spelling,
+    olmo_hybrid,
     qwen3,
+    qwen3_5,
     qwen3_moe,
     qwen3_next,
+    zamba2,
 )
 
 from hybridserve.catalog.models import model_ids, resolve_model
@@ -89,6 +94,7 @@ REFUSALS = {
     "ReplaySSM": "replayssm",
     "RecoverSSM": "replayssm",
     "KV cache layouts": "stages",
+    "Pipeline parallelism is not supported": "stages",
     # vLLM 0.29 stops at an assertion without words where a stage has nothing to cache or a state outgrows its page.
     "has no attention or Mamba layer": "assertion",
     "more than the page": "assertion",
@@ -309,7 +315,44 @@ def curated() -> list[Case]:
         ),
         ("granite replayssm", granite(), gpu | {"use_replayssm": True}),
     ]
+    rows += [
+        (f"{family}, {setting}", config, {**gpu, **request})
+        for family, config in FAMILIES.items()
+        for setting, request in FAMILY_REQUESTS.items()
+    ]
     return [{"name": name, "config": config, "request": request} for name, config, request in rows]
+
+
+FAMILIES = {
+    "qwen3.5": qwen3_5(),
+    "qwen3.5 text": qwen3_5(text=True),
+    "qwen3.5 16-bit state": qwen3_5(mamba_ssm_dtype="bfloat16"),
+    "qwen3.5 moe": qwen3_5(moe=True),
+    "qwen3.5 moe text": qwen3_5(moe=True, text=True),
+    "lfm2": lfm2(),
+    "lfm2 moe": lfm2_moe(),
+    "olmo hybrid": olmo_hybrid(),
+    "zamba2": zamba2(),
+}
+FAMILY_REQUESTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "cpu": {"platform": "cpu"},
+    "cpu avx512": {"platform": "cpu", "avx512_bf16": True},
+    "no prefix caching": {"enable_prefix_caching": False},
+    "tp 2": {"tensor_parallel_size": 2},
+    "tp 3": {"tensor_parallel_size": 3},
+    "tp 2 pp 2": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+    "speculative": {"num_speculative_tokens": 3},
+    "fp8 cache": {"kv_cache_dtype": "fp8"},
+    "mode all": {"mamba_cache_mode": "all"},
+    "auto length": {"max_model_len": -1, "kv_bytes": 16 * MIB},
+    "fp16 state": {"mamba_ssm_cache_dtype": "float16"},
+    "fp32 conv": {"mamba_cache_dtype": "float32"},
+    "block 64": {"block_size": 64},
+    "match unit": {"prefix_match_unit": 16},
+    "replayssm": {"use_replayssm": True},
+    "too many sequences": {"max_num_seqs": 1_000_000},
+}
 
 
 def card_cases() -> list[Case]:

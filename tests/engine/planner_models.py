@@ -143,6 +143,99 @@ def qwen3_next(layers: int = 8, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def qwen3_5(layers: int = 8, *, moe: bool = False, text: bool = False, **changes: Any) -> dict[str, Any]:
+    """Qwen3.5 with its vision wrapper, or the language model alone."""
+    name = "qwen3_5_moe" if moe else "qwen3_5"
+    config = qwen3_next(layers, **{"model_type": f"{name}_text", "mamba_ssm_dtype": "float32"} | changes)
+    config |= {"dtype": config.pop("torch_dtype"), "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    prefix = "Qwen3_5Moe" if moe else "Qwen3_5"
+    if text:
+        return config | {"architectures": [f"{prefix}ForCausalLM"]}
+    del config["architectures"]
+    config["rope_parameters"] |= {"mrope_interleaved": True, "mrope_section": [3, 3, 2], "partial_rotary_factor": 0.25}
+    vision = {
+        "model_type": f"{name}_vision",
+        "depth": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 4,
+        "out_hidden_size": 256,
+        "patch_size": 16,
+        "num_position_embeddings": 256,
+        "deepstack_visual_indexes": [],
+    }
+    ids = {"image_token_id": 1000, "video_token_id": 1001, "vision_start_token_id": 1002, "vision_end_token_id": 1003}
+    wrapper = {"architectures": [f"{prefix}ForConditionalGeneration"], "model_type": name}
+    return wrapper | ids | {"text_config": config, "vision_config": vision}
+
+
+def lfm2(**changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["Lfm2ForCausalLM"],
+        "model_type": "lfm2",
+        "num_hidden_layers": 6,
+        "layer_types": ["conv", "conv", "full_attention", "conv", "conv", "full_attention"],
+        "hidden_size": 256,
+        "block_dim": 256,
+        "conv_dim": 256,
+        "block_ff_dim": 512,
+        "intermediate_size": 512,
+        "conv_L_cache": 3,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "torch_dtype": "bfloat16",
+    } | changes
+
+
+def lfm2_moe(**changes: Any) -> dict[str, Any]:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "num_dense_layers": 2}
+    return lfm2(architectures=["Lfm2MoeForCausalLM"], model_type="lfm2_moe") | experts | changes
+
+
+def olmo_hybrid(**changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["OlmoHybridForCausalLM"],
+        "model_type": "olmo_hybrid",
+        "num_hidden_layers": 8,
+        "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 2,
+        "hidden_size": 512,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "linear_num_key_heads": 8,
+        "linear_num_value_heads": 8,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 64,
+        "linear_conv_kernel_dim": 4,
+        "max_position_embeddings": 4096,
+        "torch_dtype": "bfloat16",
+    } | changes
+
+
+def zamba2(layers: str = "MMHMMH", **changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["Zamba2ForCausalLM"],
+        "model_type": "zamba2",
+        "num_hidden_layers": len(layers),
+        "layers_block_type": ["hybrid" if letter == "H" else "mamba" for letter in layers],
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "mamba_d_state": 64,
+        "mamba_expand": 2,
+        "mamba_d_conv": 4,
+        "mamba_ngroups": 1,
+        "n_mamba_heads": 8,
+        "chunk_size": 256,
+        "max_position_embeddings": 4096,
+        "torch_dtype": "bfloat16",
+    } | changes
+
+
 def jamba(layers: int = 8, **changes: Any) -> dict[str, Any]:
     return {
         "architectures": ["JambaForCausalLM"],

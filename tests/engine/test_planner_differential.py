@@ -23,6 +23,7 @@ def allocator():
     import vllm_allocator
 
     vllm_allocator.stub_experts()
+    vllm_allocator.stub_torchvision()
     return vllm_allocator
 
 

@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.abc
+import importlib.machinery
 import json
 import os
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from unittest.mock import MagicMock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -37,6 +41,7 @@ from vllm.config.vllm import get_layers_from_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.model_executor.models.registry import ModelRegistry
 from vllm.platforms import current_platform
 from vllm.platforms.interface import Platform
 from vllm.v1.attention.backend import AttentionCGSupport
@@ -69,6 +74,12 @@ ENGINE_ARGUMENTS = (
     "num_gpu_blocks_override",
 )
 CUDA_BLOCK_SIZE = 16
+VISION_CLASSES = (
+    "Qwen3_5ForCausalLM",
+    "Qwen3_5MoeForCausalLM",
+    "Qwen3_5ForConditionalGeneration",
+    "Qwen3_5MoeForConditionalGeneration",
+)
 
 
 class CudaAttention(FlashAttentionBackend):
@@ -236,7 +247,10 @@ def _machine(request: dict[str, Any]) -> Iterator[None]:
 
 
 def stub_experts() -> None:
-    """Nemotron 3's experts do not run on CPU and the class refuses to be built there; they own no cache."""
+    """Nemotron 3's experts do not run on CPU and the class refuses to be built there; they own no cache.
+
+    OLMo-Hybrid's allocator for Triton is replaced as well.
+    """
     import vllm.model_executor.models.nemotron_h as nemotron_h
 
     class NoExperts(torch.nn.Module):
@@ -249,10 +263,52 @@ def stub_experts() -> None:
             return None
 
     nemotron_h.NemotronHMoE = NoExperts
+    # OLMo-Hybrid sets Triton's allocator while it is built; the CPU build has a placeholder for Triton.
+    triton = sys.modules.get("triton") or importlib.import_module("vllm.triton_utils").triton
+    if not hasattr(triton, "set_allocator"):
+        triton.set_allocator = lambda _: None
+
+
+def stub_torchvision() -> None:
+    """torchvision has no CPU build for every platform, and the vision wrappers import it; they own no cache with it."""
+
+    class Anything(types.ModuleType):
+        """Finds any name in it, a module inside it included."""
+
+        __path__: ClassVar[list[str]] = []
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return MagicMock()
+
+    class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+        def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+            if name.partition(".")[0] == "torchvision":
+                return importlib.machinery.ModuleSpec(name, self, is_package=True)
+            return None
+
+        def create_module(self, spec: Any) -> Any:
+            return Anything(spec.name)
+
+        def exec_module(self, module: Any) -> None:
+            pass
+
+    with contextlib.suppress(ImportError):
+        import torchvision  # noqa: F401
+
+        return
+    finder = Finder()
+    sys.meta_path.insert(0, finder)
+    for name in VISION_CLASSES:
+        # vLLM inspects a class in a process of its own, where nothing is replaced, unless it is registered as a class.
+        ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
+    sys.meta_path.remove(finder)
 
 
 if __name__ == "__main__":
     stub_experts()
+    stub_torchvision()
     cases = json.loads(Path(sys.argv[1]).read_text())
     answers = [allocate(case) for case in cases]
     Path(sys.argv[2]).write_text(json.dumps({"vllm": vllm.__version__, "answers": answers}))

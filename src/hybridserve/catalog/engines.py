@@ -13,7 +13,7 @@ from hybridserve.errors import CatalogError
 
 Platform = Literal["cuda", "cpu"]
 CacheMode = Literal["none", "align", "all"]
-Mixer = Literal["mamba2", "mamba1", "gated_delta_net"]
+Mixer = Literal["mamba2", "mamba1", "gated_delta_net", "short_conv"]
 
 _FILE = Path(__file__).with_name("engines.yaml")
 

@@ -6,10 +6,10 @@ The engine checks divisibility while it builds the layers; the planner does so b
 from __future__ import annotations
 
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2
+from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
 
 # Families whose vLLM classes refuse more devices than experts.
-AT_MOST_ONE_DEVICE_PER_EXPERT = ("qwen3_next", "transformer")
+AT_MOST_ONE_DEVICE_PER_EXPERT = ("qwen3_next", "transformer", "lfm2")
 
 
 def check_tensor_parallel(arch: Architecture, tp: int, *, replayssm: bool = False) -> None:
@@ -60,6 +60,8 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
             must_divide(values, "linear_num_value_heads", "Linear attention heads are not divisible")
         case Mamba1(inner=inner):
             must_divide(inner, "mamba_expand * hidden_size", "The Mamba state is not divisible")
+        case ShortConv(width=width):
+            must_divide(width, "conv_dim", "The convolution is not divisible")
     if arch.mlp is not None:
         must_divide(arch.mlp.intermediate, "intermediate_size", "The MLP is not divisible")
     if arch.moe is not None:

@@ -21,7 +21,7 @@ from typing import Literal
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.errors import CatalogError
 from hybridserve.planning.memory.weights import QUANTIZED_BYTES, Quantization, WeightBytes, count_active_parameters
-from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2
+from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
 from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES
 
@@ -201,4 +201,6 @@ def _state_flops(arch: Architecture) -> float:
             return 6.0 * m.inner * m.state
         case GatedDeltaNet() as g:
             return 8.0 * g.value_heads * g.value_dim * g.key_dim
+        case ShortConv() as c:
+            return 2.0 * c.width * c.conv_kernel
     return 0.0

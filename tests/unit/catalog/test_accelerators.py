@@ -35,6 +35,20 @@ def test_accelerator_facts_have_a_source_and_are_consistent(entry):
         "h100": 80,
         "h200": 141,
         "b200": 180,
+        "t4": 16,
+        "a10": 24,
+        "rtx-3090": 24,
+        "rtx-4090": 24,
+        "rtx-5090": 32,
+        "rtx-a6000": 48,
+        "rtx-pro-6000": 96,
+        "gb10": 128,
+        "h100-nvl": 94,
+        "h20": 96,
+        "gh200": 96,
+        "gb200": 186,
+        "b300": 270,
+        "gb300": 279,
     }[entry.id]
     assert 0.9 * on_the_box * 1024 < entry.memory.mib < on_the_box * 1024 * 1.02
     assert (entry.compute.fp8_tflops is None) == (float(entry.compute_capability) < 8.9)
@@ -45,7 +59,7 @@ def test_accelerator_name_variants(name):
     assert accelerator(name).id == "h100"
 
 
-@pytest.mark.parametrize(("name", "near"), [("a100", "a100-40gb or a100-80gb"), ("l40", "l40s"), ("h20", "h200")])
+@pytest.mark.parametrize(("name", "near"), [("a100", "a100-40gb or a100-80gb"), ("l40", "l40s"), ("h2", "h200 or h20")])
 def test_unknown_accelerator_error_lists_ids(name, near):
     with pytest.raises(CatalogError) as caught:
         accelerator(name)

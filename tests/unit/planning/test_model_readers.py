@@ -6,7 +6,8 @@ import pytest
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import CatalogError
-from hybridserve.planning.models import GatedDeltaNet, Mamba1, Mamba2, read_architecture
+from hybridserve.planning.memory.weights import count_parameters, count_weights
+from hybridserve.planning.models import GatedDeltaNet, Mamba1, Mamba2, ShortConv, read_architecture
 
 NANO = resolve_model("nemotron-nano-9b-v2").config
 GRANITE = resolve_model("granite-4.0-h-tiny").config
@@ -75,6 +76,84 @@ def test_qwen3_next_and_jamba():
     assert sum(layer.moe for layer in arch.layers) == 16
 
 
+QWEN35_TEXT = {
+    "hidden_size": 5120,
+    "intermediate_size": 17408,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 48,
+    "mamba_ssm_dtype": "float32",
+    "max_position_embeddings": 262144,
+    "vocab_size": 248320,
+    "dtype": "bfloat16",
+}
+QWEN35 = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "text_config": QWEN35_TEXT,
+    "vision_config": {
+        "depth": 27,
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_position_embeddings": 2304,
+        "out_hidden_size": 5120,
+        "patch_size": 16,
+    },
+}
+LFM2 = {
+    "architectures": ["Lfm2ForCausalLM"],
+    "layer_types": ["conv", "conv", "full_attention"],
+    "num_hidden_layers": 3,
+    "hidden_size": 2048,
+    "block_ff_dim": 12288,
+    "conv_dim": 2048,
+    "conv_L_cache": 3,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 65536,
+    "max_position_embeddings": 128000,
+    "dtype": "bfloat16",
+}
+
+
+def test_qwen3_5_weights_are_near_a_public_log():
+    arch = read_architecture(QWEN35)
+    assert (arch.attention_layers, arch.state_layers, arch.ssm_dtype) == (16, 48, "float32")
+    weights = count_weights(arch)
+    # 51.1 GiB in a start-up log of Qwen3.8-27B, which has the same shapes.
+    assert weights.bytes / 2**30 == pytest.approx(51.1, rel=0.01)
+    assert not weights.exact
+    # Without the encoder's shapes only the language model is counted, and that is stated.
+    part = read_architecture(QWEN35 | {"vision_config": {"depth": 27}})
+    assert part.uncounted != arch.uncounted
+    assert count_parameters(part) < count_parameters(arch)
+    text = read_architecture(QWEN35_TEXT | {"architectures": ["Qwen3_5ForCausalLM"]})
+    assert count_parameters(text) == count_parameters(part)
+    assert not text.uncounted
+
+
+def test_wrapper_passes_quantization_and_tied_embeddings_to_the_language_model():
+    scheme = {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}
+    arch = read_architecture(QWEN35 | {"quantization_config": scheme, "tie_word_embeddings": True})
+    assert arch.kv_cache_dtype == "fp8"
+    assert arch.tied_embeddings
+
+
+def test_lfm2_mlp_width_is_derived_as_in_vllm():
+    arch = read_architecture(LFM2)
+    assert arch.state == ShortConv(width=2048, conv_kernel=3)
+    assert arch.mlp is not None
+    assert arch.mlp.intermediate == 8192
+    assert arch.tied_embeddings
+    old = {key: value for key, value in LFM2.items() if key != "layer_types"} | {"full_attn_idxs": [2]}
+    assert read_architecture(old) == arch
+
+
 def test_language_model_of_a_vision_model():
     for key in ("llm_config", "text_config"):
         assert read_architecture({"architectures": ["NemotronH_Nano_VL_V2"], key: NANO}) == read_architecture(NANO)
@@ -120,6 +199,10 @@ WRONG = [
     ),
     (GRANITE | {"mamba_n_heads": 47}, "mamba_d_head", "64"),
     (GRANITE | {"num_hidden_layers": 41}, "num_hidden_layers", "layer_types"),
+    (QWEN35 | {"text_config": None}, "text_config", "None"),
+    (QWEN35 | {"text_config": QWEN35_TEXT | {"mamba_ssm_dtype": "int8"}}, "mamba_ssm_dtype", "int8"),
+    (LFM2 | {"layer_types": ["conv"] * 3}, "layer_types", "one kind of layer"),
+    (LFM2 | {"conv_dim": None}, "conv_dim", "missing"),
     ({}, "architectures", "missing"),
 ]
 

@@ -17,7 +17,8 @@ from hybridserve.planning.workload import ASSUMED, from_quantiles
 from hybridserve.units import GIB
 from support.planned_models import NANO_9B, QWEN3_8B, deployment_of
 
-GPUS = [entry.id for entry in accelerators() if entry.platform == "cuda"]
+# Devices whose memory takes the weights of both models.
+GPUS = [entry.id for entry in accelerators() if (entry.memory_bytes or 0) > 20 * GIB]
 GOALS = ("throughput", "latency", "context")
 
 

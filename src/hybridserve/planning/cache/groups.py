@@ -70,6 +70,8 @@ def _layers_by_kind(
 ) -> dict[tuple[GroupKind, int], list[int]]:
     """Indices of the layers of each kind of block, in order of appearance; within a layer, attention comes first."""
     layers_by_kind: dict[tuple[GroupKind, int], list[int]] = {}
+    if arch.attention_first:
+        layers_by_kind["attention", page.block_size] = []
     for start, end in ends:
         layers = arch.layers[start:end]
         aligned = any(layer.attention for layer in layers)

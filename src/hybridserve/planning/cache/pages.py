@@ -12,7 +12,7 @@ from hybridserve.catalog.engines import CacheMode, EngineTable
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.dtypes import CacheDtypes
 from hybridserve.planning.cache.types import CacheRequest, cdiv
-from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2, StateMixer
+from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv, StateMixer
 from hybridserve.records import dataclass
 
 
@@ -93,6 +93,8 @@ def state_bytes(mixer: StateMixer, request: CacheRequest, dtypes: CacheDtypes, s
         case Mamba1():
             conv = (mixer.conv_kernel - 1) * mixer.inner // tp
             ssm = mixer.inner // tp * mixer.state
+        case ShortConv():
+            conv, ssm = (mixer.conv_kernel - 1 + speculated) * mixer.width // tp, 0
     size = conv * dtypes.conv_bytes + ssm * dtypes.ssm_bytes
     if request.use_replayssm and isinstance(mixer, Mamba2):
         # Ring of the last inputs: x (heads, B, head_dim), dt (heads, B) in float32, B (groups, B, state).

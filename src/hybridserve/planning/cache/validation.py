@@ -9,13 +9,15 @@ from hybridserve.catalog.engines import CacheMode, EngineTable, Mixer
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.groups import stages_without_attention
 from hybridserve.planning.cache.types import CacheRequest
-from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba2, StateMixer
+from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba2, ShortConv, StateMixer
 
 
 def state_kind(mixer: StateMixer) -> Mixer:
     """Key of the engine table's `state_blocks_align`."""
     if isinstance(mixer, Mamba2):
         return "mamba2"
+    if isinstance(mixer, ShortConv):
+        return "short_conv"
     return "gated_delta_net" if isinstance(mixer, GatedDeltaNet) else "mamba1"
 
 
@@ -45,6 +47,12 @@ def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, 
             "engine.pipeline_parallel_size",
             f"Workers disagree on supported KV cache layouts: stage {stages[0]} has no attention layer",
             "use fewer stages",
+        )
+    if request.pipeline_parallel_size > 1 and not arch.pipeline:
+        raise PlanRefused(
+            "engine.pipeline_parallel_size",
+            f"Pipeline parallelism is not supported for {arch.name}",
+            "1",
         )
     if request.use_replayssm:
         _check_replayssm(arch, request, table)

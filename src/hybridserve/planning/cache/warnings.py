@@ -17,9 +17,9 @@ def layout_warnings(
     arch: Architecture, request: CacheRequest, table: EngineTable, layout: CacheLayout
 ) -> tuple[str, ...]:
     """Warnings that do not depend on the size of the pool."""
+    warnings = [f"not counted: {part}" for part in arch.uncounted]
     if arch.state is None:
-        return ()
-    warnings = []
+        return tuple(warnings)
     asked = request.mamba_cache_mode
     if asked not in (None, layout.mode):
         why = "this architecture does not support it" if request.enable_prefix_caching else "prefix caching is off"

@@ -16,7 +16,7 @@ import math
 from typing import Literal
 
 from hybridserve.planning.memory.weights import QUANTIZED_BAND, WeightBytes
-from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2
+from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
 from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES, MIB
 
@@ -159,6 +159,8 @@ def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
         case GatedDeltaNet() as g:
             keys, values = g.key_heads * g.key_dim, g.value_heads * g.value_dim
             per_token = max(per_token, (6 * keys + 5 * values) * dtype_bytes)
+        case ShortConv() as c:
+            per_token = max(per_token, 5 * c.width * dtype_bytes)
     residual = 3 * arch.hidden * dtype_bytes
     return round(request.max_num_batched_tokens * (per_token / request.tensor_parallel_size + residual))
 

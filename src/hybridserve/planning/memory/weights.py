@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
-from hybridserve.planning.models import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2
+from hybridserve.planning.models import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2, ShortConv
 from hybridserve.planning.parallelism import split_layers
 from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES
@@ -118,7 +118,7 @@ def count_weights(
         start += layers
     parameters = count_parameters(arch)
     if quantization == "none":
-        return WeightBytes(max(sizes), parameters, True, "counted from the architecture")
+        return WeightBytes(max(sizes), parameters, not arch.uncounted, "counted from the architecture")
     if published_bytes is None:
         return WeightBytes(max(sizes), parameters, False, f"derived from the {quantization} recipe")
     total = _stage(arch, arch.layers, tp=1, first=True, last=True).bytes(dtype_bytes, quantization)
@@ -142,7 +142,8 @@ def _stage(arch: Architecture, layers: tuple[Layer, ...], *, tp: int, first: boo
         total += Elements(layer.matrices * count, layer.plain * count, layer.float32 * count)
     vocab = arch.vocab if tp == 1 else -(-arch.vocab // VOCAB_PADDING) * VOCAB_PADDING // tp
     tables = int(first) + int(last) - int(first and last and arch.tied_embeddings)
-    return total + Elements(plain=tables * vocab * arch.hidden + (arch.hidden if last else 0))
+    tower = arch.tower.split // tp + arch.tower.whole if arch.tower else 0
+    return total + Elements(plain=tables * vocab * arch.hidden + (arch.hidden if last else 0) + tower)
 
 
 def _attention(arch: Architecture, tp: int) -> Elements:
@@ -154,7 +155,11 @@ def _attention(arch: Architecture, tp: int) -> Elements:
     plain = arch.hidden * qkv + heads * a.head_dim * arch.hidden
     plain += qkv if a.qkv_bias else 0
     plain += arch.hidden if a.output_bias else 0
-    plain += 2 * a.head_dim if a.qk_norm else 0
+    if a.qk_norm_all_heads:
+        # The norms are not split.
+        plain += (a.heads + a.kv_heads) * a.head_dim
+    elif a.qk_norm:
+        plain += 2 * a.head_dim
     # Checkpoints of pure transformers quantize attention as well; the recipes of hybrids do not.
     return Elements(plain=plain) if arch.hybrid else Elements(matrices=plain)
 
@@ -186,6 +191,9 @@ def _state(arch: Architecture, tp: int) -> Elements:
             heads = g.value_heads // tp
             matrices = h * (2 * keys + 2 * values) + h * 2 * heads + values * h
             return Elements(matrices, (2 * keys + values) * g.conv_kernel + 2 * heads + g.value_dim)
+        case ShortConv() as c:
+            width = c.width // tp
+            return Elements(4 * h * width, width * c.conv_kernel + (4 * width + h if c.bias else 0))
     return Elements()
 
 

@@ -17,6 +17,7 @@ from hybridserve.planning.models.architecture import (
     Mamba2,
     Mlp,
     Moe,
+    ShortConv,
     StateMixer,
 )
 from hybridserve.planning.models.fields import Fields
@@ -31,6 +32,7 @@ __all__ = [
     "Mamba2",
     "Mlp",
     "Moe",
+    "ShortConv",
     "StateMixer",
     "read_architecture",
 ]
@@ -40,8 +42,16 @@ READERS = {
     "NemotronHForCausalLM": "nemotron_h",
     "GraniteMoeHybridForCausalLM": "granite_hybrid",
     "FalconH1ForCausalLM": "falcon_h1",
-    "Qwen3NextForCausalLM": "qwen3_next",
+    "Qwen3NextForCausalLM": "gated_delta_net",
+    "Qwen3_5ForCausalLM": "gated_delta_net",
+    "Qwen3_5MoeForCausalLM": "gated_delta_net",
+    "Qwen3_5ForConditionalGeneration": "gated_delta_net",
+    "Qwen3_5MoeForConditionalGeneration": "gated_delta_net",
     "JambaForCausalLM": "jamba",
+    "Lfm2ForCausalLM": "lfm2",
+    "Lfm2MoeForCausalLM": "lfm2",
+    "OlmoHybridForCausalLM": "olmo_hybrid",
+    "Zamba2ForCausalLM": "zamba2",
     "LlamaForCausalLM": "transformer",
     "MistralForCausalLM": "transformer",
     "Qwen2ForCausalLM": "transformer",

@@ -23,6 +23,8 @@ class Attention:
     output_bias: bool = False
     qk_norm: bool = False
     """RMSNorm of `head_dim` weights on queries and on keys."""
+    qk_norm_all_heads: bool = False
+    """Those norms have a weight per element of all heads (OLMo)."""
     output_gate: bool = False
     """The query projection includes a gate and has twice the width (Qwen3-Next)."""
 
@@ -71,7 +73,16 @@ class GatedDeltaNet:
     conv_kernel: int
 
 
-StateMixer = Mamba2 | Mamba1 | GatedDeltaNet
+@dataclass(frozen=True, slots=True)
+class ShortConv:
+    """Gated short convolution (LFM2). State: conv (conv_kernel - 1, width), nothing recurrent."""
+
+    width: int
+    conv_kernel: int
+    bias: bool = False
+
+
+StateMixer = Mamba2 | Mamba1 | GatedDeltaNet | ShortConv
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +127,32 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Tower:
+    """Weights of a vision encoder with its projector, which every pipeline stage stores."""
+
+    split: int
+    """Weights that tensor parallelism divides."""
+    whole: int
+    """Weights that every rank stores."""
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """A model without its weights, from `read_architecture`. Sizes are of the whole model, before sharding.
 
     Attributes:
         name: vLLM's registry name, such as ``NemotronHForCausalLM``.
-        family: module that reads it: nemotron_h, granite_hybrid, falcon_h1, qwen3_next, jamba, transformer.
+        family: key of the rules that its vLLM classes share: nemotron_h, granite_hybrid, qwen3_next, transformer, ...
         dtype: meaning of `--dtype auto`: the checkpoint's type, or bfloat16 for a float32 checkpoint.
         kv_cache_dtype: meaning of `--kv-cache-dtype auto` if the checkpoint defines it; None is "as dtype".
         max_position_embeddings: longest context of config.json, with every RoPE scaling except YaRN.
         yarn_context: original context times factor of a YaRN config, which some engine versions use instead.
         ssm_dtype: meaning of `--mamba-ssm-cache-dtype auto` for the family; None is "as the conv state".
         marks_linear_attention: config.layer_types names `linear_attention`, which the CPU backend checks.
+        attention_first: the class builds all attention layers before the others, which orders its cache groups.
+        pipeline: the class supports pipeline parallelism.
+        tower: the vision encoder.
+        uncounted: parts of the model whose memory is not counted.
     """
 
     name: str
@@ -146,6 +171,10 @@ class Architecture:
     kv_cache_dtype: str | None = None
     ssm_dtype: Dtype | None = None
     marks_linear_attention: bool = False
+    attention_first: bool = False
+    pipeline: bool = True
+    tower: Tower | None = None
+    uncounted: tuple[str, ...] = ()
 
     @property
     def attention_layers(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
 from hybridserve.errors import CatalogError
-from hybridserve.planning.models.architecture import Dtype, Mamba2
+from hybridserve.planning.models.architecture import Attention, Dtype, Mamba2, Mlp, Moe
 
 MAX_LAYERS = 10_000
 
@@ -56,11 +56,54 @@ class Fields:
             self.fail("num_hidden_layers", f"is {count}", f"an integer of at most {MAX_LAYERS}")
         return count
 
-    def derived_head_dim(self, hidden: int, heads: int) -> int:
-        """`head_dim` of a config that does not state it."""
-        if heads > hidden:
+    def part(self, *names: str) -> Fields:
+        """The config of the language model inside a wrapper, with what the wrapper's own config states for it."""
+        part = self.get(*names)
+        if not isinstance(part, Mapping):
+            self.fail(names[0], f"is {part!r}", "the config of the language model")
+        shared = ("dtype", "torch_dtype", "quantization_config", "tie_word_embeddings")
+        outer = {name: self._config[name] for name in shared if name in self._config}
+        return Fields({**outer, **part, "architectures": self.names("architectures")})
+
+    def attention(self, *head_dim: str, **options: bool) -> Attention:
+        """Attention with grouped queries; `head_dim` names the field of the head size, if the family has one."""
+        heads = self.integer("num_attention_heads")
+        if head_dim and self.get(*head_dim) is not None:
+            size = self.integer(*head_dim)
+        elif heads > (hidden := self.integer("hidden_size")):
             self.fail("num_attention_heads", f"is {heads}", f"at most hidden_size, {hidden}")
-        return hidden // heads
+        else:
+            size = hidden // heads
+        kv_heads = self.integer("num_key_value_heads", default=heads)
+        return Attention(heads=heads, kv_heads=kv_heads, head_dim=size, **options)
+
+    def mlp(self, **options: bool) -> Mlp:
+        """A feed-forward block with a gate."""
+        return Mlp(self.integer("intermediate_size"), matrices=3, **options)
+
+    def moe(self, *intermediate: str, shared_intermediate: int = 0, **options: bool) -> Moe:
+        """Experts with a gate; `intermediate` names the field of their width."""
+        return Moe(
+            experts=self.integer("num_experts", "num_local_experts"),
+            experts_per_token=self.integer("num_experts_per_tok"),
+            intermediate=self.integer(*intermediate),
+            matrices=3,
+            shared_intermediate=shared_intermediate,
+            **options,
+        )
+
+    def sparse_layers(self, count: int, *, default_experts: int | None = None) -> list[bool]:
+        """Which layers have experts, in the Qwen families' fields."""
+        experts = self.integer("num_experts", default=default_experts, least=0)
+        step, dense = self.integer("decoder_sparse_step", default=1), self.get("mlp_only_layers") or []
+        return [experts > 0 and i not in dense and (i + 1) % step == 0 for i in range(count)]
+
+    def dtype_of(self, name: str) -> Dtype | None:
+        """A number type that the config may state."""
+        dtype = self.get(name)
+        if dtype not in (None, "float32", "float16", "bfloat16"):
+            self.fail(name, f"is {dtype!r}", "one of float32, float16, bfloat16")
+        return cast("Dtype | None", dtype)
 
     def common(self, family: str) -> dict[str, Any]:
         """The arguments of `Architecture` that every family reads in the same way."""

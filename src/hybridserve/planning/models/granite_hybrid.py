@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridserve.planning.models.architecture import Architecture, Attention, Layer, Mlp, Moe
+from hybridserve.planning.models.architecture import Architecture, Layer, Mlp
 from hybridserve.planning.models.fields import Fields
 
 STATES, ATTENTIONS = ("mamba", "linear_attention"), ("attention", "full_attention")
@@ -10,7 +10,6 @@ STATES, ATTENTIONS = ("mamba", "linear_attention"), ("attention", "full_attentio
 
 def read(fields: Fields) -> Architecture:
     """The architecture of a `GraniteMoeHybridForCausalLM`. Without Mamba layers it is a plain transformer."""
-    hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     kinds = fields.names("layer_types", "layers_block_type")
     for kind in kinds:
         if kind not in STATES + ATTENTIONS:
@@ -30,23 +29,9 @@ def read(fields: Fields) -> Architecture:
     return Architecture(
         **fields.common("granite_hybrid"),
         layers=layers,
-        attention=Attention(
-            heads=heads,
-            kv_heads=fields.integer("num_key_value_heads", default=heads),
-            head_dim=fields.derived_head_dim(hidden, heads),
-            qkv_bias=bias,
-            output_bias=bias,
-        ),
-        state=fields.mamba2(fields.integer("mamba_expand") * hidden) if hybrid else None,
+        attention=fields.attention(qkv_bias=bias, output_bias=bias),
+        state=fields.mamba2(fields.integer("mamba_expand") * fields.integer("hidden_size")) if hybrid else None,
         mlp=None if experts else Mlp(shared, matrices=3),
-        moe=Moe(
-            experts=experts,
-            experts_per_token=fields.integer("num_experts_per_tok"),
-            intermediate=fields.integer("intermediate_size"),
-            matrices=3,
-            shared_intermediate=shared,
-        )
-        if experts
-        else None,
+        moe=fields.moe("intermediate_size", shared_intermediate=shared) if experts else None,
         marks_linear_attention=True,
     )

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from math import ceil
 
-from hybridserve.planning.models.architecture import Architecture, Attention, Layer, Mamba1, Mlp, Moe
+from hybridserve.planning.models.architecture import Architecture, Layer, Mamba1
 from hybridserve.planning.models.fields import Fields
 
 
 def read(fields: Fields) -> Architecture:
     """The architecture of a `JambaForCausalLM`."""
-    hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    hidden = fields.integer("hidden_size")
     layers = _layers(fields)
     rank = fields.get("mamba_dt_rank")
     return Architecture(
         **fields.common("jamba"),
         layers=layers,
-        attention=Attention(
-            heads=heads,
-            kv_heads=fields.integer("num_key_value_heads", default=heads),
-            head_dim=fields.derived_head_dim(hidden, heads),
-        ),
+        attention=fields.attention(),
         state=Mamba1(
             inner=fields.integer("mamba_expand") * hidden,
             state=fields.integer("mamba_d_state"),
@@ -29,15 +25,8 @@ def read(fields: Fields) -> Architecture:
             bias=fields.flag("mamba_proj_bias", default=False),
             conv_bias=fields.flag("mamba_conv_bias", default=True),
         ),
-        mlp=Mlp(fields.integer("intermediate_size"), matrices=3) if any(layer.mlp for layer in layers) else None,
-        moe=Moe(
-            experts=fields.integer("num_experts", "num_local_experts"),
-            experts_per_token=fields.integer("num_experts_per_tok"),
-            intermediate=fields.integer("intermediate_size"),
-            matrices=3,
-        )
-        if any(layer.moe for layer in layers)
-        else None,
+        mlp=fields.mlp() if any(layer.mlp for layer in layers) else None,
+        moe=fields.moe("intermediate_size") if any(layer.moe for layer in layers) else None,
         marks_linear_attention=True,
     )
 

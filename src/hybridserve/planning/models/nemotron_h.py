@@ -6,9 +6,7 @@ Old configs spell the layers as a string (`hybrid_override_pattern`: M, *, -, E)
 
 from __future__ import annotations
 
-from typing import cast
-
-from hybridserve.planning.models.architecture import Architecture, Attention, Dtype, Layer, Mamba2, Mlp, Moe
+from hybridserve.planning.models.architecture import Architecture, Layer, Mamba2, Mlp, Moe
 from hybridserve.planning.models.fields import Fields
 
 STATE, ATTENTION = Layer(state=True), Layer(attention=True)
@@ -31,15 +29,10 @@ def read(fields: Fields) -> Architecture:
     if fields.get("sliding_window") is not None:
         fields.fail("sliding_window", f"is {fields.get('sliding_window')}", "sliding windows are not supported")
     layers = _layers(fields)
-    hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     return Architecture(
         **fields.common("nemotron_h"),
         layers=layers,
-        attention=Attention(
-            heads=heads,
-            kv_heads=fields.integer("num_key_value_heads", default=heads),
-            head_dim=fields.integer("head_dim", "attention_head_dim", default=hidden // heads),
-        ),
+        attention=fields.attention("head_dim", "attention_head_dim"),
         state=Mamba2(
             heads=fields.integer("mamba_num_heads"),
             head_dim=fields.integer("mamba_head_dim"),
@@ -52,7 +45,8 @@ def read(fields: Fields) -> Architecture:
         ),
         mlp=_mlp(fields) if MLP in layers else None,
         moe=_moe(fields) if MOE in layers else None,
-        ssm_dtype=_ssm_dtype(fields),
+        # `auto` is the checkpoint's own type, else float32. Source: vLLM models/config.py.
+        ssm_dtype=fields.dtype_of("mamba_ssm_cache_dtype") or "float32",
         marks_linear_attention=True,
     )
 
@@ -98,11 +92,3 @@ def _moe(fields: Fields) -> Moe:
         latent=fields.get("moe_latent_size"),
         correction_bias=True,
     )
-
-
-def _ssm_dtype(fields: Fields) -> Dtype:
-    """`auto` is the checkpoint's own type, else float32. Source: vLLM models/config.py."""
-    dtype = fields.get("mamba_ssm_cache_dtype") or "float32"
-    if dtype not in ("float32", "float16", "bfloat16"):
-        fields.fail("mamba_ssm_cache_dtype", f"is {dtype!r}", "one of float32, float16, bfloat16")
-    return cast(Dtype, dtype)

@@ -1,0 +1,68 @@
+"""Qwen3-Next and Qwen3.5 to 3.8: gated delta net in three layers of four, gated attention in the fourth.
+
+Qwen3.5 and later wrap the language model with a vision encoder; the config of the language model is `text_config`.
+"""
+
+from __future__ import annotations
+
+from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Layer
+from hybridserve.planning.models.fields import Fields
+from hybridserve.planning.models.vision import qwen3_vision
+
+
+def read(fields: Fields) -> Architecture:
+    """The architecture of a Qwen3-Next, Qwen3.5, Qwen3.6 or Qwen3.8 model."""
+    wrapper, name = fields, fields.architecture
+    if vision := name.endswith("ForConditionalGeneration"):
+        fields = fields.part("text_config")
+    kinds = layer_kinds(fields)
+    # In Qwen3.5 the class decides: each layer of the MoE class has experts, and none of the dense class.
+    moe = name.startswith("Qwen3_5Moe")
+    sparse = [moe] * len(kinds) if name.startswith("Qwen3_5") else fields.sparse_layers(len(kinds))
+    layers = tuple(
+        Layer(attention=kind == "full_attention", state=kind == "linear_attention", mlp=not moe, moe=moe, norms=2)
+        for kind, moe in zip(kinds, sparse, strict=True)
+    )
+    shared = fields.integer("shared_expert_intermediate_size", default=0, least=0)
+    return Architecture(
+        **fields.common("qwen3_next"),
+        layers=layers,
+        attention=fields.attention(
+            "head_dim",
+            qkv_bias=fields.flag("qkv_bias", default=False),
+            qk_norm=True,
+            output_gate=fields.flag("attn_output_gate", default=True),
+        ),
+        state=GatedDeltaNet(
+            key_heads=fields.integer("linear_num_key_heads"),
+            value_heads=fields.integer("linear_num_value_heads"),
+            key_dim=fields.integer("linear_key_head_dim"),
+            value_dim=fields.integer("linear_value_head_dim"),
+            conv_kernel=fields.integer("linear_conv_kernel_dim", least=2),
+        ),
+        mlp=fields.mlp() if any(layer.mlp for layer in layers) else None,
+        moe=fields.moe("moe_intermediate_size", shared_intermediate=shared, shared_gate=True)
+        if any(layer.moe for layer in layers)
+        else None,
+        # Source: vLLM models/config.py, Qwen3_5ForConditionalGenerationConfig. Qwen3-Next has no such field.
+        ssm_dtype=fields.dtype_of("mamba_ssm_dtype") if name.startswith("Qwen3_5") else None,
+        marks_linear_attention=True,
+        **(qwen3_vision(wrapper) if vision else {}),
+    )
+
+
+def layer_kinds(fields: Fields) -> list[str]:
+    """`linear_attention` or `full_attention` for each layer: as listed, else attention in every n-th."""
+    every = fields.integer("full_attention_interval", default=4)
+    if fields.get("layer_types") is not None:
+        kinds = fields.names("layer_types")
+        if len(kinds) != fields.layer_count:
+            fields.fail("num_hidden_layers", "differs from the length of layer_types", str(len(kinds)))
+    else:
+        kinds = ["linear_attention" if (i + 1) % every else "full_attention" for i in range(fields.layer_count)]
+    for kind in kinds:
+        if kind not in ("linear_attention", "full_attention"):
+            fields.fail("layer_types", f"contains {kind!r}", "one of linear_attention, full_attention")
+    if len(set(kinds)) != 2:
+        fields.fail("layer_types", "has one kind of layer only", "both linear_attention and full_attention")
+    return kinds

@@ -1,0 +1,30 @@
+"""Weights of vision encoders. Their activations and the encoder cache are not counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hybridserve.planning.models.architecture import Tower
+from hybridserve.planning.models.fields import Fields
+
+PEAK = "the vision encoder's activations and its cache"
+WHOLE = "the vision encoder: weights, activations and cache"
+SIZES = ("depth", "hidden_size", "intermediate_size", "out_hidden_size", "patch_size", "num_position_embeddings")
+
+
+def qwen3_vision(wrapper: Fields) -> dict[str, Any]:
+    """The encoder of Qwen3.5 and later as arguments of `Architecture`. Source: vLLM models/qwen3_vl.py."""
+    vision = wrapper.part("vision_config")
+    if any(vision.get(name) is None for name in SIZES):
+        return {"uncounted": (WHOLE,)}
+    depth, hidden, width, out, patch, positions = (vision.integer(name) for name in SIZES)
+    merged = hidden * vision.integer("spatial_merge_size", default=2) ** 2
+    mergers = 1 + len(vision.get("deepstack_visual_indexes") or [])
+    channels, frames = vision.integer("in_channels", default=3), vision.integer("temporal_patch_size", default=2)
+    patch_inputs = channels * frames * patch**2
+    block = 4 * hidden * hidden + 3 * hidden + 2 * hidden * width + width
+    whole = (patch_inputs + 1 + positions) * hidden + depth * 6 * hidden + 2 * hidden
+    # A merger after the first normalizes the merged width.
+    whole += (mergers - 1) * 2 * merged + mergers * out
+    split = depth * block + mergers * (merged * merged + merged + merged * out)
+    return {"tower": Tower(split, whole), "uncounted": (PEAK,)}
