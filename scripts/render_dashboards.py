@@ -53,7 +53,7 @@ class Span:
     def series(self, expr: str) -> list[Series]:
         """What Prometheus has for an expression of a dashboard, with everything chosen."""
         step = max(1.0, (self.end - self.start) / POINTS)
-        return self.prometheus.range(filled(expr, self.rate), self.start, self.end, step)
+        return self.prometheus.query_range(filled(expr, self.rate), self.start, self.end, step)
 
 
 def filled(expr: str, rate: str) -> str:

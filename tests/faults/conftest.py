@@ -58,7 +58,7 @@ def start_watched(
         values |= {"telemetry__targets_dir": targets, "telemetry__metrics_port": free_port()}
         service = start_module_service(data_path, **values)
         # Scraped, and the rules evaluated: what is true from the beginning is no sign of a fault.
-        wait_until(lambda: prometheus.now("hybridserve:state_slots:utilization"), 60)
+        wait_until(lambda: prometheus.query("hybridserve:state_slots:utilization"), 60)
         return Watched(service, prometheus, targets)
 
     yield factory

@@ -122,7 +122,7 @@ def replaced(metric: str) -> str:
 def known(prometheus: Prometheus, count: int) -> bool:
     """Whether Prometheus has scraped `count` replicas recently."""
     with contextlib.suppress(ServiceError):
-        found = prometheus.now("count(hybridserve_build_info)")
+        found = prometheus.query("count(hybridserve_build_info)")
         return bool(found) and found[0].points[-1][1] == count
     return False
 
@@ -165,14 +165,18 @@ class Watch:
 
     def _calm(self) -> bool:
         with contextlib.suppress(ServiceError):
-            return not (self._shows and self._prometheus.now(self._shows)) and self._alert not in self._names()
+            return not (self._shows and self._prometheus.query(self._shows)) and self._alert not in self._names()
         return False
 
     async def _poll(self) -> None:
         while True:
             with contextlib.suppress(ServiceError):
                 names = await asyncio.to_thread(self._names)
-                if self.metric_s is None and self._shows and await asyncio.to_thread(self._prometheus.now, self._shows):
+                if (
+                    self.metric_s is None
+                    and self._shows
+                    and await asyncio.to_thread(self._prometheus.query, self._shows)
+                ):
                     self.metric_s = time.monotonic() - self._began
                 for name in names:
                     if name not in self._before:

@@ -59,7 +59,7 @@ class Watched:
 
     def series(self, expr: str) -> list[tuple[dict[str, str], tuple[tuple[float, float], ...]]]:
         query = script("render_dashboards").filled(expr, RATE)
-        lines = self.prometheus.range(query, self.start, self.end, STEP_S)
+        lines = self.prometheus.query_range(query, self.start, self.end, STEP_S)
         return [(line.labels, line.points) for line in lines if line.points]
 
 
@@ -95,12 +95,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def up(prometheus: Prometheus) -> list[dict[str, str]]:
-    return [line.labels for line in prometheus.now('up{job="hybridserve"} == 1')]
+    return [line.labels for line in prometheus.query('up{job="hybridserve"} == 1')]
 
 
 def target_replicas(prometheus: Prometheus) -> float:
     """Target number of replicas of Ray Serve."""
-    return sum(line.points[0][1] for line in prometheus.now("max(hybridserve_autoscaler_target_replicas)"))
+    return sum(line.points[0][1] for line in prometheus.query("max(hybridserve_autoscaler_target_replicas)"))
 
 
 def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -> list[int]:
@@ -238,10 +238,10 @@ def test_scaling_event_is_annotated(watched: Watched) -> None:
 
 def test_counters_agree_with_the_requests(watched: Watched) -> None:
     """The client's counts are those of the gateway: no scrape has another replica's metrics."""
-    (line,) = watched.prometheus.now('sum(hybridserve_requests_rejected_total{reason="guard_blocked_input"})')
+    (line,) = watched.prometheus.query('sum(hybridserve_requests_rejected_total{reason="guard_blocked_input"})')
     blocked = line.points[0][1]
     assert blocked > 0
-    (line,) = watched.prometheus.now("sum(vllm:request_success_total)")
+    (line,) = watched.prometheus.query("sum(vllm:request_success_total)")
     assert line.points[0][1] >= watched.statuses.count(200)
 
 

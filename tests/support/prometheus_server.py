@@ -53,7 +53,7 @@ def start_prometheus(
 
 def answers(prometheus: Prometheus) -> bool:
     try:
-        prometheus.now("up")
+        prometheus.query("up")
     except ServiceError:
         return False
     return True

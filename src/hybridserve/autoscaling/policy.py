@@ -1,4 +1,4 @@
-"""The scaling policy: from the metrics of all replicas to the number of replicas.
+"""Computes the number of replicas from the metrics of all replicas.
 
 `compute_replicas` is pure: the clock is in the metrics, and what it remembers is in the state, which comes back in the
 decision. It runs unchanged in Ray Serve's control loop and in the simulator.

@@ -1,4 +1,4 @@
-"""`DeploymentSpec`: all that is computed about a deployment before it starts, as one value that can be sent as JSON.
+"""`DeploymentSpec`: everything computed for a deployment before it starts, as one value that can be sent as JSON.
 
 `resolve_deployment` computes it. This module imports neither the planner nor the compliance rules, so a process that
 only receives a spec starts without them.

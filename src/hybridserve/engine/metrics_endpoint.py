@@ -53,7 +53,7 @@ def export_replica(
             },
         )
         telemetry = settings.telemetry
-        collector = ReplicaCollector(facts, signals.reading)
+        collector = ReplicaCollector(facts, signals.metrics)
         client.logger_manager.stat_loggers.append(
             SLOCollector(collector.metrics, telemetry.slo_ttft_s, telemetry.slo_inter_token_s, facts.cacheable_min)
         )

@@ -80,7 +80,7 @@ class EngineStatsLogger(StatsLogger):
         """Whether the engine has requests."""
         return self._unfinished() > 0
 
-    def reading(self, replica: str = "") -> ReplicaMetrics:
+    def metrics(self, replica: str = "") -> ReplicaMetrics:
         """Metrics of the engine as it is now."""
         idle = self._unfinished() == 0
         running, waiting, deferred = (0, 0, 0) if idle else (self._running, self._waiting, self._deferred)
@@ -106,4 +106,4 @@ class EngineStatsLogger(StatsLogger):
 
     def numbers(self) -> dict[str, int | float]:
         """The same numbers by metric name: what a replica's `record_autoscaling_stats` returns."""
-        return {PREFIX + name: value for name, value in self.reading().numbers().items()}
+        return {PREFIX + name: value for name, value in self.metrics().numbers().items()}

@@ -13,7 +13,7 @@ logger = logging.getLogger("hybridserve.engine")
 
 
 class Progress(Protocol):
-    """Progress of an engine."""
+    """What the watchdog reads: the steps so far, and whether the engine has work."""
 
     @property
     def steps(self) -> int: ...
@@ -22,10 +22,10 @@ class Progress(Protocol):
 
 
 class StallDetector:
-    """Measures how long an engine with work has made no step. Pure: the caller passes in all times.
+    """Measures how long an engine with work has made no step.
 
-    At most two periods count between two updates. If this process itself was paused, or got no CPU time, it has not
-    yet received the steps that the engine reported meanwhile.
+    Reads no clock: the caller passes in the elapsed time. Each update adds at most two periods: a longer gap means that
+    this process was paused, or got no CPU time, and has not yet received the engine's steps.
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ class Distribution:
         if not values:
             return None
         ordered = sorted(values)
-        p50, p90, p95, p99 = (interpolated(ordered, share) for share in (0.5, 0.9, 0.95, 0.99))
+        p50, p90, p95, p99 = (interpolated(ordered, fraction) for fraction in (0.5, 0.9, 0.95, 0.99))
         return cls(len(ordered), sum(ordered) / len(ordered), p50, p90, p95, p99, ordered[-1])
 
     def percentile(self, rank: int) -> float:

@@ -11,7 +11,7 @@ import httpx
 
 from hybridserve.errors import ServiceError
 
-_FIX = "check that Prometheus runs at this address, for example --prometheus http://127.0.0.1:9090"
+_HINT = "check that Prometheus runs at this address, for example --prometheus http://127.0.0.1:9090"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Prometheus:
     url: str
     timeout_s: float = 10.0
 
-    def now(self, expr: str) -> list[Series]:
+    def query(self, expr: str) -> list[Series]:
         """The current value of an expression.
 
         Raises:
@@ -43,7 +43,7 @@ class Prometheus:
         rows = self.api("query", query=expr)["result"]
         return [Series(row["metric"], _points([row["value"]])) for row in rows]
 
-    def range(self, expr: str, start: float, end: float, step: float) -> list[Series]:
+    def query_range(self, expr: str, start: float, end: float, step: float) -> list[Series]:
         """The values of an expression over a time range, in seconds since 1970.
 
         Raises:
@@ -63,13 +63,13 @@ class Prometheus:
             body = response.json()
         except httpx.HTTPStatusError as error:
             what = f"{self.url} returned HTTP {error.response.status_code}: {error.response.text[:500]}"
-            raise ServiceError("--prometheus", what, _FIX) from None
+            raise ServiceError("--prometheus", what, _HINT) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ServiceError("--prometheus", f"{self.url} cannot be reached: {error}", _FIX) from None
+            raise ServiceError("--prometheus", f"{self.url} cannot be reached: {error}", _HINT) from None
         except ValueError:
             body = None
         if not isinstance(body, dict) or body.get("status") != "success":
-            raise ServiceError("--prometheus", f"{self.url} is not the HTTP API of Prometheus", _FIX)
+            raise ServiceError("--prometheus", f"{self.url} is not the HTTP API of Prometheus", _HINT)
         return body["data"]
 
 

@@ -62,7 +62,7 @@ def from_prometheus(prometheus: Prometheus, window: str = "1m") -> list[ReplicaR
     Raises:
         ServiceError: it does not respond, or has no replica of hybridserve.
     """
-    replicas = prometheus.now("max by (namespace, model, replica) (hybridserve_state_slots)")
+    replicas = prometheus.query("max by (namespace, model, replica) (hybridserve_state_slots)")
     if not replicas:
         raise ServiceError(
             "--prometheus",
@@ -174,5 +174,5 @@ def _key(labels: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _by_replica(prometheus: Prometheus, expr: str) -> dict[tuple[str, ...], float]:
-    found = prometheus.now(f"sum by (namespace, model, replica) ({expr})")
+    found = prometheus.query(f"sum by (namespace, model, replica) ({expr})")
     return {_key(series.labels): series.points[0][1] for series in found if series.points}

@@ -1,4 +1,4 @@
-"""The compliance gate: a deployment whose profile refuses it is not started."""
+"""Does not start a deployment that fails its profile's compliance checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Replicas, a router, and a policy that sets the number of replicas once in a period."""
+"""Discrete-event simulation of a fleet: replicas, a router, and a policy that is called once per period.
+
+Each replica advances through its own events.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from hybridserve.simulator.service_times import ServiceTimes
 RETRY_S = 0.1
 
 
-def upper_quantile(ordered: Sequence[float], share: float) -> float:
-    """The value above `share` of the sorted values: the published simulator results use this definition."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+def upper_quantile(ordered: Sequence[float], fraction: float) -> float:
+    """The value above `fraction` of the sorted values: the published simulator results use this definition."""
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,13 @@ class View:
     """The input of a policy: the metrics of the replicas, and a percentile from a metrics database."""
 
     metrics: FleetMetrics
-    firsts: Sequence[tuple[float, float]] = ()
+    first_tokens: Sequence[tuple[float, float]] = ()
     """(when, seconds) of the first tokens of the last minute."""
 
     @property
     def ttft_p99(self) -> float | None:
         """p99 of the requests whose first token came in the last minute; None when there was none."""
-        values = sorted(value for _, value in self.firsts)
+        values = sorted(value for _, value in self.first_tokens)
         return upper_quantile(values, 0.99) if values else None
 
 
@@ -93,8 +96,8 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
-    """Ends a run that cannot reach a goal any more, to shorten a grid search."""
+class MissLimit:
+    """Stops a run in which more than `count` requests missed the goals, to shorten a grid search."""
 
     missed: Callable[[SimulatedRequest], bool]
     count: int
@@ -106,14 +109,14 @@ def simulate(
     policy: Policy,
     options: FleetOptions,
     progress: Callable[[float], None] | None = None,
-    allowance: Allowance | None = None,
+    miss_limit: MissLimit | None = None,
 ) -> Run:
     """Replay `arrivals` (time, prompt tokens, output tokens; sorted by time) on a fleet with a policy.
 
     Raises:
         ConfigError: a request is larger than the cache of a replica, or the options are impossible.
     """
-    return _Fleet(arrivals, times, policy, options, progress, allowance).run()
+    return _Fleet(arrivals, times, policy, options, progress, miss_limit).run()
 
 
 class _Fleet:
@@ -124,7 +127,7 @@ class _Fleet:
         policy: Policy,
         options: FleetOptions,
         progress: Callable[[float], None] | None,
-        allowance: Allowance | None,
+        miss_limit: MissLimit | None,
     ) -> None:
         if not 0 <= options.min_replicas <= options.max_replicas or options.max_replicas < 1:
             raise ConfigError(
@@ -134,7 +137,7 @@ class _Fleet:
             )
         _check_fit(arrivals, times)
         self.times, self.policy, self.options, self.progress = times, policy, options, progress
-        self.allowance, self.missed = allowance, 0
+        self.miss_limit, self.missed = miss_limit, 0
         self.random = random.Random(options.seed)
         self.requests = [SimulatedRequest(*arrival) for arrival in arrivals]
         self.end = arrivals[-1][0]
@@ -144,7 +147,7 @@ class _Fleet:
         self.draining: list[tuple[float, Replica]] = []
         self.queue: deque[SimulatedRequest] = deque()
         self.replica_metrics: tuple[ReplicaMetrics, ...] = ()
-        self.firsts: deque[tuple[float, float]] = deque()
+        self.first_tokens: deque[tuple[float, float]] = deque()
         self.target = min(max(options.initial, options.min_replicas), options.max_replicas)
         self.result = Run(self.requests, max(0.0, self.end - options.warm_up_s), options.warm_up_s)
         for _ in range(self.target):
@@ -154,7 +157,7 @@ class _Fleet:
     def run(self) -> Run:
         requests, count, period = self.requests, len(self.requests), self.options.period_s
         now, index = 0.0, 0
-        while index < count or self.queue or self.ready_work():
+        while index < count or self.queue or self.has_open_streams:
             until = now + period
             while index < count and requests[index].arrived < until:
                 request = requests[index]
@@ -169,8 +172,8 @@ class _Fleet:
             if now <= self.end:
                 self._decide(now)
                 if now > self.options.warm_up_s:
-                    self._pay(period)
-            if self.allowance is not None and self.missed > self.allowance.count:
+                    self._count_replica_seconds(period)
+            if self.miss_limit is not None and self.missed > self.miss_limit.count:
                 self.result.given_up = True
                 return self.result
             if self.progress is not None:
@@ -179,8 +182,9 @@ class _Fleet:
             self.result.preemptions += replica.preemptions
         return self.result
 
-    def ready_work(self) -> bool:
-        """Whether a stream is still open."""
+    @property
+    def has_open_streams(self) -> bool:
+        """Whether a replica that is ready or draining has a request."""
         return any(replica.ongoing for replica in self.ready) or bool(self.draining)
 
     def _new(self, ready_at: float) -> Replica:
@@ -249,20 +253,20 @@ class _Fleet:
         self.draining = still
 
     def _take(self, replica: Replica, now: float) -> None:
-        if self.allowance is not None:
-            since, missed = self.options.warm_up_s, self.allowance.missed
+        if self.miss_limit is not None:
+            since, missed = self.options.warm_up_s, self.miss_limit.missed
             self.missed += sum(request.arrived >= since and missed(request) for request in replica.done)
         replica.done.clear()
-        if replica.firsts:
-            self.firsts.extend((now, value) for value in replica.firsts)
-            replica.firsts.clear()
+        if replica.first_tokens:
+            self.first_tokens.extend((now, value) for value in replica.first_tokens)
+            replica.first_tokens.clear()
 
-    def _pay(self, seconds: float) -> None:
+    def _count_replica_seconds(self, seconds: float) -> None:
         self.result.replica_seconds += seconds * (len(self.ready) + len(self.starting) + len(self.draining))
 
     def _decide(self, now: float) -> None:
-        while self.firsts and self.firsts[0][0] < now - 60.0:
-            self.firsts.popleft()
+        while self.first_tokens and self.first_tokens[0][0] < now - 60.0:
+            self.first_tokens.popleft()
         metrics = FleetMetrics(
             now=now,
             target=self.target,
@@ -271,7 +275,7 @@ class _Fleet:
             draining=len(self.draining),
             replicas=self.replica_metrics,
         )
-        wanted = self.policy.target(View(metrics, self.firsts))
+        wanted = self.policy.target(View(metrics, self.first_tokens))
         wanted = min(max(wanted, self.options.min_replicas), self.options.max_replicas)
         # The next decision uses these metrics: reports take one period.
         self.replica_metrics = tuple(replica.metrics(self.options.period_s) for replica in self.ready)

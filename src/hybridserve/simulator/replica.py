@@ -58,7 +58,7 @@ class Replica:
     __slots__ = (
         "_admit_order", "_aligned", "_block", "_budget", "_events", "_fixed", "_grow", "_max_seqs", "_per_context",
         "_per_prompt", "_per_sequence", "_state", "_tie", "arrived", "backlog", "blocks_free", "blocks_total",
-        "context", "decoding", "done", "firsts", "generated", "name", "now", "preemptions", "prefilling",
+        "context", "decoding", "done", "first_tokens", "generated", "name", "now", "preemptions", "prefilling",
         "prompt_squares", "prompt_tokens", "ready_at", "slot_seconds", "step", "waiting",
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ class Replica:
         self.preemptions = 0
         self.arrived = 0
         self.done: list[SimulatedRequest] = []  # finished, until the fleet takes them
-        self.firsts: list[float] = []  # times to first token, likewise
+        self.first_tokens: list[float] = []  # times to first token, likewise
         self.prompt_tokens = self.generated = 0
         self.prompt_squares = 0.0
         self.slot_seconds = 0.0
@@ -195,7 +195,7 @@ class Replica:
             request.start = self.step
             if request.done == 0:
                 request.first = self.now
-                self.firsts.append(self.now - request.arrived)
+                self.first_tokens.append(self.now - request.arrived)
             self._schedule(request, 0)
         self._fire()
 

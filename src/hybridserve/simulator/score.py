@@ -99,8 +99,8 @@ def score(run: Run, slo: LatencySLO, overhead_s: float) -> Score:
     )
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    return upper_quantile(ordered, share) if ordered else math.nan
+def _quantile(ordered: Sequence[float], fraction: float) -> float:
+    return upper_quantile(ordered, fraction) if ordered else math.nan
 
 
 def _oscillation(targets: Sequence[tuple[float, int]], since: float) -> int:

@@ -1,18 +1,19 @@
 """Service times and capacity of a replica, from a calibration file.
 
-An engine step that decodes `n` sequences with `c` tokens of context in total and computes `p` prompt tokens, takes::
+An engine step that decodes `n` sequences with `c` tokens of context in total and computes `p` prompt tokens takes::
 
     fixed_s + per_sequence_s * n + per_context_token_s * c + per_prompt_token_s * p
 
 The file (YAML or JSON)::
 
     name: demo model on 2 CPU cores
-    kind: measured                    # or bound: from the data sheet, faster than any engine
+    kind: measured                    # or bound: computed from the data sheet; real engines are slower
     source: make calibrate, 2026-11-23, load 1 to 16 sequences
     step: {fixed_s: 0.004, per_sequence_s: 0.0003, per_context_token_s: 1.0e-7, per_prompt_token_s: 0.00005}
     engine: {max_num_seqs: 16, max_num_batched_tokens: 2048, align_prefill: true}
+    # blocks of a sequence: state_blocks + growing_groups * ceil(tokens / block_size)
     cache: {usable_blocks: 63, block_size: 128, state_blocks: 2, growing_groups: 1}
-    request_overhead_s: 0.003         # tokenizer, HTTP, proxy: before the engine
+    request_overhead_s: 0.003         # before the engine: proxy, HTTP, tokenizer
     start_up_s: 45                    # until a new replica takes requests
     error: {ttft: 0.12, inter_token: 0.08}   # median relative error of the fit, measured only
 """
@@ -32,12 +33,12 @@ from hybridserve.errors import ConfigError, from_validation
 BUILT_IN = resources.files("hybridserve.simulator") / "calibrations"
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StepTime(_Part):
-    """Seconds of an engine step, as a linear function."""
+class StepTime(_Section):
+    """Duration of an engine step in seconds, as a linear function of its work."""
 
     fixed_s: float = Field(gt=0)
     per_sequence_s: float = Field(ge=0)
@@ -45,7 +46,13 @@ class StepTime(_Part):
     per_prompt_token_s: float = Field(gt=0)
 
     def seconds(self, sequences: float, context: float, prompt: float = 0.0) -> float:
-        """A step with so many decoding sequences, tokens of their context, and prompt tokens."""
+        """Duration of a step.
+
+        Args:
+            sequences: sequences that decode a token.
+            context: tokens of their context in total.
+            prompt: prompt tokens that are computed.
+        """
         return (
             self.fixed_s
             + self.per_sequence_s * sequences
@@ -54,8 +61,8 @@ class StepTime(_Part):
         )
 
 
-class EngineLimits(_Part):
-    """The scheduler's limits."""
+class EngineLimits(_Section):
+    """Limits of the engine's scheduler."""
 
     max_num_seqs: int = Field(ge=1)
     max_num_batched_tokens: int = Field(ge=1)
@@ -63,8 +70,8 @@ class EngineLimits(_Part):
     """Prefill chunks except the last are multiples of the block size (mamba cache mode align)."""
 
 
-class CacheBlocks(_Part):
-    """The planned block pool."""
+class CacheBlocks(_Section):
+    """The planned block pool; the fields are those of `ReplicaCapacity`."""
 
     usable_blocks: int = Field(ge=1)
     block_size: int = Field(ge=1)
@@ -72,14 +79,14 @@ class CacheBlocks(_Part):
     growing_groups: int = Field(ge=0)
 
 
-class FitError(_Part):
+class FitError(_Section):
     """Median relative error of the fit."""
 
     ttft: float = Field(ge=0)
     inter_token: float = Field(ge=0)
 
 
-class ServiceTimes(_Part):
+class ServiceTimes(_Section):
     """A calibration file."""
 
     name: str
@@ -101,11 +108,11 @@ class ServiceTimes(_Part):
         if self.cache is None:
             raise ConfigError(
                 f"{self.name}: cache",
-                "is missing: the number of states that fit is unknown without a plan",
+                "is missing: without it the number of sequences that fit is unknown",
                 "add the section",
             )
         sequences = self.engine.max_num_seqs
-        # The rate for prompts while half of the slots decode, as on a typical replica.
+        # Prompt tokens per second are computed for a typical step: half of the slots decode.
         step = self.step.seconds(sequences / 2, 0, self.engine.max_num_batched_tokens)
         return ReplicaCapacity(
             max_num_seqs=sequences,
@@ -134,7 +141,9 @@ def load_service_times(name: str) -> ServiceTimes:
         return parse_service_times(Path(name).read_text(), name)
     except OSError as error:
         raise ConfigError(
-            "--calibration", f"{name!r}: {error.strerror}", f"use a file, or one of {', '.join(built_in())}"
+            "--calibration",
+            f"{name!r}: {error.strerror}",
+            f"use the path of a calibration file, or one of {', '.join(built_in())}",
         ) from None
 
 

@@ -11,7 +11,7 @@ from math import ceil
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
 from hybridserve.settings.slo import LatencySLO
-from hybridserve.simulator.fleet import Allowance, FleetOptions, Policy, simulate
+from hybridserve.simulator.fleet import FleetOptions, MissLimit, Policy, simulate
 from hybridserve.simulator.oracle import needs, schedule
 from hybridserve.simulator.policies import (
     Fixed,
@@ -75,12 +75,12 @@ class Scenario:
         options, overhead_s = self.options, self.times.request_overhead_s
         if candidate.initial is not None:
             options = replace(options, initial=candidate.initial)
-        allowance = None
+        miss_limit = None
         if attainment is not None:
             counted = sum(at >= options.warm_up_s for at, _, _ in self.arrivals)
             missed = int((1 - attainment) * counted)
-            allowance = Allowance(lambda request: not all(slo_met(request, self.slo, overhead_s)), missed)
-        run = simulate(self.arrivals, self.times, candidate.build(), options, progress, allowance)
+            miss_limit = MissLimit(lambda request: not all(slo_met(request, self.slo, overhead_s)), missed)
+        run = simulate(self.arrivals, self.times, candidate.build(), options, progress, miss_limit)
         judged = score(run, self.slo, overhead_s)
         return TuningResult(candidate.policy, candidate.settings, judged, run.given_up)
 

@@ -163,7 +163,7 @@ class TestEngineStats:
         stats.record(step(running=2, waiting=1, usage=16 / 166), iteration(generated=2))
         stats.record(step(running=2, waiting=0, skipped=1), iteration(generated=2, preempted=1, finished=[(100, 1.5)]))
         self.now = 4.0
-        metrics = stats.reading("r")
+        metrics = stats.metrics("r")
         assert (metrics.running, metrics.waiting, metrics.deferred) == (2, 0, 1)
         assert (metrics.arrived, metrics.finished, metrics.generated, metrics.preemptions) == (4, 1, 4, 1)
         assert (metrics.prompt_tokens, metrics.prompt_squares, metrics.slot_seconds) == (100, 10_000.0, 1.5)
@@ -172,23 +172,23 @@ class TestEngineStats:
     def test_state_blocks_are_separated_from_attention_blocks(self) -> None:
         stats = self.stats()
         stats.record(step(running=4, usage=40 / 166), None)
-        metrics = stats.reading()
+        metrics = stats.metrics()
         assert (metrics.blocks_used, metrics.state_blocks_used) == (40, 28)
 
     def test_idle_engine_has_fresh_metrics(self) -> None:
         stats = self.stats()
         stats.record(step(running=1, usage=0.1), iteration(generated=1))
         self.now, self.open = 100.0, 0
-        assert (stats.reading().running, stats.reading().blocks_used, stats.reading().age_s) == (0, 0, 0.0)
+        assert (stats.metrics().running, stats.metrics().blocks_used, stats.metrics().age_s) == (0, 0, 0.0)
         self.open = 1
-        assert stats.reading().age_s == 100.0
+        assert stats.metrics().age_s == 100.0
 
     def test_abort_does_not_undo_an_arrival(self) -> None:
         stats = self.stats()
         stats.record(step(running=3), None)
         stats.record(step(running=1), None)
         stats.record(step(running=2), None)
-        assert stats.reading().arrived == 4
+        assert stats.metrics().arrived == 4
 
     def test_numbers_round_trip(self) -> None:
         stats = self.stats()
@@ -196,7 +196,7 @@ class TestEngineStats:
         numbers = stats.numbers()
         assert all(isinstance(value, (int, float)) for value in numbers.values())
         back = metrics_from_numbers("r", {name.removeprefix(PREFIX): value for name, value in numbers.items()})
-        assert back == stats.reading("r")
+        assert back == stats.metrics("r")
 
     def test_fields_exist_in_the_installed_vllm(self) -> None:
         vllm_stats = pytest.importorskip("vllm.v1.metrics.stats", reason="vllm is not in this environment")
@@ -205,7 +205,7 @@ class TestEngineStats:
         during = vllm_stats.IterationStats()
         during.finished_requests.append(done)
         stats.record(vllm_stats.SchedulerStats(num_running_reqs=1), during, mm_cache_stats=None, engine_idx=0)
-        assert (stats.reading().arrived, stats.reading().prompt_tokens) == (2, 7)
+        assert (stats.metrics().arrived, stats.metrics().prompt_tokens) == (2, 7)
 
     def test_implements_vllm_stat_logger(self) -> None:
         loggers = pytest.importorskip("vllm.v1.metrics.loggers", reason="vllm is not in this environment")

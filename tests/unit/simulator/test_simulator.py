@@ -222,7 +222,7 @@ def test_bounds_limit_every_policy() -> None:
 
 
 def test_quantile_definition_of_the_published_results() -> None:
-    assert [upper_quantile(list(range(100)), share) for share in (0.0, 0.5, 0.99, 1.0)] == [0, 50, 99, 99]
+    assert [upper_quantile(list(range(100)), fraction) for fraction in (0.0, 0.5, 0.99, 1.0)] == [0, 50, 99, 99]
 
 
 def test_router_limit_changes_little() -> None:
@@ -356,7 +356,7 @@ def test_traffic_patterns_keep_their_rate(name: str) -> None:
 
 def test_calibration_needs_a_cache() -> None:
     bare = TIMES.model_copy(update={"cache": None})
-    with pytest.raises(ConfigError, match="without a plan"):
+    with pytest.raises(ConfigError, match="is missing"):
         simulate([(0.0, 1, 1)], bare, Fixed(1), FleetOptions())
 
 

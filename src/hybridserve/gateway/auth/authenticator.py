@@ -1,4 +1,4 @@
-"""Authentication and authorization: the API key of a request, and whether its scopes include the route."""
+"""Checks the API key of a request, and that its scopes include the route."""
 
 from __future__ import annotations
 

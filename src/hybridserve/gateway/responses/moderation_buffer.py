@@ -1,10 +1,10 @@
-"""Moderation buffer of a stream: no text leaves before the guard has read it, and at most one window is held back.
+"""Moderation buffer of a stream: no text is sent before the guard has checked it, and at most one window is held back.
 
 Text is kept in channels: content, reasoning and each tool call of each choice. A channel is checked when `window`
-tokens wait in it. Checked text leaves, except for a tail of `overlap` tokens, which is checked again together with the
-text that follows. So no part of a phrase of up to `overlap` tokens leaves before the whole phrase was checked. A
+tokens wait in it. Checked text is sent, except for a tail of `overlap` tokens, which is checked again together with the
+text that follows. So no part of a phrase of up to `overlap` tokens is sent before the whole phrase was checked. A
 channel ends with its choice, or when the choice continues in another channel; a choice that pauses delays the others,
-because events leave in their order.
+because events are sent in their order.
 
 The engine sends one token per event, so a piece of text is one token. A longer piece holds several tokens (arguments of
 a tool call, or speculative decoding) and counts as one for each four characters.

@@ -160,7 +160,7 @@ def evidence_record(
 def _percentiles(ordered: Sequence[float]) -> dict[str, float] | None:
     if not ordered:
         return None
-    return {name: round(nearest_rank(ordered, share), 4) for name, share in (("p50", 0.5), ("p95", 0.95))}
+    return {name: round(nearest_rank(ordered, fraction), 4) for name, fraction in (("p50", 0.5), ("p95", 0.95))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""All alerts: expression, severity, texts and runbook."""
+"""All alerts: expression, severity, annotations and runbook."""
 
 from __future__ import annotations
 

@@ -25,14 +25,17 @@ class Grouping:
 def group_layers(arch: Architecture, page: Page, stages: int, unaligned_tokens: int) -> Grouping:
     """Split the layers of each kind into groups of equal size, round-robin so that pipeline stages stay balanced.
 
+    The group size is the number of layers of the rarest kind, or of the most frequent kind if it has fewer than 1.5
+    times as many (vLLM's rule).
+
     Args:
         unaligned_tokens: tokens of a state block on a stage without an attention layer to align to.
 
     Raises:
         PlanRefused: a stage has no layer with a cache.
     """
-    ends = _stage_ends(len(arch.layers), stages)
-    layers_by_kind = _layers_by_kind(arch, page, ends, unaligned_tokens)
+    ranges = _stage_ranges(len(arch.layers), stages)
+    layers_by_kind = _layers_by_kind(arch, page, ranges, unaligned_tokens)
     counts = [len(layers) for layers in layers_by_kind.values()]
     smallest, largest = min(counts), max(counts)
     size = largest if largest < 1.5 * smallest else smallest
@@ -43,36 +46,37 @@ def group_layers(arch: Architecture, page: Page, stages: int, unaligned_tokens: 
         for first in range(number):
             members = layers[first::number]
             groups.append(CacheGroup(kind, len(members), tokens))
-            for stage, (start, end) in enumerate(ends):
+            for stage, (start, end) in enumerate(ranges):
                 most_layers[stage] = max(most_layers[stage], sum(start <= layer < end for layer in members))
     if 0 in most_layers:
         raise PlanRefused(
             "engine.pipeline_parallel_size",
-            f"stage {most_layers.index(0)} of {stages} has no attention or Mamba layer, so it has no cache to size",
-            f"use fewer stages: the model has {len(arch.layers)} layers, {sum(counts)} caches",
+            f"stage {most_layers.index(0)} of {stages} has no attention or Mamba layer, so it needs no cache, which "
+            "the engine does not support",
+            f"use fewer stages: the model has {len(arch.layers)} layers with {sum(counts)} caches in total",
         )
     padding = sum(-count % size for count in counts)
     return Grouping(tuple(groups), padding, tuple(layers * page.bytes for layers in most_layers))
 
 
 def stages_without_attention(arch: Architecture, stages: int) -> tuple[int, ...]:
-    """Pipeline stages with state layers but no attention layer: their workers have nothing to align to."""
+    """Stages with state layers but no attention layer, so their state blocks cannot be aligned to attention blocks."""
     return tuple(
         stage
-        for stage, (start, end) in enumerate(_stage_ends(len(arch.layers), stages))
+        for stage, (start, end) in enumerate(_stage_ranges(len(arch.layers), stages))
         if any(layer.state for layer in arch.layers[start:end])
         and not any(layer.attention for layer in arch.layers[start:end])
     )
 
 
 def _layers_by_kind(
-    arch: Architecture, page: Page, ends: list[tuple[int, int]], unaligned_tokens: int
+    arch: Architecture, page: Page, ranges: list[tuple[int, int]], unaligned_tokens: int
 ) -> dict[tuple[GroupKind, int], list[int]]:
     """Indices of the layers of each kind of block, in order of appearance; within a layer, attention comes first."""
     layers_by_kind: dict[tuple[GroupKind, int], list[int]] = {}
     if arch.attention_first:
         layers_by_kind["attention", page.block_size] = []
-    for start, end in ends:
+    for start, end in ranges:
         layers = arch.layers[start:end]
         aligned = any(layer.attention for layer in layers)
         for index, layer in enumerate(layers, start):
@@ -85,9 +89,10 @@ def _layers_by_kind(
     return layers_by_kind
 
 
-def _stage_ends(layers: int, stages: int) -> list[tuple[int, int]]:
-    ends, start = [], 0
+def _stage_ranges(layers: int, stages: int) -> list[tuple[int, int]]:
+    """(First layer, end) of each stage."""
+    ranges, start = [], 0
     for length in split_layers(layers, stages):
-        ends.append((start, start + length))
+        ranges.append((start, start + length))
         start += length
-    return ends
+    return ranges
