@@ -22,6 +22,7 @@ OVERRIDES: Mapping[str, str] = {
     "logits_processor_pattern": "logits processors from requests",
     "enable_lora": "LoRA adapters",
     "lora_modules": "LoRA adapters",
+    "enable_prompt_embeds": "prompts that the guard cannot read",
 }
 
 

@@ -10,10 +10,9 @@ from uuid import NAMESPACE_URL, uuid5
 from cyclonedx.model import ExternalReference, ExternalReferenceType, XsUri
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
-from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
+from cyclonedx.model.license import LicenseExpression
 from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
-from cyclonedx.spdx import is_supported_id
 from packageurl import PackageURL
 
 from hybridserve import __version__
@@ -52,10 +51,6 @@ def _component(part: Part) -> Component:
     )
 
 
-def _licenses(licenses: tuple[License, ...]) -> list[DisjunctiveLicense | LicenseExpression]:
-    """An id of the SPDX list, or an expression: references (LicenseRef-) and combinations are no ids."""
-    if not licenses:
-        return []
-    if len(licenses) == 1 and is_supported_id(licenses[0].spdx):
-        return [DisjunctiveLicense(id=licenses[0].spdx)]
-    return [LicenseExpression(" AND ".join(license.spdx for license in licenses))]
+def _licenses(licenses: tuple[License, ...]) -> list[LicenseExpression]:
+    """One SPDX expression: all licenses of a model apply together."""
+    return [LicenseExpression(" AND ".join(license.spdx for license in licenses))] if licenses else []

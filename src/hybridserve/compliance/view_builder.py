@@ -99,10 +99,13 @@ def _guard_model(settings: Settings) -> Part | None:
         return None
     name = guard.model or f"NeMo Guardrails {guard.config_id}"
     entry = model_license(name) or model_license(name.lower().split("/")[-1])
+    # A repository with the name of a reviewed one is not that one, and that of a family is a pattern.
+    reviewed = entry.repository if entry else None
+    repository = name if "/" in name else (None if reviewed and "*" in reviewed else reviewed)
     return Part(
         role="guard",
         id=entry.id if entry else name,
-        repository=entry.repository if entry else None,
+        repository=repository,
         revision=guard.revision,
         served_name=guard.served_name or name,
         triggers=frozenset({"host", "image"} if guard.weights == "baked" else {"host"}),

@@ -239,14 +239,15 @@ def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict
         args["enable_log_requests"] = True
     args["seed"] = engine.seed
     args.update(_from_card(engine, model.card))
-    clash = sorted(set(args) & set(engine.extra_args))
+    extra = {name.replace("-", "_"): value for name, value in engine.extra_args.items()}
+    clash = sorted(set(args) & set(extra))
     if clash:
         raise ConfigError(
             f"engine.extra_args.{clash[0]}",
             f"{clash[0]} is set twice: the plan or another setting has {args[clash[0]]!r}",
             f"set engine.{clash[0]} instead" if hasattr(engine, clash[0]) else "remove it",
         )
-    return {**args, **engine.extra_args}
+    return {**args, **extra}
 
 
 def engine_environment(settings: Settings) -> dict[str, str]:

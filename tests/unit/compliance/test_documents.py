@@ -56,7 +56,7 @@ def test_models_sbom_has_package_urls_and_license_expressions(case: Case, llama_
     )
     nvidia = "LicenseRef-scancode-nvidia-open-model-2025"
     assert plain["model"]["licenses"] == [{"expression": nvidia}]
-    assert plain["guard"]["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    assert plain["guard"]["licenses"] == [{"expression": "Apache-2.0"}]
     expression = f"{nvidia} AND LicenseRef-scancode-llama-3.1-license-2024"
     assert combined["guard"]["licenses"] == [{"expression": expression}]
 

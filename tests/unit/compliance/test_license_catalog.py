@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import re
 from datetime import date
@@ -56,7 +57,7 @@ def test_license_entry_is_complete_and_quotes_little(name: str) -> None:
 def test_every_model_of_the_catalog_has_a_reviewed_license(model: str) -> None:
     entry = model_license(model)
     assert entry is not None
-    assert entry.repository in (None, load_card(model).repository)
+    assert entry.repository is None or fnmatch.fnmatchcase(str(load_card(model).repository), entry.repository)
     assert all(license(license_id).status != "unknown" for license_id in entry.licenses)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import html
 import re
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,7 @@ def source(view: DeploymentView) -> Iterator[Outcome]:
     for part in view.parts:
         if part.entry and part.entry.repository and part.repository:
             evidence = f"reviewed for {part.entry.repository}, fetched from {part.repository}"
-            yield require(part.repository == part.entry.repository, evidence, part.id)
+            yield require(fnmatch.fnmatchcase(part.repository, part.entry.repository), evidence, part.id)
 
 
 @LICENSE.rule(
