@@ -73,13 +73,14 @@ def serve_ours(settings: dict[str, Any]) -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import overhead_variants
 
-    from hybridserve.runtime import ray_app, runner
+    from hybridserve.runtime import ray_app
+    from hybridserve.runtime import serve as service
     from hybridserve.runtime.backends import standalone as single
     from hybridserve.settings import Settings
 
     ray_app.Replica = overhead_variants.SwitchedReplica
     single.MIDDLEWARE = "overhead_variants.SwitchedMiddleware"
-    runner.serve(Settings.model_validate(settings), runner.Progress(lambda _: None), lambda _: None)
+    service.serve(Settings.model_validate(settings), service.Progress(lambda _: None), lambda _: None)
 
 
 def serve_vllm(words: list[str]) -> None:

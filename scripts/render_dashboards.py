@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from hybridserve.observability.prometheus_client import Prometheus, Series
+from hybridserve.observability.prometheus_api import Prometheus, Series
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, ROW_INCHES, WIDTH_INCHES, HEAD_INCHES = 24, 0.34, 15.0, 0.75

@@ -17,7 +17,7 @@ from load import Load
 from processes import open_requests, until
 
 from hybridserve.errors import ServiceError
-from hybridserve.observability.prometheus_client import Prometheus
+from hybridserve.observability.prometheus_api import Prometheus
 
 # The longest of the alerts evaluates two minutes.
 CALM_S = 180.0

@@ -25,7 +25,7 @@ from hybridserve.guards.canaries.prompts import HARMFUL
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.dashboards.grafana import SCALED
 from hybridserve.observability.metrics import all_metrics
-from hybridserve.observability.prometheus_client import Prometheus
+from hybridserve.observability.prometheus_api import Prometheus
 from hybridserve.observability.rules.files import rule_groups
 from hybridserve.settings.telemetry import TelemetrySection
 from support.fake_guard import GuardModel

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hybridserve.errors import ServiceError
-from hybridserve.observability.prometheus_client import Prometheus
+from hybridserve.observability.prometheus_api import Prometheus
 from support.stack_service import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

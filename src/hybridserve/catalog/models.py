@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hybridserve import yamlio
 from hybridserve.errors import CatalogError, from_validation
-from hybridserve.records import dataclass
+from hybridserve.fast_dataclass import dataclass
 
 _CARDS = Path(__file__).with_name("models")
 _PACKAGE = Path(__file__).parent.parent

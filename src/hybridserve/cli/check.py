@@ -19,7 +19,7 @@ from hybridserve.compliance.findings import Finding, Profile, Status, compliance
 from hybridserve.compliance.rules.guard import behavior_files
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.compliance.view_builder import sha256_of
-from hybridserve.deployment.view import build_view
+from hybridserve.deployment.compliance_view import build_view
 from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.files import read_text, write_text
 from hybridserve.planning.resolve import find_model

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hybridserve.catalog.licenses import model_license
 from hybridserve.compliance.attribution import attribution_bundle
-from hybridserve.deployment.view import planned_view
+from hybridserve.deployment.compliance_view import planned_view
 from hybridserve.errors import ConfigError
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings, weights_source
 from hybridserve.settings import Settings

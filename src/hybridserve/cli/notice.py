@@ -10,7 +10,7 @@ import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.compliance.attribution import attribution_bundle, missing_copies
-from hybridserve.deployment.view import build_view
+from hybridserve.deployment.compliance_view import build_view
 from hybridserve.errors import ConfigError
 from hybridserve.settings import load
 

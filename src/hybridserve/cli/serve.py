@@ -40,7 +40,7 @@ def serve(
     settings = load(config, [*flags, *(assign or ())]).settings
 
     try:
-        from hybridserve.runtime.runner import Progress, Ready, serve
+        from hybridserve.runtime.serve import Progress, Ready, serve
     except ModuleNotFoundError as missing:
         raise EnvironmentFault(
             "install",

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from hybridserve.cli.options import AsJson
 from hybridserve.errors import ServiceError
-from hybridserve.observability.prometheus_client import Prometheus
+from hybridserve.observability.prometheus_api import Prometheus
 from hybridserve.observability.top import MetricsPorts, ReplicaRow, from_prometheus
 from hybridserve.settings.telemetry import TelemetrySection
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Literal
 
-from hybridserve.records import dataclass
+from hybridserve.fast_dataclass import dataclass
 
 Status = Literal["PASS", "FAIL", "WAIVED", "UNKNOWN"]
 Severity = Literal["error", "warning", "note"]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from hybridserve.catalog.licenses import License, ModelLicense, Trigger
 from hybridserve.catalog.models import ServingFacts
-from hybridserve.records import dataclass
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.guard import GuardSection
 from hybridserve.settings.license import LicenseSection, Waiver

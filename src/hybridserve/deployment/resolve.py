@@ -13,9 +13,10 @@ from hybridserve.compliance import (
     evaluate,
 )
 from hybridserve.compliance.documents import attribution_header, served_licenses
+from hybridserve.deployment.compliance_view import planned_view
 from hybridserve.deployment.spec import DeploymentSpec, PlanSummary
-from hybridserve.deployment.view import planned_view
 from hybridserve.planning.deployment import profiled_settings
+from hybridserve.planning.differences import planned_values
 from hybridserve.planning.resolve import (
     DEFAULT_OPTIONS,
     PlanOptions,
@@ -24,7 +25,6 @@ from hybridserve.planning.resolve import (
     engine_environment,
     plan_settings,
 )
-from hybridserve.planning.verification import planned_values
 from hybridserve.settings import Settings
 
 ATTRIBUTION_HEADER = "x-model-attribution"

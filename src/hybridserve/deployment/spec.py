@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
-from hybridserve.records import dataclass
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.load import SETTINGS_JSON
 

@@ -9,8 +9,8 @@ from datetime import date
 from typing import Any
 
 from hybridserve.deployment.spec import DeploymentSpec
+from hybridserve.planning.differences import differences
 from hybridserve.planning.memory.profile import record
-from hybridserve.planning.verification import differences
 
 logger = logging.getLogger(__name__)
 

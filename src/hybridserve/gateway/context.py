@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.auth.routes import UNLISTED, Route
 from hybridserve.gateway.headers import request_id
-from hybridserve.gateway.limits.idempotency import IdempotencyEntry
+from hybridserve.gateway.idempotency import IdempotencyEntry
 from hybridserve.gateway.limits.rate_limit import Reservation
 from hybridserve.gateway.requests.body import BufferedReceive
 from hybridserve.gateway.requests.policy import GenerationRequest

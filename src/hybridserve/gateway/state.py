@@ -14,9 +14,9 @@ from hybridserve.gateway.auth.authenticator import Authenticator
 from hybridserve.gateway.auth.routes import Routes
 from hybridserve.gateway.canary_monitor import GuardCanaryMonitor
 from hybridserve.gateway.guard_checker import GuardChecker
+from hybridserve.gateway.idempotency import IdempotencyCache
 from hybridserve.gateway.internal_request import internal_scope, request_app
 from hybridserve.gateway.lifecycle import Lifecycle
-from hybridserve.gateway.limits.idempotency import IdempotencyCache
 from hybridserve.gateway.limits.rate_limit import RequestLimits
 from hybridserve.gateway.readiness import Readiness
 from hybridserve.gateway.reasoning.budget import ThinkingBudgetProbe

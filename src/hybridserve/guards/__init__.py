@@ -2,6 +2,6 @@
 
 from hybridserve.guards.base import Guard, GuardError, GuardVerdict, Message, Stage
 from hybridserve.guards.build import build_guard
-from hybridserve.guards.resilient import ResilientGuard
+from hybridserve.guards.resilient_guard import ResilientGuard
 
 __all__ = ["Guard", "GuardError", "GuardVerdict", "Message", "ResilientGuard", "Stage", "build_guard"]

@@ -8,7 +8,7 @@ from hybridserve.errors import ConfigError
 from hybridserve.files import read_text
 from hybridserve.guards.base import Guard
 from hybridserve.guards.patterns import PatternGuard
-from hybridserve.guards.resilient import ResilientGuard
+from hybridserve.guards.resilient_guard import ResilientGuard
 from hybridserve.settings.guard import GuardSection
 
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hybridserve.errors import ServiceError
 from hybridserve.observability.metrics_server import PORTS
-from hybridserve.observability.prometheus_client import Prometheus, get
+from hybridserve.observability.prometheus_api import Prometheus, get
 
 # Name: metric, labels, and whether it is a counter whose rate per second is shown.
 _NUMBERS: dict[str, tuple[str, Mapping[str, str], bool]] = {

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 from hybridserve.errors import ConfigError
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CachePlan
 from hybridserve.planning.roofline import DevicePeaks, ServedModel, bound
-from hybridserve.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from hybridserve.errors import CatalogError, PlanRefused
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CacheLayout
 from hybridserve.planning.deployment import DeploymentPlan
 from hybridserve.planning.resolve import ResolvedPlan
 from hybridserve.planning.roofline import DevicePeaks, bound, device_peaks
 from hybridserve.planning.serialize import served_model
-from hybridserve.records import dataclass
 from hybridserve.units import GIB
 
 # Sequence lengths of the chart, in tokens: fine enough to show every block.

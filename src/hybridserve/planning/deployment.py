@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.layout import compute_layout, plan_cache
 from hybridserve.planning.cache.types import CacheLayout, CachePlan, CacheRequest
 from hybridserve.planning.memory.budget import MemoryBudget, MemoryRequest, budget_memory
 from hybridserve.planning.memory.weights import Quantization, WeightBytes, count_weights
 from hybridserve.planning.models import Architecture
-from hybridserve.records import dataclass
 from hybridserve.units import GIB, MIB, format_gib
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.layout import compute_layout
 from hybridserve.planning.cache.types import AUTO_LEN, CacheLayout
 from hybridserve.planning.deployment import (
@@ -25,7 +26,6 @@ from hybridserve.planning.deployment import (
 )
 from hybridserve.planning.tradeoffs import Alternative, alternatives, nothing_fits
 from hybridserve.planning.workload import Workload
-from hybridserve.records import dataclass
 from hybridserve.units import GIB, MIB
 
 Goal = Literal["throughput", "latency", "context"]

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from hybridserve.catalog.accelerators import accelerator
 from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
 from hybridserve.errors import ConfigError
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment
 from hybridserve.planning.models import read_architecture
 from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
-from hybridserve.records import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.engine import EngineSection
 from hybridserve.units import GIB

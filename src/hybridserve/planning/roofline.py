@@ -20,9 +20,9 @@ from typing import Literal
 
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.errors import CatalogError
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.memory.weights import QUANTIZED_BYTES, Quantization, WeightBytes, count_active_parameters
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
-from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES
 
 Limit = Literal["memory bandwidth", "compute"]

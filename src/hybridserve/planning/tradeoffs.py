@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.errors import PlanRefused
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import AUTO_LEN
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment, plan_low_end, with_cache
 from hybridserve.planning.workload import Workload
-from hybridserve.records import dataclass
 
 # Units for partial prefix hits; a unit must divide the block size.
 MATCH_UNITS = (64, 32, 16)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 
 from hybridserve.errors import ConfigError
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.quantiles import nearest_rank
-from hybridserve.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

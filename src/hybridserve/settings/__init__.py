@@ -4,6 +4,6 @@ Each section has its own module; `load` reads them and records where each value 
 """
 
 from hybridserve.settings.load import Loaded, load
-from hybridserve.settings.tree import Settings
+from hybridserve.settings.root import Settings
 
 __all__ = ["Loaded", "Settings", "load"]

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hybridserve.errors import ConfigError, from_validation
-from hybridserve.settings.tree import Settings
+from hybridserve.settings.root import Settings
 
 LIVE_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "access": (

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError
-from hybridserve.records import dataclass
-from hybridserve.settings.tree import ENV_DELIMITER, ENV_PREFIX, Settings
+from hybridserve.fast_dataclass import dataclass
+from hybridserve.settings.root import ENV_DELIMITER, ENV_PREFIX, Settings
 
 Tree: TypeAlias = dict[str, Any]
 

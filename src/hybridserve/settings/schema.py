@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from hybridserve.settings.root import Settings
 from hybridserve.settings.section import Section
-from hybridserve.settings.tree import Settings
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridserve.records import dataclass
+from hybridserve.fast_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from hybridserve.compliance import compliance_status, evaluate
-from hybridserve.deployment.view import build_view
+from hybridserve.deployment.compliance_view import build_view
 from hybridserve.errors import ConfigError
 from hybridserve.settings import load
 from support.compliance_cases import EXAMPLE

@@ -18,7 +18,7 @@ from hybridserve.deployment.spec import DeploymentSpec, spec_from_environ
 from hybridserve.engine import vllm_middleware
 from hybridserve.planning import resolve as planner
 from hybridserve.planning.resolve import engine_args, engine_environment
-from hybridserve.runtime import runner
+from hybridserve.runtime import serve
 from hybridserve.runtime.backends import standalone
 from hybridserve.settings import Settings, load
 
@@ -68,17 +68,17 @@ def test_serve_plans_and_serializes_once(path: str, calls: Counter[str], monkeyp
     from ray import serve as ray_serve
 
     for name in ("check_versions", "check_machine"):
-        monkeypatch.setattr(runner, name, lambda *_, **__: None)
-    for owner, name in ((runner, "adopt_orphans"), (runner, "kill_descendants"), (vllm_middleware, "configure")):
+        monkeypatch.setattr(serve, name, lambda *_, **__: None)
+    for owner, name in ((serve, "adopt_orphans"), (serve, "kill_descendants"), (vllm_middleware, "configure")):
         monkeypatch.setattr(owner, name, lambda *_: None)
-    monkeypatch.setattr(runner.os, "environ", {**runner.os.environ})
+    monkeypatch.setattr(serve.os, "environ", {**serve.os.environ})
     monkeypatch.setattr(ray, "init", lambda **_: None)
     monkeypatch.setattr(ray_serve, "start", lambda **_: None)
     monkeypatch.setattr(ray_serve, "run_many", run_ray_application)
     monkeypatch.setattr(standalone.subprocess, "Popen", run_vllm)
     settings = load(assignments=[f"server.data_path={path}"], environ={}).settings
     with pytest.raises(Started):
-        runner.serve(settings, runner.Progress(lambda _: None), lambda _: None)
+        serve.serve(settings, serve.Progress(lambda _: None), lambda _: None)
     assert calls == {"recommend": 1, "find_model": 1, "to_json": 1}
     assert received[0].settings == settings
     assert received[0].documents["/compliance"]["profile"] == "demo"

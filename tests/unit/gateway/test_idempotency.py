@@ -9,7 +9,7 @@ import pytest
 
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.auth.api_keys import Key
-from hybridserve.gateway.limits.idempotency import MAX_RESPONSE_BYTES, IdempotencyCache
+from hybridserve.gateway.idempotency import MAX_RESPONSE_BYTES, IdempotencyCache
 from support.fake_engine import DONE, FakeEngine, Response, chunk, request, sse
 from support.gateway_client import ANSWER, CHAT, STREAM, gateway, send
 

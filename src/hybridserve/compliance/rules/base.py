@@ -10,7 +10,7 @@ from datetime import date
 from hybridserve.catalog.licenses import License, Obligation, Term
 from hybridserve.compliance.findings import Family, Finding, Outcome, Severity
 from hybridserve.compliance.view import DeploymentView, Part
-from hybridserve.records import dataclass
+from hybridserve.fast_dataclass import dataclass
 
 Result = Iterable[Outcome] | Outcome | None
 """Of one check: an outcome, one per subject, or None (or no outcomes) where the rule does not apply."""

@@ -1,1 +1,1 @@
-"""Rate and concurrency limits, prompt length, and idempotent retries."""
+"""Rate and concurrency limits, and the prompt length."""

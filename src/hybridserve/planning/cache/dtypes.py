@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hybridserve.catalog.engines import EngineTable
 from hybridserve.errors import PlanRefused
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.models.architecture import Architecture
-from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES
 
 

@@ -6,11 +6,11 @@ Source: vLLM v1/core/kv_cache_utils.py `_get_kv_cache_groups_uniform_page_size`,
 from __future__ import annotations
 
 from hybridserve.errors import PlanRefused
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.pages import Page
 from hybridserve.planning.cache.types import CacheGroup, GroupKind, cdiv
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.planning.parallelism import split_layers
-from hybridserve.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

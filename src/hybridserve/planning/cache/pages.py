@@ -10,10 +10,10 @@ from math import lcm
 
 from hybridserve.catalog.engines import CacheMode, EngineTable
 from hybridserve.errors import PlanRefused
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.dtypes import CacheDtypes
 from hybridserve.planning.cache.types import CacheRequest, cdiv
 from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv, StateMixer
-from hybridserve.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

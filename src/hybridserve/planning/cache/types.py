@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hybridserve.catalog.engines import CacheMode
-from hybridserve.records import dataclass
+from hybridserve.fast_dataclass import dataclass
 
 GroupKind = Literal["attention", "state"]
 AUTO_LEN = -1

@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.memory.weights import QUANTIZED_BAND, WeightBytes
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
-from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES, MIB
 
 Confidence = Literal["exact", "estimate"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2, ShortConv
 from hybridserve.planning.parallelism import split_layers
-from hybridserve.records import dataclass
 from hybridserve.units import DTYPE_BYTES
 
 Quantization = Literal["none", "fp8", "nvfp4"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hybridserve.records import dataclass
+from hybridserve.fast_dataclass import dataclass
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 

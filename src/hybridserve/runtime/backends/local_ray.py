@@ -1,4 +1,4 @@
-"""Ray Serve on this machine, in processes of this service alone."""
+"""Starts a Ray cluster on this machine, for this service alone, with one Serve application."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hybridserve.runtime.preflight import RAY_OBJECT_STORE_BYTES
 from hybridserve.runtime.root_cause import root_cause
 
 
-class RayServeBackend:
+class LocalRayBackend:
     """A Ray cluster of one node with one Serve application."""
 
     status = "NOT_STARTED"

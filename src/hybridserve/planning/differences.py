@@ -1,12 +1,12 @@
-"""Compare a plan with what the started engine reports; they must be equal, to the integer."""
+"""Compares a plan with what the started engine reports; both must be equal, to the integer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CachePlan
-from hybridserve.records import dataclass
 
 # Fields of vLLM's CacheConfig and ModelConfig that are compared.
 COMPARED = (

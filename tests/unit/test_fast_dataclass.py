@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hybridserve.records import dataclass
+from hybridserve.fast_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""All sections of the settings."""
+"""The class `Settings`, with all sections."""
 
 from pydantic import BaseModel, ConfigDict, Field
 

@@ -1,4 +1,4 @@
-"""`hybridserve serve`: start the service, wait until it is ready, and end every process that was started."""
+"""`hybridserve serve`: starts the service, waits until it is ready, and ends every process that was started."""
 
 from __future__ import annotations
 
@@ -153,9 +153,9 @@ def _backend(ingress: Ingress, spec: DeploymentSpec, scratch: Path) -> Backend:
         from hybridserve.runtime.backends.standalone import StandaloneBackend
 
         return StandaloneBackend(spec, scratch)
-    from hybridserve.runtime.backends.ray_serve import RayServeBackend
+    from hybridserve.runtime.backends.local_ray import LocalRayBackend
 
-    return RayServeBackend(ingress, spec, scratch)
+    return LocalRayBackend(ingress, spec, scratch)
 
 
 def _wait_until_ready(spec: DeploymentSpec, progress: Progress, backend: Backend, scratch: Path) -> Ready:

@@ -1,4 +1,4 @@
-"""The view of a deployment that the compliance rules read, from its settings and its plan."""
+"""The view of a deployment for the compliance rules, built from its settings and its plan."""
 
 from __future__ import annotations
 
