@@ -269,41 +269,51 @@ def stub_experts() -> None:
         triton.set_allocator = lambda _: None
 
 
+class Anything(types.ModuleType):
+    """Finds any name in it, a module inside it included."""
+
+    __path__: ClassVar[list[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return MagicMock()
+
+
+class VisionPackages(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Packages that classes with an encoder import, and that have no CPU build for every platform."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name.partition(".")[0] in ("torchvision", "torchaudio", "timm", "terratorch"):
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec: Any) -> Any:
+        return Anything(spec.name)
+
+    def exec_module(self, module: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def vision_packages() -> Iterator[None]:
+    """Import what is missing of them as a placeholder."""
+    finder = VisionPackages()
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
 def stub_torchvision() -> None:
-    """torchvision has no CPU build for every platform, and the vision wrappers import it; they own no cache with it."""
+    """Register the vision wrappers, whose encoder owns no cache, as classes.
 
-    class Anything(types.ModuleType):
-        """Finds any name in it, a module inside it included."""
-
-        __path__: ClassVar[list[str]] = []
-
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return MagicMock()
-
-    class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-        def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-            if name.partition(".")[0] == "torchvision":
-                return importlib.machinery.ModuleSpec(name, self, is_package=True)
-            return None
-
-        def create_module(self, spec: Any) -> Any:
-            return Anything(spec.name)
-
-        def exec_module(self, module: Any) -> None:
-            pass
-
-    with contextlib.suppress(ImportError):
-        import torchvision  # noqa: F401
-
-        return
-    finder = Finder()
-    sys.meta_path.insert(0, finder)
-    for name in VISION_CLASSES:
-        # vLLM inspects a class in a process of its own, where nothing is replaced, unless it is registered as a class.
-        ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
-    sys.meta_path.remove(finder)
+    vLLM inspects a class by name in a process of its own, where nothing is replaced.
+    """
+    with vision_packages():
+        for name in VISION_CLASSES:
+            ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 if __name__ == "__main__":

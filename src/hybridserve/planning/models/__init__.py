@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hybridserve.errors import CatalogError
@@ -58,13 +59,64 @@ READERS = {
     "Qwen3ForCausalLM": "transformer",
     "Qwen3MoeForCausalLM": "transformer",
 }
-# A model that wraps a language model, whose config is under one of these keys.
-WRAPPERS = {"NemotronH_Nano_VL_V2": ("text_config", "llm_config")}
+# vLLM's class for them wraps a Nemotron-H, whose config is under one of these keys.
+NEMOTRON_WRAPPERS = (
+    "NemotronH_Nano_VL_V2",
+    "NemotronH_Nano_Omni_Reasoning_V3",
+    "NemotronH_Super_Omni_Reasoning_V3",
+    "NemotronH_Omni_Reasoning_V3",
+)
+WRAPPED = ("text_config", "llm_config")
+ENCODERS = "the encoders of images and sound: activations, cache, and weights unless their size is published"
+
+_MLA = "its attention is latent (MLA), which is not supported"
+_KDA = "its layers are Kimi delta attention (KDA) or lightning attention with latent attention (MLA); not supported"
+_ATTENTION_FREE = "it has no attention (attention-free), so the engine does not align its blocks; not supported"
+_WINDOW = "sliding-window layers have cache groups with blocks of their own, which are not supported"
+_STATES = "it has several state layouts of different sizes, which are not supported"
+_ENCODER = "it is a vision wrapper whose language model and encoder are not read"
+_POOLING = "it is a pooling model, which does not generate"
+
+
+def _removed(version: str) -> str:
+    return f"it was supported in vLLM until v{version}, and is not supported anymore"
+
+
+# Every class of vLLM 0.29's registry that has state or no attention, and that no reader reads; and well-known others.
 OUT_OF_SCOPE = {
     "NemotronHPuzzleForCausalLM": "its layers differ in shape (Puzzle), which is not supported",
-    "DeepseekV2ForCausalLM": "latent attention (MLA) is not supported",
-    "DeepseekV3ForCausalLM": "latent attention (MLA) is not supported",
-    "KimiLinearForCausalLM": "latent attention (MLA) is not supported",
+    "DeepseekV2ForCausalLM": _MLA,
+    "DeepseekV3ForCausalLM": _MLA,
+    "BailingMoeV2_5ForCausalLM": _KDA,
+    "BailingMoeV3ForCausalLM": _KDA,
+    "KimiLinearForCausalLM": _KDA,
+    "KimiK3ForConditionalGeneration": _KDA,
+    "FalconMambaForCausalLM": _ATTENTION_FREE,
+    "MambaForCausalLM": _ATTENTION_FREE,
+    "Mamba2ForCausalLM": _ATTENTION_FREE,
+    "Terratorch": _POOLING,
+    "ColBERTLfm2Model": _POOLING,
+    "ColQwen3_5": _POOLING,
+    "JambaForSequenceClassification": _POOLING,
+    "Qwen4ExpForCausalLM": _STATES,
+    "Qwen4ExpForConditionalGeneration": _STATES,
+    "InternS2MobiusForConditionalGeneration": _ENCODER,
+    "InternS2PreviewForConditionalGeneration": _ENCODER,
+    "Lfm2VlForConditionalGeneration": _ENCODER,
+    "MiniCPMV4_6ForConditionalGeneration": _ENCODER,
+    "GptOssForCausalLM": _WINDOW,
+    "Gemma2ForCausalLM": _WINDOW,
+    "Gemma3ForCausalLM": _WINDOW,
+    "Gemma3ForConditionalGeneration": _WINDOW,
+    "Gemma4ForCausalLM": _WINDOW,
+    "Gemma4ForConditionalGeneration": _WINDOW,
+    "BambaForCausalLM": _removed("0.23.0"),
+    "MiniMaxForCausalLM": _removed("0.23.0"),
+    "MiniMaxText01ForCausalLM": _removed("0.23.0"),
+    "MiniMaxM1ForCausalLM": _removed("0.23.0"),
+    "MiniMaxVL01ForConditionalGeneration": _removed("0.23.0"),
+    "Plamo2ForCausalLM": _removed("0.26.0"),
+    "Phi4FlashForCausalLM": _removed("0.10.2"),
 }
 
 
@@ -77,14 +129,18 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     fields = Fields(config)
     names = fields.names("architectures")
     name = names[0]
-    for key in WRAPPERS.get(name, ()):
-        if isinstance(part := config.get(key), Mapping):
-            return read_architecture({"architectures": ["NemotronHForCausalLM"], **part})
+    if name in NEMOTRON_WRAPPERS:
+        part = fields.part(*WRAPPED, name="NemotronHForCausalLM")
+        return replace(_read(part), uncounted=(ENCODERS,))
     if name in OUT_OF_SCOPE:
         raise CatalogError("config.json: architectures", f"{name}: {OUT_OF_SCOPE[name]}", _CHOICE)
     if name not in READERS:
         raise CatalogError("config.json: architectures", f"{name} is not supported", _CHOICE)
-    reader = importlib.import_module(f"{__name__}.{READERS[name]}")
+    return _read(fields)
+
+
+def _read(fields: Fields) -> Architecture:
+    reader = importlib.import_module(f"{__name__}.{READERS[fields.architecture]}")
     arch: Architecture = reader.read(fields)
     if (attention := arch.attention) is not None and attention.heads % attention.kv_heads:
         raise CatalogError(

@@ -56,14 +56,14 @@ class Fields:
             self.fail("num_hidden_layers", f"is {count}", f"an integer of at most {MAX_LAYERS}")
         return count
 
-    def part(self, *names: str) -> Fields:
-        """The config of the language model inside a wrapper, with what the wrapper's own config states for it."""
+    def part(self, *names: str, name: str | None = None) -> Fields:
+        """The config of the model `name` inside a wrapper, with what the wrapper's own config states for it."""
         part = self.get(*names)
         if not isinstance(part, Mapping):
             self.fail(names[0], f"is {part!r}", "the config of the language model")
         shared = ("dtype", "torch_dtype", "quantization_config", "tie_word_embeddings")
         outer = {name: self._config[name] for name in shared if name in self._config}
-        return Fields({**outer, **part, "architectures": self.names("architectures")})
+        return Fields({**outer, **part, "architectures": [name or self.architecture]})
 
     def attention(self, *head_dim: str, **options: bool) -> Attention:
         """Attention with grouped queries; `head_dim` names the field of the head size, if the family has one."""
