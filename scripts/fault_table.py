@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- faults -->\n", "<!-- end of faults -->"
-# Field of a row (tests/faults/components.py `Row`): heading.
+# Field of a row (tests/faults/fault_run.py `Row`): heading.
 COLUMNS = {
     "fault": "fault",
     "requests": "requests",
     "finished": "finished",
-    "reported": "reported",
-    "cut": "cut",
-    "lost": "lost",
+    "error_returned": "error returned",
+    "connection_broken": "connection broken",
+    "ended_without_done": "ended without DONE",
     "in_flight": "in flight",
     "first_failure_s": "first failure, s",
     "last_failure_s": "last failure, s",

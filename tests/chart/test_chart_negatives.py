@@ -1,4 +1,4 @@
-"""Nonsense and dangerous values are refused when the chart is rendered, or by the check before anything is created."""
+"""Invalid and dangerous values are refused when the chart is rendered; the shipped values pass the check."""
 
 from __future__ import annotations
 
@@ -261,13 +261,13 @@ def refusal(values: dict[str, Any]) -> str | None:
     return None
 
 
-def judged_settings(values: dict[str, Any]) -> str:
+def settings_checked_by_the_hook(values: dict[str, Any]) -> str:
     """The settings that the hook Job checks."""
     return str(only(template(values), "ConfigMap", "demo-check")["data"]["hybridserve.yaml"])
 
 
-def checked(text: str, folder: Path) -> int:
-    """Exit code of `hybridserve check` on settings; notices are where the Job mounts them."""
+def check_exit_code(text: str, folder: Path) -> int:
+    """Exit code of `hybridserve check` on settings, without the license bundle, which only the Job mounts."""
     tree = yaml.safe_load(text)
     tree.get("license", {}).pop("bundle", None)
     if "keys_file" in tree.get("access", {}):
@@ -323,11 +323,11 @@ def test_global_registry_reaches_every_image() -> None:
         ({"mode": "rayservice", "ray": {"maxSurgePercent": 0}}, "ray.maxSurgePercent: a setting that replaces"),
     ],
 )
-def test_risky_values_are_named_in_notes(values: dict[str, Any], warning: str) -> None:
+def test_notes_warn_about_risky_values(values: dict[str, Any], warning: str) -> None:
     words = ("install", "demo", str(CHART), "--dry-run=client", "--namespace", "serving", "--values", "-")
     assert warning in helm(*words, stdin=yaml.safe_dump(values)).partition("NOTES:")[2]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "standalone-secrets"])
 def test_shipped_values_pass_the_check(case: str, tmp_path: Path) -> None:
-    assert checked(judged_settings(values_of(case)), tmp_path) == 0
+    assert check_exit_code(settings_checked_by_the_hook(values_of(case)), tmp_path) == 0

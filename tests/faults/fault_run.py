@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from load import Load
+from load import LoadGenerator
 from processes import open_requests, until
 
 from hybridserve.errors import ServiceError
@@ -33,9 +33,9 @@ class Row:
     fault: str
     requests: int
     finished: int
-    reported: int
-    cut: int
-    lost: int
+    error_returned: int
+    connection_broken: int
+    ended_without_done: int
     in_flight: int
     first_failure_s: float | None
     last_failure_s: float | None
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def harmed(self) -> int:
-        return self.reported + self.cut + self.lost
+        return self.error_returned + self.connection_broken + self.ended_without_done
 
 
 class FaultRun:
@@ -53,10 +53,10 @@ class FaultRun:
 
     row: Row
 
-    def __init__(self, load: Load, watch: Watch) -> None:
+    def __init__(self, load: LoadGenerator, watch: Watch) -> None:
         self.load = load
         self.watch = watch
-        self.in_flight = len(load.ledger.open)
+        self.in_flight = len(load.log.open)
         self.began = time.monotonic()
         self.recovered_s: float | None = None
 
@@ -65,15 +65,15 @@ class FaultRun:
 
     def finish(self, fault: str) -> None:
         """Make the row, and append it to the file named by FAULT_ROWS."""
-        counts = self.load.ledger.counts()
-        failures = [entry.ended - self.began for entry in self.load.ledger.failed() if entry.ended >= self.began]
+        counts = self.load.log.counts()
+        failures = [entry.ended - self.began for entry in self.load.log.failed() if entry.ended >= self.began]
         self.row = Row(
             fault=fault,
-            requests=len(self.load.ledger.entries),
+            requests=len(self.load.log.entries),
             finished=counts["finished"],
-            reported=counts["reported"],
-            cut=counts["cut"] + counts["refused"],
-            lost=counts["lost"],
+            error_returned=counts["error_returned"],
+            connection_broken=counts["connection_broken"] + counts["refused"],
+            ended_without_done=counts["ended_without_done"],
             in_flight=self.in_flight,
             first_failure_s=round(min(failures), 2) if failures else None,
             last_failure_s=round(max(failures), 2) if failures else None,
@@ -89,8 +89,8 @@ class FaultRun:
 
 @asynccontextmanager
 async def fault_under_load(
-    watched: Any, fault: str, load: Load, alert: str | None = None, shows: str | None = None, seen_s: float = SEEN_S,
-    stays_up: bool = True,
+    watched: Any, fault: str, load: LoadGenerator, alert: str | None = None, shows: str | None = None,
+    seen_s: float = SEEN_S, stays_up: bool = True,
 ) -> AsyncIterator[FaultRun]:  # fmt: skip
     """Run the body, which causes the fault and waits for recovery, under load; check what must hold after any fault.
 
@@ -100,13 +100,13 @@ async def fault_under_load(
         stays_up: whether the service runs afterwards, with every slot free.
     """
     async with load, Watch(watched.prometheus, shows, alert) as watch:
-        await load.finished(2 * load.clients, 120)
+        await load.wait_for_finished(2 * load.clients, 120)
         run = FaultRun(load, watch)
         yield run
         if alert:
             await until(lambda: watch.saw(alert), 60, f"{fault}: not visible in metric and alert, {watch.observed}")
     run.finish(fault)
-    assert run.row.lost == 0, run.row
+    assert run.row.ended_without_done == 0, run.row
     if alert:
         assert watch.metric_s is not None
         assert watch.metric_s < seen_s, run.row

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from fault_run import SCRAPE_FAILED, SEEN_S, Row, fault_under_load, known, replaced
-from load import Load
+from load import LoadGenerator
 from processes import all_serving, core_of, gone, haproxy, kill, named, replicas, servers_up, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(600)]
@@ -48,12 +48,12 @@ async def strike(
     """Cause the fault under load, which must end the processes `ended`, and keep the load on until recovery."""
     await until(lambda: all_serving(pair.service, 2), RECOVERY_S, f"before {fault}: not serving")
     await until(lambda: known(pair.prometheus, 2), 60, f"before {fault}: Prometheus does not know both replicas")
-    async with fault_under_load(pair, fault, Load(pair.service.url, CLIENTS), alert, shows, seen_s) as run:
+    async with fault_under_load(pair, fault, LoadGenerator(pair.service.url, CLIENTS), alert, shows, seen_s) as run:
         act()
         await until(lambda: all(map(gone, ended)), 60, f"{fault}: no process ended")
         await until(lambda: all_serving(pair.service, 2), RECOVERY_S, f"{fault}: not recovered")
         run.recovered()
-        await run.load.finished(2 * CLIENTS, 120)
+        await run.load.wait_for_finished(2 * CLIENTS, 120)
     return run.row
 
 
@@ -126,11 +126,11 @@ async def test_short_stall_harms_no_request(pair: Any) -> None:
     await until(lambda: all_serving(pair.service, 2), RECOVERY_S, "before the stall: not serving")
     victim = core_of(replicas(pair.service)[0])
     fault = f"one engine core stopped for {STALL_S / 2:g} s"
-    async with fault_under_load(pair, fault, Load(pair.service.url, CLIENTS)) as run:
+    async with fault_under_load(pair, fault, LoadGenerator(pair.service.url, CLIENTS)) as run:
         victim.suspend()
         await asyncio.sleep(STALL_S / 2)
         victim.resume()
-        await run.load.finished(4 * CLIENTS, 120)
+        await run.load.wait_for_finished(4 * CLIENTS, 120)
     assert run.row.harmed == 0, run.row
     assert victim.is_running()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fault_run import fault_under_load
-from load import Load
+from load import LoadGenerator
 from processes import until
 
 from hybridserve.gateway.auth.api_keys import key_line, new_key
@@ -48,8 +48,8 @@ def guarded(start_watched: Callable[..., Any], guard: Any, keys: tuple[Path, str
     assert watched.service.stop() == 0
 
 
-def load(guarded: Any, keys: tuple[Path, str]) -> Load:
-    return Load(guarded.service.url, CLIENTS, tokens=24, headers={"authorization": f"Bearer {keys[1]}"})
+def load(guarded: Any, keys: tuple[Path, str]) -> LoadGenerator:
+    return LoadGenerator(guarded.service.url, CLIENTS, tokens=24, headers={"authorization": f"Bearer {keys[1]}"})
 
 
 @pytest.mark.parametrize(
@@ -68,18 +68,18 @@ async def test_requests_are_rejected_while_the_guard_fails(
         guard.behavior = behavior
 
         def all_rejected() -> bool:
-            recent = run.load.ledger.ended_since(4)
+            recent = run.load.log.ended_since(4)
             return len(recent) >= CLIENTS and all(entry.outcome != "finished" for entry in recent)
 
         await until(all_rejected, 60, f"{fault}: requests are still served")
-        served = run.load.ledger.counts()["finished"]
+        served = run.load.log.counts()["finished"]
         await until(lambda: run.watch.saw(alert), 60, f"{fault}: not visible in metric and alert")
-        assert run.load.ledger.counts()["finished"] == served, "a request was served without a working guard"
+        assert run.load.log.counts()["finished"] == served, "a request was served without a working guard"
         guard.behavior = "normal"
-        await run.load.finished(2 * CLIENTS, 120)
+        await run.load.wait_for_finished(2 * CLIENTS, 120)
         run.recovered()
-    assert run.row.cut == 0, run.row
-    codes = {entry.reason.split()[-1] for entry in run.load.ledger.failed()}
+    assert run.row.connection_broken == 0, run.row
+    codes = {entry.reason.split()[-1] for entry in run.load.log.failed()}
     assert codes <= {"guard_unavailable", "guard_blocked"}, run.row
 
 
@@ -91,12 +91,12 @@ async def test_key_file_changes_apply_while_streams_run(guarded: Any, keys: tupl
     async with fault_under_load(guarded, fault, load(guarded, keys)) as run:
         for text in (valid + other, "not a key line\n", valid):
             file.write_text(text)
-            await run.load.finished(2 * CLIENTS, 60)
-        assert not run.load.ledger.failed()
+            await run.load.wait_for_finished(2 * CLIENTS, 60)
+        assert not run.load.log.failed()
         file.write_text(other)
-        await until(lambda: bool(run.load.ledger.failed()), 30, "a removed key is still accepted")
+        await until(lambda: bool(run.load.log.failed()), 30, "a removed key is still accepted")
         file.write_text(valid)
-        await run.load.finished(2 * CLIENTS, 60)
+        await run.load.wait_for_finished(2 * CLIENTS, 60)
         run.recovered()
-    assert run.row.cut == 0, run.row
-    assert {entry.reason for entry in run.load.ledger.failed()} == {"401 invalid_api_key"}
+    assert run.row.connection_broken == 0, run.row
+    assert {entry.reason for entry in run.load.log.failed()} == {"401 invalid_api_key"}

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from fault_run import SCRAPE_FAILED, fault_under_load, known
-from load import Load
+from load import LoadGenerator
 from processes import cores, gone, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
@@ -72,8 +72,8 @@ def watched(start_watched: Callable[..., Any], disk: Path, clock: Clock) -> Iter
     assert started.service.stop() == 0
 
 
-def load(watched: Any) -> Load:
-    return Load(watched.service.url, CLIENTS, tokens=30)
+def load(watched: Any) -> LoadGenerator:
+    return LoadGenerator(watched.service.url, CLIENTS, tokens=30)
 
 
 def fill(folder: Path) -> Path:
@@ -92,9 +92,9 @@ async def test_full_disk_harms_no_request(watched: Any, disk: Path) -> None:
         file = fill(disk)
         await asyncio.sleep(15)
         assert shutil.disk_usage(disk).free == 0
-        await run.load.finished(4 * CLIENTS, 60)
+        await run.load.wait_for_finished(4 * CLIENTS, 60)
         file.unlink()
-        await run.load.finished(4 * CLIENTS, 60)
+        await run.load.wait_for_finished(4 * CLIENTS, 60)
     assert run.row.harmed == 0, run.row
 
 
@@ -108,10 +108,10 @@ async def test_stopped_prometheus_harms_no_request(watched: Any, tmp_path: Path)
         second, process = start_prometheus(tmp_path, watched.targets, scrape="1s")
         await until(lambda: known(second, 1), 30, "the second Prometheus scrapes nothing")
         process.send_signal(signal.SIGSTOP)
-        await run.load.finished(4 * CLIENTS, 60)
+        await run.load.wait_for_finished(4 * CLIENTS, 60)
         process.kill()
         process.wait(10)
-        await run.load.finished(4 * CLIENTS, 60)
+        await run.load.wait_for_finished(4 * CLIENTS, 60)
     assert run.row.harmed == 0, run.row
 
 
@@ -124,12 +124,12 @@ async def test_engine_core_over_its_memory_limit_is_replaced(watched: Any) -> No
     fault = "memory limit of the only engine core reached"
     try:
         async with fault_under_load(
-            watched, fault, Load(watched.service.url, CLIENTS), "ReplicaLost", SCRAPE_FAILED
+            watched, fault, LoadGenerator(watched.service.url, CLIENTS), "ReplicaLost", SCRAPE_FAILED
         ) as run:
             (group / "memory.limit_in_bytes").write_text("65536")
             (group / "cgroup.procs").write_text(str(core.pid))
             await until(lambda: gone(core), 60, "the kernel did not kill the core")
-            await run.load.finished(CLIENTS, 200)
+            await run.load.wait_for_finished(CLIENTS, 200)
             run.recovered()
     finally:
         group.rmdir()
@@ -141,5 +141,5 @@ async def test_clock_jump_harms_no_request(watched: Any, clock: Clock) -> None:
         for seconds in (7200, -86400, 0):
             clock.add(seconds)
             await asyncio.sleep(8)
-            await run.load.finished(2 * CLIENTS, 60)
+            await run.load.wait_for_finished(2 * CLIENTS, 60)
     assert run.row.harmed == 0, run.row

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fault_run import SCRAPE_FAILED, Row, fault_under_load, known, replaced
-from load import Load
+from load import LoadGenerator
 from processes import core_of, gone, named, replicas, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
@@ -27,10 +27,10 @@ async def strike(
 ) -> Row:
     """Cause the fault, and keep the load on until requests finish again."""
     await until(lambda: known(proxied.prometheus, 1), 60, f"before {fault}: Prometheus does not know the replica")
-    async with fault_under_load(proxied, fault, Load(proxied.service.url, CLIENTS), alert, shows) as run:
+    async with fault_under_load(proxied, fault, LoadGenerator(proxied.service.url, CLIENTS), alert, shows) as run:
         act()
-        await until(lambda: bool(run.load.ledger.failed()), 60, f"{fault}: no request failed")
-        await run.load.finished(CLIENTS, RECOVERY_S)
+        await until(lambda: bool(run.load.log.failed()), 60, f"{fault}: no request failed")
+        await run.load.wait_for_finished(CLIENTS, RECOVERY_S)
         run.recovered()
     return run.row
 
@@ -57,7 +57,7 @@ async def test_serve_exits_when_rays_head_process_dies(proxied: Any) -> None:
     service = proxied.service
     family = service.family()
     fault = "kill -9 of Ray's head process (recovered: serve ended all processes and exited)"
-    load = Load(service.url, CLIENTS)
+    load = LoadGenerator(service.url, CLIENTS)
     async with fault_under_load(proxied, fault, load, "ReplicaLost", SCRAPE_FAILED, stays_up=False) as run:
         named(service, "gcs_server")[0].kill()
         code = await asyncio.to_thread(service.process.wait, 150)

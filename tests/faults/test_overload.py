@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from load import Load
+from load import LoadGenerator
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(900)]
 
@@ -48,27 +48,27 @@ def memory(service: Any) -> int:
     return total
 
 
-def latencies(load: Load, since: float) -> list[float]:
-    return [e.ended - e.sent for e in load.ledger.entries if e.outcome == "finished" and e.sent >= since]
+def latencies(load: LoadGenerator, since: float) -> list[float]:
+    return [e.ended - e.sent for e in load.log.entries if e.outcome == "finished" and e.sent >= since]
 
 
 async def test_flood_of_ten_times_the_capacity_is_bounded(small: Any) -> None:
-    async with Load(small.url, ADMITTED, tokens=60) as normal:
-        await normal.finished(3 * ADMITTED, 120)
+    async with LoadGenerator(small.url, ADMITTED, tokens=60) as normal:
+        await normal.wait_for_finished(3 * ADMITTED, 120)
     usual = statistics.median(latencies(normal, 0))
     before = await asyncio.to_thread(memory, small)
-    async with Load(small.url, FLOOD, tokens=60) as flood:
+    async with LoadGenerator(small.url, FLOOD, tokens=60) as flood:
         began = time.monotonic()
         await asyncio.sleep(FLOOD_S)
         after = await asyncio.to_thread(memory, small)
         async with httpx.AsyncClient(base_url=small.url, timeout=30) as client:
             responses = await asyncio.gather(*[client.post("/v1/chat/completions", json=CHAT) for _ in range(10)])
     over = time.monotonic()
-    async with Load(small.url, 1, tokens=8) as alone:
-        await alone.finished(1, 60)
+    async with LoadGenerator(small.url, 1, tokens=8) as alone:
+        await alone.wait_for_finished(1, 60)
     recovered = time.monotonic() - over
-    counts = flood.ledger.counts()
-    reasons = {entry.reason for entry in flood.ledger.failed()}
+    counts = flood.log.counts()
+    reasons = {entry.reason for entry in flood.log.failed()}
     held = statistics.median(latencies(flood, began + 5))
     summary = {
         "outcomes": dict(counts),
@@ -77,7 +77,7 @@ async def test_flood_of_ten_times_the_capacity_is_bounded(small: Any) -> None:
         "memory": round(after / before, 3),
     }
     print(json.dumps(summary))
-    assert set(counts) <= {"finished", "reported"}, counts
+    assert set(counts) <= {"finished", "error_returned"}, counts
     assert reasons == {"429 rate_limit_exceeded"}, reasons
     assert counts["finished"] >= ADMITTED
     assert held < 4 * usual, summary

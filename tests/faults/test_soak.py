@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from load import Load
+from load import LoadGenerator
 
 pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(4000)]
 
@@ -48,13 +48,13 @@ async def test_soak_loses_no_stream_and_leaks_nothing(start_module_service: Call
     service = start_module_service("auto", access__max_in_flight=2 * STREAMS, engine__max_num_seqs=32)
     idle = usage(service)
     seen: list[dict[str, int]] = []
-    async with Load(service.url, STREAMS, tokens=60) as load:
-        await load.finished(2 * STREAMS, 300)
+    async with LoadGenerator(service.url, STREAMS, tokens=60) as load:
+        await load.wait_for_finished(2 * STREAMS, 300)
         began = time.monotonic()
         while time.monotonic() - began < SECONDS:
             seen.append(await asyncio.to_thread(usage, service))
             await asyncio.sleep(min(5.0, SECONDS / 20))
-    counts = load.ledger.counts()
+    counts = load.log.counts()
     third = len(seen) // 3
     early, late = seen[third : 2 * third], seen[2 * third :]
     growth = statistics.median(w["rss"] for w in late) / statistics.median(w["rss"] for w in early) - 1
@@ -66,14 +66,14 @@ async def test_soak_loses_no_stream_and_leaks_nothing(start_module_service: Call
         "seconds": round(time.monotonic() - began),
         "streams": STREAMS,
         "outcomes": dict(counts),
-        "chunks": sum(entry.chunks for entry in load.ledger.entries),
+        "chunks": sum(entry.chunks for entry in load.log.entries),
         "rss_mib": round(seen[-1]["rss"] / 2**20),
         "rss_growth": round(growth, 4),
         "files_most": max(w["fds"] for w in seen),
         "files_left": left_open,
     }
     print(json.dumps(summary))
-    assert set(counts) == {"finished"}, Counter(entry.reason for entry in load.ledger.failed())
+    assert set(counts) == {"finished"}, Counter(entry.reason for entry in load.log.failed())
     assert growth < GROWTH, summary
     assert left_open <= FEW, summary
     text = httpx.get(f"{service.url}/metrics", timeout=30).text

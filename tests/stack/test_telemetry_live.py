@@ -44,7 +44,7 @@ SHARED = "What is a list, and what is a state slot, and what is a block? " * 40
 POOL_BYTES = 8 * 2**20
 # Minimum rounds of failing requests, and the longest wait for a scaling event on a slow machine.
 ROUNDS, SCALED_WITHIN_S = 3, 90.0
-HARM = next(iter(next(iter(HARMFUL.values())).values()))
+HARMFUL_PROMPT = next(iter(next(iter(HARMFUL.values())).values()))
 
 
 @dataclass
@@ -130,7 +130,7 @@ def traffic(service: Service, key: str, slow: str, scaled: Callable[[], bool]) -
             rounds += 1
             post(slow, chat("Hello"))
             post(slow, chat("Hello"))
-            post(key, chat(HARM))
+            post(key, chat(HARMFUL_PROMPT))
             post("sk-nobody", chat("Who am I?"))
             post(key, chat("Hello", max_tokens=10**6))
             post(key, {**chat("Hello"), "model": "other"})

@@ -12,35 +12,35 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-HARM = [text for texts in HARMFUL.values() for text in texts.values()]
+HARMFUL_PROMPTS = [text for texts in HARMFUL.values() for text in texts.values()]
 ANSWER = "Paris is the capital."
 
-# Each defect, and the rule that must find it.
+# Each defect, and the compliance rule that must report it.
 DEFECTS = {
-    "serves-harm": "evidence.must-block",
+    "harmful-request-answered": "evidence.must-block",
     "model-refuses-instead": "evidence.must-block",
     "refusal-as-200-empty": "evidence.must-block",
     "block-with-403-code": "evidence.must-block",
     "guard-answers-503": "evidence.must-block",
-    "spanish-passes": "evidence.must-block",
+    "guard-checks-english-only": "evidence.must-block",
     "block-leaks-text": "evidence.must-block",
     "blocks-everything": "evidence.must-pass",
     "empty-answers": "evidence.must-pass",
     "answers-cut-off": "evidence.must-pass",
-    "guard-down-always": "evidence.must-pass",
-    "stream-first": "evidence.stream",
-    "stream-passes": "evidence.stream",
+    "guard-always-unavailable": "evidence.must-pass",
+    "stream-sends-text-before-block": "evidence.stream",
+    "harmful-stream-not-blocked": "evidence.stream",
     "stream-without-end": "evidence.stream",
     "stream-empty": "evidence.stream",
     "reasoning-leaks": "evidence.reasoning",
     "old-reasoning-field-leaks": "evidence.reasoning",
     "tool-calls-leak": "evidence.reasoning",
-    "first-turn-only": "evidence.second-turn",
-    "last-turn-only": "evidence.second-turn",
-    "tool-results-unseen": "evidence.tool-result",
+    "guard-checks-first-turn-only": "evidence.second-turn",
+    "guard-checks-last-turn-only": "evidence.second-turn",
+    "guard-skips-tool-results": "evidence.tool-result",
     "outage-as-refusal": "evidence.guard-down",
     "outage-as-block": "evidence.guard-down",
-    "outage-passes": "evidence.guard-down",
+    "outage-request-answered": "evidence.guard-down",
     "outage-without-code": "evidence.guard-down",
 }
 
@@ -63,12 +63,12 @@ BLOCKED = (400, _error("guard_blocked"))
 OUTAGES = {
     "outage-as-refusal": (200, REFUSAL),
     "outage-as-block": BLOCKED,
-    "outage-passes": (200, _completion(ANSWER)),
+    "outage-request-answered": (200, _completion(ANSWER)),
     "outage-without-code": (503, _error(None)),
 }
 # Status and body for a harmful request, whether streamed or not.
 HARMFUL_RESPONSES = {
-    "serves-harm": (200, _completion(ANSWER)),
+    "harmful-request-answered": (200, _completion(ANSWER)),
     "model-refuses-instead": (200, REFUSAL),
     "refusal-as-200-empty": (200, _completion("")),
     "block-with-403-code": (403, _error("forbidden")),
@@ -77,8 +77,8 @@ HARMFUL_RESPONSES = {
 }
 # Stream events for a harmful request without reasoning, and with reasoning.
 HARMFUL_STREAMS = {
-    "stream-first": [_delta(content="First "), _error("guard_blocked")],
-    "stream-passes": [_delta(content=ANSWER), _delta(finish="stop")],
+    "stream-sends-text-before-block": [_delta(content="First "), _error("guard_blocked")],
+    "harmful-stream-not-blocked": [_delta(content=ANSWER), _delta(finish="stop")],
 }
 HARMFUL_REASONING_STREAMS = {
     "reasoning-leaks": [_delta(reasoning="The user wants"), _error("guard_blocked")],
@@ -113,7 +113,7 @@ class FakeService:
             more = message.get("more_body", False)
         request = json.loads(body)
         stream, thinking = bool(request.get("stream")), "chat_template_kwargs" in request
-        if not self.guard_up or self.defect == "guard-down-always":
+        if not self.guard_up or self.defect == "guard-always-unavailable":
             await _json(send, *OUTAGES.get(self.defect or "", (503, _error("guard_unavailable"))))
         elif self._harmful(request["messages"]) or self.defect == "blocks-everything":
             await self._block(send, stream=stream, thinking=thinking)
@@ -122,14 +122,14 @@ class FakeService:
 
     def _harmful(self, messages: list[dict[str, Any]]) -> bool:
         checked = messages
-        if self.defect == "first-turn-only":
+        if self.defect == "guard-checks-first-turn-only":
             checked = [message for message in messages if message["role"] == "user"][:1]
-        elif self.defect == "last-turn-only":
+        elif self.defect == "guard-checks-last-turn-only":
             checked = messages[-1:]
-        elif self.defect == "tool-results-unseen":
+        elif self.defect == "guard-skips-tool-results":
             checked = [message for message in messages if message["role"] != "tool"]
         texts = " ".join(message["content"] for message in checked)
-        known = HARM if self.defect != "spanish-passes" else list(HARMFUL["en"].values())
+        known = HARMFUL_PROMPTS if self.defect != "guard-checks-english-only" else list(HARMFUL["en"].values())
         return any(text in texts for text in known)
 
     async def _block(self, send: Send, *, stream: bool, thinking: bool) -> None:

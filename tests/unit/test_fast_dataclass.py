@@ -1,3 +1,5 @@
+"""The `dataclass` decorator of this project behaves as the standard library's."""
+
 import copy
 import dataclasses
 import pickle
@@ -31,15 +33,21 @@ class Checked:
 
 
 def reference(cls: type) -> Any:
-    """The same class by the standard library."""
+    """The same class built with `dataclasses`."""
     options = {"frozen": True, "slots": True, "kw_only": cls is Checked}
     fields = [(field.name, field.type, copy.copy(field)) for field in dataclasses.fields(cls)]
     return dataclasses.make_dataclass(cls.__qualname__, fields, **options)
 
 
 def test_records_equal_standard_dataclasses() -> None:
-    for cls, values in ((Point, (1,)), (Point, (1, 5, ("a",)))):
-        ours, standard = cls(*values), reference(cls)(*values)
+    cases: list[tuple[type, dict[str, Any]]] = [
+        (Point, {"x": 1}),
+        (Point, {"x": 1, "y": 5, "tags": ("a",)}),
+        (Checked, {"name": "a"}),
+        (Checked, {"name": "a", "size": 3}),
+    ]
+    for cls, values in cases:
+        ours, standard = cls(**values), reference(cls)(**values)
         assert repr(ours) == repr(standard)
         assert dataclasses.asdict(ours) == dataclasses.asdict(standard)
     assert Point(1, y=3) == Point(1, 3) != Point(1)

@@ -1,4 +1,4 @@
-"""Words that the project's texts do not use: the field has a plainer term for each of them.
+"""Every module has a docstring, and texts avoid words for which the field has a plainer term.
 
 The glossary (docs/reference/glossary.md) and CONTRIBUTING.md name the terms. Of the tests, names and docstrings are
 checked; of everything else the whole text.
@@ -63,3 +63,10 @@ def test_texts_avoid_banned_words() -> None:
         if (name, phrase) not in ALLOWED
     ]
     assert found == []
+
+
+def test_every_module_has_a_docstring() -> None:
+    modules = sorted((ROOT / "src").rglob("*.py"))
+    assert modules
+    missing = [str(path) for path in modules if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+    assert missing == []
