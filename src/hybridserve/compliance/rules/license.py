@@ -1,4 +1,4 @@
-"""License and attribution: every license is known, reviewed and accepted, and its duties are met."""
+"""License and attribution: every license is known, reviewed and accepted, and its obligations are met."""
 
 from __future__ import annotations
 

@@ -21,17 +21,17 @@ class Fields:
         """The first of these fields that is present and not null."""
         return next((value for name in names if (value := self._config.get(name)) is not None), None)
 
-    def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
+    def integer(self, *names: str, default: int | None = None, minimum: int = 1) -> int:
         value = self.get(*names)
         if value is None:
-            if default is None or default < least:
+            if default is None or default < minimum:
                 self.fail(names[0], "is missing", "use the complete config.json of the checkpoint")
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.fail(names[0], f"is {value!r}", f"an integer of at least {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            self.fail(names[0], f"is {value!r}", f"an integer of at least {minimum}")
         return value
 
-    def flag(self, *names: str, default: bool) -> bool:
+    def boolean(self, *names: str, default: bool) -> bool:
         value = self.get(*names)
         if value is not None and not isinstance(value, bool):
             self.fail(names[0], f"is {value!r}", "true or false")
@@ -94,7 +94,7 @@ class Fields:
 
     def sparse_layers(self, count: int, *, default_experts: int | None = None) -> list[bool]:
         """Which layers have experts, in the Qwen families' fields."""
-        experts = self.integer("num_experts", default=default_experts, least=0)
+        experts = self.integer("num_experts", default=default_experts, minimum=0)
         step, dense = self.integer("decoder_sparse_step", default=1), self.get("mlp_only_layers") or []
         return [experts > 0 and i not in dense and (i + 1) % step == 0 for i in range(count)]
 
@@ -112,7 +112,7 @@ class Fields:
             "family": family,
             "hidden": self.integer("hidden_size"),
             "vocab": self.integer("vocab_size"),
-            "tied_embeddings": self.flag("tie_word_embeddings", default=False),
+            "tied_embeddings": self.boolean("tie_word_embeddings", default=False),
             "dtype": self.dtype,
             "max_position_embeddings": self.max_position_embeddings,
             "yarn_context": self.yarn_context,
@@ -129,10 +129,10 @@ class Fields:
             head_dim=inner // heads,
             groups=self.integer("mamba_n_groups"),
             state=self.integer("mamba_d_state"),
-            conv_kernel=self.integer("mamba_d_conv", least=2),
+            conv_kernel=self.integer("mamba_d_conv", minimum=2),
             chunk=self.integer("mamba_chunk_size", default=256),
-            bias=self.flag("mamba_proj_bias", default=False),
-            conv_bias=self.flag("mamba_conv_bias", default=True),
+            bias=self.boolean("mamba_proj_bias", default=False),
+            conv_bias=self.boolean("mamba_conv_bias", default=True),
             gated_norm=gated_norm,
         )
 

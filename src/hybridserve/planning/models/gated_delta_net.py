@@ -23,22 +23,22 @@ def read(fields: Fields) -> Architecture:
         Layer(attention=kind == "full_attention", state=kind == "linear_attention", mlp=not moe, moe=moe, norms=2)
         for kind, moe in zip(kinds, sparse, strict=True)
     )
-    shared = fields.integer("shared_expert_intermediate_size", default=0, least=0)
+    shared = fields.integer("shared_expert_intermediate_size", default=0, minimum=0)
     return Architecture(
         **fields.common("qwen3_next"),
         layers=layers,
         attention=fields.attention(
             "head_dim",
-            qkv_bias=fields.flag("qkv_bias", default=False),
+            qkv_bias=fields.boolean("qkv_bias", default=False),
             qk_norm=True,
-            output_gate=fields.flag("attn_output_gate", default=True),
+            output_gate=fields.boolean("attn_output_gate", default=True),
         ),
         state=GatedDeltaNet(
             key_heads=fields.integer("linear_num_key_heads"),
             value_heads=fields.integer("linear_num_value_heads"),
             key_dim=fields.integer("linear_key_head_dim"),
             value_dim=fields.integer("linear_value_head_dim"),
-            conv_kernel=fields.integer("linear_conv_kernel_dim", least=2),
+            conv_kernel=fields.integer("linear_conv_kernel_dim", minimum=2),
         ),
         mlp=fields.mlp() if any(layer.mlp for layer in layers) else None,
         moe=fields.moe("moe_intermediate_size", shared_intermediate=shared, shared_gate=True)

@@ -18,9 +18,9 @@ def read(fields: Fields) -> Architecture:
         fields.fail("num_hidden_layers", "differs from the length of layer_types", str(len(kinds)))
     if not any(kind in ATTENTIONS for kind in kinds):
         fields.fail("layer_types", "has no attention layer", "a hybrid model: both Mamba and attention layers")
-    experts = fields.integer("num_local_experts", least=0)
+    experts = fields.integer("num_local_experts", minimum=0)
     shared = fields.integer("shared_intermediate_size")
-    bias = fields.flag("attention_bias", default=False)
+    bias = fields.boolean("attention_bias", default=False)
     layers = tuple(
         Layer(attention=kind in ATTENTIONS, state=kind in STATES, mlp=not experts, moe=bool(experts), norms=2)
         for kind in kinds

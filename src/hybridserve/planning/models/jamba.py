@@ -20,10 +20,10 @@ def read(fields: Fields) -> Architecture:
         state=Mamba1(
             inner=fields.integer("mamba_expand") * hidden,
             state=fields.integer("mamba_d_state"),
-            conv_kernel=fields.integer("mamba_d_conv", least=2),
+            conv_kernel=fields.integer("mamba_d_conv", minimum=2),
             dt_rank=ceil(hidden / 16) if rank in (None, "auto") else fields.integer("mamba_dt_rank"),
-            bias=fields.flag("mamba_proj_bias", default=False),
-            conv_bias=fields.flag("mamba_conv_bias", default=True),
+            bias=fields.boolean("mamba_proj_bias", default=False),
+            conv_bias=fields.boolean("mamba_conv_bias", default=True),
         ),
         mlp=fields.mlp() if any(layer.mlp for layer in layers) else None,
         moe=fields.moe("intermediate_size") if any(layer.moe for layer in layers) else None,
@@ -32,9 +32,9 @@ def read(fields: Fields) -> Architecture:
 
 
 def _layers(fields: Fields) -> tuple[Layer, ...]:
-    period, offset = fields.integer("attn_layer_period"), fields.integer("attn_layer_offset", least=0)
+    period, offset = fields.integer("attn_layer_period"), fields.integer("attn_layer_offset", minimum=0)
     experts = fields.integer("num_experts", "num_local_experts")
-    sparse, shift = fields.integer("expert_layer_period"), fields.integer("expert_layer_offset", least=0)
+    sparse, shift = fields.integer("expert_layer_period"), fields.integer("expert_layer_offset", minimum=0)
     if offset >= period or shift >= sparse:
         fields.fail("attn_layer_offset", f"is {offset} of {period}", "less than the period, as expert_layer_offset")
     kinds = [(i % period == offset, experts > 1 and i % sparse == shift) for i in range(fields.layer_count)]

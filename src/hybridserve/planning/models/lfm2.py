@@ -10,7 +10,7 @@ def read(fields: Fields) -> Architecture:
     """The architecture of an `Lfm2ForCausalLM` or `Lfm2MoeForCausalLM`. vLLM ties the embeddings of both."""
     moe = fields.architecture == "Lfm2MoeForCausalLM"
     kinds = _kinds(fields)
-    dense = fields.integer("num_dense_layers", default=2, least=0) if moe else len(kinds)
+    dense = fields.integer("num_dense_layers", default=2, minimum=0) if moe else len(kinds)
     layers = tuple(
         Layer(attention=attention, state=not attention, mlp=index < dense, moe=index >= dense, norms=2)
         for index, attention in enumerate(kinds)
@@ -22,11 +22,11 @@ def read(fields: Fields) -> Architecture:
         attention=fields.attention(qk_norm=True),
         state=ShortConv(
             width=hidden if moe else fields.integer("conv_dim"),
-            conv_kernel=fields.integer("conv_L_cache", least=2),
-            bias=fields.flag("conv_bias", default=False),
+            conv_kernel=fields.integer("conv_L_cache", minimum=2),
+            bias=fields.boolean("conv_bias", default=False),
         ),
         mlp=None if dense == 0 else fields.mlp() if moe else _mlp(fields, hidden),
-        moe=fields.moe("moe_intermediate_size", correction_bias=fields.flag("use_expert_bias", default=True))
+        moe=fields.moe("moe_intermediate_size", correction_bias=fields.boolean("use_expert_bias", default=True))
         if moe
         else None,
     )
@@ -55,7 +55,7 @@ def _mlp(fields: Fields, hidden: int) -> Mlp:
     width = fields.integer("block_ff_dim", "intermediate_size")
     if fields.integer("block_dim", default=hidden) != hidden:
         fields.fail("block_dim", f"is {fields.get('block_dim')}", f"hidden_size, {hidden}")
-    if fields.flag("block_auto_adjust_ff_dim", default=True):
+    if fields.boolean("block_auto_adjust_ff_dim", default=True):
         multiple = fields.integer("block_multiple_of", default=256)
         factor = fields.get("block_ffn_dim_multiplier")
         width = int((1.0 if factor is None else factor) * int(2 * width / 3))

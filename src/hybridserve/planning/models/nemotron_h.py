@@ -1,4 +1,4 @@
-"""Nemotron-H: one mixer per layer, either Mamba-2, attention, MLP or experts.
+"""Nemotron-H: each layer is a Mamba-2 mixer, attention, an MLP or a mixture of experts.
 
 Old configs spell the layers as a string (`hybrid_override_pattern`: M, *, -, E), new ones as a list
 (`layers_block_type`); Mamba fields exist with and without the prefix `mamba_`.
@@ -38,10 +38,10 @@ def read(fields: Fields) -> Architecture:
             head_dim=fields.integer("mamba_head_dim"),
             groups=fields.integer("n_groups", "mamba_n_groups"),
             state=fields.integer("ssm_state_size"),
-            conv_kernel=fields.integer("conv_kernel", "mamba_d_conv", least=2),
+            conv_kernel=fields.integer("conv_kernel", "mamba_d_conv", minimum=2),
             chunk=fields.integer("chunk_size", "mamba_chunk_size", default=128),
-            bias=fields.flag("use_bias", default=False),
-            conv_bias=fields.flag("use_conv_bias", "mamba_conv_bias", default=True),
+            bias=fields.boolean("use_bias", default=False),
+            conv_bias=fields.boolean("use_conv_bias", "mamba_conv_bias", default=True),
         ),
         mlp=_mlp(fields) if MLP in layers else None,
         moe=_moe(fields) if MOE in layers else None,
@@ -78,11 +78,11 @@ def _mlp(fields: Fields) -> Mlp:
         if any(other != width[0] for other in width) or not width:
             fields.fail("intermediate_size", "differs from layer to layer", "one width for all MLP layers")
         fields = Fields({"intermediate_size": width[0], "mlp_bias": fields.get("mlp_bias")})
-    return Mlp(fields.integer("intermediate_size"), matrices=2, bias=fields.flag("mlp_bias", default=False))
+    return Mlp(fields.integer("intermediate_size"), matrices=2, bias=fields.boolean("mlp_bias", default=False))
 
 
 def _moe(fields: Fields) -> Moe:
-    shared = fields.integer("n_shared_experts", default=0, least=0)
+    shared = fields.integer("n_shared_experts", default=0, minimum=0)
     return Moe(
         experts=fields.integer("n_routed_experts", "num_local_experts"),
         experts_per_token=fields.integer("num_experts_per_tok"),

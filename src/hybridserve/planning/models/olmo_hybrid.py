@@ -24,7 +24,7 @@ def read(fields: Fields) -> Architecture:
             value_heads=fields.integer("linear_num_value_heads", default=heads),
             key_dim=key_dim,
             value_dim=fields.integer("linear_value_head_dim", default=2 * key_dim),
-            conv_kernel=fields.integer("linear_conv_kernel_dim", default=4, least=2),
+            conv_kernel=fields.integer("linear_conv_kernel_dim", default=4, minimum=2),
         ),
         mlp=fields.mlp(),
         moe=None,

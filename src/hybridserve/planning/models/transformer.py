@@ -10,13 +10,13 @@ def read(fields: Fields) -> Architecture:
     """The architecture of a Llama, Mistral, Qwen2, Qwen3 or Qwen3-MoE model."""
     name = fields.architecture
     qwen = name.startswith("Qwen")
-    if fields.get("sliding_window") is not None and fields.flag("use_sliding_window", default=not qwen):
+    if fields.get("sliding_window") is not None and fields.boolean("use_sliding_window", default=not qwen):
         fields.fail("sliding_window", f"is {fields.get('sliding_window')}", "sliding windows are not supported")
     layers = tuple(
         Layer(attention=True, mlp=not moe, moe=moe, norms=2)
         for moe in fields.sparse_layers(fields.layer_count, default_experts=0)
     )
-    bias = fields.flag("attention_bias", default=False)
+    bias = fields.boolean("attention_bias", default=False)
     return Architecture(
         **fields.common("transformer"),
         layers=layers,
@@ -27,6 +27,6 @@ def read(fields: Fields) -> Architecture:
             qk_norm=name in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
         ),
         state=None,
-        mlp=fields.mlp(bias=fields.flag("mlp_bias", default=False)) if any(layer.mlp for layer in layers) else None,
+        mlp=fields.mlp(bias=fields.boolean("mlp_bias", default=False)) if any(layer.mlp for layer in layers) else None,
         moe=fields.moe("moe_intermediate_size") if any(layer.moe for layer in layers) else None,
     )

@@ -17,7 +17,7 @@ def read(fields: Fields) -> Architecture:
         fields.fail("num_hidden_layers", "differs from the length of layers_block_type", str(len(kinds)))
     if "hybrid" not in kinds:
         fields.fail("layers_block_type", "has no hybrid layer", "at least one hybrid layer")
-    if fields.flag("use_long_context", default=False):
+    if fields.boolean("use_long_context", default=False):
         fields.fail("use_long_context", "is true", "false: the derived context is not supported")
     inner, mamba_heads = fields.integer("mamba_expand", default=2) * hidden, fields.integer("n_mamba_heads")
     if inner % mamba_heads or (2 * hidden) % heads:
@@ -36,10 +36,10 @@ def read(fields: Fields) -> Architecture:
             head_dim=inner // mamba_heads,
             groups=fields.integer("mamba_ngroups", default=1),
             state=fields.integer("mamba_d_state"),
-            conv_kernel=fields.integer("mamba_d_conv", least=2),
+            conv_kernel=fields.integer("mamba_d_conv", minimum=2),
             chunk=fields.integer("chunk_size", default=256),
-            bias=fields.flag("add_bias_linear", default=False),
-            conv_bias=fields.flag("use_conv_bias", default=True),
+            bias=fields.boolean("add_bias_linear", default=False),
+            conv_bias=fields.boolean("use_conv_bias", default=True),
         ),
         mlp=None,
         moe=None,
