@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import httpx
 import openai
 import psutil
 import pytest
+
+from hybridserve.runtime.ingress import free_ports
 
 # As in the CPU image, which has no C++ compiler: anything that calls one fails.
 NO_COMPILER = {"CXX": "/no-compiler"}
@@ -58,9 +59,7 @@ class Service:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def start(flags: Sequence[str] = (), port: int | None = None, log: Path | None = None) -> Service:

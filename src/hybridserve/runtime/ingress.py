@@ -6,14 +6,15 @@ Ray reads these variables when it is imported, in every process of every node, s
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
-from contextlib import ExitStack
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from hybridserve.errors import ConfigError
+from hybridserve.errors import ConfigError, EnvironmentFault
 from hybridserve.settings import Settings
 
 Ingress = Literal["haproxy", "proxy", "single"]
@@ -56,12 +57,22 @@ def haproxy_installed() -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that are free now."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """Ports of the loopback address that are free now.
+
+    They are below the range from which the kernel takes ports for outgoing connections (Linux: 32768 and up). One from
+    that range could be taken between this call and the start of the server that binds it.
+
+    Raises:
+        EnvironmentFault: too few ports are free.
+    """
+    ports: list[int] = []
+    for port in random.sample(range(20000, 32768), 50 * count):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise EnvironmentFault("127.0.0.1:20000-32767", "has no free ports", "stop a service that listens there")
 
 
 def ray_environment(path: Ingress, settings: Settings, wrapper: str, folder: Path | None = None) -> dict[str, str]:

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,12 @@ def test_streams_survive_reload_of_haproxy(tmp_path: Path) -> None:
     assert environment["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure empty-response"
     assert ingress.ray_environment("proxy", Settings(), "/bin/wrapper").items() < environment.items()
     assert ingress.ray_environment("single", Settings(), "/bin/wrapper") == {}
+
+
+def test_free_ports_are_distinct_and_below_the_ephemeral_range() -> None:
+    ports = ingress.free_ports(20)
+    assert len(set(ports)) == 20
+    assert max(ports) < 32768
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports[0]))
+        assert ports[0] not in ingress.free_ports(20)
