@@ -82,7 +82,7 @@ def test_render_helm_leaves_out_settings_of_the_chart() -> None:
     assert inside["access"]["keys_file"] == "/etc/hybridserve-keys/keys"
     assert inside["license"]["image"] == settings.license.image
     assert inside["license"]["bundle"] == "/etc/hybridserve-notice"
-    assert inside["license"]["accepted"] == settings.model_dump(mode="json")["license"]["accepted"]
+    assert inside["license"]["accepted"] == settings.model_dump(mode="json", exclude_none=True)["license"]["accepted"]
 
 
 def test_an_image_without_digest_is_refused() -> None:
