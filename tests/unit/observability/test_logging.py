@@ -120,7 +120,9 @@ def test_forwarder_copies_each_line_once_across_rotation(own_logger: logging.Log
     log.info("below_the_level")
     for number in range(30):
         log.warning("counted", extra={"number": number})
-        time.sleep(0.012)
+        deadline = time.monotonic() + 10
+        while stream.getvalue().count("\n") <= number and time.monotonic() < deadline:
+            time.sleep(0.002)
     forwarder.stop()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["number"] for line in lines] == list(range(30))
