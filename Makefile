@@ -43,7 +43,7 @@ help: ## print this list
 
 ##@ Test suites
 
-test-fast: ## tests that need no engine, in under a minute
+test-fast: ## tests that need no engine
 	$(BIN)/pytest -m "not engine and not stack and not chart"
 
 test-chart: ## the Helm chart, with Helm 3 and Helm 4
