@@ -86,7 +86,7 @@ def test_killed_download_resumes(hub: FakeHub, tmp_path: Path, capsys: pytest.Ca
     )
     process = subprocess.Popen([sys.executable, "-c", program, "fetch", *arguments])
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not any(file.stat().st_size > 1_000_000 for file in tmp_path.rglob("*.incomplete")):
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -158,6 +158,28 @@ def test_prompt_tokens_are_counted_only_for_long_bodies() -> None:
 
 
 @pytest.mark.parametrize(
+    ("item", "status"),
+    [
+        ({"type": "message", "role": "user", "content": "hi"}, 200),
+        ({"role": "user", "content": "hi"}, 200),
+        ({"type": "function_call", "name": "f", "arguments": "{}", "call_id": "1"}, 200),
+        ({"type": "function_call_output", "call_id": "1", "output": "x"}, 200),
+        ({"type": "reasoning", "id": "r", "summary": []}, 200),
+        ({"type": "tool_search_call", "arguments": None}, 400),
+        ({"type": None}, 400),
+        ({"content": "hi"}, 400),
+        ({"type": ["message"], "role": "user"}, 400),
+    ],
+)
+def test_input_items_that_the_engine_cannot_use_are_refused(item: dict[str, Any], status: int) -> None:
+    app = gateway(FakeEngine(STREAM, {"object": "response", "output": []}))
+    result = send(app, {"input": [item]}, "/v1/responses")
+    assert result.status == status
+    if status == 400:
+        assert_openai_error(result, 400, "unsupported_input_item")
+
+
+@pytest.mark.parametrize(
     ("extra", "code"),
     [
         ({"chat_template": "{{ messages }}"}, "field_not_allowed"),

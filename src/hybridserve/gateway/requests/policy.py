@@ -25,6 +25,8 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 _BYTES_PER_TOKEN = 4
 # Output tokens reserved for a request without a limit.
 _DEFAULT_OUTPUT = 256
+# Item types of the Responses API that vLLM turns into messages.
+_INPUT_ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 
 
 @dataclass(slots=True)
@@ -97,6 +99,8 @@ def apply_request_policy(request: GenerationRequest, settings: Settings, key: Ke
         if isinstance(value, int) and value > access.max_choices:
             message = f"{field} is {value}; the maximum is {access.max_choices}."
             raise APIError(400, "too_many_choices", message, param=field)
+    if request.format.name == "responses":
+        _require_known_input_items(body.get("input"))
     if settings.guard.kind != "none" and settings.guard.output:
         _reject_unguarded_output(body)
     _limit_output(request, access.max_output_tokens, access.long_output)
@@ -104,6 +108,18 @@ def apply_request_policy(request: GenerationRequest, settings: Settings, key: Ke
     if access.isolate_prefix_cache:
         body["cache_salt"] = hashlib.sha256(b"prefix cache of " + key.digest).hexdigest()
         request.changed = True
+
+
+def _require_known_input_items(items: object) -> None:
+    """vLLM 0.29 accepts every item type of OpenAI's Responses API, and fails with a 500 on those that it cannot use."""
+    for index, item in enumerate(items if isinstance(items, list) else []):
+        if not isinstance(item, dict):
+            continue
+        kind = item.get("type", "message")
+        if kind not in _INPUT_ITEMS or (kind == "message" and "role" not in item):
+            where = f"input[{index}]"
+            message = f"{where} is not a message with a role, a function call, its output, or reasoning."
+            raise APIError(400, "unsupported_input_item", message, param=where)
 
 
 def _reject_unguarded_output(body: dict[str, Any]) -> None:
