@@ -28,6 +28,7 @@ VERBS = {
     "fetch": "Download weights at their pinned commit, verified and resumable.",
     "config": "Show the settings, where each came from, and their JSON schema.",
     "serve": "Serve a model: Ray Serve, OpenAI API, metrics.",
+    "autoscale": "Serve the number of replicas wanted, for KEDA or an HPA.",
     "loadtest": "Load test a server, check its SLO, write a report.",
     "simulate": "Simulate autoscaling policies on recorded or generated traffic.",
     "key": "Create API keys; only their hashes are stored.",

@@ -16,7 +16,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 Source = Literal["gateway", "engine", "autoscaler"]
-"""The part that a metric describes. Gateway and engine share a process; the autoscaler runs in the Serve controller."""
+"""The part that a metric describes. Gateway and engine share a process; the autoscaler runs in Ray Serve's controller,
+or in `hybridserve autoscale`."""
 
 _OVERHEAD_BUCKETS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
 _GUARD_BUCKETS = (0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -153,6 +154,9 @@ class EngineMetrics(MetricGroup):
             "prefill_backlog_tokens",
             "Estimated prompt tokens not yet computed: waiting requests times the mean prompt.",
         )
+        self.scaling_input = gauge(
+            "scaling_input", "What the scaling policy reads of this replica, for scaling without Ray.", "field"
+        )
         self.plan_value = gauge(
             "plan_value", "A quantity as planned and as the engine reports it, by source.", "field", "source"
         )
@@ -198,7 +202,7 @@ class AutoscalerMetrics(MetricGroup):
             return self._gauge(f"autoscaler_{name}", documentation, *labels)
 
         self.desired_replicas = gauge("desired_replicas", "Replicas that the scaling policy wants, within its limits.")
-        self.target_replicas = gauge("target_replicas", "Target number of replicas of Ray Serve.")
+        self.target_replicas = gauge("target_replicas", "Number of replicas last requested.")
         self.ready_replicas = gauge("ready_replicas", "Replicas that are running.")
         self.replicas_without_metrics = gauge(
             "replicas_without_metrics", "Running replicas whose metrics are missing or stale."

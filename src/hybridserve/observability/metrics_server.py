@@ -106,15 +106,27 @@ def _remove(file: Path, pid: int) -> None:
 def _listen(host: str, first: int, registry: CollectorRegistry) -> int | None:
     for port in range(first, min(first + PORTS, 65536)):
         try:
-            server = make_server(host, port, _text_app(registry), _Server6 if ":" in host else _Server, _QuietHandler)
+            return serve_wsgi(host, port, text_app(registry))
         except OSError:
             continue
-        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-        return port
     return None
 
 
-def _text_app(registry: CollectorRegistry) -> Any:
+def serve_wsgi(host: str, port: int, app: Any) -> int:
+    """Serve a WSGI application in a daemon thread, with a thread for each request; returns the port.
+
+    Args:
+        port: 0 takes a free one.
+
+    Raises:
+        OSError: the port is not free.
+    """
+    server = make_server(host, port, app, _Server6 if ":" in host else _Server, _QuietHandler)
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    return server.server_port
+
+
+def text_app(registry: CollectorRegistry) -> Any:
     """The registry in Prometheus' text format, whatever the request accepts.
 
     prometheus_client 0.26 writes ``vllm:x`` as ``vllm_x`` in the OpenMetrics format that Prometheus 2 accepts.

@@ -76,16 +76,6 @@ class RayAutoscalingPolicy:
         self.state, self.last = decision.state, decision
         self._problem = ""
         record_decision(self.metrics, fleet, spec, decision)
-        if decision.replicas != fleet.target:
-            logger.info(
-                "scale_dry_run" if spec.dry_run else "scale",
-                extra={
-                    "from": fleet.target,
-                    "to": decision.replicas,
-                    "cause": decision.cause.value,
-                    "reason": decision.reason,
-                },
-            )
         return fleet.target if spec.dry_run else decision.replicas
 
 

@@ -26,7 +26,7 @@ CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 STRICT = {"fieldValidation": "Strict"}
 PLURALS = {
     "RayService": "rayservices", "PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules",
-    "HTTPRoute": "httproutes",
+    "HTTPRoute": "httproutes", "ScaledObject": "scaledobjects",
 }  # fmt: skip
 
 

@@ -91,6 +91,8 @@ class ReplicaCollector(Collector):
         metrics.kv_cache_blocks_used.labels("attention").set(now.blocks_used - state)
         metrics.engine_stats_age.set(now.age_s)
         metrics.prefill_backlog.set(now.prefill_backlog)
+        for field, value in now.numbers().items():
+            metrics.scaling_input.labels(field).set(value)
         if self._facts.licenses is not None:
             self._set_review_ages(self._facts.licenses)
         return self._registry.collect()
