@@ -39,6 +39,8 @@ class ConfigFacts(Fact):
     values: dict[str, Any] | None = None
     same_as: str | None = None
     """Id of the card with the same architecture."""
+    quantization_config: dict[str, Any] | None = None
+    """How the checkpoint is quantized, where its architecture is that of another card."""
     folder: str | None = None
     """Folder inside the package that holds config.json."""
 
@@ -158,7 +160,7 @@ def resolve_model(id_or_path: str) -> ResolvedModel:
             path.stem if path.name != "config.json" else path.resolve().parent.name, None, _read(path), path.parent
         )
     if is_folder:
-        return ResolvedModel(path.resolve().name, None, _read(path / "config.json"), path)
+        return ResolvedModel(path.resolve().name, None, read_config(path), path)
     for card in map(load_card, model_ids()):
         if id_or_path.lower() in {name.lower() for name in (card.repository, *card.aliases) if name}:
             return _resolve_card(card)
@@ -171,11 +173,27 @@ def _resolve_card(card: ModelCard) -> ResolvedModel:
         values = load_card(facts.same_as).config.values
     elif facts.folder is not None:
         folder = _PACKAGE / facts.folder
-        values = _read(folder / "config.json")
+        values = read_config(folder)
     else:
         values = facts.values
     assert values is not None
-    return ResolvedModel(card.id, card, dict(values), folder)
+    quantized = {"quantization_config": facts.quantization_config} if facts.quantization_config else {}
+    return ResolvedModel(card.id, card, {**values, **quantized}, folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint, with ModelOpt's hf_quant_config.json where vLLM reads that.
+
+    Source: vLLM transformers_utils/config.py and model_loader/weight_utils.py, get_quant_config.
+    """
+    config, separate = _read(folder / "config.json"), folder / "hf_quant_config.json"
+    stated = config.get("quantization_config")
+    listed = (
+        isinstance(stated, dict) and stated.get("quant_algo") == "MIXED_PRECISION" and "quantized_layers" not in stated
+    )
+    if (stated is None or listed) and separate.is_file():
+        config["quantization_config"] = {**(stated or {}), **_read(separate)}
+    return config
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def plan(
     config: ConfigFile = None,
     assign: Assignments = None,
     kv_bytes: Annotated[
-        int | None, typer.Option(help="Bytes of the cache pool of each device, for an exact plan.")
+        int | None, typer.Option(help="Bytes of the cache pool of each device, which is then not estimated.")
     ] = None,
     memory_gib: Annotated[
         float | None, typer.Option(help="Memory of one device, if it differs from the catalog.")

@@ -54,7 +54,7 @@ def _rows(settings: Sequence[Settings], options: PlanOptions, given: Sequence[in
     rows = []
     for plan, batch in zip(plans, counts, strict=True):
         deployment, served = plan.advice.plan.deployment, served_model(plan.advice.plan)
-        device = device_peaks(deployment.accelerator, deployment.quantization)
+        device = device_peaks(deployment.accelerator, deployment.precision.compute)
         row: dict[str, Any] = {
             "model": plan.model.id,
             "accelerator": deployment.accelerator.id,

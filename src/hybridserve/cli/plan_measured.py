@@ -33,7 +33,7 @@ def show_measured(settings: Settings, options: PlanOptions, text: str, where: st
         raise PlanRefused("--measured", "the plan has no cache to compare with", "set --kv-bytes or --memory-gib")
     peaks: DevicePeaks | None
     try:
-        peaks = device_peaks(plan.deployment.accelerator, plan.deployment.quantization)
+        peaks = device_peaks(plan.deployment.accelerator, plan.deployment.precision.compute)
     except CatalogError:
         peaks = None
     rows = compare_with_plan(points, plan.cache, plan.max_num_seqs, served_model(plan), peaks)

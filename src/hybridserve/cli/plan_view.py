@@ -31,12 +31,12 @@ def _headline(plan: dict[str, Any]) -> None:
     devices = plan["tensor_parallel_size"] * plan["pipeline_parallel_size"]
     where = f"{devices} x {plan['accelerator']['name']}" if devices > 1 else plan["accelerator"]["name"]
     typer.secho(f"{plan['name']} on {where}, vLLM {plan['engine']}", bold=True)
-    if plan["confidence"] == "exact":
-        typer.echo(f"exact: {plan['memory']['pool_source']}")
+    if plan["confidence"] == "known":
+        typer.echo(f"known pool: {plan['memory']['pool_source']}")
     else:
         typer.echo(
-            f"estimate: the cache pool is within ±{plan['memory']['band'] / GIB:.2f} GiB, block arithmetic is exact; "
-            "the flags below are for the low end"
+            f"estimate: the cache pool is within ±{plan['memory']['band'] / GIB:.2f} GiB; the flags below are for the "
+            "low end"
         )
     defaults = plan["without_advice"]
     if "what" in defaults:

@@ -82,7 +82,7 @@ def plan_document(planned: Mapping[str, Any], reported: EngineCacheInfo) -> dict
 
 
 def save_profiled_pool(spec: DeploymentSpec, reported: EngineCacheInfo) -> None:
-    """Write the pool that this start profiled into `accelerator.calibration`, so that the next plan is exact.
+    """Write the pool that this start profiled into `accelerator.calibration`, so that the next plan uses it.
 
     The engine reports blocks, not bytes; blocks times the planned bytes per block give the same plan.
     """

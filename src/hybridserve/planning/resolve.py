@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridserve.catalog.accelerators import accelerator
+from hybridserve.catalog.checkpoint import checkpoint_size
 from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
 from hybridserve.errors import ConfigError
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment
-from hybridserve.planning.models import read_architecture
+from hybridserve.planning.extra_args import cache_args, extra, full_cudagraphs, lora_slots, online_quantization
+from hybridserve.planning.memory.weights import mtp_bytes
+from hybridserve.planning.models import Architecture, read_architecture
+from hybridserve.planning.models.quantization import UNQUANTIZED, Precision, vendor_recipe
 from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings import Settings
@@ -43,14 +47,10 @@ PASSED_ON = (
     "hf_overrides",
     "logits_processors",
 )
-# Arguments that affect the cache but have no setting: they are read from `engine.extra_args`.
-CACHE_EXTRA_ARGS: dict[str, type] = {
-    "mamba_block_size": int,
-    "enable_chunked_prefill": bool,
-    "use_replayssm": bool,
-    "replayssm_buffer_len": int,
-    "num_gpu_blocks_override": int,
-}
+
+
+# Methods of speculative decoding that load no weights and have no cache.
+NO_DRAFT_MODEL = ("ngram", "ngram_gpu", "suffix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,13 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
         ConfigError: a setting contradicts another, or the model.
     """
     engine, card = settings.engine, model.card
-    arch = read_architecture({**model.config, **engine.hf_overrides})
+    arch = _speculation(engine, read_architecture({**model.config, **engine.hf_overrides}))
+    if extra(engine, "language_model_only", bool, False) or (card is not None and card.serving.language_model_only):
+        arch = replace(arch, tower=None, uncounted=tuple(part for part in arch.uncounted if "draft" in part))
+    stored = arch.precision
+    if stored == UNQUANTIZED and card is not None:
+        stored = vendor_recipe(card.weights.quantization, arch.hybrid)
+    precision = online_quantization(engine, stored)
     if engine.max_model_len is not None and engine.max_model_len > arch.max_position_embeddings:
         raise ConfigError(
             "engine.max_model_len",
@@ -144,11 +150,13 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
         kv_cache_memory_bytes=engine.kv_cache_memory_bytes,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         enforce_eager=_eager(engine, device.platform == "cpu"),
-        quantization=card.weights.quantization if card else "none",
-        published_weight_bytes=card.weights.bytes if card else None,
-        published_confirmed=card is None or "bytes" not in card.weights.uncertain,
+        precision=precision,
+        **_weight_size(settings, model, arch, precision),
+        expert_parallel=extra(engine, "enable_expert_parallel", bool, False),
+        cpu_offload_bytes=round(extra(engine, "cpu_offload_gb", float, 0.0) * GIB),
+        lora=lora_slots(engine),
         calibration=calibration,
-        full_cudagraphs=_full_cudagraphs(engine.extra_args),
+        full_cudagraphs=full_cudagraphs(engine),
         cache=CacheRequest(
             engine=engine.version,
             platform=device.platform,
@@ -165,32 +173,56 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
             prefix_match_unit=engine.prefix_match_unit,
             max_model_len=engine.max_model_len,
             max_num_seqs=engine.max_num_seqs,
-            **_cache_extra_args(engine.extra_args),
+            **cache_args(engine),
             num_speculative_tokens=_speculative_tokens(engine.speculative_config or {}),
         ),
     )
 
 
-def _cache_extra_args(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The free-form arguments that affect the cache, under the planner's names."""
-    found = {}
-    for written, value in extra.items():
-        name = written.replace("-", "_")
-        kind = CACHE_EXTRA_ARGS.get(name)
-        if kind is None or value is None:
-            continue
-        if type(value) is not kind:
-            needed = "true or false" if kind is bool else "an integer"
-            raise ConfigError(f"engine.extra_args.{written}", f"expected {needed}, got {value!r}", "correct it")
-        found[name] = value
-    return found
+def _weight_size(settings: Settings, model: ResolvedModel, arch: Architecture, precision: Precision) -> dict[str, Any]:
+    """The size of the checkpoint: as set, from its files, or published."""
+    if settings.model.weight_bytes is not None:
+        return {"weight_bytes": settings.model.weight_bytes, "weight_source": "model.weight_bytes, set by you"}
+    online = precision != UNQUANTIZED and arch.precision == UNQUANTIZED
+    if model.folder is not None and not online and (files := checkpoint_size(model.folder)) is not None:
+        size = files.bytes - (mtp_bytes(arch) if files.has_mtp else 0)
+        return {"weight_bytes": max(size, 1), "weight_source": files.source}
+    if model.card is not None and model.card.weights.bytes is not None and not online:
+        return {
+            "weight_bytes": model.card.weights.bytes,
+            "weight_confirmed": "bytes" not in model.card.weights.uncertain,
+        }
+    if not precision.sized:
+        raise ConfigError(
+            "model.weight_bytes",
+            f"the config of {model.id} does not state the bytes of its {precision.name} weights",
+            "set it to the size of its safetensors files, or plan from a folder that has them or their index",
+        )
+    return {}
 
 
-def _full_cudagraphs(extra: Mapping[str, Any]) -> bool:
-    """Whether graphs of whole steps are captured, as `compilation_config` says; eager mode is a separate setting."""
-    config = extra.get("compilation_config", extra.get("compilation-config"))
-    mode = config.get("cudagraph_mode") if isinstance(config, Mapping) else None
-    return mode is None or str(mode).upper() not in ("PIECEWISE", "NONE")
+def _speculation(engine: EngineSection, arch: Architecture) -> Architecture:
+    """The architecture with the draft model that speculative decoding loads.
+
+    Raises:
+        ConfigError: a draft module in a pipeline, which is not planned.
+    """
+    config = engine.speculative_config
+    if not config or not config.get("num_speculative_tokens"):
+        return arch
+    method = str(config.get("method") or ("draft_model" if config.get("model") else ""))
+    if method in NO_DRAFT_MODEL:
+        return arch
+    if method == "mtp" or method.endswith("_mtp"):
+        if not arch.mtp:
+            return replace(arch, uncounted=(*arch.uncounted, "MTP layers, which config.json does not describe"))
+        if engine.pipeline_parallel_size > 1:
+            raise ConfigError(
+                "engine.speculative_config.method", "MTP with pipeline stages is not planned", "one stage"
+            )
+        return replace(arch, uses_mtp=True)
+    name = config.get("model") or method
+    return replace(arch, uncounted=(*arch.uncounted, f"the draft model {name}: its weights, cache layers and groups"))
 
 
 def _speculative_tokens(config: Mapping[str, Any]) -> int:

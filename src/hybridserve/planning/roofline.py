@@ -21,8 +21,9 @@ from typing import Literal
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.errors import CatalogError
 from hybridserve.fast_dataclass import dataclass
-from hybridserve.planning.memory.weights import QUANTIZED_BYTES, Quantization, WeightBytes, count_active_parameters
+from hybridserve.planning.memory.weights import WeightBytes, count_active_parameters
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
+from hybridserve.planning.models.quantization import UNQUANTIZED, Compute, Precision
 from hybridserve.units import DTYPE_BYTES
 
 Limit = Literal["memory bandwidth", "compute"]
@@ -64,7 +65,7 @@ class ServedModel:
     weights: WeightBytes
     kv_bytes_per_token: int
     state_bytes: int
-    quantization: Quantization = "none"
+    precision: Precision = UNQUANTIZED
     devices: int = 1
 
 
@@ -88,8 +89,8 @@ class ThroughputBound:
     decode_limit: Limit
 
 
-def device_peaks(accelerator: Accelerator, quantization: Quantization = "none") -> DevicePeaks:
-    """Peaks of an accelerator for weights of this quantization.
+def device_peaks(accelerator: Accelerator, compute: Compute = "none") -> DevicePeaks:
+    """Peaks of an accelerator for weights that use these matrix units.
 
     Raises:
         CatalogError: the catalog has no bandwidth or FLOPs for it (a CPU).
@@ -101,9 +102,9 @@ def device_peaks(accelerator: Accelerator, quantization: Quantization = "none") 
             f"the catalog has no bandwidth and FLOPs for {accelerator.id}",
             "choose a GPU: hybridserve plan --list",
         )
-    if quantization != "none" and accelerator.compute.fp8_tflops is not None:
+    if compute != "none" and accelerator.compute.fp8_tflops is not None:
         flops = accelerator.compute.fp8_tflops
-        if quantization == "nvfp4" and accelerator.major >= 10:
+        if compute == "nvfp4" and accelerator.major >= 10:
             flops *= 2
     return DevicePeaks(bandwidth * 1e9, flops * 1e12)
 
@@ -186,7 +187,7 @@ def _weights_read(served: ServedModel, tokens: int) -> float:
         size -= arch.vocab * arch.hidden * dtype_bytes / served.devices
     if arch.moe is not None:
         expert = arch.moe.matrices * (arch.moe.latent or arch.hidden) * arch.moe.intermediate
-        expert_bytes = expert * QUANTIZED_BYTES.get(served.quantization, dtype_bytes) / served.devices
+        expert_bytes = expert * dict(served.precision.parts).get("experts", dtype_bytes) / served.devices
         idle = (1 - arch.moe.experts_per_token / arch.moe.experts) ** tokens
         size -= sum(layer.moe for layer in arch.layers) * arch.moe.experts * idle * expert_bytes
     return size

@@ -117,7 +117,7 @@ def served_model(plan: DeploymentPlan) -> ServedModel:
         plan.weights,
         plan.layout.kv_bytes_per_token,
         plan.layout.state_bytes_per_sequence,
-        plan.deployment.quantization,
+        plan.deployment.precision,
         cache.tensor_parallel_size,
     )
 
@@ -127,7 +127,7 @@ def served_bound(plan: DeploymentPlan, workload: Workload) -> ThroughputBound | 
     if plan.deployment.cache.pipeline_parallel_size > 1:
         return None
     try:
-        device = device_peaks(plan.deployment.accelerator, plan.deployment.quantization)
+        device = device_peaks(plan.deployment.accelerator, plan.deployment.precision.compute)
     except CatalogError:
         return None
     return bound(served_model(plan), device, plan.max_num_seqs, workload.prompt_p50, workload.output_p50)

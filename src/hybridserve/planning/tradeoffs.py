@@ -50,7 +50,7 @@ def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
             Alternative(
                 "kv_cache_memory_bytes",
                 plan.low.kv_bytes,
-                "no profiling: the same capacity on every start, and an exact plan",
+                "no profiling: the same capacity on every start, as planned",
                 "this is the low end of the estimate; after a first start, use the value that the engine logged",
             )
         )

@@ -14,7 +14,7 @@ class Workload:
     """Prompt and output tokens of requests.
 
     `p50` and `p95` are of the total length. From quantiles they are sums, which is an upper bound; from a list of
-    requests they are exact.
+    requests they are those of the list.
     """
 
     prompt_p50: int

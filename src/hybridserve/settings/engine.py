@@ -23,7 +23,7 @@ class EngineSection(Section):
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     """Share of the device's memory that the engine may use."""
     kv_cache_memory_bytes: int | None = Field(default=None, ge=1)
-    """Bytes of the cache pool of one device. If set, capacity is exact and profiling is skipped."""
+    """Bytes of the cache pool of one device. If set, it is not estimated, and profiling is skipped."""
     tensor_parallel_size: int = Field(default=1, ge=1, le=1024)
     """Devices that share each layer."""
     pipeline_parallel_size: int = Field(default=1, ge=1, le=1024)

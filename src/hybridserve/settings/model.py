@@ -16,6 +16,8 @@ class ModelSection(Section):
     """Folder or repository of the weights; if empty, the catalog's."""
     revision: str | None = None
     """Commit of the repository (40 hex digits). The production profile refuses a branch."""
+    weight_bytes: int | None = Field(default=None, ge=1)
+    """Bytes of the weights, if the plan cannot know them: a quantized checkpoint whose files are not here."""
     served_name: str | None = Field(default=None, min_length=1)
     """Name that clients send as `model`; if empty, the catalog id."""
 

@@ -87,7 +87,7 @@ def test_cpu_requires_a_pool_size():
         plan_deployment(deployment_of(NANO_9B, "cpu"))
     assert caught.value.where == "engine.kv_cache_memory_bytes"
     plan = plan_deployment(deployment_of(NANO_9B, "cpu", kv_cache_memory_bytes=4 * GIB))
-    assert plan.budget.confidence == "exact"
+    assert plan.budget.confidence == "known"
     assert plan.max_num_seqs == 128
 
 

@@ -53,13 +53,13 @@ def test_capture_sizes_match_the_engine_log():
 
 def test_fixed_kv_cache_size_is_exact_without_graph_profiling(nano):
     budget = budget_memory(nano, count_weights(nano), request(kv_cache_memory_bytes=3 * GIB), BLOCK_BYTES)
-    assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "exact")
+    assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "known")
     assert budget.profiling_cache == 0
 
 
 def test_profiled_kv_cache_size_is_exact(nano):
     budget = budget_memory(nano, count_weights(nano), request(profiled_kv_bytes=3 * GIB), BLOCK_BYTES)
-    assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "exact")
+    assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "known")
     assert budget.profiling_cache == 16 * BLOCK_BYTES
 
 

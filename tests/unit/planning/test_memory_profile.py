@@ -32,7 +32,7 @@ def test_recorded_start_makes_the_next_plan_exact():
     second = plan_deployment(
         deployment_of(NANO_9B, "a10g", max_num_seqs=8, max_model_len=32768, calibration=read_memory_profile(text))
     )
-    assert second.budget.confidence == "exact"
+    assert second.budget.confidence == "known"
     assert second.budget.kv == profiled
     assert second.cache is not None
     assert second.cache.num_blocks == profiled // second.layout.bytes_per_block

@@ -116,7 +116,7 @@ def test_calibration_file_makes_the_plan_exact(capsys, tmp_path):
     argv = [NANO, "--gpu", "a10g", "--calibration", str(file), "--json"]
     for assignment in fixed:
         argv += ["--set", f"engine.{assignment}"]
-    assert json.loads(run(capsys, *argv))["confidence"] == "exact"
+    assert json.loads(run(capsys, *argv))["confidence"] == "known"
 
 
 def planned_flags(settings):

@@ -115,7 +115,9 @@ def test_invalid_engine_version_is_an_error():
 
 
 def test_fp8_cache_of_a_checkpoint_is_used():
-    checkpoint = {"quantization_config": {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}}
+    checkpoint = {
+        "quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+    }
     asked = plan_cache(read_architecture(CONFIG | checkpoint), CacheRequest(kv_bytes=8 * GIB))
     assert asked.layout.kv_cache_dtype == "fp8"
     assert asked.layout.block_size == 2608

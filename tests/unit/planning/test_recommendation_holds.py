@@ -158,11 +158,11 @@ def test_alternatives_are_planned_but_not_applied():
     # The pool it offers makes the same plan exact and starts.
     pool = options["kv_cache_memory_bytes"].value
     exact = plan_deployment(replace(advice.plan.deployment, kv_cache_memory_bytes=pool))
-    assert (exact.verdict, exact.budget.confidence) == ("starts", "exact")
+    assert (exact.verdict, exact.budget.confidence) == ("starts", "known")
 
 
 def test_cpu_pool_is_small():
     advice = recommend(deployment_of({**NANO_9B, "max_position_embeddings": 2048}, "cpu"), ASSUMED)
     assert advice.values["kv_cache_memory_bytes"] % (64 << 20) == 0
-    assert advice.plan.budget.confidence == "exact"
+    assert advice.plan.budget.confidence == "known"
     assert advice.values["max_num_seqs"] == 8

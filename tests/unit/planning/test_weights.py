@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridserve.planning.memory.weights import count_active_parameters, count_parameters, count_weights
+from hybridserve.planning.memory.weights import RECIPE_BAND, count_active_parameters, count_parameters, count_weights
 from hybridserve.planning.models import Mamba2, Moe, read_architecture
+from hybridserve.planning.models.quantization import vendor_recipe
 from support.planned_models import NANO_4B, NANO_9B, QWEN3_8B
 
 
@@ -28,24 +29,27 @@ def test_bytes_follow_the_type(nano):
     kept = 27 * 128
     assert half.bytes == 2 * half.parameters + 2 * kept
     assert full.bytes == 4 * full.parameters
-    assert half.exact
+    assert half.band == 0
 
 
 @pytest.mark.parametrize(("quantization", "gigabytes"), [("fp8", 10.29), ("nvfp4", 7.0)])
 def test_quantized_sizes_are_close_to_published_sizes(nano, quantization, gigabytes):
-    weights = count_weights(nano, quantization=quantization)
+    weights = count_weights(nano, precision=vendor_recipe(quantization, hybrid=True))
     assert weights.bytes / 1e9 == pytest.approx(gigabytes, rel=0.01)
-    assert not weights.exact
+    assert weights.band == round(RECIPE_BAND * weights.bytes)
+    assert "not known" in weights.how
 
 
 def test_published_size_is_split_over_ranks(nano):
     published = 10_290_000_000
-    whole = count_weights(nano, quantization="fp8", published_bytes=published)
-    half = count_weights(nano, quantization="fp8", published_bytes=published, tensor_parallel_size=2)
+    fp8 = vendor_recipe("fp8", hybrid=True)
+    whole = count_weights(nano, precision=fp8, published_bytes=published)
+    half = count_weights(nano, precision=fp8, published_bytes=published, tensor_parallel_size=2)
     assert whole.bytes == published
-    assert whole.exact
-    hearsay = count_weights(nano, quantization="fp8", published_bytes=published, confirmed=False)
-    assert (hearsay.bytes, hearsay.exact, hearsay.how) == (published, False, "reported size, not confirmed")
+    assert whole.band == 0
+    hearsay = count_weights(nano, precision=fp8, published_bytes=published, confirmed=False)
+    assert (hearsay.bytes, hearsay.how) == (published, "reported size, not confirmed")
+    assert hearsay.band == round(RECIPE_BAND * published)
     assert published / 2 <= half.bytes < published * 0.51
 
 

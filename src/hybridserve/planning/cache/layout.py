@@ -1,6 +1,6 @@
 """How vLLM divides the cache memory of one model into pages, groups and blocks, and how much fits.
 
-`plan_cache` is exact: given the bytes of the pool it returns the integers that the engine prints.
+Given the bytes of the pool, `plan_cache` returns the integers that the engine prints.
 Source: vLLM v1/core/kv_cache_utils.py, v1/kv_cache_interface.py, config/vllm.py.
 """
 
@@ -38,7 +38,7 @@ def compute_layout(arch: Architecture, request: CacheRequest) -> CacheLayout:
     dtypes = resolve_dtypes(arch, request, table)
     page = size_page(arch, request, table, dtypes, mode, max_len)
     unaligned = max_len if mode == "none" else request.mamba_block_size or request.block_size or UNALIGNED_BLOCK
-    grouping = group_layers(arch, page, request.pipeline_parallel_size, unaligned)
+    grouping = group_layers(arch.cached, page, request.pipeline_parallel_size, unaligned)
     budgeted = {
         "none": table.state_blocks_none,
         "align": table.state_blocks_align[state_kind(arch.state)] if arch.state else 0,
@@ -61,7 +61,7 @@ def compute_layout(arch: Architecture, request: CacheRequest) -> CacheLayout:
         state_blocks=budgeted + speculated,
         running_state_blocks=running + speculated,
         prefix_unit=_prefix_unit(request, mode, grouping.groups, table.prefix_match_unit_checked_for_one_group),
-        attention_layers=arch.attention_layers,
+        attention_layers=arch.cached.attention_layers,
         state_layers=arch.state_layers,
         max_model_len=max_len,
         kv_cache_dtype=dtypes.attention,

@@ -5,9 +5,10 @@ The engine profiles these on the device (vllm/v1/worker/gpu_worker.py, determine
     requested = ceil(total * gpu_memory_utilization)
     pool      = requested - weights - runtime - activation peak - captured graphs
 
-The size of the pool is *exact* if it is given (`kv_cache_memory_bytes`) or was profiled before (`calibration`);
+The size of the pool is *known* if it is given (`kv_cache_memory_bytes`) or was profiled before (`calibration`);
 otherwise it is an *estimate* with a band. The estimate is fitted to public start-up logs: Qwen3-8B on 24 GB (0.52 GiB
-for 86 graphs, 0.81 GiB for everything else), and models with 28 to 64 layers (0.37 to 0.8 GiB of graphs).
+for 86 graphs, 0.81 GiB for everything else), models with 28 to 64 layers (0.37 to 0.8 GiB of graphs), and Qwen3.8-27B
+with its vision encoder (2.58 GiB of activations).
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import math
 from typing import Literal
 
 from hybridserve.fast_dataclass import dataclass
-from hybridserve.planning.memory.weights import QUANTIZED_BAND, WeightBytes
+from hybridserve.planning.memory.lora import LoraSlots, lora_bytes
+from hybridserve.planning.memory.weights import WeightBytes
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
 from hybridserve.units import DTYPE_BYTES, MIB
 
-Confidence = Literal["exact", "estimate"]
+Confidence = Literal["known", "estimate"]
 
 # cuBLAS and attention workspaces, input buffers, block tables; with more than one rank also NCCL and custom all-reduce.
 RUNTIME_BYTES = 256 * MIB
@@ -33,6 +35,8 @@ GRAPH_LAYER_BYTES = 110 * 1024
 # Error band of the estimate: a fixed part, and a share of what is modeled rather than counted.
 BAND_BYTES = 256 * MIB
 BAND_SHARE = 0.35
+# Vectors of the encoder's width that live at once for each patch, besides the input and output of the widest MLP.
+ENCODER_VECTORS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,8 @@ class MemoryRequest:
     dtype: str = "auto"
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    cpu_offload_bytes: int = 0
+    lora: LoraSlots | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +70,18 @@ class MemoryBudget:
 
     Attributes:
         requested: what the engine may use; the rest of `total` is left for the CUDA context.
-        activation: transient peak of the profiling run: one full step, then the sampler.
+        weights: in device memory: without what stays in the host's memory, and with the slots of adapters.
+        lora: the slots of adapters, which are part of `weights`.
+        activation: transient peak of the profiling run: the largest image, one full step, then the sampler.
         kv: bytes of the cache pool; negative if nothing is left.
-        band: the pool is between `kv - band` and `kv + band`; 0 when exact.
+        band: the pool is between `kv - band` and `kv + band`; 0 if it is known.
         profiling_cache: cache allocated temporarily to measure the graphs, before the pool exists.
     """
 
     total: int
     requested: int
     weights: int
+    lora: int
     runtime: int
     activation: int
     graphs: int
@@ -106,13 +115,14 @@ def budget_memory(
     requested = math.ceil(request.total_bytes * request.gpu_memory_utilization)
     parallel = request.tensor_parallel_size * request.pipeline_parallel_size > 1
     runtime = PARALLEL_RUNTIME_BYTES if parallel else RUNTIME_BYTES
-    activation = max(forward_peak(arch, request), sampler_peak(arch, request))
+    lora = lora_bytes(arch, request.lora, request.dtype, request.tensor_parallel_size) if request.lora else 0
+    resident = max(0, weights.bytes - request.cpu_offload_bytes) + lora
+    activation = max(encoder_peak(arch, request), forward_peak(arch, request), sampler_peak(arch, request))
     graphs = graph_bytes(arch, request)
-    left = requested - weights.bytes - runtime - activation - graphs
+    left = requested - resident - runtime - activation - graphs
     band = round(BAND_BYTES + BAND_SHARE * (activation + graphs))
-    if not weights.exact:
-        band += round(QUANTIZED_BAND * weights.bytes)
-    confidence: Confidence = "exact"
+    band += weights.band + round(BAND_SHARE * (lora + min(request.cpu_offload_bytes, weights.bytes)))
+    confidence: Confidence = "known"
     if request.kv_cache_memory_bytes is not None:
         kv, source = request.kv_cache_memory_bytes, "kv_cache_memory_bytes is given"
     elif request.profiled_kv_bytes is not None:
@@ -125,7 +135,8 @@ def budget_memory(
     return MemoryBudget(
         total=request.total_bytes,
         requested=requested,
-        weights=weights.bytes,
+        weights=resident,
+        lora=lora,
         runtime=runtime,
         activation=activation,
         graphs=graphs,
@@ -163,6 +174,19 @@ def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
             per_token = max(per_token, 5 * c.width * dtype_bytes)
     residual = 3 * arch.hidden * dtype_bytes
     return round(request.max_num_batched_tokens * (per_token / request.tensor_parallel_size + residual))
+
+
+def encoder_peak(arch: Architecture, request: MemoryRequest) -> int:
+    """Bytes that encoding the largest image takes, with its output, which stays until the step has run.
+
+    Source: vLLM gpu_model_runner.py, profile_run: the encoder is not split by tensor parallelism in its activations.
+    """
+    if (tower := arch.tower) is None:
+        return 0
+    dtype_bytes = DTYPE_BYTES[arch.dtype if request.dtype == "auto" else request.dtype]
+    per_patch = 2 * tower.intermediate + ENCODER_VECTORS * tower.hidden
+    output = tower.max_patches // tower.patches_per_token * arch.hidden
+    return (tower.max_patches * per_patch + output) * dtype_bytes
 
 
 def sampler_peak(arch: Architecture, request: MemoryRequest) -> int:

@@ -1,4 +1,4 @@
-"""Pool sizes reported by earlier starts, which make the next plan exact instead of an estimate.
+"""Pool sizes reported by earlier starts, so that the next plan need not estimate them.
 
 The calibration file is YAML that can be committed::
 
@@ -28,7 +28,7 @@ from hybridserve import yamlio
 from hybridserve.errors import ConfigError, from_validation
 
 HEADER = (
-    "# Cache pools reported by earlier starts: a plan with the same settings is exact. Delete an entry to drop it.\n"
+    "# Cache pools reported by earlier starts: a plan with the same settings uses them. Delete an entry to drop it.\n"
 )
 
 

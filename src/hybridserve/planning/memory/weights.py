@@ -6,46 +6,25 @@ For Nemotron-H the total equals the published count (8,888,227,328 for Nano 9B v
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
-from typing import Literal
 
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.models import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2, ShortConv
+from hybridserve.planning.models.quantization import UNQUANTIZED, Precision
 from hybridserve.planning.parallelism import split_layers
 from hybridserve.units import DTYPE_BYTES
 
-Quantization = Literal["none", "fp8", "nvfp4"]
-
-# Bytes per weight of a quantized matrix: FP8 one; NVFP4 half, and one FP8 scale per 16 weights.
-QUANTIZED_BYTES = {"fp8": 1.0, "nvfp4": 0.5625}
 # vLLM pads the vocabulary to a multiple of this before it is split (vocab_parallel_embedding.py).
 VOCAB_PADDING = 64
-# Error of a size derived from the quantization recipe, against published sizes (9B v2 FP8 and NVFP4, 30B FP8).
-QUANTIZED_BAND = 0.03
+# Error of a size that is not the checkpoint's own: derived from its quantization config (published sizes of the 9B v2
+# and 30B checkpoints are within 3 %), or from the vendor's usual recipe (the 4B FP8 loads 6.4 % more).
+DERIVED_BAND = 0.03
+RECIPE_BAND = 0.08
 
-
-@dataclass(frozen=True, slots=True)
-class Elements:
-    """Number of weights by how they are stored."""
-
-    matrices: int = 0
-    """Linear layers that the vendors' FP8 and NVFP4 checkpoints quantize."""
-    plain: int = 0
-    """Kept in the model's type: embeddings, attention, conv, norms, biases, routers."""
-    float32: int = 0
-    """Kept in float32 whatever the model's type."""
-
-    def __add__(self, other: Elements) -> Elements:
-        return Elements(self.matrices + other.matrices, self.plain + other.plain, self.float32 + other.float32)
-
-    @property
-    def total(self) -> int:
-        return self.matrices + self.plain + self.float32
-
-    def bytes(self, dtype_bytes: int, quantization: Quantization = "none") -> int:
-        """Their size in bytes."""
-        matrix = QUANTIZED_BYTES.get(quantization, dtype_bytes)
-        return round(self.matrices * matrix) + self.plain * dtype_bytes + self.float32 * 4
+# Weights by how they are stored: a kind of linear layer, the head (`head`), what keeps the model's type (`plain`:
+# embeddings, conv, norms, biases, routers), and what is float32 whatever that type (`float32`).
+Elements = Counter[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +34,20 @@ class WeightBytes:
     Attributes:
         bytes: bytes on that rank.
         parameters: parameters of the whole model.
-        exact: counted, not derived from a quantization recipe.
+        band: the bytes may be this much more or less; 0 if they are counted or read at their source.
         how: where the size comes from, for the user.
     """
 
     bytes: int
     parameters: int
-    exact: bool
+    band: int
     how: str
 
 
 @lru_cache(maxsize=64)
 def count_parameters(arch: Architecture) -> int:
     """Parameters of the whole model."""
-    return _stage(arch, arch.layers, tp=1, first=True, last=True).total
+    return _stage(arch, 0, len(arch.layers), tp=1, experts_over=1).total()
 
 
 def count_active_parameters(arch: Architecture) -> int:
@@ -91,77 +70,133 @@ def count_weights(
     dtype: str = "auto",
     tensor_parallel_size: int = 1,
     pipeline_parallel_size: int = 1,
-    quantization: Quantization = "none",
+    expert_parallel: bool = False,
+    precision: Precision = UNQUANTIZED,
     published_bytes: int | None = None,
     confirmed: bool = True,
+    source: str = "published size",
 ) -> WeightBytes:
     """Bytes of the weights on the fullest rank.
 
     Args:
         dtype: `auto` is the checkpoint's own.
-        quantization: how the checkpoint is stored, whatever `dtype` is.
-        published_bytes: size of a quantized checkpoint as published; it replaces the derived size.
+        expert_parallel: each rank has whole experts instead of a part of each.
+        precision: how the checkpoint is stored, whatever `dtype` is.
+        published_bytes: size of the whole checkpoint without a draft module; it replaces a derived size, and a count
+            that is not complete.
         confirmed: the size was read at its source; otherwise it keeps the error band of a derived size.
     """
     dtype_bytes = DTYPE_BYTES[arch.dtype if dtype == "auto" else dtype]
-    stages = split_layers(len(arch.layers), pipeline_parallel_size)
+    tp, stages = tensor_parallel_size, split_layers(len(arch.layers), pipeline_parallel_size)
     sizes, start = [], 0
-    for rank, layers in enumerate(stages):
-        elements = _stage(
-            arch,
-            arch.layers[start : start + layers],
-            tp=tensor_parallel_size,
-            first=rank == 0,
-            last=rank == len(stages) - 1,
-        )
-        sizes.append(elements.bytes(dtype_bytes, quantization))
+    for layers in stages:
+        sizes.append(_bytes(arch, start, layers, precision, dtype_bytes, tp, expert_parallel))
         start += layers
-    parameters = count_parameters(arch)
-    if quantization == "none":
-        return WeightBytes(max(sizes), parameters, not arch.uncounted, "counted from the architecture")
-    if published_bytes is None:
-        return WeightBytes(max(sizes), parameters, False, f"derived from the {quantization} recipe")
-    total = _stage(arch, arch.layers, tp=1, first=True, last=True).bytes(dtype_bytes, quantization)
-    size = round(max(sizes) * published_bytes / total)
-    if not confirmed:
-        return WeightBytes(size, parameters, False, "reported size, not confirmed")
-    return WeightBytes(size, parameters, tensor_parallel_size == 1, "published size")
+    size, band, how = max(sizes), 0.0, "counted from the architecture"
+    quantized, complete = precision != UNQUANTIZED, arch.weights_counted
+    if published_bytes is not None and (quantized or not complete):
+        size = round(size * published_bytes / _bytes(arch, 0, len(arch.layers), precision, dtype_bytes, 1, False))
+        # How a known total is split over ranks is derived.
+        band, how = DERIVED_BAND if tp * pipeline_parallel_size > 1 else 0.0, source
+        if not confirmed:
+            band, how = RECIPE_BAND, "reported size, not confirmed"
+    elif quantized or not complete:
+        band = DERIVED_BAND if precision.known and complete else RECIPE_BAND
+        if quantized:
+            of = (
+                f"the checkpoint's {precision.name} layers" if precision.known else f"the usual {precision.name} recipe"
+            )
+            how = f"derived from {of}: the size is not known"
+    band_bytes = round(band * size)
+    if arch.uses_mtp:
+        size += _mtp_on_rank(arch, precision, dtype_bytes, tp, expert_parallel)
+    return WeightBytes(size, count_parameters(arch), band_bytes, how)
 
 
-def _stage(arch: Architecture, layers: tuple[Layer, ...], *, tp: int, first: bool, last: bool) -> Elements:
-    attention = _attention(arch, tp)
-    state = _state(arch, tp)
-    mlp = _mlp(arch, tp)
-    moe = _moe(arch, tp)
-    kinds = {kind: layers.count(kind) for kind in dict.fromkeys(layers)}
-    total = Elements()
-    for kind, count in kinds.items():
-        layer = Elements(plain=kind.norms * arch.hidden)
-        for present, part in ((kind.attention, attention), (kind.state, state), (kind.mlp, mlp), (kind.moe, moe)):
-            layer += part if present else Elements()
-        total += Elements(layer.matrices * count, layer.plain * count, layer.float32 * count)
+def _bytes(
+    arch: Architecture,
+    start: int,
+    layers: int,
+    precision: Precision,
+    dtype_bytes: int,
+    tp: int,
+    expert_parallel: bool,
+) -> int:
+    """Bytes of `layers` layers from `start` on, with the tables that their stage has."""
+    over = tp if expert_parallel else 1
+    elements = _stage(arch, start, layers, tp=tp, experts_over=over)
+    sizes: dict[str, float] = {"float32": 4, **dict(precision.parts)}
+    if precision.head is not None:
+        sizes["head"] = precision.head
+    total = sum(count * sizes.get(kind, dtype_bytes) for kind, count in elements.items())
+    for index, part, size in precision.exceptions:
+        if start <= index < start + layers:
+            count = _layer(arch, arch.layers[index], tp, over)[part]
+            total += count * ((dtype_bytes if size is None else size) - sizes.get(part, dtype_bytes))
+    return round(total)
+
+
+def mtp_bytes(arch: Architecture) -> int:
+    """Bytes of the draft module in the checkpoint."""
+    return _mtp_on_rank(arch, arch.precision, DTYPE_BYTES[arch.dtype], 1, False)
+
+
+def _mtp_on_rank(arch: Architecture, precision: Precision, dtype_bytes: int, tp: int, expert_parallel: bool) -> int:
+    """The draft module shares the tables of the model; it has a projection of the two inputs, and three norms."""
+    sizes: dict[str, float] = {"float32": 4, **({} if precision.mtp_plain else dict(precision.parts))}
+    total = (2 * arch.hidden * arch.hidden // tp + 3 * arch.hidden) * float(dtype_bytes) if arch.mtp else 0.0
+    for layer in arch.mtp:
+        for kind, count in _layer(arch, layer, tp, tp if expert_parallel else 1).items():
+            total += count * sizes.get(kind, dtype_bytes)
+    return round(total)
+
+
+def _stage(arch: Architecture, start: int, count: int, *, tp: int, experts_over: int) -> Elements:
+    layers = arch.layers[start : start + count]
+    first, last = start == 0, start + count == len(arch.layers)
+    total: Elements = Counter()
+    for layer in dict.fromkeys(layers):
+        number = layers.count(layer)
+        for kind, size in _layer(arch, layer, tp, experts_over).items():
+            total[kind] += size * number
     vocab = arch.vocab if tp == 1 else -(-arch.vocab // VOCAB_PADDING) * VOCAB_PADDING // tp
-    tables = int(first) + int(last) - int(first and last and arch.tied_embeddings)
-    tower = arch.tower.split // tp + arch.tower.whole if arch.tower else 0
-    return total + Elements(plain=tables * vocab * arch.hidden + (arch.hidden if last else 0) + tower)
+    if first:
+        total["plain"] += vocab * arch.hidden
+    if last:
+        total["head"] += 0 if first and arch.tied_embeddings else vocab * arch.hidden
+        total["plain"] += arch.hidden
+    if arch.tower:
+        total["plain"] += arch.tower.split // tp + arch.tower.whole
+    return total
+
+
+def _layer(arch: Architecture, layer: Layer, tp: int, experts_over: int) -> Elements:
+    """Weights of one layer on one rank."""
+    elements: Elements = Counter(plain=layer.norms * arch.hidden)
+    if layer.attention:
+        elements.update(_attention(arch, tp))
+    if layer.state:
+        elements.update(_state(arch, tp))
+    if layer.mlp:
+        elements.update(_mlp(arch, tp))
+    if layer.moe:
+        elements.update(_moe(arch, tp, experts_over))
+    return elements
 
 
 def _attention(arch: Architecture, tp: int) -> Elements:
     if (a := arch.attention) is None:
-        return Elements()
+        return Counter()
     heads = a.heads // tp
     kv_heads = max(1, a.kv_heads // tp)
     qkv = (heads * (2 if a.output_gate else 1) + 2 * kv_heads) * a.head_dim
-    plain = arch.hidden * qkv + heads * a.head_dim * arch.hidden
-    plain += qkv if a.qkv_bias else 0
-    plain += arch.hidden if a.output_bias else 0
+    plain = (qkv if a.qkv_bias else 0) + (arch.hidden if a.output_bias else 0)
     if a.qk_norm_all_heads:
         # The norms are not split.
         plain += (a.heads + a.kv_heads) * a.head_dim
     elif a.qk_norm:
         plain += 2 * a.head_dim
-    # Checkpoints of pure transformers quantize attention as well; the recipes of hybrids do not.
-    return Elements(plain=plain) if arch.hybrid else Elements(matrices=plain)
+    return Counter(qkv=arch.hidden * qkv, attention_out=heads * a.head_dim * arch.hidden, plain=plain)
 
 
 def _state(arch: Architecture, tp: int) -> Elements:
@@ -172,47 +207,53 @@ def _state(arch: Architecture, tp: int) -> Elements:
             groups = m.groups // tp if m.groups % tp == 0 else 1
             conv = inner + 2 * groups * m.state
             project = inner + conv + heads
-            matrices = h * project + inner * h
             plain = conv * m.conv_kernel + 2 * heads
             plain += conv if m.conv_bias else 0
             plain += project + h if m.bias else 0
             plain += inner if m.gated_norm else 0
-            return Elements(matrices, plain, heads)
+            return Counter(state_in=h * project, state_out=inner * h, plain=plain, float32=heads)
         case Mamba1() as m:
             inner = m.inner // tp
-            matrices = h * 2 * inner + inner * (m.dt_rank + 2 * m.state) + m.dt_rank * inner + inner * h
+            project = h * 2 * inner + inner * (m.dt_rank + 2 * m.state) + m.dt_rank * inner
             # Jamba normalizes dt, B and C.
             plain = inner * m.conv_kernel + inner + m.dt_rank + 2 * m.state
             plain += inner if m.conv_bias else 0
             plain += 2 * inner + h if m.bias else 0
-            return Elements(matrices, plain, inner * m.state + inner)
+            return Counter(state_in=project, state_out=inner * h, plain=plain, float32=inner * m.state + inner)
         case GatedDeltaNet() as g:
             keys, values = g.key_heads * g.key_dim // tp, g.value_heads * g.value_dim // tp
             heads = g.value_heads // tp
-            matrices = h * (2 * keys + 2 * values) + h * 2 * heads + values * h
-            return Elements(matrices, (2 * keys + values) * g.conv_kernel + 2 * heads + g.value_dim)
+            return Counter(
+                state_in=h * (2 * keys + 2 * values),
+                state_gates=h * 2 * heads,
+                state_out=values * h,
+                plain=(2 * keys + values) * g.conv_kernel + 2 * heads + g.value_dim,
+            )
         case ShortConv() as c:
             width = c.width // tp
-            return Elements(4 * h * width, width * c.conv_kernel + (4 * width + h if c.bias else 0))
-    return Elements()
+            plain = width * c.conv_kernel + (4 * width + h if c.bias else 0)
+            return Counter(state_in=3 * h * width, state_out=h * width, plain=plain)
+    return Counter()
 
 
 def _mlp(arch: Architecture, tp: int) -> Elements:
     if (m := arch.mlp) is None:
-        return Elements()
+        return Counter()
     width = m.intermediate // tp
-    return Elements(
-        matrices=m.matrices * arch.hidden * width,
-        plain=(m.matrices - 1) * width + arch.hidden if m.bias else 0,
-    )
+    bias = (m.matrices - 1) * width + arch.hidden if m.bias else 0
+    return Counter(mlp=m.matrices * arch.hidden * width, plain=bias)
 
 
-def _moe(arch: Architecture, tp: int) -> Elements:
+def _moe(arch: Architecture, tp: int, experts_over: int) -> Elements:
     if (m := arch.moe) is None:
-        return Elements()
+        return Counter()
     width = m.latent or arch.hidden
-    matrices = m.experts * m.matrices * width * (m.intermediate // tp)
-    matrices += m.matrices * arch.hidden * (m.shared_intermediate // tp)
-    matrices += 2 * arch.hidden * m.latent if m.latent else 0
-    plain = arch.hidden * m.experts + (arch.hidden if m.shared_gate else 0)
-    return Elements(matrices, plain, m.experts if m.correction_bias else 0)
+    experts = -(-m.experts // experts_over)
+    intermediate = m.intermediate if experts_over > 1 else m.intermediate // tp
+    return Counter(
+        experts=experts * m.matrices * width * intermediate,
+        shared=m.matrices * arch.hidden * (m.shared_intermediate // tp),
+        latent=2 * arch.hidden * m.latent if m.latent else 0,
+        plain=arch.hidden * m.experts + (arch.hidden if m.shared_gate else 0),
+        float32=m.experts if m.correction_bias else 0,
+    )

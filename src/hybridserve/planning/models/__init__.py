@@ -22,6 +22,7 @@ from hybridserve.planning.models.architecture import (
     StateMixer,
 )
 from hybridserve.planning.models.fields import Fields
+from hybridserve.planning.models.quantization import read_precision
 
 __all__ = [
     "Architecture",
@@ -131,7 +132,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     name = names[0]
     if name in NEMOTRON_WRAPPERS:
         part = fields.part(*WRAPPED, name="NemotronHForCausalLM")
-        return replace(_read(part), uncounted=(ENCODERS,))
+        return replace(_read(part), uncounted=(ENCODERS,), weights_counted=False)
     if name in OUT_OF_SCOPE:
         raise CatalogError("config.json: architectures", f"{name}: {OUT_OF_SCOPE[name]}", _CHOICE)
     if name not in READERS:
@@ -149,7 +150,8 @@ def _read(fields: Fields) -> Architecture:
             f"num_heads ({attention.heads}) is not divisible by num_kv_heads ({attention.kv_heads})",
             "a number that divides num_attention_heads",
         )
-    return arch
+    precision = read_precision(fields.config, len(arch.layers))
+    return replace(arch, precision=precision, kv_cache_dtype=precision.kv_cache_dtype)
 
 
 _CHOICE = f"one of {', '.join(READERS)}"

@@ -5,9 +5,11 @@ It does not depend on the engine version, the GPU or the number of tokens.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from hybridserve.fast_dataclass import dataclass
+from hybridserve.planning.models.quantization import UNQUANTIZED, Precision
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -128,12 +130,18 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """Weights of a vision encoder with its projector, which every pipeline stage stores."""
+    """A vision encoder with its projector, which every pipeline stage stores."""
 
     split: int
     """Weights that tensor parallelism divides."""
     whole: int
     """Weights that every rank stores."""
+    hidden: int
+    intermediate: int
+    patches_per_token: int
+    """Patches of the image that become one token."""
+    max_patches: int
+    """Most patches of one image: the profiling run encodes such an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +161,10 @@ class Architecture:
         pipeline: the class supports pipeline parallelism.
         tower: the vision encoder.
         uncounted: parts of the model whose memory is not counted.
+        weights_counted: the weights of all parts are counted.
+        precision: how the checkpoint stores its weights.
+        mtp: layers of the multi-token-prediction module that the checkpoint has.
+        uses_mtp: they are loaded, as draft model.
     """
 
     name: str
@@ -175,6 +187,16 @@ class Architecture:
     pipeline: bool = True
     tower: Tower | None = None
     uncounted: tuple[str, ...] = ()
+    weights_counted: bool = True
+    precision: Precision = UNQUANTIZED
+    mtp: tuple[Layer, ...] = ()
+    uses_mtp: bool = False
+
+    @property
+    def cached(self) -> Architecture:
+        """With the layers of the draft module, which come last and have caches of their own."""
+        # Source: vLLM numbers the draft's layers after the model's, and their cache specification is the same.
+        return replace(self, layers=self.layers + self.mtp) if self.uses_mtp else self
 
     @property
     def attention_layers(self) -> int:

@@ -17,6 +17,11 @@ class Fields:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """All fields."""
+        return self._config
+
     def get(self, *names: str) -> Any:
         """The first of these fields that is present and not null."""
         return next((value for name in names if (value := self._config.get(name)) is not None), None)
@@ -116,7 +121,6 @@ class Fields:
             "dtype": self.dtype,
             "max_position_embeddings": self.max_position_embeddings,
             "yarn_context": self.yarn_context,
-            "kv_cache_dtype": self.kv_cache_dtype,
         }
 
     def mamba2(self, inner: int, *, gated_norm: bool = True) -> Mamba2:
@@ -152,21 +156,6 @@ class Fields:
         return "bfloat16" if name == "float32" else cast(Dtype, name)
 
     @property
-    def kv_cache_dtype(self) -> str | None:
-        """The attention cache type that a ModelOpt checkpoint requests. Source: vLLM utils/torch_utils.py."""
-        quantization = self.get("quantization_config")
-        if not isinstance(quantization, Mapping) or not str(quantization.get("quant_method", "")).startswith(
-            "modelopt"
-        ):
-            return None
-        inner = quantization.get("quantization", quantization)
-        for key in ("kv_cache_scheme", "kv_cache_quant_algo"):
-            for place in (inner, quantization):
-                if scheme := place.get(key):
-                    return _kv_cache_dtype(scheme)
-        return None
-
-    @property
     def max_position_embeddings(self) -> int:
         """Longest context, with all RoPE scaling except YaRN. Source: vLLM config/model.py, _get_and_verify_max_len."""
         length = self.integer("max_position_embeddings")
@@ -191,11 +180,3 @@ class Fields:
         if not isinstance(rope, Mapping):
             return "default", {}
         return rope.get("rope_type", rope.get("type", "default")), rope
-
-
-def _kv_cache_dtype(scheme: Any) -> str | None:
-    if isinstance(scheme, Mapping):
-        if scheme.get("dynamic") is False and scheme.get("num_bits") == 8 and scheme.get("type") == "float":
-            return "fp8"
-        return "nvfp4" if scheme.get("num_bits") == 4 and scheme.get("type") == "float" else None
-    return {"fp8": "fp8", "fp8_e4m3": "fp8", "nvfp4": "nvfp4"}.get(str(scheme).lower())

@@ -47,8 +47,15 @@ def read(fields: Fields) -> Architecture:
         # Source: vLLM models/config.py, Qwen3_5ForConditionalGenerationConfig. Qwen3-Next has no such field.
         ssm_dtype=fields.dtype_of("mamba_ssm_dtype") if name.startswith("Qwen3_5") else None,
         marks_linear_attention=True,
+        mtp=_mtp(fields, moe=any(layer.moe for layer in layers)) if name.startswith("Qwen3_5") else (),
         **(qwen3_vision(wrapper) if vision else {}),
     )
+
+
+def _mtp(fields: Fields, *, moe: bool) -> tuple[Layer, ...]:
+    """Attention layers of the draft module. Source: vLLM models/qwen3_5_mtp.py."""
+    count = fields.integer("mtp_num_hidden_layers", default=1, minimum=0)
+    return (Layer(attention=True, mlp=not moe, moe=moe, norms=2),) * count
 
 
 def layer_kinds(fields: Fields) -> list[str]:

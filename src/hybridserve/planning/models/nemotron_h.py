@@ -48,6 +48,7 @@ def read(fields: Fields) -> Architecture:
         # `auto` is the checkpoint's own type, else float32. Source: vLLM models/config.py.
         ssm_dtype=fields.dtype_of("mamba_ssm_cache_dtype") or "float32",
         marks_linear_attention=True,
+        mtp=_mtp(fields),
     )
 
 
@@ -70,6 +71,17 @@ def _layers(fields: Fields) -> tuple[Layer, ...]:
         if needed not in layers:
             fields.fail(name, f"has no {word} layer", "a hybrid model: both Mamba and attention layers")
     return layers
+
+
+def _mtp(fields: Fields) -> tuple[Layer, ...]:
+    """Layers of the draft module. Source: vLLM models/nemotron_h_mtp.py."""
+    if not fields.integer("num_nextn_predict_layers", default=0, minimum=0):
+        return ()
+    pattern = fields.get("mtp_layers_block_type", "mtp_hybrid_override_pattern")
+    kinds: dict[str, Layer] = WORDS if isinstance(pattern, list) else LETTERS
+    if not isinstance(pattern, list | str) or any(kinds.get(word) not in (ATTENTION, MOE) for word in pattern):
+        fields.fail("mtp_hybrid_override_pattern", f"is {pattern!r}", "attention (*) and expert (E) layers")
+    return tuple(kinds[word] for word in pattern)
 
 
 def _mlp(fields: Fields) -> Mlp:

@@ -1,4 +1,4 @@
-"""Weights of vision encoders. Their activations and the encoder cache are not counted."""
+"""Vision encoders: their weights, and the largest image that the engine encodes while it profiles memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 from hybridserve.planning.models.architecture import Tower
 from hybridserve.planning.models.fields import Fields
 
-PEAK = "the vision encoder's activations and its cache"
+VIDEO = "videos with more patches than the largest image"
+# Pixels of the largest image of Qwen3-VL's processor (size.longest_edge in preprocessor_config.json).
+MAX_PIXELS = 16_777_216
 WHOLE = "the vision encoder: weights, activations and cache"
 SIZES = ("depth", "hidden_size", "intermediate_size", "out_hidden_size", "patch_size", "num_position_embeddings")
 
@@ -16,7 +18,7 @@ def qwen3_vision(wrapper: Fields) -> dict[str, Any]:
     """The encoder of Qwen3.5 and later as arguments of `Architecture`. Source: vLLM models/qwen3_vl.py."""
     vision = wrapper.part("vision_config")
     if any(vision.get(name) is None for name in SIZES):
-        return {"uncounted": (WHOLE,)}
+        return {"uncounted": (WHOLE,), "weights_counted": False}
     depth, hidden, width, out, patch, positions = (vision.integer(name) for name in SIZES)
     merged = hidden * vision.integer("spatial_merge_size", default=2) ** 2
     mergers = 1 + len(vision.get("deepstack_visual_indexes") or [])
@@ -27,4 +29,12 @@ def qwen3_vision(wrapper: Fields) -> dict[str, Any]:
     # A merger after the first normalizes the merged width.
     whole += (mergers - 1) * 2 * merged + mergers * out
     split = depth * block + mergers * (merged * merged + merged + merged * out)
-    return {"tower": Tower(split, whole), "uncounted": (PEAK,)}
+    tower = Tower(
+        split,
+        whole,
+        hidden=hidden,
+        intermediate=width,
+        patches_per_token=merged // hidden,
+        max_patches=MAX_PIXELS // patch**2,
+    )
+    return {"tower": tower, "uncounted": (VIDEO,)}

@@ -46,5 +46,6 @@ def read(fields: Fields) -> Architecture:
         marks_linear_attention=True,
         attention_first=True,
         pipeline=False,
+        weights_counted=False,
         uncounted=("the weights of the shared attention blocks, their MLPs and adapters",),
     )

@@ -1,0 +1,104 @@
+"""Engine arguments without a setting (`engine.extra_args`) that change what is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hybridserve.errors import ConfigError
+from hybridserve.planning.memory.lora import LoraSlots
+from hybridserve.planning.models.quantization import FP8, NVFP4, UNQUANTIZED, Precision, online
+from hybridserve.settings.engine import EngineSection
+
+# Arguments of the cache planner, under its own names.
+CACHE: dict[str, type] = {
+    "mamba_block_size": int,
+    "enable_chunked_prefill": bool,
+    "use_replayssm": bool,
+    "replayssm_buffer_len": int,
+    "num_gpu_blocks_override": int,
+}
+# Parallelism that the planner, Ray Serve's placement and the chart do not have: one replica is one engine.
+REFUSED = {
+    "data_parallel_size": "scaling.min_replicas: each replica is an engine of its own, and the gateway balances them",
+    "decode_context_parallel_size": "engine.tensor_parallel_size",
+    "prefill_context_parallel_size": "engine.tensor_parallel_size",
+}
+ONLINE = {
+    "fp8": FP8,
+    "fp8_per_tensor": FP8,
+    "fp8_per_block": FP8,
+    "fp8_per_channel": FP8,
+    "mxfp8": FP8 + 1 / 32,
+    "int8_per_channel_weight_only": FP8,
+    "nvfp4_per_token": NVFP4,
+}
+
+
+def extra(engine: EngineSection, name: str, kind: type, default: Any) -> Any:
+    """An argument by its name with underscores or dashes.
+
+    Raises:
+        ConfigError: the value has another type.
+    """
+    for written in (name, name.replace("_", "-")):
+        value = engine.extra_args.get(written)
+        if value is None:
+            continue
+        # A whole number is a number.
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            needed = {bool: "true or false", int: "an integer", float: "a number"}.get(kind, "a name")
+            raise ConfigError(f"engine.extra_args.{written}", f"expected {needed}, got {value!r}", "correct it")
+        return value
+    return default
+
+
+def cache_args(engine: EngineSection) -> dict[str, Any]:
+    """The arguments that determine the cache.
+
+    Raises:
+        ConfigError: a wrong type, or parallelism that is not supported.
+    """
+    for name, instead in REFUSED.items():
+        if (size := extra(engine, name, int, 1)) != 1:
+            raise ConfigError(
+                f"engine.extra_args.{name}", f"is {size}: not supported", f"1; for more devices {instead}"
+            )
+    found = {name: extra(engine, name, kind, None) for name, kind in CACHE.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def lora_slots(engine: EngineSection) -> LoraSlots | None:
+    """The adapters that can be loaded, with vLLM's defaults."""
+    if not extra(engine, "enable_lora", bool, False):
+        return None
+    count, rank = extra(engine, "max_loras", int, 1), extra(engine, "max_lora_rank", int, 16)
+    for name, value in (("max_loras", count), ("max_lora_rank", rank)):
+        if value < 1:
+            raise ConfigError(f"engine.extra_args.{name}", f"is {value}", "an integer of at least 1")
+    return LoraSlots(count, rank)
+
+
+def full_cudagraphs(engine: EngineSection) -> bool:
+    """Whether graphs of whole steps are captured, as `compilation_config` says; eager mode is a separate setting."""
+    config = engine.extra_args.get("compilation_config", engine.extra_args.get("compilation-config"))
+    mode = config.get("cudagraph_mode") if isinstance(config, Mapping) else None
+    return mode is None or str(mode).upper() not in ("PIECEWISE", "NONE")
+
+
+def online_quantization(engine: EngineSection, stored: Precision) -> Precision:
+    """The precision after `--quantization` has converted an unquantized checkpoint while it loads.
+
+    Raises:
+        ConfigError: the planner does not know the size that the method gives.
+    """
+    method = extra(engine, "quantization", str, None)
+    if method is None or stored != UNQUANTIZED:
+        return stored
+    if method not in ONLINE:
+        raise ConfigError(
+            "engine.extra_args.quantization",
+            f"is {method!r}, and the checkpoint is not quantized",
+            f"one of {', '.join(ONLINE)}, or a checkpoint with a quantization_config",
+        )
+    return online(method, ONLINE[method])
