@@ -13,6 +13,7 @@ from hybridserve.gateway.auth.routes import UNLISTED, Route
 from hybridserve.gateway.headers import request_id
 from hybridserve.gateway.idempotency import IdempotencyEntry
 from hybridserve.gateway.limits.rate_limit import Reservation
+from hybridserve.gateway.limits.streamed_tokens import StreamedTokens
 from hybridserve.gateway.requests.body import BufferedReceive
 from hybridserve.gateway.requests.policy import GenerationRequest
 from hybridserve.gateway.state import GatewayState
@@ -33,12 +34,13 @@ class RequestContext:
     """One HTTP request. Each step reads and sets its fields.
 
     Attributes:
-        scope: what the app receives; without secrets once the request is authenticated.
+        scope: what the app receives; only with listed headers once the request is authenticated.
         headers: added to every response.
         body: the request body; `request` is the parsed body of a generation request.
         receive: the client's; `engine_receive` is the engine's, which replays the body.
         input_check: check of the prompt that runs while the engine computes.
         counts_tokens: the key has a token limit.
+        streamed: what the engine has streamed, where tokens count.
         read_at: when the body was complete (`perf_counter`); `guard_s` are seconds spent on the guard since then.
         status, reason, tokens: the outcome, for the log, the span and the metrics.
     """
@@ -57,10 +59,12 @@ class RequestContext:
     body: bytes = b""
     request: GenerationRequest = field(init=False)
     engine_receive: BufferedReceive = field(init=False)
+    idempotency_key: bytes | None = None
     idempotency: IdempotencyEntry | None = None
     reservation: Reservation | None = None
     input_check: asyncio.Task[GuardVerdict] | None = None
     counts_tokens: bool = False
+    streamed: StreamedTokens = field(default_factory=StreamedTokens)
     read_at: float = 0.0
     guard_s: float = 0.0
     status: int = 0
@@ -74,8 +78,15 @@ class RequestContext:
             self.headers.append((b"x-request-id", self.request_id))
 
     def settle(self, tokens: int | None) -> None:
-        """Free the concurrency slot and charge the tokens used, once."""
+        """Free the concurrency slot and charge the tokens used, once.
+
+        Args:
+            tokens: as the engine reported them. None, where a stream ended early, charges the prompt and what was
+                streamed, or the whole reservation where nothing was.
+        """
         assert self.reservation is not None
+        if tokens is None and self.streamed.estimate:
+            tokens = self.request.estimated_prompt() + self.streamed.estimate
         if self.reservation.release(tokens) and tokens is not None:
             self.state.metrics.rate_limited_tokens.inc(tokens)
 

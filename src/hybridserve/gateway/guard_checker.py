@@ -19,7 +19,8 @@ class GuardChecker:
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         """The guard's verdict on a conversation."""
         verdict = await self.guard.check(messages, stage)
-        labeled(self._metrics.guard_verdicts, self.guard.name, stage, verdict.outcome).inc()
+        outcome = "unjudgeable" if verdict.unjudgeable else verdict.outcome
+        labeled(self._metrics.guard_verdicts, self.guard.name, stage, outcome).inc()
         labeled(self._metrics.guard_check_duration, self.guard.name, stage).observe(verdict.seconds)
         return verdict
 
@@ -34,5 +35,8 @@ class GuardChecker:
                 reason=f"guard_blocked_{stage}",
                 extra={"guard": {"stage": stage, "categories": list(verdict.categories)}},
             )
+        if verdict.unjudgeable:
+            message = f"The safety guard could not judge this {stage}: it is too long for it, or made it fail."
+            return APIError(400, "guard_unreadable", message, reason=f"guard_unjudgeable_{stage}")
         message = "The safety guard did not return a verdict; the request was rejected."
         return APIError(503, "guard_unavailable", message, retry_after_s=self.guard.retry_after_s)

@@ -17,43 +17,66 @@ from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.types import Event, RawHeaders, Send
 
 _MAX_KEY_LENGTH = 255
-# Size of one stored response, and of all of them.
+# Size of one stored response, and of all of them with those that are being recorded.
 MAX_RESPONSE_BYTES = 1024 * 1024
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
+# Python objects of one entry, its index and its headers; measured by tests/unit/gateway/test_idempotency.py.
+ENTRY_BYTES = 1536
 # Headers that belong to one request, not to the response.
 _PER_REQUEST = (b"x-request-id", b"date")
+
+Index = tuple[str, bytes, bytes]
 
 
 @dataclass(slots=True)
 class IdempotencyEntry:
-    """The response to a request with an Idempotency-Key; `finished` is set once it is whole and successful."""
+    """The response to a request with an Idempotency-Key.
 
-    index: tuple[str, bytes, bytes]
+    Attributes:
+        finished: the response is whole and successful.
+        body: None where it became too large to store.
+        size: bytes that the store counts for this entry.
+    """
+
+    index: Index
     digest: bytes
+    store: IdempotencyCache
     stored_at: float = 0.0
     finished: bool = False
-    size: int = 0
-    events: list[Event] = field(default_factory=list)
+    size: int = ENTRY_BYTES
+    start: Event = field(default_factory=dict)
+    body: bytearray | None = field(default_factory=bytearray)
 
     def recording(self, send: Send) -> Send:
-        """`send` with a copy of every message kept. A response that is too large to store is still sent."""
+        """`send` that also keeps the response. One that is too large to store is still sent."""
 
         async def record(message: Event) -> None:
-            self.size += len(message.get("body", b""))
-            if self.size <= MAX_RESPONSE_BYTES:
-                self.events.append(message)
+            if message["type"] == "http.response.start":
+                self.start = message
+            elif self.body is not None:
+                self.add(message.get("body", b""))
             await send(message)
 
         return record
 
+    def add(self, data: bytes) -> None:
+        """Keep the next part of the body, if it fits."""
+        assert self.body is not None
+        if len(self.body) + len(data) <= MAX_RESPONSE_BYTES and self.store.claim(len(data)):
+            self.body += data
+            self.size += len(data)
+        else:
+            self.store.forget(len(self.body))
+            self.size -= len(self.body)
+            self.body = None
+
     async def replay(self, send: Send, headers: RawHeaders) -> None:
         """Send the stored response with the headers of this request."""
-        for message in self.events:
-            if message["type"] == "http.response.start":
-                replaced = {name for name, _ in headers} | set(_PER_REQUEST)
-                kept = [pair for pair in message["headers"] if pair[0] not in replaced]
-                message = {**message, "headers": [*kept, *headers, (b"idempotency-replayed", b"true")]}
-            await send(message)
+        replaced = {name for name, _ in headers} | set(_PER_REQUEST)
+        kept = [pair for pair in self.start["headers"] if pair[0] not in replaced]
+        await send({**self.start, "headers": [*kept, *headers, (b"idempotency-replayed", b"true")]})
+        assert self.body is not None
+        await send({"type": "http.response.body", "body": bytes(self.body), "more_body": False})
 
 
 class IdempotencyCache:
@@ -61,13 +84,18 @@ class IdempotencyCache:
 
     Args:
         ttl_s: how long a response is kept, in seconds.
+
+    Attributes:
+        size: bytes of all entries, running ones included.
     """
 
     def __init__(self, ttl_s: float, clock: Callable[[], float] = monotonic) -> None:
+        self.size = 0
         self._ttl = ttl_s
         self._clock = clock
-        self._entries: OrderedDict[tuple[str, bytes, bytes], IdempotencyEntry] = OrderedDict()
-        self._bytes = 0
+        self._running: dict[Index, IdempotencyEntry] = {}
+        # In the order of `stored_at`. A plain dict is slow to give its first entry after many deletions there.
+        self._stored: OrderedDict[Index, IdempotencyEntry] = OrderedDict()
 
     def open(self, key: Key, ident: bytes, route: str, body: bytes) -> IdempotencyEntry:
         """The entry of one request: finished, or a new one that the caller passes to `close` in the end.
@@ -82,7 +110,7 @@ class IdempotencyCache:
         self._expire()
         digest = hashlib.sha256(route.encode() + b"\0" + body).digest()
         index = (key.name, key.digest, ident)
-        known = self._entries.get(index)
+        known = self._running.get(index) or self._stored.get(index)
         if known is not None:
             if known.digest != digest:
                 message = "This Idempotency-Key was used for a different request."
@@ -91,24 +119,39 @@ class IdempotencyCache:
                 message = "The first request with this Idempotency-Key is still running."
                 raise APIError(409, "idempotency_in_progress", message, retry_after_s=1.0)
             return known
-        entry = self._entries[index] = IdempotencyEntry(index, digest)
+        self.claim(ENTRY_BYTES)
+        entry = self._running[index] = IdempotencyEntry(index, digest, self)
         return entry
 
     def close(self, entry: IdempotencyEntry, *, keep: bool) -> None:
         """Store the response, or forget the request."""
-        del self._entries[entry.index]
-        if keep and entry.size <= MAX_RESPONSE_BYTES:
+        del self._running[entry.index]
+        if keep and entry.body is not None:
             entry.finished, entry.stored_at = True, self._clock()
-            self._entries[entry.index] = entry
-            self._bytes += entry.size
+            self._stored[entry.index] = entry
+        else:
+            self.forget(entry.size)
+
+    def claim(self, size: int) -> bool:
+        """Count `size` more bytes, and remove the oldest responses for them; False if running requests use all.
+
+        An entry itself is always counted: as many as `access.max_in_flight` can run.
+        """
+        while self._stored and self.size + size > MAX_TOTAL_BYTES:
+            self._drop_oldest()
+        if size != ENTRY_BYTES and self.size + size > MAX_TOTAL_BYTES:
+            return False
+        self.size += size
+        return True
+
+    def forget(self, size: int) -> None:
+        """Count `size` bytes less."""
+        self.size -= size
 
     def _expire(self) -> None:
-        """Remove old responses, and the oldest while the total is too large. Running requests stay."""
         now = self._clock()
-        for index, entry in list(self._entries.items()):
-            if not entry.finished:
-                continue
-            if entry.stored_at + self._ttl > now and self._bytes <= MAX_TOTAL_BYTES:
-                break
-            self._bytes -= entry.size
-            del self._entries[index]
+        while self._stored and next(iter(self._stored.values())).stored_at + self._ttl <= now:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self.forget(self._stored.popitem(last=False)[1].size)

@@ -75,11 +75,12 @@ def is_preflight(context: RequestContext) -> bool:
 
 
 def authenticate(context: RequestContext) -> None:
-    """Find the route and the API key (401, 403), remove secrets from the forwarded headers, and begin the span."""
+    """Find the route and the API key (401, 403), keep only listed headers for the app, and begin the span."""
     state, scope = context.state, context.scope
     route = state.routes.find(scope["method"], route_path(scope))
     context.route = route or context.route
     context.key = state.authenticator.authenticate(route, scope)
+    context.idempotency_key = first_header(scope["headers"], b"idempotency-key")
     headers = forwarded_headers(scope["headers"], context.request_id)
     if context.route.kind == "generate":
         context.span, headers = state.tracer.begin(f"hybridserve {context.route.name}", headers)
@@ -96,7 +97,8 @@ async def serve_builtin(context: RequestContext) -> bool:
         # 404: the app has no such route, like Ray's ingress, whose health Ray checks itself.
         if health.status not in (200, 404):
             problems.append(f"engine: /health returned {health.status}")
-        status, document = (503 if problems else 200), {"ready": not problems, "reasons": problems}
+        status = 503 if problems else 200
+        document = {"ready": not problems, "reasons": problems, "warnings": state.readiness.warnings()}
     elif context.route.name == "drain":
         state.lifecycle.drain(method == "POST")
         document = {"draining": state.lifecycle.draining, "active": state.lifecycle.active}
@@ -132,10 +134,10 @@ async def read(context: RequestContext) -> None:
 
 
 async def replay(context: RequestContext) -> bool:
-    """Send the stored response to an earlier request with this Idempotency-Key (400, 409, 422); False without one."""
-    ident = first_header(context.scope["headers"], b"idempotency-key")
-    if ident is None:
-        return False
+    """Send the stored response to an earlier request with this key and Idempotency-Key (400, 409, 422), if any."""
+    ident = context.idempotency_key
+    if ident is None or context.key.anonymous:
+        return False  # requests without a key may come from different people, who must not get each other's answers
     entry = context.state.idempotency.open(context.key, ident, context.route.name, context.body)
     if entry.finished:
         context.status, context.reason = 200, "replayed"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 
+from hybridserve.errors import ConfigError
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.canary_monitor import GuardCanaryMonitor
 from hybridserve.gateway.errors import APIError
@@ -17,12 +19,18 @@ _PROBE_INTERVAL_S = 5.0
 class Readiness:
     """Combines drain, the guard's state and its self-test.
 
+    Args:
+        keys_problem: what is wrong with the key file now.
+
     Attributes:
         monitor: the guard's self-test, once it has been started.
     """
 
-    def __init__(self, lifecycle: Lifecycle, guard: ResilientGuard | None) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, guard: ResilientGuard | None, keys_problem: Callable[[], ConfigError | None]
+    ) -> None:
         self.monitor: GuardCanaryMonitor | None = None
+        self._keys_problem = keys_problem
         self._lifecycle = lifecycle
         self._guard = guard
         self._probed_at = -_PROBE_INTERVAL_S
@@ -48,6 +56,11 @@ class Readiness:
         if self._guard is not None and (fault := await self._guard_fault(self._guard)) is not None:
             problems.append(f"guard: {fault}")
         return problems
+
+    def warnings(self) -> list[str]:
+        """What an operator must correct while this process still serves."""
+        problem = self._keys_problem()
+        return [] if problem is None else [f"{problem.where}: {problem.what}"]
 
     def _self_test_fault(self) -> str | None:
         return None if self.monitor is None else self.monitor.fault

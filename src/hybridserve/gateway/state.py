@@ -65,7 +65,8 @@ class GatewayState:
         self.idempotency = IdempotencyCache(settings.access.idempotency_s)
         self.budgets = ThinkingBudgetProbe(self.settings.reasoning)
         self.lifecycle = Lifecycle(self.metrics.draining)
-        self.readiness = Readiness(self.lifecycle, guard)
+        self.readiness = Readiness(self.lifecycle, guard, self.authenticator.keys_problem)
+        self.metrics.keys_file_broken.set_function(lambda: float(self.authenticator.keys_problem() is not None))
         self.headers = [(name.lower().encode(), value.encode()) for name, value in spec.headers.items()]
         self.sends_request_id = sends_request_id
         self._tasks: list[asyncio.Task[None]] = []

@@ -23,6 +23,7 @@ class GuardVerdict:
     Attributes:
         categories: the guard's own names of what it found.
         detail: the reason of an error, without text of the conversation.
+        unjudgeable: an error about this conversation alone, such as one that is too long for the guard.
         seconds: duration of the check, retries included; set by `ResilientGuard`.
     """
 
@@ -31,6 +32,7 @@ class GuardVerdict:
     categories: tuple[str, ...] = ()
     detail: str = ""
     seconds: float = 0.0
+    unjudgeable: bool = False
 
     @property
     def allowed(self) -> bool:
@@ -38,12 +40,18 @@ class GuardVerdict:
 
 
 class GuardError(Exception):
-    """The guard returned no usable verdict. `transient`: a retry may succeed."""
+    """The guard returned no usable verdict.
 
-    def __init__(self, detail: str, *, transient: bool = False) -> None:
+    Attributes:
+        transient: a retry may succeed.
+        unjudgeable: the guard works and answered, but not with a verdict about this conversation.
+    """
+
+    def __init__(self, detail: str, *, transient: bool = False, unjudgeable: bool = False) -> None:
         super().__init__(detail)
         self.detail = detail
         self.transient = transient
+        self.unjudgeable = unjudgeable
 
 
 class Guard(Protocol):

@@ -18,6 +18,8 @@ try:
 except ModuleNotFoundError as missing:
     raise ConfigError("guard.kind", f"{missing.name} is not installed", "make install LOCK=cpu, or gpu") from None
 
+# The guard refused this body: vLLM answers 400 to a prompt that is longer than its context.
+_ABOUT_THE_BODY = (400, 413, 422)
 # uvicorn closes an idle connection after 5 s; closing it earlier here avoids sending on a closed connection.
 _IDLE_S = 4.0
 
@@ -60,7 +62,11 @@ class GuardHTTP:
         except aiohttp.ClientError as error:
             raise GuardError(f"cannot connect to the guard: {type(error).__name__}", transient=True) from None
         if status != 200:
-            raise GuardError(f"the guard answered {status}", transient=status >= 500 or status == 429)
+            raise GuardError(
+                f"the guard answered {status}",
+                transient=status >= 500 or status == 429,
+                unjudgeable=method == "POST" and status in _ABOUT_THE_BODY,
+            )
         try:
             answer = json.loads(content)
         except ValueError:

@@ -55,7 +55,13 @@ class ModelGuard:
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         body = {**self._request, "messages": self._messages(messages, stage)}
-        parsed = self._parse(_verdict_text(await self._http.post("/chat/completions", body)), stage)
+        answer = await self._http.post("/chat/completions", body)
+        try:
+            parsed = self._parse(_verdict_text(answer), stage)
+        except GuardError as error:
+            # The text under check can make a guard model write anything. A guard that never writes a verdict fails its
+            # self-test.
+            raise GuardError(error.detail, unjudgeable=True) from None
         if parsed.unsafe or (parsed.controversial and self._controversial_blocks):
             return GuardVerdict("block", self.name, parsed.categories)
         return GuardVerdict("allow", self.name)

@@ -16,8 +16,9 @@ _RETRY_BURST = 10.0
 class ResilientGuard:
     """A guard that always returns a verdict: every failure becomes a verdict ``error``.
 
-    The breaker opens after `breaker_failures` errors in a row. For `breaker_reset_s` every check is an error without a
-    call; then one check is sent, and its outcome closes the breaker or opens it again.
+    The breaker opens after `breaker_failures` errors in a row; errors about one conversation do not count, or one
+    client could take the guard away from all. For `breaker_reset_s` every check is an error without a call; then one
+    check is sent, and its outcome closes the breaker or opens it again.
 
     Args:
         clock: the current time in seconds.
@@ -76,12 +77,15 @@ class ResilientGuard:
                 async with asyncio.timeout(self._timeout_s):
                     verdict = await self._attempt(messages, stage)
         except Exception as error:  # A bug in an adapter must not let a request pass either.
-            verdict = GuardVerdict("error", self.name, detail=self._describe(error))
+            unjudgeable = isinstance(error, GuardError) and error.unjudgeable
+            verdict = GuardVerdict("error", self.name, detail=self._describe(error), unjudgeable=unjudgeable)
         finally:
             self._probing = False
         self._count(verdict)
         seconds = self._clock() - start  # not dataclasses.replace, which takes 3 us
-        return GuardVerdict(verdict.outcome, verdict.guard, verdict.categories, verdict.detail, seconds)
+        return GuardVerdict(
+            verdict.outcome, verdict.guard, verdict.categories, verdict.detail, seconds, verdict.unjudgeable
+        )
 
     async def probe(self) -> str | None:
         """None when the guard is reachable, else the reason."""
@@ -112,6 +116,8 @@ class ResilientGuard:
         return error.detail if isinstance(error, GuardError) else f"unexpected {type(error).__name__}"
 
     def _count(self, verdict: GuardVerdict) -> None:
+        if verdict.unjudgeable:
+            return
         if verdict.outcome != "error":
             self._failures, self._opened = 0, None
             return

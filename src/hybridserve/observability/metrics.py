@@ -122,6 +122,9 @@ class GatewayMetrics(MetricGroup):
             "kind",
             buckets=_GUARD_BUCKETS,
         )
+        self.keys_file_broken = self._gauge(
+            "keys_file_broken", "1 while the key file is malformed or missing, so that only removals apply, else 0."
+        )
         self.draining = self._gauge("draining", "1 while the replica shuts down and rejects new generations.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from datetime import date
 from pathlib import Path
@@ -14,11 +15,11 @@ from prometheus_client import CollectorRegistry
 from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import ConfigError
 from hybridserve.gateway import GatewayMiddleware, GatewayState
-from hybridserve.gateway.auth.api_keys import APIKeyStore, key_line, new_key, parse_keys
+from hybridserve.gateway.auth.api_keys import APIKeyStore, key_line, keys_in_force, new_key, parse_keys
 from hybridserve.observability.logging import TextFormatter
 from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings import Settings, load
-from support.fake_engine import FakeEngine, chunk, sse
+from support.fake_engine import FakeEngine, chunk, request, sse
 from support.gateway_client import ANSWER, CHAT, STREAM, assert_openai_error, bearer, gateway, get, send
 from support.metrics import samples
 
@@ -145,12 +146,63 @@ def test_key_file_is_reloaded(tmp_path: Path) -> None:
     now[0] = 2.0
     assert store.find(first.encode()) is None
     assert store.find(second.encode()) is not None
-    file.write_text("invalid\n")
+    file.write_text("a invalid\n")
     now[0] = 4.0
-    assert store.find(second.encode()) is not None, "an invalid file is ignored"
+    assert store.find(second.encode()) is not None, "its line is malformed, not removed"
+    assert store.problem is not None
     file.unlink()
     now[0] = 6.0
     assert store.find(second.encode()) is not None
+    assert "cannot be read" in str(store.problem)
+    file.write_text("\n")
+    now[0] = 8.0
+    assert store.find(second.encode()) is None
+    assert store.problem is None
+
+
+HASHES = {name: f"{name} sha256:{digit * 64}" for name, digit in (("al", "1"), ("bo", "2"), ("cy", "3"))}
+
+
+@pytest.mark.parametrize(
+    ("versions", "valid"),
+    [
+        ([["al", "bo"]], {"al": 60, "bo": 60}),
+        ([["bo"]], {"bo": 60}),
+        ([["bo", "broken line"]], {"bo": 60}),
+        ([["al sha256:damaged", "bo rpm=5"]], {"al": 60, "bo": 5}),
+        ([["bo", "broken line"], ["al", "bo", "broken line"]], {"bo": 60}),
+        ([["bo", "broken line"], ["al", "bo"]], {"al": 60, "bo": 60}),
+        ([["al", "cy", "broken line"]], {"al": 60, "cy": 60}),
+        ([["\ufffd\ufffd"]], {}),
+        ([[]], {}),
+    ],
+)
+def test_broken_key_file_revokes_and_never_revives(versions: list[list[str]], valid: dict[str, int]) -> None:
+    """Each version is a list of lines: a name, a name with another limit, or a malformed line."""
+
+    def text(lines: list[str]) -> str:
+        parts = (line.split(" ", 1) for line in lines)
+        rows = {name: HASHES.get(name, name) + " " + "".join(rest or ["rpm=60"]) for name, *rest in parts}
+        return "\n".join(line if "sha256:d" in line else rows[line.split(" ")[0]] for line in lines)
+
+    keys = {key.name: key for key in parse_keys(text(["al", "bo"]), "f")}
+    removed: frozenset[str] = frozenset()
+    for version in versions:
+        keys, removed, problem = keys_in_force(keys, removed, text(version), "f")
+        assert (problem is None) == all(line.split(" ")[0] in HASHES and "damaged" not in line for line in version)
+    assert {name: key.rpm for name, key in keys.items()} == valid
+
+
+def test_broken_key_file_is_reported(keys: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridserve.gateway.auth.api_keys._CHECK_INTERVAL_S", 0.0)
+    app = gateway(access={"keys_file": keys["file"]})
+    assert get(app, "/ready").json()["warnings"] == []
+    Path(keys["file"]).unlink()
+    ready = get(app, "/ready")
+    assert ready.status == 200, "requests with known keys are served"
+    assert "cannot be read" in ready.json()["warnings"][0]
+    assert app.state.metrics.keys_file_broken.collect()[0].samples[0].value == 1
+    assert send(app, headers=bearer(keys["user"])).status == 200
 
 
 def test_key_expires_after_its_last_day(tmp_path: Path) -> None:
@@ -267,6 +319,39 @@ def test_app_errors_have_no_traceback(status: int, body: Any, code: str) -> None
 def test_plain_text_error_becomes_openai_error() -> None:
     engine = FakeEngine(status=429, text_error="Request dropped due to backpressure")
     assert_openai_error(send(gateway(engine)), 429, "rate_limit_exceeded")
+
+
+def test_only_listed_headers_pass_in_either_direction() -> None:
+    """vLLM 0.29 reads a priority, an engine rank, a session and a report of its load from headers."""
+    sent = {
+        "x-vllm-priority": "-5",
+        "x-data-parallel-rank": "1",
+        "x-session-id": "a",
+        "endpoint-load-metrics-format": "JSON",
+        "cookie": "a=b",
+        "x-forwarded-for": "1.2.3.4",
+        "accept": "application/json",
+        "user-agent": "test",
+    }
+    seen: dict[str, str] = {}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        seen.update({name.decode(): value.decode() for name, value in scope["headers"]})
+        headers = [(b"Content-Type", b"application/json"), (b"endpoint-load-metrics", b"TEXT"), (b"x-internal", b"1"),
+                   (b"set-cookie", b"a=b"), (b"server", b"uvicorn"), (b"cache-control", b"no-store")]  # fmt: skip
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(ANSWER).encode()})
+
+    for path, method in (("/v1/chat/completions", "POST"), ("/v1/models", "GET")):
+        seen.clear()
+        result = asyncio.run(
+            request(gateway(app), path, CHAT if method == "POST" else None, headers=sent, method=method)
+        )
+        assert result.status == 200
+        assert not seen.keys() & (sent.keys() - {"accept", "user-agent"})
+        assert {"accept", "user-agent", "x-request-id"} <= seen.keys()
+        assert set(result.headers) - {"content-length"} == {"content-type", "cache-control", "x-request-id"}
 
 
 def test_logs_contain_no_key_prompt_or_answer(keys: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:

@@ -6,8 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
 from hybridserve.gateway.limits.rate_limit import TokenBucket
+from hybridserve.gateway.limits.streamed_tokens import StreamedTokens
 from support.fake_engine import DONE, FakeEngine, chunk, request, sse
 from support.gateway_client import ANSWER, CHAT, STREAM, assert_openai_error, bearer, gateway, send
 
@@ -61,6 +64,34 @@ def test_stream_usage_is_requested_and_hidden() -> None:
     app = gateway(engine, access={"tokens_per_minute": 400})
     asked = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
     assert b"usage" in send(app, asked).body
+
+
+def test_client_that_hangs_up_is_charged_what_was_streamed() -> None:
+    """The engine stops when it is told, and reports no usage."""
+    engine = FakeEngine([*[sse(chunk("word ")) for _ in range(2900)], 0.2, DONE])
+    app = gateway(engine, access={"tokens_per_minute": 2000})
+    body = {**CHAT, "stream": True}
+    statuses = [send(app, body, disconnect_after=2800).status for _ in range(4)]
+    assert statuses == [200, 429, 429, 429]
+    assert int(send(app, body).headers["retry-after"]) > 20, "the use beyond the limit is a debt"
+
+
+@pytest.mark.parametrize(
+    ("data", "tokens"),
+    [
+        (sse(chunk("word ")) * 3, 3),
+        (sse(chunk("word " * 40)), 50),
+        (sse(chunk('a"b\\\\' * 4)), 8),
+        (sse({"choices": [{"delta": {}, "logprobs": {"content": [{"token": "x", "top_logprobs": []}]}}]}), 0),
+        (sse({"type": "response.output_text.delta", "delta": "hi"}), 1),
+        (sse({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}}), 1),
+        (sse(chunk()) + DONE, 0),
+    ],
+)
+def test_streamed_tokens_are_estimated(data: bytes, tokens: int) -> None:
+    streamed = StreamedTokens()
+    streamed.feed(data)
+    assert streamed.estimate == tokens
 
 
 def test_max_streams() -> None:
@@ -140,6 +171,36 @@ def test_output_limit_is_clamped_or_rejected() -> None:
     rejected = send(strict, {**CHAT, "max_tokens": 101})
     assert_openai_error(rejected, 400, "too_many_output_tokens")
     assert rejected.error["param"] == "max_tokens"
+
+
+@pytest.mark.parametrize("value", ["100", "1e2", " 100 ", "1_00", 100.0, True, "2.5", "x", [], {}, "1.0"])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n"])
+def test_numbers_in_other_types_are_bounded_as_the_engine_reads_them(name: str, value: Any) -> None:
+    engine = FakeEngine(STREAM, ANSWER)
+    app = gateway(engine, access={"max_output_tokens": 10, "max_choices": 1})
+    result = send(app, {**CHAT, name: value})
+    try:
+        read = getattr(ChatCompletionRequest(messages=CHAT["messages"], **{name: value}), name)
+    except ValidationError:
+        assert_openai_error(result, 400, "invalid_value")
+        assert result.error["param"] == name
+        return
+    if name == "n" and read > 1:
+        assert_openai_error(result, 400, "too_many_choices")
+    else:
+        assert engine.bodies[0][name] == min(read, 10)
+        assert type(engine.bodies[0][name]) is int
+
+
+@pytest.mark.parametrize(("value", "streams"), [("true", True), ("on", True), (1, True), ("0", False), ("maybe", None)])
+def test_stream_in_other_types_is_what_the_engine_reads(value: Any, streams: bool | None) -> None:
+    engine = FakeEngine(STREAM, ANSWER)
+    result = send(gateway(engine, access={"tokens_per_minute": 400}), {**CHAT, "stream": value})
+    if streams is None:
+        assert_openai_error(result, 400, "invalid_value")
+    else:
+        assert engine.bodies[0]["stream"] is streams
+        assert ("stream_options" in engine.bodies[0]) is streams
 
 
 def test_prompt_tokens_are_counted_only_for_long_bodies() -> None:

@@ -119,6 +119,33 @@ def test_every_failure_of_a_guard_model_is_an_error(server: GuardServer, respons
     assert verdict.detail
 
 
+@pytest.mark.parametrize(
+    ("response", "unjudgeable"),
+    [
+        (httpx.Response(400, json={"error": "longer than the context"}), True),
+        (httpx.Response(200, json={"choices": [{"message": {"content": "?"}, "finish_reason": "stop"}]}), True),
+        (httpx.Response(200, json={"choices": [{"message": {"content": "S"}, "finish_reason": "length"}]}), True),
+        (httpx.Response(401), False),
+        (httpx.Response(404), False),
+        (httpx.Response(500), False),
+    ],
+)
+def test_one_conversation_does_not_open_the_breaker(
+    server: GuardServer, response: httpx.Response, unjudgeable: bool
+) -> None:
+    server.response = response
+
+    async def run() -> None:
+        guard = ResilientGuard(server.guard(), retries=0, breaker_failures=3)
+        verdicts = [await guard.check(PROMPT, "input") for _ in range(4)]
+        assert [verdict.outcome for verdict in verdicts] == ["error"] * 4
+        assert [verdict.unjudgeable for verdict in verdicts[:3]] == [unjudgeable] * 3
+        assert guard.breaker == ("closed" if unjudgeable else "open")
+        await guard.close()
+
+    asyncio.run(run())
+
+
 def test_closed_port_is_an_error() -> None:
     guard = ModelGuard(url="http://127.0.0.1:9", model="m", form="llama_guard", timeout_s=2.0)
     assert check(guard).outcome == "error"

@@ -174,6 +174,8 @@ CASES = (
     Case("HybridServePlanDrift", (), gauge("hybridserve_plan_mismatched_fields", "0")),
     Case("HybridServeGuardDown", ("page",), verdicts(20)),
     Case("HybridServeGuardDown", (), verdicts(1)),
+    Case("HybridServeKeysFileBroken", ("ticket",), gauge("hybridserve_keys_file_broken", "1")),
+    Case("HybridServeKeysFileBroken", (), gauge("hybridserve_keys_file_broken", "0")),
     Case("HybridServeGuardCanaryFailing", ("page",), gauge("hybridserve_guard_canary_ok", "0", f'{WHO},kind="block"')),
     Case("HybridServeGuardCanaryFailing", (), gauge("hybridserve_guard_canary_ok", "1", f'{WHO},kind="block"')),
     Case("HybridServeComplianceFail", ("ticket",), {FINDING % (WHO, "error", "FAIL"): "1x60"}),

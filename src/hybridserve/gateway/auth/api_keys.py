@@ -12,7 +12,7 @@ import hmac
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ class Key:
         rpm: requests per minute; None for the limit of the settings, as `tpm` (tokens per minute) and `streams`.
         expires: last day on which the key is valid, in UTC.
         internal: the service's own requests; they have no limits and run while the guard's self-test fails.
+        anonymous: requests without a key, which may come from different people.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Key:
     expires: date | None = None
     digest: bytes = b""
     internal: bool = False
+    anonymous: bool = False
 
 
 def new_key() -> str:
@@ -89,8 +91,8 @@ def key_line(
     return " ".join(fields)
 
 
-def parse_keys(text: str, where: str) -> dict[bytes, Key]:
-    """Keys by the first half of their digest.
+def parse_keys(text: str, where: str) -> list[Key]:
+    """The keys of a file.
 
     Args:
         where: name of the file, for errors.
@@ -98,18 +100,53 @@ def parse_keys(text: str, where: str) -> dict[bytes, Key]:
     Raises:
         ConfigError: a malformed line. The message does not repeat the hash.
     """
-    keys: dict[bytes, Key] = {}
+    keys, _, problems = _parse_lines(text, where)
+    if problems:
+        raise problems[0]
+    return list(keys.values())
+
+
+def keys_in_force(
+    before: Mapping[str, Key], removed: frozenset[str], text: str, where: str
+) -> tuple[dict[str, Key], frozenset[str], ConfigError | None]:
+    """The keys after a change of the file, so that a broken file revokes keys but neither revives nor loses one.
+
+    A correct file is taken as it is. Of a broken one, the correct lines are in force; a key whose line is malformed
+    stays as it was; a name without a line is removed, and stays removed until the file is correct.
+
+    Args:
+        before: keys in force, by name; `removed` are names that broken versions have removed.
+
+    Returns:
+        The keys by name, the removed names, and the first error of the file.
+    """
+    keys, names, problems = _parse_lines(text, where)
+    if not problems:
+        return keys, frozenset(), None
+    removed |= before.keys() - names
+    kept = {**before, **keys}
+    return {name: key for name, key in kept.items() if name in names - removed}, removed, problems[0]
+
+
+def _parse_lines(text: str, where: str) -> tuple[dict[str, Key], set[str], list[ConfigError]]:
+    """Keys of the correct lines by name, the names of all lines, and the errors of the others."""
+    keys: dict[str, Key] = {}
     names: set[str] = set()
+    problems: list[ConfigError] = []
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
-        key = _parse_line(line, f"{where} line {number}")
-        if key.name in names:
-            raise ConfigError(f"{where} line {number}", f"duplicate key name {key.name}", "give each key its own name")
-        names.add(key.name)
-        keys[key.digest[:16]] = key
-    return keys
+        try:
+            key = _parse_line(line, f"{where} line {number}")
+            if key.name in names:
+                where_, what = f"{where} line {number}", f"duplicate key name {key.name}"
+                raise ConfigError(where_, what, "give each key its own name")
+            keys[key.name] = key
+        except ConfigError as error:
+            problems.append(error)
+        names.add(line.split()[0])
+    return keys, names, problems
 
 
 def _parse_line(line: str, where: str) -> Key:
@@ -152,10 +189,15 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
 
 
 class APIKeyStore:
-    """The keys of a key file. The file is checked for changes at most once a second; an invalid new version is ignored.
+    """The keys of a key file, which is checked for changes at most once a second.
+
+    A broken new version is used as `keys_in_force` says; without the file, the keys stay as they are.
+
+    Attributes:
+        problem: what is wrong with the file now; None if nothing is.
 
     Raises:
-        ConfigError: the file cannot be read at startup.
+        ConfigError: the file cannot be read at startup, or is malformed.
     """
 
     def __init__(
@@ -165,17 +207,21 @@ class APIKeyStore:
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
     ) -> None:
         self._file = file
+        self._where = f"access.keys_file {file}"
         self._clock = clock
         self._today = today
-        self._version = self._stat()
-        self._keys = self._read()
+        self._version: tuple[int, int, int] | None = self._stat()
+        self._keys = {key.name: key for key in parse_keys(self._read(), self._where)}
+        self._removed: frozenset[str] = frozenset()
+        self._by_digest = _by_digest(self._keys)
         self._checked = clock()
+        self.problem: ConfigError | None = None
 
     def find(self, secret: bytes) -> Key | None:
         """The key of a secret; None if it is unknown or has expired."""
-        self._refresh()
+        self.refresh()
         digest = _digest(secret)
-        key = self._keys.get(digest[:16])
+        key = self._by_digest.get(digest[:16])
         # The lookup is by hash, whose bytes a caller cannot choose; the comparison takes constant time.
         if key is None or not hmac.compare_digest(key.digest, digest):
             return None
@@ -183,38 +229,49 @@ class APIKeyStore:
             return None
         return key
 
-    def _refresh(self) -> None:
+    def refresh(self) -> ConfigError | None:
+        """Read the file again if it has changed; returns `problem`."""
         now = self._clock()
         if now - self._checked < _CHECK_INTERVAL_S:
-            return
+            return self.problem
         self._checked = now
+        before = self.problem
         try:
             version = self._stat()
             if version == self._version:
-                return
-            self._keys, self._version = self._read(), version
-            log.info("keys_reloaded", extra={"keys": len(self._keys)})
+                return self.problem
+            text = self._read()
         except ConfigError as error:
-            log.error("keys_reload_failed", extra={"where": error.where, "what": error.what})
+            self._version, self.problem = None, error
+        else:
+            keys, self._removed, self.problem = keys_in_force(self._keys, self._removed, text, self._where)
+            self._keys, self._by_digest, self._version = keys, _by_digest(keys), version
+            log.info("keys_reloaded", extra={"keys": len(keys)})
+        if self.problem is not None and str(self.problem) != str(before):
+            log.error("keys_reload_failed", extra={"where": self.problem.where, "what": self.problem.what})
+        return self.problem
 
     def _stat(self) -> tuple[int, int, int]:
         # The inode as well: a mounted Secret is replaced as a whole, and two versions may have the same size and time.
         try:
             status = self._file.stat()
         except OSError as error:
-            raise ConfigError(
-                f"access.keys_file {self._file}",
-                f"cannot be read: {error.strerror}",
-                "create it with `hybridserve key new`",
-            ) from None
+            raise self._unreadable(error) from None
         return status.st_ino, status.st_mtime_ns, status.st_size
 
-    def _read(self) -> dict[bytes, Key]:
-        where = f"access.keys_file {self._file}"
+    def _read(self) -> str:
         try:
-            return parse_keys(self._file.read_text(encoding="utf-8"), where)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(where, f"cannot be read: {error}", "give a readable text file") from None
+            return self._file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: OSError) -> ConfigError:
+        return ConfigError(self._where, f"cannot be read: {error.strerror}", "create it with `hybridserve key new`")
+
+
+def _by_digest(keys: Mapping[str, Key]) -> dict[bytes, Key]:
+    """Keys by the first half of their digest."""
+    return {key.digest[:16]: key for key in keys.values()}
 
 
 def extract_api_key(headers: RawHeaders) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hybridserve.errors import ConfigError
 from hybridserve.gateway.auth.api_keys import APIKeyStore, Key, extract_api_key
 from hybridserve.gateway.auth.routes import Route
 from hybridserve.gateway.errors import APIError
@@ -27,7 +28,12 @@ class Authenticator:
         access = settings.access
         self.internal_token = object()
         self._keys = APIKeyStore(Path(access.keys_file)) if access.keys_file else None
-        self._anonymous = Key("anonymous", frozenset(access.scopes_without_key(settings.server.profile)))
+        scopes = frozenset(access.scopes_without_key(settings.server.profile))
+        self._anonymous = Key("anonymous", scopes, anonymous=True)
+
+    def keys_problem(self) -> ConfigError | None:
+        """What is wrong with the key file now; None if nothing is."""
+        return self._keys.refresh() if self._keys is not None else None
 
     def authenticate(self, route: Route | None, scope: Scope) -> Key:
         """The key of a request.

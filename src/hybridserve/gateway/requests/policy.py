@@ -16,6 +16,7 @@ from hybridserve.gateway.reasoning.controls import (
     take_reasoning_options,
 )
 from hybridserve.gateway.requests.api_formats import APIFormat, parse_object
+from hybridserve.gateway.requests.coercion import coerce_body
 from hybridserve.guards.base import Message
 from hybridserve.settings import Settings
 
@@ -56,9 +57,13 @@ class GenerationRequest:
             self.changed = False
         return self.raw
 
+    def estimated_prompt(self) -> int:
+        """Prompt tokens."""
+        return len(self.raw) // _BYTES_PER_TOKEN
+
     def estimated_tokens(self) -> int:
         """Prompt and output tokens to reserve for the token limit."""
-        return len(self.raw) // _BYTES_PER_TOKEN + (self.output_limit or _DEFAULT_OUTPUT)
+        return self.estimated_prompt() + (self.output_limit or _DEFAULT_OUTPUT)
 
     def include_usage(self) -> None:
         """Make a stream end with its usage, which the token limit needs."""
@@ -75,13 +80,14 @@ def parse_request(raw: bytes, api_format: APIFormat) -> GenerationRequest:
     """Parse a request body.
 
     Raises:
-        APIError: 400, not a JSON object.
+        APIError: 400, not a JSON object, or a number or switch in it that is none.
     """
     try:
         body = parse_object(raw)
     except ValueError:
         raise APIError(400, "invalid_json", "The request body is not a JSON object.") from None
-    return GenerationRequest(api_format, body, raw, stream=body.get("stream") is True)
+    changed = coerce_body(body)
+    return GenerationRequest(api_format, body, raw, stream=body.get("stream") is True, changed=changed)
 
 
 def apply_request_policy(request: GenerationRequest, settings: Settings, key: Key) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hybridserve.gateway.context import RequestContext
 from hybridserve.gateway.errors import clean_error, send_json
+from hybridserve.gateway.headers import returned_headers
 from hybridserve.gateway.types import Event
 
 
@@ -19,8 +20,7 @@ class CleanedResponse:
         context = self._context
         if message["type"] == "http.response.start":
             context.status = message["status"]
-            headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"]
-            headers += context.headers
+            headers = returned_headers(message.get("headers", ())) + context.headers
             if context.status >= 400:
                 self._error_headers = headers
             else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hybridserve.gateway.context import RequestContext
 from hybridserve.gateway.errors import ENGINE_FAILED, APIError, clean_error
-from hybridserve.gateway.headers import first_header
+from hybridserve.gateway.headers import first_header, returned_headers
 from hybridserve.gateway.requests.api_formats import parse_object
 from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
 from hybridserve.gateway.responses.stream_terminator import StreamTerminator, total_tokens
@@ -21,8 +21,6 @@ STALLED = "stalled_reader"
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 # The watchdog ends a process whose engine is dead within a fifth of a second; after this time something blocks it.
 _ENGINE_LOST_WAIT_S = 5.0
-# Headers of the app that are no longer correct, or that the gateway sets itself.
-_REPLACED_HEADERS = (b"content-length", b"x-request-id", b"server")
 # Time for the app to end after a disconnect before its send is cancelled.
 _CANCEL_SEND_AFTER_S = 0.5
 _LAST_RESPONSES_EVENTS = ("response.completed", "response.incomplete", "response.failed")
@@ -143,8 +141,8 @@ class GuardedResponse:
 
     def _begin(self, message: Event) -> None:
         self.status = message["status"]
-        headers = [(name.lower(), value) for name, value in message.get("headers", ())]
-        kept = [pair for pair in headers if pair[0] not in _REPLACED_HEADERS]
+        headers = returned_headers(message.get("headers", ()))
+        kept = [pair for pair in headers if pair[0] != b"content-length"]  # no longer correct
         self._start = {**message, "headers": [*kept, *self._context.headers]}
         content_type = first_header(headers, b"content-type") or b""
         if self.status < 400 and content_type.startswith(b"text/event-stream"):
@@ -189,6 +187,8 @@ class GuardedResponse:
         terminator = self._terminator
         if terminator.done:
             data = b""  # nothing may follow the end of the stream
+        elif self._context.counts_tokens:
+            self._context.streamed.feed(data)
         try:
             blob = self._decoder.feed(data) if data else b""
             if self._buffer is not None and blob:

@@ -117,6 +117,8 @@ COMPLIANCE = dashboard(
         "Keys and limits",
         panel("Rejected by keys and limits", "reqps", "Unknown keys, missing scopes, too many requests or tokens.",
               rate("hybridserve_requests_rejected_total", "reason", _CLIENT_REASONS), stack=True),
+        stat("Key file broken", "short", "Replicas that cannot use their key file as it is; removed keys end all the same.",
+             f"sum(hybridserve_keys_file_broken{{{REPLICA}}}) or vector(0)", (1, "red"), runbook="keys-file-broken"),
         panel("Rate-limited tokens", "short", "Tokens per second charged against token limits.",
               rate("hybridserve_rate_limited_tokens_total")),
     ),

@@ -115,6 +115,12 @@ STATE = (
         "{{ $value | humanizePercentage }} of guard checks return an error; those requests are rejected with 503.",
     ),
     Alert(
+        "HybridServeKeysFileBroken", "1m", "ticket", "keys-file-broken",
+        "hybridserve_keys_file_broken == 1",
+        "{{ $labels.replica }}: the key file is malformed or missing",
+        "Keys without a line are revoked, malformed lines and new keys wait until the file is correct.",
+    ),
+    Alert(
         "HybridServeGuardCanaryFailing", "2m", "page", "guard-canary-failing",
         "hybridserve_guard_canary_ok == 0",
         "{{ $labels.replica }}: the guard self-test {{ $labels.kind }} fails",
