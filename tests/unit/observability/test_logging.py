@@ -102,6 +102,7 @@ def own_logger() -> Any:
     root = logging.getLogger("hybridserve")
     before = (root.handlers[:], root.level, root.propagate)
     root.handlers.clear()
+    root.propagate = True  # pytest adds its own handlers to a logger that does not propagate, before each phase
     yield root
     for handler in root.handlers:
         handler.close()
