@@ -190,6 +190,9 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (DEFAULTS, {"monitoring": {"interval": "30"}}),
     (DEFAULTS, {"test": {"url": "demo:8000"}}),
     (DEFAULTS, {"hookPods": {"tolerations": [{"operator": "Maybe"}]}}),
+    (DEFAULTS, {"autoscaling": {"scaler": "vpa"}}),
+    (DEFAULTS, {"autoscaling": {"scaler": ["keda", "hpa"]}}),
+    (DEFAULTS, {"autoscaling": {"scaler": "keda", "resources": {"requests": {"memory": "9Gi"}}}}),
     # Mode rayservice
     (RAY, {"replicaCount": 2}),
     (RAY, resources(requests={"nvidia.com/gpu": 0}, limits={"nvidia.com/gpu": 0})),

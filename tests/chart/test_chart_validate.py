@@ -63,6 +63,33 @@ CASES: list[tuple[dict[str, Any], str]] = [
         {"plan": PLAN, **settings(engine={"max_model_len": 101})},
         "settings.engine.max_model_len: 101 tokens do not fit into the 100 of the plan",
     ),
+    ({**RAY, "autoscaling": {"scaler": "keda"}}, "autoscaling.scaler: Ray's autoscaler scales mode rayservice"),
+    ({"autoscaling": {"scaler": "hpa"}, "replicaCount": 2}, "replicaCount: autoscaling.scaler hpa sets the number"),
+    (
+        {"autoscaling": {"scaler": "keda"}, **settings(scaling={"min_replicas": 0})},
+        "settings.scaling.min_replicas: without a pod nothing would queue the first request",
+    ),
+    (
+        {"autoscaling": {"scaler": "keda"}, **settings(scaling={"policy": "queue_length"})},
+        "settings.scaling.policy: queue_length is Ray Serve's own policy",
+    ),
+    (
+        {"autoscaling": {"scaler": "keda"}, **settings(server={"data_path": "haproxy"})},
+        "settings.server.data_path: with autoscaling.scaler each pod runs one engine",
+    ),
+    (
+        {"autoscaling": {"scaler": "hpa"}, "podDisruptionBudget": {"minAvailable": 1}},
+        "podDisruptionBudget.minAvailable: 1 of the 1 pods that always run must stay",
+    ),
+    (
+        {
+            "autoscaling": {"scaler": "hpa"},
+            "strategy": "Recreate",
+            "weights": {"cache": {"persistent": True}},
+            **settings(scaling={"max_replicas": 3}),
+        },
+        "weights.cache.accessModes: 3 pods cannot share a ReadWriteOnce claim",
+    ),
     ({"auth": {"keys": "k", "existingSecret": "s"}}, "auth.keys: auth.existingSecret is set as well"),
     (
         {"weights": {"token": "t", "existingSecret": "s", "download": True}},

@@ -14,6 +14,22 @@ from typing import Any
 
 SYNC_S = 15.0
 TOLERANCE = 0.1
+# Of the chart's HorizontalPodAutoscaler and ScaledObject; tests/chart compares.
+TARGET = {"type": "AverageValue", "averageValue": "1"}
+BEHAVIOR = {
+    direction: {"stabilizationWindowSeconds": 0, "policies": [{"type": "Percent", "value": most, "periodSeconds": 15}]}
+    for direction, most in (("scaleUp", 900), ("scaleDown", 100))
+}
+
+
+def hpa_spec(least: int, most: int) -> dict[str, Any]:
+    """The part of an HPA's spec that `ScriptedHPA` reads."""
+    return {
+        "minReplicas": least,
+        "maxReplicas": most,
+        "metrics": [{"type": "External", "external": {"target": TARGET}}],
+        "behavior": BEHAVIOR,
+    }
 
 
 @dataclass

@@ -23,6 +23,7 @@
 {{- $ours := dict "server" (dict "host" "0.0.0.0" "port" 8000
       "ready_timeout_s" .Values.startupSeconds "drain_timeout_s" .Values.drainSeconds)
       "telemetry" (dict "metrics_host" "0.0.0.0" "metrics_port" 9464) -}}
+{{- if include "hybridserve.scaler" . }}{{ $_ := set $ours.server "data_path" "single" }}{{ end -}}
 {{- if include "hybridserve.keysSecret" . -}}
 {{- $ours = mustMerge $ours (dict "access" (dict "keys_file" "/etc/hybridserve-keys/keys")) -}}
 {{- end -}}
@@ -74,8 +75,9 @@
 {{/* Metrics ports of one pod in mode standalone: one for each replica, and one for the controller that scales them. */}}
 {{- define "hybridserve.metricsPorts" -}}
 {{- $policy := dig "scaling" "policy" "hybrid" .Values.settings -}}
-{{- $controller := ternary 1 0 (and (eq $policy "hybrid") (ne (dig "server" "data_path" "auto" .Values.settings) "single")) -}}
-{{- min 32 (add (dig "scaling" "max_replicas" 1 .Values.settings | int) $controller) -}}
+{{- $single := or (include "hybridserve.scaler" .) (eq (dig "server" "data_path" "auto" .Values.settings) "single") -}}
+{{- $controller := ternary 0 1 (or (ne $policy "hybrid") (not (empty $single))) -}}
+{{- min 32 (add (include "hybridserve.replicasPerPod" . | int) $controller) -}}
 {{- end -}}
 
 {{/* GPUs in the limits of a container, whatever the device plugin calls them. Argument: resources. */}}

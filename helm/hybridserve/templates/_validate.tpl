@@ -9,6 +9,7 @@ wrong, what to do. All lines are shown at once.
 {{- include "hybridserve.errors.resources" . -}}
 {{- include "hybridserve.errors.exposure" . -}}
 {{- include "hybridserve.errors.objects" . -}}
+{{- include "hybridserve.errors.autoscaling" . -}}
 {{- if eq .Values.mode "rayservice" }}{{ include "hybridserve.errors.ray" . }}{{ end -}}
 {{- end -}}
 
@@ -102,8 +103,8 @@ weights.cache.perPod: a claim for all pods is set as well; keep one of them
 {{- $pinned := hasKey .Values.nodeSelector "kubernetes.io/hostname" }}
 {{- if not (or $shared $pinned) }}
 {{- if eq .Values.mode "standalone" }}
-{{- if gt (int .Values.replicaCount) 1 }}
-weights.cache.accessModes: {{ .Values.replicaCount }} pods cannot share a {{ first $cache.accessModes }} claim; use ReadWriteMany or weights.cache.perPod
+{{- if gt (include "hybridserve.mostPods" . | int) 1 }}
+weights.cache.accessModes: {{ include "hybridserve.mostPods" . }} pods cannot share a {{ first $cache.accessModes }} claim; use ReadWriteMany or weights.cache.perPod
 {{- end }}
 {{- if and (eq .Values.strategy "RollingUpdate") (gt (int .Values.rollingUpdate.maxSurge) 0) }}
 strategy: a new pod cannot mount a {{ first $cache.accessModes }} claim while the old pod uses it; use Recreate, ReadWriteMany or weights.cache.perPod
@@ -135,17 +136,17 @@ weights.download: a mirror, proxy or certificate is given, and nothing is downlo
 {{- $accelerator := include "hybridserve.accelerator" . }}
 {{- $gpus := include "hybridserve.gpus" .Values.resources | int }}
 {{- $devices := include "hybridserve.devices" . | int }}
-{{- $most := dig "scaling" "max_replicas" 1 .Values.settings | int }}
+{{- $most := include "hybridserve.replicasPerPod" . | int }}
 {{- if eq $accelerator "cpu" }}
 {{- if gt $gpus 0 }}
 resources.limits: {{ $gpus }} GPUs, and settings.accelerator.name is cpu; name the GPU there, or remove it from the limits
 {{- end }}
 {{- else if and (eq .Values.mode "standalone") (not .Values.resources.claims) }}
 {{- if ne $gpus (mul $devices $most | int) }}
-resources.limits: {{ $gpus }} GPUs, and one pod runs {{ $most }} replicas of {{ $devices }} devices; set it to {{ mul $devices $most }}, or use replicaCount for more pods
+resources.limits: {{ $gpus }} GPUs, and one pod runs {{ $most }} replicas of {{ $devices }} devices; set it to {{ mul $devices $most }}, or use replicaCount or autoscaling.scaler for more pods
 {{- end }}
 {{- end }}
-{{- $parts := dict "resources" .Values.resources "check.resources" .Values.check.resources "test.resources" .Values.test.resources "ray.head.resources" .Values.ray.head.resources "ray.autoscaler.resources" .Values.ray.autoscaler.resources }}
+{{- $parts := dict "resources" .Values.resources "autoscaling.resources" .Values.autoscaling.resources "check.resources" .Values.check.resources "test.resources" .Values.test.resources "ray.head.resources" .Values.ray.head.resources "ray.autoscaler.resources" .Values.ray.autoscaler.resources }}
 {{- range $index, $group := .Values.ray.workerGroups }}
 {{- with $group.resources }}{{ $_ := set $parts (printf "ray.workerGroups[%d].resources" $index) . }}{{ end }}
 {{- end }}

@@ -82,7 +82,7 @@ def decide_pods(
         elif before.target is None or now - pod.since > start_limit_s:
             missing += 1
     if not reporting:
-        # With no report at all, pods that start cannot be told from a network that blocks every metrics port.
+        # With no report at all, pods that start look like pods behind a blocked network.
         missing = len(reports) - draining
     if before.target is None:
         # The first look: what does not answer may be serving, and stays missing until it reports.

@@ -51,7 +51,7 @@ def look(*looks: tuple[float, Reports], spec: ScalingSpec = SPEC) -> tuple[objec
         ([(0.0, {"a": IDLE}), (2.0, {"a": IDLE, "b": None}), (63.0, {"a": IDLE, "b": None})], (2, 1, 0, 1)),
         # A pod that reported once is never starting again.
         ([(0.0, {"a": IDLE, "b": IDLE}), (2.0, {"a": IDLE, "b": None})], (2, 2, 0, 2)),
-        # With no answer at all, a new pod is not told from a blocked network.
+        # With no answer at all, a new pod looks like one behind a blocked network.
         ([(0.0, {"a": IDLE}), (20.0, {"c": None})], (1, 0, 0, 1)),
     ],
 )

@@ -20,27 +20,11 @@ from hybridserve.observability.metrics_server import serve_wsgi, text_app
 from hybridserve.runtime.pod_autoscaler import POLL_S, STALE_S, PodAutoscaler, pod_addresses, read_pod
 from hybridserve.simulator.replica import Replica, SimulatedRequest
 from hybridserve.simulator.service_times import load_service_times
-from support.hpa import SYNC_S, ScriptedHPA
+from support.hpa import SYNC_S, ScriptedHPA, hpa_spec
 
 START_UP_S = 30.0
 TIMES = load_service_times("nano-9b-a10g")
 SPEC = ScalingSpec(min_replicas=1, max_replicas=3, start_up_s=START_UP_S, capacity=TIMES.capacity())
-# As the chart renders it; tests/chart compares.
-HPA = {
-    "minReplicas": 1,
-    "maxReplicas": 3,
-    "metrics": [{"type": "External", "external": {"target": {"type": "AverageValue", "averageValue": "1"}}}],
-    "behavior": {
-        "scaleUp": {
-            "stabilizationWindowSeconds": 0,
-            "policies": [{"type": "Percent", "value": 900, "periodSeconds": 15}],
-        },
-        "scaleDown": {
-            "stabilizationWindowSeconds": 0,
-            "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
-        },
-    },
-}
 
 
 class MetricsPort:
@@ -104,7 +88,7 @@ def desired(url: str) -> float | None:
 
 
 def test_load_scales_one_to_three_pods_and_back() -> None:
-    cluster, hpa, chance = Cluster(), ScriptedHPA(HPA), random.Random(7)
+    cluster, hpa, chance = Cluster(), ScriptedHPA(hpa_spec(1, 3)), random.Random(7)
     scaler = PodAutoscaler(SPEC, cluster.find, 900.0, clock=lambda: cluster.now)
     url = f"http://127.0.0.1:{scaler.listen('127.0.0.1', 0)}"
     requests, counts = [], [1]
