@@ -3,12 +3,14 @@ PYTHON ?= python3
 LOCK ?= cpu
 BIN := .venv/bin
 SERVE_ARGS ?=
+VERSION ?= 0.29.0
+ENGINE_ARGS ?=
 AGREEMENT ?= 1,8,32
 .DEFAULT_GOAL := help
 
 # Everything but `install` and `serve` runs in the development environment.
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
-  test-loadtest-agreement test-loadtest-scenarios test-guidellm test-planner-032 fuzz soak soak-tokens \
+  test-loadtest-agreement test-loadtest-scenarios test-guidellm engine fuzz soak soak-tokens \
   bench-cli bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
   docs-output reference-docs telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit
 $(DEV): LOCK = dev
@@ -64,8 +66,8 @@ test-compose: ## images and compose with a real Docker engine from Debian's pack
 test-cluster: chart-tools ## the chart on a real Kubernetes 1.20 built from Debian's source; minutes, needs root
 	tests/chart/cluster/run.sh $(PART)
 
-test-planner-032: ## the planner against the allocator of vLLM 0.32.0, in a separate environment
-	$(BIN)/python scripts/planner_032.py
+engine: ## examine a vLLM release: planner, imports, flags, metrics, prefix cache (VERSION=0.34.0)
+	nice $(BIN)/python scripts/engine_release $(VERSION) $(ENGINE_ARGS)
 
 test-loadtest-agreement: ## the load test against vllm bench serve at concurrency 1, 8 and 32 (AGREEMENT=8)
 	LOADTEST_AGREEMENT=$(AGREEMENT) LOADTEST_AGREEMENT_ROUNDS=12 $(BIN)/pytest tests/stack/test_loadtest_agreement.py

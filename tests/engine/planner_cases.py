@@ -352,6 +352,9 @@ FAMILY_REQUESTS: dict[str, dict[str, Any]] = {
     "match unit": {"prefix_match_unit": 16},
     "replayssm": {"use_replayssm": True},
     "too many sequences": {"max_num_seqs": 1_000_000},
+    "hopper": {"compute_capability": "9.0"},
+    "blackwell": {"compute_capability": "10.3"},
+    "ada": {"compute_capability": "8.9", "block_size": 48},
 }
 
 

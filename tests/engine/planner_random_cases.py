@@ -6,7 +6,20 @@ import random
 from typing import Any
 
 from planner_cases import Case
-from planner_models import falcon_h1, granite, jamba, nemotron_h, new_spelling, qwen3, qwen3_next
+from planner_models import (
+    falcon_h1,
+    granite,
+    jamba,
+    lfm2,
+    lfm2_moe,
+    nemotron_h,
+    new_spelling,
+    olmo_hybrid,
+    qwen3,
+    qwen3_5,
+    qwen3_next,
+    zamba2,
+)
 
 
 def drawn(count: int, seed: int) -> list[Case]:
@@ -16,10 +29,11 @@ def drawn(count: int, seed: int) -> list[Case]:
 
 
 def _draw(draw: random.Random, name: str) -> Case:
-    family = draw.choice((nemotron_h, nemotron_h, nemotron_h, granite, falcon_h1, qwen3_next, jamba, qwen3))
-    config = _DRAWERS[family.__name__](draw)
-    config["torch_dtype"] = draw.choice(("bfloat16", "bfloat16", "float16", "float32"))
-    config["max_position_embeddings"] = draw.choice((1024, 4096, 16384, 131072))
+    family = draw.choice(FAMILIES)
+    config = _DRAWERS[family](draw)
+    text = config.get("text_config", config)
+    text["dtype" if "dtype" in text else "torch_dtype"] = draw.choice(("bfloat16", "bfloat16", "float16", "float32"))
+    text["max_position_embeddings"] = draw.choice((1024, 4096, 16384, 131072))
     platform = draw.choice(("cuda", "cpu"))
     request: dict[str, Any] = {"platform": platform, "kv_bytes": int(2 ** draw.uniform(24, 35))}
 
@@ -45,7 +59,9 @@ def _draw(draw: random.Random, name: str) -> Case:
     sometimes(0.1, "full_cudagraphs", False)
     if platform == "cpu":
         sometimes(0.3, "avx512_bf16", True)
-    if family is nemotron_h:
+    else:
+        sometimes(0.5, "compute_capability", "8.0", "8.9", "9.0", "9.0", "10.0", "10.3", "12.0", "12.1")
+    if family == "nemotron_h":
         sometimes(0.1, "use_replayssm", True)
         sometimes(0.1, "replayssm_buffer_len", 8, 32)
         if draw.random() < 0.3:
@@ -107,6 +123,36 @@ def _draw_qwen3_next(draw: random.Random) -> dict[str, Any]:
     return qwen3_next(draw.randint(4, 13), linear_value_head_dim=draw.choice((32, 128)), **_attention(draw), **linear)
 
 
+def _draw_qwen3_5(draw: random.Random) -> dict[str, Any]:
+    config = _draw_qwen3_next(draw)
+    names = ("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim")
+    shape = {name: config[name] for name in (*names, "num_attention_heads", "num_key_value_heads")}
+    state = {"mamba_ssm_dtype": draw.choice(("float32", "bfloat16"))}
+    return qwen3_5(config["num_hidden_layers"], moe=draw.random() < 0.5, text=draw.random() < 0.5, **shape, **state)
+
+
+def _draw_lfm2(draw: random.Random) -> dict[str, Any]:
+    kinds = [draw.choice(("conv", "conv", "full_attention")) for _ in range(draw.randint(2, 12))]
+    kinds = draw.choice((["conv", "full_attention", *kinds], ["full_attention", *kinds, "conv"]))
+    shape = {"num_hidden_layers": len(kinds), "layer_types": kinds, "conv_L_cache": draw.choice((3, 4))}
+    return draw.choice((lfm2, lfm2_moe))(num_key_value_heads=draw.choice((1, 2, 4)), **shape)
+
+
+def _draw_olmo_hybrid(draw: random.Random) -> dict[str, Any]:
+    every = draw.choice((2, 4))
+    count = draw.randint(every, 12)
+    kinds = ["linear_attention" if (index + 1) % every else "full_attention" for index in range(count)]
+    state = {"linear_key_head_dim": draw.choice((32, 64)), "linear_value_head_dim": draw.choice((64, 128))}
+    return olmo_hybrid(
+        num_hidden_layers=count, layer_types=kinds, num_key_value_heads=draw.choice((1, 2, 4, 8)), **state
+    )
+
+
+def _draw_zamba2(draw: random.Random) -> dict[str, Any]:
+    layers = "".join(draw.choice("MMH") for _ in range(draw.randint(1, 9))) + "H"
+    return zamba2(layers, mamba_d_state=draw.choice((32, 64)), mamba_ngroups=draw.choice((1, 2)))
+
+
 def _draw_jamba(draw: random.Random) -> dict[str, Any]:
     period = draw.choice((2, 3, 4))
     layout = {"attn_layer_period": period, "attn_layer_offset": draw.randrange(period)}
@@ -128,4 +174,9 @@ _DRAWERS = {
     "qwen3_next": _draw_qwen3_next,
     "jamba": _draw_jamba,
     "qwen3": _draw_qwen3,
+    "qwen3_5": _draw_qwen3_5,
+    "lfm2": _draw_lfm2,
+    "olmo_hybrid": _draw_olmo_hybrid,
+    "zamba2": _draw_zamba2,
 }
+FAMILIES = ("nemotron_h", "nemotron_h", *_DRAWERS)

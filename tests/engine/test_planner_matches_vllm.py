@@ -1,6 +1,6 @@
 """Compare the planner with vLLM's allocator: every integer is equal, or both refuse.
 
-`make test-planner-032` does the same with vLLM 0.32.0 in an environment of its own.
+`make engine VERSION=x` does the same with another release, in an environment of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def allocator():
     import vllm_allocator
 
     vllm_allocator.stub_experts()
-    vllm_allocator.stub_torchvision()
+    vllm_allocator.register_classes(READERS)
     return vllm_allocator
 
 

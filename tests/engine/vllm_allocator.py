@@ -22,7 +22,7 @@ import os
 import sys
 import tempfile
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
@@ -40,6 +40,7 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.config.vllm import get_layers_from_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.layers.mamba.gdn import qwen_gdn_linear_attn as gated_delta_net
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.platforms import current_platform
@@ -51,11 +52,15 @@ from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts, res
 from vllm.v1.core.kv_cache_utils import (
     generate_scheduler_kv_cache_config,
     get_kv_cache_capacity,
-    get_kv_cache_configs,
     resolve_kv_cache_block_sizes,
 )
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.kv_cache_interface import AttentionSpec, MambaSpec
+
+try:  # 0.33 has the planning in a module of its own, and groups the layers before.
+    from vllm.v1.core import kv_cache_planning as planning
+except ImportError:
+    from vllm.v1.core import kv_cache_utils as planning
 
 ENGINE_ARGUMENTS = (
     "dtype",
@@ -74,12 +79,6 @@ ENGINE_ARGUMENTS = (
     "num_gpu_blocks_override",
 )
 CUDA_BLOCK_SIZE = 16
-VISION_CLASSES = (
-    "Qwen3_5ForCausalLM",
-    "Qwen3_5MoeForCausalLM",
-    "Qwen3_5ForConditionalGeneration",
-    "Qwen3_5MoeForConditionalGeneration",
-)
 
 
 class CudaAttention(FlashAttentionBackend):
@@ -145,7 +144,9 @@ def _allocate(folder: str, request: dict[str, Any]) -> dict[str, Any]:
         layouts.append(_layouts(worker, cuda))
     register_all_kvcache_specs(config)
     resolve_kv_cache_layout(config, layouts, [spec for stage in specs for spec in stage.values()])
-    configs = get_kv_cache_configs(config, specs, [request["kv_bytes"]] * pp)
+    group_first = getattr(planning, "get_global_kv_cache_groups", None)
+    global_groups = [group_first(config, specs)] if group_first else []
+    configs = planning.get_kv_cache_configs(config, specs, [request["kv_bytes"]] * pp, *global_groups)
     scheduler = generate_scheduler_kv_cache_config(configs)
     config.cache_config.block_size = min(group.kv_cache_spec.block_size for group in scheduler.kv_cache_groups)
     resolve_kv_cache_block_sizes(scheduler, config)
@@ -235,6 +236,9 @@ def _machine(request: dict[str, Any]) -> Iterator[None]:
     asks which runner it is.
     """
     real = torch.cpu._is_avx512_bf16_supported
+    resolve = gated_delta_net._resolve_gdn_prefill_backend
+    if request.get("platform", "cuda") == "cuda" and (capability := request.get("compute_capability")):
+        gated_delta_net._resolve_gdn_prefill_backend = lambda config: _on_gpu(resolve, config, capability)
     torch.cpu._is_avx512_bf16_supported = lambda: bool(request.get("avx512_bf16", False))
     triton = vllm.config.vllm.HAS_TRITON
     if request.get("platform", "cuda") == "cuda" and request.get("use_replayssm"):
@@ -244,6 +248,24 @@ def _machine(request: dict[str, Any]) -> Iterator[None]:
     finally:
         torch.cpu._is_avx512_bf16_supported = real
         vllm.config.vllm.HAS_TRITON = triton
+        gated_delta_net._resolve_gdn_prefill_backend = resolve
+
+
+def _on_gpu(resolve: Any, config: VllmConfig, capability: str) -> Any:
+    """Which prefill kernel a GPU of this compute capability selects for a gated delta net, with CUDA 13."""
+    platform, number = gated_delta_net.current_platform, int(capability.replace(".", ""))
+    gated_delta_net.current_platform = types.SimpleNamespace(
+        is_xpu=lambda: False,
+        is_rocm=lambda: False,
+        is_cuda=lambda: True,
+        is_device_capability=lambda wanted: wanted == number,
+        is_device_capability_family=lambda family: family // 10 == number // 10,
+        get_cuda_runtime_major=lambda: 13,
+    )
+    try:
+        return resolve(config)
+    finally:
+        gated_delta_net.current_platform = platform
 
 
 def stub_experts() -> None:
@@ -306,19 +328,20 @@ def vision_packages() -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-def stub_torchvision() -> None:
-    """Register the vision wrappers, whose encoder owns no cache, as classes.
+def register_classes(architectures: Iterable[str]) -> None:
+    """Register the models as classes instead of by name.
 
-    vLLM inspects a class by name in a process of its own, where nothing is replaced.
+    vLLM inspects a class that it knows by name in a process of its own: seconds for each, and without the placeholders
+    that vision wrappers need here. Their encoders own no cache.
     """
     with vision_packages():
-        for name in VISION_CLASSES:
+        for name in sorted(set(architectures) & set(ModelRegistry.models)):
             ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 if __name__ == "__main__":
     stub_experts()
-    stub_torchvision()
     cases = json.loads(Path(sys.argv[1]).read_text())
+    register_classes(case["config"]["architectures"][0] for case in cases)
     answers = [allocate(case) for case in cases]
     Path(sys.argv[2]).write_text(json.dumps({"vllm": vllm.__version__, "answers": answers}))

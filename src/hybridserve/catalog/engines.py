@@ -3,7 +3,7 @@
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict
@@ -40,12 +40,21 @@ class ServerDefaults(_Frozen):
 
 
 class Pins(_Frozen):
-    """Versions that the engine release is built or tested with; None is unknown."""
+    """Versions that the engine release requires."""
 
     python: str
     torch: str
     transformers: str
-    ray: str | None
+
+
+class RaySupport(_Frozen):
+    """What of a Ray release works with the engine release, by the imports of `ray.llm`."""
+
+    version: str
+    works: bool
+    """`ray.serve.llm` imports, so a deployment starts."""
+    broken: tuple[str, ...]
+    """Parts that do not work."""
 
 
 class KnownFault(_Frozen):
@@ -67,16 +76,19 @@ class EngineTable(_Frozen):
     verified: bool
     """The differential suite has compared the planner with this release's allocator."""
     mamba_cache_modes: tuple[CacheMode, ...]
+    mamba_cache_mode_ignored: bool
     mode_all_architectures: frozenset[str]
     replayssm_architectures: frozenset[str]
     replayssm_on_cuda: bool
     speculation_not_in_page: frozenset[str]
     state_blocks_none: int
     state_blocks_align: dict[Mixer, int]
+    flashinfer_checkpoint_tokens: int | None
     state_blocks_running: int
     default_block_size: dict[Platform, int]
     kernel_block_size: dict[Platform, int]
     default_mamba_chunk_size: int
+    cpu_resets_block_size: bool
     prefix_match_unit_checked_for_one_group: bool
     yarn_scales_context: bool
     kv_cache_dtypes: dict[str, KvCacheDtype]
@@ -84,11 +96,18 @@ class EngineTable(_Frozen):
     default_gpu_memory_utilization: float
     default_replayssm_buffer_len: int
     server_defaults: tuple[ServerDefaults, ...]
+    small_default_capabilities: frozenset[str]
     server_defaults_cpu: ServerDefaults
     max_cudagraph_capture_size: dict[Literal["default", "sm100"], int]
     capacity_log_device: Literal["GPU", "device"]
     """First word of the capacity log line: GPU, or the name of the device."""
+    hybrid_kv_connectors: frozenset[str]
+    lookahead_block_hashes: bool
+    max_num_active_seqs: bool
+    ignored_arguments: dict[str, str]
+    ignored_environment: dict[str, str]
     pins: Pins
+    ray: tuple[RaySupport, ...]
     known_faults: tuple[KnownFault, ...]
 
 
@@ -96,7 +115,12 @@ class EngineTable(_Frozen):
 def engine_tables() -> tuple[EngineTable, ...]:
     """All tables, oldest release first."""
     content = yamlio.read(_FILE, kind=CatalogError)
-    tables = (EngineTable.model_validate(entry) for entry in content["engines"])
+    entries: dict[str, dict[str, Any]] = {}
+    for entry in content["engines"]:
+        # A release that builds on another one states what differs; what it is proved by is never inherited.
+        base = entries.get(entry.pop("based_on", ""), {})
+        entries[entry["version"]] = {**base, "verified": False, **entry}
+    tables = (EngineTable.model_validate(entry) for entry in entries.values())
     return tuple(sorted(tables, key=lambda table: release(table.version)))
 
 

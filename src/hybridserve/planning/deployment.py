@@ -186,7 +186,8 @@ def with_engine_defaults(deployment: Deployment, table: EngineTable) -> Deployme
         seqs, tokens = row.max_num_seqs * world, row.max_num_batched_tokens * world
     else:
         rows = sorted(table.server_defaults, key=lambda row: row.from_gib, reverse=True)
-        if deployment.accelerator.smallest_server_defaults:
+        device = deployment.accelerator
+        if device.smallest_server_defaults or device.compute_capability in table.small_default_capabilities:
             rows = rows[-1:]
         row = next(row for row in rows if total >= row.from_gib * GIB)
         seqs, tokens = row.max_num_seqs, row.max_num_batched_tokens

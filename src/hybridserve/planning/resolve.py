@@ -175,6 +175,7 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
             max_num_seqs=engine.max_num_seqs,
             **cache_args(engine),
             num_speculative_tokens=_speculative_tokens(engine.speculative_config or {}),
+            compute_capability=device.compute_capability,
         ),
     )
 

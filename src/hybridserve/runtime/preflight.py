@@ -65,10 +65,11 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
             f"make install LOCK={extra}, or set engine.version to {found} and plan again",
         )
     table, _ = engine_table(pinned)
-    if ray and table.pins.ray and _installed("ray") != table.pins.ray:
+    served_with = [entry.version for entry in table.ray if entry.works]
+    if ray and (installed := _installed("ray")) not in served_with:
         raise EnvironmentFault(
             "ray",
-            f"ray {_installed('ray')} is installed, vLLM {pinned} is served with ray {table.pins.ray}",
+            f"ray {installed} is installed, vLLM {pinned} is served with ray {' or '.join(served_with) or 'none'}",
             f"make install LOCK={extra}",
         )
 

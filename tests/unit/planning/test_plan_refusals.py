@@ -84,10 +84,10 @@ def test_full_graphs_need_a_block_per_sequence_on_cuda_hybrids():
 WARNED = [
     (
         {"engine": "0.31.2"},
-        "vLLM 0.31.2 is not in the engine table (0.29.0, 0.32.0): planned with the constants of 0.29.0",
+        "engine table (0.29.0, 0.30.0, 0.31.0, 0.32.0, 0.33.0): planned with the constants of 0.31.0",
     ),
     ({"engine": "0.28.0"}, "constants of 0.29.0"),
-    ({"engine": "1.0.0"}, "constants of 0.32.0"),
+    ({"engine": "1.0.0"}, "constants of 0.33.0"),
     ({"mamba_cache_mode": "all", "enable_prefix_caching": False}, "becomes none: prefix caching is off"),
     ({"mamba_cache_mode": "all", "max_model_len": 8192}, "one state per block of every sequence"),
     ({"block_size": 2048}, "because of block_size; leave block_size empty"),

@@ -15,7 +15,7 @@ from hybridserve.planning.cache.dtypes import resolve_dtypes
 from hybridserve.planning.cache.groups import group_layers
 from hybridserve.planning.cache.pages import size_page
 from hybridserve.planning.cache.types import AUTO_LEN, CacheGroup, CacheLayout, CachePlan, CacheRequest
-from hybridserve.planning.cache.validation import resolve_mode, state_kind
+from hybridserve.planning.cache.validation import checkpoint_tokens, resolve_mode, state_kind
 from hybridserve.planning.cache.warnings import layout_warnings, plan_warnings
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.planning.parallelism import check_tensor_parallel
@@ -36,12 +36,13 @@ def compute_layout(arch: Architecture, request: CacheRequest) -> CacheLayout:
     check_tensor_parallel(arch, request.tensor_parallel_size, replayssm=request.use_replayssm)
     mode = resolve_mode(arch, request, table, max_len)
     dtypes = resolve_dtypes(arch, request, table)
-    page = size_page(arch, request, table, dtypes, mode, max_len)
+    checkpoint = checkpoint_tokens(arch, request, table, mode)
+    page = size_page(arch, request, table, dtypes, mode, max_len, checkpoint)
     unaligned = max_len if mode == "none" else request.mamba_block_size or request.block_size or UNALIGNED_BLOCK
     grouping = group_layers(arch.cached, page, request.pipeline_parallel_size, unaligned)
     budgeted = {
         "none": table.state_blocks_none,
-        "align": table.state_blocks_align[state_kind(arch.state)] if arch.state else 0,
+        "align": table.state_blocks_align[state_kind(arch.state)] + bool(checkpoint) if arch.state else 0,
         "all": 0,
     }[mode]
     running = 0 if mode == "all" else table.state_blocks_running

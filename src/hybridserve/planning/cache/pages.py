@@ -29,11 +29,18 @@ class Page:
 
 
 def size_page(
-    arch: Architecture, request: CacheRequest, table: EngineTable, dtypes: CacheDtypes, mode: CacheMode, max_len: int
+    arch: Architecture,
+    request: CacheRequest,
+    table: EngineTable,
+    dtypes: CacheDtypes,
+    mode: CacheMode,
+    max_len: int,
+    checkpoint: int | None = None,
 ) -> Page:
     """The page of a model under these settings.
 
     Args:
+        checkpoint: tokens whose multiple a block is, from `checkpoint_tokens`.
         max_len: longest request as configured; a state block of mode none covers that many tokens.
 
     Raises:
@@ -52,6 +59,7 @@ def size_page(
     if mode == "all":
         chunk = arch.state.chunk if isinstance(arch.state, Mamba2) else table.default_mamba_chunk_size
         unit = lcm(request.mamba_block_size or chunk, unit)
+    unit = lcm(unit, checkpoint or 1)
     covering = unit * cdiv(aligned, unit * token_bytes)
     block = max(block, covering)
     page = block * token_bytes

@@ -24,6 +24,7 @@ class CacheRequest:
         max_num_seqs: None is not checked against the number of blocks.
         full_cudagraphs: graphs that cover the whole step (the default on CUDA); they need one block per sequence.
         avx512_bf16: CPU only; the state is then float32 unless a type is set.
+        compute_capability: of the GPU, such as "9.0": some kernels add cache blocks; None is a GPU without them.
     """
 
     engine: str = "0.29.0"
@@ -49,6 +50,7 @@ class CacheRequest:
     num_gpu_blocks_override: int | None = None
     full_cudagraphs: bool = True
     avx512_bf16: bool = False
+    compute_capability: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, 
     """
     _check_numbers(request)
     _check_kernels(arch, request, table)
-    asked = request.mamba_cache_mode
+    asked = None if table.mamba_cache_mode_ignored else request.mamba_cache_mode
     if asked is not None and asked not in table.mamba_cache_modes:
         raise PlanRefused(
             "engine.mamba_cache_mode",
@@ -67,6 +67,19 @@ def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, 
             "leave it on, or turn off prefix caching",
         )
     return "align"
+
+
+def checkpoint_tokens(arch: Architecture, request: CacheRequest, table: EngineTable, mode: CacheMode) -> int | None:
+    """Tokens whose multiple a block is where prefill kernels export states; None where they do not.
+
+    Source: vLLM layers/mamba/gdn/qwen_gdn_linear_attn.py `_resolve_gdn_prefill_backend`, with the CUDA 13 of the wheel.
+    OLMo-Hybrid's layers always use another kernel.
+    """
+    if mode != "align" or arch.family != "qwen3_next" or not isinstance(arch.state, GatedDeltaNet):
+        return None
+    major, _, minor = (request.compute_capability or "").partition(".")
+    hopper, blackwell = (major, minor) == ("9", "0"), major in ("10", "12") and arch.state.key_dim == 128
+    return table.flashinfer_checkpoint_tokens if hopper or blackwell else None
 
 
 def _check_numbers(request: CacheRequest) -> None:
@@ -118,7 +131,8 @@ def _check_replayssm(arch: Architecture, request: CacheRequest, table: EngineTab
         raise PlanRefused(where, "ReplaySSM on Triton does not support speculative decoding", "use one of the two")
     if request.platform == "cuda" and not table.replayssm_on_cuda:
         raise PlanRefused(where, "Triton ReplaySSM requires Model Runner V1", "leave it off")
-    if request.mamba_cache_mode == "all" and request.enable_prefix_caching:
+    mode = None if table.mamba_cache_mode_ignored else request.mamba_cache_mode
+    if mode == "all" and request.enable_prefix_caching:
         raise PlanRefused(
             where, "--use-replayssm supports prefix caching only in align mode", "mamba_cache_mode: align"
         )
