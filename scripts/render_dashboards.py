@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, ROW_INCHES, WIDTH_INCHES, HEAD_INCHES = 24, 0.34, 15.0, 0.75
 MAX_LINES, POINTS, DPI = 12, 240, 72
 PAGE, CARD, EDGE, INK, FAINT = "#f4f5f5", "#ffffff", "#dcdde0", "#24292e", "#8a8f98"
-COLORS = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a"}
+COLORS = {"green": "#37872d", "orange": "#e0752d", "red": "#c4162a", "yellow": "#b8860b", "blue": "#3274d9"}
 LINES = ("#3274d9", "#e0752d", "#37872d", "#8f3bb8", "#c4162a", "#0a9fa6", "#b8860b", "#6e7681")
 SCALES = {
     "s": ((86400.0, "d"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
@@ -59,7 +59,7 @@ class Span:
 def filled(expr: str, rate: str) -> str:
     """The expression with everything chosen."""
     expr = expr.replace("$__rate_interval", rate).replace("$__interval", rate)
-    return re.sub(r"\$\{?(namespace|model|replica)\}?", ".*", expr)
+    return re.sub(r"\$\{?(namespace|release|model|replica)\}?", ".*", expr)
 
 
 def scaled(unit: str) -> Callable[[float], str]:
@@ -72,12 +72,13 @@ def scaled(unit: str) -> Callable[[float], str]:
             return f"{value * (100 if unit == 'percentunit' else 1):.3g} %"
         if unit == "bool_yes_no":
             return "yes" if value else "no"
-        for size, name in SCALES.get(unit, ()):
+        suffix = unit.partition("suffix:")[2]
+        for size, name in SCALES.get("short" if suffix else unit, ()):
             if abs(value) >= size:
                 # 14 and 1.5, never 1e+01.
-                return f"{float(f'{value / size:.3g}'):g} {name}"
-        rest = {"reqps": "/s", "ops": "/s", "s": " s", "bytes": " B", "mbytes": " MiB"}
-        return f"{float(f'{value:.4g}'):g}{rest.get(unit, '')}"
+                return f"{float(f'{value / size:.3g}'):g} {name}{suffix}"
+        rest = {"reqps": "/s", "ops": "/s", "s": " s", "bytes": " B", "mbytes": " MiB", "celsius": " °C", "watt": " W"}
+        return f"{float(f'{value:.4g}'):g}{rest.get(unit, suffix)}"
 
     return text
 
@@ -94,12 +95,27 @@ def color_of(value: float, panel: dict[str, Any]) -> str:
     return COLORS[reached[-1]]
 
 
+def line_colors(panel: dict[str, Any], names: list[str]) -> list[str]:
+    """The color of each series: that of an override of the panel, or the next of the palette."""
+    fixed = [
+        (re.compile(one["matcher"]["options"].strip("/")), COLORS[one["properties"][0]["value"]["fixedColor"]])
+        for one in panel["fieldConfig"].get("overrides", [])
+    ]
+    return [
+        next((color for pattern, color in fixed if pattern.search(name)), LINES[number % len(LINES)])
+        for number, name in enumerate(names)
+    ]
+
+
 def draw_text(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]]) -> None:
     """A stat: its last value, or the names of its series."""
     axes.axis("off")
     style = {"ha": "center", "va": "center", "transform": axes.transAxes}
     if not lines:
         axes.text(0.5, 0.5, "No data", fontsize=12, color=FAINT, **style)
+    elif panel["type"] == "table":
+        rows = sorted(", ".join(value for _, value in sorted(line.labels.items()) if value) for _, line in lines)
+        axes.text(0.0, 1.0, "\n".join(rows), fontsize=9, color=INK, va="top", transform=axes.transAxes)
     elif panel["options"].get("textMode") == "name":
         names = "\n".join(textwrap.fill(name, 40) for name, _ in lines)
         axes.text(0.5, 0.5, names, fontsize=9, color=INK, linespacing=1.6, **style)
@@ -113,17 +129,23 @@ def draw_lines(axes: Any, panel: dict[str, Any], lines: list[tuple[str, Series]]
     """A time series, with its thresholds."""
     defaults = panel["fieldConfig"]["defaults"]
     unit, custom = scaled(defaults["unit"]), defaults["custom"]
+    colors = line_colors(panel, [name for name, _ in lines])
     if custom.get("stacking", {}).get("mode") == "normal":
         grid = sorted({at for _, line in lines for at, _ in line.points})
         rows = [[dict(line.points).get(at, 0.0) for at in grid] for _, line in lines]
         names = [name for name, _ in lines]
-        axes.stackplot([at - span.start for at in grid], *rows, labels=names, colors=LINES, alpha=0.65, linewidth=0)
+        axes.stackplot([at - span.start for at in grid], *rows, labels=names, colors=colors, alpha=0.65, linewidth=0)
     else:
         for number, (name, line) in enumerate(lines[:MAX_LINES]):
             shown = [(at - span.start, value) for at, value in line.points if math.isfinite(value)]
-            color = LINES[number % len(LINES)]
             width = 1.4 + 1.2 * (1 - number / len(lines))  # of lines that lie on each other all are seen
-            axes.plot([at for at, _ in shown], [value for _, value in shown], label=name, linewidth=width, color=color)
+            axes.plot(
+                [at for at, _ in shown],
+                [value for _, value in shown],
+                label=name,
+                linewidth=width,
+                color=colors[number],
+            )
     highest = max(axes.get_ylim()[1], 1.0 if defaults["unit"] == "bool_yes_no" else 0.0)
     axes.set_ylim(0, defaults.get("max", highest) * 1.04)
     for step in defaults["thresholds"]["steps"]:
@@ -193,7 +215,7 @@ def draw(
         for line in span.series(target["expr"])
         if line.points
     ]
-    text = panel["type"] == "stat" or not lines
+    text = panel["type"] != "timeseries" or not lines
     edge = (0.1, 0.1, 0.1, 0.35) if text else (0.75, 0.55, 0.15, 0.4)  # left, bottom, right, top, in inches
     place = (
         left + edge[0] / inches[0],

@@ -9,6 +9,8 @@ import yaml
 from chart_cases import values_of
 from chart_helm import CHART, Object, helm, only, template
 
+from hybridserve.observability.rules.alerts import RELEASE
+
 
 def notes(values: dict[str, Any]) -> str:
     words = ("install", "demo", str(CHART), "--dry-run=client", "--namespace", "serving")
@@ -150,11 +152,45 @@ def test_rules_and_dashboards_are_rendered(kind: str) -> None:
     objects = template(values_of("standalone-production"))
     if kind == "rules":
         groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
-        rendered = [one["spec"]["groups"] for one in objects if one["kind"] == "PrometheusRule"]
-        assert rendered == ([groups] if groups else [])
+        assert only(objects, "PrometheusRule", "demo")["spec"]["groups"] == groups
     else:
         rendered = [one for one in objects if "grafana_dashboard" in one["metadata"].get("labels", {})]
         assert [next(iter(one["data"].values())) for one in rendered] == [file.read_text() for file in files]
+
+
+@pytest.mark.parametrize("case", ["standalone-production", "rayservice"])
+def test_alerts_know_what_should_exist(case: str) -> None:
+    """`hybridserve:release_info` names the release, its objects and its claim, as the scraped series do."""
+    objects = template(values_of(case) | {"monitoring": {"monitor": {"enabled": True}}}, release="prod")
+    (group,) = only(objects, "PrometheusRule", "prod-release")["spec"]["groups"]
+    (rule,) = group["rules"]
+    assert rule["record"] == RELEASE
+    labels = rule["labels"]
+    if case == "rayservice":
+        main = only(objects, "RayService")
+        pods = main["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]
+    else:
+        main = only(objects, "Deployment")
+        pods = main["spec"]["template"]
+    assert (labels["release"], labels["namespace"]) == (main["metadata"]["name"], main["metadata"]["namespace"])
+    assert only(objects, "PodDisruptionBudget")["metadata"]["name"] == labels["release"]
+    (weights,) = [one for one in pods["spec"]["volumes"] if one["name"] == "weights"]
+    assert labels["claim"] == weights["persistentVolumeClaim"]["claimName"]
+    for endpoint in only(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]:
+        fixed = {one["targetLabel"]: one["replacement"] for one in endpoint["relabelings"] if "replacement" in one}
+        assert fixed["release"] == labels["release"]
+        assert fixed.get("model", labels["model"]) == labels["model"]
+
+
+def test_rules_and_dashboards_can_be_installed_once_for_all_releases() -> None:
+    """As docs/how-to/deploy-on-kubernetes.md shows: objects that belong to no serving release."""
+    shown = [f"--show-only=templates/monitoring/{name}.yaml" for name in ("prometheusrule", "dashboards")]
+    values = {"monitoring": {"rules": {"enabled": True}, "dashboards": {"enabled": True}}}
+    objects = template(values, *shown, release="monitoring")
+    assert {one["kind"] for one in objects} == {"PrometheusRule", "ConfigMap"}
+    keys = [key for one in objects for key in one.get("data", {})]
+    assert len(keys) == len(set(keys)) == 7
+    assert not set(keys) & {key for one in template(values, *shown, release="other") for key in one.get("data", {})}
 
 
 def test_extra_objects_are_templates() -> None:

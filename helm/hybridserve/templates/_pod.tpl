@@ -83,11 +83,18 @@
   emptyDir: {medium: Memory, sizeLimit: {{ .Values.shmSize | quote }}}
 {{- end -}}
 
+{{/* The claim with the weights; empty where there is none. */}}
+{{- define "hybridserve.weightsClaim" -}}
+{{- with .Values.weights.cache -}}
+{{- if .existingClaim }}{{ .existingClaim }}{{ else if .persistent }}{{ include "hybridserve.fullname" $ }}-weights{{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "hybridserve.weightsVolume" -}}
 {{- $cache := .Values.weights.cache -}}
 - name: weights
-{{- if or $cache.persistent $cache.existingClaim }}
-  persistentVolumeClaim: {claimName: {{ default (printf "%s-weights" (include "hybridserve.fullname" .)) $cache.existingClaim | quote }}}
+{{- if include "hybridserve.weightsClaim" . }}
+  persistentVolumeClaim: {claimName: {{ include "hybridserve.weightsClaim" . | quote }}}
 {{- else if $cache.perPod }}
   ephemeral:
     volumeClaimTemplate:

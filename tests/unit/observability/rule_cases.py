@@ -5,6 +5,7 @@ Values are promtool's: ``1+2x60`` begins at 1 and grows by 2 per minute for an h
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 WHO = 'namespace="n",model="m",replica="r"'
@@ -119,12 +120,42 @@ def tokens(running: int, generated: int) -> dict[str, str]:
     }
 
 
+def release(**kubernetes: str) -> dict[str, str]:
+    """A release of the chart with exporting replicas, and series of kube-state-metrics, the kubelet or KubeRay."""
+    return {INFO: "1x60", BUILD.replace("{", '{release="rel",'): "1x60"} | {
+        KUBERNETES[name]: value for name, value in kubernetes.items()
+    }
+
+
+def of_release(series: dict[str, str], name: str) -> dict[str, str]:
+    """The series in a release of this name, with pods of its own."""
+    return {
+        re.sub(r'replica="', f'replica="{name}-', labelled).replace('"rel', f'"{name}'): values
+        for text, values in series.items()
+        for labelled in [text if '"rel' in text else text.replace("{", '{release="rel",', 1)]
+    }
+
+
 TTFT, TPOT = "vllm:time_to_first_token_seconds", "vllm:request_time_per_output_token_seconds"
 FINDING = 'hybridserve_compliance_findings{%s,severity="%s",status="%s"}'
 AGE = f'hybridserve_license_review_age_seconds{{{WHO},license="apache-2.0",role="model"}}'
 LOOPS = "ray_serve_controller_num_control_loops"
 UP = f'up{{job="n/podmonitor",{WHO}}}'
 BUILD = f"hybridserve_build_info{{{WHO}}}"
+INFO = 'hybridserve:release_info{namespace="n",release="rel",model="m",claim="rel-weights"}'
+VOLUME = '{namespace="n",persistentvolumeclaim="rel-weights"}'
+KUBERNETES = {
+    "available": 'kube_deployment_status_replicas_available{namespace="n",deployment="rel"}',
+    "wanted": 'kube_deployment_spec_replicas{namespace="n",deployment="rel"}',
+    "not_ready": 'kuberay_service_condition_ready{namespace="n",name="rel",condition="false"}',
+    "ready": 'kuberay_service_condition_ready{namespace="n",name="rel",condition="true"}',
+    "allowed": 'kube_poddisruptionbudget_status_pod_disruptions_allowed{namespace="n",poddisruptionbudget="rel"}',
+    "free": f"kubelet_volume_stats_available_bytes{VOLUME}",
+    "size": f"kubelet_volume_stats_capacity_bytes{VOLUME}",
+    "pending": f'kube_persistentvolumeclaim_status_phase{VOLUME[:-1]},phase="Pending"}}',
+}
+GONE = {INFO: "1x60", BUILD.replace("{", '{release="rel",'): "1x40 stale"}
+TARGET = f'hybridserve_autoscaler_target_replicas{{release="rel",{CONTROLLER}}}'
 ERRORS = {f"hybridserve_autoscaler_errors_total{{{CONTROLLER}}}": "0+60x60"}
 BURNS = ("HybridServeTTFTBudgetBurn", "HybridServeInterTokenBudgetBurn", "HybridServeAvailabilityBudgetBurn",
          "HybridServeGoodputBudgetBurn")  # fmt: skip
@@ -224,4 +255,23 @@ CASES = (
     Case("HybridServeEngineStalled", (), tokens(0, 0)),
     Case("HybridServeMetricsMissing", ("page",), {}),
     Case("HybridServeMetricsMissing", (), {BUILD: "1x60"}),
+    # Deleted pods are no targets: only the release's own series is left. Scaled to zero, there should be none.
+    Case("HybridServeModelMissing", ("page",), GONE),
+    Case("HybridServeModelMissing", (), release()),
+    Case("HybridServeModelMissing", (), GONE | {TARGET: "0x60"}),
+    # It has not started yet.
+    Case("HybridServeModelMissing", (), {INFO: "1x60"}),
+    Case("HybridServePodsMissing", ("page",), release(available="2x40 1x20", wanted="2x60")),
+    Case("HybridServePodsMissing", (), release(available="2x50 1x10", wanted="2x60")),
+    Case("HybridServePodsMissing", (), release(available="2x60", wanted="2x60")),
+    # Another Deployment of the namespace.
+    Case("HybridServePodsMissing", (), {KUBERNETES["available"]: "1x60", KUBERNETES["wanted"]: "2x60"}),
+    Case("HybridServeRayServiceNotReady", ("page",), release(ready="1x40 stale", not_ready="_x40 1x20")),
+    Case("HybridServeRayServiceNotReady", (), release(ready="1x60")),
+    Case("HybridServeDisruptionsBlocked", ("ticket",), release(allowed="0x60")),
+    Case("HybridServeDisruptionsBlocked", (), release(allowed="1x60")),
+    Case("HybridServeVolumeFull", ("ticket",), release(free="5x60", size="100x60")),
+    Case("HybridServeVolumeFull", (), release(free="30x60", size="100x60")),
+    Case("HybridServeClaimPending", ("ticket",), release(pending="1x60")),
+    Case("HybridServeClaimPending", (), release(pending="0x60")),
 )  # fmt: skip

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rule_cases import CASES, WHO, Case, latency
+from rule_cases import CASES, WHO, Case, latency, of_release
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app
 from hybridserve.observability.rules.alerts import alerts
-from hybridserve.observability.rules.files import rule_files, rule_groups
+from hybridserve.observability.rules.files import RECORDINGS, rule_files, rule_groups
 from hybridserve.observability.rules.slo import objectives
 from hybridserve.settings.telemetry import TelemetrySection
 
@@ -25,18 +26,30 @@ ALERTS = alerts(TelemetrySection())
 
 def run(promtool: Path, folder: Path, case: Case, section: TelemetrySection) -> str:
     """Output of promtool for this case; empty if it passes. Only the rules that the case needs are evaluated."""
+    every = "5m" if case.at == "1d" else "1m"
+    return evaluate(promtool, folder, rules_of({case.alert}, section), [promtool_test(case)], every)
+
+
+def rules_of(names: set[str], section: TelemetrySection) -> list[dict[str, Any]]:
+    """The groups with these alerts and the recordings of their objectives only."""
     groups = [group for groups in rule_groups(section).values() for group in groups]
-    slos = [slo.name for slo in objectives(section) if slo.alert == case.alert]
+    slos = [slo.name for slo in objectives(section) if slo.alert in names]
     for group in groups:
         group["rules"] = [
             rule
             for rule in group["rules"]
-            if rule.get("alert") == case.alert or rule.get("labels", {}).get("sloth_slo") in slos
+            if rule.get("alert") in names or rule.get("labels", {}).get("sloth_slo") in slos
         ]
+    return groups
+
+
+def evaluate(
+    promtool: Path, folder: Path, groups: list[dict[str, Any]], tests: list[dict[str, Any]], every: str = "1m"
+) -> str:
+    """Output of promtool; empty if all tests pass."""
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
-    every = "5m" if case.at == "1d" else "1m"
-    tests = {"rule_files": ["rules.yaml"], "evaluation_interval": every, "tests": [promtool_test(case)]}
-    (folder / "tests.yaml").write_text(yaml.safe_dump(tests))
+    file = {"rule_files": ["rules.yaml"], "evaluation_interval": every, "tests": tests}
+    (folder / "tests.yaml").write_text(yaml.safe_dump(file))
     done = subprocess.run([promtool, "test", "rules", "tests.yaml"], cwd=folder, capture_output=True, text=True)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
@@ -70,6 +83,47 @@ def test_every_alert_has_firing_and_inactive_cases() -> None:
     firing = {(case.alert, severity) for case in CASES for severity in case.fires}
     assert firing == {(alert.name, alert.severity) for alert in ALERTS}
     assert {case.alert for case in CASES if not case.fires} == {alert.name for alert in ALERTS}
+
+
+OF_RELEASES = [case for case in CASES if case.fires and case.at == "1h" and case.alert != "HybridServeMetricsMissing"]
+BURNS = [case for case in OF_RELEASES if "BudgetBurn" in case.alert]
+
+
+@pytest.mark.parametrize("firing", [BURNS[:1], [case for case in OF_RELEASES if case not in BURNS]], ids=len)
+def test_two_releases_share_the_alerts(promtool: Path, tmp_path: Path, firing: list[Case]) -> None:
+    """Each alert fires in release a, and not in release b of the same model and namespace."""
+    quiet = {case.alert: case.series for case in CASES if not case.fires and case.at == "1h"}
+    tests = []
+    for case in firing:
+        series = of_release(case.series, "a") | of_release(quiet.get(case.alert, {}), "b")
+        test = promtool_test(replace(case, series=series))
+        (check,) = test["promql_expr_test"]
+        check["expr"] = check["expr"].replace("(severity)", "(severity, release)")
+        for sample in check["exp_samples"]:
+            sample["labels"] = sample["labels"].replace("}", ', release="a"}')
+        tests.append(test)
+    assert evaluate(promtool, tmp_path, rules_of({case.alert for case in firing}, TelemetrySection()), tests) == ""
+
+
+def test_two_releases_are_recorded_apart(promtool: Path, tmp_path: Path) -> None:
+    metric, recorded = "hybridserve_requests_admitted_total", "hybridserve:requests_admitted:rate5m"
+    labels = {rate: f'namespace="n",release="r{rate}",model="m"' for rate in (1, 2)}
+    test = {
+        "interval": "1m",
+        "input_series": [
+            {"series": f'{metric}{{{one},replica="{rate}"}}', "values": f"0+{60 * rate}x60"}
+            for rate, one in labels.items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": recorded,
+                "eval_time": "1h",
+                "exp_samples": [{"labels": f"{recorded}{{{one}}}", "value": rate} for rate, one in labels.items()],
+            }
+        ],
+    }
+    groups = [{"name": "recordings", "rules": [{"record": recorded, "expr": RECORDINGS[recorded]}]}]
+    assert evaluate(promtool, tmp_path, groups, [test]) == ""
 
 
 def test_wrong_case_is_reported(promtool: Path, tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import count
 from typing import Any, Literal
 
 from hybridserve.errors import EnvironmentFault
 from hybridserve.observability.dashboards import Dashboard, Panel
-from hybridserve.observability.dashboards.model import MODEL
+from hybridserve.observability.dashboards.model import MODEL, NAMESPACE, RAY
 from hybridserve.observability.rules.alerts import RUNBOOKS
 
 Format = Literal["classic", "resource"]
@@ -21,9 +22,21 @@ SCALED = f"changes(hybridserve_autoscaler_target_replicas{{{MODEL}}}[1m]) > 0"
 # Name, label and query of the values; each query uses the variables before it.
 _VARIABLES = (
     ("namespace", "Namespace", "label_values(hybridserve_build_info, namespace)"),
-    ("model", "Model", 'label_values(hybridserve_build_info{namespace=~"$namespace"}, model)'),
-    ("replica", "Replica", 'label_values(hybridserve_build_info{namespace=~"$namespace", model=~"$model"}, replica)'),
+    ("release", "Release", f"label_values(hybridserve_build_info{{{NAMESPACE}}}, release)"),
+    ("model", "Model", f"label_values(hybridserve_build_info{{{RAY}}}, model)"),
+    ("replica", "Replica", f"label_values(hybridserve_build_info{{{MODEL}}}, replica)"),
 )
+# A color says the same on every panel: of an outcome, a status of a finding, an HTTP status, a severity.
+COLORS = (
+    ("green", r"good|allow|PASS|stop|2\d\d"),
+    ("yellow", r"UNKNOWN"),
+    ("orange", r"slow_\w+|block|length|warning FAIL|4\d\d|ticket"),
+    ("red", r"failed|error|abort|error FAIL|5\d\d|page"),
+    ("blue", r"WAIVED|info"),
+)
+_COLORED = re.compile(r"{{(outcome|status|status_code|severity|finished_reason)}}")
+_RECORDED = ("slo:", "hybridserve:")
+_NO_VALUE, _NO_RULES = "No data", "No data: the recording rules are not loaded, or there were no requests"
 
 
 def dashboard(board: Dashboard, form: Format = "classic") -> str:
@@ -117,12 +130,30 @@ def _span(number: int, of: int) -> int:
 
 def _panel(panel: Panel, place: tuple[int, int], source: Any, common: Any) -> Any:
     from grafana_foundation_sdk.builders import dashboard as build
-    from grafana_foundation_sdk.builders import prometheus, stat, timeseries
+    from grafana_foundation_sdk.builders import prometheus, stat, table, timeseries
     from grafana_foundation_sdk.models import common as models
     from grafana_foundation_sdk.models import dashboard as kinds
+    from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
     made: Any
-    if panel.kind != "timeseries":
+    if panel.kind == "table":
+        colors = [
+            {"type": "regex", "options": {"pattern": f"^({names})$", "result": {"color": color}}}
+            for color, names in COLORS
+        ]
+        made = (
+            table.Panel()
+            .sort_by([common.TableSortByFieldState().display_name("severity")])
+            .override_by_regexp("/Time|Value/", [kinds.DynamicConfigValue("custom.hidden", True)])
+            .override_by_name(
+                "severity",
+                [
+                    kinds.DynamicConfigValue("mappings", colors),
+                    kinds.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+                ],
+            )
+        )
+    elif panel.kind != "timeseries":
         made = stat.Panel().reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         if panel.kind == "names":
             made = made.text_mode(models.BigValueTextMode.NAME).graph_mode(models.BigValueGraphMode.NONE)
@@ -140,6 +171,11 @@ def _panel(panel: Panel, place: tuple[int, int], source: Any, common: Any) -> An
             made = made.thresholds_style(
                 common.GraphThresholdsStyleConfig().mode(models.GraphThresholdsStyleMode.DASHED)
             )
+        if any(_COLORED.search(legend) for _, legend in panel.queries):
+            for color, names in COLORS:
+                fixed = kinds.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})
+                made = made.override_by_regexp(rf"/(^|\s)({names})$/", [fixed])
+    recorded = any(prefix in expr for expr, _ in panel.queries for prefix in _RECORDED)
     steps = [kinds.Threshold(value=None, color=panel.base)]
     steps += [kinds.Threshold(value=value, color=color) for value, color in panel.limits]
     made = (
@@ -149,7 +185,7 @@ def _panel(panel: Panel, place: tuple[int, int], source: Any, common: Any) -> An
         .span(place[0])
         .height(place[1])
         .datasource(source)
-        .no_value("No data")
+        .no_value(_NO_RULES if recorded else _NO_VALUE)
         .thresholds(build.ThresholdsConfig().mode(kinds.ThresholdsMode.ABSOLUTE).steps(steps))
     )
     if panel.highest is not None:
@@ -158,6 +194,8 @@ def _panel(panel: Panel, place: tuple[int, int], source: Any, common: Any) -> An
         link = build.DashboardLink("Runbook").url(f"{RUNBOOKS}/{panel.runbook}.md").target_blank(True)
         made = made.links([link.type(kinds.DashboardLinkType.LINK)])
     for number, (expr, legend) in enumerate(panel.queries):
-        query = prometheus.Dataquery().ref_id(chr(ord("A") + number)).expr(expr)
-        made = made.with_target(query.legend_format(legend) if legend else query)
+        query = prometheus.Dataquery().ref_id(chr(ord("A") + number)).expr(expr).legend_format(legend)
+        if panel.kind == "table":
+            query = query.instant().format(PromQueryFormat.TABLE)
+        made = made.with_target(query)
     return made

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 # Set by the variables of every dashboard.
-MODEL = 'namespace=~"$namespace", model=~"$model"'
-REPLICA = f'{MODEL}, replica=~"$replica"'
 # Ray's own metrics have no label for the model: they are per node.
-RAY = 'namespace=~"$namespace"'
+RAY = 'namespace=~"$namespace", release=~"$release"'
+MODEL = f'{RAY}, model=~"$model"'
+REPLICA = f'{MODEL}, replica=~"$replica"'
+# Objects of Kubernetes have no label for the release.
+NAMESPACE = 'namespace=~"$namespace"'
 RATE = "$__rate_interval"
 
 Query = tuple[str, str]
@@ -22,8 +24,8 @@ class Panel:
     """One panel.
 
     Attributes:
-        unit: Grafana's name of a unit.
-        kind: a graph, one number, or the legends themselves.
+        unit: Grafana's name of a unit, or `suffix: NAME`.
+        kind: a graph, one number, the legends themselves, or a table of the series' labels.
         description: what is shown, and when to act.
         limits: (from this value on, color), rising; below the first it is `base`.
         runbook: page under docs/runbooks.
@@ -34,7 +36,7 @@ class Panel:
     description: str
     unit: str
     queries: tuple[Query, ...]
-    kind: Literal["timeseries", "stat", "names"] = "timeseries"
+    kind: Literal["timeseries", "stat", "names", "table"] = "timeseries"
     base: str = "green"
     limits: tuple[tuple[float, str], ...] = ()
     stack: bool = False
@@ -81,8 +83,9 @@ def row(title: str, *panels: Panel) -> Row:
 
 
 def panel(title: str, unit: str, description: str, *queries: Query | str, **options: Any) -> Panel:
-    """A graph; a query without a legend may be PromQL alone."""
-    pairs = tuple((query, "") if isinstance(query, str) else query for query in queries)
+    """A graph; PromQL alone, or a query without labels, has the title as its legend."""
+    both = ((query, "") if isinstance(query, str) else query for query in queries)
+    pairs = tuple((expr, legend or title) for expr, legend in both)
     return Panel(title, description, unit, pairs, **options)
 
 
@@ -116,8 +119,8 @@ def mean(metric: str) -> str:
     return f"{rate(f'{metric}_sum')[0]} / ({rate(f'{metric}_count')[0]} > 0)"
 
 
-def quantiles(metric: str, by: str = "") -> tuple[Query, ...]:
+def quantiles(metric: str, by: str = "", shown: tuple[float, ...] = (0.5, 0.95, 0.99)) -> tuple[Query, ...]:
     """p50, p95 and p99 of a histogram."""
     buckets, _ = rate(f"{metric}_bucket", f"le, {by}" if by else "le")
     legend = f" {{{{{by}}}}}" if by else ""
-    return tuple((f"histogram_quantile({q}, {buckets})", f"p{q * 100:.0f}{legend}") for q in (0.5, 0.95, 0.99))
+    return tuple((f"histogram_quantile({q}, {buckets})", f"p{q * 100:.0f}{legend}") for q in shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hybridserve.observability.dashboards.model import (
     MODEL,
+    NAMESPACE,
     RATE,
     RAY,
     REPLICA,
@@ -21,6 +22,7 @@ from hybridserve.observability.dashboards.model import (
 from hybridserve.settings.telemetry import TelemetrySection
 
 _NO_GPU = "Ray exports it on nodes with a GPU only"
+_NO_DCGM, _NO_KUBERNETES = "needs NVIDIA's DCGM exporter", "needs kube-state-metrics"
 _ORANGE = (1, "orange")
 _DESIRED, _TARGET, _READY, _MISSING, _DRY_RUN = (
     highest(f"hybridserve_autoscaler_{name}", where=MODEL)[0]
@@ -32,13 +34,13 @@ AUTOSCALING = dashboard(
     row(
         "Replicas",
         panel(
-            "Desired / target / ready replicas", "short",
+            "Desired / target / ready replicas", "suffix: replicas",
             "Desired by the scaling policy, requested from Ray Serve, and running; with the limits.",
             (_DESIRED, "desired"), (_TARGET, "target"), (_READY, "ready"),
             highest("hybridserve_autoscaler_replica_limit", "limit", MODEL),
         ),
         panel(
-            "Demand, by resource", "short",
+            "Demand, by resource", "suffix: replicas",
             "Replicas that the demand for each resource requires; the largest counts.",
             highest("hybridserve_autoscaler_demand_replicas", "resource", MODEL),
             (f'max(hybridserve_autoscaler_replica_limit{{{MODEL}, limit="max"}})', "max_replicas"),
@@ -47,11 +49,11 @@ AUTOSCALING = dashboard(
     ),
     row(
         "Now",
-        stat("Replicas starting", "short", "Requested from Ray Serve and not running yet.",
+        stat("Replicas starting", "suffix: replicas", "Requested from Ray Serve and not running yet.",
              f"clamp_min({_TARGET} - {_READY}, 0)", _ORANGE, runbook="replicas-missing"),
-        stat("Replicas draining", "short", "Running above the target: they finish their requests and stop.",
+        stat("Replicas draining", "suffix: replicas", "Running above the target: they finish their requests and stop.",
              f"clamp_min({_READY} - {_TARGET}, 0)", _ORANGE, runbook="scale-down-stuck"),
-        stat("Replicas without metrics", "short",
+        stat("Replicas without metrics", "suffix: replicas",
              "Running, with missing or stale metrics. While there are any, nothing is scaled down.",
              _MISSING, _ORANGE, runbook="autoscaler-metrics-missing"),
         stat("Autoscaler errors", "ops", "Scaling decisions that raised an error; the number of replicas was kept.",
@@ -79,10 +81,10 @@ COMPLIANCE = dashboard(
     "Findings of the compliance checks, age of the license reviews, and whether the guard works.",
     row(
         "Findings",
-        stat("Failed, severity error", "short", "Checks that the production profile would refuse to start with.",
+        stat("Failed, severity error", "suffix: findings", "Checks that the production profile would refuse to start with.",
              f"max({_FAILED}) or vector(0)", (1, "red"), runbook="compliance-fail"),
         panel(
-            "Findings", "short", "By severity and status, from the checks at start. Any FAIL of severity error needs action.",
+            "Findings", "suffix: findings", "By severity and status, from the checks at start. Any FAIL of severity error needs action.",
             highest("hybridserve_compliance_findings", "severity, status"), stack=True,
         ),
         panel(
@@ -117,9 +119,13 @@ COMPLIANCE = dashboard(
         "Keys and limits",
         panel("Rejected by keys and limits", "reqps", "Unknown keys, missing scopes, too many requests or tokens.",
               rate("hybridserve_requests_rejected_total", "reason", _CLIENT_REASONS), stack=True),
+<<<<<<< HEAD
         stat("Key file broken", "short", "Replicas that cannot use their key file as it is; removed keys end all the same.",
              f"sum(hybridserve_keys_file_broken{{{REPLICA}}}) or vector(0)", (1, "red"), runbook="keys-file-broken"),
         panel("Rate-limited tokens", "short", "Tokens per second charged against token limits.",
+=======
+        panel("Rate-limited tokens", "suffix: tokens/s", "Tokens per second charged against token limits.",
+>>>>>>> 628837b (observability: alert on deleted pods, share rules between releases)
               rate("hybridserve_rate_limited_tokens_total")),
     ),
 )  # fmt: skip
@@ -134,6 +140,7 @@ def _processes(metric: str) -> str:
 
 
 _BUILD = highest("hybridserve_build_info", "replica, version, vllm, ray, mode, profile")[0]
+_GPU = "Hostname, gpu"
 _NAMED = f'{REPLICA}, replica!=""'
 
 REPLICAS = dashboard(
@@ -141,9 +148,9 @@ REPLICAS = dashboard(
     "Each replica, and Ray Serve's own metrics. Of Ray's histograms only the counts are used: their sums are wrong.",
     row(
         "Replicas",
-        panel("Versions", "short", "Versions, mode and profile of each replica.",
+        panel("Versions", "suffix: replicas", "Versions, mode and profile of each replica.",
               (_BUILD, "{{replica}}: {{version}}, vLLM {{vllm}}, Ray {{ray}}, {{mode}}, {{profile}}"), kind="names"),
-        panel("Running requests", "short", "Sequences in the engine.", total("vllm:num_requests_running", "replica"),
+        panel("Running requests", "suffix: requests", "Sequences in the engine.", total("vllm:num_requests_running", "replica"),
               stack=True),
         panel("Draining", "bool_yes_no", "Yes: rejects new generations.", highest("hybridserve_draining", "replica"),
               limits=(_ORANGE,), runbook="scale-down-stuck"),
@@ -155,24 +162,24 @@ REPLICAS = dashboard(
         "Processes",
         panel("Memory", "bytes", "Resident memory of the replica's process, without the engine core's.",
               highest("process_resident_memory_bytes", "replica", _NAMED)),
-        panel("CPU", "short", "Cores used by the replica's process, without the engine core's.",
+        panel("CPU", "suffix: cores", "Cores used by the replica's process, without the engine core's.",
               rate("process_cpu_seconds_total", "replica", _NAMED)),
-        panel("Sleep state", "short", "The engine's sleep state is the one with value 1.",
+        panel("Sleep state", "bool_yes_no", "The engine's sleep state is the one with value 1.",
               highest("vllm:engine_sleep_state", "sleep_state")),
     ),
     row(
         "Ray Serve",
-        panel("Healthy replicas", "short", "By Ray Serve's own health check.",
+        panel("Healthy replicas", "suffix: replicas", "By Ray Serve's own health check.",
               total("ray_serve_deployment_replica_healthy", "deployment", RAY)),
         panel("Requests, by status", "reqps", "As counted by Ray Serve's HTTP proxy.",
               rate("ray_serve_num_http_requests_total", "status_code", RAY), stack=True),
-        panel("Target replicas", "short", "Ray Serve's target for the deployment.",
+        panel("Target replicas", "suffix: replicas", "Ray Serve's target for the deployment.",
               highest("ray_serve_autoscaling_target_replicas", "deployment", RAY)),
-        panel("Ongoing requests", "short", "Requests that Ray Serve has at each replica.",
+        panel("Ongoing requests", "suffix: requests", "Requests that Ray Serve has at each replica.",
               total("ray_serve_replica_processing_queries", "replica", RAY), stack=True,
               rare="Ray drops it 20 s after its last change"),
         panel(
-            "Component restarts", "short",
+            "Component restarts", "suffix: processes",
             "Processes that were Serve's controller or a node's proxy within two minutes; 2 means that it was replaced.",
             (_processes("controller_num_control_loops"), "controller"),
             (_processes("num_ongoing_http_requests"), "proxy on {{NodeAddress}}"),
@@ -187,6 +194,40 @@ REPLICAS = dashboard(
         panel("GPU utilization", "percent", "Share of time with a running kernel; 100 does not mean full throughput.",
               highest("ray_node_gpus_utilization", "ip, GpuIndex", RAY), highest=100, rare=_NO_GPU),
     ),
+    row(
+        "GPUs, by the DCGM exporter",
+        panel("Active GPU", "percent", "All GPUs that the exporter reports, whatever namespace is chosen.",
+              highest("DCGM_FI_DEV_GPU_UTIL", _GPU, ""), highest=100, rare=_NO_DCGM),
+        panel("GPU memory in use", "mbytes", "Framebuffer in use.", highest("DCGM_FI_DEV_FB_USED", _GPU, ""), rare=_NO_DCGM),
+        panel("GPU power", "watt", "A GPU far below its neighbors is throttled or idle.",
+              highest("DCGM_FI_DEV_POWER_USAGE", _GPU, ""), rare=_NO_DCGM),
+        panel("GPU temperature", "celsius", "Data-center GPUs throttle at about 85 to 90 degrees.",
+              highest("DCGM_FI_DEV_GPU_TEMP", _GPU, ""), limits=((85, "orange"),), rare=_NO_DCGM),
+        panel("Last XID error", "suffix: XID", "Number of the driver's last error; 0 or no data if there was none.",
+              highest("DCGM_FI_DEV_XID_ERRORS", _GPU, ""), limits=((1, "red"),), rare=_NO_DCGM),
+    ),
+    row(
+        "Kubernetes",
+        panel("Missing pods", "suffix: pods", "Pods that a Deployment asks for and that are not available.",
+              ("max by (namespace, deployment) "
+               f"(kube_deployment_spec_replicas{{{NAMESPACE}}} - kube_deployment_status_replicas_available{{{NAMESPACE}}})",
+               "{{namespace}}/{{deployment}}"),
+              limits=((1, "red"),), runbook="pods-missing", rare=_NO_KUBERNETES),
+        panel("Pending pods", "suffix: pods", "Not scheduled, or pulling an image: often waiting for a GPU.",
+              total("kube_pod_status_phase", "namespace", f'{NAMESPACE}, phase="Pending"'), limits=(_ORANGE,),
+              runbook="pods-missing", rare=_NO_KUBERNETES),
+        panel("RayServices that are not ready", "suffix: services", "As KubeRay's operator reports it.",
+              total("kuberay_service_condition_ready", "namespace, name", f'{NAMESPACE}, condition="false"'),
+              limits=((1, "red"),), runbook="pods-missing", rare="needs the metrics of KubeRay's operator"),
+        panel("Allowed disruptions", "suffix: pods", "Pods that may be evicted now; at 0 no node can be drained.",
+              highest("kube_poddisruptionbudget_status_pod_disruptions_allowed", "namespace, poddisruptionbudget", NAMESPACE),
+              base="orange", limits=((1, "green"),), runbook="disruptions-blocked", rare=_NO_KUBERNETES),
+        panel("Free space of volumes", "percentunit", "Below 10 % another download may fail.",
+              ("min by (namespace, persistentvolumeclaim) (kubelet_volume_stats_available_bytes"
+               f"{{{NAMESPACE}}} / kubelet_volume_stats_capacity_bytes{{{NAMESPACE}}})",
+               "{{namespace}}/{{persistentvolumeclaim}}"),
+              base="red", highest=1, limits=((0.1, "green"),), runbook="volume-claims", rare="needs the kubelet's metrics"),
+    ),
 )  # fmt: skip
 
 
@@ -199,17 +240,17 @@ def load_test(section: TelemetrySection) -> Dashboard:
             "Load",
             panel("Requests in and out", "reqps", "Forwarded to the engine, and finished.",
                   (rate("hybridserve_requests_admitted_total")[0], "in"), (rate("vllm:request_success_total")[0], "out")),
-            panel("Running and waiting", "short", "A queue that only grows: the load is above capacity.",
+            panel("Running and waiting", "suffix: requests", "A queue that only grows: the load is above capacity.",
                   (total("vllm:num_requests_running")[0], "running"), (total("vllm:num_requests_waiting")[0], "waiting"),
                   (total("hybridserve_state_slots")[0], "slots")),
-            panel("Tokens", "short", "Tokens per second; prompt tokens include cache hits.",
+            panel("Tokens", "suffix: tokens/s", "Tokens per second; prompt tokens include cache hits.",
                   (rate("vllm:prompt_tokens_total")[0], "prompt"), (rate("vllm:generation_tokens_total")[0], "output")),
         ),
         row(
             "Shape",
-            panel("Prompt length", "short", "Prompt tokens per request.", *quantiles("vllm:request_prompt_tokens")),
-            panel("Output length", "short", "Output tokens per request.", *quantiles("vllm:request_generation_tokens")),
-            panel("Tokens per step", "short", "Prompt and output tokens that the engine computes in one step.",
+            panel("Prompt length", "suffix: tokens", "Prompt tokens per request.", *quantiles("vllm:request_prompt_tokens")),
+            panel("Output length", "suffix: tokens", "Output tokens per request.", *quantiles("vllm:request_generation_tokens")),
+            panel("Tokens per step", "suffix: tokens", "Prompt and output tokens that the engine computes in one step.",
                   *quantiles("vllm:iteration_tokens_total")),
         ),
         row(

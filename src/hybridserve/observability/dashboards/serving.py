@@ -20,6 +20,7 @@ from hybridserve.observability.rules.slo import WINDOWS, objectives
 from hybridserve.settings.telemetry import TelemetrySection
 
 _SLOTS = highest("hybridserve:state_slots:utilization", "replica")
+_FIRING = f'ALERTS{{alertname=~"HybridServe.*", alertstate="firing", {MODEL}}}'
 _FULL = ((0.8, "orange"), (0.95, "red"))
 
 
@@ -35,23 +36,33 @@ def overview(section: TelemetrySection) -> Dashboard:
         "overview", "Overview", "Whether users are served within the objectives, and by how many replicas.",
         row(
             "Now",
-            stat("Replicas", "short", "Replicas that answer Prometheus.", f"count(hybridserve_build_info{{{REPLICA}}})",
+            stat("Replicas", "suffix: replicas", "Replicas that answer Prometheus.", f"count(hybridserve_build_info{{{REPLICA}}})",
                  (1, "green"), base="red", runbook="engine-down"),
             stat("Requests", "reqps", "Generations forwarded to the engine, over five minutes.",
                  total("hybridserve:requests_admitted:rate5m", where=MODEL)[0]),
-            stat("Output tokens", "short", "Generated per second, over five minutes.",
+            stat("Output tokens", "suffix: tokens/s", "Generated per second, over five minutes.",
                  total("hybridserve:generation_tokens:rate5m", where=MODEL)[0]),
             stat("State slots", "percentunit", "Fullest replica. At 100 % requests wait, even if KV-cache blocks are free.",
                  f"max({_SLOTS[0]})", *_FULL, runbook="state-slots-full"),
             stat("Time to first token, p95", "s", "Over five minutes; red above the target.",
                  highest("hybridserve:ttft_seconds:p95_rate5m", where=MODEL)[0], (section.slo_ttft_s, "red"),
                  runbook="ttft-budget-burn"),
-            stat("Alerts", "short", "HybridServe alerts that are firing.",
-                 f'count(ALERTS{{alertname=~"HybridServe.*", alertstate="firing", {MODEL}}}) or vector(0)', (1, "red")),
+            stat("Alerts", "suffix: alerts", "HybridServe alerts that are firing.",
+                 f"count({_FIRING}) or vector(0)", (1, "red")),
+            stat("Recording rules loaded", "bool_yes_no",
+                 "No: panels of objectives, the stats beside this one and two of Hybrid cache stay empty, and there are no "
+                 "alerts. Load the rules: monitoring.rules.enabled, or `hybridserve alerts export`.",
+                 "group(slo:objective:ratio) or vector(0)", (1, "green"), base="red", runbook="metrics-missing"),
+        ),
+        row(
+            "Alerts",
+            panel("Firing alerts", "none", "HybridServe alerts that are firing, by severity.",
+                  f"count by (severity, alertname, namespace, release, model, replica) ({_FIRING})", kind="table",
+                  rare="no alert may be firing"),
         ),
         row(
             "Objectives",
-            panel("Burn rate", "short", "At 1 the error budget lasts exactly for the period; at 14 for two days.",
+            panel("Burn rate", "suffix: x", "At 1 the error budget lasts exactly for the period; at 14 for two days.",
                   *by_slo("current_burn_rate:ratio"), limits=((1, "orange"), (6, "red")), runbook="goodput-budget-burn"),
             panel("Bad requests over the last hour", "percentunit", f"Share outside of each objective: {goals}.",
                   *by_slo(f"sli_error:ratio_rate{WINDOWS[2]}")),
@@ -86,12 +97,12 @@ HYBRID_CACHE = dashboard(
     "State slots, the KV-cache blocks that state and attention share, the prefix cache, and plan against engine.",
     row(
         "State slots",
-        panel("State slots", "short", "Sequences with a recurrent state, and the number of slots.",
+        panel("State slots", "suffix: slots", "Sequences with a recurrent state, and the number of slots.",
               (total("hybridserve_state_slots_used", "replica")[0], "used {{replica}}"),
               (total("hybridserve_state_slots", "replica")[0], "all {{replica}}")),
         panel("State slots in use", "percentunit", "At 100 % every further request waits.", _SLOTS, highest=1,
               limits=_FULL, runbook="state-slots-full"),
-        panel("Waiting requests, by reason", "short",
+        panel("Waiting requests, by reason", "suffix: requests",
               "capacity: for slots or blocks. deferred: for something that more replicas would not give.",
               total("vllm:num_requests_waiting_by_reason", "reason"),
               stack=True, limits=((1, "orange"),), runbook="head-of-line-blocking"),
@@ -116,18 +127,18 @@ HYBRID_CACHE = dashboard(
               highest=1, base="orange", limits=((0.01, "green"),), runbook="prefix-cache-ineffective"),
         panel("Prompts long enough to hit", "reqps", "Only whole blocks are cached: shorter prompts can never hit.",
               rate("hybridserve_prompts_total", "cacheable"), stack=True),
-        stat("Shortest cacheable prefix", "short", "Tokens of one block, which is long on a hybrid model.",
+        stat("Shortest cacheable prefix", "suffix: tokens", "Tokens of one block, which is long on a hybrid model.",
              highest("hybridserve_prefix_cacheable_min_tokens")[0]),
         stat("Prefix cache ineffective", "bool_yes_no", "Yes: no accepted prompt can ever hit.",
              highest("hybridserve_prefix_cache_ineffective")[0], (1, "orange"), runbook="prefix-cache-ineffective"),
     ),
     row(
         "Plan against engine",
-        stat("Fields that differ", "short", "0 if the engine's cache is as planned.",
+        stat("Fields that differ", "suffix: fields", "0 if the engine's cache is as planned.",
              highest("hybridserve_plan_mismatched_fields")[0], (1, "red"), runbook="plan-drift"),
         panel("Engine / plan", "percentunit", "100 % if the plan is met; red if the engine has less.",
               (f"{_ENGINE_VALUE} / {_PLAN_VALUE}", "{{field}}"), base="red", limits=((1, "green"),), runbook="plan-drift"),
-        panel("Number of blocks", "short", "Planned, and reported by the engine.",
+        panel("Number of blocks", "suffix: blocks", "Planned, and reported by the engine.",
               highest("hybridserve_plan_value", "source", f'{REPLICA}, field="num_gpu_blocks"')),
     ),
 )  # fmt: skip
@@ -154,6 +165,13 @@ def latency(section: TelemetrySection) -> Dashboard:
                   *quantiles("vllm:e2e_request_latency_seconds")),
         ),
         row(
+            "Replicas",
+            panel("Time to first token, p95 of each replica", "s", "One that is slower than the others has another problem.",
+                  *quantiles("vllm:time_to_first_token_seconds", "replica", (0.95,)), limits=ttft),
+            panel("Time per output token, p95 of each replica", "s", "A slow GPU is hidden in the sum of all replicas.",
+                  *quantiles("vllm:request_time_per_output_token_seconds", "replica", (0.95,)), limits=inter_token),
+        ),
+        row(
             "Phases",
             panel("Queue", "s", "Waiting for a slot and blocks. The engine's first bucket ends at 0.3 s.",
                   *quantiles("vllm:request_queue_time_seconds"), limits=ttft, runbook="ttft-budget-burn"),
@@ -163,9 +181,9 @@ def latency(section: TelemetrySection) -> Dashboard:
         ),
         row(
             "Tokens",
-            panel("Prompt tokens, by source", "short", "Tokens per second: computed, or found in the cache.",
+            panel("Prompt tokens, by source", "suffix: tokens/s", "Tokens per second: computed, or found in the cache.",
                   rate("vllm:prompt_tokens_by_source_total", "source"), stack=True),
-            panel("Output tokens", "short", "Tokens per second, by replica.",
+            panel("Output tokens", "suffix: tokens/s", "Tokens per second, by replica.",
                   rate("vllm:generation_tokens_total", "replica"), stack=True),
             panel("Finish reasons", "reqps", "Finished sequences by the engine's reason.",
                   rate("vllm:request_success_total", "finished_reason"), stack=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hybridserve.observability.rules.slo import burn_alerts
+from hybridserve.observability.rules.slo import BY, burn_alerts
 from hybridserve.settings.telemetry import TelemetrySection
 
 RUNBOOKS = "https://github.com/hybridserve/hybridserve/blob/main/docs/runbooks"
@@ -15,18 +15,28 @@ _DAY_S = 86400
 # A target counts by what it exported, not by its address: in a pod unused ports are targets too. A replica that was
 # removed by scale-down is not down.
 _LOST = (
-    "up == 0 and on (namespace, model, replica) "
-    "max by (namespace, model, replica) (max_over_time(hybridserve_build_info[15m])) "
-    "unless on (namespace, model) "
-    "max by (namespace, model) (max_over_time(hybridserve_autoscaler_target_replicas[15m])) "
-    "> on (namespace, model) max by (namespace, model) (hybridserve_autoscaler_target_replicas)"
+    f"up == 0 and on ({BY}, replica) "
+    f"max by ({BY}, replica) (max_over_time(hybridserve_build_info[15m])) "
+    f"unless on ({BY}) "
+    f"max by ({BY}) (max_over_time(hybridserve_autoscaler_target_replicas[15m])) "
+    f"> on ({BY}) max by ({BY}) (hybridserve_autoscaler_target_replicas)"
 )
+
+
+# The chart records this series for each release with a PodMonitor: what should exist, also when it exports nothing.
+RELEASE = "hybridserve:release_info"
+
+
+def _of_releases(kubernetes: str, label: str, name: str = "release") -> str:
+    """Values of the Kubernetes objects that a release names in its label `name`. Two releases may share a claim."""
+    ours = f'label_replace({RELEASE}, "{label}", "$1", "{name}", "(.+)")'
+    return f"{ours} * on (namespace, {label}) group_left () ({kubernetes})"
 
 
 def _replaced(metric: str) -> str:
     """True if two processes of a node exported within two minutes what only one of them does at a time."""
-    each = f"count by (namespace, NodeAddress, WorkerId) (last_over_time({metric}[2m]))"
-    return f"count by (namespace, NodeAddress) ({each}) > 1"
+    each = f"count by (namespace, release, NodeAddress, WorkerId) (last_over_time({metric}[2m]))"
+    return f"count by (namespace, release, NodeAddress) ({each}) > 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +64,13 @@ class Alert:
 
 def alerts(section: TelemetrySection) -> tuple[Alert, ...]:
     """All alerts, burn rates first."""
+    return burn_rate_alerts(section) + STATE + KUBERNETES
+
+
+def burn_rate_alerts(section: TelemetrySection) -> tuple[Alert, ...]:
+    """The alerts of the objectives, with the targets of the settings."""
     lasts = {"page": "The budget will be used up within days.", "ticket": "The budget will not last for the period."}
-    burn_rates = tuple(
+    return tuple(
         Alert(
             slo.alert,
             "0m",
@@ -67,37 +82,36 @@ def alerts(section: TelemetrySection) -> tuple[Alert, ...]:
         )
         for slo, severity, expr in burn_alerts(section)
     )
-    return burn_rates + STATE
 
 
 STATE = (
     Alert(
         "HybridServeStateSlotsFull", "5m", "ticket", "state-slots-full",
-        f"hybridserve_state_slots_used / hybridserve_state_slots >= 0.95 and on (namespace, model, replica) "
-        f"sum by (namespace, model, replica) ({_CAPACITY}) > 0",
+        f"hybridserve_state_slots_used / hybridserve_state_slots >= 0.95 and on ({BY}, replica) "
+        f"sum by ({BY}, replica) ({_CAPACITY}) > 0",
         "{{ $labels.replica }}: all state slots are in use and requests wait",
         "Each running sequence needs a slot for its recurrent state; vLLM's KV-cache usage may still be near zero.",
     ),
     Alert(
         "HybridServeHeadOfLineBlocking", "5m", "ticket", "head-of-line-blocking",
-        f"sum by (namespace, model, replica) ({_CAPACITY}) > 0 "
-        "and on (namespace, model, replica) vllm:kv_cache_usage_perc < 0.9 "
-        "and on (namespace, model, replica) hybridserve_state_slots_used / hybridserve_state_slots < 0.95",
+        f"sum by ({BY}, replica) ({_CAPACITY}) > 0 "
+        f"and on ({BY}, replica) vllm:kv_cache_usage_perc < 0.9 "
+        f"and on ({BY}, replica) hybridserve_state_slots_used / hybridserve_state_slots < 0.95",
         "{{ $labels.replica }}: requests wait although state slots and KV-cache blocks are free",
         "The request at the head of the queue does not fit and blocks the requests behind it.",
     ),
     Alert(
         "HybridServeHighPreemptionRate", "10m", "ticket", "high-preemption-rate",
-        "sum by (namespace, model, replica) (rate(vllm:num_preemptions_total[5m])) > 0.1",
+        f"sum by ({BY}, replica) (rate(vllm:num_preemptions_total[5m])) > 0.1",
         "{{ $labels.replica }} is preempting running requests",
         "Each preempted request is computed again from the start.",
     ),
     Alert(
         "HybridServePrefixCacheIneffective", "1h", "info", "prefix-cache-ineffective",
-        "(sum by (namespace, model) (rate(vllm:prefix_cache_hits_total[1h])) "
-        "/ sum by (namespace, model) (rate(vllm:prefix_cache_queries_total[1h])) < 0.01 "
-        "and sum by (namespace, model) (increase(vllm:prefix_cache_queries_total[1h])) > 100000) "
-        "or max by (namespace, model) (hybridserve_prefix_cache_ineffective) > 0",
+        f"(sum by ({BY}) (rate(vllm:prefix_cache_hits_total[1h])) "
+        f"/ sum by ({BY}) (rate(vllm:prefix_cache_queries_total[1h])) < 0.01 "
+        f"and sum by ({BY}) (increase(vllm:prefix_cache_queries_total[1h])) > 100000) "
+        f"or max by ({BY}) (hybridserve_prefix_cache_ineffective) > 0",
         "{{ $labels.model }}: the prefix cache has almost no hits",
         "On a hybrid model a prefix shorter than one block can never be a hit.",
     ),
@@ -109,8 +123,8 @@ STATE = (
     ),
     Alert(
         "HybridServeGuardDown", "2m", "page", "guard-down",
-        'sum by (namespace, model, guard) (rate(hybridserve_guard_verdicts_total{outcome="error"}[5m])) '
-        "/ sum by (namespace, model, guard) (rate(hybridserve_guard_verdicts_total[5m])) > 0.05",
+        f'sum by ({BY}, guard) (rate(hybridserve_guard_verdicts_total{{outcome="error"}}[5m])) '
+        f"/ sum by ({BY}, guard) (rate(hybridserve_guard_verdicts_total[5m])) > 0.05",
         "{{ $labels.guard }}: guard checks fail",
         "{{ $value | humanizePercentage }} of guard checks return an error; those requests are rejected with 503.",
     ),
@@ -128,35 +142,35 @@ STATE = (
     ),
     Alert(
         "HybridServeComplianceFail", "1m", "ticket", "compliance-fail",
-        "sum by (namespace, model) (max by (namespace, model, severity) "
+        f"sum by ({BY}) (max by ({BY}, severity) "
         '(hybridserve_compliance_findings{severity="error", status="FAIL"})) > 0',
         "{{ $labels.model }} runs with failed compliance checks",
         "{{ $value }} findings of severity error; GET /compliance lists each with its remedy.",
     ),
     Alert(
         "HybridServeLicenseReviewExpired", "1h", "info", "license-review-expired",
-        f"max by (namespace, model, license) (hybridserve_license_review_age_seconds) > {180 * _DAY_S}",
+        f"max by ({BY}, license) (hybridserve_license_review_age_seconds) > {180 * _DAY_S}",
         "{{ $labels.license }} was last reviewed more than half a year ago",
         "Some licenses require a regular review.",
     ),
     Alert(
         "HybridServeAutoscalerAtLimit", "10m", "ticket", "autoscaler-at-limit",
-        "max by (namespace, model) (hybridserve_autoscaler_demand_replicas) "
-        '> on (namespace, model) max by (namespace, model) (hybridserve_autoscaler_replica_limit{limit="max"})',
+        f"max by ({BY}) (hybridserve_autoscaler_demand_replicas) "
+        f'> on ({BY}) max by ({BY}) (hybridserve_autoscaler_replica_limit{{limit="max"}})',
         "{{ $labels.model }} needs more replicas than scaling.max_replicas",
         "The demand is {{ $value | humanize }} replicas, more than scaling.max_replicas allows.",
     ),
     Alert(
         "HybridServeScaleDownStuck", "15m", "ticket", "scale-down-stuck",
-        "max by (namespace, model) (hybridserve_autoscaler_ready_replicas) "
-        "> on (namespace, model) max by (namespace, model) (hybridserve_autoscaler_target_replicas)",
+        f"max by ({BY}) (hybridserve_autoscaler_ready_replicas) "
+        f"> on ({BY}) max by ({BY}) (hybridserve_autoscaler_target_replicas)",
         "{{ $labels.model }}: scale-down is stuck: extra replicas do not terminate",
         "More replicas run than the target of Ray Serve.",
     ),
     Alert(
         "HybridServeAutoscalerMetricsMissing", "5m", "ticket", "autoscaler-metrics-missing",
-        "max by (namespace, model) (hybridserve_autoscaler_replicas_without_metrics) > 0 "
-        "or max by (namespace, model) (rate(hybridserve_autoscaler_errors_total[5m])) > 0",
+        f"max by ({BY}) (hybridserve_autoscaler_replicas_without_metrics) > 0 "
+        f"or max by ({BY}) (rate(hybridserve_autoscaler_errors_total[5m])) > 0",
         "{{ $labels.model }}: the autoscaler lacks metrics or fails",
         "Without metrics nothing is scaled down; after an error the number of replicas is kept.",
     ),
@@ -168,8 +182,8 @@ STATE = (
     ),
     Alert(
         "HybridServeReplicasMissing", "15m", "page", "replicas-missing",
-        "max by (namespace, model) (hybridserve_autoscaler_ready_replicas) "
-        "< on (namespace, model) max by (namespace, model) (hybridserve_autoscaler_target_replicas)",
+        f"max by ({BY}) (hybridserve_autoscaler_ready_replicas) "
+        f"< on ({BY}) max by ({BY}) (hybridserve_autoscaler_target_replicas)",
         "{{ $labels.model }}: replicas are missing: fewer are ready than requested",
         "{{ $value }} are ready, fewer than the target of Ray Serve, for longer than a start takes.",
     ),
@@ -199,8 +213,8 @@ STATE = (
     ),
     Alert(
         "HybridServeEngineStalled", "3m", "page", "engine-stalled",
-        "sum by (namespace, model, replica) (vllm:num_requests_running) > 0 and on (namespace, model, replica) "
-        "sum by (namespace, model, replica) (rate(vllm:generation_tokens_total[2m]) "
+        f"sum by ({BY}, replica) (vllm:num_requests_running) > 0 and on ({BY}, replica) "
+        f"sum by ({BY}, replica) (rate(vllm:generation_tokens_total[2m]) "
         "+ rate(vllm:prompt_tokens_total[2m])) == 0",
         "{{ $labels.replica }} runs requests and generates no tokens",
         "An engine step takes minutes, or never ends.",
@@ -210,5 +224,62 @@ STATE = (
         "absent(hybridserve_build_info)",
         "No replica exports metrics",
         "Either nothing runs, or Prometheus does not find the replicas; then no other alert can fire.",
+    ),
+)  # fmt: skip
+
+# For releases of the chart with a PodMonitor; with metrics of kube-state-metrics, the kubelet or KubeRay.
+KUBERNETES = (
+    Alert(
+        "HybridServeModelMissing", "5m", "page", "metrics-missing",
+        f"({RELEASE} unless on ({BY}) hybridserve_build_info) "
+        f"and on ({BY}) max_over_time(hybridserve_build_info[1d]) "
+        f"unless on ({BY}) hybridserve_autoscaler_target_replicas == 0",
+        "{{ $labels.model }}: no replica of release {{ $labels.release }} exports metrics",
+        "There were replicas within the last day. Its pods are gone, or Prometheus no longer finds them.",
+    ),
+    Alert(
+        "HybridServePodsMissing", "15m", "page", "pods-missing",
+        _of_releases(
+            "max by (namespace, deployment) (kube_deployment_status_replicas_available) "
+            "< on (namespace, deployment) max by (namespace, deployment) (kube_deployment_spec_replicas)",
+            "deployment",
+        ),
+        "{{ $labels.model }}: pods of Deployment {{ $labels.deployment }} are missing",
+        "{{ $value }} pods are available, fewer than the Deployment asks for, for longer than a start takes.",
+    ),
+    Alert(
+        "HybridServeRayServiceNotReady", "15m", "page", "pods-missing",
+        _of_releases('max by (namespace, name) (kuberay_service_condition_ready{condition="false"}) == 1', "name"),
+        "{{ $labels.model }}: RayService {{ $labels.name }} is not ready",
+        "KubeRay reports no serving endpoint, for longer than a start takes.",
+    ),
+    Alert(
+        "HybridServeDisruptionsBlocked", "30m", "ticket", "disruptions-blocked",
+        _of_releases(
+            "max by (namespace, poddisruptionbudget) (kube_poddisruptionbudget_status_pod_disruptions_allowed) == 0",
+            "poddisruptionbudget",
+        ),
+        "{{ $labels.release }}: its PodDisruptionBudget allows no eviction",
+        "Nodes with its pods cannot be drained. Too few pods are ready, or the budget is too strict.",
+    ),
+    Alert(
+        "HybridServeVolumeFull", "5m", "ticket", "volume-claims",
+        _of_releases(
+            "max by (namespace, persistentvolumeclaim) "
+            "(kubelet_volume_stats_available_bytes / kubelet_volume_stats_capacity_bytes) < 0.1",
+            "persistentvolumeclaim", "claim",
+        ),
+        "{{ $labels.persistentvolumeclaim }} of {{ $labels.model }} is almost full",
+        "{{ $value | humanizePercentage }} of the volume with the weights is free; another download would fail.",
+    ),
+    Alert(
+        "HybridServeClaimPending", "15m", "ticket", "volume-claims",
+        _of_releases(
+            "max by (namespace, persistentvolumeclaim) "
+            '(kube_persistentvolumeclaim_status_phase{phase=~"Pending|Lost"}) == 1',
+            "persistentvolumeclaim", "claim",
+        ),
+        "{{ $labels.persistentvolumeclaim }} of {{ $labels.model }} is not bound",
+        "No pod of the release can start without its volume.",
     ),
 )  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
-from hybridserve.observability.rules.alerts import alerts
+from hybridserve.observability.rules.alerts import KUBERNETES, STATE, Alert, burn_rate_alerts
 from hybridserve.observability.rules.slo import BY, recordings
 from hybridserve.settings.telemetry import TelemetrySection
 
@@ -17,7 +18,7 @@ _REPLICA = f"{BY}, replica"
 RECORDINGS = {
     "hybridserve:state_slots:utilization": "hybridserve_state_slots_used / hybridserve_state_slots",
     "hybridserve:kv_cache_blocks:utilization": (
-        "hybridserve_kv_cache_blocks_used / on (namespace, model, replica) group_left hybridserve_kv_cache_blocks"
+        f"hybridserve_kv_cache_blocks_used / on ({_REPLICA}) group_left hybridserve_kv_cache_blocks"
     ),
     "hybridserve:prefix_cache:hit_ratio_rate5m": (
         f"sum by ({_REPLICA}) (rate(vllm:prefix_cache_hits_total[5m])) "
@@ -45,7 +46,10 @@ def rule_groups(section: TelemetrySection) -> dict[str, list[dict[str, Any]]]:
             },
             {"name": "hybridserve-slo", "rules": recordings(section)},
         ],
-        "alerts.yaml": [{"name": "hybridserve-alerts", "rules": _alert_rules(section)}],
+        "alerts.yaml": [
+            {"name": "hybridserve-alerts", "rules": _alert_rules((*burn_rate_alerts(section), *STATE))},
+            {"name": "hybridserve-kubernetes", "rules": _alert_rules(KUBERNETES)},
+        ],
     }
 
 
@@ -57,7 +61,7 @@ def rule_files(section: TelemetrySection) -> dict[str, str]:
     }
 
 
-def _alert_rules(section: TelemetrySection) -> list[dict[str, Any]]:
+def _alert_rules(alerts: Iterable[Alert]) -> list[dict[str, Any]]:
     return [
         {
             "alert": alert.name,
@@ -70,5 +74,5 @@ def _alert_rules(section: TelemetrySection) -> list[dict[str, Any]]:
                 "runbook_url": alert.runbook_url,
             },
         }
-        for alert in alerts(section)
+        for alert in alerts
     ]

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from hybridserve.settings.telemetry import TelemetrySection
 
-BY = "namespace, model"
+# On Kubernetes two releases may serve the same model in a namespace; elsewhere no series has a release.
+BY = "namespace, release, model"
 # Reasons that are the service's fault, not the client's.
 SERVER_FAULTS = (
     "draining|guard_canary|guard_unavailable|engine_unavailable|engine_error|stream_unreadable|stream_interrupted"
@@ -36,7 +37,7 @@ class SLO:
 
     Attributes:
         objective: share of good events.
-        bad, total: PromQL with ``$window``, rates by namespace and model.
+        bad, total: PromQL with ``$window``, rates by namespace, release and model.
         goal: what a good event is.
     """
 
