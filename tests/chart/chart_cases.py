@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from chart_helm import CHART
+
+from hybridserve.cli import main
 
 PROFILES = sorted((CHART / "profiles").glob("*.yaml"))
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -25,3 +28,17 @@ def values_of(case: str) -> dict[str, Any]:
     if values.get("weights", {}).get("download"):
         values["settings"]["model"].setdefault("revision", SOME_COMMIT)
     return values
+
+
+def check_exit_code(text: str, folder: Path) -> int:
+    """Exit code of `hybridserve check` on settings, without the license bundle, which only the Job mounts."""
+    tree = yaml.safe_load(text)
+    tree.get("license", {}).pop("bundle", None)
+    if "keys_file" in tree.get("access", {}):
+        tree["access"]["keys_file"] = str(folder / "keys")
+        (folder / "keys").touch()
+    file = folder / "hybridserve.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "-c", str(file)])
+    return int(ended.value.code or 0)

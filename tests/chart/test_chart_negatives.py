@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_cases import CASES, values_of
+from chart_cases import CASES, check_exit_code, values_of
 from chart_helm import CHART, HelmError, helm, only, template
 from test_chart_upgrade import merged
-
-from hybridserve.cli import main
 
 RAY = values_of("rayservice")
 L40S = values_of("nemotron-nano-9b-v2-l40s")
@@ -267,20 +265,6 @@ def refusal(values: dict[str, Any]) -> str | None:
 def settings_checked_by_the_hook(values: dict[str, Any]) -> str:
     """The settings that the hook Job checks."""
     return str(only(template(values), "ConfigMap", "demo-check")["data"]["hybridserve.yaml"])
-
-
-def check_exit_code(text: str, folder: Path) -> int:
-    """Exit code of `hybridserve check` on settings, without the license bundle, which only the Job mounts."""
-    tree = yaml.safe_load(text)
-    tree.get("license", {}).pop("bundle", None)
-    if "keys_file" in tree.get("access", {}):
-        tree["access"]["keys_file"] = str(folder / "keys")
-        (folder / "keys").touch()
-    file = folder / "hybridserve.yaml"
-    file.write_text(yaml.safe_dump(tree))
-    with pytest.raises(SystemExit) as ended:
-        main(["check", "-c", str(file)])
-    return int(ended.value.code or 0)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=name_of)

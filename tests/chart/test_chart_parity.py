@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from chart_cases import check_exit_code
 from chart_helm import CHART, HELM_3, HELM_4, ROOT, Object, only, template
+from typer.testing import CliRunner
 
-from hybridserve.cli import main
-from hybridserve.cli.helm_values import Mode, helm_values
+from hybridserve.cli import main, render
+from hybridserve.cli.helm_values import Mode, helm_values, undecided
 from hybridserve.errors import ConfigError
 from hybridserve.planning.resolve import engine_args, plan_settings
 from hybridserve.runtime.ingress import ray_environment
@@ -83,6 +86,28 @@ def test_render_helm_leaves_out_settings_of_the_chart() -> None:
     assert inside["license"]["image"] == settings.license.image
     assert inside["license"]["bundle"] == "/etc/hybridserve-notice"
     assert inside["license"]["accepted"] == settings.model_dump(mode="json", exclude_none=True)["license"]["accepted"]
+
+
+@pytest.mark.parametrize("mode", ["standalone", "rayservice"])
+@pytest.mark.parametrize("gpu", ["a10g", "l40s", "h100"])
+def test_values_without_a_settings_file_install(gpu: str, mode: str, tmp_path: Path) -> None:
+    """What `render helm MODEL --gpu GPU` prints renders, is pinned to a commit, and passes the check of the chart."""
+    done = CliRunner().invoke(render.app, ["helm", "nemotron-nano-9b-v2", "--gpu", gpu, "--mode", mode])
+    assert done.exit_code == 0, done.output
+    asked = [line.split(":")[0] for line in done.output.splitlines() if line.startswith("# - ")]
+    assert asked == ["# - license.accepted", "# - guard.input", "# - guard.output", "# - engine.reasoning-parser",
+                     "# - exposure.keys"]  # fmt: skip
+    values = yaml.safe_load(done.output)
+    assert re.fullmatch("[0-9a-f]{40}", values["settings"]["model"]["revision"])
+    checked = only(template(values), "ConfigMap", "demo-check")["data"]["hybridserve.yaml"]
+    assert check_exit_code(checked, tmp_path) == 0
+
+
+def test_a_complete_production_file_leaves_nothing_to_decide() -> None:
+    settings = load(EXAMPLE).settings
+    day = settings.license.accepted[0].accepted
+    assert undecided(helm_values(settings), settings.access.keys_file, day) == []
+    assert undecided(helm_values(settings), None, day)[0].startswith("exposure.keys: ")
 
 
 def test_an_image_without_digest_is_refused() -> None:

@@ -3,6 +3,7 @@ Rules that the schema cannot express, because two values contradict each other. 
 wrong, what to do. All lines are shown at once.
 */}}
 {{- define "hybridserve.errors" -}}
+{{- include "hybridserve.errors.decisions" . -}}
 {{- include "hybridserve.errors.settings" . -}}
 {{- include "hybridserve.errors.plan" . -}}
 {{- include "hybridserve.errors.weights" . -}}
@@ -11,6 +12,24 @@ wrong, what to do. All lines are shown at once.
 {{- include "hybridserve.errors.objects" . -}}
 {{- include "hybridserve.errors.autoscaling" . -}}
 {{- if eq .Values.mode "rayservice" }}{{ include "hybridserve.errors.ray" . }}{{ end -}}
+{{- end -}}
+
+{{/* What only a person can decide. Profile demo asks for nothing; a waiver is judged by the check. */}}
+{{- define "hybridserve.errors.decisions" -}}
+{{- $profile := dig "server" "profile" "demo" .Values.settings }}
+{{- if ne $profile "demo" }}
+{{- $license := default dict .Values.settings.license }}
+{{- $waived := or $license.waivers $license.waivers_file }}
+{{- if and (not $license.accepted) (not $waived) }}
+settings.license.accepted: profile {{ $profile }} requires that a person accepted each license; read them (`hybridserve explain --licenses`), then add {license: ID, by: NAME, accepted: DATE}
+{{- end }}
+{{- if and (eq (dig "guard" "kind" "none" .Values.settings) "none") (not $waived) }}
+settings.guard.kind: profile {{ $profile }} requires a guard for prompts and answers; set kind, url and model, and networkPolicy.guard
+{{- end }}
+{{- if not (include "hybridserve.keysSecret" .) }}
+auth.existingSecret: profile {{ $profile }} requires API keys; name a Secret with the file that `hybridserve key new` writes
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "hybridserve.errors.settings" -}}
@@ -173,7 +192,6 @@ rollingUpdate.maxUnavailable: 0 together with maxSurge 0 replaces no pod; set on
 {{- end -}}
 
 {{- define "hybridserve.errors.exposure" -}}
-{{- $profile := dig "server" "profile" "demo" .Values.settings }}
 {{- $public := list }}
 {{- if ne .Values.service.type "ClusterIP" }}{{ $public = append $public (printf "service.type %s" .Values.service.type) }}{{ end }}
 {{- if .Values.ingress.enabled }}{{ $public = append $public "ingress.enabled" }}{{ end }}
@@ -183,12 +201,6 @@ rollingUpdate.maxUnavailable: 0 together with maxSurge 0 replaces no pod; set on
 {{- if and $.Values.networkPolicy.enabled (not $.Values.networkPolicy.clients) }}
 networkPolicy.clients: {{ . }} needs clients outside of this namespace, and none are allowed; name the peers of the controller, Gateway or clients
 {{- end }}
-{{- if and (ne $profile "demo") (not (include "hybridserve.keysSecret" $)) }}
-auth.existingSecret: {{ . }} makes the service public, and no API keys are required; name a Secret with keys
-{{- end }}
-{{- end }}
-{{- if and (eq $profile "production") (not (include "hybridserve.keysSecret" .)) }}
-auth.existingSecret: profile production requires API keys; name a Secret with the file that `hybridserve key new` writes
 {{- end }}
 {{- if and (int .Values.service.nodePort) (eq .Values.service.type "ClusterIP") }}
 service.nodePort: type ClusterIP has no node port; set service.type to NodePort or LoadBalancer

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date
+from pathlib import Path
 from typing import Any, Literal
 
 from hybridserve.catalog.licenses import model_license
 from hybridserve.compliance.attribution import attribution_bundle
-from hybridserve.deployment.compliance_view import planned_view
+from hybridserve.compliance.evaluate import evaluate
+from hybridserve.deployment.compliance_view import build_view, planned_view
 from hybridserve.errors import ConfigError
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings, weights_source
 from hybridserve.settings import Settings
@@ -92,12 +95,31 @@ def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]
     return values
 
 
+def undecided(values: Mapping[str, Any], keys_file: Path | None, day: date) -> list[str]:
+    """What profile production still requires of a person, one line each; empty where these values have all of it.
+
+    Args:
+        values: as `helm_values` returns them.
+        keys_file: `access.keys_file` of the settings, which the chart mounts from a Secret.
+        day: of the check.
+    """
+    settings = Settings.model_validate(values["settings"])
+    access = settings.access.model_copy(update={"keys_file": keys_file})
+    findings = evaluate(build_view(settings.model_copy(update={"access": access}), "production"), day)
+    return [
+        f"{finding.rule}: {f'{finding.subject}: ' * bool(finding.subject)}{finding.evidence}; {finding.remedy}"
+        for finding in findings
+        if finding.blocks("production")
+    ]
+
+
 def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     tree = settings.model_dump(mode="json", exclude_unset=True)
     tree.setdefault("model", {})["id"] = settings.model.id
     tree.setdefault("accelerator", {})["name"] = settings.accelerator.name
     if (repository := _repository(settings, planned)) is not None:
         tree["model"]["source"] = repository
+        tree.setdefault("license", {}).setdefault("weights", "pulled")
         if settings.model.revision is None and (commit := _known_commit(planned)) is not None:
             tree["model"]["revision"] = commit
     engine = tree.setdefault("engine", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -67,10 +68,18 @@ def helm(
       hybridserve render helm nemotron-nano-9b-v2 --gpu l40s > values.yaml
       hybridserve render helm -c hybridserve.yaml --mode rayservice > values.yaml
     """
-    from hybridserve.cli.helm_values import helm_values
+    from hybridserve.cli.helm_values import helm_values, undecided
 
-    values = helm_values(_load(config, model, gpu, assign), mode)
-    typer.echo(json.dumps(values, indent=2) if as_json else dump(values), nl=as_json)
+    settings = _load(config, model, gpu, assign)
+    values = helm_values(settings, mode)
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    if todo := undecided(values, settings.access.keys_file, datetime.now(UTC).date()):
+        typer.echo("# Before settings.server.profile production, a person decides:")
+        for line in todo:
+            typer.echo(f"# - {line}")
+    typer.echo(dump(values), nl=False)
 
 
 def dump(values: Mapping[str, Any]) -> str:
