@@ -119,13 +119,9 @@ COMPLIANCE = dashboard(
         "Keys and limits",
         panel("Rejected by keys and limits", "reqps", "Unknown keys, missing scopes, too many requests or tokens.",
               rate("hybridserve_requests_rejected_total", "reason", _CLIENT_REASONS), stack=True),
-<<<<<<< HEAD
-        stat("Key file broken", "short", "Replicas that cannot use their key file as it is; removed keys end all the same.",
+        stat("Key file broken", "suffix: replicas", "Replicas that cannot use their key file as it is; removed keys end all the same.",
              f"sum(hybridserve_keys_file_broken{{{REPLICA}}}) or vector(0)", (1, "red"), runbook="keys-file-broken"),
-        panel("Rate-limited tokens", "short", "Tokens per second charged against token limits.",
-=======
         panel("Rate-limited tokens", "suffix: tokens/s", "Tokens per second charged against token limits.",
->>>>>>> 628837b (observability: alert on deleted pods, share rules between releases)
               rate("hybridserve_rate_limited_tokens_total")),
     ),
 )  # fmt: skip
