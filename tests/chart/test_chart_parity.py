@@ -104,10 +104,9 @@ def test_values_without_a_settings_file_install(gpu: str, mode: str, tmp_path: P
 
 
 def test_a_complete_production_file_leaves_nothing_to_decide() -> None:
-    settings = load(EXAMPLE).settings
-    day = settings.license.accepted[0].accepted
-    assert undecided(helm_values(settings), settings.access.keys_file, day) == []
-    assert undecided(helm_values(settings), None, day)[0].startswith("exposure.keys: ")
+    planned = plan_settings(load(EXAMPLE).settings)
+    day = planned.settings.license.accepted[0].accepted
+    assert undecided(helm_values(planned.settings), planned, day) == []
 
 
 def test_an_image_without_digest_is_refused() -> None:

@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
 from typing import Any, Literal
 
 from hybridserve.catalog.licenses import model_license
 from hybridserve.compliance.attribution import attribution_bundle
 from hybridserve.compliance.evaluate import evaluate
-from hybridserve.deployment.compliance_view import build_view, planned_view
+from hybridserve.deployment.compliance_view import planned_view
 from hybridserve.errors import ConfigError
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings, weights_source
 from hybridserve.settings import Settings
@@ -46,7 +45,7 @@ DISK_SHARE = 1.3
 DISK_GIB = 10
 
 
-def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]:
+def helm_values(settings: Settings, mode: Mode = "standalone", planned: ResolvedPlan | None = None) -> dict[str, Any]:
     """Values of the chart for this deployment. The engine arguments of the result are those of `settings`.
 
     Mode standalone runs each replica in a pod, because Ray Serve inside one pod frees no GPU when it scales down.
@@ -54,12 +53,13 @@ def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]
     Args:
         settings: as loaded. Settings with their default are left out; what the planner chose is pinned.
         mode: mode of the chart.
+        planned: the plan of these settings, where there is one already.
 
     Raises:
         CatalogError, ConfigError, PlanRefused: as `plan_settings`.
         ConfigError: license.image names no repository and digest.
     """
-    planned = plan_settings(settings)
+    planned = planned or plan_settings(settings)
     device = planned.advice.plan.deployment.accelerator
     gpu = device.platform != "cpu"
     values: dict[str, Any] = {"mode": mode}
@@ -95,17 +95,18 @@ def helm_values(settings: Settings, mode: Mode = "standalone") -> dict[str, Any]
     return values
 
 
-def undecided(values: Mapping[str, Any], keys_file: Path | None, day: date) -> list[str]:
+def undecided(values: Mapping[str, Any], planned: ResolvedPlan, day: date) -> list[str]:
     """What profile production still requires of a person, one line each; empty where these values have all of it.
 
     Args:
-        values: as `helm_values` returns them.
-        keys_file: `access.keys_file` of the settings, which the chart mounts from a Secret.
+        values: as `helm_values` returns them for this plan.
         day: of the check.
     """
     settings = Settings.model_validate(values["settings"])
-    access = settings.access.model_copy(update={"keys_file": keys_file})
-    findings = evaluate(build_view(settings.model_copy(update={"access": access}), "production"), day)
+    # The chart mounts the keys from a Secret.
+    access = settings.access.model_copy(update={"keys_file": planned.settings.access.keys_file})
+    settings = settings.model_copy(update={"access": access})
+    findings = evaluate(planned_view(replace(planned, settings=settings), "production"), day)
     return [
         f"{finding.rule}: {f'{finding.subject}: ' * bool(finding.subject)}{finding.evidence}; {finding.remedy}"
         for finding in findings

@@ -15,7 +15,7 @@ from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.planning.recommend import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
-from hybridserve.planning.resolve import PlanOptions
+from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.settings import Settings, load
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Print the plan as engine flags or Helm values.")
@@ -70,12 +70,12 @@ def helm(
     """
     from hybridserve.cli.helm_values import helm_values, undecided
 
-    settings = _load(config, model, gpu, assign)
-    values = helm_values(settings, mode)
+    planned = plan_settings(_load(config, model, gpu, assign))
+    values = helm_values(planned.settings, mode, planned)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return
-    if todo := undecided(values, settings.access.keys_file, datetime.now(UTC).date()):
+    if todo := undecided(values, planned, datetime.now(UTC).date()):
         typer.echo("# Before settings.server.profile production, a person decides:")
         for line in todo:
             typer.echo(f"# - {line}")
