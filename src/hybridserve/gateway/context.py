@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from hybridserve.gateway.auth.api_keys import Key
-from hybridserve.gateway.auth.routes import UNLISTED, Route
+from hybridserve.gateway.auth.routes import OTHER, Route
 from hybridserve.gateway.headers import request_id
 from hybridserve.gateway.idempotency import IdempotencyEntry
 from hybridserve.gateway.limits.rate_limit import Reservation
@@ -53,7 +53,7 @@ class RequestContext:
     request_id: bytes = field(init=False)
     headers: list[tuple[bytes, bytes]] = field(init=False)
     started_at: float = field(default_factory=perf_counter)
-    route: Route = UNLISTED
+    route: Route = OTHER
     key: Key = _NO_KEY
     span: Span | None = None
     body: bytes = b""

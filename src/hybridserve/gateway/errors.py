@@ -1,11 +1,13 @@
-"""API errors in OpenAI's format, and removal of tracebacks from the engine's own errors."""
+"""API errors in OpenAI's or Anthropic's format, and removal of tracebacks from the engine's own errors."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from hybridserve.gateway.types import RawHeaders, Send
+
+ErrorFormat = Literal["openai", "anthropic"]
 
 ENGINE_FAILED = "The engine failed on this request."
 # Status to the error's `type` and default `code`.
@@ -19,6 +21,16 @@ _DEFAULTS = {
     413: ("invalid_request_error", "request_too_large"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
     503: ("service_unavailable_error", "engine_unavailable"),
+}
+# Anthropic's types: https://docs.anthropic.com/en/api/errors, read 2026-11-26
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
 }
 _TRACEBACK_MARKS = ("Traceback (most recent call last)", 'File "', "ray::", "site-packages")
 _MAX_MESSAGE_CHARS = 2000
@@ -48,20 +60,21 @@ class APIError(Exception):
         self.status = status
         self.reason = reason or code
         self.retry_after_s = retry_after_s
-        self.body = _dump({"error": _error(status, code, message, param, extra or {})})
+        self._error = _error(status, code, message, param, extra or {})
 
-    def event(self) -> bytes:
+    def event(self, error_format: ErrorFormat) -> bytes:
         """The error as the last event of a stream. No ``[DONE]`` follows: the stream is incomplete."""
-        return b"data: " + self.body + b"\n\n"
+        return error_event(_body(self.status, self._error, error_format), error_format)
 
-    async def send(self, send: Send, headers: RawHeaders) -> None:
+    async def send(self, send: Send, headers: RawHeaders, error_format: ErrorFormat) -> None:
         """Send the whole error response with these additional headers."""
         extra: list[tuple[bytes, bytes]] = []
         if self.retry_after_s is not None:
             extra.append((b"retry-after", str(max(1, round(self.retry_after_s + 0.5))).encode()))
         if self.status == 401:
             extra.append((b"www-authenticate", b'Bearer realm="hybridserve"'))
-        await send_json(send, self.status, self.body, [*extra, *headers])
+        body = _dump(_body(self.status, self._error, error_format))
+        await send_json(send, self.status, body, [*extra, *headers])
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders = ()) -> None:
@@ -72,28 +85,41 @@ async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders = 
     await send({"type": "http.response.body", "body": body})
 
 
-def clean_error(status: int, body: bytes) -> bytes:
-    """The body of an error response of the app, as an OpenAI error without a traceback.
+def clean_error(status: int, body: bytes, error_format: ErrorFormat) -> bytes:
+    """The body of an error response of the app, without a traceback.
 
     Args:
         status: 400 or more.
-        body: the app's response body: OpenAI's format, FastAPI's ``detail``, or plain text.
+        body: the app's response body: OpenAI's or Anthropic's format, FastAPI's ``detail``, or plain text.
     """
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         answer = {"error": body.decode("utf-8", "replace").strip()}
     inner = answer.get("error", answer.get("detail", answer)) if isinstance(answer, dict) else None
-    return _dump({"error": _cleaned(status, inner, "error")})
+    return _dump(_body(status, _cleaned(status, inner, "error"), error_format))
 
 
-def clean_error_event(payload: dict[str, Any]) -> dict[str, Any]:
-    """The payload of an error event in a stream, without a traceback."""
+def clean_error_event(payload: dict[str, Any], error_format: ErrorFormat) -> bytes:
+    """An error event of the app's stream, without a traceback."""
     inner = payload.get("error")
     inner = inner if isinstance(inner, dict) else {"message": str(inner)}
     code = inner.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    return {"error": _cleaned(status, inner, "engine_error")}
+    return error_event(_body(status, _cleaned(status, inner, "engine_error"), error_format), error_format)
+
+
+def error_event(body: dict[str, Any], error_format: ErrorFormat) -> bytes:
+    """The event of a stream with this error body."""
+    name = b"event: error\n" if error_format == "anthropic" else b""
+    return name + b"data: " + _dump(body) + b"\n\n"
+
+
+def _body(status: int, error: dict[str, Any], error_format: ErrorFormat) -> dict[str, Any]:
+    if error_format == "openai":
+        return {"error": error}
+    kind = _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {**error, "type": kind}}
 
 
 def _cleaned(status: int, inner: object, fallback_code: str) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class GatewayMiddleware:
         except APIError as error:
             labeled(self.state.metrics.requests_rejected, context.route.name, error.reason).inc()
             context.status, context.reason = error.status, error.reason
-            await error.send(send, context.headers)
+            await error.send(send, context.headers, context.route.errors)
         except ConnectionResetError:
             context.status, context.reason = 499, "client_gone"
         finally:

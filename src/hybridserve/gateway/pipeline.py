@@ -17,9 +17,9 @@ from hybridserve.gateway.errors import APIError, send_json
 from hybridserve.gateway.headers import content_length, first_header, forwarded_headers, with_content_length
 from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.limits.prompt_length import check_prompt_length
-from hybridserve.gateway.requests.api_formats import Unreadable
 from hybridserve.gateway.requests.body import BufferedReceive, read_body, run_app
-from hybridserve.gateway.requests.policy import apply_request_policy, parse_request
+from hybridserve.gateway.requests.judged_text import NestedTooDeeply, Unreadable
+from hybridserve.gateway.requests.policy import apply_request_policy, nested_too_deeply, parse_request
 from hybridserve.gateway.responses.cleaned_response import CleanedResponse
 from hybridserve.gateway.responses.guarded_response import STALLED, GuardedResponse
 from hybridserve.guards import GuardVerdict
@@ -42,6 +42,8 @@ async def handle(context: RequestContext) -> None:
     if context.route.kind == "builtin" and await serve_builtin(context):
         return
     if context.route.format is None:
+        if context.route.name == "count_tokens":
+            limit(context)  # the engine's tokenizer works for it
         await forward_unchanged(context)
         return
     limit(context)
@@ -75,10 +77,12 @@ def is_preflight(context: RequestContext) -> bool:
 
 
 def authenticate(context: RequestContext) -> None:
-    """Find the route and the API key (401, 403), keep only listed headers for the app, and begin the span."""
+    """Find the route (404) and the key (401, 403), keep only listed headers for the app, and begin the span."""
     state, scope = context.state, context.scope
     route = state.routes.find(scope["method"], route_path(scope))
-    context.route = route or context.route
+    if route is None:
+        raise APIError(404, "not_found", "This server has no such route.")
+    context.route = route
     context.key = state.authenticator.authenticate(route, scope)
     context.idempotency_key = first_header(scope["headers"], b"idempotency-key")
     headers = forwarded_headers(scope["headers"], context.request_id)
@@ -157,7 +161,7 @@ def parse(context: RequestContext) -> None:
 async def apply_policy(context: RequestContext) -> None:
     """Check the fields and the prompt's length (400; 503 if the engine fails), and set what the gateway adds."""
     state, request = context.state, context.request
-    apply_request_policy(request, state.settings, context.key)
+    apply_request_policy(request, state.settings, context.key, state.special_tokens)
     await check_prompt_length(context.app, context.scope, request, state.settings.access.max_prompt_tokens)
     budget = request.reasoning.budget if request.reasoning is not None else None
     if budget is not None:
@@ -185,6 +189,8 @@ async def guard_input(context: RequestContext) -> None:
         request.messages = request.format.messages(request.body)
     except Unreadable as error:
         raise APIError(400, "guard_unreadable", f"The safety guard reads only text: {error}.") from None
+    except NestedTooDeeply:
+        raise nested_too_deeply() from None
     if mode == "before":
         verdict = await checker.check(request.messages, "input")
         if not verdict.allowed:

@@ -18,6 +18,7 @@ from hybridserve.gateway.idempotency import IdempotencyCache
 from hybridserve.gateway.internal_request import internal_scope, request_app
 from hybridserve.gateway.lifecycle import Lifecycle
 from hybridserve.gateway.limits.rate_limit import RequestLimits
+from hybridserve.gateway.model_tokens import served_special_tokens
 from hybridserve.gateway.readiness import Readiness
 from hybridserve.gateway.reasoning.budget import ThinkingBudgetProbe
 from hybridserve.gateway.reasoning.controls import resolve_switch
@@ -55,6 +56,7 @@ class GatewayState:
         settings = spec.settings
         model = served_name(settings)
         self.settings = _with_reasoning_switch(settings)
+        self.special_tokens = served_special_tokens(settings)
         self.metrics = metrics or GatewayMetrics()
         self.tracer = tracer or RequestTracer()
         guard = guard or build_guard(settings.guard, model)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from hybridserve.guards.base import Message, Stage
+from hybridserve.guards.special_tokens import escape, token_pattern
+from hybridserve.guards.visible_text import with_tags_decoded, without_invisible
 
 # The categories as the guard's model card names them; the prompt around them is ours.
 SAFETY_GUARD_CATEGORIES = (
@@ -33,6 +36,26 @@ SAFETY_GUARD_CATEGORIES = (
     "Immoral/Unethical",
 )
 
+# Markers around the conversation in the prompts of guards, ours and those of their chat templates.
+_MARKER = re.compile(r"<(/?\s*(?:BEGIN|END)\b[^<>\n]{0,60})>", re.IGNORECASE)
+_LINE_END = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+# Labels of turns and of verdicts at the start of a line.
+_LABEL = re.compile(
+    r"^(?=[ \t]*(?:user|human|system|assistant|agent|model|response|response: agent|(?:user |response )?safety"
+    r"|safety categories|categories|refusal|(?:prompt|response) harm)[ \t]*:|[ \t]*</?(?:score|think)>)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def quoted(text: str) -> str:
+    """Text that a guard is to judge, without anything that its prompt could take for a turn, a marker or a verdict.
+
+    Invisible characters are removed, special tokens are broken, markers get parentheses, and lines that look like a
+    turn or a verdict are quoted with ``>``. Only the guard reads the result.
+    """
+    text = without_invisible(_LINE_END.sub("\n", with_tags_decoded(text)))
+    return _LABEL.sub("> ", _MARKER.sub(r"(\1)", escape(text, token_pattern())))
+
 
 def alternating(messages: Sequence[Message], stage: Stage) -> list[Message]:
     """Turns of user and assistant in strict alternation, as guard templates require; the last turn is judged.
@@ -43,13 +66,13 @@ def alternating(messages: Sequence[Message], stage: Stage) -> list[Message]:
     turns: list[Message] = []
     last = len(messages) - 1
     for index, message in enumerate(messages):
-        role = "assistant" if message["role"] == "assistant" else "user"
+        role, content = "assistant" if message["role"] == "assistant" else "user", quoted(message["content"])
         if role == "assistant" and (not turns or (stage == "input" and index == last)):
             role = "user"
         if turns and turns[-1]["role"] == role:
-            turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{message['content']}"}
+            turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{content}"}
         else:
-            turns.append({"role": role, "content": message["content"]})
+            turns.append({"role": role, "content": content})
     if stage == "output" and turns and turns[-1]["role"] == "user":
         # An answer without a prompt: a completion whose prompt was empty.
         turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": turns[-1]["content"]}]

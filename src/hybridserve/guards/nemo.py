@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hybridserve.guards.base import GuardError, GuardVerdict, Message, Stage
+from hybridserve.guards.conversation import quoted
 from hybridserve.guards.http_client import GuardHTTP
 
 
@@ -34,10 +35,9 @@ class NemoGuard:
         self._model = model
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
-        answer = await self._http.post(
-            "/v1/guardrail/checks",
-            {"model": self._model, "messages": list(messages), "guardrails": {"config_id": self._config_id}},
-        )
+        turns = [{"role": message["role"], "content": quoted(message["content"])} for message in messages]
+        body = {"model": self._model, "messages": turns, "guardrails": {"config_id": self._config_id}}
+        answer = await self._http.post("/v1/guardrail/checks", body)
         status, rails = answer.get("status"), answer.get("rails_status")
         # A success without rails results from a wrong config_id or from rails that were not loaded.
         if not isinstance(rails, dict) or not rails:

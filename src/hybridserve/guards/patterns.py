@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError, from_validation
 from hybridserve.guards.base import GuardVerdict, Message, Stage
+from hybridserve.guards.visible_text import with_tags_decoded, without_invisible
 
 DEFAULT_FILE = Path(__file__).with_name("patterns.yaml")
 
 # A group that is referenced has another number once patterns are joined.
 _BACKREFERENCE = re.compile(r"\\[1-9]|\(\?P=|\(\?\(")
-# Zero-width characters and soft hyphens split a word for a pattern but not for a reader.
-_INVISIBLE = dict.fromkeys([0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF])
+# Escapes of JSON strings, in which tool calls carry their arguments.
+_JSON_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|([nrtbf"/\\]))')
+_JSON_CONTROL = {"n": "\n", "r": "\n", "t": "\t", "b": "", "f": "\n"}
 
 
 class PatternRule(BaseModel):
@@ -79,7 +81,7 @@ class PatternGuard:
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         # Only the answer is judged in stage output: its prompt was judged on input.
         judged = messages[-1:] if stage == "output" else messages
-        texts = [fold(message["content"]) for message in judged]
+        texts = [text for message in judged for text in matched_texts(message["content"])]
         joined = self._joined[stage]
         found: tuple[str, ...] = ()
         if joined is None or any(joined.search(text) for text in texts):
@@ -107,8 +109,24 @@ def _join(categories: Sequence[_Category]) -> re.Pattern[str] | None:
         return None
 
 
+def matched_texts(text: str) -> list[str]:
+    """The text as patterns match it: folded, and also with JSON escapes or invisible tag characters decoded, if any."""
+    result = [fold(text)]
+    if "\\" in text:
+        result.append(fold(_JSON_ESCAPE.sub(_unescaped, text)))
+    if (decoded := with_tags_decoded(text)) is not text:
+        result.append(fold(decoded))
+    return result
+
+
 def fold(text: str) -> str:
     """Normalize text for matching: NFKC, without invisible characters, case-folded, single spaces."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
-    return " ".join(text.casefold().split())
+        # Twice: NFKC turns some characters into invisible ones, and finds compositions that invisible ones prevented.
+        text = unicodedata.normalize("NFKC", without_invisible(text))
+    return " ".join(without_invisible(text).casefold().split())
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    code, letter = match.groups()
+    return chr(int(code, 16)) if code is not None else _JSON_CONTROL.get(letter, letter)

@@ -21,3 +21,6 @@ class ReasoningSection(Section):
     """Budget in tokens behind each name of `reasoning.effort`."""
     control_words: tuple[Annotated[str, Field(min_length=2)], ...] = ("/think", "/no_think", "</think>", "<think>")
     """Control words of chat templates; they are escaped in the text of users and tools."""
+    template_kwargs: tuple[str, ...] = ("enable_thinking",)
+    """Arguments of the model's chat template that a request may set in `chat_template_kwargs`, as true, false, a number
+    or a word. Others are rejected: a template may print them, or take them instead of the messages."""

@@ -69,11 +69,20 @@ def test_scope_required_by_route(keys: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/messages", "/invocations", "/inference/v1/generate", "/v1/chat/completions/batch"]
+    ("method", "path"),
+    [
+        ("POST", "/invocations"),
+        ("POST", "/inference/v1/generate"),
+        ("POST", "/v1/chat/completions/batch"),
+        ("GET", "/v1/responses/resp_1"),
+        ("POST", "/v1/responses/resp_1/cancel"),
+    ],
 )
-def test_admin_key_cannot_bypass_guard(keys: dict[str, str], path: str) -> None:
-    app = gateway(access={"keys_file": keys["file"]}, guard={"kind": "rules"})
-    assert send(app, {}, path, headers=bearer(keys["root"])).status == 403
+def test_admin_key_cannot_bypass_guard(keys: dict[str, str], method: str, path: str) -> None:
+    root, access = bearer(keys["root"]), {"keys_file": keys["file"]}
+    app = gateway(access=access, guard={"kind": "rules"})
+    assert_openai_error(send(app, {}, path, method=method, headers=root), 404, "not_found")
+    assert send(gateway(access=access), {}, path, method=method, headers=root).status == 200
     assert send(app, {}, "/tokenize", headers=bearer(keys["root"])).status == 200
 
 
@@ -88,8 +97,17 @@ def test_admin_key_cannot_bypass_guard(keys: dict[str, str], path: str) -> None:
     ],
 )
 def test_similar_paths_are_not_open(path: str, keys: dict[str, str]) -> None:
+    engine = FakeEngine(STREAM, ANSWER)
+    app = gateway(engine, access={"keys_file": keys["file"]})
+    assert send(app, {}, path, headers=bearer(keys["user"])).status == 404
+    assert not engine.paths
+
+
+def test_routes_that_are_not_served_are_404_for_everybody(keys: dict[str, str]) -> None:
     app = gateway(access={"keys_file": keys["file"]})
-    assert send(app, {}, path, headers=bearer(keys["user"])).status == 403
+    for headers in ({}, bearer(keys["user"]), bearer(keys["root"])):
+        for method, path in (("POST", "/v1/embeddings"), ("POST", "/v1/audio/speech"), ("GET", "/v1/chat/completions")):
+            assert_openai_error(send(app, {}, path, method=method, headers=headers), 404, "not_found")
 
 
 def test_mount_point_is_removed_from_path() -> None:
@@ -102,7 +120,9 @@ def test_open_routes_setting() -> None:
     with pytest.raises(ConfigError, match="not a route"):
         gateway(access={"open_routes": ["tokenize"]})
     with pytest.raises(ConfigError, match="bypass the guard"):
-        gateway(access={"open_routes": ["POST /v1/messages"]}, guard={"kind": "rules"})
+        gateway(access={"open_routes": ["POST /invocations"]}, guard={"kind": "rules"})
+    with pytest.raises(ConfigError, match="bypass the guard"):
+        gateway(access={"open_routes": ["GET /v1/responses/a"]}, guard={"kind": "rules"})
 
 
 def test_cors_preflight_needs_no_key(keys: dict[str, str]) -> None:

@@ -115,7 +115,7 @@ def test_unstreamed_response_is_checked() -> None:
             "content": None,
             "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "BANNED"}}],
         },
-        {"content": "fine", "something_new": ["BANNED"]},
+        {"content": "fine", "refusal": ["BANNED"]},
     ):
         result = send(gateway(FakeEngine(answer=answer(**message)), WordGuard()), body)
         assert (result.status, result.error["code"]) == (400, "guard_blocked")
@@ -146,7 +146,22 @@ def test_completions_and_responses_apis_are_checked() -> None:
     assert guarded(body=stored, path="/v1/responses").error["code"] == "guard_unreadable"
 
 
-@pytest.mark.parametrize("extra", [{"return_token_ids": True}, {"include_reasoning": False, "logprobs": True}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"return_token_ids": True},
+        {"logprobs": True},
+        {"logprobs": 0},
+        {"logprobs": "1"},
+        {"top_logprobs": 1},
+        {"prompt_logprobs": 0},
+        {"return_prompt_text": True},
+        {"enable_response_messages": True},
+        {"include": ["message.output_text.logprobs"]},
+        {"truncate_prompt_tokens": 20},
+        {"truncation": "auto"},
+    ],
+)
 def test_output_that_the_guard_cannot_read_is_rejected(extra: dict[str, Any]) -> None:
     assert guarded(body={**STREAM_CHAT, **extra}).error["code"] == "field_not_allowed"
     assert send(gateway(FakeEngine([DONE])), {**STREAM_CHAT, **extra}).status == 200

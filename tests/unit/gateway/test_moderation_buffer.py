@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridserve.gateway.requests.api_formats import CHAT, Texts
 from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
+from hybridserve.gateway.responses.response_fields import Texts, finished_choices, read_event
 from hybridserve.guards import GuardVerdict
 from hybridserve.sse import EventTooLarge, SSEDecoder, event_data, split_events
 
@@ -204,15 +204,14 @@ def test_unknown_fields_of_a_delta_are_text() -> None:
         "new_field": {"deep": ["c"]},
         "tool_calls": [{"index": 1, "id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
     }
-    found = CHAT.event_texts({"choices": [{"index": 0, "delta": delta}]})
-    assert [text for _, text in found] == ["a", "b", "c", "f", "{}"]
-    again = CHAT.event_texts(
-        {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 1, "function": {"arguments": "1"}}]}}]}
-    )
-    assert again[0][0] == found[4][0], "pieces of one tool call continue one channel"
+    kept, found = read_event("chat", {"choices": [{"index": 0, "delta": delta}]})
+    assert [text for _, text in found] == ["a", "b", "x", "f", "{}"]
+    assert kept["choices"][0]["delta"] == {key: value for key, value in delta.items() if key != "new_field"}
+    again = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 1, "function": {"arguments": "1"}}]}}]}
+    assert read_event("chat", again)[1][0][0] == found[4][0], "pieces of one tool call continue one channel"
 
 
 def test_finished_choices() -> None:
     ends = [{"index": 0, "delta": {}, "finish_reason": None}, {"index": 1, "delta": {}, "finish_reason": "stop"}]
-    assert CHAT.finished_choices({"choices": ends}) == {1}
-    assert CHAT.finished_choices({"usage": {}}) == set()
+    assert finished_choices({"choices": ends}) == {1}
+    assert finished_choices({"usage": {}}) == set()

@@ -15,10 +15,11 @@ from hybridserve.catalog.models import load_card, model_ids
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.reasoning.controls import (
     ReasoningOptions,
-    escape_control_tokens,
     resolve_switch,
     take_reasoning_options,
 )
+from hybridserve.gateway.requests.escaping import escape_request
+from hybridserve.guards.special_tokens import token_pattern
 from hybridserve.settings import Settings
 from hybridserve.settings.reasoning import ReasoningSection
 from support.fake_engine import FakeEngine, Response, request
@@ -48,8 +49,11 @@ def forwarded(body: dict[str, Any], path: str = "/v1/chat/completions", **reason
 
 @pytest.mark.parametrize(("value", "on"), [("on", True), ("off", False), (True, True), ({"effort": "none"}, False)])
 def test_reasoning_field_sets_template_argument(value: Any, on: bool) -> None:
-    _, body = forwarded({**user(), "reasoning": value, "chat_template_kwargs": {"other": 1, "enable_thinking": not on}})
-    assert body["chat_template_kwargs"] == {"other": 1, "enable_thinking": on}
+    _, body = forwarded(
+        {**user(), "reasoning": value, "chat_template_kwargs": {"low": 1, "enable_thinking": not on}},
+        template_kwargs=["enable_thinking", "low"],
+    )
+    assert body["chat_template_kwargs"] == {"low": 1, "enable_thinking": on}
     assert "reasoning" not in body
 
 
@@ -154,7 +158,7 @@ def split_words(draw: st.DrawFn) -> list[str]:
 def test_control_words_split_across_parts_are_escaped(parts: list[str]) -> None:
     """Templates join parts with nothing, a space or a newline."""
     body = user([{"type": "text", "text": part} for part in parts])
-    escape_control_tokens(body, WORDS)
+    escape_request(body, token_pattern(WORDS))
     texts = [part["text"] for part in body["messages"][0]["content"]]
     for separator in ("", "\n", " "):
         joined = separator.join(texts)

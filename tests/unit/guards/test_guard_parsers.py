@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridserve.guards import GuardError, Message, Stage
-from hybridserve.guards.conversation import alternating
+from hybridserve.guards.conversation import alternating, quoted
 from hybridserve.guards.parsers import PARSERS
 
 GOOD = [
@@ -100,4 +100,4 @@ def test_conversation_alternates_and_keeps_all_text(turns: list[tuple[str, str]]
     )
     assert shaped[-1]["role"] == "user"
     joined = "".join(turn["content"] for turn in shaped)
-    assert joined.replace("\n\n", "") == "".join(message["content"] for message in messages).replace("\n\n", "")
+    assert joined.replace("\n\n", "") == "".join(quoted(message["content"]) for message in messages).replace("\n\n", "")

@@ -35,11 +35,8 @@ class Authenticator:
         """What is wrong with the key file now; None if nothing is."""
         return self._keys.refresh() if self._keys is not None else None
 
-    def authenticate(self, route: Route | None, scope: Scope) -> Key:
+    def authenticate(self, route: Route, scope: Scope) -> Key:
         """The key of a request.
-
-        Args:
-            route: None where no scope gives access.
 
         Raises:
             APIError: 401 without a valid key, 403 if its scopes do not include the route.
@@ -53,7 +50,7 @@ class Authenticator:
             if found is None:
                 raise APIError(401, "invalid_api_key", "The API key is unknown or has expired.")
             key = found
-        if route is not None and (route.scope is None or route.scope in key.scopes):
+        if route.scope is None or route.scope in key.scopes:
             return key
         if key is self._anonymous and self._keys is not None:
             raise APIError(401, "missing_api_key", "No API key was sent. Use the header Authorization: Bearer KEY.")

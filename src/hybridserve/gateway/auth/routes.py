@@ -1,4 +1,4 @@
-"""Routes and the scope that each requires. A route that is not listed requires the admin scope."""
+"""Routes and the scope that each requires. A route that is not listed is 404 for everybody."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hybridserve.errors import ConfigError
-from hybridserve.gateway.requests.api_formats import CHAT, COMPLETIONS, RESPONSES, APIFormat
+from hybridserve.gateway.errors import ErrorFormat
+from hybridserve.gateway.requests.api_formats import CHAT, COMPLETIONS, MESSAGES, RESPONSES, APIFormat
 from hybridserve.gateway.types import Scope as ASGIScope
 from hybridserve.settings.access import Scope
 
@@ -20,20 +21,24 @@ class Route:
     Attributes:
         scope: required scope; None for a public route.
         format: the API of a generation route.
+        errors: whose format error responses have.
     """
 
     name: str
     scope: Scope | None
     kind: Kind = "forward"
     format: APIFormat | None = None
+    errors: ErrorFormat = "openai"
 
 
-UNLISTED = Route("other", "admin")
+OTHER = Route("other", "admin")
 _MODEL = Route("models", "inference")
 _TABLE: dict[tuple[str, str], Route] = {
     ("POST", "/v1/chat/completions"): Route("chat", "inference", "generate", CHAT),
     ("POST", "/v1/completions"): Route("completions", "inference", "generate", COMPLETIONS),
     ("POST", "/v1/responses"): Route("responses", "inference", "generate", RESPONSES),
+    ("POST", "/v1/messages"): Route("messages", "inference", "generate", MESSAGES, "anthropic"),
+    ("POST", "/v1/messages/count_tokens"): Route("count_tokens", "inference", errors="anthropic"),
     ("GET", "/v1/models"): _MODEL,
     ("GET", "/health"): Route("health", None),
     ("GET", "/ready"): Route("ready", None, "builtin"),
@@ -46,12 +51,24 @@ _TABLE: dict[tuple[str, str], Route] = {
     ("DELETE", "/admin/drain"): Route("drain", "admin", "builtin"),
 }
 
-# Further POST routes of vLLM that return no generated text. With a guard, an admin key opens only these:
-# /invocations, /v1/messages and others return text that the guard would not see.
+# Further routes of vLLM 0.29 for the admin scope, which return no generated text.
 WITHOUT_GENERATED_TEXT = frozenset({
-    "/tokenize", "/detokenize", "/v1/embeddings", "/reset_prefix_cache", "/reset_mm_cache", "/sleep", "/wake_up",
-    "/start_profile", "/stop_profile", "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
+    "/tokenize", "/detokenize", "/version", "/load", "/ping", "/server_info", "/is_sleeping", "/is_paused",
+    "/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache", "/sleep", "/wake_up", "/pause", "/resume",
+    "/abort_requests", "/start_profile", "/stop_profile", "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
+    "/scale_elastic_ep", "/is_scaling_elastic_ep", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json",
+    "/weight_info", "/get_world_size",
 })  # fmt: skip
+# Those that return generated text which a guard would not read, or that exchange the weights or run other code.
+UNGUARDED_ONLY = frozenset({
+    "/invocations", "/inference/v1/generate", "/generative_scoring", "/v1/chat/completions/batch",
+    "/v1/chat/completions/render", "/v1/chat/completions/derender", "/v1/completions/render",
+    "/v1/completions/derender", "/v1/messages/render", "/collective_rpc", "/init_weight_transfer_engine",
+    "/start_weight_update", "/start_draft_weight_update", "/update_weights", "/update_weight_version",
+    "/finish_weight_update",
+})  # fmt: skip
+# `GET /v1/responses/ID` and its cancellation: the stored response was not judged, or was blocked.
+_STORED_RESPONSES = "/v1/responses/"
 
 
 class Routes:
@@ -72,12 +89,12 @@ class Routes:
             method, _, path = entry.partition(" ")
             if not path.startswith("/") or not method.isupper():
                 raise ConfigError("access.open_routes", f"{entry!r} is not a route", 'write "POST /tokenize"')
-            if guarded and method != "GET" and path not in WITHOUT_GENERATED_TEXT:
+            if guarded and (_generates(path) or (method != "GET" and path not in WITHOUT_GENERATED_TEXT)):
                 raise ConfigError("access.open_routes", f"{entry!r} would bypass the guard", "remove it")
             self._table.setdefault((method, path), Route(path, "inference"))
 
     def find(self, method: str, path: str) -> Route | None:
-        """The route; None where no scope gives access."""
+        """The route; None where this deployment does not serve it."""
         route = self._table.get((method, path))
         if route is not None:
             return route
@@ -85,9 +102,9 @@ class Routes:
             return self.find("GET", path)
         if method == "GET" and path.startswith("/v1/models/") and ".." not in path:
             return _MODEL
-        if self._guarded and method not in ("GET", "OPTIONS") and path not in WITHOUT_GENERATED_TEXT:
-            return None
-        return UNLISTED
+        if path in WITHOUT_GENERATED_TEXT or (_generates(path) and not self._guarded):
+            return OTHER
+        return None
 
     def allows_preflight(self, path: str) -> bool:
         """Whether a listed route has this path, so that its CORS preflight is forwarded."""
@@ -101,3 +118,7 @@ def route_path(scope: ASGIScope) -> str:
     if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
         return path[len(root) :] or "/"
     return path
+
+
+def _generates(path: str) -> bool:
+    return path in UNGUARDED_ONLY or path.startswith(_STORED_RESPONSES)

@@ -1,22 +1,19 @@
-"""The request field `reasoning`, and escaping of control words that a chat template would act on in a user's text."""
+"""The request field `reasoning`, or `thinking` in Anthropic's API, and the switch of the model's chat template."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from hybridserve.catalog.models import ServingFacts
 from hybridserve.gateway.errors import APIError
+from hybridserve.guards.special_tokens import escape, token_pattern
 from hybridserve.settings.reasoning import ReasoningSection
 
 _OFF_EFFORTS = ("none",)
-# A word joiner is invisible, and breaks both a template's substring test and a tokenizer's special token.
-_JOINER = "\u2060"
 _SWITCH = re.compile("/think|/no_think")
 _SYSTEM_ROLES = ("system", "developer")
-_UNTRUSTED_ROLES = ("user", "tool", "function")
 
 
 def resolve_switch(section: ReasoningSection, facts: ServingFacts | None) -> ReasoningSection:
@@ -66,6 +63,24 @@ def take_reasoning_options(body: dict[str, Any], settings: ReasoningSection) -> 
     )
 
 
+def take_thinking_options(body: dict[str, Any], settings: ReasoningSection) -> ReasoningOptions | None:
+    """Remove Anthropic's field `thinking`. vLLM has no such field; the budget in it is not enforced.
+
+    Raises:
+        APIError: 400, its type is none of enabled, adaptive, disabled.
+    """
+    value = body.pop("thinking", None)
+    kind = value.get("type") if isinstance(value, dict) else None
+    if value is not None and kind not in ("enabled", "adaptive", "disabled"):
+        message = "thinking.type must be enabled, adaptive or disabled."
+        raise APIError(400, "invalid_reasoning", message, param="thinking")
+    if settings.switch == "none":
+        return None  # agents send this field to every model
+    if kind == "adaptive":
+        value = None
+    return take_reasoning_options(body, settings) if value is None else ReasoningOptions(kind == "enabled")
+
+
 def _system_message_options(body: dict[str, Any]) -> ReasoningOptions | None:
     """The last /think or /no_think in the operator's own system messages.
 
@@ -75,12 +90,9 @@ def _system_message_options(body: dict[str, Any]) -> ReasoningOptions | None:
     kwargs, messages = body.get("chat_template_kwargs"), body.get("messages")
     if (isinstance(kwargs, dict) and "enable_thinking" in kwargs) or not isinstance(messages, list):
         return None
-    switches = [
-        switch
-        for message in messages
-        if isinstance(message, dict) and message.get("role") in _SYSTEM_ROLES
-        for switch in _SWITCH.findall(message["content"] if isinstance(message.get("content"), str) else "")
-    ]
+    texts = [body.get("system")]
+    texts += [m.get("content") for m in messages if isinstance(m, dict) and m.get("role") in _SYSTEM_ROLES]
+    switches = [switch for text in texts if isinstance(text, str) for switch in _SWITCH.findall(text)]
     return ReasoningOptions(switches[-1] == "/think") if switches else None
 
 
@@ -100,64 +112,30 @@ def apply_switch(body: dict[str, Any], options: ReasoningOptions, settings: Reas
     if settings.switch == "template" or not isinstance(messages, list):
         return
     # The template checks for /think first and the last message wins: no other switch may remain.
-    pattern = _pattern(("/think", "/no_think"))
     for message in messages:
         if isinstance(message, dict) and message.get("role") in _SYSTEM_ROLES:
-            message["content"] = _escape(message.get("content"), pattern)
+            message["content"] = _without_switches(message.get("content"))
     switch = "/think" if options.on else "/no_think"
     first = messages[0] if messages else None
-    if isinstance(first, dict) and first.get("role") == "system" and isinstance(first.get("content"), str):
+    if "system" in body:  # Anthropic's API
+        system = _without_switches(body["system"])
+        last = {"type": "text", "text": f"\n{switch}"}
+        body["system"] = [*system, last] if isinstance(system, list) else f"{system or ''}\n{switch}"
+    elif isinstance(first, dict) and first.get("role") == "system" and isinstance(first.get("content"), str):
         first["content"] = f"{first['content']}\n{switch}"
     else:
         messages.insert(0, {"role": "system", "content": switch})
 
 
-def escape_control_tokens(body: dict[str, Any], words: tuple[str, ...]) -> bool:
-    """Escape control words in the text of users and tools, in place; True if the body changed.
-
-    A word joiner after the first letter leaves the visible text as it was. System messages and assistant turns come
-    from the operator and the model, and keep their control words.
-    """
-    if not words:
-        return False
-    pattern = _pattern(words)
-    changed = False
-    for field in ("messages", "input"):
-        items = body.get(field)
-        if isinstance(items, str) and field == "input":
-            items = body[field] = _escape(before := items, pattern)
-            changed |= items != before
-        for item in items if isinstance(items, list) else ():
-            if not isinstance(item, dict) or item.get("role", "user") not in _UNTRUSTED_ROLES:
-                continue
-            for key in ("content", "output"):
-                if key in item:
-                    text = _escape(item[key], pattern)
-                    changed |= text != item[key]
-                    item[key] = text
-    return changed
-
-
-@cache
-def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
-
-
-def _escape(content: object, pattern: re.Pattern[str]) -> Any:
+def _without_switches(content: Any) -> Any:
+    pattern = token_pattern(("/think", "/no_think"), forms=False)
     if isinstance(content, str):
-        # Repeated: escaping </think> leaves /think behind its first letter.
-        while pattern.search(content):
-            content = pattern.sub(lambda match: match[0][0] + _JOINER + match[0][1:], content)
-        return content
+        return escape(content, pattern)
     if not isinstance(content, list):
         return content
-    parts = [{**part, "text": _escape(part["text"], pattern)} if _has_text(part) else part for part in content]
-    texts = [part["text"] for part in parts if _has_text(part)]
-    if pattern.search("".join(texts)):
-        # A control word split across two parts would be joined again by the template.
-        parts = [{**part, "text": _JOINER + part["text"]} if _has_text(part) else part for part in parts]
-    return parts
-
-
-def _has_text(part: object) -> bool:
-    return isinstance(part, dict) and isinstance(part.get("text"), str)
+    return [
+        {**part, "text": escape(part["text"], pattern)}
+        if isinstance(part, dict) and isinstance(part.get("text"), str)
+        else part
+        for part in content
+    ]

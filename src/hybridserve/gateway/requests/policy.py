@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,15 @@ from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.reasoning.controls import (
     ReasoningOptions,
     apply_switch,
-    escape_control_tokens,
     take_reasoning_options,
+    take_thinking_options,
 )
 from hybridserve.gateway.requests.api_formats import APIFormat, parse_object
 from hybridserve.gateway.requests.coercion import coerce_body
+from hybridserve.gateway.requests.escaping import escape_request
+from hybridserve.gateway.requests.judged_text import MAX_DEPTH, NestedTooDeeply
 from hybridserve.guards.base import Message
+from hybridserve.guards.special_tokens import token_pattern
 from hybridserve.settings import Settings
 
 # `json.dumps` would create an encoder for each request.
@@ -28,6 +32,18 @@ _BYTES_PER_TOKEN = 4
 _DEFAULT_OUTPUT = 256
 # Item types of the Responses API that vLLM turns into messages.
 _INPUT_ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+# Fields that make a part of the prompt or of the answer leave in a form that the guard does not read.
+_UNGUARDED_OUTPUT = (
+    "top_logprobs",
+    "logprob_token_ids",
+    "return_token_ids",
+    "return_prompt_text",
+    "enable_response_messages",
+)
+# For these, 0 asks for something too.
+_UNGUARDED_COUNTS = ("logprobs", "prompt_logprobs")
+# A value of a chat template argument: a word like `low`, in which no text fits.
+_WORD = re.compile("[A-Za-z0-9_-]{0,32}")
 
 
 @dataclass(slots=True)
@@ -67,7 +83,7 @@ class GenerationRequest:
 
     def include_usage(self) -> None:
         """Make a stream end with its usage, which the token limit needs."""
-        if not self.stream or self.format.name == "responses":
+        if not self.stream or not self.format.usage_option:
             return
         options = self.body.get("stream_options")
         options = options if isinstance(options, dict) else {}
@@ -90,8 +106,13 @@ def parse_request(raw: bytes, api_format: APIFormat) -> GenerationRequest:
     return GenerationRequest(api_format, body, raw, stream=body.get("stream") is True, changed=changed)
 
 
-def apply_request_policy(request: GenerationRequest, settings: Settings, key: Key) -> None:
+def apply_request_policy(
+    request: GenerationRequest, settings: Settings, key: Key, tokens: tuple[str, ...] = ()
+) -> None:
     """Reject fields that are not allowed, and change the body to fit the limits.
+
+    Args:
+        tokens: special tokens of the served model, which are escaped in the text of users.
 
     Raises:
         APIError: 400, with the field that is wrong.
@@ -105,15 +126,55 @@ def apply_request_policy(request: GenerationRequest, settings: Settings, key: Ke
         if isinstance(value, int) and value > access.max_choices:
             message = f"{field} is {value}; the maximum is {access.max_choices}."
             raise APIError(400, "too_many_choices", message, param=field)
+    _require_known_roles(request.format, body)
     if request.format.name == "responses":
         _require_known_input_items(body.get("input"))
-    if settings.guard.kind != "none" and settings.guard.output:
-        _reject_unguarded_output(body)
+    _require_known_template_arguments(body.get("chat_template_kwargs"), settings.reasoning.template_kwargs)
+    if settings.guard.kind != "none":
+        if settings.guard.output:
+            _reject_unguarded_output(body)
+        _reject_truncation(body)
     _limit_output(request, access.max_output_tokens, access.long_output)
+    _escape(request, settings, tokens)
     _apply_reasoning(request, settings)
     if access.isolate_prefix_cache:
         body["cache_salt"] = hashlib.sha256(b"prefix cache of " + key.digest).hexdigest()
         request.changed = True
+
+
+def _require_known_roles(api_format: APIFormat, body: dict[str, Any]) -> None:
+    """A chat template prints a role that it does not know, in place of a marker of the model's own."""
+    field = "input" if api_format.name == "responses" else "messages"
+    items = body.get(field) if api_format.roles else None
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        if not isinstance(item, dict) or (field == "input" and "role" not in item):
+            continue
+        role = item.get("role")
+        if not isinstance(role, str) or role not in api_format.roles:
+            where = f"{field}[{index}].role"
+            message = f"{where} must be one of {', '.join(sorted(api_format.roles))}."
+            raise APIError(400, "unknown_role", message, param=where)
+
+
+def _require_known_template_arguments(kwargs: object, known: tuple[str, ...]) -> None:
+    """Other arguments could carry text into the prompt, replace what it contains, or cut it off."""
+    if kwargs is None:
+        return
+    if not isinstance(kwargs, dict):
+        raise APIError(400, "field_not_allowed", "chat_template_kwargs is not an object.", param="chat_template_kwargs")
+    for name, value in kwargs.items():
+        where = f"chat_template_kwargs.{name}"
+        if name not in known:
+            allowed = ", ".join(known) or "none"
+            message = f"{where[:80]} is not allowed on this server, which allows: {allowed}."
+            raise APIError(400, "field_not_allowed", message, param=where[:80])
+        if not (value is None or isinstance(value, (bool, int, float)) or _is_word(value)):
+            message = f"{where} must be true, false, a number, or a word of at most 32 letters and digits."
+            raise APIError(400, "field_not_allowed", message, param=where)
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None
 
 
 def _require_known_input_items(items: object) -> None:
@@ -130,12 +191,22 @@ def _require_known_input_items(items: object) -> None:
 
 def _reject_unguarded_output(body: dict[str, Any]) -> None:
     """Output in a form that the guard does not read must not leave beside the text that it reads."""
-    if body.get("return_token_ids"):
-        message = "return_token_ids is not allowed while a guard checks the output."
-        raise APIError(400, "field_not_allowed", message, param="return_token_ids")
-    if body.get("include_reasoning") is False and (body.get("logprobs") or body.get("top_logprobs")):
-        message = "logprobs with include_reasoning off would expose reasoning that the guard does not see."
-        raise APIError(400, "field_not_allowed", message, param="logprobs")
+    include = body.get("include")
+    found = [field for field in _UNGUARDED_OUTPUT if body.get(field)]
+    found += [field for field in _UNGUARDED_COUNTS if body.get(field) is not None and body[field] is not False]
+    if isinstance(include, list) and "message.output_text.logprobs" in include:
+        found.append("include")
+    if found:
+        message = f"{found[0]} is not allowed while a guard checks the output."
+        raise APIError(400, "field_not_allowed", message, param=found[0])
+
+
+def _reject_truncation(body: dict[str, Any]) -> None:
+    """A prompt that the engine shortens is not the prompt that the guard has read."""
+    for field, harmless in (("truncate_prompt_tokens", (None,)), ("truncation", (None, "disabled"))):
+        if body.get(field) not in harmless:
+            message = f"{field} is not allowed while a guard checks the prompt."
+            raise APIError(400, "field_not_allowed", message, param=field)
 
 
 def _limit_output(request: GenerationRequest, limit: int | None, policy: str) -> None:
@@ -157,19 +228,32 @@ def _limit_output(request: GenerationRequest, limit: int | None, policy: str) ->
     request.output_limit = next((body[field] for field in fields if _count(body.get(field))), None)
 
 
+def _escape(request: GenerationRequest, settings: Settings, tokens: tuple[str, ...]) -> None:
+    section = settings.reasoning
+    words = section.control_words if section.switch != "none" else ()
+    try:
+        request.changed |= escape_request(request.body, token_pattern((*words, *tokens)))
+    except NestedTooDeeply:
+        raise nested_too_deeply() from None
+
+
+def nested_too_deeply() -> APIError:
+    """The error for a body that is nested too deeply."""
+    return APIError(400, "invalid_json", f"The request body is nested more than {MAX_DEPTH} levels.")
+
+
 def _apply_reasoning(request: GenerationRequest, settings: Settings) -> None:
     section, body = settings.reasoning, request.body
-    if section.switch != "none" and escape_control_tokens(body, section.control_words):
-        request.changed = True
     if request.format.name == "responses":
         return  # `reasoning` is a field of this API itself, which the engine reads
-    explicit = "reasoning" in body
+    field = "thinking" if request.format.name == "messages" else "reasoning"
+    explicit = field in body
     if request.format.name == "completions":
         if explicit:
             message = "The completions API has no reasoning switch."
             raise APIError(400, "invalid_reasoning", message, param="reasoning")
         return
-    options = take_reasoning_options(body, section)
+    options = take_thinking_options(body, section) if field == "thinking" else take_reasoning_options(body, section)
     request.changed |= explicit
     if options is None or (not explicit and section.switch == "none"):
         return

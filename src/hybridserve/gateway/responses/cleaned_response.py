@@ -30,7 +30,7 @@ class CleanedResponse:
         else:
             self._error_body.append(message.get("body", b""))
             if not message.get("more_body", False):
-                body = clean_error(context.status, b"".join(self._error_body))
+                body = clean_error(context.status, b"".join(self._error_body), context.route.errors)
                 replaced = (b"content-length", b"content-type")
                 headers = [pair for pair in self._error_headers if pair[0].lower() not in replaced]
                 await send_json(context.send, context.status, body, headers)

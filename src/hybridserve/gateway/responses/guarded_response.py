@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from time import monotonic
 from typing import Any
 
 from hybridserve.gateway.context import RequestContext
 from hybridserve.gateway.errors import ENGINE_FAILED, APIError, clean_error
 from hybridserve.gateway.headers import first_header, returned_headers
-from hybridserve.gateway.requests.api_formats import parse_object
+from hybridserve.gateway.requests.api_formats import APIFormat, parse_object
 from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
+from hybridserve.gateway.responses.response_fields import finished_choices, read_event, read_response
 from hybridserve.gateway.responses.stream_terminator import StreamTerminator, total_tokens
 from hybridserve.gateway.types import Event
 from hybridserve.guards import GuardVerdict
@@ -23,7 +26,9 @@ _MAX_BODY_BYTES = 64 * 1024 * 1024
 _ENGINE_LOST_WAIT_S = 5.0
 # Time for the app to end after a disconnect before its send is cancelled.
 _CANCEL_SEND_AFTER_S = 0.5
-_LAST_RESPONSES_EVENTS = ("response.completed", "response.incomplete", "response.failed")
+_LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed", "message_stop")
+# The form of an event's type, which is repeated on its line `event:`.
+_EVENT_TYPE = re.compile("[a-z_.]{1,64}")
 
 
 class GuardedResponse:
@@ -78,12 +83,12 @@ class GuardedResponse:
         self._closed = True
         if self._started:
             self.abort_reason = self.abort_reason or error.reason
-            await self._send(_body(error.event(), more=False))
+            await self._send(_body(error.event(self._context.request.format.errors), more=False))
         else:
             self.status = error.status
             await self._wait_if_engine_lost()
             self._started = True
-            await error.send(self._send, self._context.headers)
+            await error.send(self._send, self._context.headers, self._context.request.format.errors)
         self._stop_timer()
         self._context.engine_receive.disconnect()
 
@@ -163,25 +168,41 @@ class GuardedResponse:
         if self.status >= 400:
             headers = [pair for pair in headers if pair[0] != b"content-type"]
             headers.append((b"content-type", b"application/json"))
-            body = clean_error(self.status, body)
+            body = clean_error(self.status, body, self._context.request.format.errors)
         elif self._guard is not None or self._read_usage:
             try:
                 payload = parse_object(body)
+                self.tokens = total_tokens(payload)
+                if self._guard is not None:
+                    body = await self._judged(payload, body)
+            except StreamBlocked as blocked:
+                await self._reject_output(blocked.verdict)
+                return
             except ValueError:
                 await self.reject(APIError(500, "engine_error", ENGINE_FAILED))
                 return
-            self.tokens = total_tokens(payload)
-            if self._guard is not None:
-                for _, text in self._context.request.format.response_texts(payload):
-                    verdict = await self._check_text(text)
-                    if not verdict.allowed:
-                        await self._reject_output(verdict)
-                        return
         self._start["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
         self._closed = True
         self._context.settle(self.tokens)
         await self._send_start()
         await self._context.send(_body(body, more=False))
+
+    async def _judged(self, payload: dict[str, Any], body: bytes) -> bytes:
+        """The body with the fields that may leave, once the guard has allowed their text.
+
+        Raises:
+            StreamBlocked: the verdict was not `allow`.
+            ValueError: the payload cannot be read.
+        """
+        kept, texts = read_response(self._context.request.format.name, payload)
+        channels: dict[object, str] = {}
+        for channel, text in texts:
+            channels[channel] = channels.get(channel, "") + text
+        for text in channels.values():
+            verdict = await self._check_text(text)
+            if not verdict.allowed:
+                raise StreamBlocked(verdict)
+        return body if kept is payload else _dump(kept)
 
     async def _stream(self, data: bytes, more: bool) -> None:
         terminator = self._terminator
@@ -229,9 +250,14 @@ class GuardedResponse:
                 released += [await buffer.finish(), event]
             else:
                 payload = parse_object(data)
-                texts, finished = api_format.event_texts(payload), api_format.finished_choices(payload)
-                released.append(await buffer.feed(event, texts, finished))
-                if "error" in payload or payload.get("type") in _LAST_RESPONSES_EVENTS:
+                if payload.get("error"):
+                    # The terminator cleans it. Nothing else of this event leaves.
+                    released += [await buffer.finish(), b"data: " + _dump({"error": payload["error"]}) + b"\n\n"]
+                    continue
+                kept, texts = read_event(api_format.name, payload)
+                event = _event(event, kept, changed=kept is not payload, api_format=api_format)
+                released.append(await buffer.feed(event, texts, finished_choices(payload)))
+                if payload.get("type") in _LAST_EVENTS:
                     released.append(await buffer.finish())
         return b"".join(released)
 
@@ -295,3 +321,24 @@ def _body(data: bytes, *, more: bool) -> Event:
 
 def _interrupted() -> APIError:
     return APIError(503, "stream_interrupted", "The stream was interrupted before its end.")
+
+
+def _event(event: bytes, payload: dict[str, Any], *, changed: bool, api_format: APIFormat) -> bytes:
+    """The event with this payload, without comments and other lines that the guard does not read.
+
+    Raises:
+        ValueError: its type does not look like one.
+    """
+    name = b""
+    if api_format.named_events:
+        kind = payload.get("type")
+        if not isinstance(kind, str) or not _EVENT_TYPE.fullmatch(kind):
+            raise ValueError("an event without a type")
+        name = b"event: " + kind.encode() + b"\n"
+    if not changed and event.startswith(name + b"data: ") and event.count(b"\n") == 2 + bool(name):
+        return event
+    return name + b"data: " + _dump(payload) + b"\n\n"
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")

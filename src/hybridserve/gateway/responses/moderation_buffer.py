@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from time import monotonic
 
-from hybridserve.gateway.requests.api_formats import ChannelKey, Texts
+from hybridserve.gateway.responses.response_fields import ChannelKey, Texts
 from hybridserve.guards.base import GuardVerdict
 
 # English text has about four characters per token; the longest common words that are one token have about sixteen.

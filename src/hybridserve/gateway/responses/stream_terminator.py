@@ -11,6 +11,7 @@ from hybridserve.sse import event_data, split_events
 
 _ERRORS = (b'data: {"error"', b'data:{"error"', b"event: error")
 _USAGE = b'"usage":'
+_ANTHROPIC_COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
 
 
 class StreamTerminator:
@@ -26,7 +27,7 @@ class StreamTerminator:
 
     def __init__(self, api_format: APIFormat, read_usage: bool, hide_usage: bool) -> None:
         self._format = api_format
-        self._hint = b"[DONE]" if api_format.name != "responses" else b"event: response."
+        self._hint = b"event: " if api_format.named_events else b"[DONE]"
         self._read_usage = read_usage
         self._hide_usage = hide_usage
         self.done = False
@@ -46,24 +47,30 @@ class StreamTerminator:
     def _inspect(self, event: bytes) -> bytes:
         if _has_line(event, _ERRORS):
             self.failed = True
-            return b"data: " + json.dumps(clean_error_event(_payload(event)), ensure_ascii=False).encode() + b"\n\n"
+            return clean_error_event(_payload(event), self._format.errors)
         if _has_line(event, self._format.ends):
             if self.failed:
                 return b""
             self.done = True
         if self._read_usage and _USAGE in event:
             payload = _payload(event)
-            self.tokens = total_tokens(payload) or total_tokens(payload.get("response")) or self.tokens
+            nested = payload.get("response") or payload.get("message")
+            self.tokens = total_tokens(payload) or total_tokens(nested) or self.tokens
             if self._hide_usage and payload.get("choices") == []:
                 return b""
         return event
 
 
 def total_tokens(payload: object) -> int | None:
-    """``usage.total_tokens`` of a response or event; None if it is missing."""
+    """Tokens in the ``usage`` of a response or event; None if it is missing. Anthropic's has no total."""
     usage = payload.get("usage") if isinstance(payload, dict) else None
-    total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return total if isinstance(total, int) else None
+    if not isinstance(usage, dict):
+        return None
+    if "total_tokens" in usage:
+        total = usage["total_tokens"]
+        return total if isinstance(total, int) else None
+    counts = [count for field in _ANTHROPIC_COUNTS if isinstance(count := usage.get(field), int)]
+    return sum(counts) if counts else None
 
 
 def _has_line(blob: bytes, marks: tuple[bytes, ...]) -> bool:

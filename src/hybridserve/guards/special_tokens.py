@@ -1,0 +1,68 @@
+"""Special tokens of chat templates: how they look, and how they are made harmless in text.
+
+A template marks turns with tokens such as ``<|im_end|>``. The tokenizer reads the same characters in a user's text as
+that token, so a text could end its own turn and forge others: of the served model, or of a guard model that judges it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+JOINER = "\u2060"
+"""A word joiner: invisible, and it breaks a tokenizer's special token and a template's substring test."""
+
+# Forms of the families that we serve or use as guards: ChatML, Llama 3, Granite, Falcon and LFM2; DeepSeek; Nemotron
+# Nano; Gemma; Mistral and Llama 2. Ordinary text does not contain them.
+_FORMS = (
+    r"<\|[^\s<>|]{1,64}\|>",
+    r"<\uff5c[^\s<>\uff5c]{1,64}\uff5c>",
+    r"<SPECIAL_\d{1,4}>",
+    r"<(?:start|end)_of_turn>",
+    r"\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]",
+    r"<</?SYS>>",
+)
+
+
+@cache
+def token_pattern(words: tuple[str, ...] = (), forms: bool = True) -> re.Pattern[str]:
+    """A pattern for these words and, with `forms`, everything that has the form of a special token."""
+    literal = (re.escape(word) for word in sorted(words, key=len, reverse=True))
+    return re.compile("|".join([*literal, *(_FORMS if forms else ())]) or r"(?!)")
+
+
+def escape(text: str, pattern: re.Pattern[str]) -> str:
+    """The text with a word joiner behind the first character of every match; what a reader sees stays the same."""
+    # Repeated: escaping </think> leaves /think behind its first character.
+    while pattern.search(text):
+        text = pattern.sub(lambda match: match[0][0] + JOINER + match[0][1:], text)
+    return text
+
+
+def special_tokens(tokenizer_config: object, tokenizer: object) -> tuple[str, ...]:
+    """Special tokens that these tokenizer files declare.
+
+    Args:
+        tokenizer_config: content of ``tokenizer_config.json``.
+        tokenizer: content of ``tokenizer.json``, whose ``added_tokens`` say which are special.
+    """
+    entries: list[object] = []
+    if isinstance(tokenizer_config, dict):
+        entries += [value for key, value in tokenizer_config.items() if key.endswith("_token")]
+        for field in ("extra_special_tokens", "additional_special_tokens"):
+            entries += _as_list(tokenizer_config.get(field))
+        entries += _special(_as_list(tokenizer_config.get("added_tokens_decoder")))
+    if isinstance(tokenizer, dict):
+        entries += _special(_as_list(tokenizer.get("added_tokens")))
+    texts = (entry.get("content") if isinstance(entry, dict) else entry for entry in entries)
+    return tuple(sorted({text for text in texts if isinstance(text, str) and len(text) > 1}))
+
+
+def _special(entries: list[object]) -> list[object]:
+    return [entry for entry in entries if isinstance(entry, dict) and entry.get("special")]
+
+
+def _as_list(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
