@@ -31,7 +31,7 @@ for name in HYBRIDSERVE_ACCESS__KEYS_FILE HYBRIDSERVE_GUARD__API_KEY_FILE HF_TOK
     [ -n "$file" ] || continue
     [ ! -d "$file" ] || refuse "the secret $file is a folder" "create the file on the host before the container"
     [ -e "$file" ] || refuse "the secret $file is missing" "mount it, or unset $name"
-    [ -r "$file" ] || refuse "the secret $file cannot be read by uid $(id -u)" "chmod or chown it on the host"
+    [ -r "$file" ] || refuse "the secret $file cannot be read by uid $(id -u)" "chmod 640 it on the host, with its group in SECRETS_GID"
     [ -s "$file" ] || refuse "the secret $file is empty" "hybridserve key makes one"
 done
 

@@ -11,6 +11,18 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"
 ENV_EXAMPLE = ROOT / ".env.example"
+# Profiles, and the services that compose starts with them; docker_stack.py asks compose itself.
+STARTED = {
+    "": "",
+    "demo": "demo",
+    "gpu": "gpu",
+    "gpu guard": "gpu guard",
+    "monitoring": "prometheus grafana",
+    "gpu monitoring": "gpu prometheus grafana",
+    "demo monitoring alerting": "demo prometheus grafana alertmanager",
+    "loadtest": "loadtest",
+    "gpu loadtest": "gpu loadtest",
+}
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Z][A-Z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
@@ -32,6 +44,20 @@ def compose(environ: dict[str, str] | None = None) -> dict[str, Any]:
 
 def services() -> dict[str, dict[str, Any]]:
     return dict(compose()["services"])
+
+
+def started(*profiles: str) -> set[str]:
+    """What `docker compose --profile ... up` starts: the services of these profiles, and those without a profile.
+
+    Raises:
+        AssertionError: one of them needs a service of another profile.
+    """
+    every = services()
+    found = {name for name, service in every.items() if set(profiles) & set(service.get("profiles", profiles))}
+    for name in found:
+        for needed, how in every[name].get("depends_on", {}).items():
+            assert needed in found or how.get("required") is False, f"{name} needs {needed}"
+    return found
 
 
 def variables() -> dict[str, str | None]:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from compose_file import ROOT
+from compose_file import ROOT, STARTED
 from docker_engine import (
     CONTROL,
     PROMETHEUS_IMAGE,
@@ -54,8 +54,8 @@ def project(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def demo(project: Project) -> Project:
     started = time.monotonic()
-    project.up()
-    record("`docker compose up --wait`, until healthy", time.monotonic() - started, "s")
+    project.up(profiles=("demo",))
+    record("`docker compose --profile demo up --wait`, until healthy", time.monotonic() - started, "s")
     return project
 
 
@@ -90,6 +90,12 @@ def test_engine_arguments_equal_make_serve(demo: Project, capsys: pytest.Capture
 def targets(project: Project) -> list[dict[str, Any]]:
     url = f"http://127.0.0.1:{project.environ['PROMETHEUS_PORT']}/api/v1/targets"
     return list(httpx.get(url, trust_env=False).json()["data"]["activeTargets"])
+
+
+@pytest.mark.parametrize(("profiles", "names"), STARTED.items())
+def test_compose_starts_what_a_profile_names(profiles: str, names: str, project: Project) -> None:
+    ran = project.compose("config", "--services", profiles=tuple(profiles.split()))
+    assert set(ran.stdout.split()) == set(names.split()), ran.stderr
 
 
 def all_up(project: Project) -> bool:
@@ -136,7 +142,7 @@ def test_load_test_exit_code_follows_the_slo(ttft: float, code: int, demo: Proje
     scenario |= {"curve": {"shape": "constant", "level": 1, "seconds": 8}}
     (tmp_path / "gate.yaml").write_text(yaml.safe_dump(scenario))
     words = ("run", "--rm", "-T", "--volume", f"{tmp_path}/gate.yaml:/gate.yaml:ro", "loadtest")
-    ran = demo.compose(*words, profiles=("loadtest",), SCENARIO="/gate.yaml")
+    ran = demo.compose(*words, profiles=("demo", "loadtest"), SCENARIO="/gate.yaml")
     assert ran.returncode == code, ran.stderr[-2000:] + ran.stdout[-2000:]
     assert "SLO" in ran.stdout + ran.stderr
 
@@ -177,7 +183,7 @@ def test_scale_starts_two_demos(project: Project) -> None:
     """`--scale` with a range of ports: each replica takes one."""
     first = free_port(2)
     started = time.monotonic()
-    project.up("--scale", "demo=2", PORT=f"{first}-{first + 1}", MEMORY="6g")
+    project.up("--scale", "demo=2", profiles=("demo",), PORT=f"{first}-{first + 1}", MEMORY="6g")
     record("two of them (`--scale demo=2`), until healthy", time.monotonic() - started, "s")
     try:
         assert len(project.containers("demo")) == 2
@@ -193,7 +199,7 @@ def test_low_memory_limit_is_one_line(project: Project) -> None:
     assert ran.returncode == 2
     failed_with_one_line(ran, line)
     started = time.monotonic()
-    ran = project.compose("up", "--no-build", "--wait", MEMORY="1g")
+    ran = project.compose("up", "--no-build", "--wait", profiles=("demo",), MEMORY="1g")
     logs = project.logs()
     project.down()
     assert ran.returncode != 0

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from compose_file import ENV_EXAMPLE, FILE, ROOT, compose, services, settings_file, variables
+from compose_file import ENV_EXAMPLE, FILE, ROOT, STARTED, compose, services, settings_file, started, variables
 
 from hybridserve.settings import Settings, load
 
 SERVICES = sorted(services())
-PUBLISHED = {"demo", "gpu", "prometheus", "grafana"}
+PUBLISHED = {"demo", "gpu", "prometheus", "grafana", "alertmanager"}
 
 
 def schema_check(file: Path) -> subprocess.CompletedProcess[str]:
@@ -32,18 +32,33 @@ def test_file_matches_the_compose_schema(tmp_path: Path) -> None:
     assert schema_check(wrong).returncode == 1
 
 
-def test_each_profile_starts_its_services() -> None:
-    by_profile: dict[str, set[str]] = {}
-    for name, service in services().items():
-        for profile in service.get("profiles", ["default"]):
-            by_profile.setdefault(profile, set()).add(name)
-    assert by_profile == {
-        "default": {"demo"},
-        "gpu": {"gpu"},
-        "guard": {"guard"},
-        "monitoring": {"prometheus", "grafana"},
-        "loadtest": {"loadtest"},
-    }
+@pytest.mark.parametrize(("profiles", "names"), STARTED.items())
+def test_a_profile_starts_what_it_names(profiles: str, names: str) -> None:
+    assert started(*profiles.split()) == set(names.split())
+
+
+def test_the_load_test_asks_the_service_that_is_named() -> None:
+    """By its name on a network that both are on, for each of the services that it can wait for."""
+    loadtest = services()["loadtest"]
+    for target in loadtest["depends_on"]:
+        asked = compose({"LOADTEST_TARGET": target})["services"]["loadtest"]["command"]
+        assert f"http://{target}:8000" in asked
+        assert set(services()[target]["networks"]) & set(loadtest["networks"])
+    assert "http://demo:8000" in loadtest["command"]
+
+
+def test_images_of_this_project_can_be_built() -> None:
+    ours = {name: service for name, service in services().items() if service["image"].startswith("hybridserve:")}
+    assert set(ours) == {"demo", "gpu", "guard", "loadtest"}
+    for name, service in ours.items():
+        assert (ROOT / service["build"]["dockerfile"]).is_file(), name
+
+
+def test_secret_files_need_no_reader_but_their_group() -> None:
+    users = {name: service for name, service in services().items() if "secrets" in service}
+    assert set(users) == {"gpu", "grafana"}
+    for name in users:
+        assert compose({"SECRETS_GID": "1000"})["services"][name]["group_add"] == ["1000"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
