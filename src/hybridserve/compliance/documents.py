@@ -11,8 +11,8 @@ from typing import Any
 
 from hybridserve.catalog.licenses import License
 from hybridserve.compliance.findings import Finding, Profile, compliance_status
+from hybridserve.compliance.rules.attribution import NOTICE_FILE
 from hybridserve.compliance.rules.base import applies, clause, duties
-from hybridserve.compliance.rules.license import NOTICE_FILE
 from hybridserve.compliance.view import DeploymentView, Part
 
 # License texts may contain characters that an HTTP header must not.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import date
 
 from hybridserve.compliance.findings import Finding, Outcome, passed
+from hybridserve.compliance.rules.attribution import ATTRIBUTION
 from hybridserve.compliance.rules.base import DatedCheck, Rule
 from hybridserve.compliance.rules.engine import ENGINE
 from hybridserve.compliance.rules.exposure import EXPOSURE
@@ -15,7 +16,7 @@ from hybridserve.compliance.rules.license import LICENSE, is_current
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.settings.license import Waiver
 
-_CHECKS = (*LICENSE, *GUARD, *ENGINE, *EXPOSURE)
+_CHECKS = (*LICENSE, *ATTRIBUTION, *GUARD, *ENGINE, *EXPOSURE)
 RULES: tuple[Rule, ...] = tuple(rule for rule, _ in _CHECKS)
 """All rules that need no running service."""
 

@@ -16,7 +16,7 @@ from hybridserve.catalog.models import ResolvedModel
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.compliance.evidence import LIVE_RULES, read_evidence
 from hybridserve.compliance.findings import Profile
-from hybridserve.compliance.rules.license import NOTICE_FILE
+from hybridserve.compliance.rules.attribution import NOTICE_FILE
 from hybridserve.compliance.view import Bundle, DeploymentView, ModelFiles, Part, PlannedEngine
 from hybridserve.errors import ConfigError, from_validation
 from hybridserve.files import read_text
