@@ -37,7 +37,7 @@ def measured_table(
     constants = dict(said["constants"])
     constants["default_block_size"] = {**base.default_block_size, **constants["default_block_size"]}
     removed = sorted(set(said_before["environment"]) - set(said["environment"]))
-    gone = dict.fromkeys(removed, f"removed in vLLM {release.version}")
+    gone = {name: f"removed in vLLM {release.version}" for name in removed if "ROCM" not in name}
     pins = release.requirements
     update = {
         **constants,
@@ -50,15 +50,15 @@ def measured_table(
         "lookahead_block_hashes": source.mentions(release.folder, "config/speculative.py", "lookahead_block_hashes"),
         "max_num_active_seqs": "--max-num-active-seqs" in said["flags"],
         "ignored_arguments": {
-            flag.removeprefix("--").replace("-", "_"): text
+            flag.removeprefix("--").replace("-", "_"): next(part for part in text.split(". ") if "no effect" in part)
             for flag, text in source.deprecations(release.folder).items()
             if "no effect" in text
         },
         "ignored_environment": {**base.ignored_environment, **gone},
         "pins": Pins(
-            python=release.python,
+            python=_sorted(release.python),
             torch=str(pins["torch"].specifier).removeprefix("==").partition("+")[0],
-            transformers=str(pins["transformers"].specifier),
+            transformers=_sorted(str(pins["transformers"].specifier)),
         ),
         "ray": (ray,),
         "known_faults": _faults(base, constants["mamba_cache_modes"], cache),
@@ -75,7 +75,7 @@ def ray_support(version: str, broken: Iterable[tuple[source.BrokenImport, bool]]
 
 def changes(before: EngineTable, after: EngineTable) -> dict[str, tuple[Any, Any]]:
     """Fields on which two tables differ, apart from what an entry says about itself."""
-    old, new = before.model_dump(), after.model_dump()
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return {name: (old[name], new[name]) for name in new if name not in ABOUT and not _same(old[name], new[name])}
 
 
@@ -83,8 +83,16 @@ def entry_text(table: EngineTable, base: EngineTable) -> str:
     """The entry as YAML, as `engines.yaml` has it: what differs from the release before."""
     about = {"version": table.version, "based_on": base.version, "source": table.source, "read": table.read}
     entry = about | {"verified": table.verified} | {name: new for name, (_, new) in changes(base, table).items()}
+    if "ignored_environment" in entry:
+        gone = entry["ignored_environment"].items()
+        entry["ignored_environment"] = {name: why for name, why in gone if name not in base.ignored_environment}
     text = yaml.safe_dump([_plain(entry)], sort_keys=False, width=110, default_flow_style=None)
     return "\n" + "".join(f"  {line}\n" for line in text.splitlines())
+
+
+def _sorted(specifier: str) -> str:
+    """The bounds of a version, lowest first."""
+    return ",".join(sorted(specifier.split(","), reverse=True))
 
 
 def _resets_block_size(release: Release, cache: CacheTest | None) -> bool:

@@ -92,7 +92,11 @@ def flags() -> dict[str, Any]:
             continue
         parser = module.make_arg_parser(FlexibleArgumentParser())
         return {
-            max(action.option_strings, key=len): sorted(map(str, action.choices)) if action.choices else None
+            next(option for option in action.option_strings if option.startswith("--")): sorted(
+                map(str, action.choices)
+            )
+            if action.choices
+            else None
             for action in parser._actions
             if any(option.startswith("--") for option in action.option_strings)
         }

@@ -194,6 +194,37 @@ def lfm2_moe(**changes: Any) -> dict[str, Any]:
     return lfm2(architectures=["Lfm2MoeForCausalLM"], model_type="lfm2_moe") | experts | changes
 
 
+def lfm2_vl(text: dict[str, Any] | None = None) -> dict[str, Any]:
+    text = text or lfm2()
+    vision = {
+        "model_type": "siglip2_vision_model",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_patches": 256,
+        "patch_size": 16,
+    }
+    wrapper = {"architectures": ["Lfm2VlForConditionalGeneration"], "model_type": "lfm2_vl", "image_token_id": 1000}
+    return wrapper | {"text_config": text, "vision_config": vision, "torch_dtype": "bfloat16"}
+
+
+def minicpm_v(layers: int = 8, **changes: Any) -> dict[str, Any]:
+    text = qwen3_5(layers, text=True, **changes)
+    vision = {
+        "model_type": "minicpmv4_6_vision",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "patch_size": 14,
+        "image_size": 224,
+        "insert_layer_id": 1,
+    }
+    wrapper = {"architectures": ["MiniCPMV4_6ForConditionalGeneration"], "model_type": "minicpmv4_6"}
+    return wrapper | {"text_config": text, "vision_config": vision, "dtype": "bfloat16"}
+
+
 def olmo_hybrid(**changes: Any) -> dict[str, Any]:
     return {
         "architectures": ["OlmoHybridForCausalLM"],

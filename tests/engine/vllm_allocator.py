@@ -46,6 +46,7 @@ from vllm.model_executor.models.registry import ModelRegistry
 from vllm.platforms import current_platform
 from vllm.platforms.interface import Platform
 from vllm.v1.attention.backend import AttentionCGSupport
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend
 from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
 from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts, resolve_kv_cache_layout
@@ -241,13 +242,17 @@ def _machine(request: dict[str, Any]) -> Iterator[None]:
         gated_delta_net._resolve_gdn_prefill_backend = lambda config: _on_gpu(resolve, config, capability)
     torch.cpu._is_avx512_bf16_supported = lambda: bool(request.get("avx512_bf16", False))
     triton = vllm.config.vllm.HAS_TRITON
-    if request.get("platform", "cuda") == "cuda" and request.get("use_replayssm"):
-        vllm.config.vllm.HAS_TRITON = True
+    supports = CPUAttentionBackend.supports_kv_cache_dtype
+    if request.get("platform", "cuda") == "cuda":
+        # The layers are built with this backend; what a GPU supports is asked of `CudaAttention`.
+        CPUAttentionBackend.supports_kv_cache_dtype = classmethod(lambda *_: True)
+        vllm.config.vllm.HAS_TRITON |= bool(request.get("use_replayssm"))
     try:
         yield
     finally:
         torch.cpu._is_avx512_bf16_supported = real
         vllm.config.vllm.HAS_TRITON = triton
+        CPUAttentionBackend.supports_kv_cache_dtype = supports
         gated_delta_net._resolve_gdn_prefill_backend = resolve
 
 

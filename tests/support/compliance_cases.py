@@ -69,6 +69,7 @@ class Case:
     platform: str = "cuda"
     blackwell: bool = False
     hybrid: bool | None = True
+    mixer: str | None = "mamba2"
     today: date = TODAY
 
     def set(self, path: str, value: Any) -> Case:
@@ -98,7 +99,7 @@ class Case:
         model = ResolvedModel(id=settings.model.id, card=self.card, config={}, folder=folder)
         engine = settings.engine.model_dump(mode="json", exclude={"extra_args"}) | settings.engine.extra_args
         planned = PlannedEngine(platform=self.platform, args=engine, blackwell=self.blackwell, hybrid=self.hybrid,
-                                cache=self.facts, refusal=self.refusal)  # fmt: skip
+                                mixer=self.mixer, cache=self.facts, refusal=self.refusal)  # fmt: skip
         return deployment_view(settings, model, planned, "production")
 
     def findings(self) -> list[Finding]:

@@ -119,7 +119,8 @@ def engine_tables() -> tuple[EngineTable, ...]:
     for entry in content["engines"]:
         # A release that builds on another one states what differs; what it is proved by is never inherited.
         base = entries.get(entry.pop("based_on", ""), {})
-        entries[entry["version"]] = {**base, "verified": False, **entry}
+        gone = {**base.get("ignored_environment", {}), **entry.get("ignored_environment", {})}
+        entries[entry["version"]] = {**base, "verified": False, **entry, "ignored_environment": gone}
     tables = (EngineTable.model_validate(entry) for entry in entries.values())
     return tuple(sorted(tables, key=lambda table: release(table.version)))
 

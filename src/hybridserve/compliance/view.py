@@ -47,6 +47,7 @@ class PlannedEngine:
     Attributes:
         args: engine arguments under vLLM's names, as they are passed.
         hybrid: the model has state layers; None where its config is not known.
+        mixer: kind of its state layers, as the engine table names them.
         cache: None where no plan could be computed; `refusal` then gives the engine's reason.
     """
 
@@ -54,6 +55,7 @@ class PlannedEngine:
     args: Mapping[str, Any]
     blackwell: bool = False
     hybrid: bool | None = None
+    mixer: str | None = None
     cache: CacheFacts | None = None
     refusal: str | None = None
 

@@ -10,7 +10,9 @@ from hybridserve.compliance import DeploymentView, deployment_view
 from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.view import CacheFacts, PlannedEngine
 from hybridserve.errors import ConfigError, PlanRefused
+from hybridserve.planning.cache.validation import state_kind
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
+from hybridserve.planning.models import Architecture
 from hybridserve.planning.resolve import ResolvedPlan, deployment_from, engine_args, find_model, plan_settings
 from hybridserve.settings import Settings
 
@@ -42,7 +44,7 @@ def planned_view(planned: ResolvedPlan, profile: Profile) -> DeploymentView:
     engine = PlannedEngine(
         args=_engine_args(planned),
         cache=_cache_facts(plan),
-        hybrid=plan.deployment.arch.hybrid,
+        **_state(plan.deployment.arch),
         **_device(plan.deployment.accelerator),
     )
     return deployment_view(planned.settings, planned.model, engine, profile)
@@ -55,7 +57,7 @@ def _refused_view(settings: Settings, profile: Profile, refusal: PlanRefused) ->
         args={**settings.engine.model_dump(mode="json", exclude={"extra_args"}), **settings.engine.extra_args},
         cache=_facts_of_one_sequence(asked),
         refusal=refusal.what,
-        hybrid=asked.arch.hybrid,
+        **_state(asked.arch),
         **_device(asked.accelerator),
     )
     return deployment_view(settings, model, engine, profile)
@@ -71,6 +73,10 @@ def _engine_args(planned: ResolvedPlan) -> dict[str, Any]:
             raise
         here = settings.model.model_copy(update={"source": "."})
         return engine_args(settings.model_copy(update={"model": here}), planned)
+
+
+def _state(arch: Architecture) -> dict[str, Any]:
+    return {"hybrid": arch.hybrid, "mixer": state_kind(arch.state) if arch.state else None}
 
 
 def _device(device: Accelerator) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
             must_divide(inner, "mamba_expand * hidden_size", "The Mamba state is not divisible")
         case ShortConv(width=width):
             must_divide(width, "conv_dim", "The convolution is not divisible")
+    if arch.tower is not None:
+        must_divide(arch.tower.heads, "vision_config.num_heads", "The vision encoder is not divisible")
     if arch.mlp is not None:
         must_divide(arch.mlp.intermediate, "intermediate_size", "The MLP is not divisible")
     if arch.moe is not None:

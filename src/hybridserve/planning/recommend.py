@@ -131,7 +131,19 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
         raise nothing_fits(asked, plan)
 
     flags += _describe(asked, plan, workload, goal, table)
+    if _core_forgets_block(plan, table):
+        reason = f"the core of vLLM {table.version} on CPU forgets the block that it aligned"
+        flags.append(
+            Flag("block_size", layout.block_size, reason, "prompts hit from the second time on, not the third")
+        )
     return Recommendation(goal, workload, tuple(flags), tuple(alternatives(plan, workload)), plan)
+
+
+def _core_forgets_block(plan: DeploymentPlan, table: EngineTable) -> bool:
+    """Whether the block has to be set to the size that the engine chooses anyway."""
+    cpu = plan.deployment.accelerator.platform == "cpu"
+    chosen = plan.deployment.cache.block_size is None
+    return cpu and table.cpu_resets_block_size and plan.layout.mode == "align" and chosen
 
 
 def _state_dtype(deployment: Deployment) -> str | None:

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+from packaging.specifiers import SpecifierSet
 
 from hybridserve.catalog.engines import engine_table
 from hybridserve.deployment.spec import DeploymentSpec
@@ -47,10 +48,10 @@ def check_machine(spec: DeploymentSpec, *, ray: bool) -> None:
 
 
 def check_versions(settings: Settings, *, ray: bool) -> None:
-    """The installed engine and Ray are the pinned versions.
+    """The installed engine and what it needs have fitting versions, and it uses every variable that is set for it.
 
     Raises:
-        EnvironmentFault: a package is missing, or has another version.
+        EnvironmentFault: a package is missing or has another version, or the engine ignores a variable.
     """
     pinned = settings.engine.version
     extra = "cpu" if settings.accelerator.name == "cpu" else "gpu"
@@ -65,6 +66,16 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
             f"make install LOCK={extra}, or set engine.version to {found} and plan again",
         )
     table, _ = engine_table(pinned)
+    transformers = _installed("transformers")
+    if transformers is not None and not SpecifierSet(table.pins.transformers).contains(transformers):
+        raise EnvironmentFault(
+            "transformers",
+            f"transformers {transformers} is installed, vLLM {pinned} needs {table.pins.transformers}",
+            f"make install LOCK={extra}",
+        )
+    for name, why in table.ignored_environment.items():
+        if name in os.environ:
+            raise EnvironmentFault(name, f"is set, but vLLM {pinned} does not read it: {why}", "unset it")
     served_with = [entry.version for entry in table.ray if entry.works]
     if ray and (installed := _installed("ray")) not in served_with:
         raise EnvironmentFault(

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import hybridserve
+from hybridserve.catalog.engines import engine_table
 from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import HybridServeError
@@ -155,3 +156,18 @@ def test_root_cause_is_the_innermost_specific_error() -> None:
     ]
     assert root_cause(wrapped).startswith("Engine core")
     assert root_cause([""]) == "the process gave no reason"
+
+
+def test_variable_that_the_engine_ignores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = engine_table("0.33.0")[0].model_copy(update={"version": "0.29.0", "pins": engine_table("0.29.0")[0].pins})
+    monkeypatch.setattr(preflight, "engine_table", lambda _: (table, None))
+    monkeypatch.setenv("VLLM_PREFIX_CACHE_RETENTION_INTERVAL", "8")
+    with pytest.raises(HybridServeError, match="does not read it"):
+        preflight.check_versions(settings(), ray=False)
+
+
+def test_transformers_outside_the_engines_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = preflight._installed
+    monkeypatch.setattr(preflight, "_installed", lambda name: "5.0.0" if name == "transformers" else real(name))
+    with pytest.raises(HybridServeError, match=r"transformers 5\.0\.0 is installed, vLLM 0\.29\.0 needs >=5\.10\.4"):
+        preflight.check_versions(settings(), ray=False)

@@ -5,11 +5,10 @@ Each rule names the public issue or the measurement that it is based on. Numbers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from packaging.version import Version
-
-from hybridserve.catalog.engines import release
+from hybridserve.catalog.engines import EngineTable, engine_table, release
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.rules.base import RuleFamily
 from hybridserve.compliance.view import CacheFacts, DeploymentView
@@ -22,6 +21,8 @@ VLLM = "https://github.com/vllm-project/vllm/issues/"
 MEASURED = "measured on vLLM 0.29.0"
 # Many prompts are shorter than this: with a larger smallest cacheable prefix they never hit the prefix cache.
 SHORT_PROMPT = 512
+# Methods whose drafts the lookahead block hashes of vLLM 0.33 cover.
+LOOKAHEAD_METHODS = ("mtp", "eagle", "eagle3")
 # Close to the last token that fits, aligned prefill can loop forever (vllm#52520).
 CONTEXT_SHARE = 0.95
 
@@ -65,7 +66,7 @@ def starts(view: DeploymentView) -> Outcome:
     "seqs-over-blocks",
     "max_num_seqs is not larger than the number of cache blocks",
     basis=VLLM + "49064",
-    remedy="lower engine.max_num_seqs to the planner's N_steady",
+    remedy="lower engine.max_num_seqs to the planner's N_steady; since vLLM 0.31 max_num_active_seqs limits what runs",
 )
 def seqs_over_blocks(view: DeploymentView) -> Outcome | None:
     cache = _hybrid_cache(view)
@@ -178,18 +179,27 @@ def stochastic_rounding(view: DeploymentView) -> Outcome:
 
 @ENGINE.rule(
     "mtp-prefix-cache",
-    "Speculative decoding is not combined with prefix caching",
-    basis=VLLM + "53912",
-    remedy="remove engine.speculative_config, or set engine.enable_prefix_caching to false",
+    "Speculative decoding is not combined with prefix caching without lookahead block hashes",
+    basis=VLLM + "53912; vLLM 0.33 hashes ahead of the draft tokens",
+    remedy="remove engine.speculative_config, set engine.enable_prefix_caching to false, or use vLLM 0.33 with MTP",
     when=_hybrid,
 )
 def mtp_prefix_cache(view: DeploymentView) -> Outcome | None:
     method = _speculation(view)
     if not method:
         return None
-    if _caching_states(view):
-        return failed(f"speculative decoding by {method}, prefix caching on: corrupts output on hybrids")
-    return passed(f"speculative decoding by {method}, prefix caching off")
+    if not _caching_states(view):
+        return passed(f"speculative decoding by {method}, prefix caching off")
+    config = _arg(view, "speculative_config")
+    if _table(view).lookahead_block_hashes and method.endswith(LOOKAHEAD_METHODS):
+        if config.get("disable_lookahead_block_hashes"):
+            return failed(
+                "disable_lookahead_block_hashes is set: without them prefix caching corrupts output on hybrids"
+            )
+        if _arg(view, "kv_transfer_config"):
+            return failed(f"{method}, prefix caching and a KV connector, which turns lookahead block hashes off")
+        return passed(f"speculative decoding by {method}, with lookahead block hashes")
+    return failed(f"speculative decoding by {method}, prefix caching on: corrupts output on hybrids")
 
 
 @ENGINE.rule(
@@ -212,14 +222,25 @@ def _forbidden_argument(name: str, title: str, argument: str, effect: str, *, ba
         return failed(f"{argument} is set: {effect}") if _arg(view, argument) else passed(f"{argument} is not set")
 
 
-_forbidden_argument(
+@ENGINE.rule(
     "kv-connector",
-    "No external KV connector on a hybrid",
-    "kv_transfer_config",
-    "a hit restores the attention cache without the state",
-    basis="https://github.com/LMCache/LMCache/issues/4247; " + VLLM + "37285",
-    setting="engine.kv_transfer_config",
+    "An external KV connector transfers the state too",
+    basis="https://github.com/LMCache/LMCache/issues/4247; " + VLLM + "37285; connectors with SupportsHMA by release",
+    remedy="remove engine.kv_transfer_config, or use a connector that supports the hybrid cache manager",
+    when=_hybrid,
 )
+def kv_connector(view: DeploymentView) -> Outcome:
+    names = _connectors(_arg(view, "kv_transfer_config"))
+    if not names:
+        return passed("kv_transfer_config is not set")
+    table = _table(view)
+    if unfit := sorted(set(names) - table.hybrid_kv_connectors):
+        return failed(f"{', '.join(unfit)}: a hit restores the attention cache without the state")
+    if any(name.startswith("Nixl") for name in names) and _arg(view, "async_scheduling") is not False:
+        return failed(f"{', '.join(names)} with async_scheduling: corrupts output on hybrids; set it to false")
+    return passed(f"{', '.join(names)}: supports the hybrid cache manager in vLLM {table.version}")
+
+
 _forbidden_argument(
     "kv-events",
     "KV cache events are off on a hybrid",
@@ -241,12 +262,17 @@ _forbidden_argument(
 @ENGINE.rule(
     "block-size",
     "Block sizes are chosen by the engine",
-    basis=VLLM + "53142; " + VLLM + "57266",
-    remedy="leave engine.block_size and mamba_block_size empty: the engine aligns them to the state page",
+    basis=VLLM + "53142; " + VLLM + "57266; on CPU " + MEASURED + " and 0.31.0",
+    remedy="leave engine.block_size and mamba_block_size empty; on CPU use the block_size that the plan has",
     when=_hybrid,
 )
 def block_size(view: DeploymentView) -> Outcome:
     found = [name for name in ("block_size", "mamba_block_size") if _arg(view, name) is not None]
+    cache, table = view.engine.cache, _table(view)
+    if view.engine.platform == "cpu" and table.cpu_resets_block_size and cache is not None and cache.mode == "align":
+        aligned = _arg(view, "block_size") == cache.block_size and found == ["block_size"]
+        why = f"vLLM {table.version} on CPU forgets it otherwise, and prompts hit from the third time on"
+        return require(aligned, f"block_size has to be {cache.block_size}: {why}")
     return require(not found, f"set: {', '.join(found)}" if found else "not set")
 
 
@@ -270,15 +296,47 @@ def chunked_prefill(view: DeploymentView) -> Outcome:
     when=_hybrid,
 )
 def cache_mode(view: DeploymentView) -> Outcome:
-    mode, cpu = _arg(view, "mamba_cache_mode"), view.engine.platform == "cpu"
-    since_032 = release(view.settings.engine.version) >= Version("0.32")
-    if mode == "all" and since_032:
-        return failed(f"all: refused by vLLM {view.settings.engine.version}")
+    mode, table = _arg(view, "mamba_cache_mode"), _table(view)
+    if mode and table.mamba_cache_mode_ignored:
+        return passed(f"vLLM {table.version} takes it from enable_prefix_caching")
+    if mode == "all" and mode not in table.mamba_cache_modes:
+        return failed(f"all: refused by vLLM {table.version}")
     if mode == "all":
         return failed("all: one state per block, and on CPU it fails for prompts of more than one chunk")
-    if cpu and since_032 and _caching_states(view):
-        return failed(f"prefix caching on CPU crashes in prefill in vLLM {view.settings.engine.version}")
+    engine = view.engine
+    for fault in table.known_faults if _caching_states(view) else ():
+        here = engine.platform in fault.platforms and engine.mixer in (None, *fault.mixers)
+        if here and (mode or "align") in fault.modes:
+            return failed(f"prefix caching on {engine.platform} with vLLM {table.version}: {fault.what}")
     return passed(str(mode or "chosen by the engine"))
+
+
+@ENGINE.rule(
+    "ignored-argument",
+    "No argument is set that this release ignores",
+    basis="the release's own deprecation notes, read by `make engine`",
+    remedy="remove the argument; the evidence names what replaces it",
+    severity="warning",
+)
+def ignored_argument(view: DeploymentView) -> Outcome:
+    table = _table(view)
+    found = [f"{name}: {why}" for name, why in table.ignored_arguments.items() if _arg(view, name) not in (None, False)]
+    return require(not found, "; ".join(found) or "none")
+
+
+@ENGINE.rule(
+    "ray-version",
+    "Ray Serve LLM works with this release",
+    basis="imports of ray.llm, checked by `make engine`; https://github.com/ray-project/ray/issues/62985",
+    remedy="set engine.version to a release that the table in docs/reference/engines.md lists for this Ray",
+)
+def ray_version(view: DeploymentView) -> Outcome:
+    table = _table(view)
+    working = [entry for entry in table.ray if entry.works]
+    if not working:
+        return failed(f"vLLM {table.version}: no Ray release imports it")
+    broken = [name for entry in working for name in entry.broken]
+    return passed(f"Ray {working[-1].version}" + (f"; not working: {', '.join(broken)}" if broken else ""))
 
 
 @ENGINE.rule(
@@ -356,6 +414,20 @@ def version(view: DeploymentView) -> Outcome | None:
     if needed is None:
         return None
     return require(release(present) >= release(needed), f"vLLM {present}, the model needs {needed}")
+
+
+def _table(view: DeploymentView) -> EngineTable:
+    return engine_table(view.settings.engine.version)[0]
+
+
+def _connectors(config: Any) -> list[str]:
+    """Names of the connectors that a kv_transfer_config uses, those inside a MultiConnector included."""
+    if not isinstance(config, Mapping) or not config:
+        return []
+    extra = config.get("kv_connector_extra_config")
+    inner = extra.get("connectors") if isinstance(extra, Mapping) else None
+    parts = inner if isinstance(inner, list) else []
+    return [str(config.get("kv_connector")), *(name for part in parts for name in _connectors(part))]
 
 
 def _hybrid_cache(view: DeploymentView) -> CacheFacts | None:

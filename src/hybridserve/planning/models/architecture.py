@@ -142,6 +142,7 @@ class Tower:
     """Patches of the image that become one token."""
     max_patches: int
     """Most patches of one image: the profiling run encodes such an image."""
+    heads: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,27 @@
 """Qwen3-Next and Qwen3.5 to 3.8: gated delta net in three layers of four, gated attention in the fourth.
 
 Qwen3.5 and later wrap the language model with a vision encoder; the config of the language model is `text_config`.
+MiniCPM-V 4.6 wraps a Qwen3.5 with an encoder of its own.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Layer
 from hybridserve.planning.models.fields import Fields
-from hybridserve.planning.models.vision import qwen3_vision
+from hybridserve.planning.models.vision import NOT_READ, qwen3_vision
 
 
 def read(fields: Fields) -> Architecture:
-    """The architecture of a Qwen3-Next, Qwen3.5, Qwen3.6 or Qwen3.8 model."""
+    """The architecture of a Qwen3-Next, Qwen3.5, Qwen3.6, Qwen3.8 or MiniCPM-V 4.6 model."""
     wrapper, name = fields, fields.architecture
     if vision := name.endswith("ForConditionalGeneration"):
         fields = fields.part("text_config")
     kinds = layer_kinds(fields)
-    # In Qwen3.5 the class decides: each layer of the MoE class has experts, and none of the dense class.
+    # Since Qwen3.5 the class decides: each layer of the MoE class has experts, and none of the dense class.
     moe = name.startswith("Qwen3_5Moe")
-    sparse = [moe] * len(kinds) if name.startswith("Qwen3_5") else fields.sparse_layers(len(kinds))
+    sparse = fields.sparse_layers(len(kinds)) if name == "Qwen3NextForCausalLM" else [moe] * len(kinds)
     layers = tuple(
         Layer(attention=kind == "full_attention", state=kind == "linear_attention", mlp=not moe, moe=moe, norms=2)
         for kind, moe in zip(kinds, sparse, strict=True)
@@ -48,8 +51,13 @@ def read(fields: Fields) -> Architecture:
         ssm_dtype=fields.dtype_of("mamba_ssm_dtype") if name.startswith("Qwen3_5") else None,
         marks_linear_attention=True,
         mtp=_mtp(fields, moe=any(layer.moe for layer in layers)) if name.startswith("Qwen3_5") else (),
-        **(qwen3_vision(wrapper) if vision else {}),
+        **_vision(wrapper, name) if vision else {},
     )
+
+
+def _vision(wrapper: Fields, name: str) -> dict[str, Any]:
+    """The encoder as arguments of `Architecture`."""
+    return qwen3_vision(wrapper) if name.startswith("Qwen3_5") else NOT_READ
 
 
 def _mtp(fields: Fields, *, moe: bool) -> tuple[Layer, ...]:

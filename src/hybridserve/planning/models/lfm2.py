@@ -1,14 +1,21 @@
-"""LFM2 and LFM2.5: short convolutions with attention in some layers; an MLP, or experts after the first layers."""
+"""LFM2 and LFM2.5: short convolutions with attention in some layers; an MLP, or experts after the first layers.
+
+LFM2-VL wraps the language model with a vision encoder, which is not counted.
+"""
 
 from __future__ import annotations
 
 from hybridserve.planning.models.architecture import Architecture, Layer, Mlp, ShortConv
 from hybridserve.planning.models.fields import Fields
+from hybridserve.planning.models.vision import NOT_READ
 
 
 def read(fields: Fields) -> Architecture:
-    """The architecture of an `Lfm2ForCausalLM` or `Lfm2MoeForCausalLM`. vLLM ties the embeddings of both."""
-    moe = fields.architecture == "Lfm2MoeForCausalLM"
+    """The architecture of an LFM2, LFM2-MoE or LFM2-VL model. vLLM ties the embeddings of all."""
+    vision = fields.architecture == "Lfm2VlForConditionalGeneration"
+    text = Fields(fields.get("text_config") or {}).names("architectures")[0] if vision else fields.architecture
+    fields = fields.part("text_config") if vision else fields
+    moe = text == "Lfm2MoeForCausalLM"
     kinds = _kinds(fields)
     dense = fields.integer("num_dense_layers", default=2, minimum=0) if moe else len(kinds)
     layers = tuple(
@@ -29,6 +36,7 @@ def read(fields: Fields) -> Architecture:
         moe=fields.moe("moe_intermediate_size", correction_bias=fields.boolean("use_expert_bias", default=True))
         if moe
         else None,
+        **NOT_READ if vision else {},
     )
 
 

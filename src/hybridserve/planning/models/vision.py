@@ -11,6 +11,7 @@ VIDEO = "videos with more patches than the largest image"
 # Pixels of the largest image of Qwen3-VL's processor (size.longest_edge in preprocessor_config.json).
 MAX_PIXELS = 16_777_216
 WHOLE = "the vision encoder: weights, activations and cache"
+NOT_READ: dict[str, Any] = {"uncounted": (WHOLE,), "weights_counted": False}
 SIZES = ("depth", "hidden_size", "intermediate_size", "out_hidden_size", "patch_size", "num_position_embeddings")
 
 
@@ -18,7 +19,7 @@ def qwen3_vision(wrapper: Fields) -> dict[str, Any]:
     """The encoder of Qwen3.5 and later as arguments of `Architecture`. Source: vLLM models/qwen3_vl.py."""
     vision = wrapper.part("vision_config")
     if any(vision.get(name) is None for name in SIZES):
-        return {"uncounted": (WHOLE,), "weights_counted": False}
+        return NOT_READ
     depth, hidden, width, out, patch, positions = (vision.integer(name) for name in SIZES)
     merged = hidden * vision.integer("spatial_merge_size", default=2) ** 2
     mergers = 1 + len(vision.get("deepstack_visual_indexes") or [])
@@ -36,5 +37,6 @@ def qwen3_vision(wrapper: Fields) -> dict[str, Any]:
         intermediate=width,
         patches_per_token=merged // hidden,
         max_patches=MAX_PIXELS // patch**2,
+        heads=vision.integer("num_heads", default=1),
     )
     return {"tower": tower, "uncounted": (VIDEO,)}

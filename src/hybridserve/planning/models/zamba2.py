@@ -43,7 +43,7 @@ def read(fields: Fields) -> Architecture:
         ),
         mlp=None,
         moe=None,
-        marks_linear_attention=True,
+        marks_linear_attention=set(kinds) != {"hybrid"},
         attention_first=True,
         pipeline=False,
         weights_counted=False,
