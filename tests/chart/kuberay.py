@@ -2,12 +2,14 @@
 
 Written from the operator's source (ray-operator/controllers/ray/common/{pod,service,rbac}.go and
 rayservice_controller.go, tag v1.7.0). It covers the fields that the chart uses: a successful reconcile of one cluster.
+tests/chart/cluster runs these pods on a real Kubernetes.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +23,8 @@ OPERATOR_ENV = {
     "FQ_RAY_IP", "RAY_PORT", "RAY_CLUSTER_NAME", "RAY_CLUSTER_NAMESPACE", "RAY_CLOUD_INSTANCE_ID", "RAY_NODE_TYPE_NAME",
     "KUBERAY_GEN_RAY_START_CMD", "RAY_timeout_ms_task_wait_for_death_info", "RAY_gcs_server_request_timeout_seconds",
     "RAY_SERVE_KV_TIMEOUT_S", "RAY_USAGE_STATS_KUBERAY_IN_USE", "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE",
-    "RAY_enable_autoscaler_v2", "RAY_external_storage_namespace", "RAY_gcs_rpc_server_reconnect_timeout_s",
+    "RAY_USAGE_STATS_EXTRA_TAGS", "RAY_enable_autoscaler_v2", "RAY_external_storage_namespace",
+    "RAY_gcs_rpc_server_reconnect_timeout_s",
 }  # fmt: skip
 # Labels that a template cannot replace.
 OPERATOR_LABELS = {"ray.io/node-type", "ray.io/group", "ray.io/cluster"}
@@ -38,13 +41,13 @@ def _field(path: str) -> dict[str, Any]:
     return {"fieldRef": {"fieldPath": path}}
 
 
-def _set_token(container: Object, auth: Mapping[str, Any]) -> None:
+def _set_token(container: Object, auth: Mapping[str, Any], cluster: str) -> None:
     set_env(container, "RAY_AUTH_MODE", "token")
-    secret = auth.get("secretName") or CLUSTER
+    secret = auth.get("secretName") or cluster
     set_env(container, "RAY_AUTH_TOKEN", valueFrom={"secretKeyRef": {"name": secret, "key": "auth_token"}})
 
 
-def _set_common_env(container: Object, head: bool, address: str) -> None:
+def _set_common_env(container: Object, head: bool, address: str, command: str) -> None:
     if not head:
         set_env(container, "FQ_RAY_IP", address)
         set_env(container, "RAY_IP", address.partition(".")[0])
@@ -52,13 +55,15 @@ def _set_common_env(container: Object, head: bool, address: str) -> None:
     set_env(container, "RAY_CLUSTER_NAMESPACE", valueFrom=_field("metadata.namespace"))
     set_env(container, "RAY_CLOUD_INSTANCE_ID", valueFrom=_field("metadata.name"))
     set_env(container, "RAY_NODE_TYPE_NAME", valueFrom=_field("metadata.labels['ray.io/group']"))
-    set_env(container, "KUBERAY_GEN_RAY_START_CMD", "ray start")
+    set_env(container, "KUBERAY_GEN_RAY_START_CMD", command)
     set_env(container, "RAY_PORT", "6379")
     set_env(container, "RAY_timeout_ms_task_wait_for_death_info", "0")
     set_env(container, "RAY_gcs_server_request_timeout_seconds", "5")
     set_env(container, "RAY_SERVE_KV_TIMEOUT_S", "5")
     set_env(container, "RAY_ADDRESS", ("127.0.0.1" if head else address) + ":6379")
     set_env(container, "RAY_USAGE_STATS_KUBERAY_IN_USE", "1")
+    if head:
+        set_env(container, "RAY_USAGE_STATS_EXTRA_TAGS", "kuberay_version=v1.7.0;kuberay_crd=RayService")
     set_env(container, "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE", "1")
 
 
@@ -72,48 +77,59 @@ def _mount_empty_dir(pod: Object, container: Object, name: str, path: str, mediu
     container.setdefault("volumeMounts", []).append({"name": name, "mountPath": path})
 
 
+UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30,
+         "Ti": 2.0**40}  # fmt: skip
+
+
+def quantity(amount: Any) -> int:
+    """A Kubernetes quantity as a whole number, rounded up."""
+    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(amount)).groups()  # type: ignore[union-attr]
+    return math.ceil(float(number) * UNITS[unit])
+
+
 def ray_start(head: bool, params: Mapping[str, str], resources: Mapping[str, Any]) -> str:
     """The command line that the operator generates, with CPUs, memory and GPUs of the limits."""
     made = {"metrics-export-port": "8080", "dashboard-agent-listen-port": "52365", **params, "block": "true"}
     limits = resources.get("limits", {})
     cpus = limits.get("cpu") or resources.get("requests", {}).get("cpu")
     if cpus:
-        made.setdefault("num-cpus", str(cpus))
+        made.setdefault("num-cpus", str(quantity(cpus)))
     if "memory" in limits:
-        made.setdefault("memory", str(limits["memory"]))
+        made.setdefault("memory", str(quantity(limits["memory"])))
     for name, amount in limits.items():
         if name.endswith("gpu") or "/mig-" in name:
-            made.setdefault("num-gpus", str(amount))
+            made.setdefault("num-gpus", str(quantity(amount)))
     flags = [f"--{name}" if value == "true" else f"--{name}={value}" for name, value in sorted(made.items())]
     return " ".join(["ray start", *(["--head"] if head else []), *flags])
 
 
-def _pod(kind: str, group: str, template: Object, namespace: str) -> Object:
+def _pod(cluster: str, kind: str, group: str, template: Object, namespace: str) -> Object:
     labels = {
         "ray.io/is-ray-node": "yes",
-        "ray.io/cluster": CLUSTER,
+        "ray.io/cluster": cluster,
         "ray.io/node-type": kind,
         "ray.io/group": group,
-        "ray.io/identifier": f"{CLUSTER}-{kind}",
+        "ray.io/identifier": f"{cluster}-{kind}",
         "app.kubernetes.io/name": "kuberay",
         "app.kubernetes.io/created-by": "kuberay-operator",
         "ray.io/serve": "false" if kind == "head" else "true",
     }
     own = template["metadata"].get("labels", {})
     labels |= {name: value for name, value in own.items() if name not in OPERATOR_LABELS}
-    metadata = {"name": f"{CLUSTER}-{group}", "namespace": namespace, "labels": labels}
+    metadata = {"name": f"{cluster}-{group}", "namespace": namespace, "labels": labels}
     metadata["annotations"] = template["metadata"].get("annotations", {})
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": copy.deepcopy(template["spec"])}
 
 
-def _autoscaler(options: Mapping[str, Any], image: str, auth: Mapping[str, Any]) -> Object:
+def _autoscaler(options: Mapping[str, Any], image: str, auth: Mapping[str, Any], cluster: str) -> Object:
+    command = "ray kuberay-autoscaler --cluster-name $(RAY_CLUSTER_NAME) --cluster-namespace $(RAY_CLUSTER_NAMESPACE)"
     amounts = {"cpu": "500m", "memory": "512Mi"}
     sidecar: Object = {
         "name": "autoscaler",
         "image": options.get("image", image),
         "imagePullPolicy": options.get("imagePullPolicy", "IfNotPresent"),
         "command": ["/bin/bash", "-c", "--"],
-        "args": ["ray kuberay-autoscaler"],
+        "args": [command],
         "resources": options.get("resources", {"limits": amounts, "requests": amounts}),
         "volumeMounts": list(options.get("volumeMounts", [])),
     }
@@ -121,30 +137,44 @@ def _autoscaler(options: Mapping[str, Any], image: str, auth: Mapping[str, Any])
     set_env(sidecar, "RAY_CLUSTER_NAMESPACE", valueFrom=_field("metadata.namespace"))
     set_env(sidecar, "RAY_HEAD_POD_NAME", valueFrom=_field("metadata.name"))
     set_env(sidecar, "KUBERAY_CRD_VER", "v1")
+    set_env(sidecar, "KUBERAY_GEN_AUTOSCALER_START_CMD", command)
     if auth.get("mode") == "token":
-        _set_token(sidecar, auth)
+        _set_token(sidecar, auth, cluster)
     sidecar["env"] += options.get("env", [])
     if "securityContext" in options:
         sidecar["securityContext"] = options["securityContext"]
     return sidecar
 
 
+WAIT_FOR_HEAD = """
+SECONDS=0
+while true; do
+  if ray health-check --address {address}:6379 > /dev/null 2>&1; then echo "GCS is ready."; break; fi
+  echo "$SECONDS seconds elapsed: Waiting for GCS to be ready."
+  sleep 5
+done
+"""
+
+
 def pods(service: Object) -> list[Object]:
     """The head pod and one pod of each worker group."""
-    cluster = service["spec"]["rayClusterConfig"]
-    namespace = service["metadata"]["namespace"]
+    return cluster_pods(CLUSTER, service["metadata"]["namespace"], service["spec"]["rayClusterConfig"])
+
+
+def cluster_pods(name: str, namespace: str, cluster: Mapping[str, Any]) -> list[Object]:
+    """The head pod and one pod of each worker group of a RayCluster with this spec."""
     options, auth = cluster.get("autoscalerOptions", {}), cluster.get("authOptions", {})
     redis = cluster.get("gcsFaultToleranceOptions")
     autoscales = cluster.get("enableInTreeAutoscaling", False)
-    address = f"{CLUSTER}-head-svc.{namespace}.svc.cluster.local"
+    address = f"{name}-head-svc.{namespace}.svc.cluster.local"
 
     group = cluster["headGroupSpec"]
-    head = _pod("head", "headgroup", group["template"], namespace)
+    head = _pod(name, "head", "headgroup", group["template"], namespace)
     ray = head["spec"]["containers"][0]
     params = dict(group["rayStartParams"])
     if autoscales:
         params["no-monitor"] = "true"
-        head["spec"]["containers"].append(_autoscaler(options, ray["image"], auth))
+        head["spec"]["containers"].append(_autoscaler(options, ray["image"], auth, name))
         if options.get("version") == "v2":
             set_env(ray, "RAY_enable_autoscaler_v2", "true")
     if redis:
@@ -152,13 +182,13 @@ def pods(service: Object) -> list[Object]:
         set_env(ray, "RAY_external_storage_namespace", "uid")
         if "redisPassword" in redis:
             set_env(ray, "REDIS_PASSWORD", **redis["redisPassword"])
-    _finish(head, True, params, auth, address, redis)
+    _finish(head, name, params, auth, address, redis)
     if autoscales:
         for container in (ray, head["spec"]["containers"][-1]):
             _mount_empty_dir(head, container, "ray-logs", "/tmp/ray")
     made = [head]
     for group in cluster["workerGroupSpecs"]:
-        worker = _pod("worker", group["groupName"], group["template"], namespace)
+        worker = _pod(name, "worker", group["groupName"], group["template"], namespace)
         ray = worker["spec"]["containers"][0]
         amounts = {"cpu": "200m", "memory": "256Mi"}
         wait: Object = {
@@ -166,7 +196,7 @@ def pods(service: Object) -> list[Object]:
             "image": ray["image"],
             "imagePullPolicy": ray["imagePullPolicy"],
             "command": ["/bin/bash", "-c", "--"],
-            "args": ["ray health-check"],
+            "args": [WAIT_FOR_HEAD.format(address=address)],
             "env": copy.deepcopy(ray["env"]),
             "volumeMounts": copy.deepcopy(ray["volumeMounts"]),
             "resources": {"limits": amounts, "requests": amounts},
@@ -174,15 +204,16 @@ def pods(service: Object) -> list[Object]:
         if "securityContext" in ray:
             wait["securityContext"] = copy.deepcopy(ray["securityContext"])
         if auth.get("mode") == "token":
-            _set_token(wait, auth)
+            _set_token(wait, auth, name)
         worker["spec"].setdefault("initContainers", []).append(wait)
         for container in worker["spec"]["initContainers"]:
             set_env(container, "FQ_RAY_IP", address)
-            set_env(container, "RAY_IP", CLUSTER)
+            set_env(container, "RAY_IP", address.partition(".")[0])
         params = {"address": f"{address}:6379", **group["rayStartParams"]}
         if group.get("resources"):
-            params["resources"] = json.dumps({name: float(value) for name, value in group["resources"].items()})
-        _finish(worker, False, params, auth, address, redis)
+            amounts_ = {resource: float(value) for resource, value in group["resources"].items()}
+            params["resources"] = f"'{json.dumps(amounts_)}'"
+        _finish(worker, name, params, auth, address, redis)
         made.append(worker)
     if autoscales and options.get("version") == "v2":
         for pod in made:
@@ -191,39 +222,64 @@ def pods(service: Object) -> list[Object]:
 
 
 def _finish(
-    pod: Object, head: bool, params: Mapping[str, str], auth: Mapping[str, Any], address: str, redis: Any
+    pod: Object, cluster: str, params: Mapping[str, str], auth: Mapping[str, Any], address: str, redis: Any
 ) -> None:
+    head = pod["metadata"]["labels"]["ray.io/node-type"] == "head"
     ray = pod["spec"]["containers"][0]
     if redis:
         set_env(ray, "RAY_gcs_rpc_server_reconnect_timeout_s", "60" if head else "600")
     if auth.get("mode") == "token":
-        _set_token(ray, auth)
+        _set_token(ray, auth, cluster)
     _mount_empty_dir(pod, ray, "shared-mem", "/dev/shm", "Memory")
     ray["command"] = ["/bin/bash", "-c", "--"]
-    ray["args"] = [f"ulimit -n 65536; {ray_start(head, params, ray['resources'])}"]
-    _set_common_env(ray, head, address)
+    command = ray_start(head, params, ray["resources"])
+    ray["args"] = [f"ulimit -n 65536; {command}"]
+    _set_common_env(ray, head, address, command)
+
+
+def head_service(name: str, cluster: str, spec: Mapping[str, Any], labels: Mapping[str, str]) -> Object:
+    """A headless Service of a cluster's head. Labels of the template replace those of the operator's selector."""
+    selector = {
+        "ray.io/cluster": cluster,
+        "ray.io/node-type": "head",
+        "ray.io/identifier": f"{cluster}-head",
+        "app.kubernetes.io/name": "kuberay",
+        "app.kubernetes.io/created-by": "kuberay-operator",
+    }
+    selector |= {key: value for key, value in labels.items() if key in selector}
+    ports = spec["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "labels": dict(selector)},
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": selector,
+            "ports": [{"name": port["name"], "port": port["containerPort"]} for port in ports],
+        },
+    }
+
+
+def cluster_services(service: Object, cluster: str) -> list[Object]:
+    """The Services of a RayService while this cluster is active: the cluster's head, the head, the serving workers."""
+    spec, name = service["spec"], service["metadata"]["name"]
+    ray = spec["rayClusterConfig"]
+    template = ray["headGroupSpec"]["template"]
+    made = [
+        head_service(f"{cluster}-head-svc", cluster, ray, template["metadata"].get("labels", {})),
+        head_service(f"{name}-head-svc", cluster, ray, {}),  # of the RayService; it ignores the template's labels
+    ]
+    if any(re.match(r"serve(-|$)", port["name"]) for port in template["spec"]["containers"][0]["ports"]):
+        serving = copy.deepcopy(spec["serveService"])
+        serving["spec"]["selector"] = {"ray.io/cluster": cluster, "ray.io/serve": "true"}
+        made.append({"apiVersion": "v1", "kind": "Service", **serving})
+    return made
 
 
 def services(service: Object) -> dict[str, dict[str, str]]:
     """Name to selector of the Services that the operator creates."""
-    spec = service["spec"]
-    default = {
-        "ray.io/cluster": CLUSTER,
-        "ray.io/node-type": "head",
-        "ray.io/identifier": f"{CLUSTER}-head",
-        "app.kubernetes.io/name": "kuberay",
-        "app.kubernetes.io/created-by": "kuberay-operator",
-    }
-    own = spec["rayClusterConfig"]["headGroupSpec"]["template"]["metadata"].get("labels", {})
-    name = {"app.kubernetes.io/name": own["app.kubernetes.io/name"]} if "app.kubernetes.io/name" in own else {}
-    head_ports = spec["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"]
-    found = {
-        f"{CLUSTER}-head-svc": default | name,
-        f"{service['metadata']['name']}-head-svc": default,  # of the RayService; it ignores the template's labels
-    }
-    if any(re.match(r"serve(-|$)", port["name"]) for port in head_ports):
-        found[spec["serveService"]["metadata"]["name"]] = {"ray.io/cluster": CLUSTER, "ray.io/serve": "true"}
-    return found
+    return {made["metadata"]["name"]: made["spec"]["selector"] for made in cluster_services(service, CLUSTER)}
 
 
 def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

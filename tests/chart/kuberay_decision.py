@@ -8,6 +8,8 @@ checkIfNeedSubmitServeApplications. From Ray 2.60: serve/_private/deploy_utils.p
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import re
 from enum import StrEnum
 from typing import Any
@@ -25,6 +27,7 @@ class Effect(StrEnum):
     REPLICAS = "Ray Serve replaces the replicas"
     IN_PLACE = "Ray Serve changes running replicas"
     IGNORED = "the change has no effect on what runs"
+    DELETED = "the RayClusters end with the RayService"
 
 
 MUTED = ("replicas", "minReplicas", "maxReplicas")
@@ -44,6 +47,22 @@ def muted(spec: Object, groups: int | None = None) -> Object:
             group.pop(name, None)
         group.get("scaleStrategy", {}).pop("workersToDelete", None)
     return made
+
+
+def spec_hash(spec: Object, groups: int | None = None) -> str:
+    """What the operator notes at a RayCluster that it makes, and compares later."""
+    return hashlib.sha256(json.dumps(muted(spec, groups), sort_keys=True).encode()).hexdigest()
+
+
+def cluster_effect(running: str, groups: int, service: Object) -> Effect | None:
+    """What happens to a RayCluster of this hash and number of worker groups when the RayService is now this one."""
+    wanted = service["spec"]["rayClusterConfig"]
+    if running == spec_hash(wanted):
+        return None
+    if len(wanted["workerGroupSpecs"]) >= groups and running == spec_hash(wanted, groups):
+        return Effect.CLUSTER_UPDATE
+    strategy = service["spec"].get("upgradeStrategy", {}).get("type", "NewCluster")
+    return Effect.IGNORED if strategy == "None" else Effect.NEW_CLUSTER
 
 
 def problems(service: Object) -> list[str]:
@@ -100,22 +119,19 @@ def code_version(config: Any) -> list[Any]:
     ]
 
 
-def decide(before: Object, after: Object) -> set[Effect]:
-    """Effects of replacing one RayService by another while one cluster serves; empty when nothing happens."""
+def decide(before: Object, after: Object | None) -> set[Effect]:
+    """Effects of replacing one RayService by another, or by none, while one cluster serves; empty: nothing happens."""
+    if after is None:
+        return {Effect.DELETED}
     if problems(after):
         return {Effect.REFUSED}
     old, new = before["spec"], after["spec"]
     clusters = old["rayClusterConfig"], new["rayClusterConfig"]
-    effects: set[Effect] = set()
-    switches = False
-    if muted(clusters[0]) != muted(clusters[1]):
-        groups = len(clusters[0]["workerGroupSpecs"])
-        appended = len(clusters[1]["workerGroupSpecs"]) >= groups and muted(clusters[0]) == muted(clusters[1], groups)
-        strategy = new.get("upgradeStrategy", {}).get("type", "NewCluster")
-        switches = not appended and strategy != "None"
-        effects.add(Effect.CLUSTER_UPDATE if appended else Effect.NEW_CLUSTER if switches else Effect.IGNORED)
-    elif clusters[0] != clusters[1]:
-        effects.add(Effect.IGNORED)
+    effect = cluster_effect(spec_hash(clusters[0]), len(clusters[0]["workerGroupSpecs"]), after)
+    if effect is None and clusters[0] != clusters[1]:
+        effect = Effect.IGNORED  # a field that the hash leaves out
+    effects = {effect} if effect else set()
+    switches = effect is Effect.NEW_CLUSTER
     if old.get("serveService") != new.get("serveService") and not switches:
         effects.add(Effect.IGNORED)
     if old["serveConfigV2"] != new["serveConfigV2"] and not switches:

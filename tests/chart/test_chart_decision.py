@@ -18,6 +18,7 @@ NEW, IN_PLACE, REPLICAS, IGNORED = Effect.NEW_CLUSTER, Effect.IN_PLACE, Effect.R
 BEFORE = values_of("rayservice")
 GROUPS = BEFORE["ray"]["workerGroups"]
 LARGER = [{**GROUPS[0], "maxReplicas": 8}, GROUPS[1]]
+ONE_POD = {"settings": {"scaling": {"min_replicas": 1, "max_replicas": 1}}}  # a pod of mode standalone has one GPU
 THIRD = {"name": "third", "replicas": 0, "minReplicas": 0, "maxReplicas": 1}
 
 
@@ -77,15 +78,51 @@ CHANGES: list[tuple[dict[str, Any], set[Effect]]] = [
     ({"ray": {"upgradeStrategy": "None"}}, set()),
     ({"ray": {"upgradeStrategy": "None"}, "image": {"tag": "0.2.0-gpu"}}, {IGNORED}),
     ({"ray": {"initializingTimeoutSeconds": 600}}, set()),
+    ({"mode": "standalone", **ONE_POD}, {Effect.DELETED}),
 ]
 
 
 @pytest.mark.parametrize(("change", "effects"), CHANGES, ids=[str(change)[:70] for change, _ in CHANGES])
 def test_documented_change(change: dict[str, Any], effects: set[Effect]) -> None:
     before = only(template(BEFORE), "RayService")
-    after = only(template(merged(BEFORE, change)), "RayService")
+    after = [one for one in template(merged(BEFORE, change)) if one["kind"] == "RayService"]
     assert problems(before) == []
-    assert decide(before, after) == effects
+    assert decide(before, after[0] if after else None) == effects
+
+
+def test_changed_mode_moves_the_service_before_the_new_pods_are_ready() -> None:
+    """The Service keeps its name and ports; no pod is behind it until the other mode's pods are ready."""
+    objects = {mode: template(merged(BEFORE, {"mode": mode, **ONE_POD})) for mode in ("rayservice", "standalone")}
+    ray, standalone = (only(objects[mode], "Service", "demo")["spec"] for mode in objects)
+    assert ray["selector"] != standalone["selector"]
+    assert {port["name"]: port["port"] for port in ray["ports"]} == {"http": 8000}
+    assert {port["name"]: port["port"] for port in standalone["ports"]} == {"http": 8000}
+    assert [one["kind"] for one in objects["standalone"] if one["kind"] in ("Deployment", "RayService")] == [
+        "Deployment"
+    ]
+
+
+STANDALONE = values_of("defaults")
+
+
+@pytest.mark.parametrize(
+    ("change", "new_pods"),
+    [
+        *((change, True) for change, _ in CHANGES if change.get("settings", {}).keys() & LIVE_SETTINGS.keys()),
+        (one_setting("engine.max_num_seqs", 16), True),
+        ({"podLabels": {"a": "b"}}, True),
+        ({"commonLabels": {"team": "a"}}, False),
+        ({"service": {"port": 80}}, False),
+        ({"podDisruptionBudget": {"minAvailable": 1}}, False),
+        ({"replicaCount": 3}, False),
+    ],
+    ids=str,
+)
+def test_change_in_mode_standalone(change: dict[str, Any], new_pods: bool) -> None:
+    """A Deployment replaces its pods exactly when their template changes; settings that are live elsewhere included."""
+    before, after = (only(template(values), "Deployment") for values in (STANDALONE, merged(STANDALONE, change)))
+    assert (before["spec"]["template"] != after["spec"]["template"]) == new_pods
+    assert after["spec"]["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
 
 def test_new_cluster_on_resize_applies_more_gpus() -> None:

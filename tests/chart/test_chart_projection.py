@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import Any
 
 import kubernetes_validate
@@ -133,6 +135,35 @@ def test_head_mounts_what_the_settings_name() -> None:
     paths = {mount["mountPath"] for mount in head["spec"]["containers"][0]["volumeMounts"]}
     assert {"/etc/rules", "/models", "/etc/hybridserve-keys", "/etc/hybridserve-notice"} <= paths
     assert head["spec"]["containers"][0]["envFrom"] == worker["spec"]["containers"][0]["envFrom"]
+
+
+@pytest.mark.parametrize("mode", ["standalone", "rayservice"])
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        *(
+            (name, True)
+            for name in ("RAY_AUTH_MODE", "HYBRIDSERVE_GUARD__KIND", "CUDA_VISIBLE_DEVICES", "REDIS_PASSWORD")
+        ),
+        *((name, False) for name in ("HTTPS_PROXY", "HF_HOME", "RAY_IP", "MY_RAY_ADDRESS")),
+    ],
+)
+def test_reserved_names_from_extra_env_from_stop_the_pod(mode: str, name: str, refused: bool) -> None:
+    """The script of the init container, run here. HF_HOME is in `env`, which wins; KubeRay itself sets RAY_IP."""
+    made = all_pods(template({"mode": mode, "extraEnvFrom": [{"secretRef": {"name": "more"}}]}))
+    checked = [pod for pod in made if component(pod) in ("engine", "head", "worker")]
+    assert len(checked) == (1 if mode == "standalone" else 2)
+    for pod in checked:
+        (guard,) = [one for one in pod["spec"]["initContainers"] if one["name"] == "environment"]
+        assert guard["envFrom"] == pod["spec"]["containers"][0]["envFrom"]
+        words = [*guard["command"], *guard["args"]]
+        ran = subprocess.run(
+            words, env={"PATH": os.environ["PATH"], name: "a\nRAY_X=b"}, capture_output=True, text=True
+        )
+        assert ran.returncode == int(refused)
+        assert (f"extraEnvFrom: {name}: reserved" in ran.stdout) == refused
+    wins = {one["name"] for pod in checked for one in pod["spec"]["containers"][0]["env"]}
+    assert {"HF_HOME", "HF_HUB_OFFLINE", "RAY_USAGE_STATS_ENABLED"} <= wins
 
 
 def test_logs_rotate_reach_the_container_and_fit_into_tmp() -> None:

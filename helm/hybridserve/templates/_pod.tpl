@@ -136,7 +136,31 @@
 {{- include "hybridserve.fileVolumes" . }}
 {{- end -}}
 
+{{/*
+Refuses reserved names from extraEnvFrom, which only the cluster knows. What the chart and KubeRay write into `env` wins over
+`envFrom` in any case; these are the names that nobody writes there. KubeRay gives init containers RAY_IP.
+*/}}
+{{- define "hybridserve.environmentCheck" -}}
+- name: environment
+  image: {{ include "hybridserve.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [/bin/sh, -euc]
+  args:
+    - |
+      found=$(env -0 | cut -z -d= -f1 | tr '\000' '\n' | grep -vx RAY_IP | grep -Ex 'RAY_.*|KUBERAY_.*|HYBRIDSERVE_.*|REDIS_(PASSWORD|USERNAME)|CUDA_VISIBLE_DEVICES' || true)
+      [ -z "$found" ] || { echo "extraEnvFrom: $(echo $found): reserved for the chart, KubeRay and Ray; remove it from the ConfigMap or Secret, and use the chart's values"; exit 1; }
+  envFrom: {{- toYaml .Values.extraEnvFrom | nindent 4 }}
+  terminationMessagePolicy: FallbackToLogsOnError
+  securityContext: {{- include "hybridserve.containerSecurityContext" . | nindent 4 }}
+  resources:
+    requests: {cpu: 10m, memory: 16Mi, ephemeral-storage: 16Mi}
+    limits: {memory: 64Mi, ephemeral-storage: 16Mi}
+{{- end -}}
+
 {{- define "hybridserve.initContainers" -}}
+{{- if .Values.extraEnvFrom }}
+{{ include "hybridserve.environmentCheck" . }}
+{{- end }}
 {{- with .Values.extraInitContainers }}
 {{ toYaml . }}
 {{- end }}

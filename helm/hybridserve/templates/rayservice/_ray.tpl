@@ -93,6 +93,9 @@ template:
     {{- with .Values.ray.head.affinity }}
     affinity: {{- toYaml . | nindent 6 }}
     {{- end }}
+    {{- if .Values.extraEnvFrom }}
+    initContainers: {{- include "hybridserve.environmentCheck" . | nindent 6 }}
+    {{- end }}
     containers:
       - name: ray-head
         image: {{ include "hybridserve.image" . | quote }}
