@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import subprocess
+import sys
+import threading
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 from chart_cases import CASES, values_of
-from chart_helm import Object, only, template
+from chart_helm import CHART, Object, only, template
 from kuberay import OPERATOR_ENV, matches, pods, services
 from pod_security import violations
 
@@ -164,6 +167,31 @@ def test_reserved_names_from_extra_env_from_stop_the_pod(mode: str, name: str, r
         assert (f"extraEnvFrom: {name}: reserved" in ran.stdout) == refused
     wins = {one["name"] for pod in checked for one in pod["spec"]["containers"][0]["env"]}
     assert {"HF_HOME", "HF_HUB_OFFLINE", "RAY_USAGE_STATS_ENABLED"} <= wins
+
+
+@pytest.mark.parametrize(
+    ("proxy", "replica", "ready"), [(200, 200, True), (503, 200, False), (200, 503, False), (None, None, False)]
+)
+def test_worker_is_ready_while_its_proxy_and_a_replica_are(proxy: int | None, replica: int | None, ready: bool) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response({"/-/healthz": proxy, "/ready": replica}[self.path] or 500)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = str(server.server_address[1] if proxy else 1)
+        ran = subprocess.run(
+            [sys.executable, "-IS", CHART / "files" / "ready.py", port], capture_output=True, text=True
+        )
+        server.shutdown()
+        thread.join()
+    assert (ran.returncode == 0) == ready, ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_logs_rotate_reach_the_container_and_fit_into_tmp() -> None:

@@ -60,7 +60,8 @@ def test_workers(case: str) -> None:
         assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
         (container,) = group["template"]["spec"]["containers"]
         # With a readiness probe of its own a worker needs no wget and no bash for KubeRay's.
-        assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "serve"}
+        script = "/etc/hybridserve-drain/ready.py"
+        assert container["readinessProbe"]["exec"]["command"] == ["python", "-IS", script, "8000"]
         assert {port["name"] for port in container["ports"]} == {"serve", "metrics", "replica-0"}
 
 

@@ -207,8 +207,8 @@ template:
           - {name: metrics, containerPort: 8080, protocol: TCP}
           {{- include "hybridserve.metricsPortList" (include "hybridserve.workerMetricsPorts" .) | nindent 10 }}
         startupProbe: {{- include "hybridserve.rayletProbe" (dict "root" $root "kind" "startup" "over" $root.Values.probes.startup) | nindent 10 }}
-        # The proxy of this node answers for a replica that may serve. KubeRay's own probe would need wget and bash.
-        readinessProbe: {{- include "hybridserve.probe" (dict "probe" (dict "httpGet" (dict "path" "/ready" "port" "serve") "periodSeconds" 5 "timeoutSeconds" 5 "failureThreshold" 2) "over" $root.Values.probes.readiness) | nindent 10 }}
+        # A proxy that is about to stop, and a guard that fails. KubeRay's own probe would need wget, and does not ask the guard.
+        readinessProbe: {{- include "hybridserve.probe" (dict "probe" (dict "exec" (dict "command" (list "python" "-IS" "/etc/hybridserve-drain/ready.py" "8000")) "periodSeconds" 5 "timeoutSeconds" 5 "failureThreshold" 2) "over" $root.Values.probes.readiness) | nindent 10 }}
         livenessProbe: {{- include "hybridserve.rayletProbe" (dict "root" $root "kind" "liveness" "over" $root.Values.probes.liveness) | nindent 10 }}
         {{- $drain := dict "preStop" (dict "exec" (dict "command" (list "python" "/etc/hybridserve-drain/drain.py" (include "hybridserve.preStopSeconds" $root) (include "hybridserve.drainSeconds" $root)))) }}
         lifecycle: {{- merge (deepCopy $root.Values.lifecycle) $drain | toYaml | nindent 10 }}
