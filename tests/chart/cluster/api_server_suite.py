@@ -16,23 +16,8 @@ import pytest
 import yaml
 from chart_cases import CASES, values_of
 from cluster import Cluster, chart_for_old_kubernetes
-from crd_schema import FOLDER
 
 NAMESPACE = "serving"
-DROPPED = ("x-kubernetes-validations", "x-kubernetes-list-map-keys", "x-kubernetes-list-type", "x-kubernetes-map-type")
-
-
-def old(node: Any) -> Any:
-    """A structural schema as Kubernetes 1.20 reads it: no CEL, and no list types that it does not know."""
-    if isinstance(node, list):
-        return [old(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    return {
-        name: old(value)
-        for name, value in node.items()
-        if name not in DROPPED and not (name == "default" and value == "")
-    }
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +25,8 @@ def cluster() -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="hs-cluster-", ignore_cleanup_errors=True) as folder:
         made = Cluster(Path(folder))
         try:
-            made.start(node=False)
-            for file in sorted(FOLDER.glob("*.json")):
-                crd = json.loads(file.read_text(encoding="utf-8"))
-                crd["spec"]["versions"] = [old(one) for one in crd["spec"]["versions"] if one["name"] == "v1"]
-                crd.get("metadata", {}).get("annotations", {}).pop("api-approved.kubernetes.io", None)
-                crd["metadata"].setdefault("annotations", {})["api-approved.kubernetes.io"] = "unapproved, a test"
-                crd.pop("status", None)
-                made.kubectl("create", "--validate=false", "-f", "-", stdin=json.dumps(crd))
-            made.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+            made.start(nodes=0)
+            made.create_crds()
             made.kubectl("create", "namespace", NAMESPACE)
             yield made
         finally:
@@ -60,15 +38,10 @@ def chart(cluster: Cluster) -> Path:
     return chart_for_old_kubernetes(cluster.folder)
 
 
-def old_values(case: str) -> dict[str, Any]:
-    """Without policy/v1, which 1.20 does not have."""
-    return {**values_of(case), "podDisruptionBudget": {"enabled": False}}
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_every_object_is_taken_whole(case: str, cluster: Cluster, chart: Path) -> None:
     """No node runs here, so hooks are left out; what is rendered for them is validated in tests/chart."""
-    values = old_values(case)
+    values = values_of(case)
     words = ("-n", NAMESPACE, "--no-hooks", "--values", "-")
     cluster.helm("install", "demo", str(chart), *words, stdin=json.dumps(values))
     sent = [one for one in yaml.safe_load_all(cluster.helm("get", "manifest", "demo", "-n", NAMESPACE)) if one]
@@ -82,10 +55,8 @@ def test_every_object_is_taken_whole(case: str, cluster: Cluster, chart: Path) -
     cluster.helm("upgrade", "demo", str(chart), *words, stdin=json.dumps(changed))
     cluster.helm("rollback", "demo", "1", "-n", NAMESPACE, "--no-hooks")
     cluster.helm("uninstall", "demo", "-n", NAMESPACE, "--no-hooks")
-    kinds = (
-        "configmaps,secrets,pvc,serviceaccounts,services,deployments,networkpolicies,ingresses,httproutes,rayservices"
-    )
-    left = cluster.get(f"{kinds},podmonitors,prometheusrules", "-n", NAMESPACE)
+    kinds = "configmaps,secrets,pvc,serviceaccounts,services,deployments,networkpolicies,poddisruptionbudgets"
+    left = cluster.get(f"{kinds},ingresses,httproutes,rayservices,podmonitors,prometheusrules", "-n", NAMESPACE)
     claims = [one["metadata"]["name"] for one in left if one["kind"] == "PersistentVolumeClaim"]
     kept = {(item["kind"], item["metadata"]["name"]) for item in left if item["kind"] != "PersistentVolumeClaim"}
     # KubeRay's cleanup Job for Redis needs the head's account and files after the release is gone.
@@ -101,7 +72,7 @@ def test_every_object_is_taken_whole(case: str, cluster: Cluster, chart: Path) -
 
 
 def test_settings_change_the_application_of_a_rayservice_alone(cluster: Cluster, chart: Path) -> None:
-    values = old_values("rayservice")
+    values = values_of("rayservice")
     words = ("-n", NAMESPACE, "--no-hooks", "--values", "-")
     cluster.helm("install", "ray", str(chart), *words, stdin=json.dumps(values))
     (before,) = cluster.get("rayservices", "-n", NAMESPACE)

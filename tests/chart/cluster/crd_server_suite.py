@@ -38,7 +38,7 @@ def server() -> Iterator[httpx.Client]:
     with tempfile.TemporaryDirectory(prefix="hs-crds-", ignore_cleanup_errors=True) as folder:
         cluster = Cluster(Path(folder))
         try:
-            cluster.start(node=False)
+            cluster.start(nodes=0)
             cluster.crd_server()
             client = httpx.Client(
                 base_url=f"https://127.0.0.1:{CRD_PORT}", headers=headers, verify=anybody, trust_env=False, timeout=30

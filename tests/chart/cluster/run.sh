@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make test-cluster`: a real control plane, then a whole node with the real images, in namespaces of their own.
-# `make test-cluster PART=api` (or images, node) runs one part. Where it cannot be built it says why; that is a skip, and
-# no pass.
+# `make test-cluster PART=api` runs one part: api, images, node, ray-settings, ray-upgrade or ray-drain. Where it cannot
+# be built it says why; that is a skip, and no pass.
 set -uo pipefail
 cd "$(dirname "$0")/../../.."
 part=${1:-all}
@@ -20,3 +20,6 @@ if wanted api; then
 fi
 if wanted images; then .venv/bin/python tests/chart/cluster/images.py || exit 1; fi
 if wanted node; then suite cluster_suite || exit 1; fi
+for story in settings upgrade drain; do
+  if wanted "ray-$story"; then suite "ray_${story}_suite" || exit 1; fi
+done

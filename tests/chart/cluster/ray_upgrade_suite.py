@@ -1,0 +1,89 @@
+"""Mode rayservice on a real cluster, `make test-cluster PART=ray-upgrade`: new RayCluster, resize, rollback, uninstall.
+
+As ray_settings_suite.py; the tests are one story and run in their order.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+from ray_release import RayRelease, ray_release
+from release import NAMESPACE
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[RayRelease]:
+    with ray_release() as release:
+        yield release
+
+
+def clusters(demo: RayRelease) -> set[str]:
+    return {ray["metadata"]["name"] for ray in demo.cluster.get("rayclusters", "-n", NAMESPACE)}
+
+
+def switch(demo: RayRelease, change: str) -> None:
+    """Wait until another cluster serves alone."""
+    before = clusters(demo)
+    demo.cluster.wait(f"second cluster after {change}", lambda: len(clusters(demo) - before) == 1, 60)
+    (second,) = clusters(demo) - before
+    demo.cluster.wait("switch", lambda: demo.active() == second, 300)
+    # The old one stays for the requests that it has.
+    assert before < clusters(demo)
+    assert demo.service("demo-ray")["spec"]["selector"]["ray.io/cluster"] == second
+    assert demo.service("demo-head-svc")["spec"]["selector"]["ray.io/cluster"] == second
+    demo.cluster.wait("end of the old cluster", lambda: clusters(demo) == {second}, 120)
+
+
+def test_a_changed_pod_starts_a_second_cluster_and_switches(demo: RayRelease) -> None:
+    with demo.traffic() as traffic:
+        demo.upgrade(podAnnotations={"example.com/change": "1"}, settings=demo.settings(engine={"max_num_seqs": 6}))
+        switch(demo, "the upgrade")
+        demo.cluster.wait("end of the old pods", lambda: len(demo.pods("head") + demo.pods("worker")) == 2, 120)
+        time.sleep(5)
+    assert traffic.failures == []
+    print(f"{len(traffic.answers)} requests answered across the switch")
+
+
+def test_changed_bounds_apply_by_the_command_of_the_notes(demo: RayRelease) -> None:
+    group = {**demo.values["ray"]["workerGroups"][0], "maxReplicas": 2}
+    notes = demo.upgrade(
+        podAnnotations={"example.com/change": "1"},
+        settings=demo.settings(engine={"max_num_seqs": 6}),
+        ray={**demo.values["ray"], "workerGroups": [group]},
+    )
+
+    def most() -> int:
+        (ray,) = demo.cluster.get("rayclusters", "-n", NAMESPACE)
+        bound: int = ray["spec"]["workerGroupSpecs"][0]["maxReplicas"]
+        return bound
+
+    time.sleep(5)
+    assert most() == 3
+    (change,) = re.findall(r"patch raycluster \$CLUSTER --type json -p '(.*)'", notes)
+    demo.cluster.kubectl("-n", NAMESPACE, "patch", "raycluster", demo.active(), "--type", "json", "-p", change)
+    assert most() == 2
+
+
+def test_rollback_switches_back_under_traffic(demo: RayRelease) -> None:
+    with demo.traffic() as traffic:
+        demo.cluster.helm("rollback", "demo", "1", "-n", NAMESPACE, "--timeout", "120s")
+        switch(demo, "the rollback")
+        time.sleep(5)
+    assert traffic.failures == []
+    (worker,) = demo.pods("worker")
+    assert "example.com/change" not in worker["metadata"]["annotations"]
+
+
+def test_uninstall_leaves_nothing(demo: RayRelease) -> None:
+    demo.cluster.helm("uninstall", "demo", "-n", NAMESPACE, "--wait", "--timeout", "120s")
+    demo.cluster.wait("end of the pods", lambda: not demo.pods("head") + demo.pods("worker"), 120)
+    assert demo.leftovers() == []
+    assert clusters(demo) == set()
+    with pytest.raises(subprocess.CalledProcessError):
+        demo.service("demo-ray")
