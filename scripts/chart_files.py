@@ -5,7 +5,7 @@
 - README.md: the table of values
 - profiles/*.yaml: values for the profiles of helm/profiles, as `hybridserve render helm` makes them
 - files/: license and notice of the project (Helm reads no file outside of the chart), and facts.yaml: Ray's version,
-  accelerators and live settings, for rules and templates
+  accelerators, guard models and live settings, for rules and templates
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from typing import Any
 import yaml
 
 from hybridserve.catalog.accelerators import accelerators
+from hybridserve.catalog.licenses import licensed_models, model_license
 from hybridserve.cli.helm_values import helm_values
 from hybridserve.cli.render import dump
+from hybridserve.compliance.rules.guard import guard_format
 from hybridserve.settings import load
 from hybridserve.settings.live import LIVE_SETTINGS
 from hybridserve.settings.schema import json_schema
@@ -121,6 +123,14 @@ def facts() -> str:
     tree = {
         "ray": importlib.metadata.version("ray"),
         "accelerators": {device.id: device.ray_accelerator_type or "" for device in accelerators()},
+        "guards": {
+            known.repository: {
+                "format": guard_format(name),
+                "licenses": [] if known.other_versions else list(known.licenses),
+            }
+            for name in licensed_models()
+            if (known := model_license(name)) and known.guard and guard_format(name) and "*" not in known.repository
+        },
         "liveSettings": {section: list(names) for section, names in LIVE_SETTINGS.items()},
     }
     return "# Made by `make chart-files`.\n" + yaml.safe_dump(tree, sort_keys=False)

@@ -17,7 +17,8 @@ VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encodi
 FREE = {
     "global", "affinity", "topologySpreadConstraints", "extraVolumes", "extraEnv/0/valueFrom", "extraObjects",
     "extraEnvFrom/0/configMapRef", "extraEnvFrom/0/secretRef",
-    "ray/head/affinity", "ray/workerGroups/0/affinity", "hookPods/affinity", "podSecurityContext",
+    "guard/deploy/affinity", "ray/head/affinity", "ray/workerGroups/0/affinity", "hookPods/affinity",
+    "podSecurityContext",
     "containerSecurityContext", "lifecycle/preStop", "lifecycle/postStart", "httpGet", "exec", "tcpSocket", "grpc",
     "extraContainers/0", "extraInitContainers/0",
 }  # fmt: skip

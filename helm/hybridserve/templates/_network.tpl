@@ -40,15 +40,8 @@
 {{- default (ternary "443" .port (hasPrefix "https:" .url)) $port -}}
 {{- end -}}
 
-{{/* Egress of every pod that runs an engine or builds the application: DNS, guard, downloads, the user's rules. */}}
-{{- define "hybridserve.engineEgress" -}}
-{{ include "hybridserve.dnsEgress" . }}
-{{- with .Values.networkPolicy.guard }}
-- to: {{- toYaml . | nindent 4 }}
-  ports:
-    - {port: {{ include "hybridserve.portOf" (dict "url" (dig "guard" "url" "" $.Values.settings) "port" "80") }}, protocol: TCP}
-{{- end }}
-{{- if .Values.weights.download }}
+{{/* Egress of pods that download. */}}
+{{- define "hybridserve.hubEgress" -}}
 - to:
     {{- if .Values.networkPolicy.hub }}
     {{- toYaml .Values.networkPolicy.hub | nindent 4 }}
@@ -62,6 +55,25 @@
     {{- else }}
     - {port: {{ include "hybridserve.portOf" (dict "url" (default "https://hub" .Values.weights.endpoint) "port" "80") }}, protocol: TCP}
     {{- end }}
+{{- end -}}
+
+{{/* Egress of every pod that runs an engine or builds the application: DNS, guard, downloads, the user's rules. */}}
+{{- define "hybridserve.engineEgress" -}}
+{{ include "hybridserve.dnsEgress" . }}
+{{- with .Values.networkPolicy.guard }}
+- to: {{- toYaml . | nindent 4 }}
+  ports:
+    - {port: {{ include "hybridserve.portOf" (dict "url" (dig "guard" "url" "" $.Values.settings) "port" "80") }}, protocol: TCP}
+{{- end }}
+{{- if include "hybridserve.guardDeployed" . }}
+- to:
+    - podSelector:
+        matchLabels: {{- include "hybridserve.podSelector" (dict "root" . "component" "guard") | nindent 10 }}
+  ports:
+    - {port: 8000, protocol: TCP}
+{{- end }}
+{{- if .Values.weights.download }}
+{{ include "hybridserve.hubEgress" . }}
 {{- end }}
 {{- with .Values.networkPolicy.extraEgress }}
 {{ toYaml . }}

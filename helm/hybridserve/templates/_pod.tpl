@@ -120,6 +120,15 @@
   emptyDir: {sizeLimit: {{ .Values.compileCache.size | quote }}}
 {{- end }}
 {{- if .Values.weights.download }}
+{{- with include "hybridserve.hubVolumes" . | trim }}
+{{ . }}
+{{- end }}
+{{- end }}
+{{- include "hybridserve.fileVolumes" . }}
+{{- end -}}
+
+{{/* Token and certificates for the download. */}}
+{{- define "hybridserve.hubVolumes" -}}
 {{- with include "hybridserve.hubSecret" . }}
 - name: hub-token
   secret:
@@ -132,8 +141,6 @@
     name: {{ . | quote }}
     items: [{key: {{ $.Values.weights.caKey | quote }}, path: ca.crt}]
 {{- end }}
-{{- end }}
-{{- include "hybridserve.fileVolumes" . }}
 {{- end -}}
 
 {{/*
@@ -165,12 +172,15 @@ Refuses reserved names from extraEnvFrom, which only the cluster knows. What the
 {{ toYaml . }}
 {{- end }}
 {{- if .Values.weights.download }}
-{{ include "hybridserve.downloadContainer" . }}
+{{ include "hybridserve.downloadContainer" (dict "root" . "repository" (dig "model" "source" "" .Values.settings) "revision" (dig "model" "revision" "" .Values.settings)) }}
 {{- end }}
 {{- end -}}
 
-{{/* Downloads the weights once for each revision; an attempt counts only after every checksum was verified. */}}
+{{/* Downloads the weights once for each revision; an attempt counts only after every checksum was verified.
+Arguments: root, repository, revision. */}}
 {{- define "hybridserve.downloadContainer" -}}
+{{- $arguments := . -}}
+{{- with .root -}}
 - name: weights
   image: {{ include "hybridserve.image" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -184,8 +194,8 @@ Refuses reserved names from extraEnvFrom, which only the cluster knows. What the
   env:
     - {name: HOME, value: /tmp}
     - {name: HF_HOME, value: /models/huggingface}
-    - {name: REPOSITORY, value: {{ dig "model" "source" "" .Values.settings | quote }}}
-    - {name: REVISION, value: {{ dig "model" "revision" "" .Values.settings | quote }}}
+    - {name: REPOSITORY, value: {{ $arguments.repository | quote }}}
+    - {name: REVISION, value: {{ $arguments.revision | quote }}}
     {{- with .Values.weights.endpoint }}
     - {name: HF_ENDPOINT, value: {{ . | quote }}}
     {{- end }}
@@ -220,6 +230,7 @@ Refuses reserved names from extraEnvFrom, which only the cluster knows. What the
     {{- with .Values.extraVolumeMounts }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/* Pod fields that both modes share. Argument: root. */}}

@@ -24,6 +24,7 @@
       "ready_timeout_s" .Values.startupSeconds "drain_timeout_s" .Values.drainSeconds)
       "telemetry" (dict "metrics_host" "0.0.0.0" "metrics_port" 9464) -}}
 {{- if include "hybridserve.scaler" . }}{{ $_ := set $ours.server "data_path" "single" }}{{ end -}}
+{{- if include "hybridserve.guardDeployed" . }}{{ $_ := set $ours "guard" (include "hybridserve.guardSettings" . | fromYaml) }}{{ end -}}
 {{- if include "hybridserve.keysSecret" . -}}
 {{- $ours = mustMerge $ours (dict "access" (dict "keys_file" "/etc/hybridserve-keys/keys")) -}}
 {{- end -}}

@@ -11,6 +11,7 @@ wrong, what to do. All lines are shown at once.
 {{- include "hybridserve.errors.exposure" . -}}
 {{- include "hybridserve.errors.objects" . -}}
 {{- include "hybridserve.errors.autoscaling" . -}}
+{{- include "hybridserve.errors.guard" . -}}
 {{- if eq .Values.mode "rayservice" }}{{ include "hybridserve.errors.ray" . }}{{ end -}}
 {{- end -}}
 
@@ -63,7 +64,7 @@ settings.engine.extra_args: {{ $name }} changes how the engine is reached or whi
 check.enabled: profile production requires the check before an install; set it to true
 {{- end }}
 {{- $guard := default dict $settings.guard }}
-{{- if and .Values.networkPolicy.enabled (has (default "none" $guard.kind) (list "model" "nemo")) (not .Values.networkPolicy.guard) (not .Values.networkPolicy.extraEgress) }}
+{{- if and .Values.networkPolicy.enabled (has (default "none" $guard.kind) (list "model" "nemo")) (not .Values.guard.deploy.enabled) (not .Values.networkPolicy.guard) (not .Values.networkPolicy.extraEgress) }}
 networkPolicy.guard: no egress rule allows {{ $guard.url }} (settings.guard.url); name its pods or addresses as peers
 {{- end }}
 {{- end -}}
@@ -105,7 +106,7 @@ weights.download: needs a repository in settings.model.source, which is {{ defau
 settings.model.revision: a download needs a commit of 40 hex digits; `hybridserve fetch` shows it, or turn weights.download off
 {{- end }}
 {{- end }}
-{{- if and (or .Values.weights.token .Values.weights.existingSecret) (not .Values.weights.download) }}
+{{- if and (or .Values.weights.token .Values.weights.existingSecret) (not (include "hybridserve.downloads" .)) }}
 weights.download: a token is given, and nothing is downloaded; set it to true, or remove the token
 {{- end }}
 {{- if and .Values.weights.token .Values.weights.existingSecret }}
@@ -146,7 +147,7 @@ resources.limits: ephemeral-storage {{ $limit }} does not hold the weights ({{ $
 {{- if and (ne (dig "model" "id" "demo" $settings) "demo") (not .Values.weights.download) (not $cache.existingClaim) (not $cache.persistent) (not .Values.extraVolumes) (not (hasPrefix "/" $source)) (not (hasPrefix "/" (dig "model" "id" "" $settings))) }}
 weights.download: the pods have no weights of {{ dig "model" "id" "" $settings }}; turn it on, or name a claim (weights.cache.existingClaim) or a folder (settings.model.source)
 {{- end }}
-{{- if and (or .Values.weights.endpoint .Values.weights.httpsProxy .Values.weights.caConfigMap) (not .Values.weights.download) }}
+{{- if and (or .Values.weights.endpoint .Values.weights.httpsProxy .Values.weights.caConfigMap) (not (include "hybridserve.downloads" .)) }}
 weights.download: a mirror, proxy or certificate is given, and nothing is downloaded; set it to true, or remove them
 {{- end }}
 {{- end -}}
@@ -165,7 +166,7 @@ resources.limits: {{ $gpus }} GPUs, and settings.accelerator.name is cpu; name t
 resources.limits: {{ $gpus }} GPUs, and one pod runs {{ $most }} replicas of {{ $devices }} devices; set it to {{ mul $devices $most }}, or use replicaCount or autoscaling.scaler for more pods
 {{- end }}
 {{- end }}
-{{- $parts := dict "resources" .Values.resources "autoscaling.resources" .Values.autoscaling.resources "check.resources" .Values.check.resources "test.resources" .Values.test.resources "ray.head.resources" .Values.ray.head.resources "ray.autoscaler.resources" .Values.ray.autoscaler.resources }}
+{{- $parts := dict "resources" .Values.resources "autoscaling.resources" .Values.autoscaling.resources "check.resources" .Values.check.resources "guard.deploy.resources" .Values.guard.deploy.resources "test.resources" .Values.test.resources "ray.head.resources" .Values.ray.head.resources "ray.autoscaler.resources" .Values.ray.autoscaler.resources }}
 {{- range $index, $group := .Values.ray.workerGroups }}
 {{- with $group.resources }}{{ $_ := set $parts (printf "ray.workerGroups[%d].resources" $index) . }}{{ end }}
 {{- end }}
