@@ -12,6 +12,9 @@ from hybridserve.catalog.models import Fact
 from hybridserve.errors import CatalogError
 from hybridserve.units import MIB
 
+# Source: vLLM's CMakeLists.txt, CUDA_SUPPORTED_ARCHS with CUDA 12.8 or later; CUDA 13 is the default since vLLM's pull
+# request 39878.
+LOWEST_CAPABILITY = (7, 5)
 _FILE = Path(__file__).with_name("accelerators.yaml")
 
 
@@ -46,6 +49,7 @@ class Accelerator(BaseModel):
     name: str
     ray_accelerator_type: str | None = None
     """Ray's name for it (ray/util/accelerators); None if Ray has none."""
+    vendor: Literal["nvidia", "amd"] = "nvidia"
     compute_capability: str | None
     smallest_server_defaults: bool = False
     """The engine uses the defaults of small devices, whatever the memory (A100)."""
@@ -58,14 +62,30 @@ class Accelerator(BaseModel):
         return "cpu" if self.id == "cpu" else "cuda"
 
     @property
+    def rocm(self) -> bool:
+        """An AMD device. vLLM's attention backends there have the block sizes of CUDA's."""
+        return self.vendor == "amd"
+
+    @property
     def memory_bytes(self) -> int | None:
         """Total bytes of one device; None if it depends on the machine."""
         return None if self.memory.mib is None else self.memory.mib * MIB
 
     @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability; zeros on a CPU."""
+        major, _, minor = (self.compute_capability or "0.0").partition(".")
+        return int(major), int(minor)
+
+    @property
+    def has_kernels(self) -> bool:
+        """vLLM's wheels have kernels for it."""
+        return self.platform == "cpu" or self.capability >= LOWEST_CAPABILITY
+
+    @property
     def major(self) -> int:
-        """Major compute capability; 0 on CPU."""
-        return int(self.compute_capability.partition(".")[0]) if self.compute_capability else 0
+        """Major compute capability of an NVIDIA device, else 0."""
+        return 0 if self.rocm else self.capability[0]
 
 
 class _File(BaseModel):
@@ -98,9 +118,9 @@ def accelerator(name: str) -> Accelerator:
     raise CatalogError(
         "accelerator.name",
         f"{name!r} is not in the catalog",
-        f"{hint}known: {', '.join(ids)}; for another device use the closest and --memory-gib",
+        f"{hint}known: {', '.join(ids)}; for another CUDA device generic with --memory-gib and --compute-capability",
     )
 
 
 def _plain(name: str) -> str:
-    return name.lower().removeprefix("nvidia ").replace(" ", "-").replace("_", "-")
+    return name.lower().removeprefix("nvidia ").removeprefix("amd ").replace(" ", "-").replace("_", "-")

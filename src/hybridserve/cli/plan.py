@@ -40,6 +40,9 @@ def plan(
     memory_gib: Annotated[
         float | None, typer.Option(help="Memory of one device, if it differs from the catalog.")
     ] = None,
+    compute_capability: Annotated[
+        float | None, typer.Option(metavar="X.Y", help="Compute capability of the GPU named generic.")
+    ] = None,
     context: Annotated[int | None, typer.Option(help="max_model_len: longest prompt plus output, in tokens.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="max_num_seqs: sequences that run at once.")] = None,
     batched_tokens: Annotated[int | None, typer.Option(help="max_num_batched_tokens of one step.")] = None,
@@ -110,6 +113,8 @@ def plan(
     flags = [f"engine.{name}={json.dumps(value)}" for name, value in engine_fields.items() if value is not None]
     if memory_gib is not None:
         flags.append(f"accelerator.memory_gib={memory_gib}")
+    if compute_capability is not None:
+        flags.append(f"accelerator.compute_capability={compute_capability}")
     gpus = [name for group in gpu or () for name in group.split(",") if name]
     if gpu and not gpus:
         raise ConfigError("--gpu", f"no GPU in {' '.join(gpu)!r}", "give for example --gpu a10g; --list shows all")

@@ -51,9 +51,9 @@ def _memory(plan: dict[str, Any]) -> None:
     if total and sys.stdout.isatty():
         _bar(memory)
     rows = [
-        ("weights", memory["weights"], memory["weights_source"]),
+        ("weights", memory["weights"], _weights_note(memory)),
         ("runtime", memory["runtime"], "workspaces and buffers"),
-        ("activation", memory["activation"], "peak of one full step, or of the sampler"),
+        ("activation", memory["activation"], "peak of one full step, of the sampler, or of the largest image"),
         ("graphs", memory["graphs"], "captured CUDA graphs"),
         ("cache pool", memory["pool"], memory["pool_source"]),
         ("not used", total - memory["requested"] if total else 0, "contains the CUDA context"),
@@ -62,6 +62,17 @@ def _memory(plan: dict[str, Any]) -> None:
     for name, size, note in rows:
         if size > 0:
             typer.echo(f"  {name:<14}{size / GIB:>8.2f} GiB  {note}")
+
+
+def _weights_note(memory: dict[str, Any]) -> str:
+    notes = [memory["weights_source"]]
+    if memory["weights_band"]:
+        notes.append(f"±{memory['weights_band'] / GIB:.2f} GiB")
+    if memory["lora"]:
+        notes.append(f"with {memory['lora'] / GIB:.2f} GiB of LoRA slots")
+    if memory["host"]:
+        notes.append(f"without {memory['host'] / GIB:.2f} GiB in the host's memory")
+    return ", ".join(notes)
 
 
 def _peak_reason(memory: dict[str, Any]) -> str:

@@ -118,6 +118,8 @@ def plan_deployment(deployment: Deployment) -> DeploymentPlan:
     deployment, weights, layout, budget = _allocate_memory(deployment)
     warning = engine_table(deployment.cache.engine)[1]
     warnings = [warning] if warning else []
+    if deployment.accelerator.rocm:
+        warnings.append("the estimate of memory is fitted to CUDA start-up logs, not to ROCm: measure a first start")
     middle = low = high = _plan_end(deployment, budget, 0)
     if budget.band:
         low, high = (_plan_end(deployment, budget, offset) for offset in (-budget.band, budget.band))
@@ -287,6 +289,7 @@ def _memory_request(deployment: Deployment, table: EngineTable, weights: WeightB
         pipeline_parallel_size=cache.pipeline_parallel_size,
         cpu_offload_bytes=deployment.cpu_offload_bytes,
         lora=deployment.lora,
+        rocm=deployment.accelerator.rocm,
     )
 
 

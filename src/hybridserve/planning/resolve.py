@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridserve.catalog.accelerators import accelerator
+from hybridserve.catalog.accelerators import Accelerator, accelerator
 from hybridserve.catalog.checkpoint import checkpoint_size
 from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
-from hybridserve.errors import ConfigError
+from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment
@@ -134,7 +134,7 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
             f"{engine.max_model_len:,} tokens are more than the {arch.max_position_embeddings:,} of {model.id}",
             f"set at most {arch.max_position_embeddings}",
         )
-    device = accelerator(settings.accelerator.name)
+    device = _device(settings)
     memory_gib = settings.accelerator.memory_gib
     card_dtype = card.serving.mamba_ssm_cache_dtype if card else None
     caching = engine.enable_prefix_caching
@@ -161,7 +161,7 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
             engine=engine.version,
             platform=device.platform,
             kv_bytes=0,
-            dtype=engine.dtype,
+            dtype=_dtype(engine.dtype, arch, device),
             kv_cache_dtype=engine.kv_cache_dtype,
             mamba_cache_dtype=engine.mamba_cache_dtype,
             mamba_ssm_cache_dtype=engine.mamba_ssm_cache_dtype or card_dtype or "auto",
@@ -178,6 +178,49 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
             compute_capability=device.compute_capability,
         ),
     )
+
+
+def _device(settings: Settings) -> Accelerator:
+    """The accelerator; the one named generic is described by settings.
+
+    Raises:
+        CatalogError: unknown.
+        ConfigError: a setting of a generic device is missing, or given for another.
+        PlanRefused: the engine has no kernels for it.
+    """
+    named, device = settings.accelerator, accelerator(settings.accelerator.name)
+    if device.id == "generic":
+        for name in ("memory_gib", "compute_capability"):
+            if getattr(named, name) is None:
+                raise ConfigError(f"accelerator.{name}", "a generic device needs it", f"set --{name.replace('_', '-')}")
+        device = device.model_copy(update={"compute_capability": f"{named.compute_capability:.1f}"})
+    elif named.compute_capability is not None:
+        raise ConfigError("accelerator.compute_capability", f"{device.id} has its own", "set it for generic only")
+    if not device.has_kernels:
+        raise PlanRefused(
+            "accelerator.name",
+            f"vLLM's wheels have no kernels for compute capability {device.compute_capability} ({device.name})",
+            "a device of compute capability 7.5 or higher",
+        )
+    return device
+
+
+def _dtype(asked: str, arch: Architecture, device: Accelerator) -> str:
+    """The type of weights: before compute capability 8.0 there is no bfloat16, and `auto` becomes float16.
+
+    Raises:
+        PlanRefused: bfloat16 was asked for. Source: vLLM platforms/cuda.py, check_if_supports_dtype.
+    """
+    if device.platform != "cuda" or device.capability >= (8, 0) or "bfloat16" not in (asked, arch.dtype):
+        return asked
+    if asked == "bfloat16":
+        raise PlanRefused(
+            "engine.dtype",
+            "Bfloat16 is only supported on GPUs with compute capability of at least 8.0. "
+            f"{device.name} has compute capability {device.compute_capability}",
+            "auto or float16",
+        )
+    return "float16" if asked == "auto" else asked
 
 
 def _weight_size(settings: Settings, model: ResolvedModel, arch: Architecture, precision: Precision) -> dict[str, Any]:
@@ -254,7 +297,8 @@ def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict
     if revision := settings.model.revision or (model.card.revision if model.card and not model.folder else None):
         args["revision"] = revision
     args["served_model_name"] = [settings.model.served_name or model.id]
-    args["dtype"] = advice.plan.deployment.arch.dtype if engine.dtype == "auto" else engine.dtype
+    dtype = advice.plan.deployment.cache.dtype
+    args["dtype"] = advice.plan.deployment.arch.dtype if dtype == "auto" else dtype
     if engine.tensor_parallel_size > 1:
         args["tensor_parallel_size"] = engine.tensor_parallel_size
     if engine.pipeline_parallel_size > 1:

@@ -88,7 +88,11 @@ def nothing_fits(asked: Deployment, plan: DeploymentPlan) -> PlanRefused:
             fixes.append("--kv-cache-dtype fp8")
         sizes = (size for size in PARALLEL_SIZES if size > asked.cache.tensor_parallel_size)
         fixes += [f"--tp {size}" for size in sizes if _starts(with_cache(asked, tensor_parallel_size=size))][:1]
-        others = (entry for entry in accelerators() if entry.platform == "cuda" and entry is not asked.accelerator)
+        others = (
+            entry
+            for entry in accelerators()
+            if entry.platform == "cuda" and entry.has_kernels and entry is not asked.accelerator
+        )
         larger = [entry.id for entry in others if _starts(replace(asked, accelerator=entry, total_bytes=None))]
         fixes += [f"--gpu {' or '.join(larger[:MAX_GPUS_NAMED])}"] if larger else []
     return PlanRefused(refusal.where, refusal.what, "; or ".join(fixes) or refusal.fix)

@@ -29,5 +29,7 @@ class AcceleratorSection(Section):
     """Catalog id of the accelerator, such as a10g, l40s, h100 or cpu."""
     memory_gib: float | None = Field(default=None, gt=0)
     """Memory of one device in GiB, if it differs from the catalog's, as on a shared GPU."""
+    compute_capability: float | None = Field(default=None, ge=1, lt=100)
+    """Compute capability of the device named generic, such as 8.6."""
     calibration: Path | None = None
     """YAML file of pools reported by earlier starts: read by every plan, written after a start with profiling."""
