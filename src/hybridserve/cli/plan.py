@@ -8,6 +8,7 @@ import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
 from hybridserve.errors import ConfigError
+from hybridserve.planning.cost import bound_cost, cost_data, parse_prices
 from hybridserve.planning.recommend import Goal, Reuse
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv, from_quantiles
@@ -79,6 +80,10 @@ def plan(
         Path | None,
         typer.Option(metavar="FILE", help="Compare an operating curve of `loadtest --sweep` with the plan."),
     ] = None,
+    price_per_hour: Annotated[
+        str | None,
+        typer.Option(metavar="PRICE or GPU=PRICE,...", help="Price of one GPU hour, for the cost of a million tokens."),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List models and GPUs of the catalog.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -89,6 +94,7 @@ def plan(
       hybridserve plan nemotron-nano-9b-v2 --gpu a10g --prompt 1024/4096 --output 512/2048
       hybridserve plan nemotron-nano-9b-v2 --gpu a10g --goal context
       hybridserve plan --compare nemotron-nano-9b-v2 qwen3-8b --gpu a10g,h100 --chart crossover.png
+      hybridserve plan --compare nemotron-nano-9b-v2 --gpu a10g,l40s --price-per-hour a10g=1.0,l40s=1.9
       hybridserve plan --bound nemotron-nano-9b-v2 qwen3-8b --gpu a10g --prompt 8192 --output 16384
     """
     if list_:
@@ -120,6 +126,7 @@ def plan(
         raise ConfigError("--gpu", f"no GPU in {' '.join(gpu)!r}", "give for example --gpu a10g; --list shows all")
     if batches is not None and not bound:
         raise ConfigError("--batches", "requires --bound", "add --bound")
+    prices = parse_prices(price_per_hour) if price_per_hour is not None else {}
     workload = _workload(prompt, output, requests)
     options = PlanOptions(workload, goal, reuse, _calibration(calibration))
 
@@ -142,6 +149,7 @@ def plan(
             options,
             LENGTHS if lengths is None else _lengths(lengths),
             chart,
+            prices,
             as_json,
         )
         return
@@ -149,12 +157,16 @@ def plan(
     if measured is not None:
         from hybridserve.cli.plan_measured import show_measured
 
-        show_measured(settings(model, device), options, _read(measured, "--measured"), str(measured), as_json)
+        curve = _read(measured, "--measured")
+        show_measured(settings(model, device), options, curve, str(measured), prices, as_json)
         return
     from hybridserve.cli.plan_view import show_plan
     from hybridserve.planning.serialize import report
 
-    content = report(plan_settings(settings(model, device), options))
+    planned = plan_settings(settings(model, device), options)
+    content = report(planned)
+    if prices:
+        content["cost"] = cost_data(bound_cost(planned.advice.plan, workload, prices))
     if as_json:
         typer.echo(json.dumps(content, indent=2))
     else:

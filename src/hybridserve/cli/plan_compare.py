@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from hybridserve.cli.plan_view import cost_lines
 from hybridserve.cli.tables import print_table
 from hybridserve.errors import EnvironmentFault, PlanRefused
 from hybridserve.planning.comparison import CURVE_LENGTHS, Column, compare_columns, crossover, sequence_bytes
+from hybridserve.planning.cost import bound_cost, cost_data
 from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, plan_settings
 from hybridserve.settings import Settings
 from hybridserve.units import MIB
 
 
 def compare_plans(
-    settings: Sequence[Settings], options: PlanOptions, lengths: Sequence[int], chart: Path | None, as_json: bool
+    settings: Sequence[Settings],
+    options: PlanOptions,
+    lengths: Sequence[int],
+    chart: Path | None,
+    prices: Mapping[str, float],
+    as_json: bool,
 ) -> None:
-    """Plan every combination, print a table, and draw the chart to `chart` if given."""
+    """Plan every combination, print a table, and draw the chart to `chart` if given.
+
+    With prices, the cheapest comes first.
+    """
     columns = [_column(combination, options) for combination in settings]
     rows = compare_columns(columns, lengths)
+    if prices:
+        rows = _by_cost(columns, rows, options, prices)
     crossings = _crossings(columns)
     if chart is not None:
         draw([column.planned for column in columns if column.planned is not None], chart)
@@ -45,6 +57,16 @@ def _column(settings: Settings, options: PlanOptions) -> Column:
     except PlanRefused as refusal:
         return Column(settings.model.id, settings.accelerator.name, None, refusal)
     return Column(planned.model.id, settings.accelerator.name, planned, None)
+
+
+def _by_cost(
+    columns: Sequence[Column], rows: Sequence[dict[str, Any]], options: PlanOptions, prices: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The rows with their costs, those of the cheapest request first; what has no cost comes last."""
+    for column, row in zip(columns, rows, strict=True):
+        plan = column.planned.advice.plan if column.planned else None
+        row["cost"] = cost_data(bound_cost(plan, options.workload, prices)) if plan else None
+    return sorted(rows, key=lambda row: row["cost"]["requests"] if row["cost"] else float("inf"))
 
 
 def _crossings(columns: Sequence[Column]) -> list[dict[str, Any]]:
@@ -74,6 +96,14 @@ def _table(rows: Sequence[dict[str, Any]], lengths: Sequence[int]) -> None:
     typer.echo("\nCells: N_safe / N_steady sequences of that length, and MiB of cache budgeted for each.")
     if any(cell["beyond_the_model"] for row in rows if "lengths" in row for cell in row["lengths"].values()):
         typer.echo("* longer than the model's context: needs RoPE scaling.")
+    if any("cost" in row for row in rows):
+        typer.echo(
+            "\nLeast cost of a million tokens, cheapest request first: lower bounds, at the roofline's throughput."
+        )
+        for row in rows:
+            cost = row["cost"]
+            name = f"{row['accelerator']}, {row['model']}"
+            typer.echo(f"  {name}: {'; '.join(cost_lines(cost))}")
     for row in rows:
         if row["verdict"] == "refused":
             typer.echo(f"{row['model']} on {row['accelerator']}: {row['what']} ({row['fix']})")

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import typer
 
+from hybridserve.cli.plan_view import cost_lines
 from hybridserve.cli.tables import print_table
 from hybridserve.errors import CatalogError, ConfigError, PlanRefused
 from hybridserve.planning.benchmark_overlay import BenchmarkComparison, compare_with_plan, read_curve
+from hybridserve.planning.cost import cost_data, measured_cost
+from hybridserve.planning.deployment import DeploymentPlan
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.roofline import DevicePeaks, device_peaks
 from hybridserve.planning.serialize import served_model
 from hybridserve.settings import Settings
 
 
-def show_measured(settings: Settings, options: PlanOptions, text: str, where: str, as_json: bool) -> None:
+def show_measured(
+    settings: Settings, options: PlanOptions, text: str, where: str, prices: Mapping[str, float], as_json: bool
+) -> None:
     """Print a row for each measured point.
 
     Raises:
@@ -37,11 +44,29 @@ def show_measured(settings: Settings, options: PlanOptions, text: str, where: st
     except CatalogError:
         peaks = None
     rows = compare_with_plan(points, plan.cache, plan.max_num_seqs, served_model(plan), peaks)
+    costs = [_cost(plan, row, prices) for row in rows] if prices else []
     if as_json:
-        typer.echo(json.dumps({"model": model, "points": [row.as_dict() for row in rows]}, indent=2))
+        found = [row.as_dict() for row in rows]
+        for point, cost in zip(found, costs, strict=False):
+            point["cost"] = cost
+        typer.echo(json.dumps({"model": model, "points": found}, indent=2))
         return
     head = ["prompt/output", "concurrency", "run, planned", "tokens/s", "bound", "share", "TTFT ms", "TPOT ms", ""]
     print_table([head, *map(_cells, rows)], left=(0,))
+    if costs:
+        typer.echo(
+            "\nCost of a million tokens as measured; prompt and output share the time as in the roofline's bound:"
+        )
+    for row, cost in zip(rows, costs, strict=False):
+        at = row.point
+        typer.echo(f"  {at.prompt:,}/{at.output:,} at {at.concurrency}: {'; '.join(cost_lines(cost))}")
+
+
+def _cost(plan: DeploymentPlan, row: BenchmarkComparison, prices: Mapping[str, float]) -> dict[str, Any] | None:
+    point = row.point
+    if point.void:
+        return None
+    return cost_data(measured_cost(plan, prices, row.running, point.prompt, point.output, point.tokens_per_s))
 
 
 def _cells(row: BenchmarkComparison) -> list[str]:

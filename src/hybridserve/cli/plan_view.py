@@ -153,6 +153,22 @@ def _capacity(plan: dict[str, Any]) -> None:
             f"{bound['inter_token_s'] * 1e3:.1f} ms a token, limited by {bound['decode_limit']}",
         )
         _row("", "from a roofline model, not a forecast: a real engine stays below it")
+    if "cost" in plan:
+        first, *rest = cost_lines(plan["cost"])
+        _row("least cost", first)
+        for line in rest:
+            _row("", f"{line}: a lower bound, at the upper bound of throughput")
+
+
+def cost_lines(cost: dict[str, Any] | None) -> list[str]:
+    """Sentences for a cost; None is not known."""
+    if cost is None:
+        return ["not known: needs a price, one pipeline stage, and a device with known bandwidth and FLOPs"]
+    cached = f", {cost['cached']:.3g} cached" if cost["cached"] is not None else ""
+    return [
+        f"{cost['input']:.3g} per million input tokens, {cost['output']:.3g} output{cached}",
+        f"at {cost['price_per_hour']:g} an hour for each of {cost['devices']} device(s)",
+    ]
 
 
 def _flags(plan: dict[str, Any]) -> None:

@@ -228,3 +228,21 @@ def test_bound_ratio_is_the_product_of_its_factors(capsys):
     fitting = json.loads(run(capsys, *argv))["rows"]
     assert (fitting[0]["batch"], fitting[1]["batch"]) == (6, 1)
     assert "--batches" in refused(capsys, *argv[:-1], "--batches", "8")
+
+
+def test_comparison_with_prices_has_the_cheapest_first(capsys):
+    prices = ("--price-per-hour", "a10g=1.0,l40s=1.9,h100=2.5")
+    rows = json.loads(run(capsys, "--compare", NANO, "--gpu", "a10g,h200,l40s,h100", *prices, "--json"))["rows"]
+    costs = [row["cost"]["requests"] for row in rows[:-1]]
+    assert costs == sorted(costs)
+    assert (rows[-1]["accelerator"], rows[-1]["cost"]) == ("h200", None)
+    text = run(capsys, "--compare", NANO, "--gpu", "a10g,h100", *prices)
+    assert "lower bounds" in text
+
+
+def test_text_says_that_a_cost_is_a_lower_bound(capsys):
+    assert "a lower bound, at the upper bound of throughput" in run(
+        capsys, NANO, "--gpu", "h100", "--price-per-hour", "2"
+    )
+    assert "least cost      not known" in run(capsys, NANO, "--gpu", "h100", "--price-per-hour", "a10g=2")
+    assert "--price-per-hour" in refused(capsys, NANO, "--gpu", "h100", "--price-per-hour", "cheap")
