@@ -3,6 +3,8 @@ PYTHON ?= python3
 LOCK ?= cpu
 BIN := .venv/bin
 SERVE_ARGS ?=
+REGISTRY ?=
+KINDS ?=
 VERSION ?= 0.29.0
 ENGINE_ARGS ?=
 AGREEMENT ?= 1,8,32
@@ -12,7 +14,8 @@ AGREEMENT ?= 1,8,32
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
   test-loadtest-agreement test-loadtest-scenarios test-guidellm engine fuzz soak soak-tokens \
   bench-cli bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
-  docs-output reference-docs telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit
+  docs-output reference-docs telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
+  images release
 $(DEV): LOCK = dev
 $(DEV): install
 .PHONY: install serve help sbom chart-tools prometheus-tools clean $(DEV)
@@ -141,6 +144,14 @@ chart-score: ## the chart's quality score beside other charts, with checkov, int
 
 demo-model: ## train the demo model again, in minutes
 	$(BIN)/python demo/train.py --out src/hybridserve/demo_model
+
+##@ Release
+
+images: ## build and push the images and print their digests (REGISTRY=registry.example/team, KINDS="cpu control")
+	$(BIN)/python scripts/release.py images --registry "$(REGISTRY)" --kinds $(KINDS)
+
+release: chart-tools ## wheel, chart, image digests and SHA256SUMS in dist/; after `make images`
+	$(BIN)/python scripts/release.py release
 
 ##@ Tools and maintenance
 
