@@ -25,7 +25,7 @@ wrong, what to do. All lines are shown at once.
 settings.license.accepted: profile {{ $profile }} requires that a person accepted each license; read them (`hybridserve explain --licenses`), then add {license: ID, by: NAME, accepted: DATE}
 {{- end }}
 {{- if and (eq (dig "guard" "kind" "none" .Values.settings) "none") (not $waived) }}
-settings.guard.kind: profile {{ $profile }} requires a guard for prompts and answers; set kind, url and model, and networkPolicy.guard
+settings.guard.kind: profile {{ $profile }} requires a guard for prompts and answers; set kind and model, with url and networkPolicy.guard, or guard.deploy.enabled
 {{- end }}
 {{- if not (include "hybridserve.keysSecret" .) }}
 auth.existingSecret: profile {{ $profile }} requires API keys; name a Secret with the file that `hybridserve key new` writes
