@@ -8,6 +8,7 @@ KINDS ?=
 VERSION ?= 0.29.0
 ENGINE_ARGS ?=
 AGREEMENT ?= 1,8,32
+SHORT := not scale and not fault and not agreement
 .DEFAULT_GOAL := help
 
 # Everything but `install` and `serve` runs in the development environment.
@@ -29,7 +30,8 @@ serve: install ## serve the demo model on this CPU (SERVE_ARGS="--port 8080")
 	@exec $(BIN)/hybridserve serve $(SERVE_ARGS)
 
 test: lint ## all tests but the long suites below, with the real engine and the real stack
-	$(BIN)/pytest -m "not scale and not fault and not agreement" --durations=15
+	$(BIN)/pytest -n 2 --dist loadfile -m "not engine and not stack and $(SHORT)"; first=$$?; \
+	  $(BIN)/pytest -m "(engine or stack) and $(SHORT)" --durations=15 && exit $$first
 
 lint: ## check formatting, lint, types and the direction of imports
 	$(BIN)/ruff format --check --quiet .
@@ -49,7 +51,7 @@ help: ## print this list
 ##@ Test suites
 
 test-fast: ## tests that need no engine
-	$(BIN)/pytest -m "not engine and not stack and not chart"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not engine and not stack and not chart"
 
 test-chart: ## the Helm chart, with Helm 3 and Helm 4
 	$(BIN)/pytest tests/chart
