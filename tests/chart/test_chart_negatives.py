@@ -286,6 +286,20 @@ def test_unusual_values_are_accepted(case: tuple[dict[str, Any], dict[str, Any]]
     assert refusal(merged(*case)) is None
 
 
+def ray_in_production() -> dict[str, Any]:
+    """Values of mode rayservice in a stricter profile, without peers of its policies."""
+    values = values_of("rayservice")
+    values["settings"].setdefault("server", {})["profile"] = "production"
+    values["settings"]["license"] = {"accepted": [{"license": "a", "by": "b", "accepted": "2026-11-20"}]}
+    values["settings"]["guard"] = {"kind": "model", "url": "http://guard:8080/v1"}
+    values["networkPolicy"] = values.get("networkPolicy", {}) | {
+        "guard": [{"podSelector": {}}],
+        "operator": [],
+        "apiServer": [],
+    }
+    return values
+
+
 def test_global_registry_reaches_every_image() -> None:
     objects = template({"global": {"imageRegistry": "registry.example", "imagePullSecrets": [{"name": "pull"}]}})
     specs = [item["spec"]["template"]["spec"] for item in objects if item["kind"] in ("Deployment", "Job")]
@@ -306,6 +320,8 @@ def test_global_registry_reaches_every_image() -> None:
         ),
         ({"strategy": "Recreate"}, "strategy: with Recreate"),
         ({"mode": "rayservice", "ray": {"upgradeStrategy": "None"}}, "ray.upgradeStrategy: with None"),
+        (ray_in_production(), "networkPolicy.operator: pods with the operator's label reach Ray's dashboard"),
+        (ray_in_production(), "networkPolicy.apiServer: the head reaches every address on ports 443 and 6443"),
         ({"mode": "rayservice", "ray": {"initializingTimeoutSeconds": 60}}, "ray.initializingTimeoutSeconds: after"),
         ({"mode": "rayservice", "ray": {"maxSurgePercent": 0}}, "ray.maxSurgePercent: a setting that replaces"),
     ],
@@ -315,6 +331,8 @@ def test_notes_warn_about_risky_values(values: dict[str, Any], warning: str) -> 
     assert warning in helm(*words, stdin=yaml.safe_dump(values)).partition("NOTES:")[2]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "standalone-secrets"])
+@pytest.mark.parametrize("case", CASES)
 def test_shipped_values_pass_the_check(case: str, tmp_path: Path) -> None:
-    assert check_exit_code(settings_checked_by_the_hook(values_of(case)), tmp_path) == 0
+    """Every profile and values file, those that turn the check off included."""
+    values = values_of(case) | {"check": values_of(case).get("check", {}) | {"enabled": True}}
+    assert check_exit_code(settings_checked_by_the_hook(values), tmp_path) == 0
