@@ -82,6 +82,8 @@ class ServingFacts(Fact):
     """How reasoning is switched: the template's `enable_thinking`, /think and /no_think in a system message, or not
     at all."""
     tool_call_parser: str | None = None
+    parser_plugin: str | None = None
+    """What to install where vLLM has no parser for the model's format."""
     trust_remote_code: bool = False
     mamba_ssm_cache_dtype: DTYPE | None = None
     max_model_len: int | None = None

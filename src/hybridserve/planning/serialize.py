@@ -35,7 +35,7 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "bound": asdict(limit) if (limit := served_bound(plan, advice.workload)) else None,
         "flags": [asdict(flag) for flag in advice.flags],
         "options": [asdict(alternative) for alternative in advice.alternatives],
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.warnings, *_parsers(planned)],
         "engine_args": _engine_args(planned),
     }
 
@@ -150,6 +150,14 @@ def _without_advice(planned: ResolvedPlan) -> dict[str, Any]:
         return {"verdict": "refused", **refusal.as_dict()}
     reason = plan.refusal or plan.low_refusal
     return {"verdict": plan.verdict, **(reason.as_dict() if reason else {})}
+
+
+def _parsers(planned: ResolvedPlan) -> list[str]:
+    """What is known to be missing to parse tool calls and reasoning, unless the settings name a parser."""
+    card, engine = planned.model.card, planned.settings.engine
+    named = engine.tool_call_parser or engine.reasoning_parser
+    plugin = card.serving.parser_plugin if card else None
+    return [f"parsers: UNKNOWN. {plugin}"] if plugin and not named else []
 
 
 def _engine_args(planned: ResolvedPlan) -> dict[str, Any] | None:

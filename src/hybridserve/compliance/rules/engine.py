@@ -15,7 +15,7 @@ from hybridserve.compliance.view import CacheFacts, DeploymentView
 
 ENGINE = RuleFamily("engine")
 
-CardFact = Literal["min_vllm", "mamba_ssm_cache_dtype", "reasoning_parser", "tool_call_parser"]
+CardFact = Literal["min_vllm", "mamba_ssm_cache_dtype", "reasoning_parser", "tool_call_parser", "parser_plugin"]
 
 VLLM = "https://github.com/vllm-project/vllm/issues/"
 MEASURED = "measured on vLLM 0.29.0"
@@ -361,7 +361,7 @@ def auto_dtype(view: DeploymentView) -> Outcome:
 )
 def reasoning_parser(view: DeploymentView) -> Outcome:
     parser, card = _arg(view, "reasoning_parser"), _card(view, "reasoning_parser")
-    return _parser(parser, card, "no parser is set for a model that reasons")
+    return _parser(parser, card, "no parser is set for a model that reasons", _card(view, "parser_plugin"))
 
 
 @ENGINE.rule(
@@ -375,7 +375,7 @@ def tool_parser(view: DeploymentView) -> Outcome | None:
     parser, card = _arg(view, "tool_call_parser"), _card(view, "tool_call_parser")
     if parser is None and card is None and not _arg(view, "enable_auto_tool_choice"):
         return None
-    return _parser(parser, card, "enable_auto_tool_choice is set without a parser")
+    return _parser(parser, card, "enable_auto_tool_choice is set without a parser", _card(view, "parser_plugin"))
 
 
 @ENGINE.rule(
@@ -434,9 +434,9 @@ def _hybrid_cache(view: DeploymentView) -> CacheFacts | None:
     return view.engine.cache if _hybrid(view) else None
 
 
-def _parser(parser: str | None, card: str | None, missing: str) -> Outcome:
+def _parser(parser: str | None, card: str | None, missing: str, plugin: str | None) -> Outcome:
     if parser is None and card is None:
-        return failed(missing)
+        return unknown(f"{missing}: {plugin}") if plugin else failed(missing)
     if card and parser not in (None, card):
         return failed(f"{parser}; the model's card names {card}")
     return passed(str(parser or card))

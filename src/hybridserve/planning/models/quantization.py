@@ -350,7 +350,7 @@ def _canonical(name: str) -> str:
     before, found, after = name.partition("layers.")
     if not found or "mtp" in before:
         return name
-    # One expert stands for all: the engine fuses them.
+    # One expert represents all: the engine fuses them.
     return _EXPERT.sub("experts", found + after) if "experts." in after else found + after
 
 
