@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from hybridserve.catalog.accelerators import Accelerator, accelerator
 from hybridserve.catalog.checkpoint import checkpoint_size
+from hybridserve.catalog.engines import engine_table
 from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.fast_dataclass import dataclass
+from hybridserve.planning.cache.layout import model_context
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment
 from hybridserve.planning.extra_args import cache_args, extra, full_cudagraphs, lora_slots, online_quantization
@@ -128,6 +130,10 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
     if stored == UNQUANTIZED and card is not None:
         stored = vendor_recipe(card.weights.quantization, arch.hybrid)
     precision = online_quantization(engine, stored)
+    # One limit for the whole report: what this engine version derives from the config.
+    arch = replace(
+        arch, max_position_embeddings=model_context(arch, engine_table(engine.version)[0]), yarn_context=None
+    )
     if engine.max_model_len is not None and engine.max_model_len > arch.max_position_embeddings:
         raise ConfigError(
             "engine.max_model_len",
@@ -144,7 +150,7 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
         model=model.id,
         arch=arch,
         accelerator=device,
-        served_len=card.serving.max_model_len if card else None,
+        served_len=(card.serving.max_model_len if card else None) or arch.default_context,
         total_bytes=round(memory_gib * GIB) if memory_gib else None,
         gpu_memory_utilization=engine.gpu_memory_utilization,
         kv_cache_memory_bytes=engine.kv_cache_memory_bytes,

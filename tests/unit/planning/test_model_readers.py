@@ -8,6 +8,8 @@ import pytest
 
 from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import CatalogError
+from hybridserve.planning.cache.layout import compute_layout
+from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.memory.weights import count_parameters, count_weights
 from hybridserve.planning.models import GatedDeltaNet, Mamba1, Mamba2, ShortConv, read_architecture
 
@@ -200,11 +202,13 @@ WRONG = [
     (NANO | {"architectures": ["OPTForCausalLM"]}, "architectures", "not supported"),
     (NANO | {"torch_dtype": "int8"}, "dtype", "int8"),
     (QWEN | {"architectures": ["MistralForCausalLM"], "sliding_window": 4096}, "sliding_window", "4096"),
-    (QWEN | {"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling", "longrope"),
+    (QWEN | {"rope_scaling": "longrope"}, "rope_scaling", "longrope"),
+    (QWEN | {"rope_parameters": {"rope_type": "linear", "factor": "2"}}, "rope_parameters.factor", "'2'"),
+    (QWEN | {"rope_parameters": {"rope_type": "dynamic", "factor": 0}}, "rope_parameters.factor", "0"),
     (
         QWEN | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
         "rope_scaling.original_max_position_embeddings",
-        "None",
+        "missing",
     ),
     (GRANITE | {"mamba_n_heads": 47}, "mamba_d_head", "64"),
     (GRANITE | {"num_hidden_layers": 41}, "num_hidden_layers", "layer_types"),
@@ -223,3 +227,30 @@ def test_invalid_or_unsupported_config_is_refused(config, field, word):
     assert caught.value.where == f"config.json: {field}"
     assert word in caught.value.what
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest", "scaled", "default"),
+    [
+        ({}, 40960, None, None),
+        ({"rope_type": "default", "rope_theta": 1e6}, 40960, None, None),
+        ({"type": "linear", "factor": 2.0}, 81920, None, None),
+        ({"rope_type": "dynamic", "factor": 1.5}, 61440, None, None),
+        ({"rope_type": "linear", "factor": None}, 40960, None, None),
+        ({"rope_type": "llama3", "factor": 8.0}, 40960, None, None),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 40960, 131072, None),
+        ({"rope_type": "longrope", "short_factor": [1.0]}, 40960, None, 4096),
+        ({"rope_type": "su", "short_factor": [1.0]}, 40960, None, None),
+        ({"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {}}, 327680, None, None),
+    ],
+)
+def test_context_follows_rope_scaling_as_in_vllm(rope, longest, scaled, default):
+    arch = read_architecture(QWEN | {"rope_parameters": rope, "original_max_position_embeddings": 4096})
+    assert (arch.max_position_embeddings, arch.yarn_context, arch.default_context) == (longest, scaled, default)
+
+
+def test_context_of_longrope_is_the_original_unless_it_is_set():
+    config = QWEN | {"rope_scaling": {"rope_type": "longrope"}, "original_max_position_embeddings": 4096}
+    arch = read_architecture(config)
+    asked = [CacheRequest(kv_bytes=0, max_model_len=length) for length in (None, 9999)]
+    assert [compute_layout(arch, request).max_model_len for request in asked] == [4096, 9999]

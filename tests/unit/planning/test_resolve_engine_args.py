@@ -12,8 +12,9 @@ from hybridserve.cli import main
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.planning.render import command_line, llm_config, shell
 from hybridserve.planning.resolve import PlanOptions, engine_args, engine_environment, plan_settings
+from hybridserve.planning.serialize import report
 from hybridserve.settings import load
-from support.planned_models import NANO_9B
+from support.planned_models import NANO_9B, QWEN3_8B
 
 
 def settings_of(*assignments: str):
@@ -195,3 +196,16 @@ def run(capsys, *argv: str) -> str:
         main(list(argv))
     assert caught.value.code in (0, None)
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("version", "limit", "other"), [("0.29.0", 32768, 40960), ("0.32.0", 40960, 32768)])
+def test_report_has_one_limit_of_the_context(tmp_path, version, limit, other):
+    """YaRN in 0.29 derives original length times factor; later releases use max_position_embeddings."""
+    rope = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16384}
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B | {"rope_parameters": rope}))
+    names = [f"model.id={json.dumps(str(tmp_path))}", "accelerator.name=h100", f"engine.version={version}"]
+    content = report(plan_settings(settings_of(*names)))
+    assert content["capacity"]["max_model_len"] == limit
+    assert f"{other:,}" not in json.dumps(content)
+    with pytest.raises(ConfigError, match=f"{limit:,}"):
+        plan_settings(settings_of(*names, f"engine.max_model_len={limit + 1}"))

@@ -32,7 +32,7 @@ def compute_layout(arch: Architecture, request: CacheRequest) -> CacheLayout:
         PlanRefused: the engine would refuse these settings; the message is its own.
     """
     table, foreign = engine_table(request.engine)
-    max_len = _configured_length(request, model_context(arch, table))
+    max_len = _configured_length(request, model_context(arch, table), arch.default_context)
     check_tensor_parallel(arch, request.tensor_parallel_size, replayssm=request.use_replayssm)
     mode = resolve_mode(arch, request, table, max_len)
     dtypes = resolve_dtypes(arch, request, table)
@@ -134,10 +134,10 @@ def model_context(arch: Architecture, table: EngineTable) -> int:
     return arch.max_position_embeddings
 
 
-def _configured_length(request: CacheRequest, own: int) -> int:
+def _configured_length(request: CacheRequest, own: int, default: int | None) -> int:
     asked = request.max_model_len
     if asked is None or asked == AUTO_LEN:
-        return own
+        return default or own
     if asked < 1:
         raise PlanRefused("engine.max_model_len", f"{asked} is not a length", f"1 to {own}, or -1 for what fits")
     if asked > own:

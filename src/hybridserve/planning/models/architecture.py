@@ -153,6 +153,7 @@ class Architecture:
         name: vLLM's registry name, such as ``NemotronHForCausalLM``.
         family: key of the rules that its vLLM classes share: nemotron_h, granite_hybrid, qwen3_next, transformer, ...
         dtype: meaning of `--dtype auto`: the checkpoint's type, or bfloat16 for a float32 checkpoint.
+        default_context: context without `--max-model-len`, if that is not the longest (LongRoPE).
         kv_cache_dtype: meaning of `--kv-cache-dtype auto` if the checkpoint defines it; None is "as dtype".
         max_position_embeddings: longest context of config.json, with every RoPE scaling except YaRN.
         yarn_context: original context times factor of a YaRN config, which some engine versions use instead.
@@ -181,6 +182,7 @@ class Architecture:
     mlp: Mlp | None
     moe: Moe | None
     yarn_context: int | None = None
+    default_context: int | None = None
     kv_cache_dtype: str | None = None
     ssm_dtype: Dtype | None = None
     marks_linear_attention: bool = False

@@ -121,6 +121,7 @@ class Fields:
             "dtype": self.dtype,
             "max_position_embeddings": self.max_position_embeddings,
             "yarn_context": self.yarn_context,
+            "default_context": self.default_context,
         }
 
     def mamba2(self, inner: int, *, gated_norm: bool = True) -> Mamba2:
@@ -158,25 +159,49 @@ class Fields:
     @property
     def max_position_embeddings(self) -> int:
         """Longest context, with all RoPE scaling except YaRN. Source: vLLM config/model.py, _get_and_verify_max_len."""
-        length = self.integer("max_position_embeddings")
-        kind, rope = self._rope()
-        if kind in ("su", "longrope"):
-            self.fail("rope_scaling", f"is {kind!r}", "one of default, linear, dynamic, llama3, yarn")
-        return length if kind in ("llama3", "yarn") else int(length * (rope.get("factor") or 1.0))
+        length, factor = self.integer("max_position_embeddings"), 1.0
+        for kind, rope in self._ropes():
+            if kind not in ("su", "longrope", "llama3", "yarn"):
+                stated = rope.get("factor", factor)
+                # The engine takes a null factor for 1.
+                factor = 1.0 if stated is None else self._positive(rope, "factor", factor)
+        return int(length * factor)
 
     @property
     def yarn_context(self) -> int | None:
         """Original context times factor of a YaRN config; None for any other."""
-        kind, rope = self._rope()
-        if kind != "yarn":
-            return None
-        for key in ("original_max_position_embeddings", "factor"):
-            if not isinstance(rope.get(key), int | float):
-                self.fail(f"rope_scaling.{key}", f"is {rope.get(key)!r}", "a number")
-        return int(rope["original_max_position_embeddings"] * rope["factor"])
+        for kind, rope in self._ropes():
+            if kind == "yarn":
+                original = self._positive(rope, "original_max_position_embeddings")
+                return int(original * self._positive(rope, "factor"))
+        return None
 
-    def _rope(self) -> tuple[str, Mapping[str, Any]]:
+    @property
+    def default_context(self) -> int | None:
+        """The context without `--max-model-len`: LongRoPE keeps the original one; None is the longest."""
+        if not any(kind == "longrope" for kind, _ in self._ropes()):
+            return None
+        original = self.get("original_max_position_embeddings")
+        return None if original is None else self.integer("original_max_position_embeddings")
+
+    def _ropes(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """The kinds of RoPE scaling with their parameters; transformers 5 may have one for each kind of layer."""
         rope = self.get("rope_parameters", "rope_scaling")
+        if rope is None:
+            return []
         if not isinstance(rope, Mapping):
-            return "default", {}
-        return rope.get("rope_type", rope.get("type", "default")), rope
+            self.fail(self._rope_name, f"is {rope!r}", "a mapping")
+        nested = [part for part in rope.values() if isinstance(part, Mapping)]
+        return [(str(part.get("rope_type", part.get("type", "default"))), part) for part in nested or [rope]]
+
+    @property
+    def _rope_name(self) -> str:
+        return "rope_scaling" if self.get("rope_parameters") is None else "rope_parameters"
+
+    def _positive(self, rope: Mapping[str, Any], name: str, default: float | None = None) -> float:
+        value = rope.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            self.fail(
+                f"{self._rope_name}.{name}", "is missing" if value is None else f"is {value!r}", "a positive number"
+            )
+        return float(value)
