@@ -34,7 +34,7 @@ _TEXT_PARTS = frozenset({
     "tool_use", "tool_result", "redacted_thinking",
 })  # fmt: skip
 # Part of a key that holds no text. vLLM takes a part with such a key for an image whatever its type says.
-_MEDIA_KEYS = ("image", "audio", "video", "embeds", "file", "uuid", "document")
+_MEDIA_KEYS = ("image", "audio", "video", "embeds", "file", "uuid", "document", "logprobs")
 # Words of JSON Schema and of the APIs, which say nothing.
 _SCHEMA_WORDS = frozenset({
     ("type", word)
@@ -165,7 +165,7 @@ def _one_part(part: dict[str, Any], depth: int) -> str:
             texts.append(value)
         elif key == "content":
             texts.append(_joined(list(_part_texts(value, depth + 1))))
-        elif any(word in key for word in _MEDIA_KEYS):
+        elif value and any(word in key for word in _MEDIA_KEYS):
             raise Unreadable(f"a message has a part with {key}")
         else:
             texts += lines({key: value}, depth)
