@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import supported_models
 
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.observability.dashboards import dashboards
@@ -22,7 +27,9 @@ from hybridserve.settings.schema import json_schema
 from hybridserve.settings.telemetry import TelemetrySection
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = [DOCS / "reference" / f"{name}.md" for name in ("metrics", "settings", "rules")] + [DOCS / "runbooks/README.md"]
+PAGES = [DOCS / "reference" / f"{name}.md" for name in ("metrics", "settings", "rules", "supported-models")] + [
+    DOCS / "runbooks/README.md"
+]
 TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SECTION = TelemetrySection()
 
@@ -152,6 +159,11 @@ TABLES = {
     "runbooks": runbooks,
     "settings": settings,
     "rules": rules,
+    "models": lambda: markdown_table("model|vLLM class|precision|weights|proved by", supported_models.models()),
+    "classes": lambda: markdown_table("vLLM class|proved by", supported_models.classes()),
+    "precisions": lambda: markdown_table("precision|size from|proved by", supported_models.precisions()),
+    "logs": lambda: markdown_table("log|model|vLLM|source|not compared", supported_models.logs()),
+    "devices": lambda: markdown_table("id|device|memory|capability|status", supported_models.devices()),
 }
 
 

@@ -191,6 +191,7 @@ class Printed:
 class Device:
     """The device of a log whose memory and utilization are known, so that the pool can be estimated."""
 
+    accelerator: str
     gib: float
     utilization: float
     graphs_subtracted: bool
@@ -240,7 +241,7 @@ LOGS = [
         request=OFF | FP8 | {"max_model_len": 262144},
         max_num_seqs=40,
         max_num_batched_tokens=8192,
-        device=Device(93.1, 0.95, graphs_subtracted=False),
+        device=Device("h100-nvl", 93.1, 0.95, graphs_subtracted=False),
     ),
     StartupLog(
         "A04",
@@ -289,7 +290,7 @@ LOGS = [
         pool=31.24,
         request={"max_model_len": 8192},
         max_num_batched_tokens=8192,
-        device=Device(94.96, 0.9, graphs_subtracted=True),
+        device=Device("rtx-pro-6000", 94.96, 0.9, graphs_subtracted=True),
     ),
     StartupLog(
         "A11",
@@ -360,7 +361,7 @@ LOGS = [
         pool=20.27,
         request=OFF | {"max_model_len": 262144},
         max_num_batched_tokens=8192,
-        device=Device(44.34, 0.9, graphs_subtracted=False),
+        device=Device("l40s", 44.34, 0.9, graphs_subtracted=False),
     ),
     StartupLog(
         "A21",
