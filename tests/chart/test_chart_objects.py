@@ -152,7 +152,7 @@ def test_rules_and_dashboards_are_rendered(kind: str) -> None:
     objects = template(values_of("standalone-production"))
     if kind == "rules":
         groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
-        assert only(objects, "PrometheusRule", "demo")["spec"]["groups"] == groups
+        assert only(objects, "PrometheusRule", "demo-rules")["spec"]["groups"] == groups
     else:
         rendered = [one for one in objects if "grafana_dashboard" in one["metadata"].get("labels", {})]
         assert [next(iter(one["data"].values())) for one in rendered] == [file.read_text() for file in files]
