@@ -14,7 +14,7 @@ SHORT := not scale and not fault and not agreement
 # Everything but `install` and `serve` runs in the development environment.
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
   test-loadtest-agreement test-loadtest-scenarios test-guidellm engine fuzz soak soak-tokens \
-  bench-cli bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
+  bench-cli bench-cache bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
   docs-output reference-docs telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
   images release
 $(DEV): LOCK = dev
@@ -101,6 +101,9 @@ soak-tokens: ## correct greedy tokens under preemption and prefix hits for TOKEN
 
 bench-cli: ## cold-start time of plan and check
 	$(BIN)/python benchmarks/cli.py
+
+bench-cache: ## prefix reuse of the agent scenario: vllm serve against our settings, one and two replicas; minutes (CACHE_ARGS="off ours")
+	$(BIN)/python benchmarks/cache.py $(CACHE_ARGS)
 
 bench-start: ## time to ready, hybridserve and vllm serve in pairs
 	$(BIN)/python benchmarks/start.py

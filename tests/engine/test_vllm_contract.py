@@ -79,3 +79,29 @@ def test_preloaded_openmp_library_is_the_one_vllm_preloads() -> None:
         found.append({part for part in run.stdout.splitlines()[-1].split(":") if "omp" in part})
     assert found[0] == found[1]
     assert found[0]
+
+
+def test_finished_requests_are_reported_with_their_tokens() -> None:
+    """The hook wraps a method that gets the request's state first; names of the state that it reads exist."""
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestState
+
+    from hybridserve.engine.patches.vllm import on_finished
+
+    parameters = list(inspect.signature(OutputProcessor._update_stats_from_finished).parameters)
+    assert parameters[:2] == ["self", "req_state"]
+    assert "self._update_stats_from_finished(" in inspect.getsource(OutputProcessor.process_outputs)
+    source = inspect.getsource(RequestState.__init__)
+    assert all(f"self.{name}" in source for name in ("prompt_token_ids", "num_cached_tokens", "detokenizer"))
+    assert hasattr(IncrementalDetokenizer(), "token_ids")
+    assert "output_token_ids" in dir(IncrementalDetokenizer)
+
+    client, seen = MagicMock(), []
+    original = client.output_processor._update_stats_from_finished
+    on_finished(client, lambda *request: seen.append(request))
+    state = MagicMock(prompt_token_ids=[1, 2], num_cached_tokens=1)
+    state.detokenizer.output_token_ids = [3]
+    client.output_processor._update_stats_from_finished(state, "stop", None)
+    client.output_processor._update_stats_from_finished(MagicMock(prompt_token_ids=None), "stop", None)
+    assert seen == [([1, 2], [3], 1)]
+    assert original.call_count == 2

@@ -87,6 +87,7 @@ class EngineTable(_Frozen):
     state_blocks_running: int
     default_block_size: dict[Platform, int]
     kernel_block_size: dict[Platform, int]
+    partial_hits_tested_on: frozenset[Platform]
     default_mamba_chunk_size: int
     cpu_resets_block_size: bool
     prefix_match_unit_checked_for_one_group: bool
@@ -109,6 +110,10 @@ class EngineTable(_Frozen):
     pins: Pins
     ray: tuple[RaySupport, ...]
     known_faults: tuple[KnownFault, ...]
+
+    def resets_block_size(self, platform: Platform) -> bool:
+        """Whether a block size that is not set is the default again after start-up."""
+        return platform == "cpu" and self.cpu_resets_block_size
 
 
 @cache

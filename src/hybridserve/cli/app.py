@@ -34,6 +34,7 @@ VERBS = {
     "key": "Create API keys; only their hashes are stored.",
     "alerts": "Write alerts and recording rules for Prometheus.",
     "dashboards": "Write dashboards for Grafana.",
+    "cache": "Explain what recorded requests hit in the prefix cache, and what would hit.",
     "top": "Watch cache use, latency and findings live.",
 }
 

@@ -42,6 +42,10 @@ def loadtest(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Sending processes, each on one core.")] = 1,
     metrics_port: Annotated[int | None, typer.Option(help="Port for client-side Prometheus metrics.")] = None,
+    replica_metrics: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Metrics port of a replica, for the tokens that it reused. Repeatable."),
+    ] = None,
     find: Annotated[
         str | None, typer.Option(metavar="max-rate", help="Search for the highest rate that keeps the SLO.")
     ] = None,
@@ -102,7 +106,7 @@ def loadtest(
     name = Path(scenario).stem
 
     def connect(scenario: Scenario) -> Runner:
-        return Runner.connect(url, key, model, scenario, workers, metrics_port)
+        return Runner.connect(url, key, model, scenario, workers, metrics_port, tuple(replica_metrics or ()))
 
     folder = out or Path(f"loadtest-{name}-{stamp}")
     if find is not None:

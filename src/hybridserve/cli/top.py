@@ -81,7 +81,17 @@ def table(rows: list[ReplicaRow]) -> Table:
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     shown.add_column("replica")
     shown.add_column("model")
-    for name in ("state slots", "blocks: state + attention", "run", "wait", "TTFT", "tokens/s", "req/s", "notes"):
+    for name in (
+        "state slots",
+        "blocks: state + attention",
+        "run",
+        "wait",
+        "TTFT",
+        "tokens/s",
+        "req/s",
+        "reused",
+        "notes",
+    ):
         shown.add_column(name, justify="left" if name == "notes" else "right", no_wrap=True)
     for row in rows:
         shown.add_row(
@@ -94,6 +104,9 @@ def table(rows: list[ReplicaRow]) -> Table:
             "-" if row.ttft_s is None else f"{row.ttft_s * 1000:,.0f} ms",
             _text(row.tokens_per_s),
             "-" if row.requests_per_s is None else f"{row.requests_per_s:.1f}",
+            f"{row.reused_per_s / row.reusable_per_s:.0%}"
+            if row.reusable_per_s and row.reused_per_s is not None
+            else "-",
             ", ".join(notes(row)) or "ok",
         )
     return shown

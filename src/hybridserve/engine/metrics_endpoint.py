@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -10,10 +11,13 @@ from prometheus_client import REGISTRY
 
 from hybridserve import __version__
 from hybridserve.deployment.spec import DeploymentSpec
+from hybridserve.engine.prefix_directory import shared_directory
 from hybridserve.engine.stats import EngineStatsLogger
+from hybridserve.observability.collectors.prefix_reuse import PrefixReuseCollector
 from hybridserve.observability.collectors.replica import ReplicaCollector, ReplicaFacts
 from hybridserve.observability.collectors.slo import SLOCollector
 from hybridserve.observability.metrics_server import announce, export
+from hybridserve.planning.cache.reuse import CacheGrid
 from hybridserve.settings.telemetry import TelemetrySection
 
 logger = logging.getLogger(__name__)
@@ -57,6 +61,11 @@ def export_replica(
         client.logger_manager.stat_loggers.append(
             SLOCollector(collector.metrics, telemetry.slo_ttft_s, telemetry.slo_inter_token_s, facts.cacheable_min)
         )
+        if facts.prefix_caching:
+            # Imported here only: the process that starts the server reads this module, too, without vLLM.
+            from hybridserve.engine.patches.vllm import on_finished
+
+            on_finished(client, _reuse_collector(spec, signals, collector, plan["engine"], mode, replica).finished)
         REGISTRY.register(collector)
         labels = {"namespace": telemetry.namespace, "model": spec.served_name, "replica": replica}
         export(telemetry, REGISTRY, labels)
@@ -64,6 +73,39 @@ def export_replica(
             _announce_ray(telemetry)
     except Exception:
         logger.exception("metrics_export_failed")
+
+
+def _reuse_collector(
+    spec: DeploymentSpec,
+    signals: EngineStatsLogger,
+    collector: ReplicaCollector,
+    engine: Mapping[str, Any],
+    mode: Literal["ray", "single"],
+    replica: str,
+) -> PrefixReuseCollector:
+    assert spec.plan is not None
+    block, capacity = engine["block_size"], signals.capacity
+    grid = CacheGrid(
+        block=block,
+        unit=engine["prefix_match_unit"] or block,
+        split=block,
+        budget=engine["max_num_batched_tokens"],
+        attention_groups=spec.plan.cache["attention_groups"],
+        state_groups=spec.plan.cache["state_groups"],
+        blocks=capacity.usable_blocks,
+    )
+    replicas = spec.settings.scaling.max_replicas
+    folder, trace = spec.settings.telemetry.cache_trace_dir, None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        trace = (folder / f"{replica}.jsonl").open("ab", buffering=0)
+    return PrefixReuseCollector(
+        collector.metrics,
+        grid,
+        lambda: capacity.usable_blocks - signals.metrics().blocks_used,
+        shared_directory(grid, replicas) if mode == "ray" and replicas > 1 else None,
+        trace,
+    )
 
 
 def _announce_ray(telemetry: TelemetrySection) -> None:

@@ -21,6 +21,7 @@ class EngineCacheInfo:
 
     num_gpu_blocks: int
     block_size: int
+    prefix_match_unit: int | None
     mamba_cache_mode: str | None
     mamba_ssm_cache_dtype: str | None
     cache_dtype: str
@@ -47,6 +48,7 @@ def read_cache_info(vllm_config: Any) -> EngineCacheInfo:
     return EngineCacheInfo(
         num_gpu_blocks=cache.num_gpu_blocks,
         block_size=cache.block_size,
+        prefix_match_unit=cache.prefix_match_unit,
         mamba_cache_mode=cache.mamba_cache_mode,
         mamba_ssm_cache_dtype=str(cache.mamba_ssm_cache_dtype),
         cache_dtype=str(cache.cache_dtype),

@@ -17,6 +17,7 @@ from typing import Any
 from hybridserve.errors import ConfigError, EnvironmentFault
 from hybridserve.loadtest.export import to_csv, to_vllm_bench
 from hybridserve.loadtest.metrics import Summary, by_kind, by_level, saturation, summarize
+from hybridserve.loadtest.prefix_reuse import read_change, read_counters, write_change
 from hybridserve.loadtest.preflight import ServerTarget, preflight
 from hybridserve.loadtest.request_record import Record, read_records
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
@@ -40,6 +41,8 @@ class Result:
     checks: tuple[Check, ...]
     verdict: SLOStatus
     interrupted: bool = False
+    prefix_reuse: dict[str, float] | None = None
+    """Prompt tokens that the server reused and lost, from its counters; None if they were not read."""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything except the requests."""
@@ -53,6 +56,7 @@ class Result:
             "start": measured_span(self.records)[0],
             "about": self.scenario.about,
             "summary": self.summary.as_dict(),
+            "prefix_reuse": self.prefix_reuse,
             "client": asdict(self.health),
             "slo": {"limits": asdict(limits), "checks": [check.as_dict() for check in self.checks]},
             "by_level": {f"{level:g}": summary.as_dict() for level, summary in levels.items()},
@@ -71,6 +75,7 @@ class Runner:
     target: ServerTarget
     workers: int = 1
     metrics_port: int | None = None
+    replica_metrics: tuple[str, ...] = ()
 
     @classmethod
     def connect(
@@ -81,13 +86,14 @@ class Runner:
         scenario: Scenario,
         workers: int = 1,
         metrics_port: int | None = None,
+        replica_metrics: tuple[str, ...] = (),
     ) -> Runner:
         """Check the server first.
 
         Raises:
             ServiceError, ConfigError: as `preflight`.
         """
-        return cls(url, key, preflight(url, key, model, scenario), workers, metrics_port)
+        return cls(url, key, preflight(url, key, model, scenario), workers, metrics_port, replica_metrics)
 
     def run(self, scenario: Scenario, out: Path, progress: Callable[[float], None] = lambda _: None) -> Result:
         """Run a scenario and judge it. The records stay in `out` in any case.
@@ -120,7 +126,10 @@ class Runner:
             run.write(out / "run.json")
         except OSError as error:
             raise ConfigError("--out", f"{str(out)!r}: {error.strerror}", "use a writable folder") from None
+        before = read_counters(self.replica_metrics)
         interrupted = self._locust(scenario, out, progress)
+        if self.replica_metrics:
+            write_change(out, before, read_counters(self.replica_metrics))
         return judge_run(out, interrupted)
 
     def _locust(self, scenario: Scenario, out: Path, progress: Callable[[float], None]) -> bool:
@@ -207,7 +216,8 @@ def judge_run(out: Path, interrupted: bool = False) -> Result:
     health = client_health(windows, summary, scenario.client, start, end, run.workers)
     checks = check_slo(summary, scenario.slo)
     status = slo_status(checks, health)
-    return Result(scenario, run.url, run.model, records, windows, summary, health, checks, status, interrupted)
+    judged = (summary, health, checks, status, interrupted, read_change(out))
+    return Result(scenario, run.url, run.model, records, windows, *judged)
 
 
 def measured_span(records: Sequence[Record]) -> tuple[float, float]:

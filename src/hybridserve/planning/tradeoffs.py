@@ -12,7 +12,7 @@ from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_dep
 from hybridserve.planning.workload import Workload
 
 # Units for partial prefix hits; a unit must divide the block size.
-MATCH_UNITS = (64, 32, 16)
+MATCH_UNITS = (32, 16)
 PARALLEL_SIZES = (2, 4, 8)
 MAX_GPUS_NAMED = 3
 
@@ -33,7 +33,7 @@ def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
     layout, deployment = plan.layout, plan.deployment
     aligned = deployment.arch.hybrid and layout.mode == "align"
     if aligned and deployment.cache.prefix_match_unit is None:
-        unit = next((unit for unit in MATCH_UNITS if layout.block_size % unit == 0), None)
+        unit = match_unit(layout.block_size)
         if unit is not None:
             gain = f"prefixes of {unit} tokens can be reused instead of {layout.block_size:,}"
             found.append(Alternative("prefix_match_unit", unit, gain, "partial hits copy state: run a soak test first"))
@@ -55,6 +55,11 @@ def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
             )
         )
     return [option for option in found if option is not None]
+
+
+def match_unit(block_size: int) -> int | None:
+    """Tokens of the unit for hits inside a block of this size; None if no unit divides it."""
+    return next((unit for unit in MATCH_UNITS if block_size % unit == 0), None)
 
 
 def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | bool, price: str) -> Alternative | None:

@@ -31,7 +31,8 @@ class EngineSection(Section):
     enable_prefix_caching: bool | None = None
     """Reuse shared prompt prefixes. On a hybrid it needs more state blocks (mode align instead of none)."""
     prefix_match_unit: int | None = Field(default=None, ge=1)
-    """Smallest cacheable prefix in tokens; must divide the block size."""
+    """Smallest cacheable prefix in tokens; must divide the block size. If empty, the plan sets it where its hits were
+    tested, and elsewhere a prefix is at least one block."""
     mamba_cache_mode: Literal["none", "align", "all"] | None = None
     """How SSM states are cached; if empty, it follows prefix caching."""
     mamba_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -43,7 +44,8 @@ class EngineSection(Section):
     kv_cache_dtype: str = "auto"
     """Type of the attention cache, such as auto or fp8."""
     block_size: int | None = Field(default=None, ge=1)
-    """Attention block size. Leave it empty for hybrids: the engine aligns it to the state page."""
+    """Attention block size in tokens. Leave it empty: the plan sets it on CPU, where vLLM resets it; elsewhere the
+    engine aligns it to the state page."""
     watermark: float | None = Field(default=None, ge=0, lt=1)
     """Share of cache blocks kept free on admission."""
     max_num_queued_reqs: int | None = Field(default=None, ge=1)

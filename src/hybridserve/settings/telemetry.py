@@ -30,6 +30,9 @@ class TelemetrySection(Section):
     """Address that each replica's metrics port binds to; 0.0.0.0 in a pod, so that Prometheus can reach it."""
     metrics_port: int = Field(default=9464, ge=0, le=65535)
     """First metrics port of a machine; each replica and the autoscaler use the next free one. 0: none."""
+    cache_trace_dir: Path | None = None
+    """Folder in which each replica records its requests for `hybridserve cache explain`: sizes and hashes, no text; at
+    most 64 MiB each. Empty: nothing is recorded."""
     targets_dir: Path | None = None
     """Folder for their target files, for Prometheus' file_sd_configs."""
     namespace: str = Field(default="local", min_length=1)

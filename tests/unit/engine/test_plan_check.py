@@ -26,6 +26,7 @@ def report(spec: DeploymentSpec) -> EngineCacheInfo:
         **{name: spec.plan.cache[name] for name in names},
         mamba_ssm_cache_dtype="float32",
         cache_dtype="auto",
+        prefix_match_unit=32,
         max_num_seqs=8,
         max_num_batched_tokens=2048,
     )

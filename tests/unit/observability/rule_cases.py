@@ -61,11 +61,11 @@ def slots(used: int, waiting: int, usage: float) -> dict[str, str]:
     }
 
 
-def cache(hits: int, queries: int, inert: int = 0) -> dict[str, str]:
+def cache(hits: int, reusable: int, inert: int = 0) -> dict[str, str]:
     """Tokens a minute."""
     return {
-        f'vllm:prefix_cache_hits_total{{{WHO},engine="0"}}': f"0+{hits}x180",
-        f'vllm:prefix_cache_queries_total{{{WHO},engine="0"}}': f"0+{queries}x180",
+        f"hybridserve_prefix_hit_tokens_total{{{WHO}}}": f"0+{hits}x180",
+        f"hybridserve_prefix_reusable_tokens_total{{{WHO}}}": f"0+{reusable}x180",
         f"hybridserve_prefix_cache_ineffective{{{WHO}}}": f"{inert}x180",
     }
 
@@ -199,7 +199,7 @@ CASES = (
     Case("HybridServeHighPreemptionRate", (), {f'vllm:num_preemptions_total{{{WHO},engine="0"}}': "0+3x60"}),
     Case("HybridServePrefixCacheIneffective", ("info",), cache(5, 10_000), "3h"),
     Case("HybridServePrefixCacheIneffective", ("info",), cache(0, 0, inert=1), "3h"),
-    Case("HybridServePrefixCacheIneffective", (), cache(3_000, 10_000), "3h"),
+    Case("HybridServePrefixCacheIneffective", (), cache(6_000, 10_000), "3h"),
     Case("HybridServePrefixCacheIneffective", (), cache(0, 100), "3h"),
     Case("HybridServePlanDrift", ("ticket",), gauge("hybridserve_plan_mismatched_fields", "2")),
     Case("HybridServePlanDrift", (), gauge("hybridserve_plan_mismatched_fields", "0")),

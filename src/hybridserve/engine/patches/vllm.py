@@ -6,6 +6,8 @@
   `uni` on a CPU.
 - `core_from_forkserver` replaces `vllm.v1.engine.utils.get_mp_context`, which creates the engine core's process. Not
   needed once vLLM has an option for the start method `forkserver`.
+- `on_finished` wraps `OutputProcessor._update_stats_from_finished`, the only place with the tokens of a finished
+  request and the number that came from the cache. Not needed once vLLM's `FinishedRequestStats` has them.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from vllm.v1.engine import utils
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -56,3 +59,20 @@ def apply_environment(environment: Mapping[str, str]) -> None:
     """
     os.environ.update(environment)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def on_finished(client: Any, finished: Callable[[Sequence[int], Sequence[int], int], None]) -> None:
+    """Call `finished` with prompt tokens, output tokens and cached prompt tokens of every request that ends.
+
+    Args:
+        client: vLLM's `AsyncLLM`.
+    """
+    processor = client.output_processor
+    original = processor._update_stats_from_finished
+
+    def update(state: Any, *rest: Any) -> None:
+        original(state, *rest)
+        if state.prompt_token_ids is not None and state.detokenizer is not None:  # not an embedding, in or out
+            finished(state.prompt_token_ids, state.detokenizer.output_token_ids, state.num_cached_tokens)
+
+    processor._update_stats_from_finished = update

@@ -44,8 +44,9 @@ class ReplicaFacts:
 
     @property
     def cacheable_min(self) -> float:
-        """Shortest prefix, in tokens, that can hit: one whole block. Its prompt has a token more, which is computed."""
-        return float(self.plan["engine"]["block_size"]) if self.prefix_caching else math.inf
+        """Shortest prefix, in tokens, that can hit: a unit or a block. The prompt has one more, which is computed."""
+        engine = self.plan["engine"]
+        return float(engine.get("prefix_match_unit") or engine["block_size"]) if self.prefix_caching else math.inf
 
     @property
     def prefix_cache_ineffective(self) -> bool:

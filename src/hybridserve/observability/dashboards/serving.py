@@ -92,6 +92,8 @@ _ENGINE_VALUE, _PLAN_VALUE = (
     highest("hybridserve_plan_value", "field", f'{REPLICA}, source="{source}"')[0] for source in ("engine", "plan")
 )
 
+_HIT, _REUSABLE = (rate(f"hybridserve_prefix_{name}_tokens_total", "replica")[0] for name in ("hit", "reusable"))
+
 HYBRID_CACHE = dashboard(
     "hybrid-cache", "Hybrid cache",
     "State slots, the KV-cache blocks that state and attention share, the prefix cache, and plan against engine.",
@@ -122,12 +124,17 @@ HYBRID_CACHE = dashboard(
     ),
     row(
         "Prefix cache",
-        panel("Hit rate", "percentunit", "Share of prompt tokens found in the cache. Below 1 % it has no effect.",
-              highest("hybridserve:prefix_cache:hit_ratio_rate5m", "replica"),
-              highest=1, base="orange", limits=((0.01, "green"),), runbook="prefix-cache-ineffective"),
-        panel("Prompts long enough to hit", "reqps", "Only whole blocks are cached: shorter prompts can never hit.",
+        panel("Hit rate", "percentunit", "Share of all prompt tokens found in the cache.",
+              highest("hybridserve:prefix_cache:hit_ratio_rate5m", "replica"), highest=1),
+        panel("Reusable tokens that hit", "percentunit",
+              "Share of the prompt tokens that an ideal cache of this size would have reused.",
+              (f"{_HIT} / ({_REUSABLE} > 0)", "{{replica}}"),
+              highest=1, base="red", limits=((0.5, "orange"), (0.9, "green")), runbook="prefix-cache-ineffective"),
+        panel("Lost reusable tokens, by cause", "suffix: tokens/s", "Reusable tokens that were computed again.",
+              rate("hybridserve_prefix_lost_tokens_total", "cause"), stack=True),
+        panel("Prompts long enough to hit", "reqps", "Only whole blocks or units are cached: shorter prompts never hit.",
               rate("hybridserve_prompts_total", "cacheable"), stack=True),
-        stat("Shortest cacheable prefix", "suffix: tokens", "Tokens of one block, which is long on a hybrid model.",
+        stat("Shortest cacheable prefix", "suffix: tokens", "Tokens of one block, or of prefix_match_unit.",
              highest("hybridserve_prefix_cacheable_min_tokens")[0]),
         stat("Prefix cache ineffective", "bool_yes_no", "Yes: no accepted prompt can ever hit.",
              highest("hybridserve_prefix_cache_ineffective")[0], (1, "orange"), runbook="prefix-cache-ineffective"),

@@ -108,12 +108,12 @@ STATE = (
     ),
     Alert(
         "HybridServePrefixCacheIneffective", "1h", "info", "prefix-cache-ineffective",
-        f"(sum by ({BY}) (rate(vllm:prefix_cache_hits_total[1h])) "
-        f"/ sum by ({BY}) (rate(vllm:prefix_cache_queries_total[1h])) < 0.01 "
-        f"and sum by ({BY}) (increase(vllm:prefix_cache_queries_total[1h])) > 100000) "
+        f"(sum by ({BY}) (rate(hybridserve_prefix_hit_tokens_total[1h])) "
+        f"/ sum by ({BY}) (rate(hybridserve_prefix_reusable_tokens_total[1h])) < 0.5 "
+        f"and sum by ({BY}) (increase(hybridserve_prefix_reusable_tokens_total[1h])) > 100000) "
         f"or max by ({BY}) (hybridserve_prefix_cache_ineffective) > 0",
-        "{{ $labels.model }}: the prefix cache has almost no hits",
-        "On a hybrid model a prefix shorter than one block can never be a hit.",
+        "{{ $labels.model }}: the prefix cache misses most of the tokens that could be reused",
+        "hybridserve_prefix_lost_tokens_total shows the causes.",
     ),
     Alert(
         "HybridServePlanDrift", "5m", "ticket", "plan-drift",

@@ -29,7 +29,8 @@ def layout_warnings(
             "mamba_cache_mode all keeps one state per block of every sequence: far fewer sequences fit than with align"
         )
     if layout.padding_percent > WASTEFUL_PADDING:
-        cause = " because of block_size; leave block_size empty" if request.block_size else ""
+        chosen = request.block_size and not table.resets_block_size(request.platform)
+        cause = " because of block_size; leave block_size empty" if chosen else ""
         warnings.append(f"padding makes the state page {layout.padding_percent:.1f} % larger{cause}")
     if stages := stages_without_attention(arch, request.pipeline_parallel_size):
         tokens = min(group.block_tokens for group in layout.groups)

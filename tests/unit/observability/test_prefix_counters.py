@@ -1,0 +1,64 @@
+"""Counters of reused prompt tokens: of a replica, in the load test's report, and the recorded trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, start_http_server
+
+from hybridserve.errors import ServiceError
+from hybridserve.loadtest.prefix_reuse import read_change, read_counters, write_change
+from hybridserve.observability.collectors.prefix_reuse import PrefixReuseCollector
+from hybridserve.observability.metrics import EngineMetrics
+from hybridserve.planning.cache.reuse import CacheGrid
+from hybridserve.planning.cache.reuse_model import replay
+from hybridserve.planning.cache.reuse_trace import read_trace
+
+GRID = CacheGrid(384, 32, 384, 2312, 1, 2, 1364)
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[tuple[PrefixReuseCollector, str]]:
+    """A collector, and the address of its metrics port."""
+    registry = CollectorRegistry()
+    metrics = EngineMetrics(registry)
+    server, thread = start_http_server(0, "127.0.0.1", registry)
+    with (tmp_path / "trace.jsonl").open("ab", buffering=0) as trace:
+        yield PrefixReuseCollector(metrics, GRID, lambda: 1000, None, trace), f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_report_has_the_tokens_that_the_replicas_counted(
+    replica: tuple[PrefixReuseCollector, str], tmp_path: Path
+) -> None:
+    collector, url = replica
+    prompt = random.Random(1).choices(range(900), k=1076)
+    collector.record(prompt, [1, 2], 0)
+    before = read_counters([url])
+    collector.record(prompt, [1, 2], 1056)
+    collector.record(prompt + prompt, [1, 2], 0)
+    write_change(tmp_path, before, read_counters([url]))
+    change = read_change(tmp_path)
+    assert change is not None
+    assert change.pop("hit") == 1056
+    assert change.pop("reusable") == 1072 + 1072
+    assert {cause: count for cause, count in change.items() if count} == {"off_grid": 16 + 16, "state_missing": 1056}
+
+
+def test_recorded_requests_can_be_replayed(replica: tuple[PrefixReuseCollector, str], tmp_path: Path) -> None:
+    prompt = random.Random(1).choices(range(900), k=1076)
+    for hit in (0, 1056):
+        replica[0].record(prompt, [1, 2], hit)
+    trace = read_trace((tmp_path / "trace.jsonl").read_text().splitlines(), "trace")
+    assert [request.hit for request in trace] == [0, 1056]
+    assert replay(trace, GRID).hits == (0, 1056)
+
+
+def test_replica_that_does_not_answer_is_an_error() -> None:
+    with pytest.raises(ServiceError, match="--replica-metrics"):
+        read_counters(["http://127.0.0.1:1"])
