@@ -56,8 +56,8 @@ test-fast: ## tests that need no engine
 test-chart: ## the Helm chart, with Helm 3 and Helm 4
 	$(BIN)/pytest tests/chart
 
-test-scale: ## autoscaling on real Ray under load: 1, 2, 1 and 1, 0, 1 replicas
-	$(BIN)/pytest tests/stack/test_scale_real.py
+test-scale: ## autoscaling under load: on real Ray 1, 2, 1 and 1, 0, 1 replicas, and 1, 3, 1 pods without Ray
+	$(BIN)/pytest tests/stack/test_scale_real.py tests/stack/test_scale_pods.py
 
 test-faults: ## kill, stop and break components under load; writes the table of docs/evidence/faults.md
 	@rm -f .cache/faults.jsonl; mkdir -p .cache
