@@ -28,8 +28,8 @@ from hybridserve.autoscaling.replica_metrics import metrics_from_numbers
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.observability.collectors.autoscaler import record_decision
+from hybridserve.observability.http_server import serve_wsgi, text_app
 from hybridserve.observability.metrics import AutoscalerMetrics
-from hybridserve.observability.metrics_server import serve_wsgi, text_app
 from hybridserve.observability.prometheus_api import get
 
 logger = logging.getLogger("hybridserve.autoscaling")

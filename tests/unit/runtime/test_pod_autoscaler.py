@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from hybridserve.autoscaling.replica_metrics import FIELDS, ReplicaMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError, ServiceError
+from hybridserve.observability.http_server import serve_wsgi, text_app
 from hybridserve.observability.metrics import EngineMetrics, GatewayMetrics
-from hybridserve.observability.metrics_server import serve_wsgi, text_app
 from hybridserve.runtime.pod_autoscaler import POLL_S, STALE_S, PodAutoscaler, pod_addresses, read_pod
 from hybridserve.simulator.replica import Replica, SimulatedRequest
 from hybridserve.simulator.service_times import load_service_times
@@ -186,6 +188,14 @@ def test_report_has_every_field_of_the_replica() -> None:
     assert report is not None
     assert (report.metrics, report.draining) == (metrics, True)
     assert read_pod("127.0.0.1:9") is None
+
+
+def test_controller_imports_only_what_the_control_image_has() -> None:
+    code = "import sys, hybridserve.cli.autoscale, hybridserve.runtime.pod_autoscaler, hybridserve.deployment.resolve\n"
+    code += "print(' '.join({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    engine = {"torch", "vllm", "ray", "transformers", "numpy", "fastapi", "starlette", "uvicorn", "psutil", "aiohttp"}
+    assert not engine & set(loaded)
 
 
 def serve_text(text: str) -> str:
