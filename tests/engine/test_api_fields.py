@@ -134,7 +134,7 @@ REPEATED = {"instructions", "metadata", "prompt", "reasoning", "text", "tool_cho
 DROPPED = {"annotations", "audio", "logprobs", "token_ids", "routed_experts", "prompt_logprobs", "prompt_token_ids",
            "prompt_text", "kv_transfer_params", "ec_transfer_params", "input_messages", "output_messages", "error",
            "source", "tool_use_id", "content", "is_error", "tool_name", "data", "obfuscation", "async",
-           "caller"}  # fmt: skip
+           "caller", "encrypted_content"}  # fmt: skip
 # Items of the Responses API that vLLM makes for a model without built-in tools.
 MADE_BY_VLLM = ("ResponseOutputMessage", "ResponseReasoningItem", "ResponseFunctionToolCall")
 

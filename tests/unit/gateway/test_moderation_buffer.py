@@ -214,4 +214,4 @@ def test_unknown_fields_of_a_delta_are_text() -> None:
 def test_finished_choices() -> None:
     ends = [{"index": 0, "delta": {}, "finish_reason": None}, {"index": 1, "delta": {}, "finish_reason": "stop"}]
     assert finished_choices({"choices": ends}) == {1}
-    assert finished_choices({"usage": {}}) == set()
+    assert not finished_choices({"usage": {}})
