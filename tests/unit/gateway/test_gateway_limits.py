@@ -67,7 +67,7 @@ def test_stream_usage_is_requested_and_hidden() -> None:
 
 
 def test_client_that_hangs_up_is_charged_what_was_streamed() -> None:
-    """The engine stops when it is told, and reports no usage."""
+    """The engine stops on request, and reports no usage."""
     engine = FakeEngine([*[sse(chunk("word ")) for _ in range(2900)], 0.2, DONE])
     app = gateway(engine, access={"tokens_per_minute": 2000})
     body = {**CHAT, "stream": True}

@@ -1,4 +1,4 @@
-"""Attribution: the license texts, notices and lines that must reach whoever gets the weights or uses the service."""
+"""Attribution: the license texts, notices and lines that must reach those who get the weights or use the service."""
 
 from __future__ import annotations
 

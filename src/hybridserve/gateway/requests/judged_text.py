@@ -35,7 +35,7 @@ _TEXT_PARTS = frozenset({
 })  # fmt: skip
 # Part of a key that holds no text. vLLM takes a part with such a key for an image whatever its type says.
 _MEDIA_KEYS = ("image", "audio", "video", "embeds", "file", "uuid", "document", "logprobs")
-# Words of JSON Schema and of the APIs, which say nothing.
+# Words of JSON Schema and of the APIs, which contain no text to judge.
 _SCHEMA_WORDS = frozenset({
     ("type", word)
     for word in ("function", "object", "string", "number", "integer", "boolean", "array", "null", "text", "ephemeral",
