@@ -50,6 +50,15 @@ class Fields:
             self.fail(names[0], f"is {value!r}", "a list of names")
         return cast(list[str], value)
 
+    def numbers(self, name: str) -> list[int]:
+        """A list of integers that may be left out."""
+        value = self.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, int) for item in value):
+            self.fail(name, f"is {value!r}", "a list of integers")
+        return cast(list[int], value)
+
     def fail(self, name: str, what: str, fix: str) -> NoReturn:
         raise CatalogError(f"config.json: {name}", what, fix)
 
@@ -100,7 +109,7 @@ class Fields:
     def sparse_layers(self, count: int, *, default_experts: int | None = None) -> list[bool]:
         """Which layers have experts, in the Qwen families' fields."""
         experts = self.integer("num_experts", default=default_experts, minimum=0)
-        step, dense = self.integer("decoder_sparse_step", default=1), self.get("mlp_only_layers") or []
+        step, dense = self.integer("decoder_sparse_step", default=1), self.numbers("mlp_only_layers")
         return [experts > 0 and i not in dense and (i + 1) % step == 0 for i in range(count)]
 
     def dtype_of(self, name: str) -> Dtype | None:

@@ -22,7 +22,7 @@ def qwen3_vision(wrapper: Fields) -> dict[str, Any]:
         return NOT_READ
     depth, hidden, width, out, patch, positions = (vision.integer(name) for name in SIZES)
     merged = hidden * vision.integer("spatial_merge_size", default=2) ** 2
-    mergers = 1 + len(vision.get("deepstack_visual_indexes") or [])
+    mergers = 1 + len(vision.numbers("deepstack_visual_indexes"))
     channels, frames = vision.integer("in_channels", default=3), vision.integer("temporal_patch_size", default=2)
     patch_inputs = channels * frames * patch**2
     block = 4 * hidden * hidden + 3 * hidden + 2 * hidden * width + width
