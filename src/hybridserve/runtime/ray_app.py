@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.deployment import Application
 
 from hybridserve.catalog.accelerators import accelerator
@@ -30,6 +30,7 @@ from hybridserve.settings.telemetry import TelemetrySection
 
 APPLICATION = "hybridserve"
 DEPLOYMENT = "engine"
+SESSION_ROUTER = "hybridserve.runtime.session_router.SessionRouter"
 
 
 @serve.ingress()
@@ -148,6 +149,7 @@ def deployment_options(spec: DeploymentSpec) -> dict[str, Any]:
         "max_ongoing_requests": 100_000,
         "graceful_shutdown_timeout_s": settings.server.drain_timeout_s,
         "logging_config": ray_logging(settings.telemetry),
+        "request_router_config": RequestRouterConfig(request_router_class=SESSION_ROUTER),
         "health_check_period_s": 5,
         "health_check_timeout_s": 30,
         "autoscaling_config": AutoscalingConfig(

@@ -4,7 +4,7 @@ Ray 2.60 has no options for this: statistics and metrics listen on all interface
 machine can open the admin socket, and a dead replica is a plain-text 500. Ray starts the program that
 `RAY_SERVE_HAPROXY_BINARY_PATH` names; this one rewrites the configuration and becomes HAProxy. The contract test is
 `test_configuration_of_ray_is_accepted_by_haproxy` in tests/unit/runtime/test_ingress.py. Not needed once Ray has
-options for the bind addresses, the mode of the socket, retries and the error file.
+options for the bind addresses, the mode of the socket, retries, the error file and hashing by session.
 """
 
 from __future__ import annotations
@@ -14,11 +14,36 @@ import os
 import re
 import shutil
 import sys
+import zlib
 from pathlib import Path
 
 _STICK = (
     "    stick-table type string len 255 size 100k expire 10m\n"
     "    stick on req.hdr(idempotency-key) if { req.hdr(idempotency-key) -m found }\n"
+)
+# A conversation goes to the replica that has its state. Its key is the header, a field of the body, or the beginning of
+# the conversation, which is the same in every turn; a body that is longer than the buffer has the last one. A replica
+# takes at most LOAD_PERCENT of the mean load, then the next one on the ring is used. Without a key: round robin.
+SESSION_HEADER = "x-session-id"
+LOAD_PERCENT = 150
+_BODY_KEYS = ("$.prompt_cache_key", "$.user", "$.metadata.user_id")
+_FIRST_MESSAGES = ("$.messages[0].content", "$.messages[1].content")
+_NEW = "!{ var(txn.session) -m found }"
+_AFFINITY = "".join(
+    f"    {line}\n"
+    for line in (
+        f"http-request set-var(txn.session) req.hdr({SESSION_HEADER}) if {{ req.hdr({SESSION_HEADER}) -m found }}",
+        *(f"http-request set-var(txn.session) req.body,json_query('{key}') if METH_POST {_NEW}" for key in _BODY_KEYS),
+        *(
+            f"http-request set-var(txn.message{index}) req.body,json_query('{key}') if METH_POST"
+            for index, key in enumerate(_FIRST_MESSAGES)
+        ),
+        "http-request set-var-fmt(txn.session) %[var(txn.message0)]%[var(txn.message1)]"
+        f" if {{ var(txn.message0) -m found }} {_NEW}",
+        "balance hash var(txn.session)",
+        "hash-type consistent sdbm avalanche",
+        f"hash-balance-factor {LOAD_PERCENT}",
+    )
 )
 # Time for a client to send its headers and as much of its body as the buffer takes.
 _REQUEST_TIMEOUT_S = 30
@@ -75,7 +100,13 @@ def harden_config(text: str, error_file: str) -> str:
         if not count:
             raise UnknownConfiguration(f"nothing matches {pattern}")
     # A retry with the same Idempotency-Key reaches the replica with the first answer. No replica: no backend section.
-    return re.sub(r"^(    http-reuse always\n)", rf"\1{_STICK}", text, flags=re.M)
+    text = re.sub(r"^    http-reuse always\n", lambda found: found[0] + _STICK + _AFFINITY, text, flags=re.M)
+    return re.sub(r"^    server (\S+) \S+", lambda found: f"{found[0]} id {_server_id(found[1])}", text, flags=re.M)
+
+
+def _server_id(name: str) -> int:
+    """Number that places a server on the hash ring. HAProxy's own is its line, which every scaling step changes."""
+    return zlib.crc32(name.encode()) % (2**31 - 1) + 1
 
 
 def error_answer() -> str:
