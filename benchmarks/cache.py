@@ -36,7 +36,7 @@ FOLDER = ROOT / ".cache" / "cache"
 PAGE = ROOT / "docs" / "evidence" / "cache.md"
 MODEL = ROOT / "src" / "hybridserve" / "demo_model"
 POOL = 256 << 20
-SMALL_POOL = 60 * 196_608
+SMALL_POOL = 26 * 196_608
 USERS, CONVERSATIONS = 4, 8
 REPLICAS = ["--set", "scaling.min_replicas=2", "--set", "scaling.max_replicas=2"]
 SINGLE = ["--data-path", "single"]
@@ -46,7 +46,7 @@ VARIANTS: dict[str, tuple[str, list[str] | None]] = {
     "off": ("prefix caching off", [*SINGLE, "--set", "engine.enable_prefix_caching=false"]),
     "vllm": ("`vllm serve`, its defaults", None),
     "ours": ("`hybridserve serve`", SINGLE),
-    "preempting": ("`hybridserve serve`, a pool of 60 blocks", [
+    "preempting": ("`hybridserve serve`, a pool of 26 blocks", [
         *SINGLE, "--set", f"engine.kv_cache_memory_bytes={SMALL_POOL}", "--set", "engine.max_num_seqs=16"]),
     "two": ("`hybridserve serve`, two replicas", REPLICAS),
     "proxy": ("`hybridserve serve`, two replicas behind Ray's proxy", [*REPLICAS, "--data-path", "proxy"]),
