@@ -319,6 +319,7 @@ def test_global_registry_reaches_every_image() -> None:
             "monitoring.rules.enabled: panels that use recording rules",
         ),
         ({"strategy": "Recreate"}, "strategy: with Recreate"),
+        ({"autoscaling": {"scaler": "hpa"}}, "autoscaling.scaler: hpa needs Prometheus"),
         ({"mode": "rayservice", "ray": {"upgradeStrategy": "None"}}, "ray.upgradeStrategy: with None"),
         (ray_in_production(), "networkPolicy.operator: pods with the operator's label reach Ray's dashboard"),
         (ray_in_production(), "networkPolicy.apiServer: the head reaches every address on ports 443 and 6443"),
