@@ -20,7 +20,7 @@ DEV := test lint format test-fast test-chart test-scale test-faults test-compose
   images release
 $(DEV): LOCK = dev
 $(DEV): install
-.PHONY: install serve help sbom chart-tools prometheus-tools clean $(DEV)
+.PHONY: install serve help sbom chart-tools prometheus-tools redis-tools clean $(DEV)
 
 ##@ Everyday
 
@@ -173,8 +173,8 @@ audit: ## known vulnerabilities of every served pin; needs PyPI's JSON API
 chart-tools: ## download the pinned helm and kubectl into .cache/chart-tools
 	$(PYTHON) scripts/chart_tools.py
 
-prometheus-tools: ## download Debian's prometheus and promtool into .cache/prometheus
-	$(PYTHON) scripts/prometheus_tools.py
+prometheus-tools redis-tools: ## download Debian's prometheus and promtool, or redis-server, into .cache
+	$(PYTHON) scripts/debian_tools.py $(@:-tools=)
 
 clean: ## remove the environment and all caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -192,7 +192,7 @@ def test_every_hybridserve_metric_is_exported(watched: Watched) -> None:
 
 
 def test_promtool_accepts_the_scraped_metrics(watched: Watched) -> None:
-    promtool = script("prometheus_tools").fetch() / "promtool"
+    promtool = script("debian_tools").fetch("prometheus") / "promtool"
     for target in up(watched.prometheus):
         if "replica" in target:
             text = httpx.get(f"http://{target['instance']}/metrics", trust_env=False, timeout=30).text

@@ -34,7 +34,7 @@ def start_prometheus(
     folder: Path, targets: Path, scrape: str = "1s", evaluation: str = "2s"
 ) -> tuple[Prometheus, subprocess.Popen[bytes]]:
     """Start it with the rules and the scrape configuration of deploy/, at shorter intervals."""
-    programs = script("prometheus_tools").fetch()
+    programs = script("debian_tools").fetch("prometheus")
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": scrape, "evaluation_interval": evaluation}
     config["rule_files"] = [str(ROOT / "helm" / "hybridserve" / "files" / "rules" / "*.yaml")]

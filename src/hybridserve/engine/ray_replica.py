@@ -11,6 +11,7 @@ from ray.serve.llm import LLMConfig
 from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.monitor import EngineMonitor, warm_up
 from hybridserve.engine.patches.ray_llm import LocalWeights, PatchedLLMServer, PreloadedEngine
+from hybridserve.engine.ray_limits import RayLedger
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.state import GatewayState
 from hybridserve.observability.logging import set_level
@@ -50,12 +51,21 @@ class HybridServer(PatchedLLMServer):
     async def __serve_build_asgi_app__(self) -> Any:
         """vLLM's own application behind the gateway."""
         app = await self.vllm_app()
-        self._gateway = state = GatewayState(self.spec, metrics=GatewayMetrics(REGISTRY), sends_request_id=False)
+        self._gateway = state = GatewayState(
+            self.spec, metrics=GatewayMetrics(REGISTRY), ledger=self._ledger(), sends_request_id=False
+        )
         state.publish("/plan", self.monitor.plan)
         state.lifecycle.engine_lost = self.monitor.errored
         app.add_middleware(GatewayMiddleware, state=state)
         state.start(app)  # Serve sends no lifespan event that would start it
         return app
+
+    def _ledger(self) -> RayLedger | None:
+        """Where the replicas share limits; None for a single replica, or where the settings name another ledger."""
+        settings = self.spec.settings
+        if settings.scaling.max_replicas == 1 or settings.access.limits_url is not None:
+            return None
+        return RayLedger(serve.get_replica_context().app_name)
 
 
 async def start_server(spec: DeploymentSpec, forkserver_environment: dict[str, str] | None) -> HybridServer:

@@ -46,14 +46,14 @@ async def handle(context: RequestContext) -> None:
             limit(context)  # the engine's tokenizer works for it
         await forward_unchanged(context)
         return
-    limit(context)
+    await limit(context)
     await read(context)
     if await replay(context):
         return
     try:
         parse(context)
         await apply_policy(context)
-        reserve(context)
+        await reserve(context)
         await guard_input(context)
         response = GuardedResponse(context)  # the guard checks the output while the engine sends it
         await forward(context, response)
@@ -124,10 +124,10 @@ async def forward_unchanged(context: RequestContext) -> None:
     await run_app(context.app, context.scope, BufferedReceive(context.receive, context.body), response)
 
 
-def limit(context: RequestContext) -> None:
+async def limit(context: RequestContext) -> None:
     """Check that new generations are accepted (503) and that the key may send another request (429)."""
     context.state.readiness.require_accepting(context.key)
-    context.state.limits.count_request(context.key)
+    await context.state.limits.count_request(context.key)
 
 
 async def read(context: RequestContext) -> None:
@@ -172,9 +172,9 @@ async def apply_policy(context: RequestContext) -> None:
         request.include_usage()
 
 
-def reserve(context: RequestContext) -> None:
+async def reserve(context: RequestContext) -> None:
     """Take a concurrency slot and reserve the tokens that the request may use (429)."""
-    context.reservation = context.state.limits.reserve(context.key, context.request.estimated_tokens())
+    context.reservation = await context.state.limits.reserve(context.key, context.request.estimated_tokens())
     context.state.lifecycle.enter()
 
 

@@ -8,6 +8,7 @@ from time import monotonic
 from hybridserve.errors import ConfigError
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.canary_monitor import GuardCanaryMonitor
+from hybridserve.gateway.compliance_monitor import ComplianceMonitor
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.lifecycle import Lifecycle
 from hybridserve.guards import ResilientGuard
@@ -24,12 +25,14 @@ class Readiness:
 
     Attributes:
         monitor: the guard's self-test, once it has been started.
+        compliance: the repeated compliance checks, once they have been started.
     """
 
     def __init__(
         self, lifecycle: Lifecycle, guard: ResilientGuard | None, keys_problem: Callable[[], ConfigError | None]
     ) -> None:
         self.monitor: GuardCanaryMonitor | None = None
+        self.compliance: ComplianceMonitor | None = None
         self._keys_problem = keys_problem
         self._lifecycle = lifecycle
         self._guard = guard
@@ -40,12 +43,15 @@ class Readiness:
         """Return if new generations of this key are accepted.
 
         Raises:
-            APIError: 503, the server drains or the guard's self-test fails.
+            APIError: 503, the server drains, its compliance checks have lapsed, or the guard's self-test fails.
         """
         if key.internal:
             return
         if self._lifecycle.draining:
             raise APIError(503, "draining", "This server is shutting down; send the request again.", retry_after_s=1.0)
+        if self.compliance is not None and self.compliance.closed:
+            message = "This service is closed: its compliance checks have failed for longer than the grace period."
+            raise APIError(503, "compliance_closed", message, retry_after_s=3600.0)
         if self._self_test_fault() is not None:
             message = "The safety guard failed its self-test; requests are rejected until it passes."
             raise APIError(503, "guard_unavailable", message, reason="guard_canary", retry_after_s=5.0)
@@ -55,12 +61,17 @@ class Readiness:
         problems = ["draining"] if self._lifecycle.draining else []
         if self._guard is not None and (fault := await self._guard_fault(self._guard)) is not None:
             problems.append(f"guard: {fault}")
+        if self.compliance is not None:
+            problems += [f"compliance: {lapse}" for lapse in self.compliance.closed]
         return problems
 
     def warnings(self) -> list[str]:
         """What an operator must correct while this process still serves."""
         problem = self._keys_problem()
-        return [] if problem is None else [f"{problem.where}: {problem.what}"]
+        warnings = [] if problem is None else [f"{problem.where}: {problem.what}"]
+        if self.compliance is not None:
+            warnings += [f"compliance: {lapse}" for lapse in self.compliance.lapsed]
+        return warnings
 
     def _self_test_fault(self) -> str | None:
         return None if self.monitor is None else self.monitor.fault

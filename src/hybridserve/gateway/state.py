@@ -13,10 +13,12 @@ from hybridserve.errors import CatalogError
 from hybridserve.gateway.auth.authenticator import Authenticator
 from hybridserve.gateway.auth.routes import Routes
 from hybridserve.gateway.canary_monitor import GuardCanaryMonitor
+from hybridserve.gateway.compliance_monitor import ComplianceMonitor
 from hybridserve.gateway.guard_checker import GuardChecker
 from hybridserve.gateway.idempotency import IdempotencyCache
 from hybridserve.gateway.internal_request import internal_scope, request_app
 from hybridserve.gateway.lifecycle import Lifecycle
+from hybridserve.gateway.limits.ledger import Ledger, shared_ledger
 from hybridserve.gateway.limits.rate_limit import RequestLimits
 from hybridserve.gateway.model_tokens import served_special_tokens
 from hybridserve.gateway.readiness import Readiness
@@ -38,6 +40,7 @@ class GatewayState:
         guard: replaces the guard that the settings describe.
         metrics: metrics of this process; None counts without exporting.
         tracer: replaces the process's own tracing.
+        ledger: where replicas share the limits of keys; None for the one of `access.limits_url`, if any.
         sends_request_id: put ``x-request-id`` on responses. Ray Serve does that itself, with the same ID.
 
     Raises:
@@ -51,8 +54,10 @@ class GatewayState:
         guard: ResilientGuard | None = None,
         metrics: GatewayMetrics | None = None,
         tracer: RequestTracer | None = None,
+        ledger: Ledger | None = None,
         sends_request_id: bool = True,
     ) -> None:
+        self._spec = spec
         settings = spec.settings
         model = served_name(settings)
         self.settings = _with_reasoning_switch(settings)
@@ -63,7 +68,14 @@ class GatewayState:
         self.guard = GuardChecker(guard, self.metrics) if guard is not None else None
         self.authenticator = Authenticator(settings)
         self.routes = Routes(settings.access.open_routes, guarded=guard is not None)
-        self.limits = RequestLimits(settings.access)
+        shared = ledger or shared_ledger(settings.access, model)
+        self.limits = RequestLimits(
+            settings.access,
+            ledger=shared,
+            replicas=settings.scaling.max_replicas,
+            lost=self.metrics.limits_ledger_lost,
+        )
+        self._ledger = shared
         self.idempotency = IdempotencyCache(settings.access.idempotency_s)
         self.budgets = ThinkingBudgetProbe(self.settings.reasoning)
         self.lifecycle = Lifecycle(self.metrics.draining)
@@ -103,17 +115,27 @@ class GatewayState:
             monitor = GuardCanaryMonitor(settings.guard, served_name(settings), self.metrics, token)
             self.readiness.monitor = monitor
             self._tasks.append(loop.create_task(monitor.run(app)))
+        if "/compliance" in self._spec.documents:
+            guard = self.guard.guard if self.guard is not None else None
+            compliance = ComplianceMonitor(self._spec, guard, self.metrics, self.publish)
+            self.readiness.compliance = compliance
+            self._tasks.append(loop.create_task(compliance.run()))
+        if self._ledger is not None:
+            limited = self.limits.counts_all() or self.authenticator.any_limits()
+            self._tasks.append(loop.create_task(self.limits.run(always=limited)))
         facts = _serving_facts(settings)
         has_parser = bool(settings.engine.reasoning_parser or (facts and facts.reasoning_parser))
         if has_parser and self.budgets.enforced is None:
             self._tasks.append(loop.create_task(self._probe_budgets(app)))
 
     async def close(self) -> None:
-        """Cancel the background tasks and close the guard's connections."""
+        """Cancel the background tasks and close connections."""
         for task in self._tasks:
             task.cancel()
         if self.guard is not None:
             await self.guard.guard.close()
+        if self._ledger is not None:
+            await self._ledger.close()
 
     async def _probe_budgets(self, app: App) -> None:
         """Send a first request with a thinking budget, which makes the gateway probe the engine."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 Stage = Literal["input", "output"]
 
@@ -79,4 +79,13 @@ class Guard(Protocol):
 
     async def close(self) -> None:
         """Close connections."""
+        ...
+
+
+@runtime_checkable
+class IdentifiedGuard(Protocol):
+    """A guard whose endpoint tells what it serves."""
+
+    async def identity(self) -> dict[str, Any]:
+        """Fields by which a change is noticed. Raises GuardError."""
         ...

@@ -67,11 +67,20 @@ class ModelGuard:
         return GuardVerdict("allow", self.name)
 
     async def probe(self) -> None:
+        await self.identity()
+
+    async def identity(self) -> dict[str, Any]:
+        """What the endpoint serves under this name: vLLM lists the model's path or repository, and its context.
+
+        Raises:
+            GuardError: it cannot be reached, or does not serve it.
+        """
         listing = await self._http.get("/models")
         data = listing.get("data")
-        ids = [entry.get("id") for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
-        if self.name not in ids:
-            raise GuardError(f"the endpoint does not serve {self.name}")
+        for entry in data if isinstance(data, list) else []:
+            if isinstance(entry, dict) and entry.get("id") == self.name:
+                return {name: entry.get(name) for name in ("root", "parent", "max_model_len")}
+        raise GuardError(f"the endpoint does not serve {self.name}")
 
     async def close(self) -> None:
         await self._http.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
-from hybridserve.guards.base import Guard, GuardError, GuardVerdict, Message, Stage
+from hybridserve.guards.base import Guard, GuardError, GuardVerdict, IdentifiedGuard, Message, Stage
 
 # The retry budget grows with every check up to this limit, so that a burst of failures causes few retries.
 _RETRY_BURST = 10.0
@@ -95,6 +95,16 @@ class ResilientGuard:
         except Exception as error:
             return self._describe(error)
         return None
+
+    async def identity(self) -> dict[str, Any] | None:
+        """What the guard's endpoint serves; None if it cannot tell, or cannot be reached."""
+        if not isinstance(self.guard, IdentifiedGuard):
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self.guard.identity()
+        except (GuardError, TimeoutError):
+            return None
 
     async def close(self) -> None:
         await self.guard.close()

@@ -125,6 +125,17 @@ class GatewayMetrics(MetricGroup):
         self.keys_file_broken = self._gauge(
             "keys_file_broken", "1 while the key file is malformed or missing, so that only removals apply, else 0."
         )
+        self.compliance_lapses = self._gauge(
+            "compliance_lapses", "Findings that would refuse a start now, at the last check of the running service."
+        )
+        self.compliance_closed = self._gauge(
+            "compliance_closed",
+            "1 while requests are rejected because such a finding is older than license.grace_days.",
+        )
+        self.limits_ledger_lost = self._gauge(
+            "limits_ledger_lost",
+            "1 while this replica cannot reach the ledger of shared limits and applies its share of each, else 0.",
+        )
         self.draining = self._gauge("draining", "1 while the replica shuts down and rejects new generations.")
 
 

@@ -1,5 +1,6 @@
 """Section `access`: API keys, scopes, limits and allowed request fields."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -10,7 +11,7 @@ Scope = Literal["inference", "metrics", "admin"]
 
 
 class AccessSection(Section):
-    """Keys and limits. A limit applies to one key in one server process; a line of the key file can override it."""
+    """Keys and limits. A limit applies to one key over all replicas; a line of the key file can override it."""
 
     keys_file: str | None = None
     """File with one hashed key per line, as `hybridserve key new` writes it. Reloaded when it changes."""
@@ -25,6 +26,11 @@ class AccessSection(Section):
     """Prompt and output tokens per minute for one key."""
     max_streams: int | None = Field(default=None, ge=1)
     """Concurrent requests of one key."""
+    limits_url: str | None = Field(default=None, pattern="^(rediss?|unix)://[^@]*$")
+    """Redis or Valkey in which the limits of a key are kept for replicas that share no Ray cluster, such as
+    redis://limits:6379/0. Empty: replicas of one Ray cluster share them through Ray, a single process keeps its own."""
+    limits_password_file: Path | None = None
+    """File with the password of `limits_url`."""
     max_in_flight: int | None = Field(default=1024, ge=1)
     """Concurrent requests of all keys in one server process, waiting ones included; more get 429."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)

@@ -81,6 +81,11 @@ class LicenseSection(Section):
     hash of the registry cannot be replaced. Shards of the weights named here are hashed at every start and check."""
     max_review_age_days: int = Field(default=180, ge=1, le=366)
     """Maximum age of the review and of the acceptance of a license."""
+    recheck_interval_s: float = Field(default=3600.0, ge=1, le=86_400)
+    """Interval in which a running service repeats the compliance checks."""
+    grace_days: int = Field(default=7, ge=0, le=30)
+    """Days for which a running service goes on after a check begins to fail: a waiver, an acceptance, a review or
+    evidence has ended, or a file or the guard has changed. Then it rejects requests."""
     waivers: tuple[Waiver, ...] = ()
     """Failed rules that a person takes responsibility for."""
     waivers_file: Path | None = None

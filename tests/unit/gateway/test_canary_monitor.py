@@ -122,17 +122,17 @@ class PermissiveGuard(PatternGuard):
         return GuardVerdict("allow", self.name)
 
 
-def test_canary_uses_no_concurrency_slot() -> None:
+async def test_canary_uses_no_concurrency_slot() -> None:
     limits = RequestLimits(AccessSection(max_in_flight=1))
     ours = Key("canary", frozenset({"inference"}), internal=True)
     client = Key("client", frozenset({"inference"}))
-    canary, reservation = limits.reserve(ours, 0), limits.reserve(client, 0)
+    canary, reservation = await limits.reserve(ours, 0), await limits.reserve(client, 0)
     canary.release()
     with pytest.raises(APIError):
-        limits.reserve(client, 0)
-    assert limits.reserve(ours, 0)
+        await limits.reserve(client, 0)
+    assert await limits.reserve(ours, 0)
     reservation.release()
-    limits.reserve(client, 0).release()
+    (await limits.reserve(client, 0)).release()
 
 
 def test_clients_cannot_authenticate_as_the_service() -> None:

@@ -9,24 +9,9 @@ import pytest
 from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-from hybridserve.gateway.limits.rate_limit import TokenBucket
 from hybridserve.gateway.limits.streamed_tokens import StreamedTokens
 from support.fake_engine import DONE, FakeEngine, chunk, request, sse
 from support.gateway_client import ANSWER, CHAT, STREAM, assert_openai_error, bearer, gateway, send
-
-
-def test_token_bucket_refills_and_settles() -> None:
-    now = [0.0]
-    bucket = TokenBucket(60, clock=lambda: now[0])
-    assert bucket.take(60) == 0
-    assert bucket.take(1) == pytest.approx(1.0)
-    now[0] = 1.0
-    assert bucket.take(1) == 0
-    bucket.settle(60, 10)
-    assert bucket.take(50) == 0
-    assert bucket.take(600) == pytest.approx(60.0), "more than the capacity waits for a full bucket"
-    bucket.settle(0, 120)
-    assert bucket.take(1) == pytest.approx(121.0), "use beyond the reservation is a debt"
 
 
 def test_requests_per_minute(keys: dict[str, str]) -> None:
@@ -82,10 +67,11 @@ def test_client_that_hangs_up_is_charged_what_was_streamed() -> None:
         (sse(chunk("word ")) * 3, 3),
         (sse(chunk("word " * 40)), 50),
         (sse(chunk('a"b\\\\' * 4)), 8),
-        (sse({"choices": [{"delta": {}, "logprobs": {"content": [{"token": "x", "top_logprobs": []}]}}]}), 0),
+        (sse({"choices": [{"delta": {}, "logprobs": {"content": [{"token": "x" * 99, "top_logprobs": []}]}}]}), 1),
         (sse({"type": "response.output_text.delta", "delta": "hi"}), 1),
         (sse({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}}), 1),
-        (sse(chunk()) + DONE, 0),
+        (sse({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "word" * 7}}), 7),
+        (b"", 0),
     ],
 )
 def test_streamed_tokens_are_estimated(data: bytes, tokens: int) -> None:

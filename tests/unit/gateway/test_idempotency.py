@@ -142,7 +142,7 @@ def test_stored_bytes_are_limited() -> None:
 
 def test_rejected_request_releases_the_key(keyed: Keyed) -> None:
     app = keyed(max_in_flight=1)
-    reservation = app.state.limits.reserve(ALICE, 0)
+    reservation = asyncio.run(app.state.limits.reserve(ALICE, 0))
     assert send_with_key(app).status == 429
     reservation.release()
     assert send_with_key(app).status == 200

@@ -50,28 +50,28 @@ def test_other_settings_and_wrong_values_are_refused(changes: dict[str, dict[str
     assert raised.value.where == where
 
 
-def test_changed_limits_apply_to_known_keys_and_keep_running_requests() -> None:
+async def test_changed_limits_apply_to_known_keys_and_keep_running_requests() -> None:
     limits = RequestLimits(AccessSection())
-    running = limits.reserve(KEY, 10)
+    running = await limits.reserve(KEY, 10)
     limits.apply(AccessSection(max_streams=1, requests_per_minute=1))
     with pytest.raises(APIError) as refused:
-        limits.reserve(KEY, 10)
+        await limits.reserve(KEY, 10)
     assert refused.value.reason == "max_streams"
     running.release()
-    limits.reserve(KEY, 10).release()
-    limits.count_request(KEY)
+    (await limits.reserve(KEY, 10)).release()
+    await limits.count_request(KEY)
     with pytest.raises(APIError) as refused:
-        limits.count_request(KEY)
+        await limits.count_request(KEY)
     assert refused.value.reason == "requests_per_minute"
 
 
-def test_gateway_uses_changed_settings() -> None:
+async def test_gateway_uses_changed_settings() -> None:
     state = GatewayState(DeploymentSpec(settings=Settings()))
     state.apply(with_live_settings(Settings(), {"reasoning": {"default": "off"}, "access": {"max_in_flight": 1}}))
     assert state.settings.reasoning.default == "off"
-    state.limits.reserve(KEY, 1)
+    await state.limits.reserve(KEY, 1)
     with pytest.raises(APIError):
-        state.limits.reserve(KEY, 1)
+        await state.limits.reserve(KEY, 1)
 
 
 def test_policy_from_settings_is_the_policy_of_the_application() -> None:

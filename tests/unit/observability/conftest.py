@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="session")
 def promtool() -> Path:
     """Debian's promtool, fetched once. Where it cannot be had these tests fail: nothing else would check the rules."""
-    spec = importlib.util.spec_from_file_location("prometheus_tools", ROOT / "scripts" / "prometheus_tools.py")
+    spec = importlib.util.spec_from_file_location("debian_tools", ROOT / "scripts" / "debian_tools.py")
     assert spec is not None
     assert spec.loader is not None
     tools = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tools)
-    folder: Path = tools.fetch()
+    folder: Path = tools.fetch("prometheus")
     return folder / "promtool"
 
 

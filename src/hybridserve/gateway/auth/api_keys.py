@@ -12,7 +12,7 @@ import hmac
 import logging
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -216,6 +216,9 @@ class APIKeyStore:
         self._by_digest = _by_digest(self._keys)
         self._checked = clock()
         self.problem: ConfigError | None = None
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
 
     def find(self, secret: bytes) -> Key | None:
         """The key of a secret; None if it is unknown or has expired."""

@@ -35,6 +35,10 @@ class Authenticator:
         """What is wrong with the key file now; None if nothing is."""
         return self._keys.refresh() if self._keys is not None else None
 
+    def any_limits(self) -> bool:
+        """Whether a key of the file has limits of its own."""
+        return self._keys is not None and any(key.rpm or key.tpm or key.streams for key in self._keys)
+
     def authenticate(self, route: Route, scope: Scope) -> Key:
         """The key of a request.
 

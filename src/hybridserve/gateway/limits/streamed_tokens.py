@@ -8,26 +8,41 @@ import re
 _TEXT = re.compile(
     rb'"(?:content|reasoning|reasoning_content|text|thinking|arguments|partial_json|delta)":\s?"((?:[^"\\]|\\.)+)"'
 )
-# English text has about four bytes per token; an event has at least one token, and more when the engine merges them.
+# English text has about four bytes per token.
 _BYTES_PER_TOKEN = 4
+# From this many tokens of text per event, events were merged: long tokens alone do not reach it.
+_MERGED = 2.0
+# The text of one chunk in this many is measured: that costs 1.3 us, and counting events 0.1 us.
+_SAMPLED = 16
 
 
 class StreamedTokens:
-    """Counts what the engine has streamed."""
+    """Counts the events that the engine has streamed, and measures how much text some of them have.
 
-    __slots__ = ("_bytes", "_events")
+    An event has one token, and more when the engine merges those that it could not send.
+    """
+
+    __slots__ = ("_chunks", "_events", "_sampled_bytes", "_sampled_events")
 
     def __init__(self) -> None:
-        self._bytes = 0
+        self._chunks = 0
         self._events = 0
+        self._sampled_bytes = 0
+        self._sampled_events = 0
 
     def feed(self, data: bytes) -> None:
         """Count a part of the stream as the engine sent it."""
-        texts = _TEXT.findall(data)
-        self._events += len(texts)
-        self._bytes += sum(map(len, texts))
+        self._events += data.count(b"\n\n")
+        if self._chunks % _SAMPLED == 0:
+            texts = _TEXT.findall(data)
+            self._sampled_events += len(texts)
+            self._sampled_bytes += sum(map(len, texts))
+        self._chunks += 1
 
     @property
     def estimate(self) -> int:
         """Output tokens so far."""
-        return max(self._events, self._bytes // _BYTES_PER_TOKEN)
+        if not self._sampled_events:
+            return self._events
+        per_event = self._sampled_bytes / self._sampled_events / _BYTES_PER_TOKEN
+        return round(self._events * per_event) if per_event >= _MERGED else self._events

@@ -87,6 +87,8 @@ COMPLIANCE = dashboard(
             "Findings", "suffix: findings", "By severity and status, from the checks at start. Any FAIL of severity error needs action.",
             highest("hybridserve_compliance_findings", "severity, status"), stack=True,
         ),
+        stat("Lapsed", "suffix: findings", "Checks that would refuse a start now; the service closes after license.grace_days.",
+             f"max(hybridserve_compliance_lapses{{{REPLICA}}}) or vector(0)", (1, "red"), runbook="compliance-lapsed"),
         panel(
             "Age of license reviews", "s", "Since a license text was last reviewed for the catalog.",
             (highest("hybridserve_license_review_age_seconds", "license, role")[0], "{{license}} ({{role}})"),
@@ -119,6 +121,9 @@ COMPLIANCE = dashboard(
         "Keys and limits",
         panel("Rejected by keys and limits", "reqps", "Unknown keys, missing scopes, too many requests or tokens.",
               rate("hybridserve_requests_rejected_total", "reason", _CLIENT_REASONS), stack=True),
+        stat("Replicas without shared limits", "suffix: replicas", "They cannot reach the ledger, and apply their share of each limit.",
+             f"sum(hybridserve_limits_ledger_lost{{{REPLICA}}}) or vector(0)", (1, "orange"),
+             runbook="limits-ledger-lost"),
         stat("Key file broken", "suffix: replicas", "Replicas that cannot use their key file as it is; removed keys end all the same.",
              f"sum(hybridserve_keys_file_broken{{{REPLICA}}}) or vector(0)", (1, "red"), runbook="keys-file-broken"),
         panel("Rate-limited tokens", "suffix: tokens/s", "Tokens per second charged against token limits.",

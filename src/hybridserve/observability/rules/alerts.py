@@ -129,6 +129,24 @@ STATE = (
         "{{ $value | humanizePercentage }} of guard checks return an error; those requests are rejected with 503.",
     ),
     Alert(
+        "HybridServeComplianceLapsed", "1m", "ticket", "compliance-lapsed",
+        "hybridserve_compliance_lapses > 0",
+        "{{ $labels.replica }}: {{ $value }} compliance checks no longer pass",
+        "The service would not start now. It closes license.grace_days after the day on which each began to fail.",
+    ),
+    Alert(
+        "HybridServeComplianceClosed", "0m", "page", "compliance-lapsed",
+        "hybridserve_compliance_closed == 1",
+        "{{ $labels.replica }}: requests are rejected, because compliance checks have lapsed",
+        "The grace period of a failed check is over; all requests get 503 compliance_closed.",
+    ),
+    Alert(
+        "HybridServeLimitsLedgerLost", "1m", "ticket", "limits-ledger-lost",
+        "hybridserve_limits_ledger_lost == 1",
+        "{{ $labels.replica }}: the ledger of shared limits cannot be reached",
+        "Each replica applies an equal share of a key's limits; under uneven load a key gets less than its limit.",
+    ),
+    Alert(
         "HybridServeKeysFileBroken", "1m", "ticket", "keys-file-broken",
         "hybridserve_keys_file_broken == 1",
         "{{ $labels.replica }}: the key file is malformed or missing",
