@@ -85,8 +85,8 @@ class ComplianceMonitor:
         self._metrics.compliance_closed.set(float(bool(self.closed)))
         for lapse in self.lapsed:
             if (lapse.rule, lapse.subject) not in before:
-                fields = {"rule": lapse.rule, "subject": lapse.subject, "since": str(lapse.since or "the start")}
-                log.warning("compliance_lapsed", extra=fields)
+                since = str(lapse.since or "the start")
+                log.warning("compliance_lapsed", extra={"rule": lapse.rule, "subject": lapse.subject, "since": since})
 
     def _evaluate(self, today: date) -> list[Lapse]:
         # Imported here: the planner takes half a second, which the start of a replica does not wait for.
