@@ -43,7 +43,7 @@ async def handle(context: RequestContext) -> None:
         return
     if context.route.format is None:
         if context.route.name == "count_tokens":
-            limit(context)  # the engine's tokenizer works for it
+            await limit(context)  # the engine's tokenizer works for it
         await forward_unchanged(context)
         return
     await limit(context)
