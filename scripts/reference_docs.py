@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import supported_models
 
+from hybridserve.catalog.engines import RaySupport, engine_tables
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.metrics import all_metrics
@@ -27,9 +28,9 @@ from hybridserve.settings.schema import json_schema
 from hybridserve.settings.telemetry import TelemetrySection
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = [DOCS / "reference" / f"{name}.md" for name in ("metrics", "settings", "rules", "supported-models")] + [
-    DOCS / "runbooks/README.md"
-]
+PAGES = [
+    DOCS / "reference" / f"{name}.md" for name in ("metrics", "settings", "rules", "supported-models", "engines")
+] + [DOCS / "runbooks/README.md"]
 TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SECTION = TelemetrySection()
 
@@ -151,6 +152,39 @@ def rules() -> str:
     return markdown_table("rule|severity|passes when", ((f"`{r.id}`", r.severity, r.title) for r in RULES))
 
 
+def engines() -> str:
+    """What each engine release requires, and what of it can be used."""
+    return markdown_table(
+        "vLLM|compared with its allocator|transformers|torch|Ray Serve LLM|MTP with prefix caching|KV connectors",
+        (
+            (
+                table.version,
+                f"yes, {table.read}" if table.verified else "no",
+                f"`{table.pins.transformers}`",
+                f"`{table.pins.torch}`",
+                "; ".join(map(_ray, table.ray)),
+                "yes" if table.lookahead_block_hashes else "no",
+                ", ".join(sorted(table.hybrid_kv_connectors)),
+            )
+            for table in engine_tables()
+        ),
+    )
+
+
+def _ray(ray: RaySupport) -> str:
+    broken = f", without {', '.join(f'`{name}`' for name in ray.broken)}" if ray.broken else ""
+    return f"{ray.version}: {'yes' + broken if ray.works else 'no'}"
+
+
+def engine_faults() -> str:
+    """Known faults, and what a release ignores."""
+    rows = [(table.version, fault.id, fault.what) for table in engine_tables() for fault in table.known_faults]
+    for table in engine_tables():
+        ignored = {**table.ignored_arguments, **table.ignored_environment}
+        rows += [(table.version, f"`{name}` is ignored", why) for name, why in ignored.items()]
+    return markdown_table("vLLM|fault|what", rows)
+
+
 TABLES = {
     "metrics": metrics,
     "alerts": alert_table,
@@ -164,6 +198,8 @@ TABLES = {
     "precisions": lambda: markdown_table("precision|size from|proved by", supported_models.precisions()),
     "logs": lambda: markdown_table("log|model|vLLM|source|not compared", supported_models.logs()),
     "devices": lambda: markdown_table("id|device|memory|capability|status", supported_models.devices()),
+    "engines": engines,
+    "faults": engine_faults,
 }
 
 

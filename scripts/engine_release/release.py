@@ -100,7 +100,7 @@ def _with_pins(release: Release) -> Release:
     """Install what the release, or what was installed for it, pins differently from this environment."""
     needed = release.requirements
     for package in PINNED:
-        requirement = needed.get(package) or needed[package.replace("_", "-")]
+        requirement = needed[package]
         installed = next(release.folder.glob(f"{package}-*.dist-info"), None)
         if installed is None:
             if requirement.specifier.contains(version(package)):
@@ -109,7 +109,10 @@ def _with_pins(release: Release) -> Release:
             command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(release.folder)]
             subprocess.run([*command, str(requirement)], check=True)
             installed = next(release.folder.glob(f"{package}-*.dist-info"))
-        needed |= _required(PathDistribution(installed))
+        for name, other in _required(PathDistribution(installed)).items():
+            if name in needed:
+                other.specifier &= needed[name].specifier
+            needed[name] = other
     return release
 
 
@@ -117,7 +120,7 @@ def _required(distribution: PathDistribution) -> dict[str, Requirement]:
     """What a package requires, by name, without extras and markers for other machines."""
     requirements = (Requirement(text) for text in distribution.metadata.get_all("Requires-Dist") or [])
     return {
-        requirement.name: requirement
+        requirement.name.replace("-", "_"): requirement
         for requirement in requirements
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
     }

@@ -14,6 +14,9 @@ from planner_models import (
     NANO_12B_LAYERS,
     NANO_30B_LAYERS,
     falcon_h1,
+    gemma3,
+    gemma3_vision,
+    gpt_oss,
     granite,
     jamba,
     lfm2,
@@ -96,6 +99,7 @@ REFUSALS = {
     "ReplaySSM": "replayssm",
     "RecoverSSM": "replayssm",
     "KV cache layouts": "stages",
+    "layer found in the model.layers": "stages",
     "Pipeline parallelism is not supported": "stages",
     # vLLM 0.29 stops at an assertion without words where a stage has nothing to cache or a state outgrows its page.
     "has no attention or Mamba layer": "assertion",
@@ -315,6 +319,7 @@ def curated() -> list[Case]:
             llama(max_position_embeddings=4096, rope_scaling={"rope_type": "linear", "factor": 4.0}),
             gpu,
         ),
+        ("lfm2 moe, stage of dense layers", lfm2_moe(), gpu | {"pipeline_parallel_size": 3}),
         ("granite replayssm", granite(), gpu | {"use_replayssm": True}),
     ]
     rows += [
@@ -338,6 +343,10 @@ FAMILIES = {
     "minicpm-v 4.6": minicpm_v(),
     "olmo hybrid": olmo_hybrid(),
     "zamba2": zamba2(),
+    "gpt-oss": gpt_oss(),
+    "gpt-oss, odd": gpt_oss(7),
+    "gemma 3": gemma3(),
+    "gemma 3 vision": gemma3_vision(6),
 }
 FAMILY_REQUESTS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -357,6 +366,7 @@ FAMILY_REQUESTS: dict[str, dict[str, Any]] = {
     "match unit": {"prefix_match_unit": 16},
     "replayssm": {"use_replayssm": True},
     "too many sequences": {"max_num_seqs": 1_000_000},
+    "batched tokens": {"max_num_batched_tokens": 512},
     "hopper": {"compute_capability": "9.0"},
     "blackwell": {"compute_capability": "10.3"},
     "ada": {"compute_capability": "8.9", "block_size": 48},

@@ -225,6 +225,60 @@ def minicpm_v(layers: int = 8, **changes: Any) -> dict[str, Any]:
     return wrapper | {"text_config": text, "vision_config": vision, "dtype": "bfloat16"}
 
 
+def gpt_oss(layers: int = 6, **changes: Any) -> dict[str, Any]:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+    yarn |= {"original_max_position_embeddings": 4096}
+    return {
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "num_hidden_layers": layers,
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "vocab_size": 1024,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "sliding_window": 128,
+        "max_position_embeddings": 16384,
+        "rope_scaling": yarn,
+        "torch_dtype": "bfloat16",
+    } | changes
+
+
+def gemma3(layers: int = 8, **changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "num_hidden_layers": layers,
+        "layer_types": ["full_attention" if index % 6 == 5 else "sliding_attention" for index in range(layers)],
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "sliding_window": 512,
+        "max_position_embeddings": 16384,
+        "torch_dtype": "bfloat16",
+    } | changes
+
+
+def gemma3_vision(layers: int = 8) -> dict[str, Any]:
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 224,
+        "patch_size": 14,
+    }
+    wrapper = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "torch_dtype": "bfloat16"}
+    return wrapper | {"text_config": gemma3(layers), "vision_config": vision}
+
+
 def olmo_hybrid(**changes: Any) -> dict[str, Any]:
     return {
         "architectures": ["OlmoHybridForCausalLM"],

@@ -25,7 +25,7 @@ import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -39,6 +39,7 @@ from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
 from vllm.config.compilation import CUDAGraphMode
 from vllm.config.vllm import get_layers_from_vllm_config
 from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.mamba.gdn import qwen_gdn_linear_attn as gated_delta_net
 from vllm.model_executor.model_loader.utils import initialize_model
@@ -56,7 +57,7 @@ from vllm.v1.core.kv_cache_utils import (
     resolve_kv_cache_block_sizes,
 )
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
-from vllm.v1.kv_cache_interface import AttentionSpec, MambaSpec
+from vllm.v1.kv_cache_interface import AttentionSpec, MambaSpec, SlidingWindowSpec
 
 try:  # 0.33 has the planning in a module of its own, and groups the layers before.
     from vllm.v1.core import kv_cache_planning as planning
@@ -75,6 +76,7 @@ ENGINE_ARGUMENTS = (
     "mamba_cache_mode",
     "prefix_match_unit",
     "max_model_len",
+    "max_num_batched_tokens",
     "use_replayssm",
     "replayssm_buffer_len",
     "num_gpu_blocks_override",
@@ -134,6 +136,8 @@ def _allocate(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     config.parallel_config.tensor_parallel_size = tp
     config.parallel_config.pipeline_parallel_size = pp
     config.model_config.verify_with_parallel_config(config.parallel_config)
+    # A GPU schedules asynchronously, but not with n-gram speculation; the CPU platform has turned it off.
+    config.scheduler_config.async_scheduling = cuda and not speculated
     if cuda and not config.cache_config.user_specified_block_size:
         config.cache_config.block_size = CUDA_BLOCK_SIZE
 
@@ -143,15 +147,8 @@ def _allocate(folder: str, request: dict[str, Any]) -> dict[str, Any]:
         (CudaRules if cuda else current_platform).update_block_size_for_backend(worker)
         specs.append(_specs(worker, cuda))
         layouts.append(_layouts(worker, cuda))
-    register_all_kvcache_specs(config)
-    resolve_kv_cache_layout(config, layouts, [spec for stage in specs for spec in stage.values()])
-    group_first = getattr(planning, "get_global_kv_cache_groups", None)
-    global_groups = [group_first(config, specs)] if group_first else []
-    configs = planning.get_kv_cache_configs(config, specs, [request["kv_bytes"]] * pp, *global_groups)
-    scheduler = generate_scheduler_kv_cache_config(configs)
-    config.cache_config.block_size = min(group.kv_cache_spec.block_size for group in scheduler.kv_cache_groups)
-    resolve_kv_cache_block_sizes(scheduler, config)
-    tokens, concurrency = get_kv_cache_capacity(config, scheduler)
+    with patch.object(VllmConfig, "use_v2_model_runner", cuda):
+        scheduler, configs, tokens, concurrency = _plan(config, specs, layouts, request["kv_bytes"])
     if cuda and request.get("full_cudagraphs", True) and request.get("max_num_seqs") is not None:
         CompilationConfig(cudagraph_mode=CUDAGraphMode.FULL_AND_PIECEWISE).resolve_cudagraph_mode_and_sizes(
             min_cg_support=AttentionCGSupport.ALWAYS,
@@ -163,25 +160,40 @@ def _allocate(folder: str, request: dict[str, Any]) -> dict[str, Any]:
 
     merged = {name: spec for stage in specs for name, spec in stage.items()}
     states = [spec for spec in merged.values() if isinstance(spec, MambaSpec)]
-    attention = [spec for spec in merged.values() if not isinstance(spec, MambaSpec)]
     groups = [
         (group.kv_cache_spec, sum(len(stage.kv_cache_groups[index].layer_names) for stage in configs))
         for index, group in enumerate(scheduler.kv_cache_groups)
     ]
     return {
         "mode": config.cache_config.mamba_cache_mode if states else None,
-        "block_size": attention[0].block_size,
+        "block_size": next(spec.block_size for spec, _ in groups if not isinstance(spec, MambaSpec)),
         "page_bytes": {spec.page_size_bytes for spec, _ in groups}.pop(),
         "state_bytes": states[0].state_content_size_bytes if states else 0,
-        "groups": [
-            ["state" if isinstance(spec, MambaSpec) else "attention", layers, spec.block_size]
-            for spec, layers in groups
-        ],
+        "groups": [[_kind(spec), layers, spec.block_size] for spec, layers in groups],
         "num_blocks": scheduler.num_blocks,
         "tokens": tokens,
         "concurrency": concurrency,
         "max_model_len": config.model_config.max_model_len,
     }
+
+
+def _kind(spec: Any) -> str:
+    if isinstance(spec, MambaSpec):
+        return "state"
+    return "window" if isinstance(spec, SlidingWindowSpec) else "attention"
+
+
+def _plan(config: VllmConfig, specs: list[dict[str, Any]], layouts: list[list[str]], kv_bytes: int) -> tuple[Any, ...]:
+    """Group the layers and size the pool: scheduler's config, that of each worker, printed tokens and concurrency."""
+    register_all_kvcache_specs(config)
+    resolve_kv_cache_layout(config, layouts, [spec for stage in specs for spec in stage.values()])
+    group_first = getattr(planning, "get_global_kv_cache_groups", None)
+    global_groups = [group_first(config, specs)] if group_first else []
+    configs = planning.get_kv_cache_configs(config, specs, [kv_bytes] * len(specs), *global_groups)
+    scheduler = generate_scheduler_kv_cache_config(configs)
+    config.cache_config.block_size = min(group.kv_cache_spec.block_size for group in scheduler.kv_cache_groups)
+    resolve_kv_cache_block_sizes(scheduler, config)
+    return scheduler, configs, *get_kv_cache_capacity(config, scheduler)
 
 
 def _workers(config: VllmConfig, tp: int, pp: int) -> Iterator[VllmConfig]:
@@ -213,6 +225,8 @@ def _cache_layers(config: VllmConfig) -> dict[str, Any]:
 def _specs(config: VllmConfig, cuda: bool) -> dict[str, Any]:
     specs = {}
     for name, layer in _cache_layers(config).items():
+        if cuda and isinstance(layer, Attention):
+            layer.attn_backend = CudaAttention
         if (spec := layer.get_kv_cache_spec(config)) is not None:
             if isinstance(spec, AttentionSpec):
                 spec = (CudaAttention if cuda else layer.get_attn_backend()).customize_spec(spec)

@@ -204,6 +204,7 @@ def with_engine_defaults(deployment: Deployment, table: EngineTable) -> Deployme
             cache,
             platform=deployment.accelerator.platform,
             max_num_seqs=seqs,
+            max_num_batched_tokens=tokens,
             full_cudagraphs=_captures(deployment) and deployment.full_cudagraphs,
         ),
     )

@@ -48,7 +48,7 @@ def planned_values(plan: CachePlan) -> dict[str, Any]:
         "max_model_len": plan.max_model_len,
         "bytes_per_block": layout.bytes_per_block,
         "attention_groups": layout.attention_groups,
-        "state_groups": len(layout.groups) - layout.attention_groups,
+        "state_groups": layout.state_groups,
         "n_safe": plan.n_safe(plan.max_model_len),
         "n_steady": plan.n_steady(plan.max_model_len),
     }

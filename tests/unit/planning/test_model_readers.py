@@ -194,8 +194,7 @@ WRONG = [
     (NANO | {"block_configs": []}, "block_configs", "Puzzle"),
     (NANO | {"architectures": ["NemotronHPuzzleForCausalLM"]}, "architectures", "Puzzle"),
     (NANO | {"architectures": ["DeepseekV3ForCausalLM"]}, "architectures", "MLA"),
-    (NANO | {"architectures": ["Gemma3ForCausalLM"]}, "architectures", "sliding-window"),
-    (NANO | {"architectures": ["GptOssForCausalLM"]}, "architectures", "sliding-window"),
+    (NANO | {"architectures": ["Gemma4ForCausalLM"]}, "architectures", "sliding-window"),
     (NANO | {"architectures": ["BambaForCausalLM"]}, "architectures", "until v0.23.0"),
     (NANO | {"architectures": ["KimiLinearForCausalLM"]}, "architectures", "KDA"),
     (NANO | {"architectures": ["Mamba2ForCausalLM"]}, "architectures", "attention-free"),
@@ -254,3 +253,47 @@ def test_context_of_longrope_is_the_original_unless_it_is_set():
     arch = read_architecture(config)
     asked = [CacheRequest(kv_bytes=0, max_model_len=length) for length in (None, 9999)]
     assert [compute_layout(arch, request).max_model_len for request in asked] == [4096, 9999]
+
+
+GPT_OSS = {
+    "architectures": ["GptOssForCausalLM"],
+    "num_hidden_layers": 5,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "vocab_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "sliding_window": 128,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "bfloat16",
+}
+GEMMA = GPT_OSS | {"architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 12}
+
+
+def test_gpt_oss_has_a_window_in_every_other_layer():
+    arch = read_architecture(GPT_OSS)
+    assert [layer.window for layer in arch.layers] == [True, False, True, False, True]
+    assert (arch.window, arch.attention_layers, arch.tied_embeddings) == (128, 2, False)
+
+
+@pytest.mark.parametrize("change", [{}, {"layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2}])
+def test_gemma_3_has_full_attention_in_every_sixth_layer(change):
+    arch = read_architecture(GEMMA | change)
+    assert [index for index, layer in enumerate(arch.layers) if not layer.window] == [5, 11]
+    assert arch.tied_embeddings
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"layer_types": ["sliding_attention"] * 12}, "sliding windows only"),
+        ({"layer_types": ["full_attention"]}, "differs from the length"),
+        ({"layer_types": ["chunked_attention"] * 12}, "contains 'chunked_attention'"),
+    ],
+)
+def test_gemma_3_layers_that_cannot_be_read(change, says):
+    with pytest.raises(CatalogError, match=says):
+        read_architecture(GEMMA | change)

@@ -25,7 +25,8 @@ GOALS = ("throughput", "latency", "context")
 def follow(asked: Deployment, advice: Recommendation) -> DeploymentPlan:
     """Plan what is left when only the printed flags are typed in."""
     values = {name: value for name, value in advice.values.items() if name != "watermark"}
-    cache = {name: values.pop(name) for name in list(values) if name in CacheRequest.__dataclass_fields__}
+    of_cache = CacheRequest.__dataclass_fields__.keys() - Deployment.__dataclass_fields__
+    cache = {name: values.pop(name) for name in list(values) if name in of_cache}
     return plan_deployment(replace(asked, cache=replace(asked.cache, **cache), **values))
 
 

@@ -69,6 +69,14 @@ def stages_without_attention(arch: Architecture, stages: int) -> tuple[int, ...]
     )
 
 
+def stage_without_experts(arch: Architecture, stages: int) -> int | None:
+    """Number, from one, of the first stage without a layer of experts."""
+    for number, (start, end) in enumerate(_stage_ranges(len(arch.layers), stages), 1):
+        if not any(layer.moe for layer in arch.layers[start:end]):
+            return number
+    return None
+
+
 def _layers_by_kind(
     arch: Architecture, page: Page, ranges: list[tuple[int, int]], unaligned_tokens: int
 ) -> dict[tuple[GroupKind, int], list[int]]:
@@ -81,7 +89,8 @@ def _layers_by_kind(
         aligned = any(layer.attention for layer in layers)
         for index, layer in enumerate(layers, start):
             if layer.attention:
-                layers_by_kind.setdefault(("attention", page.block_size), []).append(index)
+                kind: GroupKind = "window" if layer.window else "attention"
+                layers_by_kind.setdefault((kind, page.block_size), []).append(index)
             if layer.state:
                 assert page.mamba_block_size is not None
                 tokens = page.mamba_block_size if aligned else unaligned_tokens

@@ -61,6 +61,7 @@ def compute_layout(arch: Architecture, request: CacheRequest) -> CacheLayout:
         stage_block_bytes=grouping.stage_block_bytes,
         state_blocks=budgeted + speculated,
         running_state_blocks=running + speculated,
+        window_tokens=_window_tokens(arch, request),
         prefix_unit=_prefix_unit(request, mode, grouping.groups, table.prefix_match_unit_checked_for_one_group),
         attention_layers=arch.cached.attention_layers,
         state_layers=arch.state_layers,
@@ -132,6 +133,19 @@ def model_context(arch: Architecture, table: EngineTable) -> int:
     if arch.yarn_context is not None and table.yarn_scales_context:
         return arch.yarn_context
     return arch.max_position_embeddings
+
+
+def _window_tokens(arch: Architecture, request: CacheRequest) -> int:
+    """Source: vLLM v1/kv_cache_interface.py SlidingWindowSpec, config/vllm.py `max_in_flight_tokens`.
+
+    On CUDA scheduling is asynchronous, so one step more than the pipeline has stages is in flight; not with n-gram
+    speculation.
+    """
+    if arch.window is None:
+        return 0
+    asynchronous = request.platform == "cuda" and (arch.uses_mtp or not request.num_speculative_tokens)
+    steps = request.pipeline_parallel_size + asynchronous
+    return arch.window - 1 + steps * request.max_num_batched_tokens
 
 
 def _configured_length(request: CacheRequest, own: int, default: int | None) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 from hybridserve.catalog.engines import CacheMode
 from hybridserve.fast_dataclass import dataclass
 
-GroupKind = Literal["attention", "state"]
+GroupKind = Literal["attention", "window", "state"]
 AUTO_LEN = -1
 """`--max-model-len -1`: the engine uses the longest context that fits."""
 
@@ -22,6 +22,7 @@ class CacheRequest:
         enable_prefix_caching: the engine's default is on for generative models.
         max_model_len: None is the model's own; `AUTO_LEN` (-1) is the longest that fits.
         max_num_seqs: None is not checked against the number of blocks.
+        max_num_batched_tokens: a sliding-window layer keeps the tokens of the steps in flight besides its window.
         full_cudagraphs: graphs that cover the whole step (the default on CUDA); they need one block per sequence.
         avx512_bf16: CPU only; the state is then float32 unless a type is set.
         compute_capability: of the GPU, such as "9.0": some kernels add cache blocks; None is a GPU without them.
@@ -44,6 +45,7 @@ class CacheRequest:
     prefix_match_unit: int | None = None
     max_model_len: int | None = None
     max_num_seqs: int | None = None
+    max_num_batched_tokens: int = 2048
     num_speculative_tokens: int = 0
     use_replayssm: bool = False
     replayssm_buffer_len: int = 16
@@ -82,6 +84,7 @@ class CacheLayout:
         state_blocks: blocks that the start-up check budgets for one sequence in each state group. In mode `all`,
             one block per `mamba_block_size` tokens comes on top.
         running_state_blocks: blocks that a decoding sequence uses in each state group (the same in mode `all`).
+        window_tokens: most tokens of a sequence that a sliding-window group keeps; 0 without such groups.
         prefix_unit: tokens of the smallest prefix that can be cached; None without prefix caching.
         max_model_len: longest request as configured, before any auto-fit.
         kv_cache_dtype: resolved type of the attention cache.
@@ -102,6 +105,7 @@ class CacheLayout:
     stage_block_bytes: tuple[int, ...]
     state_blocks: int
     running_state_blocks: int
+    window_tokens: int
     prefix_unit: int | None
     attention_layers: int
     state_layers: int
@@ -126,7 +130,7 @@ class CacheLayout:
 
     @property
     def state_groups(self) -> int:
-        return len(self.groups) - self.attention_groups
+        return sum(group.kind == "state" for group in self.groups)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -147,8 +151,10 @@ class CacheLayout:
         return self._blocks(length, self.running_state_blocks)
 
     def _blocks(self, length: int, state_blocks: int) -> int:
-        attention = self.attention_groups
-        blocks = attention * cdiv(length, self.block_size) + (len(self.groups) - attention) * state_blocks
+        blocks = self.attention_groups * cdiv(length, self.block_size) + self.state_groups * state_blocks
+        # A window need not begin at the start of a block: one more.
+        window = cdiv(min(self.window_tokens, length), self.block_size) + 1
+        blocks += window * sum(group.kind == "window" for group in self.groups)
         if self.mode == "all":
             blocks += sum(cdiv(length, group.block_tokens) for group in self.groups if group.kind == "state")
         return blocks

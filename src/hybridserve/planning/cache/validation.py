@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hybridserve.catalog.engines import CacheMode, EngineTable, Mixer
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.groups import stages_without_attention
+from hybridserve.planning.cache.groups import stage_without_experts, stages_without_attention
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba2, ShortConv, StateMixer
 
@@ -53,6 +53,12 @@ def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, 
             "engine.pipeline_parallel_size",
             f"Pipeline parallelism is not supported for {arch.name}",
             "1",
+        )
+    if arch.family == "lfm2" and arch.moe and (stage := stage_without_experts(arch, request.pipeline_parallel_size)):
+        raise PlanRefused(
+            "engine.pipeline_parallel_size",
+            f"No Lfm2MoeSparseMoeBlock layer found in the model.layers, on stage {stage - 1}",
+            "use fewer stages",
         )
     if request.use_replayssm:
         _check_replayssm(arch, request, table)

@@ -121,6 +121,8 @@ class Layer:
     """The parts of one layer. NemotronH has one mixer per layer; FalconH1 has attention, state and MLP in each."""
 
     attention: bool = False
+    window: bool = False
+    """The attention looks back at most `Architecture.window` tokens, and its cache is freed behind them."""
     state: bool = False
     mlp: bool = False
     moe: bool = False
@@ -161,6 +163,7 @@ class Architecture:
         marks_linear_attention: config.layer_types names `linear_attention`, which the CPU backend checks.
         attention_first: the class builds all attention layers before the others, which orders its cache groups.
         pipeline: the class supports pipeline parallelism.
+        window: tokens that the attention of a sliding-window layer looks back, its own included.
         tower: the vision encoder.
         uncounted: parts of the model whose memory is not counted.
         weights_counted: the weights of all parts are counted.
@@ -188,6 +191,7 @@ class Architecture:
     marks_linear_attention: bool = False
     attention_first: bool = False
     pipeline: bool = True
+    window: int | None = None
     tower: Tower | None = None
     uncounted: tuple[str, ...] = ()
     weights_counted: bool = True
@@ -203,7 +207,8 @@ class Architecture:
 
     @property
     def attention_layers(self) -> int:
-        return sum(layer.attention for layer in self.layers)
+        """Layers whose attention cache grows with the sequence."""
+        return sum(layer.attention and not layer.window for layer in self.layers)
 
     @property
     def state_layers(self) -> int:
