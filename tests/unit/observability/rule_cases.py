@@ -147,6 +147,8 @@ VOLUME = '{namespace="n",persistentvolumeclaim="rel-weights"}'
 KUBERNETES = {
     "available": 'kube_deployment_status_replicas_available{namespace="n",deployment="rel"}',
     "wanted": 'kube_deployment_spec_replicas{namespace="n",deployment="rel"}',
+    "guards": 'kube_deployment_status_replicas_available{namespace="n",deployment="rel-guard"}',
+    "guards_wanted": 'kube_deployment_spec_replicas{namespace="n",deployment="rel-guard"}',
     "not_ready": 'kuberay_service_condition_ready{namespace="n",name="rel",condition="false"}',
     "ready": 'kuberay_service_condition_ready{namespace="n",name="rel",condition="true"}',
     "allowed": 'kube_poddisruptionbudget_status_pod_disruptions_allowed{namespace="n",poddisruptionbudget="rel"}',
@@ -268,6 +270,7 @@ CASES = (
     # It has not started yet.
     Case("HybridServeModelMissing", (), {INFO: "1x60"}),
     Case("HybridServePodsMissing", ("page",), release(available="2x40 1x20", wanted="2x60")),
+    Case("HybridServePodsMissing", ("page",), release(guards="0x60", guards_wanted="1x60")),
     Case("HybridServePodsMissing", (), release(available="2x50 1x10", wanted="2x60")),
     Case("HybridServePodsMissing", (), release(available="2x60", wanted="2x60")),
     # Another Deployment of the namespace.

@@ -27,9 +27,16 @@ _LOST = (
 RELEASE = "hybridserve:release_info"
 
 
-def _of_releases(kubernetes: str, label: str, name: str = "release") -> str:
-    """Values of the Kubernetes objects that a release names in its label `name`. Two releases may share a claim."""
-    ours = f'label_replace({RELEASE}, "{label}", "$1", "{name}", "(.+)")'
+def _of_releases(kubernetes: str, label: str) -> str:
+    """Values of the Kubernetes objects that are named after a release, with its model; those of its guard, too."""
+    named = f'label_replace({kubernetes}, "release", "$1", "{label}", "(.+?)(-guard|-autoscaler)?")'
+    return f"{named} * on (namespace, release) group_left (model) {RELEASE}"
+
+
+def _of_claims(kubernetes: str) -> str:
+    """Values of the claims that releases name, which two of them may share."""
+    label = "persistentvolumeclaim"
+    ours = f'label_replace({RELEASE}, "{label}", "$1", "claim", "(.+)")'
     return f"{ours} * on (namespace, {label}) group_left () ({kubernetes})"
 
 
@@ -282,20 +289,18 @@ KUBERNETES = (
     ),
     Alert(
         "HybridServeVolumeFull", "5m", "ticket", "volume-claims",
-        _of_releases(
+        _of_claims(
             "max by (namespace, persistentvolumeclaim) "
             "(kubelet_volume_stats_available_bytes / kubelet_volume_stats_capacity_bytes) < 0.1",
-            "persistentvolumeclaim", "claim",
         ),
         "{{ $labels.persistentvolumeclaim }} of {{ $labels.model }} is almost full",
         "{{ $value | humanizePercentage }} of the volume with the weights is free; another download would fail.",
     ),
     Alert(
         "HybridServeClaimPending", "15m", "ticket", "volume-claims",
-        _of_releases(
+        _of_claims(
             "max by (namespace, persistentvolumeclaim) "
             '(kube_persistentvolumeclaim_status_phase{phase=~"Pending|Lost"}) == 1',
-            "persistentvolumeclaim", "claim",
         ),
         "{{ $labels.persistentvolumeclaim }} of {{ $labels.model }} is not bound",
         "No pod of the release can start without its volume.",
