@@ -12,7 +12,7 @@ from hybridserve.planning.deployment import plan_deployment
 from hybridserve.units import GIB
 from support.planned_models import NANO_9B, QWEN3_8B, deployment_of
 
-GPUS = [entry.id for entry in accelerators() if entry.platform == "cuda"]
+GPUS = [entry.id for entry in accelerators() if entry.memory_bytes]
 
 
 @pytest.mark.parametrize(
