@@ -104,9 +104,7 @@ def table(rows: list[ReplicaRow]) -> Table:
             "-" if row.ttft_s is None else f"{row.ttft_s * 1000:,.0f} ms",
             _text(row.tokens_per_s),
             "-" if row.requests_per_s is None else f"{row.requests_per_s:.1f}",
-            f"{row.reused_per_s / row.reusable_per_s:.0%}"
-            if row.reusable_per_s and row.reused_per_s is not None
-            else "-",
+            reused(row),
             ", ".join(notes(row)) or "ok",
         )
     return shown
@@ -124,6 +122,13 @@ def notes(row: ReplicaRow) -> list[str]:
     if row.slots and row.slots_used is not None and row.slots_used >= row.slots and row.waiting:
         found.append("slots full")
     return found
+
+
+def reused(row: ReplicaRow) -> str:
+    """Share of the reusable prompt tokens that the prefix cache had."""
+    return (
+        f"{row.reused_per_s / row.reusable_per_s:.0%}" if row.reusable_per_s and row.reused_per_s is not None else "-"
+    )
 
 
 def _bar(used: float | None, whole: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app, main
-from hybridserve.cli.top import notes, read_or_keep
+from hybridserve.cli.top import notes, read_or_keep, reused
 from hybridserve.observability.collectors.replica import ReplicaCollector
 from hybridserve.observability.top import MetricsPorts
 
@@ -57,7 +58,7 @@ def other_server(request: pytest.FixtureRequest) -> Iterator[str]:
     server.server_close()
 
 
-def test_rates_are_between_two_calls(url: str, registry: CollectorRegistry) -> None:
+def test_rates_are_between_two_calls(url: str, registry: CollectorRegistry, state: ReplicaCollector) -> None:
     clock = iter((0.0, 2.0))
     ports = MetricsPorts([url], 0, clock=lambda: next(clock))
     (first,) = ports.rows()
@@ -66,13 +67,18 @@ def test_rates_are_between_two_calls(url: str, registry: CollectorRegistry) -> N
     collector.labels("demo").inc(50)
     histogram: Any = registry._names_to_collectors["vllm:time_to_first_token_seconds"]
     histogram.labels("demo").observe(0.25)
+    state.metrics.prefix_reusable_tokens.inc(400)
+    state.metrics.prefix_hit_tokens.inc(300)
     (second,) = ports.rows()
     assert (second.tokens_per_s, second.ttft_s, second.model) == (25, 0.25, "demo")
+    assert (second.reused_per_s, second.reusable_per_s) == (150, 200)
 
 
 def test_notes_list_problems_of_a_replica(url: str) -> None:
     (row,) = MetricsPorts([url], 0).rows()
     assert notes(row) == ["1 fields off plan", "1 findings FAIL"]
+    assert reused(row) == "-"
+    assert reused(replace(row, reused_per_s=150, reusable_per_s=200)) == "75%"
 
 
 def test_once_prints_a_table_or_json(url: str) -> None:
