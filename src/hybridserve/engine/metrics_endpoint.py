@@ -103,7 +103,7 @@ def _reuse_collector(
         collector.metrics,
         grid,
         lambda: capacity.usable_blocks - signals.metrics().blocks_used,
-        shared_directory(grid, replicas) if mode == "ray" and replicas > 1 else None,
+        shared_directory(grid, replicas, spec.served_name) if mode == "ray" and replicas > 1 else None,
         trace,
     )
 

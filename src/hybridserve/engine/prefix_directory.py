@@ -29,15 +29,16 @@ class PrefixDirectory:
         return found
 
 
-def shared_directory(grid: CacheGrid, replicas: int) -> Exchange:
-    """`PrefixDirectory.exchange` of one Ray actor for all replicas; 0 while it does not answer.
+def shared_directory(grid: CacheGrid, replicas: int, model: str) -> Exchange:
+    """`PrefixDirectory.exchange` of one Ray actor for all replicas of a model; 0 while it does not answer.
 
     Args:
         replicas: the most that run at once.
     """
     import ray
 
-    options: dict[str, Any] = {"name": NAME, "namespace": "hybridserve", "get_if_exists": True}
+    name = f"{NAME}-{model}-{grid.step}"
+    options: dict[str, Any] = {"name": name, "namespace": "hybridserve", "get_if_exists": True}
     actor = ray.remote(num_cpus=0, lifetime="detached", max_restarts=-1, **options)(PrefixDirectory)
     handle = actor.remote(grid.tokens * replicas, grid.step)
 
