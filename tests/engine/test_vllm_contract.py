@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -83,6 +84,7 @@ def test_preloaded_openmp_library_is_the_one_vllm_preloads() -> None:
 
 def test_finished_requests_are_reported_with_their_tokens() -> None:
     """The hook wraps a method that gets the request's state first; names of the state that it reads exist."""
+    from vllm.v1.engine import EngineCoreRequest
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
     from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
@@ -96,12 +98,18 @@ def test_finished_requests_are_reported_with_their_tokens() -> None:
     assert hasattr(IncrementalDetokenizer(), "token_ids")
     assert "output_token_ids" in dir(IncrementalDetokenizer)
 
+    assert list(inspect.signature(OutputProcessor.add_request).parameters)[:2] == ["self", "request"]
+    assert {"cache_salt", "request_id"} <= set(EngineCoreRequest.__struct_fields__)
+
     client, seen = MagicMock(), []
+    client.output_processor.request_states = {"a": SimpleNamespace(
+        prompt_token_ids=[1, 2], num_cached_tokens=1, lora_name=None, detokenizer=SimpleNamespace(output_token_ids=[3]),
+    )}  # fmt: skip
+    state = client.output_processor.request_states["a"]
     original = client.output_processor._update_stats_from_finished
     on_finished(client, lambda *request: seen.append(request))
-    state = MagicMock(prompt_token_ids=[1, 2], num_cached_tokens=1)
-    state.detokenizer.output_token_ids = [3]
+    client.output_processor.add_request(SimpleNamespace(request_id="a", cache_salt="key"), None)
     client.output_processor._update_stats_from_finished(state, "stop", None)
     client.output_processor._update_stats_from_finished(MagicMock(prompt_token_ids=None), "stop", None)
-    assert seen == [([1, 2], [3], 1)]
+    assert seen == [([1, 2], [3], 1, "key")]
     assert original.call_count == 2

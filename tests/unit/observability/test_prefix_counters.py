@@ -50,6 +50,12 @@ def test_report_has_the_tokens_that_the_replicas_counted(
     assert {cause: count for cause, count in change.items() if count} == {"off_grid": 16 + 16, "state_missing": 1056}
 
 
+def test_requests_of_different_keys_share_nothing(replica: tuple[PrefixReuseCollector, str]) -> None:
+    for scope in ("one", "two", "one"):
+        replica[0].record([5] * 800, [1], 0, scope)
+    assert read_counters([replica[1]])["reusable"] == 784
+
+
 def test_recorded_requests_can_be_replayed(replica: tuple[PrefixReuseCollector, str], tmp_path: Path) -> None:
     prompt = random.Random(1).choices(range(900), k=1076)
     for hit in (0, 1056):

@@ -7,7 +7,8 @@
 - `core_from_forkserver` replaces `vllm.v1.engine.utils.get_mp_context`, which creates the engine core's process. Not
   needed once vLLM has an option for the start method `forkserver`.
 - `on_finished` wraps `OutputProcessor._update_stats_from_finished`, the only place with the tokens of a finished
-  request and the number that came from the cache. Not needed once vLLM's `FinishedRequestStats` has them.
+  request and the number that came from the cache, and `add_request`, which has the cache salt. Not needed once vLLM's
+  `FinishedRequestStats` has them.
 """
 
 from __future__ import annotations
@@ -61,18 +62,27 @@ def apply_environment(environment: Mapping[str, str]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def on_finished(client: Any, finished: Callable[[Sequence[int], Sequence[int], int], None]) -> None:
-    """Call `finished` with prompt tokens, output tokens and cached prompt tokens of every request that ends.
+def on_finished(client: Any, finished: Callable[[Sequence[int], Sequence[int], int, str], None]) -> None:
+    """Call `finished` with prompt tokens, output tokens, cached prompt tokens and scope of every request that ends.
+
+    Requests share cached prefixes only within a scope: a cache salt and a LoRA adapter.
 
     Args:
         client: vLLM's `AsyncLLM`.
     """
     processor = client.output_processor
-    original = processor._update_stats_from_finished
+    add, update = processor.add_request, processor._update_stats_from_finished
 
-    def update(state: Any, *rest: Any) -> None:
-        original(state, *rest)
+    def add_request(request: Any, *rest: Any, **named: Any) -> None:
+        add(request, *rest, **named)
+        state = processor.request_states.get(request.request_id)
+        if state is not None:
+            state.cache_scope = f"{request.cache_salt or ''}{state.lora_name or ''}"
+
+    def update_stats(state: Any, *rest: Any) -> None:
+        update(state, *rest)
         if state.prompt_token_ids is not None and state.detokenizer is not None:  # not an embedding, in or out
-            finished(state.prompt_token_ids, state.detokenizer.output_token_ids, state.num_cached_tokens)
+            tokens = state.prompt_token_ids, state.detokenizer.output_token_ids
+            finished(*tokens, state.num_cached_tokens, getattr(state, "cache_scope", ""))
 
-    processor._update_stats_from_finished = update
+    processor.add_request, processor._update_stats_from_finished = add_request, update_stats

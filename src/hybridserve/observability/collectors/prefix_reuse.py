@@ -40,14 +40,20 @@ class PrefixReuseCollector:
         for cause in CAUSES:
             metrics.prefix_lost_tokens.labels(cause)
 
-    def finished(self, prompt: Sequence[int], output: Sequence[int], hit: int) -> None:
-        """Account for one request; `hit` is the number of its prompt tokens that came from the cache."""
-        self._worker.submit(self.record, prompt, output, hit)
+    def finished(self, prompt: Sequence[int], output: Sequence[int], hit: int, scope: str) -> None:
+        """Account for one request.
 
-    def record(self, prompt: Sequence[int], output: Sequence[int], hit: int) -> None:
+        Args:
+            prompt: its tokens, and those of the `output`.
+            hit: prompt tokens that came from the cache.
+            scope: only requests of one scope share prefixes.
+        """
+        self._worker.submit(self.record, prompt, output, hit, scope)
+
+    def record(self, prompt: Sequence[int], output: Sequence[int], hit: int, scope: str = "") -> None:
         """The same, in the calling thread."""
         step = self._account.grid.step
-        sequence = chain([*prompt, *output], step)
+        sequence = chain([*prompt, *output], step, scope)
         tokens, total = len(prompt), len(prompt) + len(output)
         elsewhere = self._elsewhere(sequence, (tokens - 1) // step) if self._elsewhere is not None else 0
         reuse = self._account.record(

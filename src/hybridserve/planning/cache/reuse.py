@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from math import gcd
 from typing import Literal, get_args
+from zlib import crc32
 
 from hybridserve.fast_dataclass import dataclass
 
@@ -74,9 +75,13 @@ class Reuse:
         return self.hit + sum(tokens for _, tokens in self.lost)
 
 
-def chain(tokens: Sequence[int], step: int = STEP) -> list[int]:
-    """One hash for every `step` tokens, over all tokens up to there. The same in every process: tokens are integers."""
-    value, hashes = 0, []
+def chain(tokens: Sequence[int], step: int = STEP, scope: str = "") -> list[int]:
+    """One hash for every `step` tokens, over all tokens up to there. The same in every process: tokens are integers.
+
+    Args:
+        scope: requests of different scopes share no prefix.
+    """
+    value, hashes = crc32(scope.encode()), []
     for end in range(step, len(tokens) + 1, step):
         value = hash((value, *tokens[end - step : end]))
         hashes.append(value)
