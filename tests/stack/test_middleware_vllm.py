@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -175,6 +176,37 @@ def test_openai_client_stream_equals_response(server: Server) -> None:
             finish = choice.finish_reason or finish
     assert text == (whole.choices[0].message.content or "")
     assert finish == whole.choices[0].finish_reason
+
+
+def test_anthropic_client_streams_thinks_counts_and_is_guarded(server: Server) -> None:
+    """vLLM's own Messages API behind the gateway, through the official client."""
+    client = anthropic.Anthropic(api_key=server.key, base_url=server.base, max_retries=0)
+    question: Any = {"model": "demo", "max_tokens": 120, "messages": SUM, "extra_body": {"temperature": 0}}
+    counted = client.messages.count_tokens(model="demo", messages=SUM)  # type: ignore[arg-type]
+    whole = client.messages.create(**question)
+    assert [block.type for block in whole.content] == ["thinking", "text"]
+    assert whole.usage.input_tokens == counted.input_tokens
+    with client.messages.stream(**question) as stream:
+        text = "".join(stream.text_stream)
+        streamed = stream.get_final_message()
+    assert text == whole.content[1].text  # type: ignore[union-attr]
+    assert streamed.usage.output_tokens == whole.usage.output_tokens
+    plain = client.messages.create(**question, thinking={"type": "disabled"})
+    assert [block.type for block in plain.content] == ["text"]
+    with pytest.raises(anthropic.BadRequestError, match="request was blocked"):
+        client.messages.create(**{**question, "messages": user("A forbidden  QUESTION")})
+    answer: Any = {**question, "messages": user("Who are you?"), "thinking": {"type": "disabled"}}
+    with pytest.raises(anthropic.BadRequestError, match="response was blocked"):
+        client.messages.create(**answer)
+    with (
+        pytest.raises(anthropic.APIStatusError, match="response was blocked"),
+        client.messages.stream(**answer) as stream,
+    ):
+        assert "Mamba" not in "".join(stream.text_stream)
+    with pytest.raises(anthropic.NotFoundError):
+        client.messages.create(**{**question, "model": "another"})
+    with pytest.raises(anthropic.BadRequestError, match="maximum is 200"):
+        client.messages.create(**{**question, "messages": user("word " * 400)})
 
 
 @pytest.mark.parametrize("stream", [True, False])
