@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 from fault_run import SCRAPE_FAILED, Row, fault_under_load, known, replaced
 from load import LoadGenerator
@@ -15,6 +16,9 @@ pytestmark = [pytest.mark.stack, pytest.mark.fault, pytest.mark.timeout(400)]
 
 CLIENTS = 4
 RECOVERY_S = 200.0
+# A stream that hangs fails at the client's own timeout of 60 s, so this time tells it from a kill that missed.
+FAILED_S = 75.0
+FIRST_FAILURE_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -23,31 +27,35 @@ def proxied(start_watched: Callable[..., Any]) -> Any:
 
 
 async def strike(
-    proxied: Any, fault: str, act: Callable[[], None], alert: str = "ReplicaLost", shows: str = SCRAPE_FAILED
+    proxied: Any, fault: str, victim: psutil.Process, alert: str = "ReplicaLost", shows: str = SCRAPE_FAILED
 ) -> Row:
-    """Cause the fault, and keep the load on until requests finish again."""
+    """Kill the process, and keep the load on until requests finish again."""
     await until(lambda: known(proxied.prometheus, 1), 60, f"before {fault}: Prometheus does not know the replica")
     async with fault_under_load(proxied, fault, LoadGenerator(proxied.service.url, CLIENTS), alert, shows) as run:
-        act()
-        await until(lambda: bool(run.load.log.failed()), 60, f"{fault}: no request failed")
+        victim.kill()
+        await until(lambda: gone(victim), 10, f"{fault}: the process runs on")
+        await until(lambda: bool(run.load.log.failed()), FAILED_S, f"{fault}: no request failed")
+        first = min(entry.ended for entry in run.load.log.failed()) - run.began
+        reasons = sorted({entry.reason for entry in run.load.log.failed()})
+        assert first < FIRST_FAILURE_S, f"streams hung for {first:.0f} s: {reasons}"
         await run.load.wait_for_finished(CLIENTS, RECOVERY_S)
         run.recovered()
     return run.row
 
 
 async def test_killed_replica_loses_no_stream(proxied: Any) -> None:
-    await strike(proxied, "proxy path: kill -9 of the only replica", replicas(proxied.service)[0].kill)
+    await strike(proxied, "proxy path: kill -9 of the only replica", replicas(proxied.service)[0])
 
 
 async def test_killed_engine_core_loses_no_stream(proxied: Any) -> None:
     victim = core_of(replicas(proxied.service)[0])
-    await strike(proxied, "proxy path: kill -9 of the only engine core", victim.kill)
+    await strike(proxied, "proxy path: kill -9 of the only engine core", victim)
 
 
 async def test_killed_proxy_is_replaced(proxied: Any) -> None:
     victim = named(proxied.service, "ProxyActor")[0]
     shows = replaced("ray_serve_num_ongoing_http_requests")
-    row = await strike(proxied, "proxy path: kill -9 of Serve's proxy", victim.kill, "ProxyReplaced", shows)
+    row = await strike(proxied, "proxy path: kill -9 of Serve's proxy", victim, "ProxyReplaced", shows)
     assert row.recovered_s is not None
     assert row.recovered_s < 15, row
 

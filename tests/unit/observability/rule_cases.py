@@ -248,6 +248,9 @@ CASES = (
         },
     ),
     Case("HybridServeReplicaLost", ("info",), {UP: "1x58 0", BUILD: "1x58"}),
+    # Its replacement has removed the target.
+    Case("HybridServeReplicaLost", ("info",), {UP: "1x58 0 stale", BUILD: "1x58"}),
+    Case("HybridServeReplicaLost", (), {UP: "1x50 0 stale", BUILD: "1x50"}),
     Case("HybridServeReplicaLost", (), {UP: "1x60", BUILD: "1x60"}),
     Case("HybridServeProxyReplaced", ("info",), component("ray_serve_haproxy_process_count", "1x58 stale", "_x58 1 1")),
     Case("HybridServeProxyReplaced", ("info",), component("ray_serve_num_ongoing_http_requests", "3x59", "_x58 3 3")),

@@ -14,8 +14,8 @@ _CAPACITY = 'vllm:num_requests_waiting_by_reason{reason="capacity"}'
 _DAY_S = 86400
 # A target counts by what it exported, not by its address: in a pod unused ports are targets too. A replica that was
 # removed by scale-down is not down.
-_LOST = (
-    f"up == 0 and on ({BY}, replica) "
+_WAS_A_REPLICA = (
+    f" == 0 and on ({BY}, replica) "
     f"max by ({BY}, replica) (max_over_time(hybridserve_build_info[15m])) "
     f"unless on ({BY}) "
     f"max by ({BY}) (max_over_time(hybridserve_autoscaler_target_replicas[15m])) "
@@ -201,7 +201,7 @@ STATE = (
     ),
     Alert(
         "HybridServeEngineDown", "1m", "page", "engine-down",
-        _LOST,
+        f"up{_WAS_A_REPLICA}",
         "{{ $labels.replica }} is down: Prometheus cannot scrape it",
         "When an engine crashes, its replica and its metrics endpoint stop with it.",
     ),
@@ -214,7 +214,8 @@ STATE = (
     ),
     Alert(
         "HybridServeReplicaLost", "0m", "info", "engine-down",
-        _LOST,
+        # Over two minutes: a fast replacement removes the target of the dead replica before the next evaluation.
+        f"min_over_time(up[2m]){_WAS_A_REPLICA}",
         "{{ $labels.replica }} disappeared (scrape target lost)",
         "Its process was killed or stopped, or exited with its engine. Ray Serve starts another replica.",
     ),
