@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from typing import Any
 
@@ -52,11 +53,18 @@ def licenses_document(view: DeploymentView) -> dict[str, Any]:
 
 
 def served_licenses(view: DeploymentView) -> dict[str, Any]:
-    """Body of ``GET /licenses`` of a running service: `licenses_document`, NOTICE, and the texts that ship with it."""
+    """Body of ``GET /licenses`` of a running service: `licenses_document`, the identity of the weights (null where they
+    are not on this machine), NOTICE, and the texts that ship with it."""
     texts = view.bundle.texts if view.bundle else {}
     copies = {name: text for name, text in texts.items() if NOTICE_FILE.fullmatch(name) or name.startswith("licenses/")}
     notice = view.bundle.notice if view.bundle else None
-    return {**licenses_document(view), "notice": (notice or "").splitlines() or notice_lines(view), "texts": copies}
+    weights = view.files.weights
+    return {
+        **licenses_document(view),
+        "weights": None if weights is None else [asdict(shard) for shard in weights],
+        "notice": (notice or "").splitlines() or notice_lines(view),
+        "texts": copies,
+    }
 
 
 def notice_lines(view: DeploymentView) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hybridserve.catalog.licenses import License, ModelLicense, Trigger
 from hybridserve.catalog.models import ServingFacts
+from hybridserve.catalog.shards import Shard
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.guard import GuardSection
@@ -83,10 +84,12 @@ class Part:
 class ModelFiles:
     """sha256 of the small files in the model's folder, by name, and the recorded hashes that they must have.
 
-    `present` is None where the folder is not on this machine.
+    `present` and `weights`, the shards with what is known of their identity, are None where the folder is not on this
+    machine.
     """
 
     present: Mapping[str, str] | None = None
+    weights: tuple[Shard, ...] | None = None
     pinned: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from hybridserve import yamlio
 from hybridserve.catalog.licenses import License, ModelLicense, Trigger, license, model_license
 from hybridserve.catalog.models import ResolvedModel
+from hybridserve.catalog.shards import shards
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.compliance.evidence import LIVE_RULES, read_evidence
 from hybridserve.compliance.findings import Profile
@@ -48,7 +49,7 @@ def deployment_view(
         engine=replace(planned, args={name.replace("-", "_"): value for name, value in planned.args.items()}),
         serving=serving,
         reasoning=bool(main.entry and main.entry.reasoning) or bool(serving and "reasoning" in serving.sampling),
-        files=ModelFiles(present=_hashes(model.folder, pinned) if model.folder else None, pinned=pinned),
+        files=_files(model.folder, pinned),
         anonymous=frozenset(settings.access.scopes_without_key(profile)),
         bundle=_bundle(section.bundle) if section.bundle else None,
         about=read_text(section.about, "license.about") if section.about else None,
@@ -145,6 +146,13 @@ def _pinned(settings: Settings, entry: ModelLicense | None) -> Mapping[str, str]
     registry = entry.files if entry and deployed in (None, entry.revision) else {}
     # An operator may add hashes, but not replace those that were reviewed.
     return {**settings.license.pinned_files, **registry}
+
+
+def _files(folder: Path | None, pinned: Mapping[str, str]) -> ModelFiles:
+    if folder is None:
+        return ModelFiles(pinned=pinned)
+    present = _hashes(folder, pinned)
+    return ModelFiles(present=present, weights=shards(folder, present), pinned=pinned)
 
 
 def _hashes(folder: Path, pinned: Container[str]) -> Mapping[str, str]:
