@@ -100,7 +100,7 @@ class ComplianceMonitor:
         return lapsed
 
     async def _changed_guard(self) -> list[Lapse]:
-        if self._guard is None or self._spec.settings.server.profile == "demo":
+        if self._guard is None:
             return []
         identity = await self._guard.identity()
         if identity is None:  # not reachable, which readiness reports, or a guard without an identity
