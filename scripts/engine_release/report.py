@@ -51,7 +51,7 @@ def verdict(found: Findings) -> Verdict:
     table = found.measured
     because, off = [], []
     if found.differing:
-        because.append(f"the planner differs from its allocator in {len(found.differing)} places")
+        because.append(f"planner and allocator differ on {len(found.differing)} fields")
     if found.hooks:
         because.append(f"our own imports fail: {', '.join(map(str, found.hooks))}")
     for ray in table.ray:
