@@ -277,6 +277,14 @@ def test_gpt_oss_has_a_window_in_every_other_layer():
     arch = read_architecture(GPT_OSS)
     assert [layer.window for layer in arch.layers] == [True, False, True, False, True]
     assert (arch.window, arch.attention_layers, arch.tied_embeddings) == (128, 2, False)
+    assert read_architecture({name: GPT_OSS[name] for name in GPT_OSS if name != "torch_dtype"}) == arch
+
+
+def test_parameters_of_gpt_oss_120b_are_those_published():
+    """116.83 billion, by the model card."""
+    shape = {"num_hidden_layers": 36, "hidden_size": 2880, "intermediate_size": 2880, "num_local_experts": 128}
+    heads = {"num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 201088}
+    assert count_parameters(read_architecture(GPT_OSS | shape | heads)) / 1e9 == pytest.approx(116.83, abs=0.005)
 
 
 @pytest.mark.parametrize("change", [{}, {"layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2}])

@@ -250,10 +250,11 @@ def _moe(arch: Architecture, tp: int, experts_over: int) -> Elements:
     width = m.latent or arch.hidden
     experts = -(-m.experts // experts_over)
     intermediate = m.intermediate if experts_over > 1 else m.intermediate // tp
+    biases = m.experts + experts * ((m.matrices - 1) * intermediate + arch.hidden) if m.bias else 0
     return Counter(
         experts=experts * m.matrices * width * intermediate,
         shared=m.matrices * arch.hidden * (m.shared_intermediate // tp),
         latent=2 * arch.hidden * m.latent if m.latent else 0,
-        plain=arch.hidden * m.experts + (arch.hidden if m.shared_gate else 0),
+        plain=arch.hidden * m.experts + (arch.hidden if m.shared_gate else 0) + biases,
         float32=m.experts if m.correction_bias else 0,
     )

@@ -106,6 +106,8 @@ class Moe:
     intermediate: int
     matrices: int
     """Per expert: 3 with a gate, 2 without."""
+    bias: bool = False
+    """Experts and router have biases (gpt-oss)."""
     shared_intermediate: int = 0
     """Total width of the shared experts; 0 is none."""
     latent: int | None = None

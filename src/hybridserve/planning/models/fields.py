@@ -79,6 +79,10 @@ class Fields:
         outer = {name: self._config[name] for name in shared if name in self._config}
         return Fields({**outer, **part, "architectures": [name or self.architecture]})
 
+    def with_default(self, name: str, value: Any) -> Fields:
+        """The same config with a value for a field that is missing."""
+        return Fields({name: value, **self._config})
+
     def attention(self, *head_dim: str, **options: bool) -> Attention:
         """Attention with grouped queries; `head_dim` names the field of the head size, if the family has one."""
         heads = self.integer("num_attention_heads")

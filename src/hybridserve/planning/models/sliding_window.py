@@ -12,7 +12,9 @@ def read(fields: Fields) -> Architecture:
     name = fields.architecture
     if vision := name == "Gemma3ForConditionalGeneration":
         fields = fields.part("text_config")
-    gpt_oss = name == "GptOssForCausalLM"
+    if gpt_oss := name == "GptOssForCausalLM":
+        # The published config names no type; vLLM finds bfloat16 in the weights.
+        fields = fields if fields.get("torch_dtype") else fields.with_default("dtype", "bfloat16")
     windows = _alternating(fields) if gpt_oss else _listed(fields)
     if all(windows):
         fields.fail("layer_types", "has sliding windows only", "a model with full attention in some layers")
@@ -26,9 +28,9 @@ def read(fields: Fields) -> Architecture:
         attention=fields.attention("head_dim", qkv_bias=bias, output_bias=bias, qk_norm=not gpt_oss),
         state=None,
         mlp=None if gpt_oss else fields.mlp(),
-        moe=fields.moe("intermediate_size") if gpt_oss else None,
+        moe=fields.moe("intermediate_size", bias=True) if gpt_oss else None,
         window=fields.integer("sliding_window") if any(windows) else None,
-        **NOT_READ if vision else {"uncounted": ("biases of the experts",)} if gpt_oss else {},
+        **NOT_READ if vision else {},
     )
 
 
