@@ -110,7 +110,8 @@ def report(found: Findings) -> str:
 def _table_changes(title: str, differing: dict[str, tuple[Any, Any]]) -> list[str]:
     if not differing:
         return [f"{title} nothing."]
-    rows = [f"| `{name}` | {_short(old)} | {_short(new)} |" for name, (old, new) in sorted(differing.items())]
+    pairs = {name: _differing_parts(old, new) for name, (old, new) in sorted(differing.items())}
+    rows = [f"| `{name}` | {_short(old)} | {_short(new)} |" for name, (old, new) in pairs.items()]
     return [title, "", "| field | before | now |", "|---|---|---|", *rows]
 
 
@@ -119,6 +120,14 @@ def _present(found: Findings) -> list[str]:
         return ["", "The entry was added to the catalog."]
     wrong = changes(found.present, found.measured)
     return ["", *_table_changes("What the catalog's entry has otherwise than measured:", wrong)]
+
+
+def _differing_parts(old: Any, new: Any) -> tuple[Any, Any]:
+    """Of two dictionaries, the entries that differ; anything else as it is."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old, new
+    same = {key for key in old if key in new and old[key] == new[key]}
+    return tuple({key: value for key, value in each.items() if key not in same} for each in (old, new))  # type: ignore[return-value]
 
 
 def _short(value: Any) -> str:
