@@ -16,6 +16,7 @@ import pytest
 
 from hybridserve.gateway.auth.api_keys import key_line, new_key
 from hybridserve.observability.metrics import all_metrics
+from hybridserve.runtime.pod_autoscaler import pod_report
 from support.stack_service import Service, living, start
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -99,6 +100,9 @@ def test_all_metrics_are_exported(running: PathService) -> None:
         if spec.source != "autoscaler":  # Ray's controller is another process with its own port
             assert f"# TYPE {spec.name} {spec.kind}" in text, spec.name
     assert running.metric("vllm:num_requests_running{") >= 0
+    report = pod_report(text)  # what scales pods without Ray
+    assert report.metrics is not None
+    assert not report.draining
 
 
 def test_telemetry_errors_are_logged_and_harmless(running: PathService) -> None:
