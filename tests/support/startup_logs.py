@@ -169,6 +169,21 @@ LFM2: dict[str, Any] = {
     "layer_types": ["full_attention" if i in (2, 6, 10, 14, 18, 21) else "conv" for i in range(24)],
 }
 
+# A draft with these five layers gives the log's integers: 653 blocks, of which a sequence takes 649.
+DFLASH: dict[str, Any] = {
+    "architectures": ["DFlashDraftModel"],
+    "num_hidden_layers": 5,
+    "hidden_size": 5120,
+    "intermediate_size": 17408,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "sliding_window": 2048,
+    "use_sliding_window": True,
+    "vocab_size": 248320,
+    "torch_dtype": "bfloat16",
+}
+
 
 @dataclass(frozen=True)
 class Printed:
@@ -213,6 +228,8 @@ class StartupLog:
     max_num_batched_tokens: int = 2048
     eager: bool = False
     device: Device | None = None
+    draft: dict[str, Any] | None = None
+    """Config of a DFlash draft model."""
     weights_unknown: str = ""
     """Why the logged weights are not those of the checkpoint."""
 
@@ -380,6 +397,17 @@ LOGS = [
         Printed(block=480, padding=1.27),
         "RTX 3090, syv-ai/qwen38-27b-rtx3090#102, arm 1",
         request={"mamba_ssm_cache_dtype": "float16", "num_speculative_tokens": 15},
+    ),
+    StartupLog(
+        "A25",
+        QWEN_27B,
+        "0.29.1.dev0",
+        Printed(block=448, padding=3.23, tokens=61303, concurrency=1.01),
+        "RTX 3090, public file 70778931940 (the draft's shape was fitted to the log)",
+        pool=6_000_000_000,
+        request={"mamba_ssm_cache_dtype": "float16", "max_model_len": 60928, "num_speculative_tokens": 7},
+        max_num_seqs=1,
+        draft=DFLASH,
     ),
     StartupLog(
         "A26",

@@ -254,6 +254,8 @@ def profiled_settings(deployment: Deployment) -> Mapping[str, Any]:
         profiled |= {"max_loras": deployment.lora.count, "max_lora_rank": deployment.lora.rank}
     if deployment.arch.uses_mtp:
         profiled["speculative_method"] = "mtp"
+    elif deployment.arch.draft is not None:
+        profiled["draft_parameters"] = deployment.arch.draft.parameters
     return profiled
 
 

@@ -22,6 +22,8 @@ from hybridserve.planning.deployment import Deployment
 from hybridserve.planning.extra_args import cache_args, extra, full_cudagraphs, lora_slots, online_quantization
 from hybridserve.planning.memory.weights import mtp_bytes
 from hybridserve.planning.models import Architecture, read_architecture
+from hybridserve.planning.models.draft import read_draft, with_draft
+from hybridserve.planning.models.fields import Fields
 from hybridserve.planning.models.quantization import UNQUANTIZED, Precision, vendor_recipe
 from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
@@ -255,7 +257,8 @@ def _speculation(engine: EngineSection, arch: Architecture) -> Architecture:
     """The architecture with the draft model that speculative decoding loads.
 
     Raises:
-        ConfigError: a draft module in a pipeline, which is not planned.
+        ConfigError: a draft in a pipeline, which is not planned.
+        CatalogError: the config of a draft model cannot be read.
     """
     config = engine.speculative_config
     if not config or not config.get("num_speculative_tokens"):
@@ -263,15 +266,20 @@ def _speculation(engine: EngineSection, arch: Architecture) -> Architecture:
     method = str(config.get("method") or ("draft_model" if config.get("model") else ""))
     if method in NO_DRAFT_MODEL:
         return arch
+    if engine.pipeline_parallel_size > 1:
+        raise ConfigError(
+            "engine.speculative_config.method", "a draft with pipeline stages is not planned", "one stage"
+        )
     if method == "mtp" or method.endswith("_mtp"):
         if not arch.mtp:
             return replace(arch, uncounted=(*arch.uncounted, "MTP layers, which config.json does not describe"))
-        if engine.pipeline_parallel_size > 1:
-            raise ConfigError(
-                "engine.speculative_config.method", "MTP with pipeline stages is not planned", "one stage"
-            )
         return replace(arch, uses_mtp=True)
     name = config.get("model") or method
+    if isinstance(config.get("model"), str) and Path(config["model"]).is_dir():
+        found = resolve_model(config["model"])
+        draft = read_draft(Fields(found.config), method, arch)
+        size = checkpoint_size(found.folder) if found.folder else None
+        return with_draft(arch, replace(draft, bytes=size.bytes if size else None), name)
     return replace(arch, uncounted=(*arch.uncounted, f"the draft model {name}: its weights, cache layers and groups"))
 
 

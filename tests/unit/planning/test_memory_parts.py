@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from hybridserve.errors import CatalogError
 from hybridserve.planning.cache.layout import compute_layout
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.memory.budget import MemoryRequest, encoder_peak
@@ -16,7 +17,7 @@ from hybridserve.planning.models import read_architecture
 from hybridserve.planning.resolve import plan_settings
 from hybridserve.settings import load
 from hybridserve.units import GIB
-from support.startup_logs import LOGS, QWEN_9B, QWEN_27B, QWEN_35B_A3B
+from support.startup_logs import DFLASH, LOGS, QWEN_9B, QWEN_27B, QWEN_35B_A3B
 
 
 def plan(*assignments, model="qwen3-8b", device="l40s"):
@@ -94,3 +95,21 @@ def test_language_model_alone_has_no_encoder(tmp_path):
     assert whole.weights.bytes > text.weights.bytes
     assert whole.budget.activation > text.budget.activation
     assert not text.warnings
+
+
+def test_draft_model_in_a_folder_is_counted_or_named(tmp_path):
+    def drafting(**changes):
+        (tmp_path / "config.json").write_text(json.dumps({**DFLASH, **changes}))
+        config = {"method": "dflash", "model": str(tmp_path), "num_speculative_tokens": 7}
+        return plan(f"engine.speculative_config={json.dumps(config)}", model="qwen3-8b")
+
+    alone = plan(model="qwen3-8b")
+    counted = drafting()
+    layer = 5120 * 128 * 2 * (32 + 8) + 3 * 5120 * 17408 + 2 * 5120
+    assert counted.weights.bytes - alone.weights.bytes == 2 * (5 * layer + 5120 + 3 * 4096 * 5120)
+    assert [group.kind for group in counted.layout.groups].count("window") == 1
+    assert not any("not counted" in warning for warning in counted.warnings)
+    other = drafting(num_key_value_heads=2)
+    assert any("the cache of the draft model" in warning for warning in other.warnings)
+    with pytest.raises(CatalogError, match="num_hidden_layers"):
+        drafting(num_hidden_layers="five")

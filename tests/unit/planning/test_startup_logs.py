@@ -13,6 +13,8 @@ from hybridserve.planning.cache.types import CachePlan, CacheRequest
 from hybridserve.planning.memory.budget import MemoryRequest, budget_memory
 from hybridserve.planning.memory.weights import WeightBytes, count_weights
 from hybridserve.planning.models import Architecture, read_architecture
+from hybridserve.planning.models.draft import read_draft, with_draft
+from hybridserve.planning.models.fields import Fields
 from hybridserve.planning.models.quantization import UNQUANTIZED, vendor_recipe
 from hybridserve.units import GIB
 from support.startup_logs import LOGS, StartupLog
@@ -22,13 +24,16 @@ ids = [log.id for log in LOGS]
 
 def arch_of(log: StartupLog) -> Architecture:
     config = resolve_model(log.model).config if isinstance(log.model, str) else log.model
-    return read_architecture(config)
+    arch = read_architecture(config)
+    return arch if log.draft is None else with_draft(arch, read_draft(Fields(log.draft), "dflash", arch), "a draft")
 
 
 def pools(log: StartupLog) -> tuple[int, ...]:
     """The least and the most bytes that the log rounds to what it prints."""
     if log.pool is None:
         return (64 * GIB,)
+    if isinstance(log.pool, int):
+        return (log.pool,)
     return (round((log.pool - 0.005) * GIB), round((log.pool + 0.005) * GIB) - 1)
 
 

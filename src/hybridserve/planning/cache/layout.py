@@ -143,7 +143,8 @@ def _window_tokens(arch: Architecture, request: CacheRequest) -> int:
     """
     if arch.window is None:
         return 0
-    asynchronous = request.platform == "cuda" and (arch.uses_mtp or not request.num_speculative_tokens)
+    drafts = arch.uses_mtp or arch.draft is not None
+    asynchronous = request.platform == "cuda" and (drafts or not request.num_speculative_tokens)
     steps = request.pipeline_parallel_size + asynchronous
     return arch.window - 1 + steps * request.max_num_batched_tokens
 

@@ -110,6 +110,10 @@ def count_weights(
     band_bytes = round(band * size)
     if arch.uses_mtp:
         size += _mtp_on_rank(arch, precision, dtype_bytes, tp, expert_parallel)
+    if arch.draft is not None:
+        draft = arch.draft.bytes or arch.draft.parameters * dtype_bytes
+        size += draft // tp
+        band_bytes += 0 if arch.draft.bytes and tp == 1 else round(RECIPE_BAND * draft)
     return WeightBytes(size, count_parameters(arch), band_bytes, how)
 
 

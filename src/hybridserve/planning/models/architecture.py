@@ -150,6 +150,24 @@ class Tower:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A draft model of speculative decoding with weights of its own.
+
+    Attributes:
+        layers: those with a cache that is counted.
+        window: tokens that its sliding-window layers look back.
+        parameters: of all its layers and tables.
+        bytes: size of its checkpoint, if it is known.
+    """
+
+    layers: tuple[Layer, ...]
+    attention: Attention
+    window: int | None
+    parameters: int
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """A model without its weights, from `read_architecture`. Sizes are of the whole model, before sharding.
 
@@ -172,6 +190,7 @@ class Architecture:
         precision: how the checkpoint stores its weights.
         mtp: layers of the multi-token-prediction module that the checkpoint has.
         uses_mtp: they are loaded, as draft model.
+        draft: another draft model.
     """
 
     name: str
@@ -200,12 +219,14 @@ class Architecture:
     precision: Precision = UNQUANTIZED
     mtp: tuple[Layer, ...] = ()
     uses_mtp: bool = False
+    draft: Draft | None = None
 
     @property
     def cached(self) -> Architecture:
-        """With the layers of the draft module, which come last and have caches of their own."""
-        # Source: vLLM numbers the draft's layers after the model's, and their cache specification is the same.
-        return replace(self, layers=self.layers + self.mtp) if self.uses_mtp else self
+        """With the layers of the draft, which come last and have caches of their own."""
+        # Source: vLLM numbers the layers of an MTP module after the model's, and their specification is the same.
+        drafts = (self.mtp if self.uses_mtp else ()) + (self.draft.layers if self.draft else ())
+        return replace(self, layers=self.layers + drafts) if drafts else self
 
     @property
     def attention_layers(self) -> int:
