@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-# Default_Ignorable_Code_Point of Unicode 16, DerivedCoreProperties.txt, read 2026-11-26; with the control characters
-# that are not white space.
+# Default_Ignorable_Code_Point of Unicode 16, DerivedCoreProperties.txt, read 2026-11-26; with surrogates, and with the
+# control characters that are not white space.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-    "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]"
+    "\ud800-\udfff\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]"
 )
 # Tag characters repeat ASCII invisibly, and models read them.
 _TAGS = {0xE0000 + code: chr(code) for code in range(0x20, 0x7F)}
@@ -17,7 +17,7 @@ _TAG = re.compile("[\U000e0020-\U000e007e]")
 
 
 def without_invisible(text: str) -> str:
-    """The text without default-ignorable and control characters."""
+    """The text without default-ignorable and control characters, and without halves of characters."""
     return text if text.isprintable() and text.isascii() else _INVISIBLE.sub("", text)
 
 

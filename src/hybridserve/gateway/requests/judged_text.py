@@ -62,8 +62,7 @@ def response_messages(body: dict[str, Any]) -> list[Message]:
     for field in (*_STORED, "prompt"):
         if body.get(field):
             raise Unreadable(f"{field} refers to text that is not in the request")
-    given = body.get("input")
-    return [*_context(body, "input"), *_items(given if isinstance(given, list) else [given])]
+    return [*_context(body, "input"), *_items(body.get("input"))]
 
 
 def completion_messages(body: dict[str, Any]) -> list[Message]:
@@ -116,7 +115,7 @@ def _context(body: dict[str, Any], conversation: str) -> list[Message]:
 
 
 def _items(items: object) -> Iterator[Message]:
-    for item in items if isinstance(items, list) else ():
+    for item in items if isinstance(items, list) else [items]:
         if isinstance(item, str):
             yield {"role": "user", "content": item}
         elif isinstance(item, dict):

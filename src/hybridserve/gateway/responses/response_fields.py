@@ -22,6 +22,8 @@ LABEL = "label"
 """Set by the engine or repeated from the request: it leaves without a check."""
 TEXT = "text"
 """Text of the model, with a channel of its own."""
+COUNTS = "counts"
+"""Numbers of the engine; it is removed if there is text in it."""
 ID = "id"
 """As `TEXT`, unless it is hexadecimal: an identifier that the engine made, or one that the model wrote."""
 STOP = "stop"
@@ -48,7 +50,9 @@ _CHOICE: Fields = {
     "text": TEXT,
 }
 _CHOICES: Fields = {
-    **_labels("id", "object", "created", "model", "service_tier", "system_fingerprint", "usage", "metrics"),
+    **_labels("id", "object", "created", "model", "service_tier", "system_fingerprint"),
+    "usage": COUNTS,
+    "metrics": COUNTS,
     "choices": _CHOICE,
 }
 
@@ -62,12 +66,13 @@ _ITEM: Fields = {
 }
 _RESPONSE: Fields = {
     **_labels(
-        "id", "object", "created_at", "completed_at", "model", "status", "incomplete_details", "usage", "background",
+        "id", "object", "created_at", "completed_at", "model", "status", "incomplete_details", "background",
         "max_output_tokens", "max_tool_calls", "parallel_tool_calls", "previous_response_id", "service_tier",
         "temperature", "top_p", "top_logprobs", "truncation", "presence_penalty", "frequency_penalty",
         # repeated from the request
         "instructions", "metadata", "prompt", "reasoning", "text", "tool_choice", "tools", "user",
     ),
+    "usage": COUNTS,
     "output": _ITEM,
 }  # fmt: skip
 _RESPONSE_EVENT: Fields = {
@@ -91,11 +96,12 @@ _BLOCK: Fields = {
     "stop_sequence": STOP,
 }
 _ANTHROPIC: Fields = {
-    **_labels("id", "type", "role", "model", "stop_reason", "usage", "index"),
+    **_labels("id", "type", "role", "model", "stop_reason", "index"),
+    "usage": COUNTS,
     "stop_sequence": STOP,
     "content": _BLOCK,
 }
-_ANTHROPIC_EVENT: Fields = {**_labels("type", "index", "usage"), "message": _ANTHROPIC, "content_block": _BLOCK,
+_ANTHROPIC_EVENT: Fields = {**_labels("type", "index"), "usage": COUNTS, "message": _ANTHROPIC, "content_block": _BLOCK,
                             "delta": _BLOCK}  # fmt: skip
 
 RESPONSES_BY_API: Mapping[str, Fields] = {
@@ -206,6 +212,8 @@ class _Reader:
                 both = f"{value}\n{value}"
                 self.texts += [((channel[0], *place), both) for place in _STOPPED.get(self._api, ())]
             return value if isinstance(value, (str, int)) else None
+        if rule == COUNTS:
+            return value if ": " not in "".join(lines(value)) else None
         if rule == ID and isinstance(value, str) and _MADE_BY_THE_ENGINE.fullmatch(value):
             return value
         if isinstance(value, str):
