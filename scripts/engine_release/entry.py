@@ -15,6 +15,7 @@ from hybridserve.catalog.engines import EngineTable, KnownFault, Pins, RaySuppor
 
 # What an entry says about itself, not about the release.
 ABOUT = ("version", "source", "read", "verified")
+CAPACITY_LOG = "v1/core/kv_cache_utils.py"
 MAMBA2_ALIGN = KnownFault(
     id="cpu-mamba2-align",
     platforms=("cpu",),
@@ -46,6 +47,9 @@ def measured_table(
         "read": today,
         "verified": True,
         "cpu_resets_block_size": _resets_block_size(release, cache),
+        "capacity_log_device": "GPU"
+        if source.mentions(release.folder, CAPACITY_LOG, '"GPU KV cache size')
+        else "device",
         "hybrid_kv_connectors": sorted(source.hybrid_connectors(release.folder)),
         "lookahead_block_hashes": source.mentions(release.folder, "config/speculative.py", "lookahead_block_hashes"),
         "max_num_active_seqs": "--max-num-active-seqs" in said["flags"],
