@@ -115,7 +115,7 @@ def _classic(board: Dashboard) -> str:
     ids = count(1)
     for row in board.rows:
         made = made.with_row(build.Row(row.title).id(next(ids)))
-        tall = _STAT_HEIGHT if all(panel.kind == "stat" for panel in row.panels) else _HEIGHT
+        tall = _STAT_HEIGHT if all(panel.kind in ("stat", "table") for panel in row.panels) else _HEIGHT
         for number, panel in enumerate(row.panels):
             place = (_span(number, len(row.panels)), tall)
             made = made.with_panel(_panel(panel, place, source, common).id(next(ids)))
