@@ -83,33 +83,30 @@ def test_preloaded_openmp_library_is_the_one_vllm_preloads() -> None:
 
 
 def test_finished_requests_are_reported_with_their_tokens() -> None:
-    """The hook wraps a method that gets the request's state first; names of the state that it reads exist."""
-    from vllm.v1.engine import EngineCoreRequest
-    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
-    from vllm.v1.engine.output_processor import OutputProcessor, RequestState
+    """The hook on vLLM's own output processor, which gets what the engine core would send."""
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
+    from vllm.v1.engine.output_processor import OutputProcessor
+    from vllm.v1.metrics.stats import IterationStats, PrefillStats
 
     from hybridserve.engine.patches.vllm import on_finished
 
-    parameters = list(inspect.signature(OutputProcessor._update_stats_from_finished).parameters)
-    assert parameters[:2] == ["self", "req_state"]
-    assert "self._update_stats_from_finished(" in inspect.getsource(OutputProcessor.process_outputs)
-    source = inspect.getsource(RequestState.__init__)
-    assert all(f"self.{name}" in source for name in ("prompt_token_ids", "num_cached_tokens", "detokenizer"))
-    assert hasattr(IncrementalDetokenizer(), "token_ids")
-    assert "output_token_ids" in dir(IncrementalDetokenizer)
-
-    assert list(inspect.signature(OutputProcessor.add_request).parameters)[:2] == ["self", "request"]
-    assert {"cache_salt", "request_id"} <= set(EngineCoreRequest.__struct_fields__)
-
-    client, seen = MagicMock(), []
-    client.output_processor.request_states = {"a": SimpleNamespace(
-        prompt_token_ids=[1, 2], num_cached_tokens=1, lora_name=None, detokenizer=SimpleNamespace(output_token_ids=[3]),
-    )}  # fmt: skip
-    state = client.output_processor.request_states["a"]
-    original = client.output_processor._update_stats_from_finished
-    on_finished(client, lambda *request: seen.append(request))
-    client.output_processor.add_request(SimpleNamespace(request_id="a", cache_salt="key"), None)
-    client.output_processor._update_stats_from_finished(state, "stop", None)
-    client.output_processor._update_stats_from_finished(MagicMock(prompt_token_ids=None), "stop", None)
-    assert seen == [([1, 2], [3], 1, "key")]
-    assert original.call_count == 2
+    processor, seen = OutputProcessor(None, log_stats=True), []
+    on_finished(SimpleNamespace(output_processor=processor), lambda *request: seen.append(request))
+    for name, salt in (("a", "key"), ("b", None)):
+        params = SamplingParams(max_tokens=2, detokenize=False)
+        request = EngineCoreRequest(name, [1, 2, 3], None, params, None, 0.0, None, salt, None)
+        request.external_req_id = name
+        processor.add_request(request, None)
+    prefill = PrefillStats(num_prompt_tokens=3, num_cached_tokens=2)
+    steps = [
+        [EngineCoreOutput("a", [4], prefill_stats=prefill), EngineCoreOutput("b", [6])],
+        [EngineCoreOutput("a", [5], finish_reason=FinishReason.LENGTH)],
+        [EngineCoreOutput("b", [7], finish_reason=FinishReason.LENGTH)],
+    ]
+    for step in steps:
+        processor.process_outputs(step, 1.0, IterationStats())
+    assert [(list(prompt), list(output), *rest) for prompt, output, *rest in seen] == [
+        ([1, 2, 3], [4, 5], 2, "key"),
+        ([1, 2, 3], [6, 7], 0, ""),
+    ]
