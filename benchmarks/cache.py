@@ -116,6 +116,10 @@ def talk(url: str, model: str, conversation: Conversation, session: str | None) 
     for turn in range(conversation.kind.turns):
         conversation.turn = turn
         body = json.loads(prompts.turn(conversation).body) | {"temperature": 0, "return_token_ids": True}
+        if not turn:
+            # The scenario asks the same in every conversation; equal ones would reuse each other as a whole.
+            body["messages"][-1]["content"] = f"Task {conversation.number}. {body['messages'][-1]['content']}"
+            conversation.messages[-1] = body["messages"][-1]
         del body["reasoning"]  # the gateway's field; vLLM itself knows only the template's switch
         body["chat_template_kwargs"] = {"enable_thinking": False}
         turns.append(stream(url, body, headers))
