@@ -58,7 +58,7 @@ test-chart: ## the Helm chart, with Helm 3 and Helm 4
 	$(BIN)/pytest tests/chart
 
 test-scale: ## autoscaling under load: on real Ray 1, 2, 1 and 1, 0, 1 replicas, and 1, 3, 1 pods without Ray
-	$(BIN)/pytest tests/stack/test_scale_real.py tests/stack/test_scale_pods.py
+	$(BIN)/pytest tests/stack/test_scale_real.py tests/stack/test_scale_pods.py tests/stack/test_live_settings_on_ray.py
 
 test-faults: ## kill, stop and break components under load; writes the table of docs/evidence/faults.md
 	@rm -f .cache/faults.jsonl; mkdir -p .cache
@@ -69,7 +69,7 @@ test-compose: ## images and compose with a real Docker engine from Debian's pack
 	$(BIN)/pytest -v -p no:cacheprovider tests/compose/docker_images.py tests/compose/docker_stack.py
 	$(BIN)/python scripts/container_figures.py .cache/docker/figures.json docs/evidence/containers.md
 
-test-cluster: chart-tools ## the chart on a real Kubernetes 1.20 built from Debian's source; minutes, needs root
+test-cluster: chart-tools ## the chart on a real Kubernetes 1.20, both modes; PART=api, node, ray-settings, ...; needs root
 	tests/chart/cluster/run.sh $(PART)
 
 engine: ## examine a vLLM release: planner, imports, flags, metrics, prefix cache (VERSION=0.34.0)

@@ -63,8 +63,9 @@ class Cluster:
         if nodes:
             self._controllers()
             self._services()
-            for number in range(1, nodes + 1):
-                self._node(number)
+            data = [docker_tools.CACHE / "data", *map(_same_images, range(2, nodes + 1))]
+            for number, folder in enumerate(data, 1):
+                self._node(number, folder)
             self.wait("nodes", lambda: sum(map(is_ready, self.get("nodes"))) == nodes, 90)
 
     def stop(self) -> None:
@@ -145,9 +146,9 @@ class Cluster:
             --masquerade-all --cluster-cidr 172.29.0.0/24 --conntrack-max-per-core 0"""
         )
 
-    def _node(self, number: int) -> None:
+    def _node(self, number: int, data: Path) -> None:
         at, name = self.folder, f"n{number}"
-        self._docker(number)
+        self._docker(name, number, data)
         root = "/" if number == 1 else f"/hybridserve-{name}"  # each kubelet removes pods that are not its own
         for controller in Path("/sys/fs/cgroup").iterdir() if number > 1 else ():
             if controller.is_dir() and not controller.is_symlink():
@@ -172,16 +173,14 @@ class Cluster:
             f"""kubelet --config {at}/kubelet-{name}.yaml --kubeconfig {at}/kubeconfig-{name} --hostname-override {name}
             --root-dir {at}/kubelet-{name} --cert-dir {at}/kubelet-certs-{name} --node-ip {NODE_ADDRESS.format(number)}
             --container-runtime docker --docker-endpoint unix://{at}/docker-{name}.sock
+            --experimental-dockershim-root-directory {at}/dockershim-{name}
             --pod-infra-container-image local/pause:1 --network-plugin=""",
             f"kubelet-{name}",
         )
 
-    def _docker(self, number: int) -> None:
+    def _docker(self, name: str, number: int, data: Path) -> None:
         """The container engine of scripts/docker_tools.py with its images, on our bridge."""
-        at, name = self.folder, f"n{number}"
-        data = docker_tools.CACHE / "data"
-        if number > 1:
-            data = _same_images(data, docker_tools.CACHE / f"data-{name}")
+        at = self.folder
         clamped = {"clamped": {"path": str(docker_tools.CACHE / "bin" / "runc-clamped")}}
         (at / "daemon.json").write_text(json.dumps({"runtimes": clamped, "default-runtime": "clamped"}))
         self._run(
@@ -238,9 +237,11 @@ class Cluster:
         host = f"unix://{self.folder}/docker-{node}.sock"
         return self._tool([str(docker_tools.TREE / "usr/bin/docker"), "--host", host, *words])
 
-    def create_crds(self) -> None:
-        """Create the custom resources that the chart may use, and KubeRay's RayCluster."""
+    def create_crds(self, group: str = "") -> None:
+        """Create the custom resources that the chart may use, and KubeRay's RayCluster; or those of one API group."""
         for crd in old_crds():
+            if group not in ("", crd["spec"]["group"]):
+                continue
             self.kubectl("create", "--validate=false", "-f", "-", stdin=json.dumps(crd))
 
         def established() -> bool:
@@ -325,10 +326,13 @@ def is_ready(one: Object) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
-def _same_images(source: Path, target: Path) -> Path:
-    """A second data folder of docker with the same images: layers are never written to, so they are hard links."""
+def _same_images(number: int) -> Path:
+    """Another data folder of docker with the same images: layers are never written to, so they are hard links."""
+    source, target = docker_tools.CACHE / "data", docker_tools.CACHE / f"data-n{number}"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
+    # An engine that ran on this machine has left its folder mounted over itself, and no link leads out of a mount.
+    subprocess.run(["umount", "--lazy", source], capture_output=True)
     subprocess.run(["cp", "-al", source / "overlay2", target], check=True)
     subprocess.run(["cp", "-a", source / "image", target], check=True)
     return target
@@ -383,7 +387,7 @@ def old_crds() -> list[Object]:
     for file in sorted(FOLDER.glob("*.json")):
         crd = json.loads(file.read_text(encoding="utf-8"))
         crd.pop("status", None)
-        crd["spec"]["versions"] = [old_schema(one) for one in crd["spec"]["versions"] if one["name"] == "v1"]
+        crd["spec"]["versions"] = [old_schema(one) for one in crd["spec"]["versions"] if one["storage"]]
         crd["metadata"].setdefault("annotations", {})["api-approved.kubernetes.io"] = "unapproved, a test"
         made.append(crd)
         if crd["spec"]["names"]["kind"] == "RayService":

@@ -68,15 +68,19 @@ def test_helm_test_passes(demo: Release) -> None:
 
 
 def test_a_release_that_fails_its_checks_is_stopped(demo: Release) -> None:
+    """A guard without a format: the schema and the template rules accept it, and the check Job does not."""
     before = demo.uids()
-    settings = {**VALUES["settings"], "server": {"profile": "production"}}
+    guard = {"kind": "model", "url": "https://guard.example:8080", "model": "Qwen/Qwen3Guard-Gen-0.6B"}
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        demo.upgrade(timeout_s=120, settings=settings, auth={"existingSecret": "keys"})
+        demo.upgrade(
+            timeout_s=120,
+            settings={**VALUES["settings"], "guard": guard},
+            networkPolicy={"guard": [{"podSelector": {}}]},
+        )
     assert "pre-upgrade hooks failed" in refused.value.stderr
     (checked,) = demo.pods("check")
     words = checked["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
-    assert "guard.kind is none" in words
-    assert "production on" in words
+    assert "kind model needs url, model and format" in words
     assert demo.uids() == before
 
 
@@ -91,7 +95,6 @@ def test_changed_settings_replace_the_pod_without_a_failed_request(demo: Release
         time.sleep(3)
     assert traffic.failures == []
     assert len(traffic.answers) > 20
-    print(f"{len(traffic.answers)} requests answered across the upgrade")
     assert len(demo.pods()) == 1
     assert demo.chat(n=2).status_code == 400
 

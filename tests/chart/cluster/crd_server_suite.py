@@ -24,10 +24,8 @@ from crd_schema import FOLDER, validators
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 STRICT = {"fieldValidation": "Strict"}
-PLURALS = {
-    "RayService": "rayservices", "PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules",
-    "HTTPRoute": "httproutes", "ScaledObject": "scaledobjects",
-}  # fmt: skip
+NAMES = [json.loads(file.read_text(encoding="utf-8"))["spec"]["names"] for file in FOLDER.glob("*.json")]
+PLURALS = {one["kind"]: one["plural"] for one in NAMES}
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ class RayRelease(Release):
 def ray_release(values: dict[str, Any] = VALUES, nodes: int = 1) -> Iterator[RayRelease]:
     """A cluster with KubeRay's custom resources and the reconciler, and the release installed."""
     with running_cluster(values, nodes) as release:
-        release.cluster.create_crds()
+        release.cluster.create_crds("ray.io")
         release.cluster.kubectl("create", "namespace", NAMESPACE)
         with Operator(release.cluster, NAMESPACE) as operator:
             made = RayRelease(release.cluster, release.chart, values, operator)

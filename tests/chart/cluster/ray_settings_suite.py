@@ -78,7 +78,6 @@ def test_scale_to_two_and_back_by_rays_autoscaler(demo: RayRelease) -> None:
         demo.cluster.wait("removal of the second", lambda: len(demo.pods("worker")) == len(demo.workers()) == 1, 240)
     assert traffic.failures == []
     assert len(demo.replicas()) == 1
-    print(f"{len(traffic.answers)} requests answered while scaling 1-2-1")
 
 
 def test_a_changed_engine_setting_replaces_the_replica(demo: RayRelease) -> None:
@@ -92,4 +91,3 @@ def test_a_changed_engine_setting_replaces_the_replica(demo: RayRelease) -> None
         time.sleep(5)
     assert traffic.failures == []
     assert demo.uids("head") == head
-    print(f"{len(traffic.answers)} requests answered while the replica was replaced")

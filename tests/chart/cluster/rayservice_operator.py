@@ -70,8 +70,8 @@ class Operator:
                 self._event(traceback.format_exc())
 
     def _event(self, text: str) -> None:
-        if self.events and self.events[-1].endswith(f": {text}"):
-            return
+        if text.startswith("deletes") and self.events and self.events[-1].endswith(f": {text}"):
+            return  # it is asked for again until the object is gone
         self.events.append(f"{time.monotonic() - self._started:.0f} s: {text}")
         print(self.events[-1], flush=True)
 

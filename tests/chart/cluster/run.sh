@@ -13,7 +13,7 @@ built=$?
 export PYTHONPATH=tests/chart:tests/chart/cluster:tests/compose:scripts
 alone() { unshare --net --mount --pid --fork --mount-proc --kill-child "$@"; }
 alone true || { echo "make test-cluster: skipped: this machine gives out no namespaces" >&2; exit 0; }
-suite() { alone .venv/bin/pytest -p no:cacheprovider --tb=short -v --durations=0 "tests/chart/cluster/$1.py"; }
+suite() { alone .venv/bin/pytest -p no:cacheprovider --tb=short -v -s --durations=0 "tests/chart/cluster/$1.py"; }
 if wanted api; then
   suite api_server_suite || exit 1
   suite crd_server_suite || exit 1

@@ -27,6 +27,7 @@ class Traffic:
         self._ended.set()
         for thread in self._threads:
             thread.join(60)
+        print(f"{len(self.answers)} requests answered, {len(self.failures)} failed", *self.failures, sep="\n  ")
 
     def _ask(self, number: int) -> None:
         stream = number % 2 == 0
