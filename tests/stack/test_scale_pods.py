@@ -164,8 +164,8 @@ def test_pods_scale_under_load_without_a_failed_request(pods: tuple[Pods, Balanc
             time.sleep(SYNC_S)
         return time.monotonic() - began
 
-    traffic = Load(balancer.url, "demo", streams=20, tokens=100)
-    times["load to three pods"] = sync_until(MOST, 240)
+    traffic = Load(balancer.url, "demo", streams=40, tokens=100)
+    times["load to three pods"] = sync_until(MOST, 420)
     time.sleep(10)
     # A few long streams stay open across the steps down.
     long = Load(balancer.url, "demo", streams=3, tokens=600)
