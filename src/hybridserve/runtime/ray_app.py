@@ -144,12 +144,15 @@ def deployment_options(spec: DeploymentSpec) -> dict[str, Any]:
         worker[f"accelerator_type:{device.ray_accelerator_type}"] = 0.001
     bundles = [dict(worker) for _ in range(spec.devices)]
     bundles[0]["CPU"] = bundles[0].get("CPU", 0.0) + 1.0
+    # Ray refuses a custom router with HAProxy, which `engine.patches.haproxy` configures to keep sessions together.
+    with_haproxy = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+    routing = {} if with_haproxy else {"request_router_class": SESSION_ROUTER}
     return {
         "name": DEPLOYMENT,
         "max_ongoing_requests": 100_000,
         "graceful_shutdown_timeout_s": settings.server.drain_timeout_s,
         "logging_config": ray_logging(settings.telemetry),
-        "request_router_config": RequestRouterConfig(request_router_class=SESSION_ROUTER),
+        "request_router_config": RequestRouterConfig(**routing),
         "health_check_period_s": 5,
         "health_check_timeout_s": 30,
         "autoscaling_config": AutoscalingConfig(

@@ -51,14 +51,16 @@ def resets_during_stream(connection: socket.socket, _: bytes) -> None:
 @pytest.mark.parametrize("failure", [resets, closes])
 @pytest.mark.parametrize("size", [16, 100_000])
 def test_request_without_response_byte_is_retried(front: Callable[..., HAProxy], failure: object, size: int) -> None:
-    """leastconn alternates between idle replicas: one of two requests reaches the failing replica first."""
+    """Requests without a session take the servers in the order of the ring, where one may follow itself."""
     bad, good = Replica(failure), Replica(responds("whole"))  # type: ignore[arg-type]
     haproxy = front(bad, good)
-    for _ in range(2):
+    sent = 0
+    while not bad.seen:
+        assert sent < 20, "the failing replica received no request"
         answer = haproxy.post(b"x" * size)
         assert answer.endswith(b"whole"), answer[:200]
-    assert len(bad.seen) >= 1, "the failing replica received no request"
-    assert len(good.seen) == 2, "each request was answered once"
+        sent += 1
+    assert len(good.seen) == sent, "each request was answered once"
 
 
 def test_request_is_retried_only_once(front: Callable[..., HAProxy]) -> None:
@@ -95,7 +97,7 @@ def test_idempotency_key_stays_with_its_replica(front: Callable[..., HAProxy]) -
     for ident in ("one", "two", "three"):
         answers = {haproxy.post(BODY, f"Idempotency-Key: {ident}")[-1:] for _ in range(6)}
         assert len(answers) == 1, answers
-    assert len({haproxy.post(BODY)[-1:] for _ in range(6)}) == 3
+    assert len({haproxy.post(BODY)[-1:] for _ in range(30)}) == 3
 
 
 # Bytes that a proxy and a server might parse as different requests.
