@@ -13,10 +13,11 @@ from hybridserve.compliance.rules.engine import ENGINE
 from hybridserve.compliance.rules.exposure import EXPOSURE
 from hybridserve.compliance.rules.guard import GUARD
 from hybridserve.compliance.rules.license import LICENSE, is_current
+from hybridserve.compliance.rules.parsers import PARSERS
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.settings.license import Waiver
 
-_CHECKS = (*LICENSE, *ATTRIBUTION, *GUARD, *ENGINE, *EXPOSURE)
+_CHECKS = (*LICENSE, *ATTRIBUTION, *GUARD, *ENGINE, *PARSERS, *EXPOSURE)
 RULES: tuple[Rule, ...] = tuple(rule for rule, _ in _CHECKS)
 """All rules that need no running service."""
 

@@ -5,6 +5,7 @@ The common policies have their own polling interval, tolerance and delays, as in
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from math import ceil
@@ -46,7 +47,7 @@ def _ongoing(view: View) -> int:
 
 
 @dataclass(kw_only=True)
-class RayPolicy:
+class RayPolicy(ABC):
     """Ray Serve's delays: a change must be requested continuously (`_apply_delay_logic`, Ray 2.60)."""
 
     up_s: float = 30.0
@@ -54,9 +55,9 @@ class RayPolicy:
     since: float = field(default=0.0, init=False)
     direction: int = field(default=0, init=False)
 
+    @abstractmethod
     def desired(self, view: View) -> int:
         """Replicas before the delays."""
-        raise NotImplementedError
 
     def target(self, view: View) -> int:
         metrics, desired = view.metrics, self.desired(view)

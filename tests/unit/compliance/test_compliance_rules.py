@@ -410,3 +410,9 @@ def test_guard_model_must_not_be_offered_for_chat(case: Case) -> None:
 
 def test_controversial_verdict_must_block(case: Case) -> None:
     assert case.set("guard.controversial", "allow").status("guard.strictness") == {"FAIL"}
+
+
+def test_single_data_path_needs_no_ray(case: Case) -> None:
+    late = case.set("engine.version", "0.33.0")
+    assert "engine.ray-version" in broken_rules(late.findings())
+    assert "engine.ray-version" not in broken_rules(late.set("server.data_path", "single").findings())

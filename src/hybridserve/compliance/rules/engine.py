@@ -6,18 +6,25 @@ Each rule names the public issue or the measurement that it is based on. Numbers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from hybridserve.catalog.engines import EngineTable, engine_table, release
+from hybridserve.catalog.engines import release
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.rules.base import RuleFamily
-from hybridserve.compliance.view import CacheFacts, DeploymentView
+from hybridserve.compliance.rules.engine_facts import (
+    VLLM,
+    arg,
+    caching_states,
+    card_fact,
+    hybrid,
+    hybrid_cache,
+    release_table,
+    speculation,
+)
+from hybridserve.compliance.view import DeploymentView
 
 ENGINE = RuleFamily("engine")
 
-CardFact = Literal["min_vllm", "mamba_ssm_cache_dtype", "reasoning_parser", "tool_call_parser", "parser_plugin"]
-
-VLLM = "https://github.com/vllm-project/vllm/issues/"
 MEASURED = "measured on vLLM 0.29.0"
 # Many prompts are shorter than this: with a larger smallest cacheable prefix they never hit the prefix cache.
 SHORT_PROMPT = 512
@@ -25,26 +32,6 @@ SHORT_PROMPT = 512
 LOOKAHEAD_METHODS = ("mtp", "eagle", "eagle3")
 # Close to the last token that fits, aligned prefill can loop forever (vllm#52520).
 CONTEXT_SHARE = 0.95
-
-
-def _arg(view: DeploymentView, name: str) -> Any:
-    """An engine argument; None where it is not set."""
-    return view.engine.args.get(name)
-
-
-def _card(view: DeploymentView, fact: CardFact) -> str | None:
-    """A serving fact of the catalog's card; None where it is not known."""
-    value: str | None = getattr(view.serving, fact, None)
-    return value
-
-
-def _hybrid(view: DeploymentView) -> bool:
-    # An unknown architecture counts as a hybrid: these rules warn of what breaks hybrids.
-    return view.engine.hybrid is not False
-
-
-def _caching_states(view: DeploymentView) -> bool:
-    return _hybrid(view) and _arg(view, "enable_prefix_caching") is not False
 
 
 @ENGINE.rule(
@@ -69,7 +56,7 @@ def starts(view: DeploymentView) -> Outcome:
     remedy="lower engine.max_num_seqs to the planner's N_steady; since vLLM 0.31 max_num_active_seqs limits what runs",
 )
 def seqs_over_blocks(view: DeploymentView) -> Outcome | None:
-    cache = _hybrid_cache(view)
+    cache = hybrid_cache(view)
     if cache is None:
         return None
     numbers = f"max_num_seqs {cache.max_num_seqs}, blocks {cache.num_blocks}"
@@ -86,7 +73,7 @@ def seqs_over_blocks(view: DeploymentView) -> Outcome | None:
     remedy="set engine.max_num_batched_tokens to k * block + max_num_seqs",
 )
 def block_over_budget(view: DeploymentView) -> Outcome | None:
-    cache = _hybrid_cache(view)
+    cache = hybrid_cache(view)
     if cache is None or cache.mode != "align":
         return None
     numbers = f"block {cache.block_size} tokens, max_num_batched_tokens {cache.max_num_batched_tokens}"
@@ -100,7 +87,7 @@ def block_over_budget(view: DeploymentView) -> Outcome | None:
     remedy="set engine.enable_prefix_caching to false, or raise engine.max_model_len",
 )
 def prefix_cache_unusable(view: DeploymentView) -> Outcome | None:
-    cache = _hybrid_cache(view)
+    cache = hybrid_cache(view)
     if cache is None or cache.prefix_unit is None:
         return None
     numbers = f"smallest cacheable prefix {cache.prefix_unit} tokens, max_model_len {cache.max_model_len}"
@@ -116,7 +103,7 @@ def prefix_cache_unusable(view: DeploymentView) -> Outcome | None:
     severity="warning",
 )
 def prefix_cache_granularity(view: DeploymentView) -> Outcome | None:
-    cache = _hybrid_cache(view)
+    cache = hybrid_cache(view)
     if cache is None or cache.prefix_unit is None:
         return None
     return require(cache.prefix_unit <= SHORT_PROMPT, f"prompts shorter than {cache.prefix_unit} tokens never hit")
@@ -130,7 +117,7 @@ def prefix_cache_granularity(view: DeploymentView) -> Outcome | None:
     severity="warning",
 )
 def context_near_limit(view: DeploymentView) -> Outcome | None:
-    cache = _hybrid_cache(view)
+    cache = hybrid_cache(view)
     if cache is None or cache.mode != "align":
         return None
     margin = cache.max_model_len <= CONTEXT_SHARE * cache.longest_context
@@ -147,15 +134,15 @@ def context_near_limit(view: DeploymentView) -> Outcome | None:
     "The SSM state has a data type that is known to keep accuracy",
     basis=VLLM + "39032; NVIDIA's measurement on Nemotron 3 Super: fp16 round-to-nearest loses 2.3 %",
     remedy="set engine.mamba_ssm_cache_dtype to float32, or to float16 with stochastic rounding",
-    when=_hybrid,
+    when=hybrid,
 )
 def ssm_dtype(view: DeploymentView) -> Outcome:
-    dtype = _arg(view, "mamba_ssm_cache_dtype") or _card(view, "mamba_ssm_cache_dtype") or "auto"
+    dtype = arg(view, "mamba_ssm_cache_dtype") or card_fact(view, "mamba_ssm_cache_dtype") or "auto"
     if dtype == "float32":
         return passed("float32")
     if dtype == "auto":
         return failed("auto: its meaning has changed between vLLM releases")
-    if dtype == "float16" and _arg(view, "enable_mamba_cache_stochastic_rounding"):
+    if dtype == "float16" and arg(view, "enable_mamba_cache_stochastic_rounding"):
         return passed("float16 with stochastic rounding")
     return failed(f"{dtype} without stochastic rounding")
 
@@ -165,7 +152,7 @@ def ssm_dtype(view: DeploymentView) -> Outcome:
     "Stochastic rounding is used only where the platform supports it",
     basis="vLLM checks the platform only for a config made in Python, not for flags: " + MEASURED,
     remedy="use it with a float16 SSM state on CUDA, on Blackwell or with mamba_backend flashinfer; else turn it off",
-    when=lambda view: bool(_arg(view, "enable_mamba_cache_stochastic_rounding")),
+    when=lambda view: bool(arg(view, "enable_mamba_cache_stochastic_rounding")),
 )
 def stochastic_rounding(view: DeploymentView) -> Outcome:
     args, wrong = view.engine.args, []
@@ -183,21 +170,21 @@ def stochastic_rounding(view: DeploymentView) -> Outcome:
     "Speculative decoding is not combined with prefix caching without lookahead block hashes",
     basis=VLLM + "53912; vLLM 0.33 hashes ahead of the draft tokens",
     remedy="remove engine.speculative_config, set engine.enable_prefix_caching to false, or use vLLM 0.33 with MTP",
-    when=_hybrid,
+    when=hybrid,
 )
 def mtp_prefix_cache(view: DeploymentView) -> Outcome | None:
-    method = _speculation(view)
+    method = speculation(view)
     if not method:
         return None
-    if not _caching_states(view):
+    if not caching_states(view):
         return passed(f"speculative decoding by {method}, prefix caching off")
-    config = _arg(view, "speculative_config")
-    if _table(view).lookahead_block_hashes and method.endswith(LOOKAHEAD_METHODS):
+    config = arg(view, "speculative_config")
+    if release_table(view).lookahead_block_hashes and method.endswith(LOOKAHEAD_METHODS):
         if config.get("disable_lookahead_block_hashes"):
             return failed(
                 "disable_lookahead_block_hashes is set: without them prefix caching corrupts output on hybrids"
             )
-        if _arg(view, "kv_transfer_config"):
+        if arg(view, "kv_transfer_config"):
             return failed(f"{method}, prefix caching and a KV connector, which turns lookahead block hashes off")
         return passed(f"speculative decoding by {method}, with lookahead block hashes")
     return failed(f"speculative decoding by {method}, prefix caching on: corrupts output on hybrids")
@@ -208,19 +195,19 @@ def mtp_prefix_cache(view: DeploymentView) -> Outcome | None:
     "No n-gram speculation on a hybrid",
     basis=VLLM + "39273",
     remedy="remove engine.speculative_config",
-    when=_hybrid,
+    when=hybrid,
 )
 def ngram(view: DeploymentView) -> Outcome | None:
-    method = _speculation(view)
+    method = speculation(view)
     if not method:
         return None
     return failed(f"{method}: corrupts output on hybrids") if "ngram" in method else passed(f"method is {method}")
 
 
 def _forbidden_argument(name: str, title: str, argument: str, effect: str, *, basis: str, setting: str) -> None:
-    @ENGINE.rule(name, title, basis=basis, remedy=f"remove {setting}", when=_hybrid)
+    @ENGINE.rule(name, title, basis=basis, remedy=f"remove {setting}", when=hybrid)
     def check(view: DeploymentView) -> Outcome:
-        return failed(f"{argument} is set: {effect}") if _arg(view, argument) else passed(f"{argument} is not set")
+        return failed(f"{argument} is set: {effect}") if arg(view, argument) else passed(f"{argument} is not set")
 
 
 @ENGINE.rule(
@@ -228,16 +215,16 @@ def _forbidden_argument(name: str, title: str, argument: str, effect: str, *, ba
     "An external KV connector transfers the state too",
     basis="https://github.com/LMCache/LMCache/issues/4247; " + VLLM + "37285; connectors with SupportsHMA by release",
     remedy="remove engine.kv_transfer_config, or use a connector that supports the hybrid cache manager",
-    when=_hybrid,
+    when=hybrid,
 )
 def kv_connector(view: DeploymentView) -> Outcome:
-    names = _connectors(_arg(view, "kv_transfer_config"))
+    names = _connectors(arg(view, "kv_transfer_config"))
     if not names:
         return passed("kv_transfer_config is not set")
-    table = _table(view)
+    table = release_table(view)
     if unfit := sorted(set(names) - table.hybrid_kv_connectors):
         return failed(f"{', '.join(unfit)}: a hit restores the attention cache without the state")
-    if any(name.startswith("Nixl") for name in names) and _arg(view, "async_scheduling") is not False:
+    if any(name.startswith("Nixl") for name in names) and arg(view, "async_scheduling") is not False:
         return failed(f"{', '.join(names)} with async_scheduling: corrupts output on hybrids; set it to false")
     return passed(f"{', '.join(names)}: supports the hybrid cache manager in vLLM {table.version}")
 
@@ -265,13 +252,13 @@ _forbidden_argument(
     "Block sizes are chosen by the engine",
     basis=VLLM + "53142; " + VLLM + "57266; on CPU " + MEASURED + " and 0.31.0",
     remedy="leave engine.block_size and mamba_block_size empty; on CPU use the block_size that the plan has",
-    when=_hybrid,
+    when=hybrid,
 )
 def block_size(view: DeploymentView) -> Outcome:
-    found = [name for name in ("block_size", "mamba_block_size") if _arg(view, name) is not None]
-    cache, table = view.engine.cache, _table(view)
+    found = [name for name in ("block_size", "mamba_block_size") if arg(view, name) is not None]
+    cache, table = view.engine.cache, release_table(view)
     if view.engine.platform == "cpu" and table.cpu_resets_block_size and cache is not None and cache.mode == "align":
-        aligned = _arg(view, "block_size") == cache.block_size and found == ["block_size"]
+        aligned = arg(view, "block_size") == cache.block_size and found == ["block_size"]
         why = f"vLLM {table.version} on CPU forgets it otherwise, and prompts hit from the third time on"
         return require(aligned, f"block_size has to be {cache.block_size}: {why}")
     return require(not found, f"set: {', '.join(found)}" if found else "not set")
@@ -282,10 +269,10 @@ def block_size(view: DeploymentView) -> Outcome:
     "Chunked prefill is on where states are cached",
     basis="vLLM: mode align requires it",
     remedy="remove enable_chunked_prefill from engine.extra_args",
-    when=_caching_states,
+    when=caching_states,
 )
 def chunked_prefill(view: DeploymentView) -> Outcome:
-    off = _arg(view, "enable_chunked_prefill") is False
+    off = arg(view, "enable_chunked_prefill") is False
     return failed("enable_chunked_prefill is false") if off else passed("on")
 
 
@@ -294,10 +281,10 @@ def chunked_prefill(view: DeploymentView) -> Outcome:
     "The state cache mode works in this release",
     basis=VLLM + "54504; mode all was removed in vLLM 0.32",
     remedy="leave engine.mamba_cache_mode empty",
-    when=_hybrid,
+    when=hybrid,
 )
 def cache_mode(view: DeploymentView) -> Outcome:
-    mode, table = _arg(view, "mamba_cache_mode"), _table(view)
+    mode, table = arg(view, "mamba_cache_mode"), release_table(view)
     if mode and table.mamba_cache_mode_ignored:
         return passed(f"vLLM {table.version} takes it from enable_prefix_caching")
     if mode == "all" and mode not in table.mamba_cache_modes:
@@ -305,7 +292,7 @@ def cache_mode(view: DeploymentView) -> Outcome:
     if mode == "all":
         return failed("all: one state per block, and on CPU it fails for prompts of more than one chunk")
     engine = view.engine
-    for fault in table.known_faults if _caching_states(view) else ():
+    for fault in table.known_faults if caching_states(view) else ():
         here = engine.platform in fault.platforms and engine.mixer in (None, *fault.mixers)
         if here and (mode or "align") in fault.modes:
             return failed(f"prefix caching on {engine.platform} with vLLM {table.version}: {fault.what}")
@@ -320,8 +307,8 @@ def cache_mode(view: DeploymentView) -> Outcome:
     severity="warning",
 )
 def ignored_argument(view: DeploymentView) -> Outcome:
-    table = _table(view)
-    found = [f"{name}: {why}" for name, why in table.ignored_arguments.items() if _arg(view, name) not in (None, False)]
+    table = release_table(view)
+    found = [f"{name}: {why}" for name, why in table.ignored_arguments.items() if arg(view, name) not in (None, False)]
     return require(not found, "; ".join(found) or "none")
 
 
@@ -330,9 +317,10 @@ def ignored_argument(view: DeploymentView) -> Outcome:
     "Ray Serve LLM works with this release",
     basis="imports of ray.llm, checked by `make engine`; https://github.com/ray-project/ray/issues/62985",
     remedy="set engine.version to a release that the table in docs/reference/engines.md lists for this Ray",
+    when=lambda view: view.settings.server.data_path != "single",  # which runs without Ray
 )
 def ray_version(view: DeploymentView) -> Outcome:
-    table = _table(view)
+    table = release_table(view)
     working = [entry for entry in table.ray if entry.works]
     if not working:
         return failed(f"vLLM {table.version}: no Ray release imports it")
@@ -348,60 +336,9 @@ def ray_version(view: DeploymentView) -> Outcome:
     severity="warning",
 )
 def auto_dtype(view: DeploymentView) -> Outcome:
-    names = ["dtype", "kv_cache_dtype", *(["mamba_cache_dtype"] if _hybrid(view) else [])]
-    auto = [name for name in names if _arg(view, name) in (None, "auto")]
+    names = ["dtype", "kv_cache_dtype", *(["mamba_cache_dtype"] if hybrid(view) else [])]
+    auto = [name for name in names if arg(view, name) in (None, "auto")]
     return require(not auto, f"auto: {', '.join(auto)}" if auto else "all set")
-
-
-@ENGINE.rule(
-    "reasoning-parser",
-    "Reasoning is separated from the answer",
-    basis="https://github.com/NVIDIA/NemoClaw/pull/6992: without a parser </think> reaches agents",
-    remedy="set engine.reasoning_parser to the parser that the model's card names",
-    when=lambda view: view.reasoning and view.chat,
-)
-def reasoning_parser(view: DeploymentView) -> Outcome:
-    parser, card = _arg(view, "reasoning_parser"), _card(view, "reasoning_parser")
-    return _parser(parser, card, "no parser is set for a model that reasons", _card(view, "parser_plugin"))
-
-
-@ENGINE.rule(
-    "tool-parser",
-    "Tool calls are parsed in the format that the model writes",
-    basis="https://github.com/NVIDIA/TensorRT-LLM/pull/13684: a wrong parser loses 2-8 % of streamed calls",
-    remedy="set engine.tool_call_parser to the parser that the model's card names, or leave tool calls off",
-    when=lambda view: view.chat,
-)
-def tool_parser(view: DeploymentView) -> Outcome | None:
-    parser, card = _arg(view, "tool_call_parser"), _card(view, "tool_call_parser")
-    if parser is None and card is None and not _arg(view, "enable_auto_tool_choice"):
-        return None
-    return _parser(parser, card, "enable_auto_tool_choice is set without a parser", _card(view, "parser_plugin"))
-
-
-@ENGINE.rule(
-    "reasoning-config",
-    "A thinking budget does not leave the answer empty",
-    basis=VLLM + "39103",
-    remedy="remove reasoning_config from engine.extra_args; with engine.reasoning_parser, budgets work without it",
-    when=lambda view: bool(_arg(view, "reasoning_config")),
-)
-def reasoning_config(view: DeploymentView) -> Outcome:
-    parser = _arg(view, "reasoning_parser") or _card(view, "reasoning_parser")
-    setting = f"reasoning_config with reasoning parser {parser}"
-    return failed(f"{setting}: content is null") if parser == "nemotron_v3" else passed(setting)
-
-
-@ENGINE.rule(
-    "budget-speculation",
-    "A thinking budget is not combined with speculative decoding",
-    basis=VLLM + "54906",
-    remedy="remove engine.speculative_config or reasoning_config",
-    when=lambda view: bool(_arg(view, "reasoning_config")),
-)
-def budget_speculation(view: DeploymentView) -> Outcome:
-    method = _speculation(view)
-    return failed(f"reasoning_config with {method}: the budget is not enforced") if method else passed("no speculation")
 
 
 @ENGINE.rule(
@@ -411,14 +348,10 @@ def budget_speculation(view: DeploymentView) -> Outcome:
     remedy="raise engine.version",
 )
 def version(view: DeploymentView) -> Outcome | None:
-    needed, present = _card(view, "min_vllm"), view.settings.engine.version
+    needed, present = card_fact(view, "min_vllm"), view.settings.engine.version
     if needed is None:
         return None
     return require(release(present) >= release(needed), f"vLLM {present}, the model needs {needed}")
-
-
-def _table(view: DeploymentView) -> EngineTable:
-    return engine_table(view.settings.engine.version)[0]
 
 
 def _connectors(config: Any) -> list[str]:
@@ -429,20 +362,3 @@ def _connectors(config: Any) -> list[str]:
     inner = extra.get("connectors") if isinstance(extra, Mapping) else None
     parts = inner if isinstance(inner, list) else []
     return [str(config.get("kv_connector")), *(name for part in parts for name in _connectors(part))]
-
-
-def _hybrid_cache(view: DeploymentView) -> CacheFacts | None:
-    return view.engine.cache if _hybrid(view) else None
-
-
-def _parser(parser: str | None, card: str | None, missing: str, plugin: str | None) -> Outcome:
-    if parser is None and card is None:
-        return unknown(f"{missing}: {plugin}") if plugin else failed(missing)
-    if card and parser not in (None, card):
-        return failed(f"{parser}; the model's card names {card}")
-    return passed(str(parser or card))
-
-
-def _speculation(view: DeploymentView) -> str:
-    config: Any = _arg(view, "speculative_config")
-    return str(config.get("method", "a draft model")) if isinstance(config, dict) and config else ""

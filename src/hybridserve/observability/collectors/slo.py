@@ -10,17 +10,7 @@ _ABORTED = "abort"
 
 
 class StatsLogger:
-    """Base of our vLLM `StatLogger`s, without importing vLLM: append one to `logger_manager.stat_loggers`."""
-
-    def record(
-        self,
-        scheduler_stats: Any | None,
-        iteration_stats: Any | None,
-        mm_cache_stats: Any | None = None,
-        engine_idx: int = 0,
-    ) -> None:
-        """Record the statistics of one engine step."""
-        raise NotImplementedError
+    """The unused part of vLLM's `StatLoggerBase`, without importing vLLM; a collector adds `record`."""
 
     def log_engine_initialized(self) -> None:
         """Part of vLLM's interface; not used."""
