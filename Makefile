@@ -16,7 +16,7 @@ SHORT := not scale and not fault and not agreement
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
   test-loadtest-agreement test-loadtest-scenarios test-guidellm engine fuzz soak soak-tokens \
   bench-cli bench-cache bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
-  docs-output reference-docs telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
+  docs docs-output reference-docs telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
   images release
 $(DEV): LOCK = dev
 $(DEV): install
@@ -127,6 +127,10 @@ calibrate: ## fit the simulator to a running server (CALIBRATE_ARGS="--url ... -
 	$(BIN)/python benchmarks/calibrate.py $(CALIBRATE_ARGS)
 
 ##@ Generated files
+
+docs: ## build the documentation site in build/docs; a broken link or a page that the contents leave out fails
+	$(BIN)/sphinx-build -c docs -W --keep-going -q . build/docs
+	@echo build/docs/index.html
 
 docs-output: ## refresh the command output shown in docs/
 	$(BIN)/python scripts/docs_output.py docs/how-to/*.md docs/evidence/*.md

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import supported_models
 
-from hybridserve.catalog.engines import RaySupport, engine_tables
+from hybridserve.catalog.engines import EngineTable, RaySupport, engine_tables
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.metrics import all_metrics
@@ -159,7 +159,7 @@ def engines() -> str:
         (
             (
                 table.version,
-                f"yes, {table.read}" if table.verified else "no",
+                _compared(table),
                 f"`{table.pins.transformers}`",
                 f"`{table.pins.torch}`",
                 "; ".join(map(_ray, table.ray)),
@@ -169,6 +169,13 @@ def engines() -> str:
             for table in engine_tables()
         ),
     )
+
+
+def _compared(table: EngineTable) -> str:
+    if not table.verified:
+        return "no"
+    page = f"evidence/engines/{table.version}.md"
+    return f"[yes, {table.read}](../{page})" if (DOCS / page).exists() else f"yes, {table.read}"
 
 
 def _ray(ray: RaySupport) -> str:
