@@ -15,8 +15,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import supported_models
+import typer
+from typer.cli import get_docs_for_click
+from typer.main import get_command
 
 from hybridserve.catalog.engines import EngineTable, RaySupport, engine_tables
+from hybridserve.cli.app import app
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.metrics import all_metrics
@@ -29,7 +33,7 @@ from hybridserve.settings.telemetry import TelemetrySection
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = [
-    DOCS / "reference" / f"{name}.md" for name in ("metrics", "settings", "rules", "supported-models", "engines")
+    DOCS / "reference" / f"{name}.md" for name in ("cli", "metrics", "settings", "rules", "supported-models", "engines")
 ] + [DOCS / "runbooks/README.md"]
 TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SECTION = TelemetrySection()
@@ -192,7 +196,21 @@ def engine_faults() -> str:
     return markdown_table("vLLM|fault|what", rows)
 
 
+def cli() -> str:
+    """Every command as its `--help` shows it, without what all have in common."""
+    root = get_command(app)
+    assert isinstance(root, typer.core.TyperGroup)
+    context = typer.Context(root, info_name="hybridserve")
+    verbs = [root.get_command(context, verb) for verb in root.list_commands(context)]
+    text = "\n".join(get_docs_for_click(obj=verb, ctx=context, indent=1, call_prefix="hybridserve") for verb in verbs)
+    text = re.sub(r"^\* `--(install-completion|show-completion|help)`.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*(Options\*\*:\n\n(?!\*)|Commands\*\*:\n\n(\*.*\n)+)", "", text)
+    text = re.sub(r"^(Examples?):\n((?:  .*\n)+)", r"\1:\n\n```console\n\2```\n", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"^  hybridserve", "$ hybridserve", text, flags=re.MULTILINE)).strip()
+
+
 TABLES = {
+    "cli": cli,
     "metrics": metrics,
     "alerts": alert_table,
     "recordings": recording_table,

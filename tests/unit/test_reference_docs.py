@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hybridserve.errors import HybridServeError
+from hybridserve.gateway.auth.routes import _TABLE as ROUTES
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.rules.alerts import alerts
 from hybridserve.settings.telemetry import TelemetrySection
@@ -40,6 +44,26 @@ def test_alert_table_shows_when_each_alert_fires(script: Any) -> None:
     }
     assert shown == expected
     assert ("HybridServeHighPreemptionRate", "10m") in shown
+
+
+def test_errors_page_has_every_code_and_class() -> None:
+    page = (ROOT / "docs/reference/errors.md").read_text()
+    rows = re.findall(r"^\| [\d, ]+ \| (.*?) \|", page, re.MULTILINE)
+    calls = [
+        node.args[1]
+        for path in (ROOT / "src/hybridserve/gateway").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "APIError"
+    ]
+    assert {code for row in rows for code in re.findall(r"`(\w+)`", row)} == {
+        code.value for code in calls if isinstance(code, ast.Constant)
+    }
+    assert {kind.__name__ for kind in HybridServeError.__subclasses__()} >= set(re.findall(r"^\| `(\w+)`", page, re.M))
+
+
+def test_api_page_has_every_route() -> None:
+    page = (ROOT / "docs/reference/http-api.md").read_text()
+    assert {path for _, path in ROUTES if f"{path}`" not in page} == set()
 
 
 def test_every_dashboard_has_a_small_picture() -> None:
