@@ -24,7 +24,7 @@ $(DEV): install
 
 ##@ Everyday
 
-install: ## create .venv from a lock (LOCK=cpu, gpu, base or dev); does nothing when it is up to date
+install: ## create .venv from a lock (LOCK=cpu, gpu, dev, or base for all but serving); does nothing when it is up to date
 	@$(PYTHON) scripts/install.py $(LOCK)
 
 serve: install ## serve the demo model on this CPU (SERVE_ARGS="--port 8080")

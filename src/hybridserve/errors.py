@@ -53,6 +53,32 @@ class ServiceError(HybridServeError):
     """A running service gave a wrong response, or none."""
 
 
+_PACKAGES = {
+    "loadtest": ("locust", "gevent", "geventhttpclient"),
+    "dashboards": ("grafana_foundation_sdk",),
+    "charts": ("matplotlib",),
+    "redis": ("redis",),
+    "serve": (
+        *("ray", "vllm", "torch", "transformers", "tokenizers", "numpy", "psutil", "aiohttp", "fsspec", "jsonref"),
+        *("pyarrow", "pandas", "fastapi", "starlette", "uvicorn", "openai", "opentelemetry"),
+    ),
+}
+"""Modules of each extra of this package."""
+
+
+def not_installed(missing: ModuleNotFoundError) -> EnvironmentFault | None:
+    """The error for a package of an extra that is not installed; None if the module belongs to no extra."""
+    module = (missing.name or "").partition(".")[0]
+    for extra, modules in _PACKAGES.items():
+        if module in modules:
+            if extra == "serve":
+                fix = "make install LOCK=cpu (or gpu), or pip install 'hybridserve[serve,cpu]' (or [serve,gpu])"
+            else:
+                fix = f"pip install 'hybridserve[{extra}]'"
+            return EnvironmentFault("install", f"{module} is not installed: it belongs to the extra {extra}", fix)
+    return None
+
+
 def from_validation(
     error: ValidationError, where: str, fix: str = "correct the file", kind: type[HybridServeError] = ConfigError
 ) -> HybridServeError:

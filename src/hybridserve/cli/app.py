@@ -4,7 +4,7 @@ import gc
 import importlib
 import json
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from hybridserve.cli.startup import defer_imports
 
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command as click_command
 
-from hybridserve.errors import HybridServeError
+from hybridserve.errors import HybridServeError, not_installed
 
 # verb -> one line for --help. Module `hybridserve.cli.<verb>` holds a Typer `app`.
 VERBS = {
@@ -91,8 +91,16 @@ def main(argv: list[str] | None = None) -> Any:
     try:
         return app(args=argv, prog_name="hybridserve")
     except HybridServeError as error:
-        if "--json" in argv:
-            print(json.dumps(error.as_dict()))
-        else:
-            print(f"error: {error.where}\n  what: {error.what}\n  fix:  {error.fix}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(error, argv)
+    except ModuleNotFoundError as missing:
+        if (fault := not_installed(missing)) is None:
+            raise
+        _fail(fault, argv)
+
+
+def _fail(error: HybridServeError, argv: list[str]) -> NoReturn:
+    if "--json" in argv:
+        print(json.dumps(error.as_dict()))
+    else:
+        print(f"error: {error.where}\n  what: {error.what}\n  fix:  {error.fix}", file=sys.stderr)
+    sys.exit(error.exit_code)

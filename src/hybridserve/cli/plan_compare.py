@@ -118,17 +118,13 @@ def draw(plans: Sequence[ResolvedPlan], path: Path) -> None:
     """Draw cache bytes of one sequence over its length, one line per model.
 
     Raises:
-        EnvironmentFault: matplotlib is not installed, or the file cannot be written.
+        EnvironmentFault: the file cannot be written.
     """
-    try:
-        import matplotlib
+    import matplotlib
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise EnvironmentFault(
-            "--chart", "matplotlib is not installed", "install it with pip install matplotlib, or omit --chart"
-        ) from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     layouts = {plan.model.id: plan.advice.plan.layout for plan in plans}
     for name, layout in layouts.items():

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
-from hybridserve.errors import EnvironmentFault
 from hybridserve.settings import load
 
 PATHS = {
@@ -39,14 +38,7 @@ def serve(
     flags = [f"{path}={json.dumps(value)}" for path, value in options.items() if value is not None]
     settings = load(config, [*flags, *(assign or ())]).settings
 
-    try:
-        from hybridserve.runtime.serve import Progress, Ready, serve
-    except ModuleNotFoundError as missing:
-        raise EnvironmentFault(
-            "install",
-            f"{missing.name} is not installed; serving needs more packages than planning",
-            "make install LOCK=cpu, or LOCK=gpu",
-        ) from None
+    from hybridserve.runtime.serve import Progress, Ready, serve
 
     def report(phase: str) -> None:
         if not as_json:

@@ -10,13 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hybridserve.errors import ConfigError
-from hybridserve.guards.base import GuardError
+import aiohttp
 
-try:
-    import aiohttp
-except ModuleNotFoundError as missing:
-    raise ConfigError("guard.kind", f"{missing.name} is not installed", "make install LOCK=cpu, or gpu") from None
+from hybridserve.guards.base import GuardError
 
 # The guard refused this body: vLLM answers 400 to a prompt that is longer than its context.
 _ABOUT_THE_BODY = (400, 413, 422)

@@ -9,7 +9,6 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from hybridserve.errors import EnvironmentFault
 from hybridserve.loadtest.compare import Row
 from hybridserve.loadtest.metrics import Summary, saturation, tokens_over_time
 from hybridserve.loadtest.request_record import Record
@@ -29,14 +28,10 @@ def new_figure(title: str, across: str, up: str) -> tuple[Any, Any]:
     """An empty chart.
 
     Raises:
-        EnvironmentFault: matplotlib is not installed.
+        ModuleNotFoundError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise EnvironmentFault(
-            "report", "charts need matplotlib, which is not installed", "pip install matplotlib"
-        ) from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 3.3), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")

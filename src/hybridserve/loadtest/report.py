@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hybridserve import __version__
-from hybridserve.errors import EnvironmentFault
+from hybridserve.errors import not_installed
 from hybridserve.loadtest import charts
 from hybridserve.loadtest.compare import Row
 from hybridserve.loadtest.metrics import Summary, by_kind, by_level, saturation
@@ -68,8 +68,10 @@ def write_page(path: Path, title: str, blocks: Sequence[Block]) -> str | None:
                 charts.save(figures, path.parent / "charts")
                 drawings = "".join(f"<figure>{charts.svg(figure)}</figure>" for figure in figures.values())
                 parts.append(f'<div class="gallery">{drawings}</div>')
-            except EnvironmentFault as fault:
-                problem = f"{fault.what}: {fault.fix}"
+            except ModuleNotFoundError as missing:
+                if (fault := not_installed(missing)) is None:
+                    raise
+                problem = f"no charts: {fault.what}; {fault.fix}"
                 parts.append(paragraph(problem))
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import re
 from functools import cache
@@ -16,7 +15,6 @@ from ray.dashboard.consts import GPU_TAG_KEYS
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app
-from hybridserve.errors import EnvironmentFault
 from hybridserve.observability.dashboards import Dashboard, Panel, dashboards
 from hybridserve.observability.dashboards.grafana import dashboard
 from hybridserve.observability.metrics import all_metrics
@@ -230,16 +228,3 @@ def test_export_writes_both_formats(tmp_path: Path) -> None:
     assert resource["kind"] == "Dashboard"
     assert resource["metadata"]["name"] == classic["uid"]
     assert resource["spec"]["panels"] == classic["panels"]
-
-
-def test_missing_sdk_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def no_sdk(name: str, *rest: Any) -> Any:
-        if name.startswith("grafana_foundation_sdk"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", no_sdk)
-    with pytest.raises(EnvironmentFault, match="pip install grafana-foundation-sdk"):
-        dashboard(BOARDS[0])

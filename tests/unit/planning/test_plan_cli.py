@@ -158,12 +158,6 @@ def test_chart_is_a_png(capsys, tmp_path):
     assert path.stat().st_size > 20_000
 
 
-def test_missing_matplotlib_is_reported(capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    said = refused(capsys, NANO, "--gpu", "l40s", "--chart", str(tmp_path / "x.png"))
-    assert "pip install matplotlib" in said
-
-
 def test_terminal_output_has_a_memory_bar():
     import pty
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
-from hybridserve.errors import ConfigError
+from hybridserve.errors import not_installed
 from hybridserve.files import read_text
 from hybridserve.gateway.limits.leases import Accounts, Ask, Grant
 from hybridserve.settings.access import AccessSection
@@ -47,15 +47,15 @@ def shared_ledger(settings: AccessSection, service: str) -> Ledger | None:
         service: name under which replicas share it.
 
     Raises:
-        ConfigError: the client is not installed, or the password file cannot be read.
+        EnvironmentFault: the client is not installed.
+        ConfigError: the password file cannot be read.
     """
     if settings.limits_url is None:
         return None
     try:
         from hybridserve.gateway.limits.redis_ledger import RedisLedger
-    except ModuleNotFoundError:
-        fix = "install the extra redis of hybridserve"
-        raise ConfigError("access.limits_url", "the package redis is not installed", fix) from None
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing) or missing from None
     file = settings.limits_password_file
     password = read_text(file, "access.limits_password_file").strip() if file is not None else None
     return RedisLedger(settings.limits_url, service, password)

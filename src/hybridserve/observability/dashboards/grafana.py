@@ -7,7 +7,6 @@ import re
 from itertools import count
 from typing import Any, Literal
 
-from hybridserve.errors import EnvironmentFault
 from hybridserve.observability.dashboards import Dashboard, Panel
 from hybridserve.observability.dashboards.model import MODEL, NAMESPACE, RAY
 from hybridserve.observability.rules.alerts import RUNBOOKS
@@ -40,11 +39,7 @@ _NO_VALUE, _NO_RULES = "No data", "No data: the recording rules are not loaded, 
 
 
 def dashboard(board: Dashboard, form: Format = "classic") -> str:
-    """One dashboard as JSON text.
-
-    Raises:
-        EnvironmentFault: the SDK is not installed.
-    """
+    """One dashboard as JSON text."""
     tree = json.loads(_classic(board))
     if form == "resource":
         tree = {
@@ -57,18 +52,11 @@ def dashboard(board: Dashboard, form: Format = "classic") -> str:
 
 
 def _classic(board: Dashboard) -> str:
-    try:
-        from grafana_foundation_sdk.builders import common
-        from grafana_foundation_sdk.builders import dashboard as build
-        from grafana_foundation_sdk.cog.encoder import JSONEncoder
-        from grafana_foundation_sdk.models import common as models
-        from grafana_foundation_sdk.models import dashboard as kinds
-    except ImportError:
-        raise EnvironmentFault(
-            "grafana-foundation-sdk",
-            "is not installed",
-            "pip install grafana-foundation-sdk==0.0.21, or take the files in helm/hybridserve/files/dashboards",
-        ) from None
+    from grafana_foundation_sdk.builders import common
+    from grafana_foundation_sdk.builders import dashboard as build
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.models import common as models
+    from grafana_foundation_sdk.models import dashboard as kinds
 
     made = (
         build.Dashboard(board.title)
