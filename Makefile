@@ -16,7 +16,7 @@ SHORT := not scale and not fault and not agreement
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
   test-loadtest-agreement test-loadtest-scenarios test-guidellm engine fuzz soak soak-tokens \
   bench-cli bench-cache bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
-  docs docs-output reference-docs telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
+  docs docs-output reference-docs plan-picture telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
   images release
 $(DEV): LOCK = dev
 $(DEV): install
@@ -137,6 +137,9 @@ docs-output: ## refresh the command output shown in docs/
 
 reference-docs: ## the tables of docs/reference: settings, metrics, alerts, compliance rules
 	$(BIN)/python scripts/reference_docs.py
+
+plan-picture: ## the memory of two plans, docs/images/plan-memory.svg
+	$(BIN)/python scripts/plan_picture.py
 
 telemetry-files: ## the chart's rules and dashboards, and the tables of docs/reference
 	$(BIN)/hybridserve alerts export --out helm/hybridserve/files/rules

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import html
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("reference_docs", ROOT / "scripts" / "reference_docs.py")
+    return _script("reference_docs")
+
+
+def _script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -64,6 +70,13 @@ def test_errors_page_has_every_code_and_class() -> None:
 def test_api_page_has_every_route() -> None:
     page = (ROOT / "docs/reference/http-api.md").read_text()
     assert {path for _, path in ROUTES if f"{path}`" not in page} == set()
+
+
+def test_picture_of_a_plan_shows_its_numbers() -> None:
+    picture = _script("plan_picture")
+    shown = re.search(r"<dc:description>(.*?)</dc:description>", picture.PICTURE.read_text(), re.DOTALL)
+    assert shown is not None
+    assert json.loads(html.unescape(shown[1])) == picture.figures(), "run `make plan-picture`"
 
 
 def test_every_dashboard_has_a_small_picture() -> None:
