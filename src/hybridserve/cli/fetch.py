@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridserve.catalog.licenses import model_license
+from hybridserve.catalog.licenses import pinned_commit
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli.options import AsJson
 from hybridserve.errors import CatalogError, ConfigError
@@ -93,8 +93,7 @@ def _repository(model: str) -> tuple[str | None, str | None]:
         raise
     if found.card is None:
         raise ConfigError("MODEL", f"{model} is a folder", "set it as model.source: nothing needs to be fetched")
-    known = model_license(found.card.id)
-    return found.card.repository, found.card.revision or (known.revision if known else None)
+    return found.card.repository, pinned_commit(found)
 
 
 def _commit(hub: Hub, model: str, repository: str, revision: str | None, offline: bool) -> str:

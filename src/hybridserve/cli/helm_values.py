@@ -8,10 +8,9 @@ from dataclasses import replace
 from datetime import date
 from typing import Any, Literal
 
-from hybridserve.catalog.licenses import model_license
+from hybridserve.catalog.licenses import pinned_commit
 from hybridserve.compliance.attribution import attribution_bundle
-from hybridserve.compliance.evaluate import evaluate
-from hybridserve.deployment.compliance_view import planned_view
+from hybridserve.deployment.compliance_view import planned_view, production_decisions
 from hybridserve.errors import ConfigError
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings, weights_source
 from hybridserve.settings import Settings
@@ -106,12 +105,7 @@ def undecided(values: Mapping[str, Any], planned: ResolvedPlan, day: date) -> li
     # The chart mounts the keys from a Secret.
     access = settings.access.model_copy(update={"keys_file": planned.settings.access.keys_file})
     settings = settings.model_copy(update={"access": access})
-    findings = evaluate(planned_view(replace(planned, settings=settings), "production"), day)
-    return [
-        f"{finding.rule}: {f'{finding.subject}: ' * bool(finding.subject)}{finding.evidence}; {finding.remedy}"
-        for finding in findings
-        if finding.blocks("production")
-    ]
+    return production_decisions(replace(planned, settings=settings), day)
 
 
 def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
@@ -121,7 +115,7 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     if (repository := _repository(settings, planned)) is not None:
         tree["model"]["source"] = repository
         tree.setdefault("license", {}).setdefault("weights", "pulled")
-        if settings.model.revision is None and (commit := _known_commit(planned)) is not None:
+        if settings.model.revision is None and (commit := pinned_commit(planned.model)) is not None:
             tree["model"]["revision"] = commit
     engine = tree.setdefault("engine", {})
     engine["version"] = settings.engine.version
@@ -133,13 +127,6 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
         section, key = path.split(".")
         tree.get(section, {}).pop(key, None)
     return {section: content for section, content in tree.items() if content}
-
-
-def _known_commit(planned: ResolvedPlan) -> str | None:
-    """Commit of the model facts, or the commit whose license was read; None where neither is known."""
-    known = model_license(planned.model.id)
-    card = planned.model.card
-    return (card.revision if card else None) or (known.revision if known else None)
 
 
 def _repository(settings: Settings, planned: ResolvedPlan) -> str | None:

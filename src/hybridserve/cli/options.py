@@ -1,4 +1,4 @@
-"""Options shared by several verbs."""
+"""Options shared by several verbs, and what a shell completes for them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,3 +13,17 @@ Assignments = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def known_models(incomplete: str) -> list[str]:
+    """Catalog ids of models that begin so."""
+    from hybridserve.catalog.models import model_ids
+
+    return [name for name in model_ids() if name.startswith(incomplete)]
+
+
+def known_gpus(incomplete: str) -> list[str]:
+    """Catalog ids of devices that begin so."""
+    from hybridserve.catalog.accelerators import accelerators
+
+    return [device.id for device in accelerators() if device.id.startswith(incomplete)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, known_gpus, known_models
 from hybridserve.errors import ConfigError
 from hybridserve.planning.cost import bound_cost, cost_data, parse_prices
 from hybridserve.planning.recommend import Goal, Reuse
@@ -27,11 +27,14 @@ def plan(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...", help="Catalog id, repository, folder or config.json. Several are compared."
+            metavar="[MODEL]...",
+            help="Catalog id, repository, folder or config.json. Several are compared.",
+            autocompletion=known_models,
         ),
     ] = None,
     gpu: Annotated[
-        list[str] | None, typer.Option("--gpu", metavar="GPU[,GPU]", help="Catalog id. Several are compared.")
+        list[str] | None,
+        typer.Option("--gpu", metavar="GPU[,GPU]", help="Catalog id. Several are compared.", autocompletion=known_gpus),
     ] = None,
     config: ConfigFile = None,
     assign: Assignments = None,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, known_gpus, known_models
 from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.planning.recommend import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
@@ -23,8 +23,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Print the p
 
 @app.command()
 def vllm(
-    model: Annotated[str | None, typer.Argument(help="Catalog id, repository or folder.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Catalog id, repository or folder.", autocompletion=known_models)
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU.", autocompletion=known_gpus)] = None,
     config: ConfigFile = None,
     assign: Assignments = None,
     goal: Annotated[Goal, typer.Option(help="What to optimize for.")] = "throughput",
@@ -52,8 +54,10 @@ def vllm(
 
 @app.command()
 def helm(
-    model: Annotated[str | None, typer.Argument(help="Catalog id, repository or folder.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Catalog id, repository or folder.", autocompletion=known_models)
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU.", autocompletion=known_gpus)] = None,
     config: ConfigFile = None,
     assign: Assignments = None,
     mode: Annotated[

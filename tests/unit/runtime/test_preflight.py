@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections import namedtuple
-from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -86,7 +85,7 @@ def test_cpu_without_avx2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_error_states_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = namedtuple("memory", "available")
-    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: memory(2 * 2**30))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(2 * 2**30))
     with pytest.raises(HybridServeError) as caught:
         preflight.check_memory(resolved())
     assert "2.0 GiB are free" in caught.value.what
@@ -105,18 +104,17 @@ def test_error_names_cache_that_exceeds_memory() -> None:
 def test_other_version_than_pinned_is_refused(
     monkeypatch: pytest.MonkeyPatch, package: str, found: str | None, says: str
 ) -> None:
-    def version(name: str) -> str:
-        if name == package:
-            if found is None:
-                raise metadata.PackageNotFoundError(name)
-            return found
-        return metadata.version(name)
-
-    monkeypatch.setattr(preflight, "version", version)
+    real = preflight.installed
+    monkeypatch.setattr(preflight, "installed", lambda name: found if name == package else real(name))
     with pytest.raises(HybridServeError) as caught:
         preflight.check_versions(settings(), ray=True)
     assert says in caught.value.what
     assert "make install" in caught.value.fix
+
+
+def test_cpu_engine_does_not_count_for_a_gpu() -> None:
+    assert preflight.installed_engine(gpu=False)
+    assert preflight.installed_engine(gpu=True) is None
 
 
 def test_all_checks_pass_on_this_machine() -> None:
@@ -167,7 +165,7 @@ def test_variable_that_the_engine_ignores_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_transformers_outside_the_engines_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = preflight._installed
-    monkeypatch.setattr(preflight, "_installed", lambda name: "5.0.0" if name == "transformers" else real(name))
+    real = preflight.installed
+    monkeypatch.setattr(preflight, "installed", lambda name: "5.0.0" if name == "transformers" else real(name))
     with pytest.raises(HybridServeError, match=r"transformers 5\.0\.0 is installed, vLLM 0\.29\.0 needs >=5\.10\.4"):
         preflight.check_versions(settings(), ray=False)

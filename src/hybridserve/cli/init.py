@@ -1,0 +1,102 @@
+"""`hybridserve init`: the first hybridserve.yaml, commented and checked."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridserve import yamlio
+from hybridserve.catalog.accelerators import accelerators
+from hybridserve.catalog.models import model_ids
+from hybridserve.cli.machine import gpus
+from hybridserve.cli.options import AsJson, Assignments, known_gpus, known_models
+from hybridserve.deployment.compliance_view import production_decisions
+from hybridserve.deployment.starter import starter_yaml
+from hybridserve.errors import ConfigError
+from hybridserve.files import write_text
+from hybridserve.planning.resolve import plan_settings
+from hybridserve.settings import Settings, load
+
+app = typer.Typer(rich_markup_mode=None, help="Write a commented, checked hybridserve.yaml.")
+
+Generic = "only for --gpu generic, or a part of a GPU"
+
+
+@app.command()
+def init(
+    model: Annotated[
+        str | None, typer.Argument(help="Catalog id, repository or folder.", autocompletion=known_models)
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU, or cpu.", autocompletion=known_gpus)] = None,
+    memory_gib: Annotated[float | None, typer.Option(help=f"Memory of one device; {Generic}.")] = None,
+    compute_capability: Annotated[float | None, typer.Option(metavar="X.Y", help="For --gpu generic.")] = None,
+    assign: Assignments = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")] = Path("hybridserve.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented, checked hybridserve.yaml. On a terminal it asks for what is missing.
+
+    \b
+    Examples:
+      hybridserve init demo
+      hybridserve init nemotron-nano-9b-v2 --gpu a10g
+      hybridserve init nemotron-nano-12b-v2 --gpu h100 --set engine.tensor_parallel_size=2
+    """
+    if out.exists() and not force:
+        raise ConfigError(str(out), "exists", "add --force to replace it, or --out FILE")
+    asking = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
+    if model is None and asking:
+        model = _ask("Model", "nemotron-nano-9b-v2" if gpus() else "demo", model_ids())
+    if model is None:
+        raise ConfigError("MODEL", "is missing", "hybridserve init MODEL --gpu GPU; hybridserve plan --list has both")
+    if gpu is None and model == "demo":
+        gpu = "cpu"
+    if gpu is None and asking:
+        here = [device.id for found in gpus() if (device := found.known) is not None]
+        gpu = _ask("GPU", here[0] if here else "a10g", [device.id for device in accelerators()])
+    if gpu is None:
+        raise ConfigError(
+            "--gpu", "is missing", "hybridserve plan --list has all, hybridserve doctor those of this machine"
+        )
+    named = [f"model.id={json.dumps(model)}", f"accelerator.name={json.dumps(gpu)}"]
+    named += [f"accelerator.memory_gib={memory_gib}"] if memory_gib is not None else []
+    named += [f"accelerator.compute_capability={compute_capability}"] if compute_capability is not None else []
+    # Only what was given here: the environment is not part of the file.
+    settings = load(None, [*named, *(assign or ())], environ={}).settings
+    today = datetime.now(UTC).date()
+    given = settings.model_dump(mode="json", exclude_unset=True)
+    text = starter_yaml(plan_settings(settings), given, today)
+    # The plan and the check of the text itself, before it is written.
+    planned = plan_settings(Settings.model_validate(yamlio.parse(text, str(out))))
+    decisions = production_decisions(planned, today)
+    write_text(out, text)
+    if as_json:
+        typer.echo(
+            json.dumps({"file": str(out), "model": planned.model.id, "gpu": gpu, "decisions": decisions}, indent=2)
+        )
+        return
+    typer.echo(f"wrote {out}: {planned.model.id} on {gpu}, profile {planned.settings.server.profile}\n")
+    typer.echo(f"next  hybridserve plan -c {out}\n      hybridserve check -c {out}\n      hybridserve serve -c {out}")
+    if decisions:
+        typer.echo("\nBefore server.profile production, a person decides:")
+        for line in decisions:
+            typer.echo(f"- {line}")
+
+
+def _ask(what: str, default: str, known: Sequence[str]) -> str:
+    """Ask on the terminal until the answer is known, or looks like a repository or a folder."""
+    while True:
+        answer: str = typer.prompt(what, default=default).strip()
+        if answer in known or "/" in answer:
+            return answer
+        close = difflib.get_close_matches(answer, known, n=3, cutoff=0.4)
+        hint = f"like it: {', '.join(close)}" if close else "see hybridserve plan --list"
+        typer.echo(f"{answer!r} is not known; {hint}")

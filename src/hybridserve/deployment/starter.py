@@ -1,0 +1,97 @@
+"""The first settings file of a deployment, as commented YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+import yaml
+
+from hybridserve.catalog.licenses import license, model_license, pinned_commit
+from hybridserve.planning.resolve import ResolvedPlan
+
+# Reviewed as a guard, see model_licenses.yaml.
+_GUARD = """\
+kind: model
+url: http://127.0.0.1:8001/v1    # an OpenAI endpoint of the guard model
+model: Qwen/Qwen3Guard-Gen-4B
+revision: 6ec42827da0c1ff11e7a49dc269d2e810d27e108
+format: qwen3guard
+"""
+
+
+def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], day: date) -> str:
+    """The text of a settings file for a planned deployment.
+
+    Sections and keys of `given` are active. What a person must decide, and what the plan chooses by itself, is in
+    comments that are valid settings without their number sign.
+
+    Args:
+        planned: the plan of the settings in `given`.
+        given: settings by section.
+        day: for the header, and the date of an acceptance.
+    """
+    model, device = planned.model, planned.advice.plan.deployment.accelerator
+    name = model.card.name if model.card else model.id
+    active: dict[str, dict[str, Any]] = {section: dict(values) for section, values in given.items()}
+    commit = pinned_commit(model) if model.folder is None else None
+    if commit is not None:
+        active["model"].setdefault("revision", commit)
+    if model.folder is None:
+        active.setdefault("license", {}).setdefault("weights", "pulled")
+    active.setdefault("server", {}).setdefault("profile", "demo")
+    active.setdefault("engine", {}).setdefault("version", planned.settings.engine.version)
+
+    optional: dict[str, list[str]] = {"model": ["served_name: assistant    # the name that clients send as `model`"]}
+    if model.folder is None and commit is None:
+        optional["model"].append("revision: COMMIT    # 40 hex digits; `hybridserve fetch` names a branch's commit")
+    optional["engine"] = [
+        "The plan chooses these at every start; without the number sign they are fixed.",
+        *_lines({key: value for key, value in planned.advice.values.items() if key not in active["engine"]}),
+    ]
+    optional["server"] = [
+        "staging and production do not start while `hybridserve check` has an error.",
+        "host: 0.0.0.0    # the default is 127.0.0.1, this machine only",
+    ]
+    optional["access"] = ["keys_file: keys.txt    # made by `hybridserve key new NAME --file keys.txt`"]
+    optional["license"] = _acceptance(planned, day)
+    optional["guard"] = [
+        "A guard model checks prompts and answers; docs/how-to/enable-a-guard.md.",
+        *_GUARD.splitlines(),
+    ]
+    decided = {"license": "accepted", "guard": "kind", "access": "keys_file", "server": "host"}
+    for section, key in decided.items():
+        if key in given.get(section, {}):
+            del optional[section]
+
+    lines = [
+        f"# {name} on {device.name}, written by `hybridserve init` on {day}.",
+        "# A setting that is missing here has its default, or the plan chooses it: docs/reference/settings.md.",
+    ]
+    for section in dict.fromkeys(
+        [*("model", "accelerator", "engine", "server", "access", "license", "guard"), *active]
+    ):
+        values, comments = active.get(section, {}), optional.get(section, [])
+        if not values and not comments:
+            continue
+        lines += ["", f"{section}:" if values else f"# {section}:"]
+        lines += [f"  {line}" for line in _lines(values)]
+        lines += [f"  # {line}" if values else f"#   {line}" for line in comments]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(values: Mapping[str, Any]) -> list[str]:
+    return yaml.safe_dump(dict(values), sort_keys=False, width=100).splitlines() if values else []
+
+
+def _acceptance(planned: ResolvedPlan, day: date) -> list[str]:
+    known = model_license(planned.model.id)
+    if known is None:
+        return [
+            "The license of this model is not in the registry: `hybridserve explain --licenses` lists those that are."
+        ]
+    lines = [f"Read {license(name).url}, then:" for name in known.licenses]
+    lines.append("accepted:")
+    lines += [f"  - {{license: {name}, by: YOUR NAME, accepted: {day}}}" for name in known.licenses]
+    return lines

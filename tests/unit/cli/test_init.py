@@ -1,0 +1,125 @@
+"""`hybridserve init` writes a file from which the other commands work, and names what a person decides."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hybridserve.cli import init, main
+from hybridserve.cli.machine import Gpu
+from hybridserve.settings import Settings
+
+CASES = {
+    "demo": ["demo"],
+    "gpu": ["nemotron-nano-9b-v2", "--gpu", "a10g"],
+    "quantized": ["nemotron-3-super-120b-a12b-fp8", "--gpu", "b200"],
+    "two devices": ["nemotron-3-super-120b-a12b", "--gpu", "b200", "--set", "engine.tensor_parallel_size=2"],
+    "generic": ["qwen3-8b", "--gpu", "generic", "--memory-gib", "24", "--compute-capability", "8.6"],
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*argv: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(argv))
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tour_works_from_the_file(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("init", *CASES[name]) == 0
+    file = ["-c", "hybridserve.yaml"]
+    assert run("plan", *file) == 0
+    assert run("check", *file) == 0
+    assert run("notice", "attribution", *file) == 0
+    assert run("render", "vllm", *file) == 0
+    assert run("render", "helm", *file) == 0
+    capsys.readouterr()
+    assert run("check", *file, "--profile", "production") == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_comments_are_valid_settings(name: str, folder: Path) -> None:
+    """Without the number sign each commented line is a setting; only the engine's values differ then."""
+    run("init", *CASES[name])
+    text = Path("hybridserve.yaml").read_text()
+    setting = re.compile(r"^(\s*)# ?(\s*(?:[a-z_]+:(?: |$)|- \{).*)$")
+    active = "\n".join(setting.sub(r"\1\2", line) for line in text.splitlines())
+    active = active.replace("COMMIT ", f"{'a' * 40} ")
+    settings = Settings.model_validate(yaml.safe_load(active))
+    assert settings.guard.kind == "model"
+    assert settings.license.accepted[0].by == "YOUR NAME"
+    assert settings.engine.max_model_len is not None
+    assert str(settings.access.keys_file) == "keys.txt"
+
+
+def test_decisions_are_those_of_the_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("init", "nemotron-nano-9b-v2", "--gpu", "a10g", "--json")
+    decisions = json.loads(capsys.readouterr().out)["decisions"]
+    assert run("check", "-c", "hybridserve.yaml", "--profile", "production", "--json") == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    open_ = {each["rule"] for each in findings if each["status"] in ("FAIL", "UNKNOWN") and each["severity"] == "error"}
+    assert {line.partition(":")[0] for line in decisions} == open_
+    assert {"license.accepted", "guard.input", "guard.output", "exposure.keys"} <= open_
+
+
+@pytest.mark.parametrize(
+    ("argv", "where", "what"),
+    [
+        ([], "MODEL", "is missing"),
+        (["nemotron-nano-9b-v2"], "--gpu", "is missing"),
+        (["nemotron-nano-9b", "--gpu", "a10g"], "model.id", "nemotron-nano-9b"),
+        (["nemotron-nano-9b-v2", "--gpu", "a10gg"], "accelerator.name", "a10gg"),
+        (["nemotron-3-super-120b-a12b", "--gpu", "a10g"], "accelerator.name", "GiB"),
+        (["demo", "--out", "nowhere/hybridserve.yaml"], "nowhere", "cannot be written"),
+    ],
+)
+def test_invalid_input_writes_nothing(
+    argv: list[str], where: str, what: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("init", *argv) == 2
+    said = capsys.readouterr().err
+    assert where in said.splitlines()[0]
+    assert what in said
+    assert not list(folder.iterdir())
+
+
+def test_existing_file_is_kept_without_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("hybridserve.yaml").write_text("mine")
+    assert run("init", "demo") == 2
+    assert "add --force" in capsys.readouterr().err
+    assert Path("hybridserve.yaml").read_text() == "mine"
+    assert run("init", "demo", "--force") == 0
+    assert "id: demo" in Path("hybridserve.yaml").read_text()
+
+
+def test_environment_is_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRIDSERVE_SERVER__PORT", "1234")
+    assert run("init", "demo") == 0
+    assert "1234" not in Path("hybridserve.yaml").read_text()
+
+
+def test_terminal_is_asked_until_the_answer_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["nemotron-nano-9b-v3", "nemotron-nano-9b-v2", ""])
+    offered: list[str] = []
+
+    def prompt(text: str, default: str) -> str:
+        offered.append(f"{text} {default}")
+        return next(answers) or default
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(init.typer, "prompt", prompt)
+    monkeypatch.setattr(init, "gpus", lambda: [Gpu("NVIDIA L40S", 46068, "8.9")])
+    assert run("init") == 0
+    assert offered == ["Model nemotron-nano-9b-v2"] * 2 + ["GPU l40s"]
+    assert "name: l40s" in Path("hybridserve.yaml").read_text()
