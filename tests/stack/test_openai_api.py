@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+
 import httpx
 import openai
 import pytest
@@ -24,6 +27,16 @@ def ask(client: openai.OpenAI, **kwargs):
     return client.chat.completions.create(
         **{"model": "demo", "messages": QUESTION, "temperature": 0, "extra_body": OFF} | kwargs
     )
+
+
+def test_commands_to_try_work(service: Service) -> None:
+    answers = {
+        name: json.loads(subprocess.run(command, shell=True, capture_output=True, check=True, timeout=120).stdout)
+        for name, command in service.to_try.items()
+    }
+    assert next(iter(answers)) == "a chat"
+    assert answers["a chat"]["choices"][0]["finish_reason"] == "stop"
+    assert answers["the plan, and what the engine reports"]["holds"]
 
 
 def test_models(client: openai.OpenAI) -> None:

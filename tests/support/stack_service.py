@@ -10,7 +10,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Service:
     cache: str
     ready_s: float
     log: Path
+    to_try: dict[str, str] = field(default_factory=dict)
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
@@ -76,7 +77,7 @@ def start(flags: Sequence[str] = (), port: int | None = None, log: Path | None =
     if "url" not in ready:
         process.wait(timeout=60)
         pytest.fail(f"the service did not start: {ready} {log.read_text()[-3000:]}")
-    return Service(process, ready["url"], ready["model"], ready["cache"], ready["ready_s"], log)
+    return Service(process, ready["url"], ready["model"], ready["cache"], ready["ready_s"], log, ready["try"])
 
 
 def living(processes: Sequence[psutil.Process]) -> list[str]:

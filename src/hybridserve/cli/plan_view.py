@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from hybridserve.planning.speculation import LARGEST_BATCH
 from hybridserve.units import GIB, MIB
 
 WIDTH = 100
@@ -153,11 +154,26 @@ def _capacity(plan: dict[str, Any]) -> None:
             f"{bound['inter_token_s'] * 1e3:.1f} ms a token, limited by {bound['decode_limit']}",
         )
         _row("", "from a roofline model, not a forecast: a real engine stays below it")
+    if plan["drafts"]:
+        _row("drafts pay", f"for {', '.join(map(_pays, plan['drafts']['pays']))} accepted")
+        _row("", f"{plan['drafts']['tokens']} draft token(s) a step; running sequences, from the same model")
     if "cost" in plan:
         first, *rest = cost_lines(plan["cost"])
         _row("least cost", first)
         for line in rest:
             _row("", f"{line}: a lower bound, at the upper bound of throughput")
+
+
+def _pays(row: dict[str, Any]) -> str:
+    """Numbers of running sequences for which drafts pay at one acceptance rate."""
+    first, last = row["first"], row["last"]
+    if first is None:
+        batches = "none"
+    elif last == LARGEST_BATCH:
+        batches = "any number" if first == 1 else f"{first:,} or more"
+    else:
+        batches = f"{first:,} to {last:,}"
+    return f"{batches} at {row['acceptance']:.0%}"
 
 
 def cost_lines(cost: dict[str, Any] | None) -> list[str]:

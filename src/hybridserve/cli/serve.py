@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Annotated
 
@@ -15,6 +16,11 @@ PATHS = {
     "haproxy": "HAProxy, directly to the replica",
     "proxy": "Ray Serve's proxy",
     "single": "vLLM's own server, without Ray",
+}
+
+WEATHER = {
+    "name": "get_weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
 
 app = typer.Typer(rich_markup_mode=None)
@@ -52,18 +58,36 @@ def serve(
                 "cache": service.cache,
                 "data_path": service.data_path,
                 "ready_s": round(service.seconds, 3),
+                "try": to_try(service.url, service.model, service.tools),
                 "phases": [{"phase": phase, "at_s": round(at, 3)} for phase, at in progress.phases],
             }
             print(json.dumps(summary), flush=True)
             return
-        body = json.dumps({"model": service.model, "messages": [{"role": "user", "content": "What is this?"}]})
         print(f"[{service.seconds:5.1f} s] ready\n", file=sys.stderr)
         print(f"  API     {service.url}/v1   (OpenAI; model {service.model!r})")
         print(f"  path    {PATHS[service.data_path]}")
         print(f"  cache   {service.cache}")
         print(f"  logs    {service.logs}")
-        print(f"\n  try     curl {service.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+        print(f"  metrics {service.url}/metrics; dashboards for Grafana: hybridserve dashboards export")
+        print("\nTo try, in another terminal:")
+        for name, command in to_try(service.url, service.model, service.tools).items():
+            print(f"\n  # {name}\n  {command}")
         print("\nPress Ctrl-C to stop it.", flush=True)
 
     progress = Progress(report)
     serve(settings, progress, ready)
+
+
+def to_try(url: str, model: str, tools: bool) -> dict[str, str]:
+    """Shell commands for a service that is ready: a chat, a tool call if the engine parses them, and the plan."""
+
+    def chat(question: str, **more: object) -> str:
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": question}], **more})
+        quoted = shlex.quote(body)
+        return f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d {quoted}"
+
+    commands = {"a chat": chat("What is this?")}
+    if tools:
+        question = "What is the weather in Oslo?"
+        commands["a tool call"] = chat(question, tools=[{"type": "function", "function": WEATHER}])
+    return {**commands, "the plan, and what the engine reports": f"curl -s {url}/plan"}

@@ -9,6 +9,7 @@ from hybridserve.errors import CatalogError, ConfigError, PlanRefused
 from hybridserve.planning.deployment import DeploymentPlan, plan_deployment
 from hybridserve.planning.resolve import ResolvedPlan, engine_args
 from hybridserve.planning.roofline import ServedModel, ThroughputBound, bound, device_peaks
+from hybridserve.planning.speculation import break_even
 from hybridserve.planning.workload import Workload
 
 
@@ -33,6 +34,7 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "cache": cache_data(plan),
         "capacity": capacity_data(plan, advice.workload.p95),
         "bound": asdict(limit) if (limit := served_bound(plan, advice.workload)) else None,
+        "drafts": drafts_data(plan, advice.workload),
         "flags": [asdict(flag) for flag in advice.flags],
         "options": [asdict(alternative) for alternative in advice.alternatives],
         "warnings": [*plan.warnings, *_parsers(planned)],
@@ -134,6 +136,20 @@ def served_bound(plan: DeploymentPlan, workload: Workload) -> ThroughputBound | 
     except CatalogError:
         return None
     return bound(served_model(plan), device, plan.max_num_seqs, workload.prompt_p50, workload.output_p50)
+
+
+def drafts_data(plan: DeploymentPlan, workload: Workload) -> dict[str, Any] | None:
+    """Batch sizes at which the draft tokens of the settings pay, by acceptance; None without drafts or peaks."""
+    drafts, deployment = plan.deployment.cache.num_speculative_tokens, plan.deployment
+    # The cost of a draft model that is a checkpoint of its own is not modeled.
+    if not drafts or deployment.arch.draft is not None or deployment.cache.pipeline_parallel_size > 1:
+        return None
+    try:
+        device = device_peaks(deployment.accelerator, deployment.precision.compute)
+    except CatalogError:
+        return None
+    context = workload.prompt_p50 + workload.output_p50 / 2
+    return {"tokens": drafts, "pays": [asdict(row) for row in break_even(served_model(plan), device, drafts, context)]}
 
 
 def _without_advice(planned: ResolvedPlan) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class Ready:
         data_path: how requests reach the engine.
         seconds: from start to ready.
         logs: folder with the logs of every process.
+        tools: the engine parses tool calls.
     """
 
     url: str
@@ -86,6 +87,7 @@ class Ready:
     data_path: str
     seconds: float
     logs: Path
+    tools: bool
 
 
 def serve(settings: Settings, progress: Progress, on_ready: Callable[[Ready], None]) -> None:
@@ -181,6 +183,7 @@ def _wait_until_ready(spec: DeploymentSpec, progress: Progress, backend: Backend
         data_path=backend.data_path,
         seconds=progress.elapsed(),
         logs=scratch,
+        tools="tool_call_parser" in spec.engine_args,
     )
 
 

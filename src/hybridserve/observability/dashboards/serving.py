@@ -94,6 +94,13 @@ _ENGINE_VALUE, _PLAN_VALUE = (
 
 _HIT, _REUSABLE = (rate(f"hybridserve_prefix_{name}_tokens_total", "replica")[0] for name in ("hit", "reusable"))
 
+_NO_DRAFTS = "needs engine.speculative_config"
+_DRAFTED, _ACCEPTED, _STEPS = (
+    rate(f"vllm:spec_decode_num_{name}_total", "replica")[0] for name in ("draft_tokens", "accepted_tokens", "drafts")
+)
+_PREFIX_HITS = highest("hybridserve:prefix_cache:hit_ratio_rate5m", "replica")[0]
+_DRAFTING = total("vllm:spec_decode_num_drafts_total", "replica")[0]
+
 HYBRID_CACHE = dashboard(
     "hybrid-cache", "Hybrid cache",
     "State slots, the KV-cache blocks that state and attention share, the prefix cache, and plan against engine.",
@@ -138,6 +145,20 @@ HYBRID_CACHE = dashboard(
              highest("hybridserve_prefix_cacheable_min_tokens")[0]),
         stat("Prefix cache ineffective", "bool_yes_no", "Yes: no accepted prompt can ever hit.",
              highest("hybridserve_prefix_cache_ineffective")[0], (1, "orange"), runbook="prefix-cache-ineffective"),
+    ),
+    row(
+        "Draft tokens",
+        panel("Accepted drafts", "percentunit", "Share of the draft tokens of speculative decoding that the model confirms.",
+              (f"{_ACCEPTED} / ({_DRAFTED} > 0)", "{{replica}}"), highest=1, rare=_NO_DRAFTS),
+        panel("Tokens per draft", "suffix: tokens", "Accepted tokens of one draft, and the one that the model adds.",
+              (f"1 + {_ACCEPTED} / ({_STEPS} > 0)", "{{replica}}"), rare=_NO_DRAFTS),
+        panel("Accepted, by position", "suffix: tokens/s", "Fewer drafts are worth it if later positions are hardly accepted.",
+              rate("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position"), rare=_NO_DRAFTS),
+        panel("Hit rate, with and without drafts", "percentunit",
+              "Prefix cache of the replicas that draft, and of those that do not. Lower with drafts: check the answers too.",
+              (f"{_PREFIX_HITS} and on (replica) {_DRAFTING}", "with drafts {{replica}}"),
+              (f"{_PREFIX_HITS} unless on (replica) {_DRAFTING}", "without drafts {{replica}}"),
+              highest=1, rare=_NO_DRAFTS),
     ),
     row(
         "Plan against engine",
