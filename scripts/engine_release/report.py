@@ -66,13 +66,14 @@ def verdict(found: Findings) -> Verdict:
 
 
 def report(found: Findings) -> str:
-    """The report in Markdown. It has no date and no duration, so that a second run gives the same text."""
+    """The report in Markdown. Its date is that of the entry, so that a second run gives the same text."""
     table, decision = found.measured, verdict(found)
     answers, build = found.answers, "its CPU build" if found.cpu_build else "the Python of its CUDA wheel on a CPU"
     lines = [
         f"# vLLM {table.version}",
         "",
-        f"Written by `make engine VERSION={table.version}`, with {build}. Compared with vLLM {found.base.version}.",
+        f"Written by `make engine VERSION={table.version}`, with {build}. Compared with vLLM {found.base.version}. "
+        f"Read on {table.read}.",
         "",
         f"**Verdict: {decision.word}.** {'; '.join(decision.because) or 'The planner matches it, and Ray serves it'}.",
         *([f"Leave off: {'; '.join(decision.off)}."] if decision.off else []),
