@@ -1,1 +1,0 @@
-"""Numeric check of a running engine: token log-probabilities against a recorded reference and against themselves."""
