@@ -14,7 +14,7 @@ SHORT := not scale and not fault and not agreement
 
 # Everything but `install` and `serve` runs in the development environment.
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
-  test-loadtest-agreement test-loadtest-scenarios test-guidellm engine fuzz soak soak-tokens \
+  test-loadtest-agreement test-loadtest-scenarios test-guidellm test-verify engine fuzz soak soak-tokens \
   bench-cli bench-cache bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
   docs docs-output reference-docs plan-picture telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
   images release
@@ -71,6 +71,11 @@ test-compose: ## images and compose with a real Docker engine from Debian's pack
 
 test-cluster: chart-tools ## the chart on a real Kubernetes 1.20, both modes; PART=api, node, ray-settings, ...; needs root
 	tests/chart/cluster/run.sh $(PART)
+
+test-verify: ## known numeric faults and 200 clean runs of `hybridserve verify` on a real engine; writes docs/evidence/verify.md
+	@rm -f .cache/verify.jsonl
+	$(BIN)/pytest -s tests/engine/verify_suite.py
+	$(BIN)/python scripts/verify_table.py .cache/verify.jsonl docs/evidence/verify.md
 
 engine: ## examine a vLLM release: planner, imports, flags, metrics, prefix cache (VERSION=0.34.0)
 	nice $(BIN)/python scripts/engine_release $(VERSION) $(ENGINE_ARGS)

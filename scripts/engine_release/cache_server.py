@@ -20,7 +20,7 @@ from engine_release.release import ROOT, Release
 MODEL = ROOT / "src" / "hybridserve" / "demo_model"
 LENGTHS = (800, 1076, 1738, 2056)
 SENDINGS = 3
-START_S = 300
+START_S = 500
 FLAGS = ("--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "4", "--enable-prompt-tokens-details")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
 

@@ -14,15 +14,21 @@ from planner_models import (
     NANO_12B_LAYERS,
     NANO_30B_LAYERS,
     falcon_h1,
+    falcon_mamba,
     gemma3,
     gemma3_vision,
     gpt_oss,
     granite,
     jamba,
+    kimi_k3,
+    kimi_linear,
     lfm2,
     lfm2_moe,
     lfm2_vl,
+    ling,
     llama,
+    mamba,
+    mamba2,
     minicpm_v,
     nemotron_h,
     nemotron_nano,
@@ -50,7 +56,8 @@ def predict(case: Case, engine: str) -> Answer:
     """The planner's answer in the words of `vllm_allocator.allocate`."""
     try:
         arch = read_architecture(case["config"])
-        plan = plan_cache(arch, CacheRequest(engine=engine, **case["request"]))
+        caching = {"enable_prefix_caching": arch.attention is not None}
+        plan = plan_cache(arch, CacheRequest(engine=engine, **caching | case["request"]))
     except HybridServeError as error:
         return {"refused": str(error)}
     layout = plan.layout
@@ -343,6 +350,13 @@ FAMILIES = {
     "minicpm-v 4.6": minicpm_v(),
     "olmo hybrid": olmo_hybrid(),
     "zamba2": zamba2(),
+    "kimi linear": kimi_linear(),
+    "kimi k3": kimi_k3(),
+    "ling 3": ling(),
+    "ling 2.5": ling(version=2),
+    "mamba": mamba(),
+    "falcon mamba": falcon_mamba(),
+    "mamba 2": mamba2(),
     "gpt-oss": gpt_oss(),
     "gpt-oss, odd": gpt_oss(7),
     "gemma 3": gemma3(),

@@ -372,3 +372,125 @@ def qwen3_moe(**changes: Any) -> dict[str, Any]:
 def llama(layers: int = 4, **changes: Any) -> dict[str, Any]:
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rms_norm_eps": 1e-5}
     return qwen3(layers) | config | changes
+
+
+def kimi_linear(layers: str = "KKKMKKM", *, gate: bool = False, **changes: Any) -> dict[str, Any]:
+    """K is Kimi delta attention, M latent attention."""
+    linear: dict[str, Any] = {
+        "kda_layers": [index for index, letter in enumerate(layers, 1) if letter == "K"],
+        "full_attn_layers": [index for index, letter in enumerate(layers, 1) if letter == "M"],
+        "head_dim": 128,
+        "num_heads": 8,
+        "short_conv_kernel_size": 4,
+    }
+    if gate:
+        linear |= {"use_full_rank_gate": True, "gate_lower_bound": -5.0}
+    return {
+        "architectures": ["KimiLinearForCausalLM"],
+        "model_type": "kimi_linear",
+        "num_hidden_layers": len(layers),
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "vocab_size": 1024,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "linear_attn_config": linear,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "mla_use_nope": True,
+        "num_experts": 4,
+        "num_experts_per_token": 2,
+        "num_shared_experts": 1,
+        "moe_intermediate_size": 256,
+        "first_k_dense_replace": 1,
+        "model_max_length": 16384,
+        "torch_dtype": "bfloat16",
+    } | changes
+
+
+def kimi_k3(layers: str = "KKKMKKM") -> dict[str, Any]:
+    text = kimi_linear(layers, gate=True, mla_use_output_gate=True, attn_res_block_size=2, q_lora_rank=128)
+    wrapper = {"architectures": ["KimiK3ForConditionalGeneration"], "model_type": "kimi_k3", "dtype": "bfloat16"}
+    return wrapper | {"text_config": text, "vision_config": {"model_type": "kimi_k3_vision"}}
+
+
+def ling(layers: int = 10, *, version: int = 3, **changes: Any) -> dict[str, Any]:
+    """Ling 3 (Kimi delta attention) or 2.5 (lightning attention)."""
+    own = {"short_conv_kernel_size": 4, "no_kda_lora": True} if version == 3 else {"group_norm_size": 4}
+    return (
+        {
+            "architectures": ["BailingMoeV3ForCausalLM" if version == 3 else "BailingMoeV2_5ForCausalLM"],
+            "model_type": "bailing_hybrid",
+            "num_hidden_layers": layers,
+            "layer_group_size": 4,
+            "hidden_size": 512,
+            "intermediate_size": 1024,
+            "vocab_size": 1024,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "kv_lora_rank": 512,
+            "q_lora_rank": None,
+            "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 128,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "num_shared_experts": 1,
+            "moe_intermediate_size": 256,
+            "moe_shared_expert_intermediate_size": 256,
+            "moe_router_enable_expert_bias": True,
+            "score_function": "sigmoid",
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "use_bias": False,
+            "use_qkv_bias": False,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "max_position_embeddings": 16384,
+            "torch_dtype": "bfloat16",
+        }
+        | own
+        | changes
+    )
+
+
+def mamba(layers: int = 4, **changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["MambaForCausalLM"],
+        "model_type": "mamba",
+        "num_hidden_layers": layers,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "state_size": 16,
+        "conv_kernel": 4,
+        "expand": 2,
+        "time_step_rank": 16,
+        "torch_dtype": "bfloat16",
+    } | changes
+
+
+def falcon_mamba(**changes: Any) -> dict[str, Any]:
+    return mamba(architectures=["FalconMambaForCausalLM"], model_type="falcon_mamba", mixer_rms_eps=1e-6) | changes
+
+
+def mamba2(layers: int = 4, **changes: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["Mamba2ForCausalLM"],
+        "model_type": "mamba2",
+        "num_hidden_layers": layers,
+        "hidden_size": 256,
+        "vocab_size": 1024,
+        "num_heads": 16,
+        "head_dim": 32,
+        "state_size": 64,
+        "conv_kernel": 4,
+        "expand": 2,
+        "n_groups": 2,
+        "torch_dtype": "bfloat16",
+    } | changes

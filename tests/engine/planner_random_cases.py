@@ -8,10 +8,15 @@ from typing import Any
 from planner_cases import Case
 from planner_models import (
     falcon_h1,
+    falcon_mamba,
     granite,
     jamba,
+    kimi_linear,
     lfm2,
     lfm2_moe,
+    ling,
+    mamba,
+    mamba2,
     nemotron_h,
     new_spelling,
     olmo_hybrid,
@@ -33,8 +38,9 @@ def _draw(draw: random.Random, name: str) -> Case:
     config = _DRAWERS[family](draw)
     text = config.get("text_config", config)
     text["dtype" if "dtype" in text else "torch_dtype"] = draw.choice(("bfloat16", "bfloat16", "float16", "float32"))
-    text["max_position_embeddings"] = draw.choice((1024, 4096, 16384, 131072))
-    platform = draw.choice(("cuda", "cpu"))
+    if family != "mamba":
+        text["max_position_embeddings"] = draw.choice((1024, 4096, 16384, 131072))
+    platform = "cuda" if family in GPU_ONLY else draw.choice(("cuda", "cpu"))
     request: dict[str, Any] = {"platform": platform, "kv_bytes": int(2 ** draw.uniform(24, 35))}
 
     def sometimes(chance: float, field: str, *values: Any) -> None:
@@ -167,6 +173,30 @@ def _draw_qwen3(draw: random.Random) -> dict[str, Any]:
     return qwen3(draw.randint(1, 9), head_dim=draw.choice((32, 64, 128)), **_attention(draw))
 
 
+def _draw_kimi_linear(draw: random.Random) -> dict[str, Any]:
+    layers = "".join(draw.choice("KKM") for _ in range(draw.randint(2, 9)))
+    config = kimi_linear(draw.choice((f"{layers}KM", f"M{layers}K")), gate=draw.random() < 0.4)
+    config["linear_attn_config"] |= {"head_dim": draw.choice((64, 128)), "num_heads": draw.choice((4, 8, 16))}
+    return config | {"kv_lora_rank": draw.choice((256, 512)), "num_attention_heads": draw.choice((8, 16))}
+
+
+def _draw_ling(draw: random.Random) -> dict[str, Any]:
+    return ling(
+        draw.randint(5, 12),
+        version=draw.choice((2, 3)),
+        layer_group_size=draw.choice((2, 4)),
+        head_dim=draw.choice((64, 128)),
+        num_attention_heads=draw.choice((4, 8)),
+    )
+
+
+def _draw_mamba(draw: random.Random) -> dict[str, Any]:
+    model = draw.choice((mamba, falcon_mamba, mamba2))
+    return model(
+        num_hidden_layers=draw.randint(1, 7), state_size=draw.choice((16, 64)), conv_kernel=draw.choice((2, 4))
+    )
+
+
 _DRAWERS = {
     "nemotron_h": _draw_nemotron_h,
     "granite": _draw_granite,
@@ -178,5 +208,10 @@ _DRAWERS = {
     "lfm2": _draw_lfm2,
     "olmo_hybrid": _draw_olmo_hybrid,
     "zamba2": _draw_zamba2,
+    "kimi_linear": _draw_kimi_linear,
+    "ling": _draw_ling,
+    "mamba": _draw_mamba,
 }
+# Their linear attention has no CPU kernels.
+GPU_ONLY = ("kimi_linear", "ling")
 FAMILIES = ("nemotron_h", "nemotron_h", *_DRAWERS)

@@ -35,6 +35,8 @@ import torch
 import vllm
 import vllm.config.vllm
 import vllm.distributed.parallel_state as parallel_state
+import vllm.models.kimi_k3.nvidia.kda as kimi_delta
+from transformers import AutoConfig, PretrainedConfig
 from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
 from vllm.config.compilation import CUDAGraphMode
 from vllm.config.vllm import get_layers_from_vllm_config
@@ -49,6 +51,7 @@ from vllm.platforms.interface import Platform
 from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend
+from vllm.v1.attention.backends.mla.triton_mla import TritonMLABackend
 from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
 from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts, resolve_kv_cache_layout
 from vllm.v1.core.kv_cache_utils import (
@@ -84,6 +87,12 @@ ENGINE_ARGUMENTS = (
 CUDA_BLOCK_SIZE = 16
 
 
+class BailingHybrid(PretrainedConfig):
+    """The config of Ling 2.5 and 3, as config.json has it."""
+
+    model_type = "bailing_hybrid"
+
+
 class CudaAttention(FlashAttentionBackend):
     """FlashAttention as a GPU build selects it, without asking a driver for its version."""
 
@@ -97,20 +106,28 @@ class CudaAttention(FlashAttentionBackend):
         return TritonAttentionBackend.customize_spec(spec) if spec.kv_quant_mode.is_per_token_head else spec
 
 
+class CudaLatentAttention(TritonMLABackend):
+    """MLA as a GPU build selects it. Other backends have other blocks, but a hybrid's is a multiple of 128 with all."""
+
+
 class CudaRules(Platform):
     """The platform code of a GPU build, as far as block sizes go. 0.32 asks for a list of backends, 0.29 for one."""
 
     @classmethod
     def _find_non_ssm_backend(cls, vllm_config: VllmConfig) -> Any:
-        return CudaAttention if cls._has_attention(vllm_config) else None
+        return _cuda_backend(vllm_config) if cls._has_attention(vllm_config) else None
 
     @classmethod
     def _find_non_ssm_backends(cls, vllm_config: VllmConfig) -> Any:
-        return [CudaAttention] if cls._has_attention(vllm_config) else []
+        return [_cuda_backend(vllm_config)] if cls._has_attention(vllm_config) else []
 
     @staticmethod
     def _has_attention(vllm_config: VllmConfig) -> bool:
         return any(not layer.get_attn_backend().is_ssm() for layer in _cache_layers(vllm_config).values())
+
+
+def _cuda_backend(config: VllmConfig) -> Any:
+    return CudaLatentAttention if config.model_config.use_mla else CudaAttention
 
 
 def allocate(case: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +183,9 @@ def _allocate(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     ]
     return {
         "mode": config.cache_config.mamba_cache_mode if states else None,
-        "block_size": next(spec.block_size for spec, _ in groups if not isinstance(spec, MambaSpec)),
+        "block_size": next(
+            (spec.block_size for spec, _ in groups if not isinstance(spec, MambaSpec)), groups[0][0].block_size
+        ),
         "page_bytes": {spec.page_size_bytes for spec, _ in groups}.pop(),
         "state_bytes": states[0].state_content_size_bytes if states else 0,
         "groups": [[_kind(spec), layers, spec.block_size] for spec, layers in groups],
@@ -214,7 +233,7 @@ def _layouts(worker: VllmConfig, cuda: bool) -> list[str]:
     """Cache layouts a worker supports, most preferred first."""
     backends = [layer.get_attn_backend() for layer in _cache_layers(worker).values()]
     if cuda:
-        backends = [backend if backend.is_ssm() else CudaAttention for backend in backends]
+        backends = [backend if backend.is_ssm() else _cuda_backend(worker) for backend in backends]
     return [layout.name for layout in get_supported_kv_cache_layouts(backends)]
 
 
@@ -229,7 +248,7 @@ def _specs(config: VllmConfig, cuda: bool) -> dict[str, Any]:
             layer.attn_backend = CudaAttention
         if (spec := layer.get_kv_cache_spec(config)) is not None:
             if isinstance(spec, AttentionSpec):
-                spec = (CudaAttention if cuda else layer.get_attn_backend()).customize_spec(spec)
+                spec = (_cuda_backend(config) if cuda else layer.get_attn_backend()).customize_spec(spec)
             specs[name] = spec
     return specs
 
@@ -250,10 +269,13 @@ def _machine(request: dict[str, Any]) -> Iterator[None]:
     AVX512-BF16 moves the state to float32 on CPU. Triton makes model runner V2 the default on CUDA; only ReplaySSM
     asks which runner it is.
     """
-    real = torch.cpu._is_avx512_bf16_supported
+    real, tiles = torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported
+    # With AMX the CPU platform leaves MLA's prefix caching as it is, as a GPU does.
+    torch.cpu._is_amx_tile_supported = lambda: request.get("platform", "cuda") == "cuda"
     resolve = gated_delta_net._resolve_gdn_prefill_backend
     if request.get("platform", "cuda") == "cuda" and (capability := request.get("compute_capability")):
         gated_delta_net._resolve_gdn_prefill_backend = lambda config: _on_gpu(resolve, config, capability)
+        kimi_delta.current_platform = _gpu(capability)
     torch.cpu._is_avx512_bf16_supported = lambda: bool(request.get("avx512_bf16", False))
     triton = vllm.config.vllm.HAS_TRITON
     supports = CPUAttentionBackend.supports_kv_cache_dtype
@@ -264,27 +286,34 @@ def _machine(request: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.cpu._is_avx512_bf16_supported = real
+        torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported = real, tiles
         vllm.config.vllm.HAS_TRITON = triton
         CPUAttentionBackend.supports_kv_cache_dtype = supports
         gated_delta_net._resolve_gdn_prefill_backend = resolve
+        kimi_delta.current_platform = current_platform
 
 
 def _on_gpu(resolve: Any, config: VllmConfig, capability: str) -> Any:
     """Which prefill kernel a GPU of this compute capability selects for a gated delta net, with CUDA 13."""
-    platform, number = gated_delta_net.current_platform, int(capability.replace(".", ""))
-    gated_delta_net.current_platform = types.SimpleNamespace(
+    platform = gated_delta_net.current_platform
+    gated_delta_net.current_platform = _gpu(capability)
+    try:
+        return resolve(config)
+    finally:
+        gated_delta_net.current_platform = platform
+
+
+def _gpu(capability: str) -> Any:
+    number = int(capability.replace(".", ""))
+    return types.SimpleNamespace(
         is_xpu=lambda: False,
         is_rocm=lambda: False,
         is_cuda=lambda: True,
         is_device_capability=lambda wanted: wanted == number,
         is_device_capability_family=lambda family: family // 10 == number // 10,
+        get_device_capability=lambda: types.SimpleNamespace(major=number // 10),
         get_cuda_runtime_major=lambda: 13,
     )
-    try:
-        return resolve(config)
-    finally:
-        gated_delta_net.current_platform = platform
 
 
 def stub_experts() -> None:
@@ -304,6 +333,17 @@ def stub_experts() -> None:
             return None
 
     nemotron_h.NemotronHMoE = NoExperts
+    # FlashKDA is a compiled module of the CUDA wheel; Kimi K3's encoder has no cache.
+    import vllm.models.kimi_k3.nvidia.model as kimi_k3
+
+    sys.modules["vllm._flashkda_C"] = types.ModuleType("vllm._flashkda_C")
+    torch.ops._flashkda_C = types.SimpleNamespace(get_workspace_size=lambda *_: 0)
+    kimi_k3.MoonViT3dPretrainedModel = kimi_k3.KimiK25MultiModalProjector = MagicMock()
+    # Kimi's classes overlap kernels on streams of their own.
+    torch.cuda.Stream = MagicMock
+    torch.cuda.Event = MagicMock
+    # The class of the checkpoint's own code; that of transformers replaces head_dim by the rotary part of MLA.
+    AutoConfig.register("bailing_hybrid", BailingHybrid, exist_ok=True)
     # OLMo-Hybrid sets Triton's allocator while it is built; the CPU build has a placeholder for Triton.
     triton = sys.modules.get("triton") or importlib.import_module("vllm.triton_utils").triton
     if not hasattr(triton, "set_allocator"):

@@ -52,6 +52,9 @@
 {{- if include "hybridserve.keysSecret" . }}
 - {name: keys, mountPath: /etc/hybridserve-keys, readOnly: true}
 {{- end }}
+{{- if .Values.verify.reference }}
+- {name: verify, mountPath: /etc/hybridserve-verify, readOnly: true}
+{{- end }}
 {{- if .Values.notice.files }}
 - {name: notice, mountPath: /etc/hybridserve-notice, readOnly: true}
 {{- end }}
@@ -66,6 +69,10 @@
   secret:
     secretName: {{ . | quote }}
     items: [{key: {{ $.Values.auth.secretKey | quote }}, path: keys}]
+{{- end }}
+{{- if .Values.verify.reference }}
+- name: verify
+  configMap: {name: "{{ include "hybridserve.fullname" . }}-verify"}
 {{- end }}
 {{- if .Values.notice.files }}
 - name: notice

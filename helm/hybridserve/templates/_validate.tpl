@@ -224,7 +224,13 @@ httpRoute.parentRefs: the route attaches to no Gateway; add [{name: NAME}]
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
 serviceAccount.name: serviceAccount.create is false, so name an existing account
 {{- end }}
-{{- $volumes := list "tmp" "shm" "weights" "compile-cache" "keys" "notice" "hub-token" "hub-ca" "settings" "drain" "shared-mem" "ray-logs" }}
+{{- $volumes := list "tmp" "shm" "weights" "compile-cache" "keys" "notice" "verify" "hub-token" "hub-ca" "settings" "drain" "shared-mem" "ray-logs" }}
+{{- if gt (len .Values.verify.reference) 900000 }}
+verify.reference: {{ len .Values.verify.reference }} bytes do not fit into a ConfigMap; record it with fewer prompts
+{{- end }}
+{{- if and .Values.verify.reference (dig "verify" "reference_file" "" .Values.settings) }}
+verify.reference: settings.verify.reference_file is set as well; keep one of them
+{{- end }}
 {{- $own := list }}
 {{- range .Values.extraVolumes }}
 {{- if has .name $volumes }}
@@ -238,7 +244,7 @@ extraVolumes: {{ .name }} is a hostPath, which the restricted Pod Security Stand
 {{- end }}
 {{- $own = append $own .name }}
 {{- end }}
-{{- $paths := list "/tmp" "/dev/shm" "/models" "/var/cache/hybridserve" "/etc/hybridserve" "/etc/hybridserve-keys" "/etc/hybridserve-notice" "/etc/hybridserve-drain" "/etc/hub-token" "/etc/hub-ca" "/" }}
+{{- $paths := list "/tmp" "/dev/shm" "/models" "/var/cache/hybridserve" "/etc/hybridserve" "/etc/hybridserve-keys" "/etc/hybridserve-notice" "/etc/hybridserve-verify" "/etc/hybridserve-drain" "/etc/hub-token" "/etc/hub-ca" "/" }}
 {{- range .Values.extraVolumeMounts }}
 {{- if has (default "/" (trimSuffix "/" .mountPath)) $paths }}
 extraVolumeMounts: {{ .mountPath }} is a path of the chart; mount at another path

@@ -31,6 +31,7 @@ VERBS = {
     "config": "Show the settings, where each came from, and their JSON schema.",
     "serve": "Serve a model: Ray Serve, OpenAI API, metrics.",
     "autoscale": "Serve the number of replicas wanted, for KEDA or an HPA.",
+    "verify": "Check an engine's log-probabilities against a reference, and itself.",
     "loadtest": "Load test a server, check its SLO, write a report.",
     "simulate": "Simulate autoscaling policies on recorded or generated traffic.",
     "key": "Create API keys; only their hashes are stored.",

@@ -16,6 +16,7 @@ from hybridserve.errors import ConfigError
 from hybridserve.settings import Settings
 
 SCHEMA = "hybridserve.evidence/1"
+VERIFY_SCHEMA = "hybridserve.verify/1"
 
 
 def _live_rule(name: str, title: str, *, basis: str, remedy: str) -> Rule:
@@ -108,11 +109,27 @@ def read_evidence(file: Path) -> Mapping[str, Any]:
     Raises:
         ConfigError: the file cannot be read, or was changed after it was written.
     """
-    fix = "write it with hybridserve check --live URL --evidence FILE"
+    return _read(file, "guard.evidence_file", "write it with hybridserve check --live URL --evidence FILE")
+
+
+def read_verification(file: Path) -> Mapping[str, Any]:
+    """The record that `verify --evidence` wrote.
+
+    Raises:
+        ConfigError: the file cannot be read, was changed after it was written, or is another record.
+    """
+    setting, fix = "verify.evidence_file", "write it with hybridserve verify URL --evidence FILE"
+    record = _read(file, setting, fix)
+    if record.get("schema") != VERIFY_SCHEMA:
+        raise ConfigError(setting, f"{file} is not a record of hybridserve verify", fix)
+    return record
+
+
+def _read(file: Path, setting: str, fix: str) -> Mapping[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError("guard.evidence_file", f"{file} cannot be read: {error}", fix) from None
+        raise ConfigError(setting, f"{file} cannot be read: {error}", fix) from None
     if not isinstance(record, dict) or not is_intact(record):
-        raise ConfigError("guard.evidence_file", f"{file} was changed: its digest does not match its content", fix)
+        raise ConfigError(setting, f"{file} was changed: its digest does not match its content", fix)
     return record

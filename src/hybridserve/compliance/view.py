@@ -113,6 +113,7 @@ class DeploymentView:
         about, terms_of_use: texts of the files in section `license`; None where no file is set.
         waivers: those of the settings and of `license.waivers_file`.
         evidence: the record of `guard.evidence_file`; None where no file is set.
+        verification: the record of `verify.evidence_file`; None where no file is set.
     """
 
     settings: Settings
@@ -128,6 +129,7 @@ class DeploymentView:
     terms_of_use: str | None
     waivers: tuple[Waiver, ...]
     evidence: Mapping[str, Any] | None = None
+    verification: Mapping[str, Any] | None = None
 
     @property
     def guard(self) -> GuardSection:

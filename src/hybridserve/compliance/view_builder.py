@@ -15,7 +15,7 @@ from hybridserve.catalog.licenses import License, ModelLicense, Trigger, license
 from hybridserve.catalog.models import ResolvedModel
 from hybridserve.catalog.shards import shards
 from hybridserve.compliance.evaluate import RULES
-from hybridserve.compliance.evidence import LIVE_RULES, read_evidence
+from hybridserve.compliance.evidence import LIVE_RULES, read_evidence, read_verification
 from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.rules.attribution import NOTICE_FILE
 from hybridserve.compliance.view import Bundle, DeploymentView, ModelFiles, Part, PlannedEngine
@@ -56,6 +56,7 @@ def deployment_view(
         terms_of_use=read_text(section.terms_of_use, "license.terms_of_use") if section.terms_of_use else None,
         waivers=_waivers(section),
         evidence=read_evidence(settings.guard.evidence_file) if settings.guard.evidence_file else None,
+        verification=read_verification(settings.verify.evidence_file) if settings.verify.evidence_file else None,
     )
 
 

@@ -33,6 +33,19 @@ class HybridServer(PatchedLLMServer):
         self.monitor = EngineMonitor(self.client, self.spec, "ray", replica)
         self.monitor.watch(exit_when_dead=True)
 
+    async def check_health(self) -> None:
+        """Healthy once the engine has passed its numeric check: Serve calls this at the end of the replica's start.
+
+        Raises:
+            RuntimeError: the check failed, so that Serve replaces this replica and does not use it.
+        """
+        verify = self._gateway.readiness.verify
+        if verify is not None:
+            await verify.finished.wait()
+            if verify.fault is not None:
+                raise RuntimeError(f"numeric check of the engine: {verify.fault}")
+        await super().check_health()
+
     async def drain(self, timeout_s: float) -> bool:
         """Reject new generations and wait for the running ones; False when the time is over."""
         self._gateway.lifecycle.drain()

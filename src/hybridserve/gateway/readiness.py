@@ -11,6 +11,7 @@ from hybridserve.gateway.canary_monitor import GuardCanaryMonitor
 from hybridserve.gateway.compliance_monitor import ComplianceMonitor
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.lifecycle import Lifecycle
+from hybridserve.gateway.verify_monitor import VerifyMonitor
 from hybridserve.guards import ResilientGuard
 
 # How long the result of a guard probe is reused.
@@ -26,6 +27,7 @@ class Readiness:
     Attributes:
         monitor: the guard's self-test, once it has been started.
         compliance: the repeated compliance checks, once they have been started.
+        verify: the numeric check of the engine, once it has been started.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Readiness:
     ) -> None:
         self.monitor: GuardCanaryMonitor | None = None
         self.compliance: ComplianceMonitor | None = None
+        self.verify: VerifyMonitor | None = None
         self._keys_problem = keys_problem
         self._lifecycle = lifecycle
         self._guard = guard
@@ -43,12 +46,16 @@ class Readiness:
         """Return if new generations of this key are accepted.
 
         Raises:
-            APIError: 503, the server drains, its compliance checks have lapsed, or the guard's self-test fails.
+            APIError: 503, the server drains, its engine has not passed the numeric check, its compliance checks have
+                lapsed, or the guard's self-test fails.
         """
         if key.internal:
             return
         if self._lifecycle.draining:
             raise APIError(503, "draining", "This server is shutting down; send the request again.", retry_after_s=1.0)
+        if self.verify is not None and self.verify.fault is not None:
+            message = "The engine of this server has not passed its numeric check."
+            raise APIError(503, "engine_unverified", message, retry_after_s=5.0)
         if self.compliance is not None and self.compliance.closed:
             message = "This service is closed: its compliance checks have failed for longer than the grace period."
             raise APIError(503, "compliance_closed", message, retry_after_s=3600.0)
@@ -59,6 +66,8 @@ class Readiness:
     async def problems(self) -> list[str]:
         """Why this process should get no traffic; empty if it should."""
         problems = ["draining"] if self._lifecycle.draining else []
+        if self.verify is not None and self.verify.fault is not None:
+            problems.append(f"verify: {self.verify.fault}")
         if self._guard is not None and (fault := await self._guard_fault(self._guard)) is not None:
             problems.append(f"guard: {fault}")
         if self.compliance is not None:

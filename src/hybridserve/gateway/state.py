@@ -26,6 +26,7 @@ from hybridserve.gateway.reasoning.budget import ThinkingBudgetProbe
 from hybridserve.gateway.reasoning.controls import resolve_switch
 from hybridserve.gateway.tracing import RequestTracer
 from hybridserve.gateway.types import App
+from hybridserve.gateway.verify_monitor import VerifyMonitor
 from hybridserve.guards import ResilientGuard, build_guard
 from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings import Settings
@@ -115,6 +116,12 @@ class GatewayState:
             monitor = GuardCanaryMonitor(settings.guard, served_name(settings), self.metrics, token)
             self.readiness.monitor = monitor
             self._tasks.append(loop.create_task(monitor.run(app)))
+        if settings.verify.at_start:
+            plan, args = self._spec.plan, self._spec.engine_args
+            given = {"dtype": args.get("dtype"), "block_size": plan.cache.get("block_size") if plan else None}
+            verify = VerifyMonitor(settings.verify, served_name(settings), given, self.metrics, token)
+            self.readiness.verify = verify
+            self._tasks.append(loop.create_task(verify.run(app)))
         if "/compliance" in self._spec.documents and settings.server.profile != "demo":  # demo refuses nothing
             guard = self.guard.guard if self.guard is not None else None
             compliance = ComplianceMonitor(self._spec, guard, self.metrics, self.publish)

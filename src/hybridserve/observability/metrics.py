@@ -136,6 +136,15 @@ class GatewayMetrics(MetricGroup):
             "limits_ledger_lost",
             "1 while this replica cannot reach the ledger of shared limits and applies its share of each, else 0.",
         )
+        self.verify_passed = self._gauge(
+            "verify_passed", "1 if the engine passed the numeric check at its start, 0 if it failed.", "against"
+        )
+        self.verify_deviation = self._gauge(
+            "verify_deviation",
+            "Mean deviation of log-probabilities in one condition of the numeric check, and its limit.",
+            "condition",
+            "value",
+        )
         self.draining = self._gauge("draining", "1 while the replica shuts down and rejects new generations.")
 
 

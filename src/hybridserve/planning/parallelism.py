@@ -6,7 +6,15 @@ The engine checks divisibility while it builds the layers; the planner does so b
 from __future__ import annotations
 
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
+from hybridserve.planning.models.architecture import (
+    Architecture,
+    GatedDeltaNet,
+    KimiDelta,
+    Lightning,
+    Mamba1,
+    Mamba2,
+    ShortConv,
+)
 
 # Families whose vLLM classes refuse more devices than experts.
 AT_MOST_ONE_DEVICE_PER_EXPERT = ("qwen3_next", "transformer", "lfm2")
@@ -62,6 +70,11 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
             must_divide(inner, "mamba_expand * hidden_size", "The Mamba state is not divisible")
         case ShortConv(width=width):
             must_divide(width, "conv_dim", "The convolution is not divisible")
+        case KimiDelta(heads=heads):
+            must_divide(heads, "linear attention heads", "Linear attention heads are not divisible")
+        case Lightning(heads=heads, norm_groups=groups):
+            must_divide(heads, "linear attention heads", "Linear attention heads are not divisible")
+            must_divide(groups, "group_norm_size", "group_norm_size must be divisible by tp_size")
     if arch.tower is not None:
         must_divide(arch.tower.heads, "vision_config.num_heads", "The vision encoder is not divisible")
     if arch.mlp is not None:
@@ -69,7 +82,8 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
     if arch.moe is not None:
         if arch.family in AT_MOST_ONE_DEVICE_PER_EXPERT and tp > arch.moe.experts:
             faults.append((f"experts {arch.moe.experts}", "Tensor parallel size is greater than the number of experts"))
-        must_divide(arch.moe.intermediate, "expert intermediate size", "Experts are not divisible")
+        if arch.moe.intermediate // tp >= arch.moe.width_on_rank:
+            must_divide(arch.moe.intermediate, "expert intermediate size", "Experts are not divisible")
         must_divide(arch.moe.shared_intermediate, "shared expert intermediate size", "Experts are not divisible")
     return faults
 

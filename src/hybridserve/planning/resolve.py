@@ -147,7 +147,8 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
     card_dtype = card.serving.mamba_ssm_cache_dtype if card else None
     caching = engine.enable_prefix_caching
     if caching is None:
-        caching = engine.mamba_cache_mode != "none"
+        # The engine's default is off for models without attention.
+        caching = engine.mamba_cache_mode != "none" and arch.attention is not None
     return Deployment(
         model=model.id,
         arch=arch,

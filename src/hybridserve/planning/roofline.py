@@ -22,7 +22,7 @@ from hybridserve.catalog.accelerators import Accelerator
 from hybridserve.errors import CatalogError
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.memory.weights import WeightBytes, count_active_parameters
-from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
+from hybridserve.planning.models import Architecture, GatedDeltaNet, KimiDelta, Lightning, Mamba1, Mamba2, ShortConv
 from hybridserve.planning.models.quantization import UNQUANTIZED, Compute, Precision
 from hybridserve.units import DTYPE_BYTES
 
@@ -204,4 +204,8 @@ def _state_flops(arch: Architecture) -> float:
             return 8.0 * g.value_heads * g.value_dim * g.key_dim
         case ShortConv() as c:
             return 2.0 * c.width * c.conv_kernel
+        case KimiDelta() as k:
+            return 8.0 * k.inner * k.head_dim
+        case Lightning() as g:
+            return 6.0 * g.inner * g.head_dim
     return 0.0

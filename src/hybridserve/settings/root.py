@@ -11,6 +11,7 @@ from hybridserve.settings.reasoning import ReasoningSection
 from hybridserve.settings.scaling import ScalingSection
 from hybridserve.settings.server import ServerSection
 from hybridserve.settings.telemetry import TelemetrySection
+from hybridserve.settings.verify import VerifySection
 
 ENV_PREFIX = "HYBRIDSERVE_"
 ENV_DELIMITER = "__"
@@ -31,3 +32,4 @@ class Settings(BaseModel):
     reasoning: ReasoningSection = Field(default_factory=ReasoningSection)
     server: ServerSection = Field(default_factory=ServerSection)
     telemetry: TelemetrySection = Field(default_factory=TelemetrySection)
+    verify: VerifySection = Field(default_factory=VerifySection)

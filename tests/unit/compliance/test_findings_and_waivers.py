@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from hybridserve.catalog.licenses import license
 from hybridserve.compliance import Finding, compliance_status, evaluate
-from hybridserve.compliance.evidence import LIVE_RULES, seal_record, subject
+from hybridserve.compliance.evidence import LIVE_RULES, VERIFY_SCHEMA, seal_record, subject
 from hybridserve.errors import ConfigError
 from hybridserve.settings import Settings
 from support.compliance_cases import TODAY, Case
@@ -113,6 +113,35 @@ def test_evidence_is_bound_to_the_deployment_and_its_age(
         ):
             assert "FAIL" in with_record.set(path, value).status("guard.evidence")
         assert with_record.set("license.image", None).status("guard.evidence") == {"PASS"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "broken"),
+    [
+        ({}, set()),
+        ({"verdict": "FAIL", "conditions": [{"condition": "warm", "verdict": "FAIL"}]}, {"result"}),
+        ({"verdict": "SKIP", "conditions": []}, {"result"}),
+        ({"reference_sha256": None}, {"reference"}),
+        ({"finished": "2026-08-24T00:00:00+00:00"}, {"age"}),
+        ({"about": {"model": {"id": "qwen3-8b"}}}, {"model", "guard", "settings_sha256"}),
+    ],
+)
+def test_the_record_of_verify_is_bound_to_the_deployment(
+    case: Case, tmp_path: Path, changes: dict[str, Any], broken: set[str]
+) -> None:
+    file = tmp_path / "verify.json"
+    passed = {"schema": VERIFY_SCHEMA, "verdict": "PASS", "conditions": [], "reference_sha256": "0" * 64}
+    file.write_text(json.dumps(evidence_of(case, **{**passed, **changes})))
+    with_record = case.set("verify.evidence_file", str(file))
+    found = {row.subject for row in with_record.findings() if row.rule == "engine.verified" and row.status != "PASS"}
+    assert found == broken
+
+
+def test_a_guard_record_is_no_record_of_verify(case: Case, tmp_path: Path) -> None:
+    file = tmp_path / "evidence.json"
+    file.write_text(json.dumps(evidence_of(case)))
+    with pytest.raises(ConfigError, match="is not a record of hybridserve verify"):
+        case.set("verify.evidence_file", str(file)).view()
 
 
 def test_waiver_for_one_subject_waives_no_other(case: Case) -> None:

@@ -217,6 +217,8 @@ CASES = (
     Case("HybridServeKeysFileBroken", (), gauge("hybridserve_keys_file_broken", "0")),
     Case("HybridServeGuardCanaryFailing", ("page",), gauge("hybridserve_guard_canary_ok", "0", f'{WHO},kind="block"')),
     Case("HybridServeGuardCanaryFailing", (), gauge("hybridserve_guard_canary_ok", "1", f'{WHO},kind="block"')),
+    Case("HybridServeEngineUnverified", ("page",), gauge("hybridserve_verify_passed", "0", f'{WHO},against="itself"')),
+    Case("HybridServeEngineUnverified", (), gauge("hybridserve_verify_passed", "1", f'{WHO},against="itself"')),
     Case("HybridServeComplianceFail", ("ticket",), {FINDING % (WHO, "error", "FAIL"): "1x60"}),
     Case("HybridServeComplianceFail", (), {FINDING % (WHO, "warning", "FAIL"): "3x60"}),
     Case("HybridServeComplianceFail", (), {FINDING % (WHO, "error", "PASS"): "9x60"}),

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from hybridserve.catalog.models import resolve_model
-from hybridserve.errors import CatalogError
+from hybridserve.errors import CatalogError, PlanRefused
 from hybridserve.planning.cache.layout import compute_layout
 from hybridserve.planning.cache.types import CacheRequest
-from hybridserve.planning.memory.weights import count_parameters, count_weights
+from hybridserve.planning.memory.weights import count_active_parameters, count_parameters, count_weights
 from hybridserve.planning.models import GatedDeltaNet, Mamba1, Mamba2, ShortConv, read_architecture
 
 NANO = resolve_model("nemotron-nano-9b-v2").config
@@ -125,6 +125,67 @@ LFM2 = {
 }
 
 
+# Shapes of moonshotai/Kimi-Linear-48B-A3B and of tiiuae/falcon-mamba-7b.
+KIMI = {
+    "architectures": ["KimiLinearForCausalLM"],
+    "num_hidden_layers": 27,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "vocab_size": 163840,
+    "num_attention_heads": 32,
+    "num_experts": 256,
+    "num_experts_per_token": 8,
+    "num_shared_experts": 1,
+    "moe_intermediate_size": 1024,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "mla_use_nope": True,
+    "linear_attn_config": {
+        "kda_layers": [index for index in range(1, 28) if index % 4 and index != 27],
+        "head_dim": 128,
+        "num_heads": 32,
+        "short_conv_kernel_size": 4,
+    },
+    "model_max_length": 1048576,
+    "dtype": "bfloat16",
+}
+FALCON_MAMBA = {
+    "architectures": ["FalconMambaForCausalLM"],
+    "num_hidden_layers": 64,
+    "hidden_size": 4096,
+    "intermediate_size": 8192,
+    "vocab_size": 65024,
+    "state_size": 16,
+    "conv_kernel": 4,
+    "time_step_rank": 256,
+    "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}
+
+
+def test_kimi_linear_has_the_published_sizes():
+    arch = read_architecture(KIMI)
+    assert (arch.attention_layers, arch.state_layers, arch.max_position_embeddings) == (7, 20, 1048576)
+    assert count_parameters(arch) == pytest.approx(49e9, rel=0.01)
+    assert count_active_parameters(arch) == pytest.approx(3e9, rel=0.05)
+    # Keys and values of a token are one vector of 576 numbers, on every rank.
+    for tp in (1, 8):
+        assert compute_layout(arch, CacheRequest(kv_bytes=0, tensor_parallel_size=tp)).token_bytes == 1152
+
+
+def test_a_model_without_attention():
+    arch = read_architecture(FALCON_MAMBA)
+    assert count_parameters(arch) == 7_272_665_088
+    layout = compute_layout(arch, CacheRequest(kv_bytes=0, enable_prefix_caching=False))
+    assert (layout.mode, layout.block_size, layout.token_bytes) == ("none", 2048, 0)
+    assert layout.page_bytes == layout.state_bytes
+    with pytest.raises(PlanRefused, match="positive integer"):
+        compute_layout(arch, CacheRequest(kv_bytes=0, enable_prefix_caching=False, max_model_len=-1))
+
+
 def test_qwen3_5_weights_are_near_a_public_log():
     arch = read_architecture(QWEN35)
     assert (arch.attention_layers, arch.state_layers, arch.ssm_dtype) == (16, 48, "float32")
@@ -196,8 +257,11 @@ WRONG = [
     (NANO | {"architectures": ["DeepseekV3ForCausalLM"]}, "architectures", "MLA"),
     (NANO | {"architectures": ["Gemma4ForCausalLM"]}, "architectures", "sliding-window"),
     (NANO | {"architectures": ["BambaForCausalLM"]}, "architectures", "until v0.23.0"),
-    (NANO | {"architectures": ["KimiLinearForCausalLM"]}, "architectures", "KDA"),
-    (NANO | {"architectures": ["Mamba2ForCausalLM"]}, "architectures", "attention-free"),
+    (NANO | {"architectures": ["KimiLinearForCausalLM"]}, "linear_attn_config", "missing"),
+    (KIMI | {"mla_use_nope": False}, "mla_use_nope", "False"),
+    (KIMI | {"kv_lora_rank": None}, "kv_lora_rank", "missing"),
+    (KIMI | {"linear_attn_config": {"kda_layers": []}}, "linear_attn_config.kda_layers", "one kind of layer"),
+    (FALCON_MAMBA | {"architectures": ["Mamba2ForCausalLM"]}, "num_heads", "missing"),
     (NANO | {"architectures": ["OPTForCausalLM"]}, "architectures", "not supported"),
     (NANO | {"torch_dtype": "int8"}, "dtype", "int8"),
     (QWEN | {"architectures": ["MistralForCausalLM"], "sliding_window": 4096}, "sliding_window", "4096"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator
-from datetime import date
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, datetime
+from typing import Any
 
 from hybridserve.catalog.licenses import License, Obligation, Term
-from hybridserve.compliance.findings import Family, Finding, Outcome, Severity
+from hybridserve.compliance.findings import Family, Finding, Outcome, Severity, failed, require
 from hybridserve.compliance.view import DeploymentView, Part
 from hybridserve.fast_dataclass import dataclass
 
@@ -110,6 +111,21 @@ def applies(duty: Obligation, part: Part) -> bool:
 def clause(license: License, duty: Obligation) -> str:
     """The source of a duty: ``NVIDIA Open Model License Agreement (2025-10-24) section 3.1``."""
     return f"{license.title} ({license.version}) section {duty.clause}"
+
+
+def record_outcomes(
+    record: Mapping[str, Any], expected: Mapping[str, Any], limit_days: int, today: date
+) -> Iterator[Outcome]:
+    """Whether a record is about this deployment (`expected`) and at most `limit_days` old."""
+    about = record.get("about") or {}
+    for name, value in expected.items():
+        yield require(about.get(name) == value, f"collected for {about.get(name)}, deployed is {value}", name)
+    try:
+        age = (today - datetime.fromisoformat(str(record.get("finished"))).date()).days
+    except ValueError:
+        yield failed("the record has no date", "age")
+        return
+    yield require(0 <= age <= limit_days, f"{age} days old; the limit is {limit_days}", "age")
 
 
 def is_commit(revision: str | None) -> bool:

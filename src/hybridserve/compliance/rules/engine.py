@@ -5,12 +5,14 @@ Each rule names the public issue or the measurement that it is based on. Numbers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any
 
 from hybridserve.catalog.engines import release
+from hybridserve.compliance.evidence import subject
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
-from hybridserve.compliance.rules.base import RuleFamily
+from hybridserve.compliance.rules.base import RuleFamily, record_outcomes
 from hybridserve.compliance.rules.engine_facts import (
     VLLM,
     arg,
@@ -352,6 +354,26 @@ def version(view: DeploymentView) -> Outcome | None:
     if needed is None:
         return None
     return require(release(present) >= release(needed), f"vLLM {present}, the model needs {needed}")
+
+
+@ENGINE.dated_rule(
+    "verified",
+    "The record of the numeric check is about this deployment, recent, and without a failure",
+    basis="policy: wrong states answer fluently; a check is valid only for the model and settings it was made with",
+    remedy="check it again with hybridserve verify URL --reference FILE --evidence FILE",
+)
+def verified(view: DeploymentView, today: date) -> Iterator[Outcome]:
+    record = view.verification
+    if record is None:
+        return
+    yield from record_outcomes(record, subject(view.settings), view.settings.verify.evidence_max_age_days, today)
+    wrong = [row["condition"] for row in record.get("conditions") or () if row["verdict"] == "FAIL"]
+    right = record.get("verdict") == "PASS" and not wrong
+    yield require(
+        right, "every condition passed" if right else f"failed: {', '.join(wrong) or 'not checked'}", "result"
+    )
+    compared = record.get("reference_sha256")
+    yield require(bool(compared), f"reference {compared}" if compared else "compared with itself only", "reference")
 
 
 def _connectors(config: Any) -> list[str]:

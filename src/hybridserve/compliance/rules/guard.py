@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime
+from datetime import date
 from urllib.parse import urlsplit
 
 from hybridserve.compliance.evidence import LIVE_RULES
 from hybridserve.compliance.evidence import subject as evidence_subject
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.overrides import overrides
-from hybridserve.compliance.rules.base import RuleFamily, clause, duties, is_commit, is_loopback
+from hybridserve.compliance.rules.base import RuleFamily, clause, duties, is_commit, is_loopback, record_outcomes
 from hybridserve.compliance.view import DeploymentView
 
 GUARD = RuleFamily("guard")
@@ -209,21 +209,12 @@ def evidence(view: DeploymentView, today: date) -> Iterator[Outcome]:
     record = view.evidence
     if record is None:
         return
-    about, expected = record.get("about") or {}, evidence_subject(view.settings)
-    for name, value in expected.items():
-        yield require(about.get(name) == value, f"collected for {about.get(name)}, deployed is {value}", name)
+    yield from record_outcomes(record, evidence_subject(view.settings), view.guard.evidence_max_age_days, today)
     rows = record.get("findings") or ()
     unproven = {rule.id for rule in LIVE_RULES} - {row["rule"] for row in rows}
     unproven |= {row["rule"] for row in rows if row["status"] != "PASS"}
     names = ", ".join(sorted(unproven))
     yield require(not unproven, f"failed or not tested: {names}" if names else "all canaries passed", "findings")
-    try:
-        age = (today - datetime.fromisoformat(str(record.get("finished"))).date()).days
-    except ValueError:
-        yield failed("the record has no date", "age")
-        return
-    limit = view.guard.evidence_max_age_days
-    yield require(0 <= age <= limit, f"{age} days old; the limit is {limit}", "age")
 
 
 @GUARD.rule(

@@ -96,6 +96,20 @@ COMPLIANCE = dashboard(
         ),
     ),
     row(
+        "Numeric check of the engine",
+        panel(
+            "Check passed", "bool_yes_no", "At the start of each replica; one that failed is not ready and serves nothing.",
+            (f"min by (replica, against) (hybridserve_verify_passed{{{REPLICA}}})", "{{replica}} against {{against}}"),
+            base="red", limits=((1, "green"),), runbook="engine-unverified",
+        ),
+        panel(
+            "Deviation", "percentunit", "Of log-probabilities from the reference, as a share of its limit, by condition.",
+            ("max by (condition) (hybridserve_verify_deviation{value=\"level\"} / ignoring (value) "
+             "hybridserve_verify_deviation{value=\"limit\"})", "{{condition}}"),
+            limits=((1, "red"),), runbook="engine-unverified",
+        ),
+    ),
+    row(
         "Guard",
         panel("Verdicts", "ops", "By stage and outcome. An error never passes a request.",
               rate("hybridserve_guard_verdicts_total", "stage, outcome"), stack=True),

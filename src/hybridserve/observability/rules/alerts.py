@@ -166,6 +166,12 @@ STATE = (
         "The guard gives a wrong verdict; after guard.canary_failures failed tests the replica rejects all requests.",
     ),
     Alert(
+        "HybridServeEngineUnverified", "1m", "page", "engine-unverified",
+        "hybridserve_verify_passed == 0",
+        "{{ $labels.replica }}: the engine failed its numeric check and serves nothing",
+        "Its log-probabilities are not those of the {{ $labels.against }}; a rollout of it does not continue.",
+    ),
+    Alert(
         "HybridServeComplianceFail", "1m", "ticket", "compliance-fail",
         f"sum by ({BY}) (max by ({BY}, severity) "
         '(hybridserve_compliance_findings{severity="error", status="FAIL"})) > 0',

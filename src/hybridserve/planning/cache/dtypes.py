@@ -6,7 +6,7 @@ from hybridserve.catalog.engines import EngineTable
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CacheRequest
-from hybridserve.planning.models.architecture import Architecture
+from hybridserve.planning.models.architecture import Architecture, KimiDelta, Lightning
 from hybridserve.units import DTYPE_BYTES
 
 
@@ -64,6 +64,10 @@ def resolve_dtypes(arch: Architecture, request: CacheRequest, table: EngineTable
 
 
 def _ssm_dtype(arch: Architecture, request: CacheRequest, conv: str) -> str:
+    if isinstance(arch.state, KimiDelta):
+        return "float32"
+    if isinstance(arch.state, Lightning):
+        return conv
     asked = request.mamba_ssm_cache_dtype
     if asked == "auto" and arch.ssm_dtype:
         asked = arch.ssm_dtype

@@ -60,7 +60,12 @@ def group_layers(arch: Architecture, page: Page, stages: int, unaligned_tokens: 
 
 
 def stages_without_attention(arch: Architecture, stages: int) -> tuple[int, ...]:
-    """Stages with state layers but no attention layer, so their state blocks cannot be aligned to attention blocks."""
+    """Stages with state layers but no attention layer, so their state blocks cannot be aligned to attention blocks.
+
+    None in a model without attention, where nothing is aligned.
+    """
+    if arch.attention is None:
+        return ()
     return tuple(
         stage
         for stage, (start, end) in enumerate(_stage_ranges(len(arch.layers), stages))

@@ -17,7 +17,7 @@ from hybridserve.planning.cache.pages import size_page
 from hybridserve.planning.cache.types import AUTO_LEN, CacheGroup, CacheLayout, CachePlan, CacheRequest
 from hybridserve.planning.cache.validation import checkpoint_tokens, resolve_mode, state_kind
 from hybridserve.planning.cache.warnings import layout_warnings, plan_warnings
-from hybridserve.planning.models.architecture import Architecture
+from hybridserve.planning.models.architecture import UNLIMITED, Architecture
 from hybridserve.planning.parallelism import check_tensor_parallel
 from hybridserve.units import format_gib
 
@@ -151,6 +151,12 @@ def _window_tokens(arch: Architecture, request: CacheRequest) -> int:
 
 def _configured_length(request: CacheRequest, own: int, default: int | None) -> int:
     asked = request.max_model_len
+    if asked == AUTO_LEN and own == UNLIMITED:
+        raise PlanRefused(
+            "engine.max_model_len",
+            "max_model_len must be a positive integer, got int: -1 (the model's config names no context)",
+            f"a number of tokens; without one, {default}",
+        )
     if asked is None or asked == AUTO_LEN:
         return default or own
     if asked < 1:

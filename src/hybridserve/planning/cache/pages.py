@@ -13,7 +13,19 @@ from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.dtypes import CacheDtypes
 from hybridserve.planning.cache.types import CacheRequest, cdiv
-from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv, StateMixer
+from hybridserve.planning.models.architecture import (
+    Architecture,
+    GatedDeltaNet,
+    KimiDelta,
+    Lightning,
+    Mamba1,
+    Mamba2,
+    ShortConv,
+    StateMixer,
+)
+
+# Blocks of latent attention are a multiple of this in a hybrid.
+LATENT_UNIT = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +58,10 @@ def size_page(
     Raises:
         PlanRefused: the state with its speculative tokens is larger than the page.
     """
-    token_bytes = attention_token_bytes(arch, request.tensor_parallel_size, dtypes)
     block = request.block_size or table.default_block_size[request.platform]
+    if arch.attention is None and arch.state is not None:
+        return _state_page(arch.state, request, dtypes, mode, max_len, block)
+    token_bytes = attention_token_bytes(arch, request.tensor_parallel_size, dtypes)
     if arch.state is None:
         return Page(block, None, token_bytes, 0, block * token_bytes, 0.0)
 
@@ -56,6 +70,8 @@ def size_page(
     not_aligned_to = arch.name in table.speculation_not_in_page
     aligned = state_bytes(arch.state, request, dtypes, 0) if not_aligned_to else state
     unit = max(table.kernel_block_size[request.platform], block)
+    if arch.attention is not None and arch.attention.latent:
+        unit = max(unit, LATENT_UNIT)
     if mode == "all":
         chunk = arch.state.chunk if isinstance(arch.state, Mamba2) else table.default_mamba_chunk_size
         unit = lcm(request.mamba_block_size or chunk, unit)
@@ -78,10 +94,24 @@ def size_page(
     return Page(block, tokens_per_state, token_bytes, state, page, padding)
 
 
+def _state_page(
+    mixer: StateMixer, request: CacheRequest, dtypes: CacheDtypes, mode: CacheMode, max_len: int, block: int
+) -> Page:
+    """The page of a model without attention: one state, which nothing aligns.
+
+    Source: vLLM models/config.py MambaModelConfig.
+    """
+    state = state_bytes(mixer, request, dtypes, request.num_speculative_tokens)
+    tokens = max_len if mode == "none" else request.mamba_block_size or block
+    return Page(tokens, tokens, 0, state, state, 0.0)
+
+
 def attention_token_bytes(arch: Architecture, tp: int, dtypes: CacheDtypes) -> int:
     """Bytes of keys and values of one token in one attention layer, on one rank. With fewer heads than ranks, heads are
     replicated."""
     assert arch.attention is not None
+    if arch.attention.latent:
+        return arch.attention.head_dim * dtypes.attention_bytes
     heads = max(1, arch.attention.kv_heads // tp)
     return heads * 2 * (arch.attention.head_dim * dtypes.attention_bytes + dtypes.attention_scale_bytes)
 
@@ -103,6 +133,11 @@ def state_bytes(mixer: StateMixer, request: CacheRequest, dtypes: CacheDtypes, s
             ssm = mixer.inner // tp * mixer.state
         case ShortConv():
             conv, ssm = (mixer.conv_kernel - 1 + speculated) * mixer.width // tp, 0
+        case KimiDelta():
+            conv = (mixer.conv_kernel - 1 + speculated) * 3 * mixer.inner // tp
+            ssm = mixer.heads // tp * mixer.head_dim**2
+        case Lightning():
+            conv, ssm = 0, mixer.heads // tp * mixer.head_dim**2
     size = conv * dtypes.conv_bytes + ssm * dtypes.ssm_bytes
     if request.use_replayssm and isinstance(mixer, Mamba2):
         # Ring of the last inputs: x (heads, B, head_dim), dt (heads, B) in float32, B (groups, B, state).

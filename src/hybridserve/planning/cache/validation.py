@@ -9,7 +9,16 @@ from hybridserve.catalog.engines import CacheMode, EngineTable, Mixer
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.groups import stage_without_experts, stages_without_attention
 from hybridserve.planning.cache.types import CacheRequest
-from hybridserve.planning.models.architecture import Architecture, GatedDeltaNet, Mamba2, ShortConv, StateMixer
+from hybridserve.planning.models.architecture import (
+    Architecture,
+    GatedDeltaNet,
+    KimiDelta,
+    Lightning,
+    Mamba1,
+    Mamba2,
+    ShortConv,
+    StateMixer,
+)
 
 
 def state_kind(mixer: StateMixer) -> Mixer:
@@ -18,7 +27,8 @@ def state_kind(mixer: StateMixer) -> Mixer:
         return "mamba2"
     if isinstance(mixer, ShortConv):
         return "short_conv"
-    return "gated_delta_net" if isinstance(mixer, GatedDeltaNet) else "mamba1"
+    # Kimi delta attention and lightning attention have the blocks of a gated delta net.
+    return "mamba1" if isinstance(mixer, Mamba1) else "gated_delta_net"
 
 
 def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, max_len: int) -> CacheMode:
@@ -81,9 +91,14 @@ def checkpoint_tokens(arch: Architecture, request: CacheRequest, table: EngineTa
     Source: vLLM layers/mamba/gdn/qwen_gdn_linear_attn.py `_resolve_gdn_prefill_backend`, with the CUDA 13 of the wheel.
     OLMo-Hybrid's layers always use another kernel.
     """
+    major, _, minor = (request.compute_capability or "").partition(".")
+    if mode == "align" and isinstance(arch.state, KimiDelta) and arch.state.flash_kernel:
+        # FlashKDA. Source: vLLM models/kimi_k3/nvidia/kda.py is_flashkda_supported.
+        dtype = arch.dtype if request.dtype == "auto" else request.dtype
+        flash = major in ("9", "10", "12") and arch.state.head_dim == 128 and dtype == "bfloat16"
+        return 1 if flash else None
     if mode != "align" or arch.family != "qwen3_next" or not isinstance(arch.state, GatedDeltaNet):
         return None
-    major, _, minor = (request.compute_capability or "").partition(".")
     hopper, blackwell = (major, minor) == ("9", "0"), major in ("10", "12") and arch.state.key_dim == 128
     return table.flashinfer_checkpoint_tokens if hopper or blackwell else None
 
@@ -115,8 +130,16 @@ def _check_kernels(arch: Architecture, request: CacheRequest, table: EngineTable
             f"no CUDA attention backend supports a block of {request.block_size} tokens",
             f"a multiple of {kernel}; on a hybrid model leave it empty, the engine aligns it",
         )
-    head_dim = arch.attention.head_dim if arch.attention else 0
-    if request.platform == "cpu" and head_dim not in table.cpu_head_sizes:
+    if request.platform == "cpu" and isinstance(arch.state, KimiDelta | Lightning):
+        raise PlanRefused(
+            "accelerator.name",
+            # The CPU build turns prefix caching off for latent attention, after its default has set the block size.
+            f"--mamba-block-size can only be set with --enable-prefix-caching ({arch.name} on a CPU, which has no "
+            "kernels for its linear attention either)",
+            "a GPU",
+        )
+    head_dim = arch.attention.head_dim if arch.attention else None
+    if request.platform == "cpu" and head_dim is not None and head_dim not in table.cpu_head_sizes:
         raise PlanRefused(
             "model.id",
             # The engine starts nevertheless, and fails on the first request.
@@ -133,6 +156,13 @@ def _check_replayssm(arch: Architecture, request: CacheRequest, table: EngineTab
             f"--use-replayssm is not supported for architecture {arch.name!r}",
             f"a model of {', '.join(sorted(table.replayssm_architectures))}, or leave it off",
         )
+    if isinstance(arch.state, KimiDelta):
+        if request.num_speculative_tokens:
+            raise PlanRefused(
+                where, "RecoverSSM (ReplaySSM with speculation on KDA) is not planned", "use one of the two"
+            )
+        if arch.state.gate_rank is None:
+            raise PlanRefused(where, "Kimi-K3 supports --use-replayssm only with speculative decoding", "leave it off")
     if request.num_speculative_tokens:
         raise PlanRefused(where, "ReplaySSM on Triton does not support speculative decoding", "use one of the two")
     if request.platform == "cuda" and not table.replayssm_on_cuda:

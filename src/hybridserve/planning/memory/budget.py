@@ -19,7 +19,7 @@ from typing import Literal
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.memory.lora import LoraSlots, lora_bytes
 from hybridserve.planning.memory.weights import WeightBytes
-from hybridserve.planning.models import Architecture, GatedDeltaNet, Mamba1, Mamba2, ShortConv
+from hybridserve.planning.models import Architecture, GatedDeltaNet, KimiDelta, Lightning, Mamba1, Mamba2, ShortConv
 from hybridserve.units import DTYPE_BYTES, MIB
 
 Confidence = Literal["known", "estimate"]
@@ -178,6 +178,8 @@ def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
             per_token = max(per_token, (6 * keys + 5 * values) * dtype_bytes)
         case ShortConv() as c:
             per_token = max(per_token, 5 * c.width * dtype_bytes)
+        case KimiDelta() | Lightning() as linear:
+            per_token = max(per_token, 11 * linear.inner * dtype_bytes)
     residual = 3 * arch.hidden * dtype_bytes
     return round(request.max_num_batched_tokens * (per_token / request.tensor_parallel_size + residual))
 

@@ -9,7 +9,16 @@ Source: vLLM lora/layers.
 from __future__ import annotations
 
 from hybridserve.fast_dataclass import dataclass
-from hybridserve.planning.models import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2, ShortConv
+from hybridserve.planning.models import (
+    Architecture,
+    GatedDeltaNet,
+    KimiDelta,
+    Layer,
+    Lightning,
+    Mamba1,
+    Mamba2,
+    ShortConv,
+)
 from hybridserve.units import DTYPE_BYTES
 
 # (inputs, outputs) of a linear layer that splits its outputs, or (False) its inputs.
@@ -68,4 +77,8 @@ def _mixer(arch: Architecture) -> tuple[int, int]:
             return values, 2 * g.key_heads * g.key_dim + 2 * values + 2 * g.value_heads
         case ShortConv() as c:
             return c.width, 3 * c.width
+        case KimiDelta() as k:
+            return k.inner, 3 * k.inner + k.heads
+        case Lightning() as g:
+            return g.inner, 3 * g.inner
     return 0, 0

@@ -10,7 +10,16 @@ from collections import Counter
 from functools import lru_cache
 
 from hybridserve.fast_dataclass import dataclass
-from hybridserve.planning.models import Architecture, GatedDeltaNet, Layer, Mamba1, Mamba2, ShortConv
+from hybridserve.planning.models import (
+    Architecture,
+    GatedDeltaNet,
+    KimiDelta,
+    Layer,
+    Lightning,
+    Mamba1,
+    Mamba2,
+    ShortConv,
+)
 from hybridserve.planning.models.quantization import UNQUANTIZED, Precision
 from hybridserve.planning.parallelism import split_layers
 from hybridserve.units import DTYPE_BYTES
@@ -169,6 +178,7 @@ def _stage(arch: Architecture, start: int, count: int, *, tp: int, experts_over:
     if last:
         total["head"] += 0 if first and arch.tied_embeddings else vocab * arch.hidden
         total["plain"] += arch.hidden
+    total["plain"] += arch.shared[0] // tp + arch.shared[1]
     if arch.tower:
         total["plain"] += arch.tower.split // tp + arch.tower.whole
     return total
@@ -177,7 +187,8 @@ def _stage(arch: Architecture, start: int, count: int, *, tp: int, experts_over:
 def _layer(arch: Architecture, layer: Layer, tp: int, experts_over: int) -> Elements:
     """Weights of one layer on one rank."""
     elements: Elements = Counter(plain=layer.norms * arch.hidden)
-    if layer.attention:
+    # Zamba2's attention layers have the weights of the shared blocks.
+    if layer.attention and arch.shared == (0, 0):
         elements.update(_attention(arch, tp))
     if layer.state:
         elements.update(_state(arch, tp))
@@ -192,6 +203,15 @@ def _attention(arch: Architecture, tp: int) -> Elements:
     if (a := arch.attention) is None:
         return Counter()
     heads = a.heads // tp
+    if (m := a.latent) is not None:
+        query = m.nope + m.rope
+        down = m.rank + m.rope + (m.query_rank or 0)
+        up = (m.query_rank or arch.hidden) * heads * query + m.rank * heads * (m.nope + m.value)
+        return Counter(
+            qkv=arch.hidden * (down + m.gate // tp) + up,
+            attention_out=heads * m.value * arch.hidden,
+            plain=m.rank + (m.query_rank or 0),
+        )
     kv_heads = max(1, a.kv_heads // tp)
     qkv = (heads * (2 if a.output_gate else 1) + 2 * kv_heads) * a.head_dim
     plain = (qkv if a.qkv_bias else 0) + (arch.hidden if a.output_bias else 0)
@@ -219,11 +239,10 @@ def _state(arch: Architecture, tp: int) -> Elements:
         case Mamba1() as m:
             inner = m.inner // tp
             project = h * 2 * inner + inner * (m.dt_rank + 2 * m.state) + m.dt_rank * inner
-            # Jamba normalizes dt, B and C.
-            plain = inner * m.conv_kernel + inner + m.dt_rank + 2 * m.state
+            plain = inner * m.conv_kernel + 2 * inner + (m.dt_rank + 2 * m.state if m.norms else 0)
             plain += inner if m.conv_bias else 0
             plain += 2 * inner + h if m.bias else 0
-            return Counter(state_in=project, state_out=inner * h, plain=plain, float32=inner * m.state + inner)
+            return Counter(state_in=project, state_out=inner * h, plain=plain, float32=inner * m.state)
         case GatedDeltaNet() as g:
             keys, values = g.key_heads * g.key_dim // tp, g.value_heads * g.value_dim // tp
             heads = g.value_heads // tp
@@ -237,6 +256,20 @@ def _state(arch: Architecture, tp: int) -> Elements:
             width = c.width // tp
             plain = width * c.conv_kernel + (4 * width + h if c.bias else 0)
             return Counter(state_in=3 * h * width, state_out=h * width, plain=plain)
+        case KimiDelta() as k:
+            inner, heads = k.inner // tp, k.heads // tp
+            project = h * (3 * inner + heads)
+            for rank in (k.decay_rank, k.gate_rank):
+                project += h * inner if rank is None else (h + inner) * rank
+            if k.gate_rank is None and k.decay_rank is not None:
+                # K3's fused projection is padded to a multiple of 16 rows.
+                project += h * (-(4 * inner + k.decay_rank + heads) % 16)
+            float32 = inner * (3 * k.conv_kernel + 1) + heads
+            return Counter(state_in=project, state_out=h * inner, plain=k.head_dim, float32=float32)
+        case Lightning() as g:
+            inner = g.inner // tp
+            plain = inner + (2 * g.head_dim if g.qk_norm else 0)
+            return Counter(state_in=4 * h * inner, state_out=h * inner, plain=plain)
     return Counter()
 
 
@@ -253,12 +286,13 @@ def _moe(arch: Architecture, tp: int, experts_over: int) -> Elements:
         return Counter()
     width = m.latent or arch.hidden
     experts = -(-m.experts // experts_over)
-    intermediate = m.intermediate if experts_over > 1 else m.intermediate // tp
+    intermediate = m.intermediate if experts_over > 1 or tp == 1 else max(m.intermediate // tp, m.width_on_rank)
+    router = arch.hidden * m.experts
     biases = m.experts + experts * ((m.matrices - 1) * intermediate + arch.hidden) if m.bias else 0
     return Counter(
         experts=experts * m.matrices * width * intermediate,
         shared=m.matrices * arch.hidden * (m.shared_intermediate // tp),
         latent=2 * arch.hidden * m.latent if m.latent else 0,
-        plain=arch.hidden * m.experts + (arch.hidden if m.shared_gate else 0) + biases,
-        float32=m.experts if m.correction_bias else 0,
+        plain=(0 if m.router_float32 else router) + (arch.hidden if m.shared_gate else 0) + biases,
+        float32=(router if m.router_float32 else 0) + (m.experts if m.correction_bias else 0),
     )

@@ -13,7 +13,9 @@ from hybridserve.planning.models.architecture import (
     Attention,
     Dtype,
     GatedDeltaNet,
+    KimiDelta,
     Layer,
+    Lightning,
     Mamba1,
     Mamba2,
     Mlp,
@@ -29,7 +31,9 @@ __all__ = [
     "Attention",
     "Dtype",
     "GatedDeltaNet",
+    "KimiDelta",
     "Layer",
+    "Lightning",
     "Mamba1",
     "Mamba2",
     "Mlp",
@@ -56,6 +60,13 @@ READERS = {
     "Lfm2VlForConditionalGeneration": "lfm2",
     "OlmoHybridForCausalLM": "olmo_hybrid",
     "Zamba2ForCausalLM": "zamba2",
+    "KimiLinearForCausalLM": "kimi_linear",
+    "KimiK3ForConditionalGeneration": "kimi_linear",
+    "BailingMoeV2_5ForCausalLM": "bailing_hybrid",
+    "BailingMoeV3ForCausalLM": "bailing_hybrid",
+    "MambaForCausalLM": "mamba",
+    "FalconMambaForCausalLM": "mamba",
+    "Mamba2ForCausalLM": "mamba",
     "GptOssForCausalLM": "sliding_window",
     "Gemma3ForCausalLM": "sliding_window",
     "Gemma3ForConditionalGeneration": "sliding_window",
@@ -76,8 +87,6 @@ WRAPPED = ("text_config", "llm_config")
 ENCODERS = "the encoders of images and sound: activations, cache, and weights unless their size is published"
 
 _MLA = "its attention is latent (MLA), which is not supported"
-_KDA = "its layers are Kimi delta attention (KDA) or lightning attention with latent attention (MLA); not supported"
-_ATTENTION_FREE = "it has no attention (attention-free), so the engine does not align its blocks; not supported"
 _WINDOW = "sliding-window layers have cache groups with blocks of their own, which are not supported"
 _STATES = "it has several state layouts of different sizes, which are not supported"
 _ENCODER = "it is a vision wrapper whose language model and encoder are not read"
@@ -93,13 +102,6 @@ OUT_OF_SCOPE = {
     "NemotronHPuzzleForCausalLM": "its layers differ in shape (Puzzle), which is not supported",
     "DeepseekV2ForCausalLM": _MLA,
     "DeepseekV3ForCausalLM": _MLA,
-    "BailingMoeV2_5ForCausalLM": _KDA,
-    "BailingMoeV3ForCausalLM": _KDA,
-    "KimiLinearForCausalLM": _KDA,
-    "KimiK3ForConditionalGeneration": _KDA,
-    "FalconMambaForCausalLM": _ATTENTION_FREE,
-    "MambaForCausalLM": _ATTENTION_FREE,
-    "Mamba2ForCausalLM": _ATTENTION_FREE,
     "Terratorch": _POOLING,
     "ColBERTLfm2Model": _POOLING,
     "ColQwen3_5": _POOLING,

@@ -11,12 +11,31 @@ from typing import Literal
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.models.quantization import UNQUANTIZED, Precision
 
+# Context of a model whose config names none.
+UNLIMITED = 1 << 24
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
+class Latent:
+    """Latent attention (MLA): all heads share one vector of `rank` numbers and `rope` position numbers per token."""
+
+    rank: int
+    rope: int
+    nope: int
+    """Numbers of a query and key head besides `rope`."""
+    value: int
+    query_rank: int | None = None
+    gate: int = 0
+    """Outputs of the gate on the attention's output."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
-    """Full attention with grouped queries. Every attention layer of a model has this shape."""
+    """Full attention with grouped queries. Every attention layer of a model has this shape.
+
+    With `latent`, the cache has one head of `head_dim` numbers per token instead of keys and values.
+    """
 
     heads: int
     kv_heads: int
@@ -29,6 +48,7 @@ class Attention:
     """Those norms have a weight per element of all heads (OLMo)."""
     output_gate: bool = False
     """The query projection includes a gate and has twice the width (Qwen3-Next)."""
+    latent: Latent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +73,7 @@ class Mamba2:
 
 @dataclass(frozen=True, slots=True)
 class Mamba1:
-    """Mamba-1 mixer (Jamba). State: conv (conv_kernel - 1, inner) and ssm (inner, state)."""
+    """Mamba-1 mixer (Jamba, Mamba). State: conv (conv_kernel - 1, inner) and ssm (inner, state)."""
 
     inner: int
     state: int
@@ -61,6 +81,8 @@ class Mamba1:
     dt_rank: int
     bias: bool = False
     conv_bias: bool = True
+    norms: bool = True
+    """RMSNorms with weights on dt, B and C (Jamba)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +106,42 @@ class ShortConv:
     bias: bool = False
 
 
-StateMixer = Mamba2 | Mamba1 | GatedDeltaNet | ShortConv
+@dataclass(frozen=True, slots=True)
+class KimiDelta:
+    """Kimi delta attention (KDA). State: conv (conv_kernel - 1, 3 * heads * head_dim) and, always in float32, recurrent
+    (heads, head_dim, head_dim)."""
+
+    heads: int
+    head_dim: int
+    conv_kernel: int
+    decay_rank: int | None = None
+    """Rank of the projection of the decay; None is a full one."""
+    gate_rank: int | None = None
+    """The same for the gate on the output."""
+    flash_kernel: bool = False
+    """Its prefill may use FlashKDA, which exports a checkpoint of the state (Kimi K3)."""
+
+    @property
+    def inner(self) -> int:
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class Lightning:
+    """Lightning attention (Ling 2.5). State: (heads, head_dim, head_dim), no conv."""
+
+    heads: int
+    head_dim: int
+    norm_groups: int = 1
+    """Groups of the norm on the output, which tensor parallelism divides."""
+    qk_norm: bool = False
+
+    @property
+    def inner(self) -> int:
+        return self.heads * self.head_dim
+
+
+StateMixer = Mamba2 | Mamba1 | GatedDeltaNet | ShortConv | KimiDelta | Lightning
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +173,10 @@ class Moe:
     """The router adds one learned bias per expert."""
     shared_gate: bool = False
     """The shared expert has a gate of `hidden` weights (Qwen3-Next)."""
+    router_float32: bool = False
+    """The router's weights are float32."""
+    width_on_rank: int = 0
+    """Tensor parallelism pads the part of an expert to at least this width (Kimi)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +245,7 @@ class Architecture:
         attention_first: the class builds all attention layers before the others, which orders its cache groups.
         pipeline: the class supports pipeline parallelism.
         window: tokens that the attention of a sliding-window layer looks back, its own included.
+        shared: weights that layers share, as (divided by tensor parallelism, on every rank).
         tower: the vision encoder.
         uncounted: parts of the model whose memory is not counted.
         weights_counted: the weights of all parts are counted.
@@ -213,6 +275,7 @@ class Architecture:
     attention_first: bool = False
     pipeline: bool = True
     window: int | None = None
+    shared: tuple[int, int] = (0, 0)
     tower: Tower | None = None
     uncounted: tuple[str, ...] = ()
     weights_counted: bool = True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 from hybridserve.errors import CatalogError
-from hybridserve.planning.models.architecture import Attention, Dtype, Mamba2, Mlp, Moe
+from hybridserve.planning.models.architecture import Attention, Dtype, Latent, Mamba2, Mlp, Moe
 
 MAX_LAYERS = 10_000
 
@@ -49,6 +50,12 @@ class Fields:
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
             self.fail(names[0], f"is {value!r}", "a list of names")
         return cast(list[str], value)
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        value = self.get(name)
+        if not isinstance(value, Mapping):
+            self.fail(name, "is missing" if value is None else f"is {value!r}", "a mapping")
+        return value
 
     def numbers(self, name: str) -> list[int]:
         """A list of integers that may be left out."""
@@ -93,7 +100,23 @@ class Fields:
         else:
             size = hidden // heads
         kv_heads = self.integer("num_key_value_heads", default=heads)
-        return Attention(heads=heads, kv_heads=kv_heads, head_dim=size, **options)
+        return replace(Attention(heads=heads, kv_heads=kv_heads, head_dim=size), **cast(dict[str, Any], options))
+
+    def latent_attention(self, *, gate: str | None = None) -> Attention:
+        """Latent attention (MLA); `gate` is the kind of gate on its output: one per head, or one per element."""
+        heads, value = self.integer("num_attention_heads"), self.integer("v_head_dim")
+        rank, rope = self.integer("kv_lora_rank"), self.integer("qk_rope_head_dim")
+        if gate not in (None, "head_wise", "element_wise"):
+            self.fail("gated_attention_proj_granularity_type", f"is {gate!r}", "one of head_wise, element_wise")
+        latent = Latent(
+            rank=rank,
+            rope=rope,
+            nope=self.integer("qk_nope_head_dim"),
+            value=value,
+            query_rank=None if self.get("q_lora_rank") is None else self.integer("q_lora_rank"),
+            gate={None: 0, "head_wise": heads, "element_wise": heads * value}[gate],
+        )
+        return Attention(heads=heads, kv_heads=1, head_dim=rank + rope, latent=latent)
 
     def mlp(self, **options: bool) -> Mlp:
         """A feed-forward block with a gate."""
@@ -103,7 +126,7 @@ class Fields:
         """Experts with a gate; `intermediate` names the field of their width."""
         return Moe(
             experts=self.integer("num_experts", "num_local_experts"),
-            experts_per_token=self.integer("num_experts_per_tok"),
+            experts_per_token=self.integer("num_experts_per_tok", "num_experts_per_token"),
             intermediate=self.integer(*intermediate),
             matrices=3,
             shared_intermediate=shared_intermediate,
@@ -172,7 +195,10 @@ class Fields:
     @property
     def max_position_embeddings(self) -> int:
         """Longest context, with all RoPE scaling except YaRN. Source: vLLM config/model.py, _get_and_verify_max_len."""
-        length, factor = self.integer("max_position_embeddings"), 1.0
+        # The engine prefers the other name where a config has both.
+        limit = self.get("model_max_length")
+        name = "max_position_embeddings" if limit is None else "model_max_length"
+        length, factor = self.integer(name), 1.0
         for kind, rope in self._ropes():
             if kind not in ("su", "longrope", "llama3", "yarn"):
                 stated = rope.get("factor", factor)

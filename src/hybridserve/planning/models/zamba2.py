@@ -1,13 +1,15 @@
-"""Zamba2: Mamba-2 in every layer, and in some layers a shared transformer block before it."""
+"""Zamba2: Mamba-2 in every layer, and in some layers one of few transformer blocks, which they share, before it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from hybridserve.planning.models.architecture import Architecture, Attention, Layer, Mamba2
 from hybridserve.planning.models.fields import Fields
 
 
 def read(fields: Fields) -> Architecture:
-    """The architecture of a `Zamba2ForCausalLM`. The weights of the shared blocks are not counted."""
+    """The architecture of a `Zamba2ForCausalLM`."""
     hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     kinds = fields.names("layers_block_type", "layer_types")
     for kind in kinds:
@@ -46,6 +48,25 @@ def read(fields: Fields) -> Architecture:
         marks_linear_attention=set(kinds) != {"hybrid"},
         attention_first=True,
         pipeline=False,
-        weights_counted=False,
-        uncounted=("the weights of the shared attention blocks, their MLPs and adapters",),
+        **_shared(fields, kinds.count("hybrid")),
     )
+
+
+def _shared(fields: Fields, hybrids: int) -> dict[str, Any]:
+    """Weights of the shared blocks, and of the adapters and projections that each hybrid layer has for them.
+
+    Source: vLLM models/zamba2.py; the first number is divided by tensor parallelism.
+    """
+    if fields.get("num_mem_blocks") is None or fields.get("adapter_rank") is None:
+        part = "the weights of the shared blocks and adapters: config.json states no num_mem_blocks or adapter_rank"
+        return {"weights_counted": False, "uncounted": (part,)}
+    hidden, width = fields.integer("hidden_size"), fields.integer("intermediate_size")
+    blocks, rank = fields.integer("num_mem_blocks"), fields.integer("adapter_rank")
+    # Queries, keys, values and gates take the hidden states and the embeddings, side by side.
+    split, whole = blocks * (14 * hidden**2 + 3 * hidden * width), blocks * 3 * hidden
+    if fields.boolean("add_bias_linear", default=False):
+        split, whole = split + blocks * 2 * width, whole + blocks * hidden
+    split += hybrids * rank * (hidden + 2 * width)
+    if fields.boolean("use_shared_attention_adapter", default=False):
+        split += hybrids * 3 * rank * 4 * hidden
+    return {"shared": (split, whole + hybrids * hidden**2)}
