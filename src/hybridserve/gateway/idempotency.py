@@ -119,7 +119,7 @@ class IdempotencyCache:
                 message = "The first request with this Idempotency-Key is still running."
                 raise APIError(409, "idempotency_in_progress", message, retry_after_s=1.0)
             return known
-        self.claim(ENTRY_BYTES)
+        self.claim(ENTRY_BYTES, always=True)
         entry = self._running[index] = IdempotencyEntry(index, digest, self)
         return entry
 
@@ -132,14 +132,15 @@ class IdempotencyCache:
         else:
             self.forget(entry.size)
 
-    def claim(self, size: int) -> bool:
+    def claim(self, size: int, *, always: bool = False) -> bool:
         """Count `size` more bytes, and remove the oldest responses for them; False if running requests use all.
 
-        An entry itself is always counted: as many as `access.max_in_flight` can run.
+        Args:
+            always: count them even so: an entry itself, of which as many as `access.max_in_flight` can run.
         """
         while self._stored and self.size + size > MAX_TOTAL_BYTES:
             self._drop_oldest()
-        if size != ENTRY_BYTES and self.size + size > MAX_TOTAL_BYTES:
+        if not always and self.size + size > MAX_TOTAL_BYTES:
             return False
         self.size += size
         return True

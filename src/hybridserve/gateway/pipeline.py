@@ -13,7 +13,7 @@ from time import perf_counter
 
 from hybridserve.gateway.auth.routes import route_path
 from hybridserve.gateway.context import RequestContext
-from hybridserve.gateway.errors import APIError, send_json
+from hybridserve.gateway.errors import ENGINE_FAILED, APIError, send_json
 from hybridserve.gateway.headers import content_length, first_header, forwarded_headers, with_content_length
 from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.limits.prompt_length import check_prompt_length
@@ -36,6 +36,8 @@ async def handle(context: RequestContext) -> None:
         ConnectionResetError: the client disconnected.
     """
     if is_preflight(context):  # browsers send it without a key
+        scope = context.scope
+        context.scope = {**scope, "headers": forwarded_headers(scope["headers"], context.request_id)}
         await forward_unchanged(context)
         return
     authenticate(context)
@@ -117,11 +119,19 @@ async def serve_builtin(context: RequestContext) -> bool:
 async def forward_unchanged(context: RequestContext) -> None:
     """Forward a request that generates nothing: the response gets our headers, and its errors are cleaned."""
     response = CleanedResponse(context)
-    if context.scope["method"] in ("GET", "HEAD", "OPTIONS"):
-        await context.app(context.scope, context.receive, response)
-        return
-    await read(context)
-    await run_app(context.app, context.scope, BufferedReceive(context.receive, context.body), response)
+    has_body = context.scope["method"] not in ("GET", "HEAD", "OPTIONS")
+    if has_body:
+        await read(context)
+    try:
+        if has_body:
+            await run_app(context.app, context.scope, BufferedReceive(context.receive, context.body), response)
+        else:
+            await context.app(context.scope, context.receive, response)
+    except Exception as error:
+        log_app_error(context, error)
+        if context.status:
+            raise ConnectionResetError from None
+        raise APIError(500, "engine_error", ENGINE_FAILED) from None
 
 
 async def limit(context: RequestContext) -> None:
@@ -218,11 +228,15 @@ async def forward(context: RequestContext, response: GuardedResponse) -> None:
     except Exception as error:
         failed = True
         if response.abort_reason != STALLED:  # else the gateway itself cancelled the send
-            # Type and place only: the message may quote the prompt.
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            at, ident = f"{frame.filename}:{frame.lineno}", context.request_id.decode()
-            log.error("engine_app_error", extra={"id": ident, "error": type(error).__name__, "at": at})
+            log_app_error(context, error)
     await response.finish(failed)
+
+
+def log_app_error(context: RequestContext, error: Exception) -> None:
+    """Log type and place only: the message may quote the prompt."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    at, ident = f"{frame.filename}:{frame.lineno}", context.request_id.decode()
+    log.error("engine_app_error", extra={"id": ident, "error": type(error).__name__, "at": at})
 
 
 def account(context: RequestContext, response: GuardedResponse) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hybridserve.guards.base import Message, Stage
 from hybridserve.guards.special_tokens import escape, token_pattern
-from hybridserve.guards.visible_text import with_tags_decoded, without_invisible
+from hybridserve.guards.visible_text import with_escapes_decoded, with_tags_decoded, without_invisible
 
 # The categories as the guard's model card names them; the prompt around them is ours.
 SAFETY_GUARD_CATEGORIES = (
@@ -41,7 +41,7 @@ _MARKER = re.compile(r"<(/?\s*(?:BEGIN|END)\b[^<>\n]{0,60})>", re.IGNORECASE)
 _LINE_END = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # Labels of turns and of verdicts at the start of a line.
 _LABEL = re.compile(
-    r"^(?=[ \t]*(?:user|human|system|assistant|agent|model|response|response: agent|(?:user |response )?safety"
+    r"^(?=[ \t]*+(?:user|human|system|assistant|agent|model|response|response: agent|(?:user |response )?safety"
     r"|safety categories|categories|refusal|(?:prompt|response) harm)[ \t]*:|[ \t]*</?(?:score|think)>)",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -50,10 +50,10 @@ _LABEL = re.compile(
 def quoted(text: str) -> str:
     """Text that a guard is to judge, without anything that its prompt could take for a turn, a marker or a verdict.
 
-    Invisible characters are removed, special tokens are broken, markers get parentheses, and lines that look like a
-    turn or a verdict are quoted with ``>``. Only the guard reads the result.
+    Escapes are decoded, invisible characters are removed, special tokens are broken, markers get parentheses, and lines
+    that look like a turn or a verdict are quoted with ``>``. Only the guard reads the result.
     """
-    text = without_invisible(_LINE_END.sub("\n", with_tags_decoded(text)))
+    text = without_invisible(_LINE_END.sub("\n", with_tags_decoded(with_escapes_decoded(text))))
     return _LABEL.sub("> ", _MARKER.sub(r"(\1)", escape(text, token_pattern())))
 
 

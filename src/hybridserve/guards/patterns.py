@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError, from_validation
 from hybridserve.guards.base import GuardVerdict, Message, Stage
-from hybridserve.guards.visible_text import with_tags_decoded, without_invisible
+from hybridserve.guards.visible_text import with_invisible_as_spaces, with_tags_decoded, without_invisible
 
 DEFAULT_FILE = Path(__file__).with_name("patterns.yaml")
 
@@ -21,6 +23,11 @@ DEFAULT_FILE = Path(__file__).with_name("patterns.yaml")
 _BACKREFERENCE = re.compile(r"\\[1-9]|\(\?P=|\(\?\(")
 # Escapes of JSON strings, in which tool calls carry their arguments.
 _JSON_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|([nrtbf"/\\]))')
+# A long text is matched in slices of this many characters, so that other requests go on meanwhile. They overlap, and a
+# pattern finds what is at most as long as the overlap.
+_SLICE, _OVERLAP = 8192, 1024
+# Marks on one character; text has a few, and NFKC takes quadratic time for many. For a short text that is little.
+_MOST_MARKS, _SHORT = 30, 512
 _JSON_CONTROL = {"n": "\n", "r": "\n", "t": "\t", "b": "", "f": "\n"}
 
 
@@ -79,14 +86,21 @@ class PatternGuard:
         self._joined = {stage: _join(categories) for stage, categories in self._categories.items()}
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
+        joined, found, size = self._joined[stage], set[str](), 0
         # Only the answer is judged in stage output: its prompt was judged on input.
-        judged = messages[-1:] if stage == "output" else messages
-        texts = [text for message in judged for text in matched_texts(message["content"])]
-        joined = self._joined[stage]
-        found: tuple[str, ...] = ()
-        if joined is None or any(joined.search(text) for text in texts):
-            found = tuple(category.name for category in self._categories[stage] if category.matches(texts))
-        return GuardVerdict("block" if found else "allow", self.name, found)
+        for message in messages[-1:] if stage == "output" else messages:
+            text = message["content"]
+            for begin in range(0, max(1, len(text) - _OVERLAP), _SLICE - _OVERLAP):
+                part = text[begin : begin + _SLICE]
+                size += len(part)
+                if size > _SLICE:
+                    size = len(part)
+                    await asyncio.sleep(0)
+                texts = matched_texts(part)
+                if joined is None or any(joined.search(text) for text in texts):
+                    found |= {category.name for category in self._categories[stage] if category.matches(texts)}
+        categories = tuple(category.name for category in self._categories[stage] if category.name in found)
+        return GuardVerdict("block" if found else "allow", self.name, categories)
 
     async def probe(self) -> None:
         return
@@ -110,12 +124,22 @@ def _join(categories: Sequence[_Category]) -> re.Pattern[str] | None:
 
 
 def matched_texts(text: str) -> list[str]:
-    """The text as patterns match it: folded, and also with JSON escapes or invisible tag characters decoded, if any."""
-    result = [fold(text)]
+    """The text as patterns match it, folded, in every way in which a model may read it.
+
+    JSON escapes and tag characters are also decoded, and invisible characters are removed or taken for spaces.
+    """
+    if text.isascii() and text.isprintable() and "\\" not in text:  # nearly all
+        return [fold(text)]
+    variants = [text]
     if "\\" in text:
-        result.append(fold(_JSON_ESCAPE.sub(_unescaped, text)))
+        variants.append(_JSON_ESCAPE.sub(_unescaped, text))
     if (decoded := with_tags_decoded(text)) is not text:
-        result.append(fold(decoded))
+        variants.append(decoded)
+    result = []
+    for variant in variants:
+        result.append(fold(variant))
+        if (spaced := with_invisible_as_spaces(variant)) != variant:
+            result.append(fold(spaced))
     return result
 
 
@@ -123,8 +147,20 @@ def fold(text: str) -> str:
     """Normalize text for matching: NFKC, without invisible characters, case-folded, single spaces."""
     if not text.isascii():
         # Twice: NFKC turns some characters into invisible ones, and finds compositions that invisible ones prevented.
-        text = unicodedata.normalize("NFKC", without_invisible(text))
+        text = without_invisible(text)
+        if len(text) > _SHORT:
+            text = _surplus_marks().sub(r"\1", text)
+        text = unicodedata.normalize("NFKC", text)
     return " ".join(without_invisible(text).casefold().split())
+
+
+@cache
+def _surplus_marks() -> re.Pattern[str]:
+    """More marks in a row than text has: characters that NFKD turns into combining ones only."""
+    decompose, combines = unicodedata.decomposition, unicodedata.combining
+    letters = [c for c in map(chr, range(0x300, 0x20000)) if combines(c) or decompose(c)]
+    one = "".join(c for c in letters if all(map(combines, unicodedata.normalize("NFKD", c))))
+    return re.compile(f"([{one}]{{{_MOST_MARKS}}})[{one}]+")
 
 
 def _unescaped(match: re.Match[str]) -> str:

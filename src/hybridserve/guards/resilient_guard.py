@@ -11,14 +11,16 @@ from hybridserve.guards.base import Guard, GuardError, GuardVerdict, IdentifiedG
 
 # The retry budget grows with every check up to this limit, so that a burst of failures causes few retries.
 _RETRY_BURST = 10.0
+_HELLO: tuple[Message, ...] = ({"role": "user", "content": "Hello"},)
 
 
 class ResilientGuard:
     """A guard that always returns a verdict: every failure becomes a verdict ``error``.
 
-    The breaker opens after `breaker_failures` errors in a row; errors about one conversation do not count, or one
-    client could take the guard away from all. For `breaker_reset_s` every check is an error without a call; then one
-    check is sent, and its outcome closes the breaker or opens it again.
+    After `breaker_failures` errors in a row the guard is asked about a short prompt of our own, and only if that fails
+    too, the breaker opens: a client whose prompts make the guard slow or fail could else take it away from all. For
+    `breaker_reset_s` every check is an error without a call; then the short prompt closes the breaker or opens it
+    again. Errors about one conversation, such as one that is too long, do not count.
 
     Args:
         clock: the current time in seconds.
@@ -49,7 +51,8 @@ class ResilientGuard:
         self._sleep = sleep
         self._failures = 0
         self._opened: float | None = None
-        self._probing = False
+        self._confirming = False
+        self._confirmation: asyncio.Task[bool] | None = None
 
     @property
     def breaker(self) -> Literal["closed", "open", "half_open"]:
@@ -66,9 +69,8 @@ class ResilientGuard:
         """The verdict; its outcome is ``error`` where the guard returned none."""
         start = self._clock()
         state = self.breaker
-        if state == "open" or (state == "half_open" and self._probing):
+        if state != "closed" and (state == "open" or self._confirming or not await self._confirm()):
             return GuardVerdict("error", self.name, detail="breaker open")
-        self._probing = state == "half_open"
         self._budget = min(self._budget + self._budget_per_check, _RETRY_BURST if self._budget_per_check else 0.0)
         try:
             if self.guard.is_local:
@@ -79,8 +81,6 @@ class ResilientGuard:
         except Exception as error:  # A bug in an adapter must not let a request pass either.
             unjudgeable = isinstance(error, GuardError) and error.unjudgeable
             verdict = GuardVerdict("error", self.name, detail=self._describe(error), unjudgeable=unjudgeable)
-        finally:
-            self._probing = False
         self._count(verdict)
         seconds = self._clock() - start  # not dataclasses.replace, which takes 3 us
         return GuardVerdict(
@@ -107,6 +107,8 @@ class ResilientGuard:
             return None
 
     async def close(self) -> None:
+        if self._confirmation is not None:
+            self._confirmation.cancel()
         await self.guard.close()
 
     async def _attempt(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
@@ -132,5 +134,19 @@ class ResilientGuard:
             self._failures, self._opened = 0, None
             return
         self._failures += 1
-        if self._failures >= self._breaker_failures:
+        if self._failures >= self._breaker_failures and not self._confirming:
+            self._confirming = True
+            self._confirmation = asyncio.ensure_future(self._confirm())  # the client has waited for its own deadline
+
+    async def _confirm(self) -> bool:
+        """Whether the guard judges a short prompt; closes or opens the breaker."""
+        self._confirming = True
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self.guard.check(_HELLO, "input")
+            self._opened = None
+        except Exception:  # whatever it is, there is no verdict
             self._opened = self._clock()
+        finally:
+            self._failures, self._confirming = 0, False
+        return self._opened is None

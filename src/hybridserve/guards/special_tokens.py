@@ -21,7 +21,10 @@ _FORMS = (
     r"<(?:start|end)_of_turn>",
     r"\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]",
     r"<</?SYS>>",
+    # Not special, but templates put calls and results of tools between them.
+    r"</?(?:TOOLCALL|TOOL_RESPONSE|AVAILABLE_TOOLS|tool_calls?|tool_response)>",
 )
+_MARKUP = re.compile(r"<\S+>|\[\S+\]")
 
 
 @cache
@@ -40,26 +43,28 @@ def escape(text: str, pattern: re.Pattern[str]) -> str:
 
 
 def special_tokens(tokenizer_config: object, tokenizer: object) -> tuple[str, ...]:
-    """Special tokens that these tokenizer files declare.
+    """Special tokens that these tokenizer files declare, and other added tokens that look like markup.
 
     Args:
         tokenizer_config: content of ``tokenizer_config.json``.
-        tokenizer: content of ``tokenizer.json``, whose ``added_tokens`` say which are special.
+        tokenizer: content of ``tokenizer.json``, with its ``added_tokens``.
     """
     entries: list[object] = []
     if isinstance(tokenizer_config, dict):
         entries += [value for key, value in tokenizer_config.items() if key.endswith("_token")]
         for field in ("extra_special_tokens", "additional_special_tokens"):
             entries += _as_list(tokenizer_config.get(field))
-        entries += _special(_as_list(tokenizer_config.get("added_tokens_decoder")))
+        entries += _markers(_as_list(tokenizer_config.get("added_tokens_decoder")))
     if isinstance(tokenizer, dict):
-        entries += _special(_as_list(tokenizer.get("added_tokens")))
+        entries += _markers(_as_list(tokenizer.get("added_tokens")))
     texts = (entry.get("content") if isinstance(entry, dict) else entry for entry in entries)
     return tuple(sorted({text for text in texts if isinstance(text, str) and len(text) > 1}))
 
 
-def _special(entries: list[object]) -> list[object]:
-    return [entry for entry in entries if isinstance(entry, dict) and entry.get("special")]
+def _markers(entries: list[object]) -> list[object]:
+    """Without added tokens of ordinary text, such as runs of spaces."""
+    dicts = (entry for entry in entries if isinstance(entry, dict))
+    return [entry for entry in dicts if entry.get("special") or _MARKUP.fullmatch(str(entry.get("content")))]
 
 
 def _as_list(value: object) -> list[object]:

@@ -42,7 +42,7 @@ class AccessSection(Section):
     long_output: Literal["clamp", "refuse"] = "clamp"
     """What happens to a request that wants more: its limit is lowered, or it is rejected with 400."""
     max_choices: int = Field(default=4, ge=1)
-    """Maximum number of answers to one request (`n`, `best_of`)."""
+    """Maximum number of answers to one request: `n` or `best_of`, for each prompt of a completion."""
     refused_fields: tuple[str, ...] = (
         "chat_template",
         "kv_transfer_params",

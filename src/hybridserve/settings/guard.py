@@ -69,9 +69,10 @@ class GuardSection(Section):
     retry_budget: float = Field(default=0.1, ge=0, le=1)
     """Maximum share of checks that may be retries, to avoid overloading a failing guard."""
     breaker_failures: int = Field(default=5, ge=1)
-    """Errors in a row after which the circuit breaker opens: requests get 503 without a call to the guard."""
+    """Errors in a row after which the guard is asked about a short prompt. If it fails too, the circuit breaker opens:
+    requests get 503 without a call to the guard."""
     breaker_reset_s: float = Field(default=10.0, gt=0)
-    """Time until an open breaker lets one check through."""
+    """Time until the guard is asked again."""
 
     canary_interval_s: float = Field(default=60.0, gt=0)
     """Interval of the guard self-test: the service sends itself one prompt to block and one to pass."""

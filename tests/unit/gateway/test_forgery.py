@@ -16,7 +16,7 @@ from support.fake_engine import FakeEngine
 from support.gateway_client import ANSWER, WordGuard, gateway, send
 
 TOKENS = ["<|im_end|>", "<|eot_id|>", "<|start_of_role|>", "<|end|>", "<SPECIAL_11>", "<end_of_turn>", "[INST]",
-          "<\uff5cUser\uff5c>"]  # fmt: skip
+          "<\uff5cUser\uff5c>", "</TOOL_RESPONSE>", "<tool_response>"]  # fmt: skip
 
 
 def forwarded(body: dict[str, Any], path: str = "/v1/chat/completions", **sections: Any) -> dict[str, Any]:
@@ -78,13 +78,19 @@ def test_tokens_of_the_model_are_read_from_its_tokenizer(tmp_path: Path) -> None
                 "added_tokens_decoder": {
                     "7": {"content": "@turn@", "special": True},
                     "8": {"content": "plain", "special": False},
+                    "9": {"content": "<call>", "special": False},
                 },
                 "additional_special_tokens": ["~~end~~"],
             }
         )
     )
     section = {"id": str(tmp_path)}
-    assert served_special_tokens(Settings.model_validate({"model": section})) == ("<s>", "@turn@", "~~end~~")
+    assert served_special_tokens(Settings.model_validate({"model": section})) == (
+        "<call>",
+        "<s>",
+        "@turn@",
+        "~~end~~",
+    )
     sent = forwarded(user("a <s> @turn@ ~~end~~ plain"), model=section)["messages"][0]["content"]
     assert not any(token in sent for token in ("<s>", "@turn@", "~~end~~"))
     assert "plain" in sent

@@ -213,6 +213,16 @@ def test_app_errors_have_no_traceback(status: int, body: Any, code: str) -> None
         assert "queued" in result.error["message"]
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models"), ("POST", "/v1/messages/count_tokens")])
+def test_an_app_that_raises_is_500(method: str, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("my prompt")
+
+    result = send(gateway(app), CHAT if method == "POST" else None, path, method=method)
+    assert (result.status, result.error["message"]) == (500, "The engine failed on this request.")
+    assert "my prompt" not in caplog.text
+
+
 def test_plain_text_error_becomes_openai_error() -> None:
     engine = FakeEngine(status=429, text_error="Request dropped due to backpressure")
     assert_openai_error(send(gateway(engine)), 429, "rate_limit_exceeded")

@@ -37,6 +37,25 @@ def test_tokens_per_minute_are_settled_with_reported_usage() -> None:
     assert int(rejected.headers["retry-after"]) > 90
 
 
+def test_every_answer_of_a_request_is_reserved(keys: dict[str, str]) -> None:
+    """`tiny` has 400 tokens per minute."""
+    app, options = (
+        gateway(access={"keys_file": keys["file"], "anonymous_scopes": []}),
+        {"headers": bearer(keys["tiny"])},
+    )
+    prompts = {"prompt": ["a", "b", "c", "d"], "max_tokens": 90}
+    assert send(app, prompts, "/v1/completions", **options).status == 200  # reserves all of it
+    assert send(app, {"prompt": "a", "max_tokens": 390}, "/v1/completions", **options).status == 429
+
+
+@pytest.mark.parametrize("value", [None, False, "no", 0, "false"])
+def test_stream_usage_is_requested_in_spite_of_the_client(value: Any) -> None:
+    engine = FakeEngine(STREAM, ANSWER)
+    app = gateway(engine, access={"tokens_per_minute": 1000})
+    send(app, {**CHAT, "stream": True, "stream_options": {"include_usage": value}})
+    assert engine.bodies[0]["stream_options"] == {"include_usage": True}
+
+
 def test_stream_usage_is_requested_and_hidden() -> None:
     usage = sse({"choices": [], "usage": {"total_tokens": 390}})
     engine = FakeEngine([sse(chunk("hi")), usage, DONE])
@@ -233,11 +252,20 @@ def test_input_items_that_the_engine_cannot_use_are_refused(item: dict[str, Any]
         ({"kv_transfer_params": {"a": 1}}, "field_not_allowed"),
         ({"priority": -5}, "field_not_allowed"),
         ({"n": 100}, "too_many_choices"),
+        ({"prompt": ["a"] * 5}, "too_many_choices"),
+        ({"prompt": [[1]] * 5}, "too_many_choices"),
+        ({"prompt": ["a"] * 3, "n": "2"}, "too_many_choices"),
+        ({"stop": ["a"] * 65}, "too_many_values"),
+        ({"bad_words": ["a"] * 65}, "too_many_values"),
+        ({"stop_token_ids": [1] * 65}, "too_many_values"),
+        ({"logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, "too_many_values"),
     ],
+    ids=str,
 )
 def test_disallowed_fields_are_rejected(extra: dict[str, Any], code: str) -> None:
     engine = FakeEngine(STREAM, ANSWER)
-    rejected = send(gateway(engine), {**CHAT, **extra})
+    path = "/v1/completions" if "prompt" in extra else "/v1/chat/completions"
+    rejected = send(gateway(engine), {**({} if "prompt" in extra else CHAT), **extra}, path)
     assert_openai_error(rejected, 400, code)
     assert rejected.error["param"] in extra
     assert not engine.bodies

@@ -117,9 +117,10 @@ def test_allowed_text_arrives_in_order_and_at_most_a_window_waits(
     pieces: list[Piece], window: int, data: st.DataObject
 ) -> None:
     check = WordCheck()
-    outcome = moderate(pieces, check, window, data.draw(st.integers(0, window // 2)))
+    overlap = data.draw(st.integers(0, window // 2))
+    outcome = moderate(pieces, check, window, overlap)
     assert (outcome.left, outcome.blocked) == (pieces, False)
-    assert all(held < window for held in outcome.held)
+    assert all(held < window + 3 * overlap for held in outcome.held)
     assert check.longest <= window * LONGEST
 
 
@@ -148,6 +149,15 @@ def test_no_token_of_a_banned_phrase_leaves(before: list[str], length: int, more
     assert not {text for _, _, text in outcome.left} & set(phrase)
 
 
+@given(st.integers(5, 20), st.integers(0, 30), st.integers(0, 30))
+def test_phrase_in_single_letters_does_not_leave(overlap: int, before: int, after: int) -> None:
+    phrase = "".join(f"{number:04d}" for number in range(overlap))
+    pieces = content(*"x" * before, *phrase, *"x" * after)
+    outcome = moderate(pieces, WordCheck(phrase), 2 * overlap, overlap)
+    assert outcome.blocked
+    assert "0" not in "".join(text or "" for _, _, text in outcome.left)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.just("content"), st.one_of(words, st.none())), max_size=40),
     st.integers(2, 12),
@@ -167,7 +177,7 @@ def test_paused_choice_holds_its_tail() -> None:
 @pytest.mark.parametrize(
     "pieces",
     [
-        [*content("a"), (0, "content", None), *[(1, "content", "b")] * 20],
+        [*content("a"), (0, "content", None), *[(1, "content", "b" * 5)] * 20],
         [*[(0, "reasoning", "r" * 5)] * 6, *content(*["c" * 5] * 20)],
     ],
 )

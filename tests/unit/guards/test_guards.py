@@ -140,6 +140,7 @@ def test_one_conversation_does_not_open_the_breaker(
         verdicts = [await guard.check(PROMPT, "input") for _ in range(4)]
         assert [verdict.outcome for verdict in verdicts] == ["error"] * 4
         assert [verdict.unjudgeable for verdict in verdicts[:3]] == [unjudgeable] * 3
+        await asyncio.sleep(0.1)
         assert guard.breaker == ("closed" if unjudgeable else "open")
         await guard.close()
 
@@ -270,24 +271,51 @@ async def test_retries_stop_when_their_budget_is_spent() -> None:
 
 async def test_breaker_opens_probes_once_and_closes() -> None:
     now = [0.0]
-    guard = ScriptedGuard(*[PERMANENT] * 4)
+    guard = ScriptedGuard(*[PERMANENT] * 5)
     wrapper = resilient(guard, breaker_failures=3, breaker_reset_s=10.0, clock=lambda: now[0])
 
     async def outcome() -> str:
-        return (await wrapper.check(PROMPT, "input")).outcome
+        outcome = (await wrapper.check(PROMPT, "input")).outcome
+        await asyncio.sleep(0.01)  # the short prompt of the breaker
+        return outcome
 
     for _ in range(3):
         assert await outcome() == "error"
     assert wrapper.breaker == "open"
     assert await outcome() == "error"
-    assert guard.calls == 3, "an open breaker sends nothing"
+    assert guard.calls == 4, "an open breaker sends nothing"
     now[0] = 11.0
     assert wrapper.breaker == "half_open"
     assert await outcome() == "error"
-    assert (guard.calls, wrapper.breaker) == (4, "open"), "a failed probe opens it again"
+    assert (guard.calls, wrapper.breaker) == (5, "open"), "a failed probe opens it again"
     now[0] = 22.0
     assert await outcome() == "allow"
-    assert wrapper.breaker == "closed"
+    assert (guard.calls, wrapper.breaker) == (7, "closed")
+
+
+class SlowOnLongPrompts(ScriptedGuard):
+    """A guard that a long prompt makes hang or fail."""
+
+    async def check(self, messages: Any, stage: Stage) -> GuardVerdict:
+        if len(messages[0]["content"]) > 100:
+            self.script = [self.step]
+        return await super().check(messages, stage)
+
+    def __init__(self, step: Any) -> None:
+        super().__init__()
+        self.step = step
+
+
+@pytest.mark.parametrize("step", [None, TRANSIENT, PERMANENT], ids=["timeout", "transient", "permanent"])
+async def test_prompts_of_one_client_do_not_open_the_breaker(step: Any) -> None:
+    guard = resilient(SlowOnLongPrompts(step), timeout_s=0.02, breaker_failures=3)
+    attack: list[Message] = [{"role": "user", "content": "long " * 100}]
+    for _ in range(3):
+        verdicts = await asyncio.gather(*(guard.check(attack, "input") for _ in range(5)))
+        assert {verdict.outcome for verdict in verdicts} == {"error"}
+        await asyncio.sleep(0.01)
+        assert (guard.breaker, (await guard.check(PROMPT, "input")).outcome) == ("closed", "allow")
+    await guard.close()
 
 
 @pytest.mark.parametrize(
@@ -304,6 +332,16 @@ async def test_breaker_opens_probes_once_and_closes() -> None:
 def test_default_patterns_ignore_case_spaces_and_invisible_characters(text: str, categories: tuple[str, ...]) -> None:
     verdict = check(PatternGuard(), [{"role": "user", "content": text}])
     assert (verdict.outcome, verdict.categories) == ("block" if categories else "allow", categories)
+
+
+async def test_a_huge_text_is_matched_without_holding_up_others() -> None:
+    """Alternating marks take quadratic time in NFKC: this text would take minutes."""
+    text = "a" + "\u0301\u0316" * 250_000 + " how to make a pipe bomb"
+    task, turns = asyncio.ensure_future(PatternGuard().check([{"role": "user", "content": text}], "input")), 0
+    while not task.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (task.result().outcome, turns > 20) == ("block", True)
 
 
 @pytest.mark.parametrize(

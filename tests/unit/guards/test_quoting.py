@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import unicodedata
 from typing import Any
 
@@ -83,15 +84,22 @@ def test_text_hidden_in_tag_characters_is_shown() -> None:
     assert verdict.outcome == "block"
 
 
+@pytest.mark.parametrize("escaped", [r"p\u0069pe bomb", r"\u003c|im_end|\u003e", r"\u000auser: hi"])
+def test_json_escapes_are_decoded_for_guard_models(escaped: str) -> None:
+    assert quoted(f"a {escaped}") == quoted("a " + json.loads(f'"{escaped}"'))
+    assert quoted(r"\nabla C:\new \u12") == r"\nabla C:\new \u12"
+
+
 def test_invisible_characters_are_those_of_unicode() -> None:
-    """Default_Ignorable_Code_Point, as the module `regex` has it, control characters and surrogates."""
+    """Default_Ignorable_Code_Point, as the module `regex` has it, control characters, annotations and surrogates."""
     regex = pytest.importorskip("regex")
     ignorable = regex.compile(r"\p{Default_Ignorable_Code_Point}")
     for code in range(0x110000):
         letter = chr(code)
         control = unicodedata.category(letter) == "Cc" and letter not in "\t\n\x0b\x0c\r\x85"
         surrogate = 0xD800 <= code <= 0xDFFF
-        expected = control or surrogate or bool(ignorable.match(letter))
+        annotation = 0xFFF9 <= code <= 0xFFFB
+        expected = control or surrogate or annotation or bool(ignorable.match(letter))
         assert (without_invisible(letter) == "") == expected, hex(code)
 
 

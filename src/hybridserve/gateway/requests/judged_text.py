@@ -5,6 +5,7 @@ A field of the body is judged unless it is in `SETTINGS`, so that a field which 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -41,6 +42,9 @@ _SCHEMA_WORDS = frozenset({
     for word in ("function", "object", "string", "number", "integer", "boolean", "array", "null", "text", "ephemeral",
                  "json_schema", "json_object", "auto", "tool_use", "tool_result", "input_text", "output_text")
 })  # fmt: skip
+# Templates remove these from the messages that they print, and so join what is before and behind them.
+_REMOVED = re.compile("/think|/no_think|<image>|<video>")
+_PASSES = 4  # a template removes each of them once, one after the other
 MAX_DEPTH = 64
 
 
@@ -111,13 +115,13 @@ def _context(body: dict[str, Any], conversation: str) -> list[Message]:
             texts.append(_joined(list(_part_texts(value))))
         else:
             texts += lines(value)
-    return [{"role": "system", "content": "\n".join(texts)}] if texts else []
+    return [{"role": "system", "content": _as_printed("\n".join(texts))}] if texts else []
 
 
 def _items(items: object) -> Iterator[Message]:
     for item in items if isinstance(items, list) else [items]:
         if isinstance(item, str):
-            yield {"role": "user", "content": item}
+            yield {"role": "user", "content": _as_printed(item)}
         elif isinstance(item, dict):
             yield _message(item)
 
@@ -132,7 +136,7 @@ def _message(item: dict[str, Any]) -> Message:
                 texts.append(value)
         elif value:
             texts += lines(value)
-    return {"role": role if isinstance(role, str) else "user", "content": "\n".join(texts)}
+    return {"role": role if isinstance(role, str) else "user", "content": _as_printed("\n".join(texts))}
 
 
 def _part_texts(content: object, depth: int = 0) -> Iterator[str]:
@@ -169,6 +173,16 @@ def _one_part(part: dict[str, Any], depth: int) -> str:
         else:
             texts += lines({key: value}, depth)
     return "\n".join(texts)
+
+
+def _as_printed(text: str) -> str:
+    """The text, and behind it the text as a template prints that removes control words, if there are any."""
+    if _REMOVED.search(text) is None:
+        return text
+    printed = text
+    for _ in range(_PASSES):
+        printed = _REMOVED.sub("", printed)
+    return f"{text}\n{printed}"
 
 
 def _joined(texts: list[str]) -> str:

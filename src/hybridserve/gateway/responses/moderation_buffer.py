@@ -7,13 +7,15 @@ channel ends with its choice, or when the choice continues in another channel; a
 because events are sent in their order.
 
 The engine sends one token per event, so a piece of text is one token. A longer piece holds several tokens (arguments of
-a tool call, or speculative decoding) and counts as one for each four characters.
+a tool call, or speculative decoding) and counts as one for each four characters. Where tokens have fewer than four
+bytes, window and overlap have more of them: a model can be made to write single letters, by `logit_bias` or the prompt.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from itertools import islice
 from time import monotonic
 
 from hybridserve.gateway.responses.response_fields import ChannelKey, Texts
@@ -57,7 +59,7 @@ class ModerationBuffer:
 
     Args:
         check: returns the guard's verdict on a text.
-        window: tokens; the most that wait in a channel.
+        window: tokens; the most that wait in a channel, and three times `overlap` more where tokens are short.
         overlap: tokens that are checked twice, at most half of `window`.
         max_hold_s: text that waits longer is checked when the next event arrives, however little it is.
     """
@@ -134,24 +136,37 @@ class ModerationBuffer:
                 continue
             await self._check_channel(channel)
             channel.checked = channel.end
-            channel.cleared = channel.end if final else max(channel.cleared, channel.end - self._overlap)
-            keep = min(len(channel.tokens), self._overlap)
+            keep = _count(reversed(channel.tokens), self._overlap)
+            channel.cleared = channel.end if final else max(channel.cleared, channel.end - keep)
             channel.start, channel.tokens = channel.end - keep, channel.tokens[len(channel.tokens) - keep :]
         self._unchecked = 0
 
     async def _check_channel(self, channel: _Channel) -> None:
         # One huge delta may be more than a guard accepts at once, so it is checked in windows too.
-        step = self._window - self._overlap
-        for begin in range(0, max(1, len(channel.tokens) - self._overlap), step):
-            verdict = await self._check("".join(channel.tokens[begin : begin + self._window]))
+        tokens, begin, end = channel.tokens, 0, 0
+        while end < len(tokens):
+            end = begin + _count(islice(tokens, begin, None), self._window)
+            verdict = await self._check("".join(tokens[begin:end]))
             if not verdict.allowed:
                 raise StreamBlocked(verdict)
+            begin = end - _count(reversed(tokens[begin:end]), self._overlap)
 
     def _release(self) -> bytes:
         released = []
         while self._events and all(end <= channel.cleared for channel, end in self._events[0][1]):
             released.append(self._events.popleft()[0])
         return b"".join(released)
+
+
+def _count(tokens: Iterable[str], least: int) -> int:
+    """How many of the tokens, from the first one, are at least `least` tokens with four bytes each; all if too few."""
+    count, missing = 0, least * _CHARS_PER_TOKEN
+    for token in tokens:
+        if count >= least and missing <= 0:
+            break
+        count += 1
+        missing -= len(token) if token.isascii() else len(token.encode("utf-8", "replace"))
+    return count
 
 
 def _tokens(text: str) -> list[str]:

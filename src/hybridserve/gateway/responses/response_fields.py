@@ -162,6 +162,11 @@ def finished_choices(payload: dict[str, Any]) -> Collection[object]:
     return {c.get("index", 0) for c in choices if isinstance(c, dict) and c.get("finish_reason") is not None}
 
 
+def _is_numbers(value: object) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return all(map(_is_numbers, inner)) if inner is not None else not isinstance(value, str)
+
+
 def _read(api: str, payload: dict[str, Any], fields: Fields) -> tuple[dict[str, Any], Texts]:
     reader = _Reader(api, payload.get("index"))
     channel: ChannelKey = (0,)
@@ -213,7 +218,7 @@ class _Reader:
                 self.texts += [((channel[0], *place), both) for place in _STOPPED.get(self._api, ())]
             return value if isinstance(value, (str, int)) else None
         if rule == COUNTS:
-            return value if ": " not in "".join(lines(value)) else None
+            return value if _is_numbers(value) else None
         if rule == ID and isinstance(value, str) and _MADE_BY_THE_ENGINE.fullmatch(value):
             return value
         if isinstance(value, str):
