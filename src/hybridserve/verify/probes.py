@@ -78,7 +78,7 @@ def texts(block: int, context: int) -> list[Text]:
         block: attention block size in tokens.
         context: longest prompt plus output in tokens.
     """
-    room = min(context - TOKENS, _LONGEST)
+    longest = min(context - TOKENS, _LONGEST)
     lengths = (block - 16, block - 12, block - 8, block, block + 1, 2 * block + 7)
     found = [Text(f"grid-{tokens}", "grid", _text(tokens, tokens), tokens) for tokens in lengths]
     body, tokens = _text(20, 3 * block), 2 * block + block // 3
@@ -88,8 +88,8 @@ def texts(block: int, context: int) -> list[Text]:
     opening = _text(30, block)
     turns = (_text(31, block // 2), _text(32, block))
     found.append(Text("talk", "turns", opening, block - 2 * TOKENS // 3, follow_ups=turns))
-    found = [text for text in found if _needed(text) <= room]
-    return found or [Text("whole", "long", _text(40, room), room)]
+    found = [text for text in found if _needed(text) <= longest]
+    return found or [Text("whole", "long", _text(40, longest), longest)]
 
 
 def own_prompts(file: Path) -> list[Chat | Text]:
