@@ -54,6 +54,7 @@ CHANGES: list[tuple[dict[str, Any], set[Effect]]] = [
     (one_setting("reasoning.default", "off"), {IN_PLACE}),
     (one_setting("reasoning.efforts", {"low": 10}), {IN_PLACE}),
     (one_setting("engine.max_num_seqs", 16), {REPLICAS}),
+    (one_setting("verify.at_start", True), {REPLICAS}),
     (one_setting("scaling.ttft_s", 4), {REPLICAS}),
     (one_setting("access.open_routes", ["POST /tokenize"]), {REPLICAS}),
     ({"ray": {"maxSurgePercent": 0}}, {IN_PLACE}),

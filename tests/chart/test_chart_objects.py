@@ -146,6 +146,30 @@ def test_notice_is_mounted_at_license_bundle() -> None:
     assert mounts[settings["license"]["bundle"]] == "notice"
 
 
+def test_a_reference_makes_every_replica_check_its_engine() -> None:
+    """The file that the settings name is mounted, in both modes, and another reference makes new pods."""
+    reference = '{"schema": "hybridserve.reference/1"}'
+    objects = template({"verify": {"reference": reference}})
+    assert only(objects, "ConfigMap", "demo-verify")["data"] == {"reference.json": reference}
+    settings = yaml.safe_load(only(objects, "ConfigMap", "demo-settings")["data"]["hybridserve.yaml"])
+    assert settings["verify"]["at_start"] is True
+    folder, _, file = settings["verify"]["reference_file"].rpartition("/")
+    assert file == "reference.json"
+    (container,) = pod_of(objects, "Deployment")["containers"]
+    assert {"name": "verify", "mountPath": folder, "readOnly": True} in container["volumeMounts"]
+    checksums = [
+        only(template({"verify": {"reference": text}}), "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        for text in ("a", "b")
+    ]
+    assert checksums[0]["checksum/verify"] != checksums[1]["checksum/verify"]
+    ray = only(template({**values_of("rayservice"), "verify": {"reference": reference}}), "RayService")
+    groups = ray["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    for group in groups:
+        mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
+        assert folder in [mount["mountPath"] for mount in mounts]
+    assert not [one for one in template({}) if one["metadata"]["name"] == "demo-verify"]
+
+
 @pytest.mark.parametrize("kind", ["dashboards", "rules"])
 def test_rules_and_dashboards_are_rendered(kind: str) -> None:
     files = sorted((CHART / "files" / kind).glob("*"))

@@ -31,6 +31,14 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (settings(server={"drain_timeout_s": 1}), "settings.server.drain_timeout_s: the chart sets it; set drainSeconds"),
     (settings(server={"ready_timeout_s": 1}), "settings.server.ready_timeout_s: the chart sets it; set startupSeconds"),
     (settings(access={"keys_file": "/k"}), "settings.access.keys_file: the chart sets it; set auth.existingSecret"),
+    (
+        {"verify": {"reference": "x" * 900_001}},
+        "verify.reference: 900001 bytes do not fit into a ConfigMap; record it with fewer prompts",
+    ),
+    (
+        {"verify": {"reference": "x"}, **settings(verify={"reference_file": "/r"})},
+        "verify.reference: settings.verify.reference_file is set as well; keep one of them",
+    ),
     (settings(license={"bundle": "/b"}), "settings.license.bundle: the chart sets it; set notice.files"),
     ({"image": {"digest": "sha256:" + "0" * 64}, "settings": {"license": {"image": "a@b"}}}, "settings.license.image:"),
     ({"resources": GPU}, "resources.limits: 1 GPUs, and settings.accelerator.name is cpu"),

@@ -60,11 +60,14 @@ def faulty_engine(assign: Sequence[str] = ()) -> Iterator[FaultyEngine]:
             yield engine
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         try:
             if httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == 200:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -18,6 +19,9 @@ from hybridserve.observability.logging import set_level
 from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.planning.render import llm_config
 from hybridserve.settings.live import with_live_settings
+
+# A replica that failed its numeric check stays this long, so that Prometheus reads its verdict before the process ends.
+FAILED_HOLD_S = 60.0
 
 
 class HybridServer(PatchedLLMServer):
@@ -43,6 +47,7 @@ class HybridServer(PatchedLLMServer):
         if verify is not None:
             await verify.finished.wait()
             if verify.fault is not None:
+                await asyncio.sleep(FAILED_HOLD_S)
                 raise RuntimeError(f"numeric check of the engine: {verify.fault}")
         await super().check_health()
 

@@ -11,11 +11,14 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
+from chart_helm import ROOT
 from release import NAMESPACE, Release, check_process_is_restricted, running_cluster
+from traffic import repeated
 
 pytestmark = pytest.mark.timeout(600)
 VALUES: dict[str, Any] = {
@@ -26,6 +29,8 @@ VALUES: dict[str, Any] = {
     "settings": {"engine": {"max_num_seqs": 8}},
     "weights": {"cache": {"persistent": True, "size": "1Gi", "accessModes": ["ReadWriteMany"]}},
 }
+# What `hybridserve verify` needs beside the API, for clients without a key.
+VERIFY_ROUTES = ["POST /tokenize", "POST /detokenize", "GET /version"]
 VOLUME = """
 apiVersion: v1
 kind: PersistentVolume
@@ -90,13 +95,41 @@ def test_changed_settings_replace_the_pod_without_a_failed_request(demo: Release
     assert demo.chat(n=2).status_code == 200
     with demo.traffic() as traffic:
         time.sleep(3)
-        demo.upgrade(settings={"engine": {"max_num_seqs": 6}, "access": {"max_choices": 1}})
+        access = {"max_choices": 1, "open_routes": VERIFY_ROUTES}
+        demo.upgrade(settings={"engine": {"max_num_seqs": 6}, "access": access})
         demo.cluster.wait("end of the old pod", lambda: not before & demo.uids(), 120)
         time.sleep(3)
     assert traffic.failures == []
     assert len(traffic.answers) > 20
     assert len(demo.pods()) == 1
     assert demo.chat(n=2).status_code == 400
+
+
+def test_an_engine_with_wrong_states_is_rolled_back_without_a_failed_request(demo: Release) -> None:
+    """The new pods round the SSM state to bfloat16: they answer fluently, and their log-probabilities are wrong."""
+    before, reference = demo.uids(), demo.cluster.folder / "reference.json"
+    command = [str(ROOT / ".venv/bin/hybridserve"), "verify", demo.url(), "--record", str(reference)]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
+    reasons: set[str] = set()
+
+    def watch() -> None:
+        for pod in demo.pods():
+            address = pod["status"].get("podIP")
+            if address and pod["metadata"]["uid"] not in before:
+                with suppress(httpx.HTTPError):
+                    reasons.add(httpx.get(f"http://{address}:8000/ready", timeout=5, trust_env=False).text)
+
+    broken = {"engine": {"max_num_seqs": 6, "mamba_ssm_cache_dtype": "bfloat16"}, "server": {"data_path": "single"}}
+    with demo.traffic() as traffic, repeated(watch, 2.0), pytest.raises(subprocess.CalledProcessError) as failed:
+        demo.upgrade(
+            "--rollback-on-failure", timeout_s=200, settings=broken, verify={"reference": reference.read_text()}
+        )
+    assert "roll" in failed.value.stderr
+    assert any("log-probabilities are wrong" in reason for reason in reasons), reasons
+    assert traffic.failures == []
+    assert len(traffic.answers) > 20
+    demo.cluster.wait("end of the broken pod", lambda: demo.uids() == before, 120)
 
 
 def test_a_failing_upgrade_rolls_back(demo: Release) -> None:

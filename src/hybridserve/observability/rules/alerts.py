@@ -166,8 +166,8 @@ STATE = (
         "The guard gives a wrong verdict; after guard.canary_failures failed tests the replica rejects all requests.",
     ),
     Alert(
-        "HybridServeEngineUnverified", "1m", "page", "engine-unverified",
-        "hybridserve_verify_passed == 0",
+        "HybridServeEngineUnverified", "0m", "page", "engine-unverified",
+        "last_over_time(hybridserve_verify_passed[10m]) == 0",
         "{{ $labels.replica }}: the engine failed its numeric check and serves nothing",
         "Its log-probabilities are not those of the {{ $labels.against }}; a rollout of it does not continue.",
     ),
