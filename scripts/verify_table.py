@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ def tables(rows: list[dict[str, Any]]) -> str:
     """Faults with the conditions that found them, and the clean runs."""
     faults = [row for row in rows if row["kind"] == "fault"]
     clean = [row for row in rows if row["kind"] == "clean"]
-    lines = ["| fault | verdict | conditions that failed | level, single | seconds |", "|---|---|---|---|---|"]
+    lines = [
+        f"Run on {date.today()}.",
+        "",
+        "| fault | verdict | conditions that failed | level, single | seconds |",
+        "|---|---|---|---|---|",
+    ]
     lines += [_fault(row) for row in faults]
     caught = sum(row["verdict"] == "FAIL" for row in faults)
     alarms = [row for row in clean if row["verdict"] != "PASS"]
