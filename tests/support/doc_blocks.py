@@ -15,9 +15,10 @@ from pathlib import Path
 NEEDS = {"docker", "cluster", "hub", "server", "guard", "prometheus", "index", "minutes"}
 SHELL = {"sh", "bash", "shell", "console"}
 COMMANDS = {
-    *("hybridserve", ".venv/bin/hybridserve", "make", "curl", "docker", "kind", "helm", "kubectl", "prometheus"),
-    *("locust", "pip", "git", "cd", "mkdir", "chmod", "echo", "cp", "export", "vllm", "guidellm", "aiperf", "python"),
-}  # fmt: skip
+    *("hybridserve", ".venv/bin/hybridserve", "make", "pip", "env/bin/pip", "python3", "source", "curl", "prometheus"),
+    *("docker", "kind", "helm", "kubectl", "locust", "vllm", "guidellm", "aiperf"),
+    *("git", "cd", "mkdir", "chmod", "echo", "cp", "export"),
+}
 _COMMENT = re.compile(r"<!-- (?:needs: (?P<needs>[^;]*?))?(?:; )?(?:given: (?P<given>.*?))? -->")
 
 

@@ -26,7 +26,7 @@ STATE = Path(os.environ.get("DOC_STATE", "state.json"))
 
 PARSED = {
     **{"check": "server", "top": "server", "cache": "server", "autoscale": "cluster"},
-    **{"fetch": "hub", "simulate": "minutes"},
+    **{"fetch": "hub", "simulate": "minutes", "verify": "server"},
 }
 """Verbs of which a test only parses the arguments, and what they need; of `check`, only with --live."""
 # Results, not errors: a check that refuses the profile, a machine that cannot serve, an SLO missed on a busy machine.
@@ -80,7 +80,9 @@ def hybridserve(argv: list[str]) -> None:
     if verb == "serve":
         find_spec("ray")  # the install step of the page must bring it
         sys.modules["hybridserve.runtime.serve"] = only_planned()
-    elif verb == "loadtest" and not {"--list", "--compare", "--report", "--help"} & set(argv):
+    elif verb == "loadtest" and "server" in NEEDS:
+        parse_only()
+    elif verb == "loadtest" and "--list" not in argv:
         argv = [*argv, "--url", os.environ["DOC_MOCK"], "--model", "mock", "--seconds", "0.5", "--level", "2"]
     elif (verb == "check" and "--live" in argv) or (verb in PARSED and verb != "check" and "--list" not in argv):
         require(PARSED[verb])
@@ -213,8 +215,22 @@ def bench(argv: list[str]) -> None:
             fail(f"vllm bench has no option {flag}")
 
 
+def python(argv: list[str]) -> None:
+    require("index")
+    if argv[:2] != ["-m", "venv"]:
+        fail(f"python3 {argv}")
+
+
 RUN: dict[str, Callable[[list[str]], None]] = {
-    **{"hybridserve": hybridserve, "make": make, "pip": pip, "docker": docker, "helm": helm, "kubectl": kubectl},
+    **{
+        "hybridserve": hybridserve,
+        "make": make,
+        "pip": pip,
+        "python3": python,
+        "docker": docker,
+        "helm": helm,
+        "kubectl": kubectl,
+    },
     **{"kind": kubectl, "curl": curl, "prometheus": prometheus, "locust": locust},
     **{"vllm": bench, "guidellm": bench, "aiperf": bench},
 }

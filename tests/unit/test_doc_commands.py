@@ -61,7 +61,7 @@ def clone(folder: Path) -> None:
     for name in {line.partition("/")[0] for line in listed.splitlines()}:
         (folder / name).symlink_to(ROOT / name)
     for name in RUN:
-        for path in (folder / "bin" / name, folder / ".venv" / "bin" / name):
+        for path in (folder / part / "bin" / name for part in ("", ".venv", "env")):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{DRIVER}" {name} "$@"\n')
             path.chmod(0o755)
@@ -90,11 +90,18 @@ def test_commands_work_in_their_order(page: Path, tmp_path: Path, mock: str, hid
         given = {**environment, "DOC_NEEDS": " ".join(needs)}
         return subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=120)
 
+    (tmp_path / ".venv" / "bin" / "activate").touch()
     text = page.read_text(encoding="utf-8")
     if page.parent.name == "how-to" and "hybridserve init" in text:  # the page says where its settings file is from
         assert run("hybridserve init nemotron-nano-9b-v2 --gpu l40s").returncode == 0
     for block in shell_blocks(page):
         for name in block.given:
+            if name.startswith("$"):
+                environment[name[1:]] = "given"
+                continue
+            if name == "hybridserve.yaml":
+                assert run("hybridserve init nemotron-nano-9b-v2 --gpu l40s").returncode == 0
+                continue
             source = ROOT / "tests/stack/trace.csv" if name.endswith(".csv") else ROOT / "LICENSE"
             shutil.copy(source, tmp_path / name)
         done = run(block.script, block.needs)
