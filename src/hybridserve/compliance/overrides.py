@@ -23,6 +23,12 @@ OVERRIDES: Mapping[str, str] = {
     "enable_lora": "LoRA adapters",
     "lora_modules": "LoRA adapters",
     "enable_prompt_embeds": "prompts that the guard cannot read",
+    "middleware": "code around the engine's API",
+    "worker_cls": "another worker",
+    "worker_extension_cls": "code in the worker",
+    "scheduler_cls": "another scheduler",
+    "io_processor_plugin": "code between API and engine",
+    "tool_server": "tools that the engine calls itself, whose results the guard cannot read",
 }
 
 
@@ -32,6 +38,8 @@ def overrides(args: Mapping[str, Any]) -> list[str]:
     # vLLM's own default, "auto", uses the checkpoint's file; "vllm" or a path does not.
     if args.get("generation_config") not in (None, "auto"):
         found.append("generation_config (not the checkpoint's)")
+    if args.get("load_format") == "dummy":
+        found.append("load_format (random weights)")
     return found
 
 

@@ -146,6 +146,8 @@ ANYWHERE = [
     Mutation("generation", "guard.overrides", extra("override_generation_config", {"temperature": 2})),
     Mutation("generation-vllm", "guard.overrides", extra("generation_config", "vllm")),
     Mutation("template-in-request", "guard.request-fields", without("access.refused_fields", "chat_template", REFUSED)),
+    Mutation("guard-template-kwargs", "guard.prompt", put("guard.template_kwargs", {"guardian_config": {}})),
+    Mutation("logged-prompts", "exposure.engine-arguments", extra("enable_log_requests", True)),
     Mutation("xargs-in-request", "guard.request-fields", without("access.refused_fields", "vllm_xargs", REFUSED)),
     *(Mutation(f"without-{word}", "guard.control-words", without("reasoning.control_words", word, CONTROL_WORDS))
       for word in CONTROL_WORDS[:3]),
@@ -183,7 +185,8 @@ ANYWHERE = [
              put("engine.kv_transfer_config", {"kv_connector": "MultiConnector", "kv_connector_extra_config":
                  {"connectors": [{"kv_connector": "OffloadingConnector"}, {"kv_connector": "LMCacheConnectorV1"}]}})),
     Mutation("connector-of-a-later-release", "engine.kv-connector",
-             put("engine.kv_transfer_config", {"kv_connector": "MoRIIOConnector"})),
+             lambda c: c.set("engine.kv_transfer_config", {"kv_connector": "MoRIIOConnector"})
+             .set("engine.version", "0.29.0")),
     Mutation("nixl-async", "engine.kv-connector", put("engine.kv_transfer_config", {"kv_connector": "NixlConnector"})),
     Mutation("events", "engine.kv-events", extra("kv_events_config", {"enable_kv_cache_events": True})),
     Mutation("no-hybrid-manager", "engine.hybrid-manager", extra("disable_hybrid_kv_cache_manager", True)),

@@ -13,13 +13,18 @@ from hybridserve.compliance.view import DeploymentView
 EXPOSURE = RuleFamily("exposure")
 
 IMAGE_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
-SECRET_NAME = re.compile(r"(?i)(^|[._-])(api_?keys?|token|secret|passw(or)?d|credentials?)$")
+SECRET_NAME = re.compile(
+    r"(?i)(^|[._-])(api_?keys?|access_?key|private_?key|token|secret|passw(or)?d|credentials?|authorization)$"
+)
 SECRET_VALUE = re.compile(
     r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|nvapi-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
     r"|xox[abp]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.)"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]*:[^/\s@]+@"
+    r"|://[^/\s:@$]{16,}@|(?i:\bbearer )[A-Za-z0-9._~+/-]{12,}"
     r"|(?i:[?&][a-z_-]*(?:key|token|secret|passw(?:or)?d|signature|sig)=)[^&$\s]"
 )
+# Engine arguments by which prompts or files of the machine become readable.
+REVEALING = ("enable_log_requests", "enable_log_outputs", "allowed_local_media_path")
 # Routes that return no text of the model: safe without the guard.
 HARMLESS_ROUTES = frozenset({"POST /tokenize", "POST /detokenize", "GET /version", "GET /tokenizer_info"})
 
@@ -72,6 +77,17 @@ def ports(view: DeploymentView) -> Outcome | None:
     if not telemetry.metrics_port:
         return None
     return require(is_loopback(telemetry.metrics_host), f"metrics ports of replicas on {telemetry.metrics_host}")
+
+
+@EXPOSURE.rule(
+    "engine-arguments",
+    "No engine argument reveals prompts, answers or files",
+    basis="logs are stored and read by people who may not read prompts; a path of media opens files to requests",
+    remedy=f"remove {', '.join(REVEALING)} from engine.extra_args",
+)
+def engine_arguments(view: DeploymentView) -> Outcome:
+    found = [name for name in REVEALING if view.engine.args.get(name)]
+    return failed(f"set: {', '.join(found)}") if found else passed("none set")
 
 
 @EXPOSURE.rule(

@@ -26,8 +26,8 @@ GENERATION = frozenset({"generation_config.json"})
 REASONING_FORMATS = frozenset({"nemotron_reasoning"})
 POLICY = "policy; the license's guardrail clause where it has one"
 CARD = "https://huggingface.co/nvidia/NVIDIA-Nemotron-Nano-9B-v2: the template searches for these strings"
-# Request fields that replace the chat template or change sampling in ways that the guard does not see.
-ENGINE_FIELDS = frozenset({"chat_template", "vllm_xargs"})
+# Request fields that replace the chat template, change sampling, or fetch a cache, in ways that the guard does not see.
+ENGINE_FIELDS = frozenset({"chat_template", "vllm_xargs", "kv_transfer_params", "ec_transfer_params"})
 CONTROL_WORDS = frozenset({"/think", "/no_think", "</think>"})
 LONGEST_VERDICT_S = 30.0
 # A guard that stopped working is noticed after this many seconds at the latest.
@@ -148,6 +148,24 @@ def verdict_length(view: DeploymentView) -> Outcome:
 
 
 @GUARD.rule(
+    "prompt",
+    "The guard model judges with its own prompt",
+    basis="policy: another prompt, or other arguments of the guard's template, can make it judge something else",
+    remedy="leave guard.prompt_file and guard.template_kwargs empty; or show that the guard blocks and passes what it "
+    "has to with hybridserve check --live URL --evidence FILE, and set guard.evidence_file",
+    when=_guard_model,
+)
+def prompt(view: DeploymentView) -> Outcome:
+    guard = view.guard
+    changed = [name for name in ("prompt_file", "template_kwargs") if getattr(guard, name)]
+    if not changed:
+        return passed("the prompt of its card")
+    if view.evidence is None:
+        return unknown(f"set: guard.{', guard.'.join(changed)}; there is no evidence that the guard works with it")
+    return passed(f"set: guard.{', guard.'.join(changed)}; see guard.evidence")
+
+
+@GUARD.rule(
     "strictness",
     "A controversial verdict blocks",
     basis="https://github.com/QwenLM/Qwen3Guard: Controversial is a separate verdict",
@@ -248,9 +266,9 @@ def no_overrides(view: DeploymentView) -> Outcome:
 
 @GUARD.rule(
     "request-fields",
-    "A request cannot replace the chat template or change the sampler",
+    "A request cannot replace the chat template, change the sampler or name a cache",
     basis=POLICY,
-    remedy="keep chat_template and vllm_xargs in access.refused_fields",
+    remedy="keep chat_template, vllm_xargs, kv_transfer_params and ec_transfer_params in access.refused_fields",
 )
 def request_fields(view: DeploymentView) -> Outcome:
     open_fields = sorted(ENGINE_FIELDS - set(view.settings.access.refused_fields))
@@ -350,8 +368,12 @@ def _guardrail_clause(view: DeploymentView) -> str | None:
 
 def _is_internal(host: str) -> bool:
     """Whether the host is this machine or has a name inside the cluster."""
-    if is_loopback(host) or host.endswith((".svc", ".cluster.local")):
+    if is_loopback(host):
+        return True
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", host):  # other characters become dots in a resolver, such as U+3002 and %2e
+        return False
+    if host.endswith((".svc", ".cluster.local")):
         return True
     # A resolver reads a number without dots, such as 134744072 or 0x08080808, as an IPv4 address.
     number = re.fullmatch(r"(?i)0x[0-9a-f]+|[0-9]+", host)
-    return bool(host) and "." not in host and ":" not in host and not number
+    return "." not in host and not number

@@ -44,6 +44,9 @@ def known(view: DeploymentView) -> Iterator[Outcome]:
         else:
             names = ", ".join(f"{license.id} ({license.status})" for license in part.licenses)
             yield passed(f"{names}; {part.entry.source}, reviewed {part.entry.read}", part.id)
+    draft = (view.engine.args.get("speculative_config") or {}).get("model")
+    if draft and draft not in (view.model.id, view.model.repository, view.settings.model.source):
+        yield unknown("a draft model is a further model, whose license nobody has reviewed here", draft)
 
 
 @LICENSE.rule(
@@ -213,9 +216,17 @@ def model_name(view: DeploymentView) -> Iterator[Outcome]:
     last = name.lower().split("/")[-1]
     own = f"{view.model.id} {view.model.repository}".lower()
     words = re.findall(r"[a-z]+", name.lower())
+    words.append("".join(words))
     foreign = [mark for mark in VENDOR_MARKS if mark not in own and any(_carries(word, mark) for word in words)]
     evidence = f"served as {name!r}{', a mark of another model: ' + foreign[0] if foreign else ''}"
-    yield require(not foreign, evidence, view.model.id, "policy: a name must not suggest another vendor's model")
+    if not name.isascii():
+        evidence += ", with letters that look like others"
+    yield require(
+        not foreign and name.isascii(),
+        evidence,
+        view.model.id,
+        "policy: a name must not suggest another vendor's model",
+    )
     for part, license, duty in duties(view, "trademark", [view.model]):
         marked = any(mark in name.lower() for mark in duty.names)
         yield require(not marked, f"served as {name!r}", part.id, clause(license, duty))
