@@ -35,7 +35,12 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 @app.command()
 def verify(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The engine's address, as http://127.0.0.1:8000.")],
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="The engine's address, as http://127.0.0.1:8000; with --record also a folder."
+        ),
+    ],
     reference: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Compare with this reference. Default: with itself only.")
     ] = None,
@@ -75,7 +80,7 @@ def verify(
 
     Example: hybridserve verify http://127.0.0.1:8000 --reference reference.json
     """
-    _check_options(url, reference, record, prompts, dtype)
+    _check_options(url, reference, record, prompts, dtype, model)
     from hybridserve.verify.evidence import evidence_record, result_document
     from hybridserve.verify.probes import own_prompts
     from hybridserve.verify.reference import read_reference
@@ -102,8 +107,10 @@ def verify(
         write_text(evidence, json.dumps(sealed, indent=2) + "\n")
     if as_json:
         typer.echo(json.dumps(document, indent=2))
-    else:
-        _print(results, document, record)
+    elif results:
+        _print(results, document)
+    if record is not None and not as_json:
+        typer.echo(f"reference: {record}")
     raise typer.Exit(1 if overall(results) == "FAIL" else 0)
 
 
@@ -126,14 +133,24 @@ async def _run(
 
     headers = {"authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=None)
+    if not url.startswith("http"):
+        from hybridserve.verify.offline import TransformersEngine
+        from hybridserve.verify.run import record
+
+        return await record(TransformersEngine(Path(url), given["model"]), own, given, load_, 0, progress), []
     async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, trust_env=False) as http:
         engine = EngineClient(http, given["model"] or await EngineClient(http, "").first_model())
         return await check(engine, known, own, given, load_, alpha, passes, progress)
 
 
-def _check_options(url: str, reference: Path | None, record: Path | None, prompts: Path | None, dtype: str) -> None:
+def _check_options(
+    url: str, reference: Path | None, record: Path | None, prompts: Path | None, dtype: str, model: str | None
+) -> None:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if record is not None and Path(url).is_dir():
+        if model is None:
+            raise ConfigError("--model", "is needed with a folder", "give the name under which it is served")
+    elif parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("URL", f"{url!r} is not a URL", "for example http://127.0.0.1:8000")
     if reference is not None and record is not None:
         raise ConfigError("--record", "cannot be used with --reference", "record first, then compare")
@@ -147,7 +164,7 @@ def _progress(condition: str, done: int, total: int) -> None:
     print(f"\r{condition:<12} {done + 1}/{total}          ", end="", file=sys.stderr, flush=True)
 
 
-def _print(results: "Sequence[Result]", document: dict[str, Any], record: Path | None) -> None:
+def _print(results: "Sequence[Result]", document: dict[str, Any]) -> None:
     rows: list[tuple[str, ...]] = [
         ("condition", "verdict", "probes", "positions", "level", "limit", "worst", "limit", "flips", "note")
     ]
@@ -162,5 +179,3 @@ def _print(results: "Sequence[Result]", document: dict[str, Any], record: Path |
     what = f"reference {document['reference_sha256'][:12]}" if document["reference_sha256"] else "the engine itself"
     typer.echo(f"{document['verdict']}: {document['model']} on vLLM {document['vllm']} against {what}; "
                f"false-alarm rate {document['alpha']:g}, tolerance {document['tolerance']}")  # fmt: skip
-    if record is not None:
-        typer.echo(f"reference: {record}")

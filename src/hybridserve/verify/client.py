@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -23,6 +23,22 @@ class Answer:
 
     tokens: tuple[int, ...]
     top: tuple[Mapping[int, float], ...]
+
+
+class Engine(Protocol):
+    """What a check asks of an engine; see `EngineClient`."""
+
+    async def complete(self, prompt: Sequence[int], tokens: int, salt: str) -> Answer: ...
+
+    async def forced(self, prompt: Sequence[int], answer: Sequence[int]) -> tuple[float, ...]: ...
+
+    async def tokenize(self, **body: Any) -> tuple[int, ...]: ...
+
+    async def detokenize(self, tokens: Sequence[int]) -> str: ...
+
+    async def facts(self) -> dict[str, Any]: ...
+
+    async def preemptions(self) -> float: ...
 
 
 class EngineClient:
@@ -75,16 +91,16 @@ class EngineClient:
         return str((await self._post("/detokenize", {"tokens": list(tokens)}))["prompt"])
 
     async def facts(self) -> dict[str, Any]:
-        """What the engine reports of itself: release, context length, block size."""
+        """What the engine reports of itself: release, context length, block size; None for what it does not say."""
         models = await self._get("/v1/models")
         listed = {model["id"]: model for model in models.json()["data"]}
         if self._model not in listed:
             raise self._fault(f"serves {', '.join(listed)}, not {self._model}", "give the served name with --model")
-        version = (await self._get("/version")).json().get("version")
-        blocks = re.search(r'vllm:cache_config_info\{[^}]*\bblock_size="(\d+)"', (await self._get("/metrics")).text)
+        version = re.search(r'"version": *"([^"]+)"', await self._optional("/version"))
+        blocks = re.search(r'vllm:cache_config_info\{[^}]*\bblock_size="(\d+)"', await self._optional("/metrics"))
         return {
             "model": self._model,
-            "vllm": version,
+            "vllm": version[1] if version else None,
             "max_model_len": listed[self._model].get("max_model_len"),
             "block_size": int(blocks[1]) if blocks else None,
         }
@@ -95,7 +111,8 @@ class EngineClient:
 
     async def preemptions(self) -> float:
         """Preemptions so far; 0 where the engine does not count them."""
-        found = re.findall(r"^vllm:num_preemptions_total\{[^}]*\} (\S+)$", (await self._get("/metrics")).text, re.M)
+        metrics = await self._optional("/metrics")
+        found = re.findall(r"^vllm:num_preemptions_total\{[^}]*\} (\S+)$", metrics, re.M)
         return sum(map(float, found))
 
     async def _completion(self, prompt: Sequence[int], salt: str, **fields: Any) -> dict[str, Any]:
@@ -113,6 +130,13 @@ class EngineClient:
 
     async def _get(self, path: str) -> httpx.Response:
         return await self._send("GET", path)
+
+    async def _optional(self, path: str) -> str:
+        """The body of a route that a service may not offer to this client; empty then."""
+        try:
+            return (await self._get(path)).text
+        except ServiceError:
+            return ""
 
     async def _send(self, method: str, path: str, **fields: Any) -> httpx.Response:
         try:

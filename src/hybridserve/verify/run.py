@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hybridserve.errors import ConfigError
-from hybridserve.verify.client import Answer, EngineClient
+from hybridserve.verify.client import Answer, Engine
 from hybridserve.verify.probes import DIFFERENT_START, TOKENS, Chat, Text, chats, texts
 from hybridserve.verify.reference import Entry, Probe, Reference, conversations
 from hybridserve.verify.statistics import (
@@ -55,7 +55,7 @@ class Run:
         block: attention block size of the reference's engine, in tokens.
     """
 
-    def __init__(self, engine: EngineClient, load: Load, block: int, progress: Progress | None = None) -> None:
+    def __init__(self, engine: Engine, load: Load, block: int, progress: Progress | None = None) -> None:
         self._engine = engine
         self._block = block
         self._load = load
@@ -195,9 +195,9 @@ def _likeliest(at: Any) -> tuple[tuple[int, float], ...]:
 
 
 async def record(
-    engine: EngineClient,
+    engine: Engine,
     own: Sequence[Chat | Text],
-    about: dict[str, Any],
+    given: Mapping[str, Any],
     load: Load,
     passes: int = 2,
     progress: Progress | None = None,
@@ -205,10 +205,18 @@ async def record(
     """Answers of a trusted engine, and what it deviates from them when the prompts are repeated.
 
     Args:
-        about: with `block_size` and `max_model_len`.
-        passes: repeated runs of every condition.
+        given: `dtype`, and `block_size` where the engine does not report it.
+        passes: repeated runs of every condition; 0 for an engine without noise.
+
+    Raises:
+        ConfigError: the block size is not known.
+        ServiceError: the engine does not answer, or leaves out what was asked for.
     """
-    block = about["block_size"]
+    facts = await engine.facts()
+    block = given.get("block_size") or facts["block_size"]
+    if block is None or facts["max_model_len"] is None:
+        raise ConfigError("--block-size", "is not reported by the engine", "give it; hybridserve plan shows it")
+    about = {**facts, "dtype": given["dtype"], "block_size": block}
     entries = await Run(engine, load, block, progress).build(own, about["max_model_len"])
     samples: dict[str, list[Deviation]] = {condition: [] for condition in CONDITIONS}
     for _ in range(passes):
@@ -222,7 +230,7 @@ async def record(
 
 
 async def check(
-    engine: EngineClient,
+    engine: Engine,
     known: Reference | None,
     own: Sequence[Chat | Text],
     given: Mapping[str, Any],
@@ -246,26 +254,24 @@ async def check(
         ConfigError: the reference is of another model.
         ServiceError: the engine does not answer, or leaves out what was asked for.
     """
-    facts = await engine.facts()
     if known is None:
-        about = {**facts, "dtype": given["dtype"], "block_size": given.get("block_size") or facts["block_size"]}
-        if about["block_size"] is None or about["max_model_len"] is None:
-            raise ConfigError("--block-size", "is not reported by the engine", "give it")
-        made = await record(engine, own, about, load, passes, progress)
+        made = await record(engine, own, given, load, passes, progress)
         # Nothing was recorded elsewhere: the engine is compared with its own first answers, and noise that it had then
         # is no excuse.
         results = await compare(engine, replace(made, noise={}), load, alpha, "other", progress)
-        return replace(made, about={**about, "tolerance": "other"}), results
+        return replace(made, about={**made.about, "tolerance": "other"}), results
+    facts = await engine.facts()
     if known.about["model"] != facts["model"]:
         fix = "record a reference of this model, or give the served name with --model"
         raise ConfigError("--reference", f"is of {known.about['model']}, the engine serves {facts['model']}", fix)
-    kind: Literal["same", "other"] = "same" if known.about["vllm"] == facts["vllm"] else "other"
+    same = facts["vllm"] is not None and facts["vllm"] == known.about["vllm"]
+    kind: Literal["same", "other"] = "same" if same else "other"
     results = await compare(engine, known, load, alpha, kind, progress)
     return replace(known, about={**known.about, "vllm": facts["vllm"], "tolerance": kind}), results
 
 
 async def compare(
-    engine: EngineClient,
+    engine: Engine,
     reference: Reference,
     load: Load,
     alpha: float,
@@ -296,7 +302,7 @@ async def compare(
     return [*results, await _answers(engine, entries, flipped, tolerance.alpha)]
 
 
-async def _answers(engine: EngineClient, entries: Sequence[Entry], flipped: set[str], alpha: float) -> Result:
+async def _answers(engine: Engine, entries: Sequence[Entry], flipped: set[str], alpha: float) -> Result:
     """Exact answers; where no token differed, the answer is the reference's."""
     known = [entry for entry in entries if entry.right]
     lost = []
