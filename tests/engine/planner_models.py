@@ -279,6 +279,34 @@ def gemma3_vision(layers: int = 8) -> dict[str, Any]:
     return wrapper | {"text_config": gemma3(layers), "vision_config": vision}
 
 
+def gemma2(layers: int = 6, **changes: Any) -> dict[str, Any]:
+    own = {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "query_pre_attn_scalar": 64}
+    kinds = [("full_attention", "sliding_attention")[index % 2 == 0] for index in range(layers)]
+    return gemma3(layers, layer_types=kinds) | own | changes
+
+
+def gemma4(layers: int = 12, **changes: Any) -> dict[str, Any]:
+    own = {
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "num_global_key_value_heads": 2,
+        "attention_k_eq_v": True,
+        "global_head_dim": 128,
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+        "hidden_activation": "gelu_pytorch_tanh",
+    }
+    return gemma3(layers) | own | changes
+
+
+def gemma4_vision(layers: int = 6) -> dict[str, Any]:
+    vision = {"model_type": "gemma4_vision", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
+    wrapper = {"architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4", "dtype": "bfloat16"}
+    return wrapper | {"text_config": gemma4(layers), "vision_config": vision, "audio_config": None}
+
+
 def olmo_hybrid(**changes: Any) -> dict[str, Any]:
     return {
         "architectures": ["OlmoHybridForCausalLM"],

@@ -184,7 +184,7 @@ def _allocate(folder: str, request: dict[str, Any]) -> dict[str, Any]:
     return {
         "mode": config.cache_config.mamba_cache_mode if states else None,
         "block_size": next(
-            (spec.block_size for spec, _ in groups if not isinstance(spec, MambaSpec)), groups[0][0].block_size
+            (spec.block_size for spec, _ in groups if _kind(spec) == "attention"), groups[0][0].block_size
         ),
         "page_bytes": {spec.page_size_bytes for spec, _ in groups}.pop(),
         "state_bytes": states[0].state_content_size_bytes if states else 0,
@@ -339,6 +339,8 @@ def stub_experts() -> None:
     sys.modules["vllm._flashkda_C"] = types.ModuleType("vllm._flashkda_C")
     torch.ops._flashkda_C = types.SimpleNamespace(get_workspace_size=lambda *_: 0)
     kimi_k3.MoonViT3dPretrainedModel = kimi_k3.KimiK25MultiModalProjector = MagicMock()
+    # 0.31 asks for a fused kernel of the CUDA wheel.
+    kimi_k3.maybe_init_gemm_rs_ar = lambda *_, **__: False
     # Kimi's classes overlap kernels on streams of their own.
     torch.cuda.Stream = MagicMock
     torch.cuda.Event = MagicMock

@@ -44,13 +44,13 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
         if number % tp:
             faults.append((f"{what} {number}", reason))
 
-    if arch.attention is not None:
+    for attention in filter(None, (arch.attention, arch.window_attention)):
         must_divide(
-            arch.attention.heads,
+            attention.heads,
             "num_attention_heads",
             "Total number of attention heads must be divisible by tensor parallel size",
         )
-        kv_heads = arch.attention.kv_heads
+        kv_heads = attention.kv_heads
         if (kv_heads % tp) if kv_heads >= tp else (tp % kv_heads):
             faults.append((f"num_key_value_heads {kv_heads}", "KV heads can be neither split nor replicated evenly"))
     match arch.state:

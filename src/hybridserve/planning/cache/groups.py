@@ -94,8 +94,10 @@ def _layers_by_kind(
         aligned = any(layer.attention for layer in layers)
         for index, layer in enumerate(layers, start):
             if layer.attention:
-                kind: GroupKind = "window" if layer.window else "attention"
-                layers_by_kind.setdefault((kind, page.block_size), []).append(index)
+                kind: tuple[GroupKind, int] = (
+                    ("window", page.window_block) if layer.window else ("attention", page.block_size)
+                )
+                layers_by_kind.setdefault(kind, []).append(index)
             if layer.state:
                 assert page.mamba_block_size is not None
                 tokens = page.mamba_block_size if aligned else unaligned_tokens

@@ -15,6 +15,7 @@ from hybridserve.planning.cache.dtypes import CacheDtypes
 from hybridserve.planning.cache.types import CacheRequest, cdiv
 from hybridserve.planning.models.architecture import (
     Architecture,
+    Attention,
     GatedDeltaNet,
     KimiDelta,
     Lightning,
@@ -33,6 +34,7 @@ class Page:
     """Sizes of one layer's page on one rank. See `CacheLayout` for the fields."""
 
     block_size: int
+    window_block: int
     mamba_block_size: int | None
     token_bytes: int
     state_bytes: int
@@ -61,16 +63,18 @@ def size_page(
     block = request.block_size or table.default_block_size[request.platform]
     if arch.attention is None and arch.state is not None:
         return _state_page(arch.state, request, dtypes, mode, max_len, block)
-    token_bytes = attention_token_bytes(arch, request.tensor_parallel_size, dtypes)
+    assert arch.attention is not None
+    token_bytes = attention_token_bytes(arch.attention, request.tensor_parallel_size, dtypes)
     if arch.state is None:
-        return Page(block, None, token_bytes, 0, block * token_bytes, 0.0)
+        window = attention_token_bytes(arch.window_attention or arch.attention, request.tensor_parallel_size, dtypes)
+        return _attention_page(block, token_bytes, table.kernel_block_size[request.platform], window)
 
     speculated = request.num_speculative_tokens
     state = state_bytes(arch.state, request, dtypes, speculated)
     not_aligned_to = arch.name in table.speculation_not_in_page
     aligned = state_bytes(arch.state, request, dtypes, 0) if not_aligned_to else state
     unit = max(table.kernel_block_size[request.platform], block)
-    if arch.attention is not None and arch.attention.latent:
+    if arch.attention.latent:
         unit = max(unit, LATENT_UNIT)
     if mode == "all":
         chunk = arch.state.chunk if isinstance(arch.state, Mamba2) else table.default_mamba_chunk_size
@@ -91,7 +95,21 @@ def size_page(
             "use fewer speculative tokens, or none",
         )
     tokens_per_state = {"align": block, "all": covering, "none": max_len}[mode]
-    return Page(block, tokens_per_state, token_bytes, state, page, padding)
+    return Page(block, block, tokens_per_state, token_bytes, state, page, padding)
+
+
+def _attention_page(block: int, token_bytes: int, window_block: int, window_bytes: int) -> Page:
+    """The page of a model without state. A window has the kernel's smallest block; then the smaller page grows to the
+    larger one, by more tokens if that comes out even and else by padding.
+
+    Source: vLLM v1/core/kv_cache_utils.py `unify_kv_cache_spec_page_size`, layers/attention `get_kv_cache_spec`.
+    """
+    page = max(block * token_bytes, window_block * window_bytes)
+    if page % (block * token_bytes) == 0:
+        block = page // token_bytes
+    if page % (window_block * window_bytes) == 0:
+        window_block = page // window_bytes
+    return Page(block, window_block, None, token_bytes, 0, page, 0.0)
 
 
 def _state_page(
@@ -103,17 +121,16 @@ def _state_page(
     """
     state = state_bytes(mixer, request, dtypes, request.num_speculative_tokens)
     tokens = max_len if mode == "none" else request.mamba_block_size or block
-    return Page(tokens, tokens, 0, state, state, 0.0)
+    return Page(tokens, tokens, tokens, 0, state, state, 0.0)
 
 
-def attention_token_bytes(arch: Architecture, tp: int, dtypes: CacheDtypes) -> int:
+def attention_token_bytes(attention: Attention, tp: int, dtypes: CacheDtypes) -> int:
     """Bytes of keys and values of one token in one attention layer, on one rank. With fewer heads than ranks, heads are
     replicated."""
-    assert arch.attention is not None
-    if arch.attention.latent:
-        return arch.attention.head_dim * dtypes.attention_bytes
-    heads = max(1, arch.attention.kv_heads // tp)
-    return heads * 2 * (arch.attention.head_dim * dtypes.attention_bytes + dtypes.attention_scale_bytes)
+    if attention.latent:
+        return attention.head_dim * dtypes.attention_bytes
+    heads = max(1, attention.kv_heads // tp)
+    return heads * 2 * (attention.head_dim * dtypes.attention_bytes + dtypes.attention_scale_bytes)
 
 
 def state_bytes(mixer: StateMixer, request: CacheRequest, dtypes: CacheDtypes, speculated: int) -> int:

@@ -151,12 +151,13 @@ class CacheLayout:
         return self._blocks(length, self.running_state_blocks)
 
     def _blocks(self, length: int, state_blocks: int) -> int:
-        blocks = self.attention_groups * cdiv(length, self.block_size) + self.state_groups * state_blocks
-        # A window need not begin at the start of a block: one more.
-        window = cdiv(min(self.window_tokens, length), self.block_size) + 1
-        blocks += window * sum(group.kind == "window" for group in self.groups)
-        if self.mode == "all":
-            blocks += sum(cdiv(length, group.block_tokens) for group in self.groups if group.kind == "state")
+        blocks, window = self.state_groups * state_blocks, min(self.window_tokens, length)
+        for group in self.groups:
+            if group.kind == "window":
+                # A window need not begin at the start of a block: one more.
+                blocks += cdiv(window, group.block_tokens) + 1
+            elif group.kind == "attention" or self.mode == "all":
+                blocks += cdiv(length, group.block_tokens)
         return blocks
 
 

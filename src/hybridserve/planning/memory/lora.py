@@ -48,7 +48,7 @@ def lora_bytes(arch: Architecture, slots: LoraSlots, dtype: str, tp: int) -> int
 def _linears(arch: Architecture, layer: Layer) -> list[tuple[int, Linear]]:
     """The linear layers of one layer, each with its number of copies."""
     h, found = arch.hidden, list[tuple[int, Linear]]()
-    if layer.attention and (a := arch.attention):
+    if layer.attention and (a := arch.attention_of(layer)):
         queries = a.heads * a.head_dim * (2 if a.output_gate else 1)
         found += [(1, (h, queries, True)), (2, (h, a.kv_heads * a.head_dim, True))]
         found.append((1, (a.heads * a.head_dim, h, False)))

@@ -12,6 +12,7 @@ from functools import lru_cache
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.models import (
     Architecture,
+    Attention,
     GatedDeltaNet,
     KimiDelta,
     Layer,
@@ -189,7 +190,7 @@ def _layer(arch: Architecture, layer: Layer, tp: int, experts_over: int) -> Elem
     elements: Elements = Counter(plain=layer.norms * arch.hidden)
     # Zamba2's attention layers have the weights of the shared blocks.
     if layer.attention and arch.shared == (0, 0):
-        elements.update(_attention(arch, tp))
+        elements.update(_attention(arch, arch.attention_of(layer), tp))
     if layer.state:
         elements.update(_state(arch, tp))
     if layer.mlp:
@@ -199,8 +200,8 @@ def _layer(arch: Architecture, layer: Layer, tp: int, experts_over: int) -> Elem
     return elements
 
 
-def _attention(arch: Architecture, tp: int) -> Elements:
-    if (a := arch.attention) is None:
+def _attention(arch: Architecture, a: Attention | None, tp: int) -> Elements:
+    if a is None:
         return Counter()
     heads = a.heads // tp
     if (m := a.latent) is not None:
@@ -289,6 +290,7 @@ def _moe(arch: Architecture, tp: int, experts_over: int) -> Elements:
     intermediate = m.intermediate if experts_over > 1 or tp == 1 else max(m.intermediate // tp, m.width_on_rank)
     router = arch.hidden * m.experts
     biases = m.experts + experts * ((m.matrices - 1) * intermediate + arch.hidden) if m.bias else 0
+    biases += arch.hidden + m.experts if m.router_scales else 0
     return Counter(
         experts=experts * m.matrices * width * intermediate,
         shared=m.matrices * arch.hidden * (m.shared_intermediate // tp),

@@ -68,8 +68,11 @@ READERS = {
     "FalconMambaForCausalLM": "mamba",
     "Mamba2ForCausalLM": "mamba",
     "GptOssForCausalLM": "sliding_window",
+    "Gemma2ForCausalLM": "sliding_window",
     "Gemma3ForCausalLM": "sliding_window",
     "Gemma3ForConditionalGeneration": "sliding_window",
+    "Gemma4ForCausalLM": "sliding_window",
+    "Gemma4ForConditionalGeneration": "sliding_window",
     "LlamaForCausalLM": "transformer",
     "MistralForCausalLM": "transformer",
     "Qwen2ForCausalLM": "transformer",
@@ -87,7 +90,6 @@ WRAPPED = ("text_config", "llm_config")
 ENCODERS = "the encoders of images and sound: activations, cache, and weights unless their size is published"
 
 _MLA = "its attention is latent (MLA), which is not supported"
-_WINDOW = "sliding-window layers have cache groups with blocks of their own, which are not supported"
 _STATES = "it has several state layouts of different sizes, which are not supported"
 _ENCODER = "it is a vision wrapper whose language model and encoder are not read"
 _POOLING = "it is a pooling model, which does not generate"
@@ -99,7 +101,7 @@ def _removed(version: str) -> str:
 
 # Every class of vLLM 0.29's registry that has state or no attention, and that no reader reads; and well-known others.
 OUT_OF_SCOPE = {
-    "NemotronHPuzzleForCausalLM": "its layers differ in shape (Puzzle), which is not supported",
+    "NemotronHPuzzleForCausalLM": "its layers differ in shape (Puzzle), and only the checkpoint's own code states how; not supported",
     "DeepseekV2ForCausalLM": _MLA,
     "DeepseekV3ForCausalLM": _MLA,
     "Terratorch": _POOLING,
@@ -110,9 +112,6 @@ OUT_OF_SCOPE = {
     "Qwen4ExpForConditionalGeneration": _STATES,
     "InternS2MobiusForConditionalGeneration": _ENCODER,
     "InternS2PreviewForConditionalGeneration": _ENCODER,
-    "Gemma2ForCausalLM": _WINDOW,
-    "Gemma4ForCausalLM": _WINDOW,
-    "Gemma4ForConditionalGeneration": _WINDOW,
     "BambaForCausalLM": _removed("0.23.0"),
     "MiniMaxForCausalLM": _removed("0.23.0"),
     "MiniMaxText01ForCausalLM": _removed("0.23.0"),

@@ -175,6 +175,8 @@ class Moe:
     """The shared expert has a gate of `hidden` weights (Qwen3-Next)."""
     router_float32: bool = False
     """The router's weights are float32."""
+    router_scales: bool = False
+    """The router has a scale per input and per expert (Gemma 4)."""
     width_on_rank: int = 0
     """Tensor parallelism pads the part of an expert to at least this width (Kimi)."""
 
@@ -245,6 +247,7 @@ class Architecture:
         attention_first: the class builds all attention layers before the others, which orders its cache groups.
         pipeline: the class supports pipeline parallelism.
         window: tokens that the attention of a sliding-window layer looks back, its own included.
+        window_attention: the attention of those layers, if it has another shape (Gemma 4).
         shared: weights that layers share, as (divided by tensor parallelism, on every rank).
         tower: the vision encoder.
         uncounted: parts of the model whose memory is not counted.
@@ -275,6 +278,7 @@ class Architecture:
     attention_first: bool = False
     pipeline: bool = True
     window: int | None = None
+    window_attention: Attention | None = None
     shared: tuple[int, int] = (0, 0)
     tower: Tower | None = None
     uncounted: tuple[str, ...] = ()
@@ -290,6 +294,10 @@ class Architecture:
         # Source: vLLM numbers the layers of an MTP module after the model's, and their specification is the same.
         drafts = (self.mtp if self.uses_mtp else ()) + (self.draft.layers if self.draft else ())
         return replace(self, layers=self.layers + drafts) if drafts else self
+
+    def attention_of(self, layer: Layer) -> Attention | None:
+        """The shape of this layer's attention."""
+        return self.window_attention if layer.window and self.window_attention else self.attention
 
     @property
     def attention_layers(self) -> int:
