@@ -97,6 +97,7 @@ REFUSALS = {
     "world size": "tensor parallel",
     "divisible by": "tensor parallel",
     "auto-fit": "auto-fit",
+    "must be a positive integer": "auto-fit",
     "No available memory": "no memory",
     "max seq len": "too little memory",
     "exceeds available Mamba cache blocks": "too many sequences",

@@ -80,6 +80,7 @@ class EngineTable(_Frozen):
     mode_all_architectures: frozenset[str]
     replayssm_architectures: frozenset[str]
     replayssm_on_cuda: bool
+    kda_state_dtypes: tuple[str, ...]
     speculation_not_in_page: frozenset[str]
     state_blocks_none: int
     state_blocks_align: dict[Mixer, int]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hybridserve.catalog.engines import EngineTable
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
@@ -60,14 +62,39 @@ def resolve_dtypes(arch: Architecture, request: CacheRequest, table: EngineTable
             f"{attention!r} is not supported by the planner on {request.platform}",
             f"one of auto, {', '.join(known)}",
         )
-    return CacheDtypes(model, attention, conv, _ssm_dtype(arch, request, conv), size, scale)
+    if isinstance(arch.state, KimiDelta):
+        ssm = _kda_dtype(arch.state, request, table)
+    else:
+        ssm = conv if isinstance(arch.state, Lightning) else _ssm_dtype(arch, request, conv)
+    return CacheDtypes(model, attention, conv, ssm, size, scale)
+
+
+def aligned_dtypes(arch: Architecture, request: CacheRequest, table: EngineTable, dtypes: CacheDtypes) -> CacheDtypes:
+    """The types of the state that the engine aligns its pages to.
+
+    Kimi-Linear's class states the type that was set, and its layers keep float32. Source: vLLM models/kimi_k3.
+    """
+    asked = request.mamba_ssm_cache_dtype
+    if arch.family == "kimi_linear" and len(table.kda_state_dtypes) > 1 and asked != "auto":
+        return replace(dtypes, ssm=asked)
+    return dtypes
+
+
+def _kda_dtype(mixer: KimiDelta, request: CacheRequest, table: EngineTable) -> str:
+    asked = request.mamba_ssm_cache_dtype
+    # Of Kimi's layers only K3's have another type; Ling's layers and class have float32.
+    if len(table.kda_state_dtypes) == 1 or mixer.decay_rank is None or asked == "auto":
+        return "float32"
+    if asked not in table.kda_state_dtypes:
+        raise PlanRefused(
+            "engine.mamba_ssm_cache_dtype",
+            f"KDA recurrent state supports only auto, float32, and bfloat16; got {asked}",
+            f"one of auto, {', '.join(table.kda_state_dtypes)}",
+        )
+    return asked if mixer.gate_rank is None else "float32"
 
 
 def _ssm_dtype(arch: Architecture, request: CacheRequest, conv: str) -> str:
-    if isinstance(arch.state, KimiDelta):
-        return "float32"
-    if isinstance(arch.state, Lightning):
-        return conv
     asked = request.mamba_ssm_cache_dtype
     if asked == "auto" and arch.ssm_dtype:
         asked = arch.ssm_dtype

@@ -11,7 +11,7 @@ from math import lcm
 from hybridserve.catalog.engines import CacheMode, EngineTable
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
-from hybridserve.planning.cache.dtypes import CacheDtypes
+from hybridserve.planning.cache.dtypes import CacheDtypes, aligned_dtypes
 from hybridserve.planning.cache.types import CacheRequest, cdiv
 from hybridserve.planning.models.architecture import (
     Architecture,
@@ -72,7 +72,8 @@ def size_page(
     speculated = request.num_speculative_tokens
     state = state_bytes(arch.state, request, dtypes, speculated)
     not_aligned_to = arch.name in table.speculation_not_in_page
-    aligned = state_bytes(arch.state, request, dtypes, 0) if not_aligned_to else state
+    of = aligned_dtypes(arch, request, table, dtypes)
+    aligned = state_bytes(arch.state, request, of, 0 if not_aligned_to else speculated)
     unit = max(table.kernel_block_size[request.platform], block)
     if arch.attention.latent:
         unit = max(unit, LATENT_UNIT)
@@ -89,10 +90,10 @@ def size_page(
         page = state
     if state > page:
         raise PlanRefused(
-            "engine.num_speculative_tokens",
+            "engine.num_speculative_tokens" if speculated else "engine.mamba_ssm_cache_dtype",
             f"a state with {speculated} speculative tokens takes {state} bytes, more than the page of {page} bytes "
             "the engine aligns to",
-            "use fewer speculative tokens, or none",
+            "use fewer speculative tokens, or none" if speculated else "float32",
         )
     tokens_per_state = {"align": block, "all": covering, "none": max_len}[mode]
     return Page(block, block, tokens_per_state, token_bytes, state, page, padding)

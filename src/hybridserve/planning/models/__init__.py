@@ -89,6 +89,7 @@ NEMOTRON_WRAPPERS = (
 WRAPPED = ("text_config", "llm_config")
 ENCODERS = "the encoders of images and sound: activations, cache, and weights unless their size is published"
 
+_PUZZLE = "its layers differ in shape (Puzzle), and only the checkpoint's own code states how; not supported"
 _MLA = "its attention is latent (MLA), which is not supported"
 _STATES = "it has several state layouts of different sizes, which are not supported"
 _ENCODER = "it is a vision wrapper whose language model and encoder are not read"
@@ -101,7 +102,7 @@ def _removed(version: str) -> str:
 
 # Every class of vLLM 0.29's registry that has state or no attention, and that no reader reads; and well-known others.
 OUT_OF_SCOPE = {
-    "NemotronHPuzzleForCausalLM": "its layers differ in shape (Puzzle), and only the checkpoint's own code states how; not supported",
+    "NemotronHPuzzleForCausalLM": _PUZZLE,
     "DeepseekV2ForCausalLM": _MLA,
     "DeepseekV3ForCausalLM": _MLA,
     "Terratorch": _POOLING,
