@@ -14,7 +14,8 @@ SHORT := not scale and not fault and not agreement
 
 # Everything but `install` and `serve` runs in the development environment.
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
-  test-loadtest-agreement test-loadtest-scenarios test-guidellm test-verify engine fuzz soak soak-tokens \
+  test-loadtest-agreement test-loadtest-scenarios test-guidellm test-verify test-speculation engine fuzz soak \
+  soak-tokens \
   bench-cli bench-cache bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
   docs docs-output reference-docs plan-picture telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
   images release
@@ -90,6 +91,9 @@ test-guidellm: ## the load test's metrics against GuideLLM's own code
 	$(BIN)/python scripts/guidellm_definitions.py
 
 ##@ Fuzz and soak
+
+test-speculation: ## 1,008 greedy requests with and without n-gram and MTP drafts, and the plan of each engine
+	$(BIN)/pytest -s tests/engine/speculation_suite.py
 
 test-fuzz: ## schemathesis over every route, and malformed HTTP, a hundred times what `make test` sends
 	FUZZ_EXAMPLES=400 $(BIN)/pytest -s tests/stack/test_openapi_fuzz.py tests/stack/test_http_mutator.py

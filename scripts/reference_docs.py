@@ -190,6 +190,8 @@ def _ray(ray: RaySupport) -> str:
 def engine_faults() -> str:
     """Known faults, and what a release ignores."""
     rows = [(table.version, fault.id, fault.what) for table in engine_tables() for fault in table.known_faults]
+    drafts = [(table.version, table.cpu_speculation) for table in engine_tables() if table.cpu_speculation]
+    rows += [(version, "speculation on CPU", known.found) for version, known in drafts]
     for table in engine_tables():
         ignored = {**table.ignored_arguments, **table.ignored_environment}
         rows += [(table.version, f"`{name}` is ignored", why) for name, why in ignored.items()]

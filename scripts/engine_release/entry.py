@@ -14,7 +14,7 @@ from engine_release.release import Release
 from hybridserve.catalog.engines import EngineTable, KnownFault, Pins, RaySupport
 
 # What an entry says about itself, not about the release.
-ABOUT = ("version", "source", "read", "verified", "partial_hits_tested_on")
+ABOUT = ("version", "source", "read", "verified", "partial_hits_tested_on", "cpu_speculation")
 CAPACITY_LOG = "v1/core/kv_cache_utils.py"
 MAMBA2_ALIGN = KnownFault(
     id="cpu-mamba2-align",
@@ -47,6 +47,7 @@ def measured_table(
         "read": today,
         "verified": True,
         "partial_hits_tested_on": [],
+        "cpu_speculation": None,
         "cpu_resets_block_size": _resets_block_size(release, cache),
         "capacity_log_device": "GPU"
         if source.mentions(release.folder, CAPACITY_LOG, '"GPU KV cache size')

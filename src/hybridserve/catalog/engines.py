@@ -67,6 +67,14 @@ class KnownFault(_Frozen):
     what: str
 
 
+class CpuSpeculation(_Frozen):
+    """What speculation does on a hybrid on CPU, with prefix caching and without, found by `make test-speculation`."""
+
+    cached: Literal["equal", "changes tokens", "stops"]
+    uncached: Literal["equal", "changes tokens", "stops"]
+    found: str
+
+
 class EngineTable(_Frozen):
     """The constants of one vLLM release. See the comments in `engines.yaml`."""
 
@@ -105,6 +113,7 @@ class EngineTable(_Frozen):
     """First word of the capacity log line: GPU, or the name of the device."""
     hybrid_kv_connectors: frozenset[str]
     lookahead_block_hashes: bool
+    cpu_speculation: CpuSpeculation | None
     max_num_active_seqs: bool
     ignored_arguments: dict[str, str]
     ignored_environment: dict[str, str]
@@ -126,7 +135,8 @@ def engine_tables() -> tuple[EngineTable, ...]:
         # A release that builds on another one states what differs; what it is proved by is never inherited.
         base = entries.get(entry.pop("based_on", ""), {})
         gone = {**base.get("ignored_environment", {}), **entry.get("ignored_environment", {})}
-        entries[entry["version"]] = {**base, "verified": False, **entry, "ignored_environment": gone}
+        unproved = {"verified": False, "cpu_speculation": None}
+        entries[entry["version"]] = {**base, **unproved, **entry, "ignored_environment": gone}
     tables = (EngineTable.model_validate(entry) for entry in entries.values())
     return tuple(sorted(tables, key=lambda table: release(table.version)))
 

@@ -156,7 +156,7 @@ ANYWHERE = [
     Mutation("refused", "engine.starts", lambda c: replace(c, refusal="no memory for one request")),
     Mutation("not-planned", "engine.starts", lambda c: replace(c, facts=None),
              frozenset({"engine.seqs-over-blocks", "engine.block-over-budget", "engine.prefix-cache-unusable",
-                        "engine.prefix-cache-granularity", "engine.context-near-limit"})),
+                        "engine.prefix-cache-granularity", "engine.context-near-limit", "engine.block-size"})),
     Mutation("too-many-seqs", "engine.seqs-over-blocks", cache(max_num_seqs=1999)),
     Mutation("too-many-seqs-eager", "engine.seqs-over-blocks", cache(max_num_seqs=1999, full_cudagraphs=False)),
     Mutation("wide-block", "engine.block-over-budget", cache(block_size=7808)),
@@ -180,6 +180,9 @@ ANYWHERE = [
              lambda c: c.set("engine.version", "0.33.0").set("engine.speculative_config", SPECULATION)
              .set("engine.kv_transfer_config", {"kv_connector": "OffloadingConnector"})),
     Mutation("ngram", "engine.ngram", put("engine.speculative_config", {"method": "ngram"})),
+    Mutation("mtp-on-cpu", "engine.cpu-speculation",
+             lambda c: replace(c, platform="cpu").set("engine.speculative_config", SPECULATION)
+             .set("engine.enable_prefix_caching", False), frozenset({"engine.mtp-prefix-cache"})),
     Mutation("connector", "engine.kv-connector", put("engine.kv_transfer_config", {"kv_connector": "LMCache"})),
     Mutation("connector-in-multi", "engine.kv-connector",
              put("engine.kv_transfer_config", {"kv_connector": "MultiConnector", "kv_connector_extra_config":

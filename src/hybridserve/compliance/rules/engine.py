@@ -206,6 +206,24 @@ def ngram(view: DeploymentView) -> Outcome | None:
     return failed(f"{method}: corrupts output on hybrids") if "ngram" in method else passed(f"method is {method}")
 
 
+@ENGINE.rule(
+    "cpu-speculation",
+    "Drafts do not change the tokens of a hybrid on CPU",
+    basis="`make test-speculation`: greedy requests with and without drafts, by release",
+    remedy="remove engine.speculative_config",
+    when=hybrid,
+)
+def cpu_speculation(view: DeploymentView) -> Outcome | None:
+    method, table = speculation(view), release_table(view)
+    if not method or view.engine.platform != "cpu":
+        return None
+    known = table.cpu_speculation
+    if known is None:
+        return unknown(f"{method} on CPU was not examined with vLLM {table.version}")
+    outcome = known.cached if caching_states(view) else known.uncached
+    return require(outcome == "equal", f"{method} on CPU with vLLM {table.version}: {known.found}")
+
+
 def _forbidden_argument(name: str, title: str, argument: str, effect: str, *, basis: str, setting: str) -> None:
     @ENGINE.rule(name, title, basis=basis, remedy=f"remove {setting}", when=hybrid)
     def check(view: DeploymentView) -> Outcome:
