@@ -244,8 +244,8 @@ def test_find_sweep_and_compare(mock_url: str, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "both" / "compare.html").read_text()
 
 
-def test_plain_locust_and_client_side_metrics(mock_url: str, tmp_path: Path) -> None:
-    locust = [sys.executable, "-m", "locust", "-f", str(LOADTESTS / "locustfile.py")]
+def test_scenario_in_locust_and_client_side_metrics(mock_url: str, tmp_path: Path) -> None:
+    locust = [sys.executable, "-m", "locust", "-f", str(LOADTESTS / "scenarios.py")]
     port = free_port()
     flags = ["--host", mock_url, "--scenario", write(tmp_path, seconds=4), "--out", str(tmp_path / "out"), "--headless"]
     running = subprocess.Popen([*locust, *flags, "--client-metrics-port", str(port)], stderr=subprocess.PIPE, text=True)
@@ -277,7 +277,7 @@ def test_plain_locust_and_client_side_metrics(mock_url: str, tmp_path: Path) -> 
 
 def test_distributed_locust(mock_url: str, tmp_path: Path) -> None:
     """A master and two workers, as on three machines; each writes its own records."""
-    locust = [sys.executable, "-m", "locust", "-f", str(LOADTESTS / "locustfile.py")]
+    locust = [sys.executable, "-m", "locust", "-f", str(LOADTESTS / "scenarios.py")]
     port = str(free_port())
     flags = ["--host", mock_url, "--scenario", write(tmp_path, "open", level=20, seconds=2), "--headless"]
     flags += ["--out", str(tmp_path / "out"), "--master", "--expect-workers", "2", "--master-bind-port", port]

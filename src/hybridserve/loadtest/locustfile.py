@@ -1,8 +1,8 @@
 """The locustfile: users, shape and options of a run.
 
-`hybridserve loadtest` starts locust with this file and passes the run in a JSON file. With plain locust:
+`hybridserve loadtest` starts locust with this file and passes the run in a JSON file. In locust itself:
 
-    locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --scenario chat --headless
+    locust -f loadtests/scenarios.py --host http://127.0.0.1:8000 --scenario chat --headless
 
 The scenario determines users and duration; records go to --out; files, report and exit code are those of the command.
 The key is read from LOADTEST_API_KEY. Workers on other machines keep their records: copy `requests-*.jsonl` and
