@@ -33,7 +33,8 @@ from hybridserve.settings.telemetry import TelemetrySection
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = [
-    DOCS / "reference" / f"{name}.md" for name in ("cli", "metrics", "settings", "rules", "supported-models", "engines")
+    DOCS / "reference" / f"{name}.md"
+    for name in ("cli", "metrics", "alerts", "dashboards", "settings", "rules", "supported-models", "engines")
 ] + [DOCS / "runbooks/README.md"]
 TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SECTION = TelemetrySection()
@@ -80,7 +81,7 @@ def alert_table() -> str:
                 f"[{name}](../runbooks/{same[0].runbook}.md)",
                 ", ".join(alert.severity for alert in same),
                 "immediately" if same[0].hold == "0m" else same[0].hold,
-                re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", summary),
+                re.sub(r"\{\{ \$(?:labels\.)?(\w+) \}\}", r"*\1*", summary),
             )
             for (name, summary), same in alerts_by_text().items()
         ),
@@ -98,7 +99,7 @@ def dashboard_section() -> str:
     for board in dashboards(SECTION):
         panels = sum(len(row.panels) for row in board.rows)
         sections.append(
-            f"### {board.title.removeprefix('hybridserve / ')}\n\n{board.description} {panels} panels, "
+            f"## {board.title.removeprefix('hybridserve / ')}\n\n{board.description} {panels} panels, "
             f"[{board.slug}.json](../../helm/hybridserve/files/dashboards/{board.slug}.json).\n\n"
             f"![{board.title}](../dashboards/{board.slug}.png)\n"
         )
