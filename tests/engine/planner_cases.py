@@ -97,6 +97,7 @@ REFUSALS = {
     "world size": "tensor parallel",
     "divisible by": "tensor parallel",
     "auto-fit": "auto-fit",
+    "is incompatible with dtype": "cache type",
     "must be a positive integer": "auto-fit",
     "No available memory": "no memory",
     "max seq len": "too little memory",
@@ -179,6 +180,11 @@ def curated() -> list[Case]:
         ("nano 9b no prefix caching", nano, gpu | {"kv_bytes": 4 * GIB, "enable_prefix_caching": False}),
         ("nano 9b fp8 cache", nano, gpu | {"kv_bytes": 4 * GIB, "kv_cache_dtype": "fp8"}),
         ("nano 9b fp8 checkpoint", nano | fp8, gpu | {"kv_bytes": 4 * GIB}),
+        (
+            "nano 9b, type of the cache unlike the model's",
+            nano,
+            gpu | {"kv_bytes": 4 * GIB, "kv_cache_dtype": "float16"},
+        ),
         ("nano 9b 16-bit state", nano, gpu | {"kv_bytes": 4 * GIB, "mamba_ssm_cache_dtype": "float16"}),
         (
             "nano 9b fp8 and 16-bit state",

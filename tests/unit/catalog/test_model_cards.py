@@ -51,6 +51,11 @@ PUBLISHED = {
     "granite-4.0-h-tiny": 7e9,
     "granite-4.0-h-small": 32e9,
     "falcon-h1-0.5b-instruct": 0.5e9,
+    "falcon-h1-7b-instruct": 7.59e9,
+    "lfm2-8b-a1b": 8.34e9,
+    "qwen3.5-27b": 27e9,
+    "qwen3.5-35b-a3b": 35e9,
+    "qwen3.5-122b-a10b": 122e9,
 }
 
 

@@ -41,6 +41,7 @@ REFUSED = [
     ({"use_replayssm": True, "mamba_cache_mode": "all"}, "engine.use_replayssm", "only in align mode", "align"),
     ({"kv_cache_dtype": "nvfp4"}, "engine.kv_cache_dtype", "not supported by the planner", "fp8"),
     ({"kv_cache_dtype": "bfloat16", "platform": "cpu"}, "engine.kv_cache_dtype", "planner on cpu", "auto, fp8"),
+    ({"kv_cache_dtype": "float16", "engine": "0.33.0"}, "engine.kv_cache_dtype", "incompatible with dtype", "bfloat16"),
     ({"mamba_ssm_cache_dtype": "fp8"}, "engine.mamba_ssm_cache_dtype", "not a type", "float32"),
     ({"block_size": 24}, "engine.block_size", "no CUDA attention backend", "a multiple of 16"),
     ({"block_size": 0}, "engine.block_size", "less than one", "leave it empty"),

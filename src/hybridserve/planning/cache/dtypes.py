@@ -51,6 +51,12 @@ def resolve_dtypes(arch: Architecture, request: CacheRequest, table: EngineTable
     model = arch.dtype if request.dtype == "auto" else request.dtype
     conv = model if request.mamba_cache_dtype == "auto" else request.mamba_cache_dtype
     attention = (arch.kv_cache_dtype or "auto") if request.kv_cache_dtype == "auto" else request.kv_cache_dtype
+    if table.float_cache_must_match and attention in ("float16", "bfloat16") and attention != model:
+        raise PlanRefused(
+            "engine.kv_cache_dtype",
+            f'kv_cache_dtype="{attention}" is incompatible with dtype="{model}"',
+            f"auto or {model}" if model != "float32" else "auto",
+        )
     if attention == "auto":
         size, scale, attention = DTYPE_BYTES[model], 0, model
     elif (entry := table.kv_cache_dtypes.get(attention)) and request.platform in entry.platforms:
