@@ -86,7 +86,8 @@ class PatternGuard:
         self._joined = {stage: _join(categories) for stage, categories in self._categories.items()}
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
-        joined, found, size = self._joined[stage], set[str](), 0
+        joined, size = self._joined[stage], 0
+        found: set[str] = set()
         # Only the answer is judged in stage output: its prompt was judged on input.
         for message in messages[-1:] if stage == "output" else messages:
             text = message["content"]
@@ -99,8 +100,10 @@ class PatternGuard:
                 texts = matched_texts(part)
                 if joined is None or any(joined.search(text) for text in texts):
                     found |= {category.name for category in self._categories[stage] if category.matches(texts)}
+        if not found:
+            return GuardVerdict("allow", self.name)
         categories = tuple(category.name for category in self._categories[stage] if category.name in found)
-        return GuardVerdict("block" if found else "allow", self.name, categories)
+        return GuardVerdict("block", self.name, categories)
 
     async def probe(self) -> None:
         return

@@ -192,6 +192,13 @@ def test_huge_delta_is_checked_in_windows() -> None:
     assert check.longest <= 100 * 4
 
 
+@pytest.mark.parametrize("window", [4, 6, 20])
+def test_windows_advance_over_a_long_token_before_short_ones(window: int) -> None:
+    pieces = content(*["a" * LONGEST, *"b" * 30, "c" * 100, *"d" * 30] * 3)
+    outcome = moderate(pieces, WordCheck(), window, window // 2)
+    assert (outcome.left, outcome.blocked) == (pieces, False)
+
+
 def test_slow_stream_is_checked_before_the_window_is_full() -> None:
     now = [0.0]
     buffer = ModerationBuffer(WordCheck(), 100, 0, max_hold_s=1.0, clock=lambda: now[0])

@@ -177,7 +177,7 @@ def _one_part(part: dict[str, Any], depth: int) -> str:
 
 def _as_printed(text: str) -> str:
     """The text, and behind it the text as a template prints that removes control words, if there are any."""
-    if _REMOVED.search(text) is None:
+    if ("/" not in text and "<" not in text) or _REMOVED.search(text) is None:
         return text
     printed = text
     for _ in range(_PASSES):

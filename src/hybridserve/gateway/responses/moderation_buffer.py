@@ -143,13 +143,20 @@ class ModerationBuffer:
 
     async def _check_channel(self, channel: _Channel) -> None:
         # One huge delta may be more than a guard accepts at once, so it is checked in windows too.
-        tokens, begin, end = channel.tokens, 0, 0
-        while end < len(tokens):
-            end = begin + _count(islice(tokens, begin, None), self._window)
+        tokens, begin, keep = channel.tokens, 0, 0
+        while True:
+            end = len(tokens)
+            if end - begin > self._window:
+                end = begin + _count(islice(tokens, begin, None), self._window)
+                # One long token before many short ones: the overlap would be the whole window.
+                while (keep := _count(reversed(tokens[begin:end]), self._overlap)) >= end - begin and end < len(tokens):
+                    end = min(end + self._window, len(tokens))
             verdict = await self._check("".join(tokens[begin:end]))
             if not verdict.allowed:
                 raise StreamBlocked(verdict)
-            begin = end - _count(reversed(tokens[begin:end]), self._overlap)
+            if end == len(tokens):
+                return
+            begin = end - keep
 
     def _release(self) -> bytes:
         released = []
