@@ -77,8 +77,9 @@ def prompts(model: Path) -> list[list[int]]:
         switch = {} if entry["enable_thinking"] is None else {"enable_thinking": entry["enable_thinking"]}
         text = tokenizer.apply_chat_template(entry["messages"], tokenize=False, add_generation_prompt=True, **switch)
         chats.append(tokenizer.encode(text))
-    padded = [[*ids[:1], *filler[: 376 - len(ids)], *ids[1:]] for ids in chats if len(ids) < 300]
-    short, long = [ids for ids in chats if len(ids) < 300] + padded, [ids for ids in chats if len(ids) > 400]
+    plain, long = ([ids for ids in chats if len(ids) < 300], [ids for ids in chats if len(ids) > 400])
+    padded = [[*ids[:1], *filler[: 376 - len(ids)], *ids[1:]] for ids in plain]
+    short = [ids for both in zip(plain, padded, strict=True) for ids in both]
     # Every eighth request has a long prompt, the same for a while, so that its blocks are found again.
     return [long[at // 80 % len(long)] if at % 8 == 0 else short[at % len(short)] for at in range(REQUESTS)]
 
