@@ -86,8 +86,21 @@ def get() -> None:
         raise Unavailable("a Docker engine needs root")
     if shutil.which("apt-get") is None or not Path(KEYRING).exists():
         raise Unavailable("Debian's apt is needed to download a Docker engine")
-    if (CACHE / "complete").exists():
-        return
+    if not (CACHE / "complete").exists():
+        _download()
+        (CACHE / "complete").touch()
+    tools = CACHE / "bin"  # made again each time: their paths are those of this checkout
+    tools.mkdir(exist_ok=True)
+    for name in IPTABLES:
+        (tools / name).unlink(missing_ok=True)
+        (tools / name).symlink_to(TREE / "usr/sbin/xtables-nft-multi")
+    clamped = tools / "runc-clamped"
+    clamped.write_text(RUNC.format(python=sys.executable, runc=TREE / "usr/sbin/runc"))
+    clamped.chmod(0o755)
+
+
+def _download() -> None:
+    """Download and unpack."""
     packages = CACHE / "packages"
     packages.mkdir(parents=True, exist_ok=True)
     _apt(["download", *PACKAGES], packages)
@@ -97,15 +110,6 @@ def get() -> None:
     _apt([*private, "download", name], packages)
     for package in packages.glob("*.deb"):
         subprocess.run(["dpkg-deb", "--extract", str(package), str(TREE)], check=True)
-    tools = CACHE / "bin"
-    tools.mkdir(exist_ok=True)
-    for name in IPTABLES:
-        (tools / name).unlink(missing_ok=True)
-        (tools / name).symlink_to(TREE / "usr/sbin/xtables-nft-multi")
-    clamped = tools / "runc-clamped"
-    clamped.write_text(RUNC.format(python=sys.executable, runc=TREE / "usr/sbin/runc"))
-    clamped.chmod(0o755)
-    (CACHE / "complete").touch()
 
 
 def start(*, network: bool = True) -> None:
