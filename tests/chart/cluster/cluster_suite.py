@@ -149,7 +149,8 @@ def test_a_failing_upgrade_rolls_back(demo: Release) -> None:
 def test_a_node_drains_only_while_a_pod_remains(demo: Release) -> None:
     """Two pods and the chart's PodDisruptionBudget: one eviction is allowed, the next one is not."""
     demo.upgrade(replicaCount=2, settings={"engine": {"max_num_seqs": 6}})
-    first, second = sorted(pod["metadata"]["name"] for pod in demo.pods())
+    kept = [pod["metadata"] for pod in demo.pods() if "deletionTimestamp" not in pod["metadata"]]
+    first, second = sorted(pod["name"] for pod in kept)
     demo.cluster.wait("budget", lambda: demo.cluster.disruptions_allowed(NAMESPACE) == 1, 60)
     demo.cluster.evict(first, NAMESPACE)
     with pytest.raises(httpx.HTTPStatusError) as refused:
