@@ -44,6 +44,8 @@ def vllm(
     """
     spec = resolve_deployment(_load(config, model, gpu, assign), options=PlanOptions(goal=goal))
     args, server = spec.engine_args, spec.settings.server
+    if args.get("prefix_match_unit"):
+        typer.echo("prefix_match_unit needs hybridserve installed beside vLLM: its plugin corrects a copy", err=True)
     if as_json or format_ == "json":
         typer.echo(json.dumps(args, indent=2))
     elif format_ == "llmconfig":

@@ -36,11 +36,8 @@ def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
         unit = match_unit(layout.block_size)
         if unit is not None:
             gain = f"prefixes of {unit} tokens can be reused instead of {layout.block_size:,}"
-            found.append(
-                Alternative(
-                    "prefix_match_unit", unit, gain, "changed tokens after preemption on CPU: compare answers first"
-                )
-            )
+            price = "needs hybridserve installed beside vLLM, and was not tested on this platform: verify the answers"
+            found.append(Alternative("prefix_match_unit", unit, gain, price))
     if deployment.accelerator.platform == "cuda" and deployment.cache.kv_cache_dtype == "auto":
         price = "8-bit keys and values: check the accuracy on your task"
         found.append(_planned(plan, workload, "kv_cache_dtype", "fp8", price))

@@ -86,7 +86,7 @@ def block_over_budget(view: DeploymentView) -> Outcome | None:
     "prefix-cache-unusable",
     "The smallest cacheable prefix is shorter than max_model_len",
     basis=VLLM + "48401",
-    remedy="set engine.enable_prefix_caching to false, or raise engine.max_model_len",
+    remedy="set engine.enable_prefix_caching to false, or engine.prefix_match_unit to a divisor of the block (16)",
 )
 def prefix_cache_unusable(view: DeploymentView) -> Outcome | None:
     cache = hybrid_cache(view)
@@ -100,8 +100,7 @@ def prefix_cache_unusable(view: DeploymentView) -> Outcome | None:
     "prefix-cache-granularity",
     "The smallest cacheable prefix is at most 512 tokens",
     basis=VLLM + "40696; " + MEASURED + ": prompts shorter than one block never hit, and no log line reports it",
-    remedy="turn prefix caching off for short independent prompts; engine.prefix_match_unit reuses shorter ones, but "
-    "changed tokens after preemption on CPU: compare answers first",
+    remedy="set engine.prefix_match_unit to 16, or turn prefix caching off for short independent prompts",
     severity="warning",
 )
 def prefix_cache_granularity(view: DeploymentView) -> Outcome | None:
