@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import httpx
@@ -13,6 +14,8 @@ from hybridserve.errors import ServiceError
 
 # vLLM's default for max_logprobs.
 TOP = 20
+# Log-probability of a token that the engine does not report where it must be.
+ABSENT = -100.0
 _TIMEOUT_S = 300.0
 _DIRECT = "use the engine's own address (vllm serve), or verify.at_start, which checks behind the gateway"
 
@@ -79,7 +82,10 @@ class EngineClient:
         values = choice.get("prompt_logprobs")
         if not isinstance(values, list):
             return ()
-        return tuple(float(at[str(token)]["logprob"]) for token, at in zip(answer, values[len(prompt) :], strict=True))
+        # An engine that lost a part of the prompt reports other tokens at these positions, or fewer positions.
+        reported = zip_longest(answer, values[len(prompt) : len(prompt) + len(answer)])
+        found = [(at or {}).get(str(token)) for token, at in reported]
+        return tuple(float(one["logprob"]) if one else ABSENT for one in found)
 
     async def tokenize(self, **body: Any) -> tuple[int, ...]:
         """Tokens of a prompt or of a chat."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -116,3 +117,14 @@ def test_own_prompts_are_texts_and_chats(tmp_path: Path) -> None:
     file.write_text(json.dumps({"prompt": "Once"}) + "\n\n" + json.dumps(chat))
     first, second = own_prompts(file)
     assert (first.id, second.id) == ("own-1", "own-3")
+
+
+async def test_a_prompt_that_lost_its_start_is_found(reference: Reference) -> None:
+    """The engine then reports fewer positions of the prompt, and others."""
+
+    class Truncating(ToyEngine):
+        def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
+            return super()._complete({**body, "prompt": body["prompt"][-60:]})
+
+    _, results = await run(Truncating(noise=0.01), reference)
+    assert {result.condition for result in results if result.verdict == "FAIL"} >= {"single", "forced"}
