@@ -79,6 +79,8 @@ async def stream(
             continue
         due = began + mock["first"] + mock["gap"] * index + (stall if stall and index >= stall_at else 0.0)
         await until(due)
+        if writer.is_closing():  # the client hung up
+            return False
         SENT.append(asyncio.get_running_loop().time())
         if index == mock.get("cut"):
             return False

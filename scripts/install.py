@@ -34,8 +34,11 @@ def main() -> int:
     parser.add_argument("--no-tools", action="store_true", help="without load tests, dashboards and charts: for images")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     options = parser.parse_args()
-    if sys.version_info < (3, 11):  # noqa: UP036 - this script may run with an older Python
-        return fail(f"Python {sys.version.split()[0]} is too old", "use 3.11 or newer: make PYTHON=python3.11")
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):  # this script may run with any Python
+        return fail(
+            f"the locks are for Python 3.11, 3.12 and 3.13, and this is {sys.version.split()[0]}",
+            "make install PYTHON=python3.12",
+        )
     stamp = options.venv / f".installed-{options.lock}"
     pins = pinned(options.lock, tools=not options.no_tools)
     digest = hashlib.sha256("\n".join(pins).encode() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()

@@ -19,6 +19,7 @@ from hybridserve.cli.options import AsJson
 from hybridserve.cli.tables import print_table
 from hybridserve.deployment.installed import installed
 from hybridserve.errors import HybridServeError
+from hybridserve.planning.models.quantization import UNQUANTIZED
 from hybridserve.planning.resolve import plan_settings
 from hybridserve.runtime import preflight
 from hybridserve.settings import load
@@ -119,6 +120,8 @@ def _fits(model: str, device: str) -> bool:
         return False
     if device != "cpu":
         return True
+    if plan.deployment.precision != UNQUANTIZED:  # vLLM's CPU kernels are for plain weights
+        return False
     cache = plan.cache.num_blocks * plan.layout.bytes_per_block if plan.cache else 0
     return preflight.PROCESSES_BYTES + plan.weights.bytes + cache <= memory_bytes()[1]
 
