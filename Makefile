@@ -131,6 +131,7 @@ bench-hybrid: ## hybrid against transformer on one engine (HYBRID_ARGS="--shapes
 
 bench-scaling: ## every scaling policy on every traffic pattern, in the simulator
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/recorded.py
 
 calibrate: ## fit the simulator to a running server (CALIBRATE_ARGS="--url ... --start-up 45 --out my.yaml")
 	$(BIN)/python benchmarks/calibrate.py $(CALIBRATE_ARGS)

@@ -31,8 +31,15 @@ SAMPLES_PER_START_UP = 12
 # Windows, in start-up times, for slow growth, and the standard deviations of chance beyond which it counts.
 SLOW_START_UPS = (2, 4)
 SLOW_SIGMAS = 1.0
-# Forecast errors up to this many standard deviations are chance (1 in 1000).
-CHANCE_SIGMAS = 3.0
+# Bursts beyond this many standard deviations of ordinary errors (1 in 1000) are remembered apart from them.
+BURST_SIGMAS = 3.0
+# The demand that is planned for is exceeded at one moment of ten: normal quantile.
+CONFIDENCE_SIGMAS = 1.28
+# Until it is measured, the rate a start-up time ahead is taken to be uncertain by this share, which counts as much as
+# so many start-up times of measurements.
+UNCERTAIN, UNCERTAIN_START_UPS = 0.1, 3
+# A rate that varies by more is not one rate: those are bursts, remembered with their height.
+MOST_UNCERTAIN = 0.5
 
 
 class Counters(NamedTuple):
@@ -104,6 +111,10 @@ class LatencyModel:
 class Sample:
     """Requests per second at one moment, and the forecast made then for a start-up time later.
 
+    Attributes:
+        prompt: mean prompt tokens of the requests that had finished lately.
+        expected_prompt: the forecast of it.
+
     Stored as rates: how long a request occupies a slot depends on how full replicas are, so an hour of slots counted
     while they were full is no forecast for an hour in which they are not.
     """
@@ -111,6 +122,8 @@ class Sample:
     at: float
     rate: float
     forecast: float
+    prompt: float
+    expected_prompt: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +131,20 @@ class ForecastError:
     """The remembered errors of forecasts.
 
     Attributes:
-        sigmas: by how much demand exceeded them at the quantile of the goal, beyond chance, in roots of the forecast.
+        rate: relative standard deviation of the rate of requests, beyond that of Poisson arrivals.
+        work: the same of prompt tokens per second.
+        bursts: by how much demand exceeded forecasts at the quantile of the goal, beyond that, in roots of them.
         peak: the highest demand that lasted for half a start-up time.
     """
 
-    sigmas: float = 0.0
+    rate: float = UNCERTAIN
+    work: float = UNCERTAIN
+    bursts: float = 0.0
     peak: float = 0.0
 
     def slots(self, forecast: float) -> float:
         """Slots to reserve on top of a forecast. During a burst nothing is reserved for another one on top."""
-        return min(self.sigmas * sqrt(max(forecast, 1.0)), max(0.0, self.peak - forecast))
+        return min(self.bursts * sqrt(max(forecast, 1.0)), max(0.0, self.peak - forecast))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +193,10 @@ class Demand:
     Attributes:
         now: requests that arrived within the last service time.
         forecast: the same when a replica requested now is ready.
-        burst_reserve: by how much forecasts have lately been too low, beyond chance.
+        burst_reserve: by how much forecasts have lately been too low in bursts.
+        rate_error: relative standard deviation of the forecast, beyond that of Poisson arrivals.
+        work_error: the same of prompt tokens per second.
+        prompt: mean prompt tokens of a request over as long as the forecast.
         period_s: of the season that the forecast follows; 0 if it follows the trend.
         peak_over: by the season, a peak has just ended.
     """
@@ -184,6 +204,9 @@ class Demand:
     now: float
     forecast: float
     burst_reserve: float
+    rate_error: float
+    work_error: float
+    prompt: float
     period_s: float = 0.0
     peak_over: bool = False
 
@@ -208,17 +231,27 @@ def update(memory: Memory, fleet: FleetMetrics, spec: ScalingSpec) -> tuple[Memo
         forecast = ahead.rate * service_s
     else:
         forecast = max(0.0, _forecast(memory.samples, now, fleet.now, service_s, spec.start_up_s))
-        if memory.error.sigmas:
+        if memory.error.bursts:
             # After known bursts a steep rise is another one, and ends at the same height: without this, three times
             # the rate for three minutes was answered with capacity for five times.
             forecast = min(forecast, max(memory.error.peak, now))
+    prompt = _mean([s.prompt for s in memory.samples if s.at > fleet.now - 2 * spec.start_up_s]) or memory.prompt
     if service_s:
-        samples = _sampled(memory.samples, Sample(fleet.now, now / service_s, forecast / service_s), spec)
+        sample = Sample(fleet.now, now / service_s, forecast / service_s, memory.prompt, prompt)
+        samples = _sampled(memory.samples, sample, spec)
         if samples is not memory.samples:
             memory = replace(memory, samples=samples, error=forecast_error(samples, service_s, spec))
-    period_s = season.period * spec.start_up_s / BINS_PER_START_UP
-    peak_over = ahead is not None and ahead.peak_over
-    return memory, Demand(now, forecast, memory.error.slots(forecast), period_s, peak_over)
+    error = memory.error
+    return memory, Demand(
+        now=now,
+        forecast=forecast,
+        burst_reserve=error.slots(forecast),
+        rate_error=error.rate,
+        work_error=error.work,
+        prompt=prompt,
+        period_s=season.period * spec.start_up_s / BINS_PER_START_UP,
+        peak_over=ahead is not None and ahead.peak_over,
+    )
 
 
 def _count(memory: Memory, fleet: FleetMetrics) -> tuple[Memory, float]:
@@ -352,24 +385,56 @@ def _sampled(samples: tuple[Sample, ...], sample: Sample, spec: ScalingSpec) -> 
 
 
 def forecast_error(samples: tuple[Sample, ...], service_s: float, spec: ScalingSpec) -> ForecastError:
-    """By how much demand has exceeded forecasts, beyond chance.
+    """By how much demand has differed from forecasts that were made a start-up time before.
 
-    Chance leaves errors of a few ``sqrt(forecast)``, which `spare_servers` covers. Larger errors are bursts, and while
-    they are remembered capacity is reserved for the next one. The worst is left out with all errors around it: once in
-    the memory is an accident, twice is a pattern.
+    Arrivals of a constant rate leave errors of ``sqrt(rate * window)`` requests, which `spare_servers` covers. Real
+    rates change within seconds and minutes and leave more. A variance of ``r + (e * r) ** 2`` for a mean of r is that
+    of Poisson arrivals whose rate varies by the share e (a doubly stochastic process); e is what is measured here.
+
+    Errors beyond three standard deviations of that are bursts, and while they are remembered capacity is reserved for
+    the next one. The worst is left out with all errors around it: once is an accident, twice is a pattern.
     """
     lag = SAMPLES_PER_START_UP
+    pairs = list(zip(samples, samples[lag:], strict=False))
+    if len(pairs) <= 2 * lag:
+        return ForecastError()
+    window = max(service_s, WINDOW_S[0])
+    rates, works = [], []
+    for before, after in pairs:
+        # In standard deviations of Poisson arrivals.
+        expected = max(before.forecast, 0.1 / window)
+        sigmas = sqrt(window / expected)
+        rates.append((after.rate - expected) * sigmas)
+        longer = after.prompt / before.expected_prompt if before.expected_prompt else 1.0
+        works.append((after.rate * longer - expected) * sigmas)
+    count = _mean([before.forecast for before, _ in pairs]) * window
+    rate = _beyond_chance(rates, count)
     errors = [
         (after.at, (after.rate - before.forecast) * service_s / sqrt(max(before.forecast * service_s, 1.0)))
-        for before, after in zip(samples, samples[lag:], strict=False)
+        for before, after in pairs
     ]
-    if len(errors) <= 2 * lag:
-        return ForecastError()
     worst = max(errors, key=lambda error: error[1])[0]
     left = sorted(error for at, error in errors if abs(at - worst) > 2 * spec.start_up_s)
-    if not left:
-        return ForecastError()
-    quantile = left[min(len(left) - 1, int(spec.attainment * len(left)))]
+    bursts = left[min(len(left) - 1, int(spec.attainment * len(left)))] if left else 0.0
     demand = [sample.rate * service_s for sample in samples]
-    peak = max(_mean(demand[index : index + lag // 2]) for index in range(len(demand) - lag // 2 + 1))
-    return ForecastError(max(0.0, quantile - CHANCE_SIGMAS), peak)
+    return ForecastError(
+        rate,
+        _beyond_chance(works, count),
+        max(0.0, bursts - BURST_SIGMAS * sqrt(1 + rate * rate * count)),
+        max(_mean(demand[index : index + lag // 2]) for index in range(len(demand) - lag // 2 + 1)),
+    )
+
+
+def _beyond_chance(errors: Sequence[float], count: float) -> float:
+    """Relative standard deviation of a rate that leaves these errors, in standard deviations of `count` arrivals.
+
+    From the median and the upper sixth, which are a standard deviation apart: a burst in every twenty minutes does not
+    count, and neither does growth that every forecast misses.
+    """
+    ordered = sorted(errors)
+    middle = max(0.0, ordered[len(ordered) // 2])
+    sigma = max(0.0, ordered[int(0.84 * len(ordered))] - middle)
+    square = max(0.0, sigma * sigma - 1) / max(count, 1.0)
+    start_ups = len(errors) / SAMPLES_PER_START_UP
+    known = square * start_ups + UNCERTAIN**2 * UNCERTAIN_START_UPS
+    return min(MOST_UNCERTAIN, sqrt(known / (start_ups + UNCERTAIN_START_UPS)))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from math import ceil, sqrt
+from math import ceil, hypot, sqrt
 
-from hybridserve.autoscaling.forecast import Demand, Memory, update
+from hybridserve.autoscaling.forecast import CONFIDENCE_SIGMAS, Demand, Memory, update
 from hybridserve.autoscaling.queueing import (
     highest_share,
     highest_utilization,
@@ -23,9 +23,9 @@ from hybridserve.autoscaling.spec import ScalingSpec
 
 # Demand this many standard deviations above the forecast is not chance (1 in 30,000) and does not wait for a trend.
 BURST_SIGMAS = 4.0
-# Scale-down waits until nothing has required more for this many start-up times: an idle replica costs no more than
-# the start-up of the replica that would otherwise be needed again.
-HOLD_START_UPS = 1.0
+# Scale-down waits until nothing has required more for this many start-up times. Traffic whose rate changes within
+# minutes returns: with one start-up time the last replica was removed before every second rise.
+HOLD_START_UPS = 2.0
 # After a peak that the seasonal model saw end, nothing will require the replicas again: only chance is waited for.
 HOLD_AFTER_SEASONAL_PEAK = 0.25
 
@@ -171,6 +171,7 @@ def _required(
     reason = f"{demand.now:.1f} slots needed, {demand.forecast:.1f} forecast in {spec.start_up_s:.0f} s"
     if demand.period_s:
         reason += f" (period of {demand.period_s:.0f} s)"
+    reason += f", the rate varies by {demand.rate_error:.0%}"
     if demand.burst_reserve > 0.05:
         reason += f", {demand.burst_reserve:.1f} reserved for bursts"
     if demand.now > demand.forecast + BURST_SIGMAS * sqrt(max(demand.forecast, 1.0)) and demand.now > load:
@@ -187,15 +188,20 @@ def _required(
     rate = load / memory.service_s if memory.service_s else 0.0
     spare = spare_servers(load, memory.service_s, wait_s, miss)
     load *= memory.latency.slowdown(full * load / (load + spare), memory.fullness) if load else 1.0
-    spare = spare_servers(load, memory.service_s, wait_s, miss)
+    sigmas = 0.0 if burst else CONFIDENCE_SIGMAS  # a burst is counted, not forecast
+    spare = hypot(spare_servers(load, memory.service_s, wait_s, miss), sigmas * demand.rate_error * load)
     slots = load + spare
     if memory.service_s:
         # Uneven prompts queue like fewer, longer ones (Pollaczek and Khinchine): their mean is weighted by length.
         uneven_s = memory.prompt_square / memory.prompt / capacity.prefill_tokens_per_s if memory.prompt else 0.0
+        # Chance and the error of the forecast are independent: their standard deviations add up as squares.
+        work = rate * demand.prompt / capacity.prefill_tokens_per_s
+        prefill = _required_for_prefill(work, uneven_s, wait_s, fleet, spec, memory)
+        prefill = work + hypot(prefill - work, sigmas * demand.work_error * work)
         required = RequiredReplicas(
             state_slots=slots / capacity.state_slots,
             kv_blocks=slots * memory.blocks / usable,
-            prefill=_required_for_prefill(rate * work_s, uneven_s, wait_s, fleet, spec, memory),
+            prefill=prefill,
         )
     else:  # too few requests have finished: count those that are present, and the prompts that wait
         backlog = sum(replica.prefill_backlog for replica in fleet.replicas)

@@ -6,7 +6,6 @@ rate follows the curve, by thinning.
 
 from __future__ import annotations
 
-import csv
 import math
 import random
 from collections.abc import Callable
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridserve.errors import ConfigError
+from hybridserve.simulator.trace_formats import HEADER, rows
 
 Arrival = tuple[float, int, int]
 """Time in seconds, prompt tokens, output tokens."""
 
-HEADER = ("time", "prompt", "output")
 # A longer gap means that the recorder was off.
 LARGEST_GAP_S = 6 * 3600.0
 
@@ -180,6 +179,8 @@ TRAFFIC_PATTERNS = {
 def read_trace(path: Path) -> list[Arrival]:
     """Read a recorded trace: CSV with the columns time (seconds), prompt and output (tokens), sorted by time.
 
+    The public traces of Azure, BurstGPT and Mooncake are read as they are published.
+
     Raises:
         ConfigError: not readable, a missing column, an invalid number, times that decrease or are negative, or a gap
             longer than `LARGEST_GAP_S`.
@@ -192,18 +193,20 @@ def read_trace(path: Path) -> list[Arrival]:
 
 def parse_trace(text: str, where: str) -> list[Arrival]:
     """Parse the text of a trace; see `read_trace`."""
-    rows = csv.DictReader(text.splitlines())
-    missing = [column for column in HEADER if column not in (rows.fieldnames or ())]
-    if missing:
-        raise ConfigError(where, f"has no column {', '.join(missing)}", f"use the header {','.join(HEADER)}")
     trace: list[Arrival] = []
     before = 0.0
-    for row in rows:
-        line = f"{where}:{rows.line_num}"
+    own = text.startswith(",".join(HEADER))
+    begin: float | None = 0.0 if own else None
+    for number, when, prompt_text, output_text in rows(text, where):
+        line = f"{where}:{number}"
         try:
-            at, prompt, output = float(row["time"]), int(row["prompt"]), int(row["output"])
+            at, prompt, output = float(when), int(prompt_text), int(output_text)
         except (TypeError, ValueError):
-            raise ConfigError(line, f"{dict(row)} is not a time and two counts", "correct or remove the row") from None
+            found = f"{when}, {prompt_text}, {output_text}"
+            raise ConfigError(line, f"{found} is not a time and two counts", "correct or remove the row") from None
+        if begin is None:
+            begin = at
+        at -= begin
         if not math.isfinite(at) or at < 0:
             raise ConfigError(
                 line, f"time {at:g} is negative or not finite", "use seconds since the start of the trace"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
-from hybridserve.autoscaling.forecast import Counters
+from hybridserve.autoscaling.forecast import Counters, Sample, forecast_error
 from hybridserve.autoscaling.policy import HOLD_START_UPS, Cause, Decision, PolicyState, compute_replicas
 from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.autoscaling.seasonality import BINS_PER_START_UP
@@ -186,7 +186,9 @@ def test_constant_load_settles(rate: int) -> None:
     for _ in range(3000):
         fleet.second(rate)
     settled = fleet.targets[600:]
-    assert len(set(settled)) == 1
+    # The rate counts as uncertain until it was measured for long: one replica less may be enough then.
+    assert settled == sorted(settled, reverse=True)
+    assert len(set(settled)) <= 2
     assert rate * 20 / 16 <= settled[0] <= rate * 20 / 16 * 1.3 + 1
 
 
@@ -194,7 +196,7 @@ def test_poisson_load_rarely_changes_replicas() -> None:
     fleet = Fleet(spec(), target=8)
     for _ in range(3600):
         fleet.second(sum(fleet.random.random() < 0.5 for _ in range(10)))  # mean 5: 100 slots
-    settled = fleet.targets[600:]
+    settled = fleet.targets[1800:]  # until then the rate counts as uncertain
     changes = sum(a != b for a, b in pairwise(settled))
     assert changes <= 30
     assert 7 <= sum(settled) / len(settled) <= 9
@@ -333,3 +335,16 @@ def test_impossible_values_are_rejected(changes: dict[str, object]) -> None:
 def test_capacity_below_one_sequence_is_rejected() -> None:
     with pytest.raises(ConfigError, match="too few for one sequence"):
         ReplicaCapacity(16, 7, 1312, 7, 1, 1000.0)
+
+
+@pytest.mark.parametrize(("varies", "low", "high"), [(0.0, 0.0, 0.06), (0.2, 0.15, 0.25), (0.4, 0.28, 0.5)])
+def test_rate_variation_is_measured_apart_from_chance(varies: float, low: float, high: float) -> None:
+    """Counts of 10 s of a rate of 20/s that varies by this share from minute to minute."""
+    source = random.Random(5)
+    samples = []
+    for index in range(720):
+        if index % 12 == 0:
+            rate = 20 * max(0.1, source.gauss(1, varies))
+        count = source.gauss(rate * 10, (rate * 10) ** 0.5)
+        samples.append(Sample(index * 5.0, count / 10, 20.0, 500.0, 500.0))
+    assert low <= forecast_error(tuple(samples), 10.0, spec()).rate <= high

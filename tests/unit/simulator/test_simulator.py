@@ -379,3 +379,18 @@ def test_packaged_calibrations() -> None:
         assert (times.error is not None) == (times.kind == "measured")
     with pytest.raises(ConfigError, match="no-such"):
         load_service_times("no-such")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "time,prompt,output\n0,5,2\n1.5,6,3\n",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,5,2\n2023-11-16 18:17:05.4799600,6,3\n",
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens\n5,a,5,2,7\n6,a,9,0,9\n6.5,a,6,3,9\n",
+        '{"timestamp": 27000, "input_length": 5, "output_length": 2}\n'
+        '{"timestamp": 28500, "input_length": 6, "output_length": 3}\n',
+    ],
+    ids=["own", "azure", "burstgpt", "mooncake"],
+)
+def test_public_traces_are_read_as_published(text: str) -> None:
+    assert parse_trace(text, "x") == [(0.0, 5, 2), (1.5, 6, 3)]

@@ -1,0 +1,66 @@
+"""Reads public traces in the form that their publishers give them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from hybridserve.errors import ConfigError
+
+HEADER = ("time", "prompt", "output")
+# Columns of time, prompt tokens and output tokens.
+COLUMNS = (
+    HEADER,
+    ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),  # github.com/Azure/AzurePublicDataset, LLM inference 2023, 2024
+    ("Timestamp", "Request tokens", "Response tokens"),  # github.com/HPMLL/BurstGPT
+)
+# Milliseconds; github.com/kvcache-ai/Mooncake, FAST25-release/traces.
+JSON_FIELDS = ("timestamp", "input_length", "output_length")
+
+
+def rows(text: str, where: str) -> Iterator[tuple[int, Any, Any, Any]]:
+    """Line number, time, prompt tokens and output tokens of each request, as they are written.
+
+    The time is in seconds, from any origin. Requests without output (refused, or failed) are left out of public traces;
+    in a CSV with this package's own header they are an error.
+
+    Raises:
+        ConfigError: the columns are those of no known format, or a line is not JSON.
+    """
+    lines = text.splitlines()
+    if lines and lines[0].startswith("{"):
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                at, prompt, output = (row[name] for name in JSON_FIELDS)
+            except (ValueError, KeyError, TypeError):
+                fields = ", ".join(JSON_FIELDS)
+                raise ConfigError(f"{where}:{number}", f"is not JSON with the fields {fields}", "correct it") from None
+            if output:
+                yield number, at / 1000, prompt, output
+        return
+    reader = csv.DictReader(lines)
+    for columns in COLUMNS:
+        if set(columns) <= set(reader.fieldnames or ()):
+            break
+    else:
+        missing = ", ".join(column for column in HEADER if column not in (reader.fieldnames or ()))
+        raise ConfigError(where, f"has no column {missing}", f"use the header {','.join(HEADER)}")
+    own = columns == HEADER
+    for row in reader:
+        at, prompt, output = (row[column] for column in columns)
+        if own or output not in ("0", "0.0", ""):
+            yield reader.line_num, at if own else _seconds(at), prompt, output
+
+
+def _seconds(text: str | None) -> Any:
+    """Seconds of a number or of a date with up to seven digits of a second."""
+    if text is None or text.replace(".", "").isdigit():
+        return text
+    try:
+        return datetime.fromisoformat(text[:26]).timestamp()
+    except ValueError:
+        return text
