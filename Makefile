@@ -14,7 +14,7 @@ SHORT := not scale and not fault and not agreement
 
 # Everything but `install` and `serve` runs in the development environment.
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
-  test-loadtest-agreement test-loadtest-scenarios test-guidellm test-verify test-speculation engine fuzz soak \
+  test-loadtest-agreement test-loadtest-scenarios test-guidellm test-verify test-speculation test-planner engine fuzz soak \
   soak-tokens \
   bench-cli bench-cache bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
   docs docs-output reference-docs plan-picture telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
@@ -77,6 +77,9 @@ test-verify: ## known numeric faults and 200 clean runs of `hybridserve verify` 
 	@rm -f .cache/verify.jsonl
 	$(BIN)/pytest -s tests/engine/verify_suite.py
 	$(BIN)/python scripts/verify_table.py .cache/verify.jsonl docs/evidence/verify.md
+
+test-planner: ## the planner against vLLM's allocator with many drawn cases (CASES=1000 SEED=20261127)
+	PLANNER_CASES=$(or $(CASES),1000) PLANNER_SEED=$(or $(SEED),20261127) $(BIN)/pytest tests/engine/test_planner_matches_vllm.py
 
 engine: ## examine a vLLM release: planner, imports, flags, metrics, prefix cache (VERSION=0.34.0)
 	nice $(BIN)/python scripts/engine_release $(VERSION) $(ENGINE_ARGS)

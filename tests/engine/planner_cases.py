@@ -313,6 +313,7 @@ def curated() -> list[Case]:
         ("falcon h1 mode all", falcon_h1(), gpu | {"mamba_cache_mode": "all"}),
         ("qwen3 next", qwen3_next(), cpu),
         ("qwen3 next, avx512", qwen3_next(), cpu | {"avx512_bf16": True}),
+        ("qwen3 next without experts", qwen3_next(num_experts=0), gpu),
         ("qwen3 next tp 2", qwen3_next(), gpu | {"tensor_parallel_size": 2}),
         ("qwen3 next mode all", qwen3_next(), gpu | {"mamba_cache_mode": "all"}),
         ("qwen3 next speculative", qwen3_next(), gpu | {"num_speculative_tokens": 3}),

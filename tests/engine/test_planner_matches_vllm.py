@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import pytest
 from planner_cases import Case, card_cases, curated, differences, predict, refusal_kind, request_fields
@@ -15,8 +16,10 @@ from hybridserve.planning.cache import groups, layout, pages
 from hybridserve.planning.models import NEMOTRON_WRAPPERS, OUT_OF_SCOPE, READERS
 
 pytestmark = pytest.mark.engine
+DRAWN = {"CASES": 300, "SEED": 20261123}
 
-RANDOM_CASES, SEED = 300, 20261123
+# `make test-planner` draws more, or others.
+RANDOM_CASES, SEED = (int(os.environ.get(f"PLANNER_{name}", default)) for name, default in DRAWN.items())
 CURATED = curated()
 
 

@@ -64,11 +64,13 @@ def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, 
             f"Pipeline parallelism is not supported for {arch.name}",
             "1",
         )
-    if arch.family == "lfm2" and arch.moe and (stage := stage_without_experts(arch, request.pipeline_parallel_size)):
+    needs_experts = arch.moe if arch.family == "lfm2" else arch.name == "Qwen3NextForCausalLM"
+    if needs_experts and (stage := stage_without_experts(arch, request.pipeline_parallel_size)):
+        block = "Lfm2MoeSparseMoeBlock" if arch.family == "lfm2" else "Qwen3Next"
         raise PlanRefused(
             "engine.pipeline_parallel_size",
-            f"No Lfm2MoeSparseMoeBlock layer found in the model.layers, on stage {stage - 1}",
-            "use fewer stages",
+            f"No {block} layer found in the model.layers, on stage {stage - 1}: it has no experts",
+            "use fewer stages" if arch.moe else "a Qwen3-Next with experts; dense models have the class Qwen3_5",
         )
     if request.use_replayssm:
         _check_replayssm(arch, request, table)
