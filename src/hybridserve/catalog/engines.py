@@ -90,6 +90,7 @@ class EngineTable(_Frozen):
     replayssm_on_cuda: bool
     kda_state_dtypes: tuple[str, ...]
     float_cache_must_match: bool
+    window_has_smallest_block: bool
     speculation_not_in_page: frozenset[str]
     state_blocks_none: int
     state_blocks_align: dict[Mixer, int]

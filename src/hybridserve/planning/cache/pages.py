@@ -67,7 +67,8 @@ def size_page(
     token_bytes = attention_token_bytes(arch.attention, request.tensor_parallel_size, dtypes)
     if arch.state is None:
         window = attention_token_bytes(arch.window_attention or arch.attention, request.tensor_parallel_size, dtypes)
-        return _attention_page(block, token_bytes, table.kernel_block_size[request.platform], window)
+        smallest = table.kernel_block_size[request.platform] if table.window_has_smallest_block else block
+        return _attention_page(block, token_bytes, smallest, window)
 
     speculated = request.num_speculative_tokens
     state = state_bytes(arch.state, request, dtypes, speculated)
@@ -100,8 +101,9 @@ def size_page(
 
 
 def _attention_page(block: int, token_bytes: int, window_block: int, window_bytes: int) -> Page:
-    """The page of a model without state. A window has the kernel's smallest block; then the smaller page grows to the
-    larger one, by more tokens if that comes out even and else by padding.
+    """The page of a model without state.
+
+    The smaller of both pages grows to the larger one, by more tokens if that comes out even and else by padding.
 
     Source: vLLM v1/core/kv_cache_utils.py `unify_kv_cache_spec_page_size`, layers/attention `get_kv_cache_spec`.
     """
