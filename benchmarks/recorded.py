@@ -48,7 +48,7 @@ class Traffic:
         file: of a recorded trace, in the folder of traces; None for generated traffic.
         where: address of the trace.
         kind: parameters of generated traffic.
-        slo: goals. A mean gap between tokens says nothing about answers of 20 tokens.
+        slo: goals. Answers of 20 tokens have no goal for the gap between tokens.
     """
 
     about: str
