@@ -239,6 +239,34 @@ async def test_without_the_ledger_each_replica_applies_its_share() -> None:
         await fleet.replicas[0].reserve(KEY, 1)
 
 
+@pytest.mark.parametrize("limits", [{"requests_per_minute": 120}, {"tokens_per_minute": 120}], ids=lambda it: min(it))
+async def test_a_limit_holds_when_the_ledger_is_reached_late(limits: dict[str, int]) -> None:
+    """Each replica has spent its share alone: together with the ledger's allowance that would be twice the limit."""
+    accounts, reachable, now = Accounts(), False, [0.0]
+
+    class Late:
+        async def exchange(self, replica: str, asks: Sequence[Ask]) -> list[Grant]:
+            if not reachable:
+                raise OSError
+            return accounts.exchange(replica, asks, now[0])
+
+        async def close(self) -> None: ...
+
+    settings, admitted = AccessSection.model_validate(limits), 0
+    fleet = [RequestLimits(settings, clock=lambda: now[0], ledger=Late(), replicas=2) for _ in range(2)]
+    for step in range(4):
+        reachable = step > 1
+        for replica in fleet:
+            await replica.report()
+        for replica in fleet * 100:
+            with suppress(APIError):
+                await replica.count_request(KEY)
+                (await replica.reserve(KEY, 1)).release(1)
+                admitted += 1
+        now[0] += 0.2
+    assert admitted == pytest.approx(120, rel=0.1)
+
+
 async def test_lowered_limits_of_a_key_apply_without_a_restart() -> None:
     fleet = Fleet((1, 1))
     generous, strict = (Key("al", frozenset(), rpm=rpm, digest=b"d" * 32) for rpm in (1000, 1))

@@ -50,6 +50,7 @@ class _Account:
     Attributes:
         requests, tokens: unspent credit; negative after overdraft.
         free: streams that are leased and do not run.
+        local: credit of this process's own accounts since the shared ledger was last reached.
         waiting: requests that wait for `call`, the exchange with the shared ledger that is under way.
         refused: by kind, the smallest need that was refused, until when it is refused without asking again, and when
             there may be credit for it.
@@ -62,6 +63,7 @@ class _Account:
     requests: float = 0.0
     tokens: float = 0.0
     free: int = 0
+    local: Lease = field(default_factory=Lease)
     running: int = 0
     used: bool = False
     waiting: int = 0
@@ -91,6 +93,13 @@ class _Account:
             spare.streams + crowd * need.streams,
         )  # fmt: skip
         return Ask(self.index, limits, kept, returned, short, wanted)
+
+    def owe_local(self, most: KeyLimits) -> None:
+        """Turn what was spent without the shared ledger into a debt of at most `most`, and drop the rest of it."""
+        spent_requests = self.local.requests - max(0.0, self.requests)
+        spent_tokens = self.local.tokens - max(0.0, self.tokens)
+        self.requests = min(0.0, self.requests) - min(max(0.0, spent_requests), most.requests or 0)
+        self.tokens = min(0.0, self.tokens) - min(max(0.0, spent_tokens), most.tokens or 0)
 
     def book(self, lease: Lease) -> None:
         """Add credit."""
@@ -316,6 +325,8 @@ class RequestLimits:
         everything = Lease(limits.requests or 0, limits.tokens or 0, limits.streams or 0)
         grant = self._local.exchange(account.ask(limits, everything, kind, needed))
         account.book(grant.lease)
+        local, more = account.local, grant.lease
+        account.local = Lease(local.requests + more.requests, local.tokens + more.tokens)
         return grant.wait_s
 
     # --- the shared ledger
@@ -337,12 +348,13 @@ class RequestLimits:
         A question about an account waits for the one before it: the answer to that one changes what the replica holds.
         """
         free = [account for account in accounts if account.call is None]
-        asks = []
+        asks, before = [], []
         done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         for account in free:
             account.call = done
-            if not self.shared:  # credit of the time without the ledger is no credit there
-                account.requests, account.tokens = min(account.requests, 0.0), min(account.tokens, 0.0)
+            before.append((account.requests, account.tokens))
+            if not self.shared:  # else a key would have its share and then its whole limit
+                account.owe_local(account.limits.share(self._replicas))
             active = account.used or account.running
             kept = spare(account.limits, self._replicas) if active else Lease()
             asks.append(account.ask(account.limits, kept))
@@ -353,9 +365,11 @@ class RequestLimits:
             done.set_result(0.0)
             for account in free:
                 account.call = None
-        if grants is None:
-            for account, ask in zip(free, asks, strict=True):
-                account.book(ask.returned)
+        for account, credit in zip(free, before, strict=True):
+            if grants is None:
+                account.requests, account.tokens = credit
+            else:
+                account.local = Lease()
 
     async def _call(self, asks: list[Ask]) -> list[Grant] | None:
         """Exchange; None if the ledger cannot be reached, which `run` tries every second."""
