@@ -23,8 +23,8 @@ from hybridserve.autoscaling.spec import ScalingSpec
 
 # Demand this many standard deviations above the forecast is not chance (1 in 30,000) and does not wait for a trend.
 BURST_SIGMAS = 4.0
-# Scale-down waits until nothing has required more for this many start-up times. Traffic whose rate changes within
-# minutes returns: with one start-up time the last replica was removed before every second rise.
+# Scale-down waits until nothing has required more for this many start-up times: traffic whose rate changes within
+# minutes returns.
 HOLD_START_UPS = 2.0
 # After a peak that the seasonal model saw end, nothing will require the replicas again: only chance is waited for.
 HOLD_AFTER_SEASONAL_PEAK = 0.25
