@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -265,6 +266,29 @@ async def test_a_limit_holds_when_the_ledger_is_reached_late(limits: dict[str, i
                 admitted += 1
         now[0] += 0.2
     assert admitted == pytest.approx(120, rel=0.1)
+
+
+async def test_requests_wait_for_the_first_report() -> None:
+    """One replica has spent all that there is; the other, which reaches the ledger later, must not spend a share."""
+    accounts, reached = Accounts(), asyncio.Event()
+
+    class Slow:
+        async def exchange(self, replica: str, asks: Sequence[Ask]) -> list[Grant]:
+            await reached.wait()
+            return accounts.exchange(replica, asks, 0.0)
+
+        async def close(self) -> None: ...
+
+    for wanted in (Lease(60.0), Lease()):  # then it reports that nothing of it is left
+        accounts.exchange("other", [Ask(KEY.name, KeyLimits(60), wanted=wanted)], 0.0)
+    replica = RequestLimits(AccessSection(requests_per_minute=60), ledger=Slow(), replicas=2)
+    task, waiting = asyncio.ensure_future(replica.run(always=True)), asyncio.ensure_future(replica.count_request(KEY))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    reached.set()
+    with pytest.raises(APIError, match="per minute"):
+        await waiting
+    task.cancel()
 
 
 async def test_lowered_limits_of_a_key_apply_without_a_restart() -> None:

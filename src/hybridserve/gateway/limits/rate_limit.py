@@ -164,6 +164,7 @@ class RequestLimits:
         self._lost = lost
         self.shared = False
         self._connected = False
+        self._first_report: asyncio.Event | None = None
         self._accounts: dict[str, _Account] = {}
         self._ended: set[str] = set()
         self._wake = asyncio.Event()
@@ -251,9 +252,14 @@ class RequestLimits:
 
     async def run(self, always: bool) -> None:
         """Report to the shared ledger until cancelled; `always` as for `report`."""
+        # Before it, a request would spend a share of this replica that others may have leased.
+        first = self._first_report = asyncio.Event()
         while True:
             end = self._clock() + REPORT_S
-            await self.report(always)
+            try:
+                await self.report(always)
+            finally:
+                first.set()
             while (left := end - self._clock()) > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), left)
@@ -290,6 +296,8 @@ class RequestLimits:
         Raises:
             APIError: 429, the limit is reached.
         """
+        if self._first_report is not None:
+            await self._first_report.wait()
         if not self.shared:
             self._refuse(kind, self._draw_locally(account, kind, needed))
             return
