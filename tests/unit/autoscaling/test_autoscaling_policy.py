@@ -123,6 +123,8 @@ def test_more_load_never_wants_fewer_replicas(
                 waiting=replica.waiting + waiting,
                 arrived=replica.arrived + running + waiting,
                 prefill_backlog=replica.prefill_backlog + 100 * waiting,
+                # The sequences are as long as before.
+                blocks_used=-(-replica.blocks_used * (replica.running + running) // max(1, replica.running)),
             )
             for replica in last.replicas
         ),
