@@ -32,8 +32,8 @@ serve: install ## serve the demo model on this CPU (SERVE_ARGS="--port 8080")
 	@exec $(BIN)/hybridserve serve $(SERVE_ARGS)
 
 test: lint ## all tests but the long suites below, with the real engine and the real stack
-	$(BIN)/pytest -n 2 --dist loadfile -m "not engine and not stack and $(SHORT)"; first=$$?; \
-	  $(BIN)/pytest -m "(engine or stack) and $(SHORT)" --durations=15 && exit $$first
+	$(BIN)/pytest -n 2 --dist loadfile -m "not stack and $(SHORT)"; first=$$?; \
+	  $(BIN)/pytest -m "stack and $(SHORT)" --durations=15 && exit $$first
 
 lint: ## check formatting, lint, types and the direction of imports
 	$(BIN)/ruff format --check --quiet .

@@ -23,13 +23,13 @@ def register() -> None:
     from vllm.v1.worker import utils
 
     original = getattr(utils, NAME, None)
-    if original is None or hasattr(original, "longest_first"):
+    if original is None or hasattr(original, "original"):
         return
 
     def copy(kv_caches: Iterable[Any], num_blocks: int, copies: Any) -> None:
         original(sorted(kv_caches, key=lambda cache: block_bytes(cache, num_blocks), reverse=True), num_blocks, copies)
 
-    copy.longest_first = True  # type: ignore[attr-defined]
+    copy.original = original  # type: ignore[attr-defined]
     for name in IMPORTERS:
         module = sys.modules.get(name)
         if module is not None and hasattr(module, NAME):

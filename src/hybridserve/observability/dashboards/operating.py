@@ -100,13 +100,13 @@ COMPLIANCE = dashboard(
         panel(
             "Check passed", "bool_yes_no", "At the start of each replica; one that failed is not ready and serves nothing.",
             (f"min by (replica, against) (hybridserve_verify_passed{{{REPLICA}}})", "{{replica}} against {{against}}"),
-            base="red", limits=((1, "green"),), runbook="engine-unverified",
+            base="red", limits=((1, "green"),), runbook="engine-unverified", rare="needs verify.at_start",
         ),
         panel(
             "Deviation", "percentunit", "Of log-probabilities from the reference, as a share of its limit, by condition.",
             ("max by (condition) (hybridserve_verify_deviation{value=\"level\"} / ignoring (value) "
              "hybridserve_verify_deviation{value=\"limit\"})", "{{condition}}"),
-            limits=((1, "red"),), runbook="engine-unverified",
+            limits=((1, "red"),), runbook="engine-unverified", rare="needs verify.at_start",
         ),
     ),
     row(
