@@ -18,7 +18,8 @@ from hybridserve.planning.cache import layout
 
 sys.path.insert(0, str(ROOT / "tests" / "engine"))
 
-from planner_cases import card_cases, curated, differences, predict
+from planner_answers import differences, predict
+from planner_cases import card_cases, curated
 from planner_random_cases import drawn
 
 ORACLE = ROOT / "tests" / "engine" / "vllm_allocator.py"

@@ -9,7 +9,8 @@ import contextlib
 import os
 
 import pytest
-from planner_cases import Case, card_cases, curated, differences, predict, refusal_kind, request_fields
+from planner_answers import differences, predict, refusal_kind
+from planner_cases import Case, card_cases, curated, request_fields
 from planner_random_cases import drawn
 
 from hybridserve.planning.cache import groups, layout, pages

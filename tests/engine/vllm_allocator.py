@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.abc
-import importlib.machinery
+import importlib
 import json
 import os
 import sys
@@ -24,7 +23,7 @@ import tempfile
 import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from unittest.mock import MagicMock, patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -37,6 +36,7 @@ import vllm.config.vllm
 import vllm.distributed.parallel_state as parallel_state
 import vllm.models.kimi_k3.nvidia.kda as kimi_delta
 from transformers import AutoConfig, PretrainedConfig
+from vision_placeholders import vision_packages
 from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
 from vllm.config.compilation import CUDAGraphMode
 from vllm.config.vllm import get_layers_from_vllm_config
@@ -350,43 +350,6 @@ def stub_experts() -> None:
     triton = sys.modules.get("triton") or importlib.import_module("vllm.triton_utils").triton
     if not hasattr(triton, "set_allocator"):
         triton.set_allocator = lambda _: None
-
-
-class Anything(types.ModuleType):
-    """Finds any name in it, a module inside it included."""
-
-    __path__: ClassVar[list[str]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return MagicMock()
-
-
-class VisionPackages(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Packages that classes with an encoder import, and that have no CPU build for every platform."""
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name.partition(".")[0] in ("torchvision", "torchaudio", "timm", "terratorch"):
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec: Any) -> Any:
-        return Anything(spec.name)
-
-    def exec_module(self, module: Any) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def vision_packages() -> Iterator[None]:
-    """Import what is missing of them as a placeholder."""
-    finder = VisionPackages()
-    sys.meta_path.append(finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
 
 
 def register_classes(architectures: Iterable[str]) -> None:

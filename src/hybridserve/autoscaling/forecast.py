@@ -7,12 +7,20 @@ it rises before a queue forms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from operator import add, sub
 from typing import NamedTuple
 
+from hybridserve.autoscaling.forecast_error import (
+    SAMPLES_PER_START_UP,
+    WINDOW_S,
+    ForecastError,
+    Sample,
+    forecast_error,
+    mean,
+)
 from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.autoscaling.seasonality import BINS_PER_START_UP, SeasonalModel
 from hybridserve.autoscaling.spec import ScalingSpec
@@ -22,24 +30,13 @@ REQUESTS_IN_A_MEAN = 200.0
 # Fewer than this are no mean: the first request of an engine took 21 s on a busy machine, the next ones 0.3 s; when
 # the first one weighed as much as 200, a second replica was started for it.
 REQUESTS_FOR_A_MEAN = 20
-# Shorter windows count too few arrivals, longer ones too old ones.
-WINDOW_S = (5.0, 120.0)
 # The time per token changes with the traffic's lengths, within tens of minutes.
 LATENCY_MEMORY_S = 1800.0
-# Forecasts a start-up time apart are independent of each other; those in between show when an error began.
-SAMPLES_PER_START_UP = 12
 # Windows, in start-up times, for slow growth, and the standard deviations of chance beyond which it counts.
 SLOW_START_UPS = (2, 4)
 SLOW_SIGMAS = 1.0
-# Bursts beyond this many standard deviations of ordinary errors (1 in 1000) are remembered apart from them.
-BURST_SIGMAS = 3.0
 # The demand that is planned for is exceeded at one moment of ten: normal quantile.
 CONFIDENCE_SIGMAS = 1.28
-# Until it is measured, the rate a start-up time ahead is taken to be uncertain by this share, which counts as much as
-# so many start-up times of measurements.
-UNCERTAIN, UNCERTAIN_START_UPS = 0.1, 3
-# A rate that varies by more is not one rate: those are bursts, remembered with their height.
-MOST_UNCERTAIN = 0.5
 
 
 class Counters(NamedTuple):
@@ -105,46 +102,6 @@ class LatencyModel:
         # The line is extrapolated, but never below half of the mean.
         before = max(seconds / 2, seconds + slope * (measured - running))
         return min(2.0, max(1.0, (seconds + slope * (at - running)) / before))
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Requests per second at one moment, and the forecast made then for a start-up time later.
-
-    Attributes:
-        prompt: mean prompt tokens of the requests that had finished lately.
-        expected_prompt: the forecast of it.
-
-    Stored as rates: how long a request occupies a slot depends on how full replicas are, so an hour of slots counted
-    while they were full is no forecast for an hour in which they are not.
-    """
-
-    at: float
-    rate: float
-    forecast: float
-    prompt: float
-    expected_prompt: float
-
-
-@dataclass(frozen=True, slots=True)
-class ForecastError:
-    """The remembered errors of forecasts.
-
-    Attributes:
-        rate: relative standard deviation of the rate of requests, beyond that of Poisson arrivals.
-        work: the same of prompt tokens per second.
-        bursts: by how much demand exceeded forecasts at the quantile of the goal, beyond that, in roots of them.
-        peak: the highest demand that lasted for half a start-up time.
-    """
-
-    rate: float = UNCERTAIN
-    work: float = UNCERTAIN
-    bursts: float = 0.0
-    peak: float = 0.0
-
-    def slots(self, forecast: float) -> float:
-        """Slots to reserve on top of a forecast. During a burst nothing is reserved for another one on top."""
-        return min(self.bursts * sqrt(max(forecast, 1.0)), max(0.0, self.peak - forecast))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +192,7 @@ def update(memory: Memory, fleet: FleetMetrics, spec: ScalingSpec) -> tuple[Memo
             # After known bursts a steep rise is another one, and ends at the same height: without this, three times
             # the rate for three minutes was answered with capacity for five times.
             forecast = min(forecast, max(memory.error.peak, now))
-    prompt = _mean([s.prompt for s in memory.samples if s.at > fleet.now - 2 * spec.start_up_s]) or memory.prompt
+    prompt = mean([s.prompt for s in memory.samples if s.at > fleet.now - 2 * spec.start_up_s]) or memory.prompt
     if service_s:
         sample = Sample(fleet.now, now / service_s, forecast / service_s, memory.prompt, prompt)
         samples = _sampled(memory.samples, sample, spec)
@@ -335,16 +292,16 @@ def _forecast(samples: tuple[Sample, ...], demand: float, now: float, service_s:
     recent = [sample.rate * service_s for sample in samples if sample.at > now - start_up_s]
     earlier = [sample.rate * service_s for sample in samples if now - 2 * start_up_s < sample.at <= now - start_up_s]
     if len(recent) < SAMPLES_PER_START_UP // 2 or len(earlier) < SAMPLES_PER_START_UP // 2:
-        return max(_mean(recent), demand)
-    level, before = _mean(recent), _mean(earlier)
-    half = _mean(recent[len(recent) // 2 :])
+        return max(mean(recent), demand)
+    level, before = mean(recent), mean(earlier)
+    half = mean(recent[len(recent) // 2 :])
     chance = sqrt(2 * max(level, 1.0) * min(1.0, 2 * service_s / start_up_s))
     if level < before - chance:
         return level  # scale-down is immediate: a decline need not be forecast
     even = (level + before) / 2
     quarter = len(recent) // 4
-    lately = 4 * (_mean(recent[-quarter:]) - _mean(recent[-2 * quarter : -quarter]))
-    growth = min(level - before, 2 * (half - _mean(recent[: len(recent) // 2])), lately) - chance
+    lately = 4 * (mean(recent[-quarter:]) - mean(recent[-2 * quarter : -quarter]))
+    growth = min(level - before, 2 * (half - mean(recent[: len(recent) // 2])), lately) - chance
     slow = _slow_growth(samples, level - before + chance, now, service_s, start_up_s)
     even += slow * (2 + service_s / (2 * start_up_s))
     return max(even, half + 1.25 * growth) if growth > 0 else even
@@ -364,14 +321,10 @@ def _slow_growth(samples: tuple[Sample, ...], most: float, now: float, service_s
         earlier = [sample.rate * service_s for sample in samples if now - 2 * window < sample.at <= now - window]
         if len(earlier) < 0.9 * start_ups * SAMPLES_PER_START_UP:
             break
-        level = _mean(recent)
+        level = mean(recent)
         chance = sqrt(2 * max(level, 1.0) * min(1.0, 2 * service_s / window))
-        found = max(found, (level - _mean(earlier) - SLOW_SIGMAS * chance) / start_ups)
+        found = max(found, (level - mean(earlier) - SLOW_SIGMAS * chance) / start_ups)
     return max(0.0, min(found, most))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def _sampled(samples: tuple[Sample, ...], sample: Sample, spec: ScalingSpec) -> tuple[Sample, ...]:
@@ -382,59 +335,3 @@ def _sampled(samples: tuple[Sample, ...], sample: Sample, spec: ScalingSpec) -> 
     while start < len(samples) and samples[start].at < sample.at - spec.memory_s - spec.start_up_s:
         start += 1
     return (*samples[start:], sample)
-
-
-def forecast_error(samples: tuple[Sample, ...], service_s: float, spec: ScalingSpec) -> ForecastError:
-    """By how much demand has differed from forecasts that were made a start-up time before.
-
-    Arrivals of a constant rate leave errors of ``sqrt(rate * window)`` requests, which `spare_servers` covers. Real
-    rates change within seconds and minutes and leave more. A variance of ``r + (e * r) ** 2`` for a mean of r is that
-    of Poisson arrivals whose rate varies by the share e (a doubly stochastic process); e is what is measured here.
-
-    Errors beyond three standard deviations of that are bursts, and while they are remembered capacity is reserved for
-    the next one. The worst is left out with all errors around it: once is an accident, twice is a pattern.
-    """
-    lag = SAMPLES_PER_START_UP
-    pairs = list(zip(samples, samples[lag:], strict=False))
-    if len(pairs) <= 2 * lag:
-        return ForecastError()
-    window = max(service_s, WINDOW_S[0])
-    rates, works = [], []
-    for before, after in pairs:
-        # In standard deviations of Poisson arrivals.
-        expected = max(before.forecast, 0.1 / window)
-        sigmas = sqrt(window / expected)
-        rates.append((after.rate - expected) * sigmas)
-        longer = after.prompt / before.expected_prompt if before.expected_prompt else 1.0
-        works.append((after.rate * longer - expected) * sigmas)
-    count = _mean([before.forecast for before, _ in pairs]) * window
-    rate = _beyond_chance(rates, count)
-    errors = [
-        (after.at, (after.rate - before.forecast) * service_s / sqrt(max(before.forecast * service_s, 1.0)))
-        for before, after in pairs
-    ]
-    worst = max(errors, key=lambda error: error[1])[0]
-    left = sorted(error for at, error in errors if abs(at - worst) > 2 * spec.start_up_s)
-    bursts = left[min(len(left) - 1, int(spec.attainment * len(left)))] if left else 0.0
-    demand = [sample.rate * service_s for sample in samples]
-    return ForecastError(
-        rate,
-        _beyond_chance(works, count),
-        max(0.0, bursts - BURST_SIGMAS * sqrt(1 + rate * rate * count)),
-        max(_mean(demand[index : index + lag // 2]) for index in range(len(demand) - lag // 2 + 1)),
-    )
-
-
-def _beyond_chance(errors: Sequence[float], count: float) -> float:
-    """Relative standard deviation of a rate that leaves these errors, in standard deviations of `count` arrivals.
-
-    From the median and the upper sixth, which are a standard deviation apart: a burst in every twenty minutes does not
-    count, and neither does growth that every forecast misses.
-    """
-    ordered = sorted(errors)
-    middle = max(0.0, ordered[len(ordered) // 2])
-    sigma = max(0.0, ordered[int(0.84 * len(ordered))] - middle)
-    square = max(0.0, sigma * sigma - 1) / max(count, 1.0)
-    start_ups = len(errors) / SAMPLES_PER_START_UP
-    known = square * start_ups + UNCERTAIN**2 * UNCERTAIN_START_UPS
-    return min(MOST_UNCERTAIN, sqrt(known / (start_ups + UNCERTAIN_START_UPS)))

@@ -298,6 +298,8 @@ async def compare(
         if condition == "preempted":
             count = f"{run.preemptions:.0f} preemptions"
             result = replace(result, note=f"{count}{'; ' if result.note else ''}{result.note}")
+            if result.verdict == "PASS" and not run.preemptions:  # the pool was too large: nothing was shown
+                result = replace(result, verdict="SKIP")
         results.append(result)
     return [*results, await _answers(engine, entries, flipped, tolerance.alpha)]
 

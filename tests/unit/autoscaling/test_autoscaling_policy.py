@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
-from hybridserve.autoscaling.forecast import Counters, Sample, forecast_error
+from hybridserve.autoscaling.forecast import Counters
+from hybridserve.autoscaling.forecast_error import Sample, forecast_error
 from hybridserve.autoscaling.policy import HOLD_START_UPS, Cause, Decision, PolicyState, compute_replicas
 from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.autoscaling.seasonality import BINS_PER_START_UP

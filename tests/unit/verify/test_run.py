@@ -62,6 +62,12 @@ async def test_conditions_fail_where_the_engine_is_wrong(
     assert bool(failed) is bool(wrong)
 
 
+async def test_a_run_without_preemption_shows_nothing_about_it(reference: Reference) -> None:
+    _, results = await run(ToyEngine(noise=0.01, seed=2), reference)  # its counter does not move
+    (preempted,) = [result for result in results if result.condition == "preempted"]
+    assert (preempted.verdict, preempted.note) == ("SKIP", "0 preemptions")
+
+
 async def test_another_release_gets_the_tolerance_of_its_data_type(reference: Reference) -> None:
     engine = ToyEngine(noise=0.03, seed=3, version="0.30.0")
     used, results = await run(engine, reference)

@@ -386,9 +386,9 @@ def verified(view: DeploymentView, today: date) -> Iterator[Outcome]:
     yield from record_outcomes(record, subject(view.settings), view.settings.verify.evidence_max_age_days, today)
     wrong = [row["condition"] for row in record.get("conditions") or () if row["verdict"] == "FAIL"]
     right = record.get("verdict") == "PASS" and not wrong
-    yield require(
-        right, "every condition passed" if right else f"failed: {', '.join(wrong) or 'not checked'}", "result"
-    )
+    skipped = [row["condition"] for row in record.get("conditions") or () if row["verdict"] == "SKIP"]
+    passing = f"every checked condition passed{'; not checked: ' if skipped else ''}{', '.join(skipped)}"
+    yield require(right, passing if right else f"failed: {', '.join(wrong) or 'not checked'}", "result")
     compared = record.get("reference_sha256")
     yield require(bool(compared), f"reference {compared}" if compared else "compared with itself only", "reference")
 

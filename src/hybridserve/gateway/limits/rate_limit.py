@@ -11,14 +11,13 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from time import monotonic
-from typing import Literal
 
 from prometheus_client import Gauge
 
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.errors import APIError
+from hybridserve.gateway.limits.account import NO_LIMITS, Account, Kind
 from hybridserve.gateway.limits.leases import Ask, Grant, KeyLimits, Lease, spare
 from hybridserve.gateway.limits.ledger import Ledger, LocalLedger
 from hybridserve.settings.access import AccessSection
@@ -33,9 +32,7 @@ _TIMEOUT_S = 1.0
 _CONNECT_S = 30.0
 # After a refusal the ledger is not asked again for this long, so that a client in a loop costs few calls.
 _REFUSED_S = 0.1
-NO_LIMITS = KeyLimits()
 
-Kind = Literal["requests", "tokens", "streams"]
 _MESSAGES: dict[Kind, tuple[str, str]] = {
     "requests": ("requests_per_minute", "Too many requests per minute for this API key."),
     "tokens": ("tokens_per_minute", "Too many tokens per minute for this API key."),
@@ -43,77 +40,12 @@ _MESSAGES: dict[Kind, tuple[str, str]] = {
 }
 
 
-@dataclass(slots=True)
-class _Account:
-    """Credit and running requests of one key in this process.
-
-    Attributes:
-        requests, tokens: unspent credit; negative after overdraft.
-        free: streams that are leased and do not run.
-        local: credit of this process's own accounts since the shared ledger was last reached.
-        waiting: requests that wait for `call`, the exchange with the shared ledger that is under way.
-        refused: by kind, the smallest need that was refused, until when it is refused without asking again, and when
-            there may be credit for it.
-    """
-
-    index: str
-    key: Key
-    version: int = -1
-    limits: KeyLimits = NO_LIMITS
-    requests: float = 0.0
-    tokens: float = 0.0
-    free: int = 0
-    local: Lease = field(default_factory=Lease)
-    running: int = 0
-    used: bool = False
-    waiting: int = 0
-    call: asyncio.Future[float] | None = None
-    refused: dict[Kind, tuple[float, float, float]] = field(default_factory=dict)
-
-    def has(self, kind: Kind, needed: float) -> bool:
-        """Whether there is credit of this kind."""
-        have: dict[Kind, float] = {"requests": self.requests, "tokens": self.tokens, "streams": self.free}
-        return have[kind] >= needed
-
-    def ask(self, limits: KeyLimits, spare: Lease, kind: Kind | None = None, needed: float = 0.0) -> Ask:
-        """Move credit beyond `spare`, and every debt, from the account into a question for what is needed."""
-        need = Lease(needed if kind == "requests" else 0.0, needed if kind == "tokens" else 0.0, int(kind == "streams"))
-        kept = Lease(
-            max(0.0, min(self.requests, max(spare.requests, need.requests))),
-            max(0.0, min(self.tokens, max(spare.tokens, need.tokens))),
-            self.running + min(self.free, spare.streams),
-        )
-        returned = Lease(self.requests - kept.requests, self.tokens - kept.tokens)
-        self.requests, self.tokens, self.free = kept.requests, kept.tokens, kept.streams - self.running
-        short = Lease(max(0.0, need.requests - kept.requests), max(0.0, need.tokens - kept.tokens), need.streams)
-        crowd = max(1, self.waiting)
-        wanted = Lease() if kind is None else Lease(
-            spare.requests + crowd * need.requests,
-            spare.tokens + crowd * need.tokens,
-            spare.streams + crowd * need.streams,
-        )  # fmt: skip
-        return Ask(self.index, limits, kept, returned, short, wanted)
-
-    def owe_local(self, most: KeyLimits) -> None:
-        """Turn what was spent without the shared ledger into a debt of at most `most`, and drop the rest of it."""
-        spent_requests = self.local.requests - max(0.0, self.requests)
-        spent_tokens = self.local.tokens - max(0.0, self.tokens)
-        self.requests = min(0.0, self.requests) - min(max(0.0, spent_requests), most.requests or 0)
-        self.tokens = min(0.0, self.tokens) - min(max(0.0, spent_tokens), most.tokens or 0)
-
-    def book(self, lease: Lease) -> None:
-        """Add credit."""
-        self.requests += lease.requests
-        self.tokens += lease.tokens
-        self.free += lease.streams
-
-
 class Reservation:
     """A concurrency slot and the tokens reserved for one generation."""
 
     __slots__ = ("_account", "_limits", "_open", "_slots", "_tokens")
 
-    def __init__(self, limits: RequestLimits, account: _Account, tokens: float, slots: int) -> None:
+    def __init__(self, limits: RequestLimits, account: Account, tokens: float, slots: int) -> None:
         self._limits = limits
         self._account = account
         self._tokens = tokens
@@ -165,7 +97,7 @@ class RequestLimits:
         self.shared = False
         self._connected = False
         self._first_report: asyncio.Event | None = None
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, Account] = {}
         self._ended: set[str] = set()
         self._wake = asyncio.Event()
 
@@ -228,7 +160,7 @@ class RequestLimits:
             raise
         return Reservation(self, account, tokens, slots)
 
-    def release(self, account: _Account, unused: float) -> None:
+    def release(self, account: Account, unused: float) -> None:
         """End a stream, and return reserved tokens that it did not use (negative: it used more)."""
         account.running -= 1
         streams = account.limits.streams
@@ -270,11 +202,11 @@ class RequestLimits:
 
     # --- accounts
 
-    def _account(self, key: Key) -> _Account:
+    def _account(self, key: Key) -> Account:
         index = key.name + key.digest[:8].hex()
         account = self._accounts.get(index)
         if account is None:
-            account = self._accounts[index] = _Account(index, key)
+            account = self._accounts[index] = Account(index, key)
         if account.version != self._version or account.key is not key:
             settings = self._settings
             limits = KeyLimits(
@@ -290,7 +222,7 @@ class RequestLimits:
         account.used = True
         return account
 
-    async def _draw(self, account: _Account, kind: Kind, needed: float) -> None:
+    async def _draw(self, account: Account, kind: Kind, needed: float) -> None:
         """Lease credit until there is `needed` of this kind.
 
         Raises:
@@ -327,7 +259,7 @@ class RequestLimits:
         if wait:
             raise _rate_limited(*_MESSAGES[kind], wait)
 
-    def _draw_locally(self, account: _Account, kind: Kind, needed: float) -> float:
+    def _draw_locally(self, account: Account, kind: Kind, needed: float) -> float:
         """Draw from this process's own accounts, and keep all that there is: nobody else draws from them."""
         limits = account.limits.share(self._replicas)
         everything = Lease(limits.requests or 0, limits.tokens or 0, limits.streams or 0)
@@ -339,7 +271,7 @@ class RequestLimits:
 
     # --- the shared ledger
 
-    async def _exchange(self, account: _Account, kind: Kind, needed: float) -> float:
+    async def _exchange(self, account: Account, kind: Kind, needed: float) -> float:
         """Draw from the shared ledger, or locally if it cannot be reached; seconds to wait."""
         ask = account.ask(account.limits, spare(account.limits, self._replicas), kind, needed)
         grants = await self._call([ask])
@@ -350,7 +282,7 @@ class RequestLimits:
         account.book(grants[0].lease)
         return grants[0].wait_s
 
-    async def _report(self, accounts: Iterable[_Account]) -> None:
+    async def _report(self, accounts: Iterable[Account]) -> None:
         """Report on some accounts.
 
         A question about an account waits for the one before it: the answer to that one changes what the replica holds.
