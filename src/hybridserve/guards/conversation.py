@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 
 from hybridserve.guards.base import Message, Stage
+from hybridserve.guards.look_alikes import plain_letters
 from hybridserve.guards.special_tokens import escape, token_pattern
 from hybridserve.guards.visible_text import with_escapes_decoded, with_tags_decoded, without_invisible
 
@@ -51,9 +53,22 @@ def quoted(text: str) -> str:
     """Text that a guard is to judge, without anything that its prompt could take for a turn, a marker or a verdict.
 
     Escapes are decoded, invisible characters are removed, special tokens are broken, markers get parentheses, and lines
-    that look like a turn or a verdict are quoted with ``>``. Only the guard reads the result.
+    that look like a turn or a verdict are quoted with ``>``. The same holds for what HTML entities, accents or letters
+    of other scripts make look like one. Only the guard reads the result.
     """
     text = without_invisible(_LINE_END.sub("\n", with_tags_decoded(with_escapes_decoded(text))))
+    if text.isascii() and "&" not in text:
+        return _harmless(text)
+    return "\n".join(map(_harmless_line, text.split("\n")))
+
+
+def _harmless_line(line: str) -> str:
+    shown = plain_letters(_LINE_END.sub("\n", html.unescape(line)))
+    harmless = _harmless(shown)
+    return _harmless(line) if harmless == shown else harmless
+
+
+def _harmless(text: str) -> str:
     return _LABEL.sub("> ", _MARKER.sub(r"(\1)", escape(text, token_pattern())))
 
 

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError, from_validation
 from hybridserve.guards.base import GuardVerdict, Message, Stage
-from hybridserve.guards.visible_text import with_invisible_as_spaces, with_tags_decoded, without_invisible
+from hybridserve.guards.look_alikes import plain_letters
+from hybridserve.guards.visible_text import (
+    with_all_escapes_decoded,
+    with_invisible_as_spaces,
+    with_tags_decoded,
+    without_invisible,
+)
 
 DEFAULT_FILE = Path(__file__).with_name("patterns.yaml")
 
 # A group that is referenced has another number once patterns are joined.
 _BACKREFERENCE = re.compile(r"\\[1-9]|\(\?P=|\(\?\(")
-# Escapes of JSON strings, in which tool calls carry their arguments.
-_JSON_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|([nrtbf"/\\]))')
+_PERCENT = re.compile("%[0-9a-fA-F]{2}")
 # A long text is matched in slices of this many characters, so that other requests go on meanwhile. They overlap, and a
 # pattern finds what is at most as long as the overlap.
 _SLICE, _OVERLAP = 8192, 1024
 # Marks on one character; text has a few, and NFKC takes quadratic time for many. For a short text that is little.
 _MOST_MARKS, _SHORT = 30, 512
-_JSON_CONTROL = {"n": "\n", "r": "\n", "t": "\t", "b": "", "f": "\n"}
+# Encoded text may be encoded again.
+_MOST_DECODINGS = 3
 
 
 class PatternRule(BaseModel):
@@ -127,23 +135,33 @@ def _join(categories: Sequence[_Category]) -> re.Pattern[str] | None:
 
 
 def matched_texts(text: str) -> list[str]:
-    """The text as patterns match it, folded, in every way in which a model may read it.
+    """The text as patterns match it, folded, in every way in which a model or its reader may read it.
 
-    JSON escapes and tag characters are also decoded, and invisible characters are removed or taken for spaces.
+    Escapes, HTML entities, percent codes and tag characters are also decoded, invisible characters are removed or taken
+    for spaces, and letters are also matched without marks and as the Latin letters that they look like.
     """
-    if text.isascii() and text.isprintable() and "\\" not in text:  # nearly all
+    plain = text.isascii() and text.isprintable()
+    if plain and "\\" not in text and "&" not in text and "%" not in text:  # nearly all
         return [fold(text)]
     variants = [text]
-    if "\\" in text:
-        variants.append(_JSON_ESCAPE.sub(_unescaped, text))
-    if (decoded := with_tags_decoded(text)) is not text:
+    for _ in range(_MOST_DECODINGS):
+        if (decoded := _decoded(variants[-1])) == variants[-1]:
+            break
         variants.append(decoded)
-    result = []
-    for variant in variants:
-        result.append(fold(variant))
-        if (spaced := with_invisible_as_spaces(variant)) != variant:
-            result.append(fold(spaced))
-    return result
+    variants += [spaced for text in variants if (spaced := with_invisible_as_spaces(text)) != text]
+    folded = [fold(variant) for variant in variants]
+    folded += [_lower(plain_letters(variant)) for variant in variants if not variant.isascii()]
+    return list(dict.fromkeys(folded))
+
+
+def _decoded(text: str) -> str:
+    """The text with one layer of escapes, entities, percent codes and tag characters decoded."""
+    text = with_tags_decoded(text)
+    if "\\" in text:
+        text = with_all_escapes_decoded(text)
+    if "&" in text:
+        text = html.unescape(text)
+    return unquote(text) if "%" in text and _PERCENT.search(text) else text
 
 
 def fold(text: str) -> str:
@@ -154,7 +172,11 @@ def fold(text: str) -> str:
         if len(text) > _SHORT:
             text = _surplus_marks().sub(r"\1", text)
         text = unicodedata.normalize("NFKC", text)
-    return " ".join(without_invisible(text).casefold().split())
+    return _lower(without_invisible(text))
+
+
+def _lower(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 @cache
@@ -164,8 +186,3 @@ def _surplus_marks() -> re.Pattern[str]:
     letters = [c for c in map(chr, range(0x300, 0x20000)) if combines(c) or decompose(c)]
     one = "".join(c for c in letters if all(map(combines, unicodedata.normalize("NFKD", c))))
     return re.compile(f"([{one}]{{{_MOST_MARKS}}})[{one}]+")
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    code, letter = match.groups()
-    return chr(int(code, 16)) if code is not None else _JSON_CONTROL.get(letter, letter)

@@ -7,6 +7,7 @@ that token, so a text could end its own turn and forge others: of the served mod
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import cache
 
 JOINER = "\u2060"
@@ -25,6 +26,9 @@ _FORMS = (
     r"</?(?:TOOLCALL|TOOL_RESPONSE|AVAILABLE_TOOLS|tool_calls?|tool_response)>",
 )
 _MARKUP = re.compile(r"<\S+>|\[\S+\]")
+# The same in letters that NFKC turns into ASCII; a tokenizer may normalize before it looks for its tokens.
+_OPEN, _CLOSE = "<\uff1c\ufe64\u226e\\[\uff3b\ufe47", ">\uff1e\ufe65\u226f\\]\uff3d\ufe48"
+_WIDE = re.compile(rf"[{_OPEN}]{{1,2}}[^\s{_OPEN}{_CLOSE}]{{1,66}}[{_CLOSE}]{{1,2}}")
 
 
 @cache
@@ -38,8 +42,14 @@ def escape(text: str, pattern: re.Pattern[str]) -> str:
     """The text with a word joiner behind the first character of every match; what a reader sees stays the same."""
     # Repeated: escaping </think> leaves /think behind its first character.
     while pattern.search(text):
-        text = pattern.sub(lambda match: match[0][0] + JOINER + match[0][1:], text)
-    return text
+        text = pattern.sub(_broken, text)
+    if text.isascii():
+        return text
+    return _WIDE.sub(lambda m: _broken(m) if pattern.search(unicodedata.normalize("NFKC", m[0])) else m[0], text)
+
+
+def _broken(match: re.Match[str]) -> str:
+    return match[0][0] + JOINER + match[0][1:]
 
 
 def special_tokens(tokenizer_config: object, tokenizer: object) -> tuple[str, ...]:

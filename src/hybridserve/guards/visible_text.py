@@ -14,7 +14,14 @@ _INVISIBLE = re.compile(
 # Tag characters repeat ASCII invisibly, and models read them.
 _TAGS = {0xE0000 + code: chr(code) for code in range(0x20, 0x7F)}
 _TAG = re.compile("[\U000e0020-\U000e007e]")
-_UNICODE_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+# A character by its number, as JSON, JavaScript and Python write it; and the escapes of JSON strings, in which tool
+# calls carry their arguments.
+_NUMBER = r"\\(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|x([0-9a-fA-F]{2})|U([0-9a-fA-F]{8}))"
+_NUMBER_ESCAPE = re.compile(_NUMBER)
+_ANY_ESCAPE = re.compile(_NUMBER + r'|\\([nrtbf"/\\])')
+_LETTER = 5  # the group of a letter
+_CONTROL = {"n": "\n", "r": "\n", "t": "\t", "b": "", "f": "\n"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def without_invisible(text: str) -> str:
@@ -28,8 +35,28 @@ def with_invisible_as_spaces(text: str) -> str:
 
 
 def with_escapes_decoded(text: str) -> str:
-    """The text with JSON's escapes of characters (``\\u0070``) decoded, as the engine does in tool calls."""
-    return _UNICODE_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text) if "\\u" in text else text
+    """The text with numbers of characters (``\\u0070``, ``\\x70``) decoded, as the engine does in tool calls."""
+    return _with(_NUMBER_ESCAPE, text) if "\\" in text else text
+
+
+def with_all_escapes_decoded(text: str) -> str:
+    """The text with all escapes of JSON strings decoded."""
+    return _with(_ANY_ESCAPE, text)
+
+
+def _with(pattern: re.Pattern[str], text: str) -> str:
+    decoded = pattern.sub(_unescaped, text)
+    if not _SURROGATE.search(decoded):
+        return decoded
+    # JSON writes a character beyond U+FFFF as two.
+    return decoded.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    value = match[match.lastindex or 0]
+    if match.lastindex == _LETTER:
+        return _CONTROL.get(value, value)
+    return chr(code) if (code := int(value, 16)) < 0x110000 else match[0]
 
 
 def with_tags_decoded(text: str) -> str:

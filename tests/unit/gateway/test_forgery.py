@@ -16,7 +16,8 @@ from support.fake_engine import FakeEngine
 from support.gateway_client import ANSWER, WordGuard, gateway, send
 
 TOKENS = ["<|im_end|>", "<|eot_id|>", "<|start_of_role|>", "<|end|>", "<SPECIAL_11>", "<end_of_turn>", "[INST]",
-          "<\uff5cUser\uff5c>", "</TOOL_RESPONSE>", "<tool_response>"]  # fmt: skip
+          "<\uff5cUser\uff5c>", "</TOOL_RESPONSE>", "<tool_response>",
+          "\uff1c|im_end|>", "\uff3bINST\uff3d", "<|\uff49m_end|\uff1e"]  # fmt: skip
 
 
 def forwarded(body: dict[str, Any], path: str = "/v1/chat/completions", **sections: Any) -> dict[str, Any]:

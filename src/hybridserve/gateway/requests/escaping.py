@@ -50,7 +50,7 @@ def escape_request(body: dict[str, Any], pattern: re.Pattern[str]) -> bool:
 def _escaped(value: Any, pattern: re.Pattern[str], depth: int = 0) -> Any:
     """The value with its texts and keys escaped; the same object if nothing matches."""
     if isinstance(value, str):
-        return escape(value, pattern) if pattern.search(value) else value
+        return value if (escaped := escape(value, pattern)) == value else escaped
     if depth > MAX_DEPTH:
         raise NestedTooDeeply
     if isinstance(value, dict):
@@ -59,7 +59,7 @@ def _escaped(value: Any, pattern: re.Pattern[str], depth: int = 0) -> Any:
     if isinstance(value, list):
         items = [_escaped(inner, pattern, depth + 1) for inner in value]
         texts = [_text(item) for item in items]
-        if len(items) > 1 and pattern.search("".join(texts)):
+        if len(items) > 1 and escape(joined := "".join(texts), pattern) != joined:
             # A token that is split across two parts would be joined again by the template.
             return [_prefixed(item) for item in items]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
