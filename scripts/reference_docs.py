@@ -193,6 +193,10 @@ def engine_faults() -> str:
     rows = [(table.version, fault.id, fault.what) for table in engine_tables() for fault in table.known_faults]
     drafts = [(table.version, table.cpu_speculation) for table in engine_tables() if table.cpu_speculation]
     rows += [(version, "speculation on CPU", known.found) for version, known in drafts]
+    copies = "copies only the state's part of a block; our plugin corrects it ([measurement](../evidence/cache.md))"
+    rows += [
+        (table.version, "hits inside a block", copies) for table in engine_tables() if not table.copies_whole_blocks
+    ]
     for table in engine_tables():
         ignored = {**table.ignored_arguments, **table.ignored_environment}
         rows += [(table.version, f"`{name}` is ignored", why) for name, why in ignored.items()]

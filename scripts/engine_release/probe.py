@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+import torch
 from vllm import envs
 from vllm.config.cache import CacheConfig, MambaCacheMode
 from vllm.engine import arg_utils
@@ -22,6 +23,7 @@ from vllm.model_executor.models.registry import ModelRegistry
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+from vllm.v1.worker.utils import copy_kv_cache_blocks_inplace
 
 GIB = 1 << 30
 PARSER_MODULES = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.common.cli_args")
@@ -46,7 +48,18 @@ def constants(architectures: list[str]) -> dict[str, Any]:
         "cpu_head_sizes": sorted(CPUAttentionBackend.get_supported_head_sizes()),
         "server_defaults": server,
         "small_default_capabilities": ["12.1"] if gb10 == {k: server[-1][k] for k in gb10} else [],
+        "copies_whole_blocks": copies_whole_blocks(),
     }
+
+
+def copies_whole_blocks() -> bool:
+    """Whether a copied block is whole where a state, which is shorter, and keys and values share its memory."""
+    blocks, size, state = 4, 96, 64
+    # Room for a second layer, as in an engine's storage.
+    memory = torch.zeros(2 * blocks * size, dtype=torch.int8)[: blocks * size].view(blocks, size)
+    memory[1] = 1
+    copy_kv_cache_blocks_inplace([memory[:, :state], memory], blocks, [(1, 2)])
+    return bool(memory[2].all())
 
 
 def caches_all_states(architecture: str) -> bool:

@@ -9,7 +9,10 @@ from planner_cases import Case
 from hybridserve.errors import HybridServeError
 from hybridserve.planning.cache.layout import plan_cache
 from hybridserve.planning.cache.types import CacheRequest
-from hybridserve.planning.models import read_architecture
+from hybridserve.planning.drafts import with_mtp
+from hybridserve.planning.models import Architecture, read_architecture
+from hybridserve.planning.models.draft import read_draft, with_draft
+from hybridserve.planning.models.fields import Fields
 
 Answer = dict[str, Any]
 
@@ -18,6 +21,8 @@ def predict(case: Case, engine: str) -> Answer:
     """The planner's answer in the words of `vllm_allocator.allocate`."""
     try:
         arch = read_architecture(case["config"])
+        if draft := case.get("draft"):
+            arch = _with_drafts(arch, draft, case["request"]["num_speculative_tokens"])
         caching = {"enable_prefix_caching": arch.attention is not None}
         plan = plan_cache(arch, CacheRequest(engine=engine, **caching | case["request"]))
     except HybridServeError as error:
@@ -36,6 +41,13 @@ def predict(case: Case, engine: str) -> Answer:
     }
 
 
+def _with_drafts(arch: Architecture, draft: dict[str, Any], tokens: int) -> Architecture:
+    """The model with the layers of its drafts."""
+    if draft["method"] == "mtp":
+        return with_mtp(arch, tokens)
+    return with_draft(arch, read_draft(Fields(draft["config"]), draft["method"], arch), "draft")
+
+
 def differences(case: Case, predicted: Answer, actual: Answer) -> list[str]:
     """Fields on which the planner and vLLM disagree, each as one line; empty when they agree or both refuse."""
     if "refused" in predicted and "refused" in actual:
@@ -51,6 +63,8 @@ def differences(case: Case, predicted: Answer, actual: Answer) -> list[str]:
 # What each refusal is about, by words that the planner's and vLLM's reasons share.
 REFUSALS = {
     "num_kv_heads": "query groups",
+    "n_predict": "drafts",
+    "Unsupported speculative method": "drafts",
     "prefix_match_unit": "match unit",
     "ensor parallel": "tensor parallel",
     "world size": "tensor parallel",

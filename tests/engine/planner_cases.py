@@ -13,6 +13,9 @@ from planner_models import (
     NANO_9B_LAYERS,
     NANO_12B_LAYERS,
     NANO_30B_LAYERS,
+    NEMOTRON_MTP,
+    dflash,
+    eagle3,
     falcon_h1,
     falcon_mamba,
     gemma2,
@@ -274,7 +277,27 @@ def curated() -> list[Case]:
         for family, config in FAMILIES.items()
         for setting, request in FAMILY_REQUESTS.items()
     ]
-    return [{"name": name, "config": config, "request": request} for name, config, request in rows]
+    cases = [{"name": name, "config": config, "request": request} for name, config, request in rows]
+    return cases + _draft_cases()
+
+
+def _draft_cases() -> list[Case]:
+    """Speculative decoding whose drafts have layers with a cache: MTP, EAGLE and DFlash."""
+    gpu = {"platform": "cuda", "kv_bytes": GIB, "num_speculative_tokens": 2}
+    drafts = {"eagle3": eagle3(), "dflash": dflash(), "dflash, window": dflash(window=256)}
+    rows = [
+        (f"{family}, mtp, {setting}", config, {"method": "mtp"}, gpu | request)
+        for family, config in MTP_FAMILIES.items()
+        for setting, request in MTP_REQUESTS.items()
+    ]
+    rows += [
+        (f"{family}, {name}", config, {"method": name.partition(",")[0], "config": draft}, gpu)
+        for family, config in (("qwen3.5", qwen3_5()), ("tiny", nemotron_h()), ("llama", llama()))
+        for name, draft in drafts.items()
+    ]
+    return [
+        {"name": name, "config": config, "draft": draft, "request": request} for name, config, draft, request in rows
+    ]
 
 
 FAMILIES = {
@@ -305,6 +328,27 @@ FAMILIES = {
     "gemma 4 padded": gemma4(num_key_value_heads=8, head_dim=96, global_head_dim=256),
     "gemma 3": gemma3(),
     "gemma 3 vision": gemma3_vision(6),
+}
+MTP_FAMILIES = {
+    "nemotron": nemotron_h("MEM*EM*", **NEMOTRON_MTP),
+    "qwen3 next": qwen3_next(13),
+    "qwen3.5": qwen3_5(),
+    "qwen3.5 moe": qwen3_5(moe=True),
+    "ling 3": ling(num_nextn_predict_layers=1),
+    "ling 2.5": ling(version=2, num_nextn_predict_layers=2),
+    "kimi k3": kimi_k3(num_nextn_predict_layers=1),
+    # Classes and checkpoints without MTP layers.
+    "tiny": nemotron_h(),
+    "granite": granite(),
+}
+MTP_REQUESTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "three tokens, fp8 cache, two hoppers": {
+        "num_speculative_tokens": 3,
+        "kv_cache_dtype": "fp8",
+        "tensor_parallel_size": 2,
+        "compute_capability": "9.0",
+    },
 }
 FAMILY_REQUESTS: dict[str, dict[str, Any]] = {
     "defaults": {},

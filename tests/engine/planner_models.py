@@ -9,6 +9,18 @@ NANO_12B_LAYERS = "M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M
 NANO_30B_LAYERS = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"
 
 
+# An MTP module: attention and experts.
+NEMOTRON_MTP = {
+    "num_nextn_predict_layers": 1,
+    "mtp_hybrid_override_pattern": "*E",
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "n_shared_experts": 1,
+    "moe_shared_expert_intermediate_size": 64,
+}
+
+
 def nemotron_h(layers: str = "M-M*", **changes: Any) -> dict[str, Any]:
     return {
         "architectures": ["NemotronHForCausalLM"],
@@ -438,8 +450,8 @@ def kimi_linear(layers: str = "KKKMKKM", *, gate: bool = False, **changes: Any) 
     } | changes
 
 
-def kimi_k3(layers: str = "KKKMKKM") -> dict[str, Any]:
-    text = kimi_linear(layers, gate=True, mla_use_output_gate=True, attn_res_block_size=2, q_lora_rank=128)
+def kimi_k3(layers: str = "KKKMKKM", **changes: Any) -> dict[str, Any]:
+    text = kimi_linear(layers, gate=True, mla_use_output_gate=True, attn_res_block_size=2, q_lora_rank=128, **changes)
     wrapper = {"architectures": ["KimiK3ForConditionalGeneration"], "model_type": "kimi_k3", "dtype": "bfloat16"}
     return wrapper | {"text_config": text, "vision_config": {"model_type": "kimi_k3_vision"}}
 
@@ -522,3 +534,15 @@ def mamba2(layers: int = 4, **changes: Any) -> dict[str, Any]:
         "n_groups": 2,
         "torch_dtype": "bfloat16",
     } | changes
+
+
+def eagle3() -> dict[str, Any]:
+    """An EAGLE-3 draft of one layer, with the attention of the small models above."""
+    return llama(1, architectures=["LlamaForCausalLMEagle3"], draft_vocab_size=512)
+
+
+def dflash(window: int | None = None) -> dict[str, Any]:
+    """A DFlash draft of three layers."""
+    own = {"block_size": 8, "dflash_config": {"target_layer_ids": [1, 2, 3], "mask_token_id": 5}}
+    sliding = {"layer_types": ["sliding_attention"] * 3, "sliding_window": window, "use_sliding_window": True}
+    return qwen3(3, architectures=["DFlashDraftModel"]) | own | (sliding if window else {})

@@ -7,6 +7,7 @@ from typing import Any
 
 from planner_cases import Case
 from planner_models import (
+    NEMOTRON_MTP,
     falcon_h1,
     falcon_mamba,
     granite,
@@ -72,7 +73,13 @@ def _draw(draw: random.Random, name: str) -> Case:
         sometimes(0.1, "replayssm_buffer_len", 8, 32)
         if draw.random() < 0.3:
             config = new_spelling(config)
-    return {"name": name, "config": config, "request": request}
+    case = {"name": name, "config": config, "request": request}
+    if "num_speculative_tokens" in request and family in MTP and draw.random() < 0.6:
+        # Drafts in a pipeline are not planned.
+        request.pop("pipeline_parallel_size", None)
+        config |= MTP[family]
+        case["draft"] = {"method": "mtp"}
+    return case
 
 
 def _attention(draw: random.Random) -> dict[str, Any]:
@@ -212,6 +219,8 @@ _DRAWERS = {
     "ling": _draw_ling,
     "mamba": _draw_mamba,
 }
+# Families with MTP layers, and what their configs then have.
+MTP = {"nemotron_h": NEMOTRON_MTP, "qwen3_next": {}, "qwen3_5": {}, "ling": {"num_nextn_predict_layers": 1}}
 # Their linear attention has no CPU kernels.
 GPU_ONLY = ("kimi_linear", "ling")
 FAMILIES = ("nemotron_h", "nemotron_h", *_DRAWERS)

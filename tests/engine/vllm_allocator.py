@@ -85,6 +85,19 @@ ENGINE_ARGUMENTS = (
     "num_gpu_blocks_override",
 )
 CUDA_BLOCK_SIZE = 16
+# Classes of drafts: MTP layers of each family, and draft models.
+DRAFTS = (
+    "NemotronHMTPModel",
+    "Qwen3NextMTP",
+    "Qwen3_5MTP",
+    "Qwen3_5MoeMTP",
+    "BailingMoeV25MTPModel",
+    "BailingMoeV3MTPModel",
+    "KimiK3MTPModel",
+    "LlamaForCausalLMEagle3",
+    "Eagle3LlamaForCausalLM",
+    "DFlashDraftModel",
+)
 
 
 class BailingHybrid(PretrainedConfig):
@@ -135,26 +148,38 @@ def allocate(case: dict[str, Any]) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder, _machine(case["request"]):
             (Path(folder) / "config.json").write_text(json.dumps(case["config"]))
-            return _allocate(folder, case["request"])
+            return _allocate(folder, case["request"], _drafts(case, Path(folder) / "draft"))
     except (ValueError, AssertionError, NotImplementedError, RuntimeError, ZeroDivisionError) as error:
         return {"refused": f"{type(error).__name__}: {error}"}
 
 
-def _allocate(folder: str, request: dict[str, Any]) -> dict[str, Any]:
+def _drafts(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The engine argument of a case's drafts; n-gram drafts have no model."""
+    if not (tokens := case["request"].get("num_speculative_tokens", 0)):
+        return {}
+    draft = case.get("draft") or {"method": "ngram"}
+    speculation = {"method": draft["method"], "num_speculative_tokens": tokens}
+    if config := draft.get("config"):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        speculation["model"] = str(folder)
+    return {"speculative_config": speculation}
+
+
+def _allocate(folder: str, request: dict[str, Any], drafts: dict[str, Any]) -> dict[str, Any]:
     _start_process_group()
     tp, pp = request.get("tensor_parallel_size", 1), request.get("pipeline_parallel_size", 1)
     cuda = request.get("platform", "cuda") == "cuda"
     arguments: dict[str, Any] = {key: request[key] for key in ENGINE_ARGUMENTS if request.get(key) is not None}
-    if speculated := request.get("num_speculative_tokens", 0):
-        arguments["speculative_config"] = {"method": "ngram", "num_speculative_tokens": speculated}
     config = EngineArgs(
-        model=folder, load_format="dummy", skip_tokenizer_init=True, enforce_eager=True, **arguments
+        model=folder, load_format="dummy", skip_tokenizer_init=True, enforce_eager=True, **arguments, **drafts
     ).create_engine_config()
     config.parallel_config.tensor_parallel_size = tp
     config.parallel_config.pipeline_parallel_size = pp
     config.model_config.verify_with_parallel_config(config.parallel_config)
     # A GPU schedules asynchronously, but not with n-gram speculation; the CPU platform has turned it off.
-    config.scheduler_config.async_scheduling = cuda and not speculated
+    ngram = drafts and drafts["speculative_config"]["method"] == "ngram"
+    config.scheduler_config.async_scheduling = cuda and not ngram
     if cuda and not config.cache_config.user_specified_block_size:
         config.cache_config.block_size = CUDA_BLOCK_SIZE
 
@@ -224,6 +249,8 @@ def _workers(config: VllmConfig, tp: int, pp: int) -> Iterator[VllmConfig]:
             parallel_state._PP.world_size, parallel_state._PP.rank_in_group = pp, stage
             with set_current_vllm_config(worker), torch.device("meta"):
                 initialize_model(worker)
+                if (speculation := worker.speculative_config) and speculation.method != "ngram" and stage == pp - 1:
+                    initialize_model(worker, model_config=speculation.draft_model_config)
             yield worker
     finally:
         parallel_state._TP.world_size, parallel_state._PP.world_size, parallel_state._PP.rank_in_group = 1, 1, 0
@@ -359,7 +386,7 @@ def register_classes(architectures: Iterable[str]) -> None:
     that vision wrappers need here. Their encoders own no cache.
     """
     with vision_packages():
-        for name in sorted(set(architectures) & set(ModelRegistry.models)):
+        for name in sorted({*architectures, *DRAFTS} & set(ModelRegistry.models)):
             ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 

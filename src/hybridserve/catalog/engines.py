@@ -99,6 +99,7 @@ class EngineTable(_Frozen):
     default_block_size: dict[Platform, int]
     kernel_block_size: dict[Platform, int]
     partial_hits_tested_on: frozenset[Platform]
+    copies_whole_blocks: bool
     default_mamba_chunk_size: int
     cpu_resets_block_size: bool
     prefix_match_unit_checked_for_one_group: bool

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,10 @@ from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.layout import model_context
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment
+from hybridserve.planning.drafts import speculative_tokens, with_drafts
 from hybridserve.planning.extra_args import cache_args, extra, full_cudagraphs, lora_slots, online_quantization
 from hybridserve.planning.memory.weights import mtp_bytes
 from hybridserve.planning.models import Architecture, read_architecture
-from hybridserve.planning.models.draft import read_draft, with_draft
-from hybridserve.planning.models.fields import Fields
 from hybridserve.planning.models.quantization import UNQUANTIZED, Precision, vendor_recipe
 from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
@@ -51,10 +49,6 @@ PASSED_ON = (
     "hf_overrides",
     "logits_processors",
 )
-
-
-# Methods of speculative decoding that load no weights and have no cache.
-NO_DRAFT_MODEL = ("ngram", "ngram_gpu", "suffix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +119,7 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
         ConfigError: a setting contradicts another, or the model.
     """
     engine, card = settings.engine, model.card
-    arch = _speculation(engine, read_architecture({**model.config, **engine.hf_overrides}))
+    arch = with_drafts(engine, read_architecture({**model.config, **engine.hf_overrides}))
     if extra(engine, "language_model_only", bool, False) or (card is not None and card.serving.language_model_only):
         arch = replace(arch, tower=None, uncounted=tuple(part for part in arch.uncounted if "draft" in part))
     stored = arch.precision
@@ -183,7 +177,7 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
             max_model_len=engine.max_model_len,
             max_num_seqs=engine.max_num_seqs,
             **cache_args(engine),
-            num_speculative_tokens=_speculative_tokens(engine.speculative_config or {}),
+            num_speculative_tokens=speculative_tokens(engine.speculative_config or {}),
             compute_capability=device.compute_capability,
         ),
     )
@@ -252,45 +246,6 @@ def _weight_size(settings: Settings, model: ResolvedModel, arch: Architecture, p
             "set it to the size of its safetensors files, or plan from a folder that has them or their index",
         )
     return {}
-
-
-def _speculation(engine: EngineSection, arch: Architecture) -> Architecture:
-    """The architecture with the draft model that speculative decoding loads.
-
-    Raises:
-        ConfigError: a draft in a pipeline, which is not planned.
-        CatalogError: the config of a draft model cannot be read.
-    """
-    config = engine.speculative_config
-    if not config or not config.get("num_speculative_tokens"):
-        return arch
-    method = str(config.get("method") or ("draft_model" if config.get("model") else ""))
-    if method in NO_DRAFT_MODEL:
-        return arch
-    if engine.pipeline_parallel_size > 1:
-        raise ConfigError(
-            "engine.speculative_config.method", "a draft with pipeline stages is not planned", "one stage"
-        )
-    if method == "mtp" or method.endswith("_mtp"):
-        if not arch.mtp:
-            return replace(arch, uncounted=(*arch.uncounted, "MTP layers, which config.json does not describe"))
-        return replace(arch, uses_mtp=True)
-    name = config.get("model") or method
-    if isinstance(config.get("model"), str) and Path(config["model"]).is_dir():
-        found = resolve_model(config["model"])
-        draft = read_draft(Fields(found.config), method, arch)
-        size = checkpoint_size(found.folder) if found.folder else None
-        return with_draft(arch, replace(draft, bytes=size.bytes if size else None), name)
-    return replace(arch, uncounted=(*arch.uncounted, f"the draft model {name}: its weights, cache layers and groups"))
-
-
-def _speculative_tokens(config: Mapping[str, Any]) -> int:
-    count = config.get("num_speculative_tokens", 0)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise ConfigError(
-            "engine.speculative_config.num_speculative_tokens", f"is {count!r}", "set an integer of at least 0"
-        )
-    return count
 
 
 def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from hybridserve.errors import CatalogError
+from hybridserve.errors import CatalogError, ConfigError
 from hybridserve.planning.cache.layout import compute_layout
 from hybridserve.planning.cache.types import CacheRequest
+from hybridserve.planning.drafts import with_mtp
 from hybridserve.planning.memory.budget import MemoryRequest, encoder_peak
 from hybridserve.planning.memory.lora import LoraSlots, lora_bytes
 from hybridserve.planning.memory.weights import count_weights, mtp_bytes
@@ -78,14 +79,24 @@ def test_draft_module_has_a_cache_layer_and_weights(config, attention, size):
     assert count_weights(drafting).bytes - count_weights(arch).bytes == mtp_bytes(arch)
 
 
-@pytest.mark.parametrize(
-    ("method", "part"),
-    [("mtp", "MTP layers"), ("eagle3", "the draft model yuhuili/x")],
-)
-def test_draft_that_cannot_be_counted_is_named(method, part):
+@pytest.mark.parametrize("method", ["mtp", "eagle3"])
+def test_draft_that_cannot_be_counted_is_named(method):
     config = f'{{"method": "{method}", "model": "yuhuili/x", "num_speculative_tokens": 3}}'
     drafting = plan(f"engine.speculative_config={config}", model="nemotron-nano-9b-v2")
-    assert any(warning.startswith(f"not counted: {part}") for warning in drafting.warnings)
+    assert any(warning.startswith("not counted: the draft model yuhuili/x") for warning in drafting.warnings)
+
+
+@pytest.mark.parametrize(
+    ("change", "tokens", "message"),
+    [
+        ({"mtp_num_hidden_layers": 0}, 2, "Unsupported speculative method: 'mtp'"),
+        ({"mtp_num_hidden_layers": 2}, 3, "must be divisible by n_predict=2"),
+    ],
+)
+def test_mtp_that_the_engine_refuses_is_refused(change, tokens, message):
+    arch = read_architecture({**QWEN_9B, "text_config": {**QWEN_9B["text_config"], **change}})
+    with pytest.raises(ConfigError, match=message):
+        with_mtp(arch, tokens)
 
 
 def test_language_model_alone_has_no_encoder(tmp_path):

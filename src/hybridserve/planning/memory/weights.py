@@ -158,7 +158,9 @@ def mtp_bytes(arch: Architecture) -> int:
 def _mtp_on_rank(arch: Architecture, precision: Precision, dtype_bytes: int, tp: int, expert_parallel: bool) -> int:
     """The draft module shares the tables of the model; it has a projection of the two inputs, and three norms."""
     sizes: dict[str, float] = {"float32": 4, **({} if precision.mtp_plain else dict(precision.parts))}
-    total = (2 * arch.hidden * arch.hidden // tp + 3 * arch.hidden) * float(dtype_bytes) if arch.mtp else 0.0
+    # Ling's and Kimi's projection is on every rank.
+    over = 1 if arch.attention and arch.attention.latent else tp
+    total = (2 * arch.hidden * arch.hidden // over + 3 * arch.hidden) * float(dtype_bytes) if arch.mtp else 0.0
     for layer in arch.mtp:
         for kind, count in _layer(arch, layer, tp, tp if expert_parallel else 1).items():
             total += count * sizes.get(kind, dtype_bytes)

@@ -41,6 +41,9 @@ def read(fields: Fields) -> Architecture:
         ),
         mlp=None if all(sparse) else fields.mlp(bias=fields.boolean("use_bias", default=False)),
         moe=_moe(fields) if any(sparse) else None,
+        # Source: vLLM models/bailing_moe_mtp.py, models/bailing_moe_v3_mtp.py.
+        mtp=(Layer(attention=True, moe=True, norms=2),)
+        * fields.integer("num_nextn_predict_layers", default=0, minimum=0),
     )
 
 

@@ -50,7 +50,7 @@ def read(fields: Fields) -> Architecture:
         # Source: vLLM models/config.py, Qwen3_5ForConditionalGenerationConfig. Qwen3-Next has no such field.
         ssm_dtype=fields.dtype_of("mamba_ssm_dtype") if name.startswith("Qwen3_5") else None,
         marks_linear_attention=True,
-        mtp=_mtp(fields, moe=any(layer.moe for layer in layers)) if name.startswith("Qwen3_5") else (),
+        mtp=_mtp(fields, name, moe=any(layer.moe for layer in layers)),
         **_vision(wrapper, name) if vision else {},
     )
 
@@ -60,9 +60,12 @@ def _vision(wrapper: Fields, name: str) -> dict[str, Any]:
     return qwen3_vision(wrapper) if name.startswith("Qwen3_5") else NOT_READ
 
 
-def _mtp(fields: Fields, *, moe: bool) -> tuple[Layer, ...]:
-    """Attention layers of the draft module. Source: vLLM models/qwen3_5_mtp.py."""
-    count = fields.integer("mtp_num_hidden_layers", default=1, minimum=0)
+def _mtp(fields: Fields, name: str, *, moe: bool) -> tuple[Layer, ...]:
+    """Attention layers of the draft module. Source: vLLM models/qwen3_5_mtp.py, models/qwen3_next_mtp.py."""
+    if not name.startswith(("Qwen3_5", "Qwen3Next")):
+        return ()
+    field = "num_nextn_predict_layers" if name.startswith("Qwen3Next") else "mtp_num_hidden_layers"
+    count = fields.integer(field, default=1, minimum=0)
     return (Layer(attention=True, mlp=not moe, moe=moe, norms=2),) * count
 
 

@@ -46,6 +46,7 @@ def read(fields: Fields) -> Architecture:
         ),
         mlp=None if all(sparse) else fields.mlp(),
         moe=_moe(fields) if any(sparse) else None,
+        mtp=_mtp(fields) if vision else (),
         **NOT_READ if vision else {},
     )
 
@@ -66,6 +67,12 @@ def _sparse(fields: Fields) -> list[bool]:
     )
     experts = fields.get("num_experts") is not None
     return [experts and index >= dense and index % every == 0 for index in range(fields.layer_count)]
+
+
+def _mtp(fields: Fields) -> tuple[Layer, ...]:
+    """Layers of K3's draft module. Source: vLLM models/kimi_k3/nvidia/mtp.py."""
+    count = fields.integer("num_nextn_predict_layers", default=0, minimum=0)
+    return (Layer(attention=True, moe=fields.get("num_experts") is not None, norms=2),) * count
 
 
 def _moe(fields: Fields) -> Moe:
