@@ -6,7 +6,6 @@ collects the results and VERIFY_REFERENCE the one that keeps the reference, so t
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -20,12 +19,8 @@ from typing import Any
 import httpx
 import pytest
 
-from hybridserve.settings.verify import VerifySection
-from hybridserve.verify.client import EngineClient
-from hybridserve.verify.evidence import result_document
-from hybridserve.verify.reference import Reference, read_reference
-from hybridserve.verify.run import Load, check
-from support.faulty_engine import FaultyEngine, faulty_engine, verify
+from hybridserve.verify.run import Load
+from support.faulty_engine import FaultyEngine, compared, faulty_engine, verify
 from support.numeric_faults import FAULTS
 from support.stack_service import HYBRIDSERVE, NO_COMPILER, free_port, start
 
@@ -34,7 +29,6 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(7200)]
 CLEAN = int(os.environ.get("VERIFY_CLEAN", "200"))
 ROWS = Path(os.environ.get("VERIFY_ROWS", ".cache/verify.jsonl"))
 LONGEST_S = 180.0
-ALPHA: float = VerifySection.model_fields["false_alarm_rate"].default
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +47,6 @@ def reference(engine: FaultyEngine, tmp_path_factory: pytest.TempPathFactory) ->
     return file
 
 
-async def compared(url: str, reference: Reference, load: Load) -> dict[str, Any]:
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, limits=limits, trust_env=False) as http:
-        used, results = await check(EngineClient(http, "demo"), reference, (), {}, load, ALPHA)
-    return result_document(results, used.about, ALPHA, reference.sha256)
-
-
 def note(kind: str, name: str, document: dict[str, Any], seconds: float) -> None:
     """Add a result to the file from which the evidence is written."""
     ROWS.parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +56,8 @@ def note(kind: str, name: str, document: dict[str, Any], seconds: float) -> None
 
 
 def measured(engine: FaultyEngine, kind: str, name: str, reference: Path, load: Load = Load()) -> str:  # noqa: B008
-    """The verdict of one run, by what the command calls: to start the command takes longer than some of the runs."""
     start = time.monotonic()
-    document = asyncio.run(compared(engine.url, read_reference(reference), load))
+    document = compared(engine, reference, load)
     seconds = time.monotonic() - start
     note(kind, name, document, seconds)
     failed = [row["condition"] for row in document["conditions"] if row["verdict"] == "FAIL"]

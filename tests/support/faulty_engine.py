@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -20,6 +22,11 @@ from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.engine.preload import inline_worker_flags
 from hybridserve.planning.render import command_line
 from hybridserve.settings import load
+from hybridserve.settings.verify import VerifySection
+from hybridserve.verify.client import EngineClient
+from hybridserve.verify.evidence import result_document
+from hybridserve.verify.reference import read_reference
+from hybridserve.verify.run import Load, check
 from support.stack_service import NO_COMPILER, free_port
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -78,7 +85,20 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise TimeoutError(log.read_text()[-3000:])
 
 
-def verify(engine: FaultyEngine, *options: str) -> tuple[int, dict]:  # type: ignore[type-arg]
+def compared(engine: FaultyEngine, reference: Path, load: Load) -> dict[str, Any]:
+    """The result of one run, by what the command calls: to start the command takes longer than some of the runs."""
+    known, alpha = read_reference(reference), VerifySection.model_fields["false_alarm_rate"].default
+
+    async def run() -> dict[str, Any]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=engine.url, limits=limits, trust_env=False) as http:
+            used, results = await check(EngineClient(http, "demo"), known, (), {}, load, alpha)
+        return result_document(results, used.about, alpha, known.sha256)
+
+    return asyncio.run(run())
+
+
+def verify(engine: FaultyEngine, *options: str) -> tuple[int, dict[str, Any]]:
     """`hybridserve verify --json` on the engine: its exit code and its document."""
     command = [str(Path(sys.executable).parent / "hybridserve"), "verify", engine.url, "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from hybridserve.errors import ConfigError
 from hybridserve.verify.client import Answer, Engine
@@ -15,12 +15,14 @@ from hybridserve.verify.reference import Entry, Probe, Reference, conversations
 from hybridserve.verify.statistics import (
     EPSILON,
     Deviation,
+    Kind,
     Noise,
     Position,
     Result,
     Tolerance,
     judge,
     judge_answers,
+    moved,
     noise,
     position,
 )
@@ -31,6 +33,8 @@ KEPT = 5
 _MOST_FLIPS = 2
 # Conditions, in the order in which they run. A forced prefill reads no cache, so it comes last.
 CONDITIONS = ("single", "warm", "concurrent", "preempted", "after", "forced")
+# Those in which requests are sent together.
+_REGROUPED = ("warm", "concurrent", "preempted")
 
 Progress = Callable[[str, int, int], None]
 
@@ -225,7 +229,10 @@ async def record(
             if condition == "preempted" and not load.pressure:
                 continue
             samples[condition] += await run.deviations(entries, condition)
-    measured = {name: noise(found) for name, found in samples.items() if found}
+    measured = {name: noise(found) for name, found in samples.items() if found and name not in _REGROUPED}
+    together = [deviation for name in _REGROUPED for deviation in samples[name]]
+    if together:
+        measured |= dict.fromkeys(_REGROUPED, moved(together))
     return Reference(about, tuple(entries), measured)
 
 
@@ -265,7 +272,7 @@ async def check(
         fix = "record a reference of this model, or give the served name with --model"
         raise ConfigError("--reference", f"is of {known.about['model']}, the engine serves {facts['model']}", fix)
     same = facts["vllm"] is not None and facts["vllm"] == known.about["vllm"]
-    kind: Literal["same", "other"] = "same" if same else "other"
+    kind: Kind = "same" if same else "other"
     results = await compare(engine, known, load, alpha, kind, progress)
     return replace(known, about={**known.about, "vllm": facts["vllm"], "tolerance": kind}), results
 
@@ -275,7 +282,7 @@ async def compare(
     reference: Reference,
     load: Load,
     alpha: float,
-    kind: Literal["same", "other"],
+    kind: Kind,
     progress: Progress | None = None,
 ) -> list[Result]:
     """Compare an engine with a reference under every condition; `alpha` is the run's false-alarm rate."""
@@ -294,7 +301,9 @@ async def compare(
             continue
         if condition == "single":
             flipped = {deviation.probe for deviation in found if deviation.flips}
-        result = judge(condition, found, reference.noise.get(condition, Noise()), tolerance)
+        together = kind == "same" and condition in _REGROUPED
+        limits = replace(tolerance, kind="regrouped") if together else tolerance
+        result = judge(condition, found, reference.noise.get(condition, Noise()), limits)
         if condition == "preempted":
             count = f"{run.preemptions:.0f} preemptions"
             result = replace(result, note=f"{count}{'; ' if result.note else ''}{result.note}")

@@ -6,11 +6,18 @@ more. Two tests are made for each condition (a way to send the same prompts: alo
 
 - *level*: the mean deviation of the probes. A probe is the unit, because the positions of one answer depend on each
   other. The limit is the one-sided prediction limit for a mean of n new values after N recorded ones, m + t s
-  sqrt(1/n + 1/N) (Hahn & Meeker, Statistical Intervals, 1991, section 4.7), plus the floor of the data type.
+  sqrt(1/n + 1/N) (Hahn & Meeker, Statistical Intervals, 1991, section 4.7), at least the floor of the data type.
 - *worst*: the largest deviation at one position. The limit is the bound for the maximum of P values with sub-Gaussian
-  tails, r sqrt(2 ln(2 P / a)), at least twice the largest recorded value, plus a floor.
+  tails, r sqrt(2 ln(2 P / a)), at least twice the largest recorded value and the floor.
 
-The false-alarm rate of the whole run is divided by the number of tests (Bonferroni).
+The false-alarm rate `a` of the whole run is divided by the number of tests (Bonferroni).
+
+Requests that are sent alone are computed in the same way each time: their noise is what was recorded in that condition.
+Requests that are sent together are not. Which of them share a batch, and where a prompt is cut, follows their timing:
+an answer is the recorded one to the last bit, or moved by the data type's rounding. A recording of a few passes often
+sees only the first kind, and its zero says nothing about the next run. So these conditions share one noise, that of
+the answers that moved, as if every answer of the next run moved. Their floors are higher: in 120 runs of a right
+engine a position moved by at most 63 units, the level of a probe by 9 (docs/evidence/verify.md).
 """
 
 from __future__ import annotations
@@ -24,9 +31,15 @@ from typing import Any, Literal
 # Spacing of numbers near 1 in the engine's data type. Logits are rounded to it, relative to their size.
 EPSILON: Mapping[str, float] = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-20}
 # Floors of level and worst in units of that spacing. `same`: the release that made the reference, whose noise is
-# recorded, so that the floor covers only noise too rare to be seen. `other`: another release, device or library, with
-# its own rounding in every layer (measured in docs/evidence/verify.md).
-FLOORS: Mapping[str, tuple[float, float]] = {"same": (2.0, 32.0), "other": (32.0, 256.0)}
+# recorded, so that the floor covers only noise too rare to be seen. `regrouped`: the same release, for requests that
+# are sent together. `other`: another release, device or library, with its own rounding in every layer (measured in
+# docs/evidence/verify.md).
+FLOORS: Mapping[str, tuple[float, float]] = {"same": (2.0, 32.0), "regrouped": (8.0, 96.0), "other": (32.0, 256.0)}
+Kind = Literal["same", "regrouped", "other"]
+# Values are recorded with five digits: an answer that deviates by less has not moved.
+_MOVED = 1e-4
+# Fewer recorded levels have no spread that a limit could use.
+_FEWEST = 8
 # Levels are skewed: few probes carry most of the noise. Found by simulation, tests/unit/verify/test_statistics.py.
 SKEW = 1.5
 # How often a right engine may lose an answer that the reference had right, when near ties fall the other way.
@@ -62,7 +75,7 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What a right engine deviates from itself in one condition: levels of the probes, and single positions."""
+    """What a right engine deviates from itself: levels of the probes, and single positions."""
 
     samples: int = 0
     mean: float = 0.0
@@ -104,7 +117,7 @@ def position(reference: Sequence[tuple[int, float]], seen: Mapping[int, float]) 
 
 
 def noise(deviations: Sequence[Deviation]) -> Noise:
-    """Noise from repeated runs of one condition on the engine that made the reference."""
+    """Noise from repeated runs on the engine that made the reference."""
     levels = [deviation.level for deviation in deviations]
     worst = [position.worst for deviation in deviations for position in deviation.positions]
     return Noise(
@@ -114,6 +127,12 @@ def noise(deviations: Sequence[Deviation]) -> Noise:
         rms=math.sqrt(fmean(value * value for value in worst)),
         peak=max(worst),
     )
+
+
+def moved(deviations: Sequence[Deviation]) -> Noise:
+    """Noise of the answers that were not the reference's to the last bit."""
+    found = [one for one in deviations if any(position.worst > _MOVED for position in one.positions)]
+    return noise(found) if found else Noise()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +146,21 @@ class Tolerance:
 
     alpha: float
     epsilon: float
-    kind: Literal["same", "other"]
+    kind: Kind
 
     def level(self, recorded: Noise, probes: int) -> float:
         """Largest mean deviation of `probes` probes of a right engine."""
         floor = FLOORS[self.kind][0] * self.epsilon
-        if recorded.samples < 2:
-            return floor
+        if recorded.samples < _FEWEST:
+            return max(floor, 2 * recorded.mean)
         quantile = t_quantile(1 - self.alpha, recorded.samples - 1)
         spread = recorded.sd * math.sqrt(1 / probes + 1 / recorded.samples)
-        return recorded.mean + SKEW * quantile * spread + floor
+        return max(floor, recorded.mean + SKEW * quantile * spread)
 
     def worst(self, recorded: Noise, positions: int) -> float:
         """Largest deviation of a right engine at one of `positions` positions."""
         bound = recorded.rms * math.sqrt(2 * math.log(2 * positions / self.alpha))
-        return max(bound, 2 * recorded.peak) + FLOORS[self.kind][1] * self.epsilon
+        return max(bound, 2 * recorded.peak, FLOORS[self.kind][1] * self.epsilon)
 
 
 def judge(condition: str, seen: Sequence[Deviation], recorded: Noise, tolerance: Tolerance) -> Result:
@@ -175,11 +194,8 @@ def _more_than(count: int, trials: int, chance: float) -> float:
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t (Abramowitz & Stegun 26.7.5); below 4 degrees of freedom, an upper bound of it."""
+    """Quantile of Student's t for five degrees of freedom or more (Abramowitz & Stegun 26.7.5)."""
     z = NormalDist().inv_cdf(probability)
-    degrees = max(degrees, 1)
-    if degrees < 4:  # the expansion is too short here; Cauchy's quantile is larger than that of every t with more
-        return math.tan(math.pi * (probability - 0.5))
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

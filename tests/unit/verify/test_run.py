@@ -33,6 +33,7 @@ async def run(engine: ToyEngine, known: Reference | None = None, model: str = "d
 def reference() -> Reference:
     made, results = asyncio.run(run(ToyEngine(noise=0.01, seed=1)))
     assert overall(results) == "PASS"
+    assert made.noise["warm"] == made.noise["preempted"] != made.noise["single"]
     return made
 
 
