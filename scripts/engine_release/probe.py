@@ -55,7 +55,7 @@ def constants(architectures: list[str]) -> dict[str, Any]:
 def copies_whole_blocks() -> bool:
     """Whether a copied block is whole where a state, which is shorter, and keys and values share its memory."""
     blocks, size, state = 4, 96, 64
-    # Room for a second layer, as in an engine's storage.
+    # Memory of two layers, as in an engine.
     memory = torch.zeros(2 * blocks * size, dtype=torch.int8)[: blocks * size].view(blocks, size)
     memory[1] = 1
     copy_kv_cache_blocks_inplace([memory[:, :state], memory], blocks, [(1, 2)])
