@@ -23,6 +23,7 @@ class ToyEngine:
     Args:
         noise: standard deviation of every logit.
         broken: prompts whose logits are wrong.
+        running: requests of others that it reports.
     """
 
     def __init__(
@@ -31,7 +32,9 @@ class ToyEngine:
         broken: Callable[[Sequence[int]], bool] = lambda _: False,
         seed: int = 0,
         version: str = "0.29.0",
+        running: int = 0,
     ) -> None:
+        self.running = running
         self.noise = noise
         self.broken = broken
         self.version = version
@@ -57,7 +60,10 @@ class ToyEngine:
         if path == "/version":
             return {"version": self.version}
         if path == "/metrics":
-            return 'vllm:cache_config_info{block_size="32"} 1.0\nvllm:num_preemptions_total{a="b"} 3.0\n'
+            return (
+                'vllm:cache_config_info{block_size="32"} 1.0\nvllm:num_preemptions_total{a="b"} 3.0\n'
+                f'vllm:num_requests_running{{a="b"}} {self.running}.0\n'
+            )
         if path == "/tokenize":
             text = body.get("prompt") or json.dumps(body["messages"])
             return {

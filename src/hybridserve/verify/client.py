@@ -97,18 +97,23 @@ class EngineClient:
         return str((await self._post("/detokenize", {"tokens": list(tokens)}))["prompt"])
 
     async def facts(self) -> dict[str, Any]:
-        """What the engine reports of itself: release, context length, block size; None for what it does not say."""
+        """What the engine reports of itself: release, context length, block size; None for what it does not say.
+
+        `busy`: it serves requests now, which are others' when this client has sent none.
+        """
         models = await self._get("/v1/models")
         listed = {model["id"]: model for model in models.json()["data"]}
         if self._model not in listed:
             raise self._fault(f"serves {', '.join(listed)}, not {self._model}", "give the served name with --model")
         version = re.search(r'"version": *"([^"]+)"', await self._optional("/version"))
-        blocks = re.search(r'vllm:cache_config_info\{[^}]*\bblock_size="(\d+)"', await self._optional("/metrics"))
+        metrics = await self._optional("/metrics")
+        blocks = re.search(r'vllm:cache_config_info\{[^}]*\bblock_size="(\d+)"', metrics)
         return {
             "model": self._model,
             "vllm": version[1] if version else None,
             "max_model_len": listed[self._model].get("max_model_len"),
             "block_size": int(blocks[1]) if blocks else None,
+            "busy": _total(metrics, "vllm:num_requests_running") > 0,
         }
 
     async def first_model(self) -> str:
@@ -117,9 +122,7 @@ class EngineClient:
 
     async def preemptions(self) -> float:
         """Preemptions so far; 0 where the engine does not count them."""
-        metrics = await self._optional("/metrics")
-        found = re.findall(r"^vllm:num_preemptions_total\{[^}]*\} (\S+)$", metrics, re.M)
-        return sum(map(float, found))
+        return _total(await self._optional("/metrics"), "vllm:num_preemptions_total")
 
     async def _completion(self, prompt: Sequence[int], salt: str, **fields: Any) -> dict[str, Any]:
         body = {"prompt": list(prompt), "temperature": 0.0, "seed": 0, **fields}
@@ -157,6 +160,10 @@ class EngineClient:
 
     def _fault(self, what: str, fix: str) -> ServiceError:
         return ServiceError(str(self._http.base_url) or "engine", what, fix)
+
+
+def _total(metrics: str, name: str) -> float:
+    return sum(map(float, re.findall(rf"^{name}\{{[^}}]*\}} (\S+)$", metrics, re.M)))
 
 
 def _token(name: str) -> int:

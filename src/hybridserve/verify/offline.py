@@ -60,7 +60,7 @@ class TransformersEngine:
     async def facts(self) -> dict[str, Any]:
         """As `EngineClient.facts`; the block size is not known here."""
         context = getattr(self._model.config, "max_position_embeddings", None)
-        return {"model": self._model_name, "vllm": None, "max_model_len": context, "block_size": None}
+        return {"model": self._model_name, "vllm": None, "max_model_len": context, "block_size": None, "busy": False}
 
     async def preemptions(self) -> float:
         """There are none."""

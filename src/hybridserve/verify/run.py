@@ -33,7 +33,7 @@ KEPT = 5
 _MOST_FLIPS = 2
 # Conditions, in the order in which they run. A forced prefill reads no cache, so it comes last.
 CONDITIONS = ("single", "warm", "concurrent", "preempted", "after", "forced")
-# Those in which requests are sent together.
+# Those in which requests are sent together; beside the requests of others all are.
 _REGROUPED = ("warm", "concurrent", "preempted")
 
 Progress = Callable[[str, int, int], None]
@@ -272,7 +272,8 @@ async def check(
         fix = "record a reference of this model, or give the served name with --model"
         raise ConfigError("--reference", f"is of {known.about['model']}, the engine serves {facts['model']}", fix)
     same = facts["vllm"] is not None and facts["vllm"] == known.about["vllm"]
-    kind: Kind = "same" if same else "other"
+    grouped: Kind = "regrouped" if facts["busy"] or known.about.get("busy") else "same"
+    kind = grouped if same else "other"
     results = await compare(engine, known, load, alpha, kind, progress)
     return replace(known, about={**known.about, "vllm": facts["vllm"], "tolerance": kind}), results
 
@@ -301,9 +302,9 @@ async def compare(
             continue
         if condition == "single":
             flipped = {deviation.probe for deviation in found if deviation.flips}
-        together = kind == "same" and condition in _REGROUPED
-        limits = replace(tolerance, kind="regrouped") if together else tolerance
-        result = judge(condition, found, reference.noise.get(condition, Noise()), limits)
+        limits = replace(tolerance, kind="regrouped") if kind == "same" and condition in _REGROUPED else tolerance
+        measured = reference.noise.get("warm" if limits.kind == "regrouped" else condition, Noise())
+        result = judge(condition, found, measured, limits)
         if condition == "preempted":
             count = f"{run.preemptions:.0f} preemptions"
             result = replace(result, note=f"{count}{'; ' if result.note else ''}{result.note}")

@@ -76,6 +76,14 @@ async def test_another_release_gets_the_tolerance_of_its_data_type(reference: Re
     assert overall(results) == "PASS", results
 
 
+async def test_beside_other_requests_a_prompt_alone_is_not_alone(reference: Reference) -> None:
+    busy = ToyEngine(noise=0.03, seed=3, running=1)
+    used, results = await run(busy, reference)
+    assert (used.about["tolerance"], overall(results)) == ("regrouped", "PASS"), results
+    _, results = await run(ToyEngine(noise=0.03, seed=3), reference)
+    assert overall(results) == "FAIL"
+
+
 async def test_an_engine_that_differs_from_itself_fails_without_a_reference() -> None:
     engine = ToyEngine()
     engine.broken = lambda _: engine.requests > 60  # a state that goes bad while it serves
