@@ -15,7 +15,7 @@ The false-alarm rate `a` of the whole run is divided by the number of tests (Bon
 Requests that are sent alone are computed in the same way each time: their noise is what was recorded in that condition.
 Requests that are sent together are not. Which of them share a batch, and where a prompt is cut, follows their timing:
 an answer is the recorded one to the last bit, or moved by the data type's rounding. A recording of a few passes often
-sees only the first kind, and its zero says nothing about the next run. So these conditions share one noise, that of
+sees only the first kind, and its zero is no bound for the next run. So these conditions share one noise, that of
 the answers that moved, as if every answer of the next run moved. Their floors are higher: in 120 runs of a right
 engine a position moved by at most 63 units, the level of a probe by 9 (docs/evidence/verify.md).
 """
