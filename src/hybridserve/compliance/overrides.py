@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from hybridserve.compliance.view import DeploymentView
@@ -18,11 +21,21 @@ OVERRIDES: Mapping[str, str] = {
     "tokenizer_revision": "another revision of the tokenizer",
     "code_revision": "another revision of the model's code",
     "override_generation_config": "generation defaults replaced",
+    "model_weights": "weights from elsewhere",
+    "ignore_patterns": "files of the checkpoint left out",
+    "weight_transfer_config": "weights replaced while the engine runs",
+    "quantization_config": "other quantization of the weights",
+    "model_class_overrides": "another implementation of the model",
+    "reasoning_parser_plugin": "code that separates reasoning",
+    "tool_parser_plugin": "code that parses tool calls",
     "logits_processors": "logits processors",
-    "logits_processor_pattern": "logits processors from requests",
     "enable_lora": "LoRA adapters",
     "lora_modules": "LoRA adapters",
+    "default_mm_loras": "LoRA adapters",
     "enable_prompt_embeds": "prompts that the guard cannot read",
+    "enable_mm_embeds": "prompts that the guard cannot read",
+    "tokens_only": "prompts and answers that the guard cannot read",
+    "enable_trace_replay": "answers from requests",
     "middleware": "code around the engine's API",
     "worker_cls": "another worker",
     "worker_extension_cls": "code in the worker",
@@ -31,16 +44,40 @@ OVERRIDES: Mapping[str, str] = {
     "tool_server": "tools that the engine calls itself, whose results the guard cannot read",
 }
 
+# Arguments with a choice, of which these keep the checkpoint and vLLM's own code.
+HARMLESS: Mapping[str, frozenset[str]] = {
+    "generation_config": frozenset({"auto"}),  # the checkpoint's file
+    "load_format": frozenset({
+        "auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistral", "npcache", "pt", "runai_streamer",
+        "runai_streamer_sharded", "sharded_state",
+    }),
+    "config_format": frozenset({"auto", "hf", "mistral"}),
+    "tokenizer_mode": frozenset({"auto", "hf", "slow", "mistral"}),
+    "model_impl": frozenset({"auto", "vllm"}),
+    "distributed_executor_backend": frozenset({"mp", "ray", "uni", "external_launcher"}),
+}  # fmt: skip
+# Keys inside other arguments that name code or a plugin: kv_transfer_config.kv_connector_module_path,
+# compilation_config.inductor_passes, structured_outputs_config.reasoning_parser_plugin.
+_CODE = re.compile(r"(_module_path|_plugin|_cls|_class|_passes)$")
+
 
 def overrides(args: Mapping[str, Any]) -> list[str]:
     """Overrides that are set, as ``chat_template (another chat template)``. Empty values do not count."""
     found = [f"{name} ({what})" for name, what in OVERRIDES.items() if args.get(name)]
-    # vLLM's own default, "auto", uses the checkpoint's file; "vllm" or a path does not.
-    if args.get("generation_config") not in (None, "auto"):
-        found.append("generation_config (not the checkpoint's)")
-    if args.get("load_format") == "dummy":
-        found.append("load_format (random weights)")
-    return found
+    found += [f"{name} ({args[name]})" for name, known in HARMLESS.items() if args.get(name) not in (None, *known)]
+    return found + [f"{path} (code)" for path in _code_names(args) if path not in OVERRIDES]
+
+
+def _code_names(value: Any, path: str = "") -> Iterator[str]:
+    """Paths of keys that name code, at any depth."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):  # JSON, as on a command line
+        with suppress(ValueError):
+            value = json.loads(value)
+    items = enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, inner in value.items() if isinstance(value, Mapping) else items:
+        if inner and _CODE.search(str(key)):
+            yield f"{path}{key}"
+        yield from _code_names(inner, f"{path}{key}.")
 
 
 def alterations(view: DeploymentView) -> list[str]:

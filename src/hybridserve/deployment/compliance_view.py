@@ -14,7 +14,7 @@ from hybridserve.compliance.view import CacheFacts, PlannedEngine
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.planning.cache.validation import state_kind
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
-from hybridserve.planning.models import Architecture
+from hybridserve.planning.extra_args import ONLINE_PRECISIONS, extra_args
 from hybridserve.planning.resolve import ResolvedPlan, deployment_from, engine_args, find_model, plan_settings
 from hybridserve.settings import Settings
 
@@ -46,7 +46,7 @@ def planned_view(planned: ResolvedPlan, profile: Profile) -> DeploymentView:
     engine = PlannedEngine(
         args=_engine_args(planned),
         cache=_cache_facts(plan),
-        **_state(plan.deployment.arch),
+        **_state(plan.deployment),
         **_device(plan.deployment.accelerator),
     )
     return deployment_view(planned.settings, planned.model, engine, profile)
@@ -65,10 +65,10 @@ def _refused_view(settings: Settings, profile: Profile, refusal: PlanRefused) ->
     model = find_model(settings)
     asked = deployment_from(settings, model)
     engine = PlannedEngine(
-        args={**settings.engine.model_dump(mode="json", exclude={"extra_args"}), **settings.engine.extra_args},
+        args={**settings.engine.model_dump(mode="json", exclude={"extra_args"}), **extra_args(settings.engine)},
         cache=_facts_of_one_sequence(asked),
         refusal=refusal.what,
-        **_state(asked.arch),
+        **_state(asked),
         **_device(asked.accelerator),
     )
     return deployment_view(settings, model, engine, profile)
@@ -86,8 +86,10 @@ def _engine_args(planned: ResolvedPlan) -> dict[str, Any]:
         return engine_args(settings.model_copy(update={"model": here}), planned)
 
 
-def _state(arch: Architecture) -> dict[str, Any]:
-    return {"hybrid": arch.hybrid, "mixer": state_kind(arch.state) if arch.state else None}
+def _state(asked: Deployment) -> dict[str, Any]:
+    arch, precision = asked.arch, asked.precision
+    converts = precision.name if precision in ONLINE_PRECISIONS else None
+    return {"hybrid": arch.hybrid, "mixer": state_kind(arch.state) if arch.state else None, "converts": converts}
 
 
 def _device(device: Accelerator) -> dict[str, Any]:

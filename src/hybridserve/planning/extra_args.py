@@ -33,6 +33,21 @@ ONLINE = {
     "int8_per_channel_weight_only": FP8,
     "nvfp4_per_token": NVFP4,
 }
+ONLINE_PRECISIONS = tuple(online(method, size) for method, size in ONLINE.items())
+# Arguments that set a part of a setting which has rules: the whole setting is needed.
+PARTS = {"spec_method": "speculative_config", "spec_model": "speculative_config", "spec_tokens": "speculative_config"}
+
+
+def extra_args(engine: EngineSection) -> dict[str, Any]:
+    """The arguments without a setting, by their names with underscores.
+
+    Raises:
+        ConfigError: an argument sets a part of a setting.
+    """
+    for name in engine.extra_args:
+        if whole := PARTS.get(name.replace("-", "_")):
+            raise ConfigError(f"engine.extra_args.{name}", "is a part of another setting", f"set engine.{whole}")
+    return {name.replace("-", "_"): value for name, value in engine.extra_args.items()}
 
 
 def extra(engine: EngineSection, name: str, kind: type, default: Any) -> Any:

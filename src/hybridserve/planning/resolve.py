@@ -19,7 +19,14 @@ from hybridserve.planning.cache.layout import model_context
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment
 from hybridserve.planning.drafts import speculative_tokens, with_drafts
-from hybridserve.planning.extra_args import cache_args, extra, full_cudagraphs, lora_slots, online_quantization
+from hybridserve.planning.extra_args import (
+    cache_args,
+    extra,
+    extra_args,
+    full_cudagraphs,
+    lora_slots,
+    online_quantization,
+)
 from hybridserve.planning.memory.weights import mtp_bytes
 from hybridserve.planning.models import Architecture, read_architecture
 from hybridserve.planning.models.quantization import UNQUANTIZED, Precision, vendor_recipe
@@ -286,7 +293,7 @@ def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict
         args["enable_log_requests"] = True
     args["seed"] = engine.seed
     args.update(_from_card(engine, model.card))
-    extra = {name.replace("-", "_"): value for name, value in engine.extra_args.items()}
+    extra = extra_args(engine)
     clash = sorted(set(args) & set(extra))
     if clash:
         raise ConfigError(

@@ -319,6 +319,7 @@ def test_every_rule_has_a_mutation() -> None:
         "guard.strictness",
         "guard.evidence",
         "engine.verified",
+        "engine.online-quantization",
     }
     assert {mutation.rule for _, mutation in SINGLES} | elsewhere == {rule.id for rule in RULES}
 

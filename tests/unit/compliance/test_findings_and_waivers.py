@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from hybridserve.catalog.licenses import license
 from hybridserve.compliance import Finding, compliance_status, evaluate
 from hybridserve.compliance.evidence import LIVE_RULES, VERIFY_SCHEMA, seal_record, subject
+from hybridserve.compliance.rules.engine import online_quantization
 from hybridserve.errors import ConfigError
 from hybridserve.settings import Settings
 from support.compliance_cases import TODAY, Case
@@ -135,6 +136,24 @@ def test_the_record_of_verify_is_bound_to_the_deployment(
     with_record = case.set("verify.evidence_file", str(file))
     found = {row.subject for row in with_record.findings() if row.rule == "engine.verified" and row.status != "PASS"}
     assert found == broken
+
+
+@pytest.mark.parametrize(
+    ("converts", "record", "status"),
+    [
+        (None, None, None),
+        ("fp8", None, "FAIL"),
+        ("fp8", {"reference_sha256": None}, "FAIL"),
+        ("fp8", {"reference_sha256": "0" * 64}, "PASS"),
+    ],
+)
+def test_weights_that_the_engine_converts_are_compared(
+    case: Case, converts: str | None, record: dict[str, Any] | None, status: str | None
+) -> None:
+    view = case.view()
+    converting = replace(view, engine=replace(view.engine, converts=converts), verification=record)
+    outcome = online_quantization(converting)
+    assert (outcome and outcome.status) == status
 
 
 def test_a_guard_record_is_no_record_of_verify(case: Case, tmp_path: Path) -> None:

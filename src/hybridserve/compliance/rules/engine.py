@@ -373,6 +373,21 @@ def version(view: DeploymentView) -> Outcome | None:
     return require(release(present) >= release(needed), f"vLLM {present}, the model needs {needed}")
 
 
+@ENGINE.rule(
+    "online-quantization",
+    "Weights that the engine converts while it loads were compared with the checkpoint's",
+    basis="policy: nobody measured this copy of the weights; a published checkpoint has its maker's figures",
+    remedy="serve a checkpoint that is published quantized; or check the engine with hybridserve verify URL "
+    "--reference FILE, a reference of the unconverted weights, and set verify.evidence_file",
+)
+def online_quantization(view: DeploymentView) -> Outcome | None:
+    method, record = view.engine.converts, view.verification
+    if method is None:
+        return None
+    compared = record is not None and record.get("reference_sha256")
+    return require(bool(compared), f"{method}: {'compared' if compared else 'no record of a comparison'}")
+
+
 @ENGINE.dated_rule(
     "verified",
     "The record of the numeric check is about this deployment, recent, and without a failure",

@@ -23,8 +23,8 @@ SECRET_VALUE = re.compile(
     r"|://[^/\s:@$]{16,}@|(?i:\bbearer )[A-Za-z0-9._~+/-]{12,}"
     r"|(?i:[?&][a-z_-]*(?:key|token|secret|passw(?:or)?d|signature|sig)=)[^&$\s]"
 )
-# Engine arguments by which prompts or files of the machine become readable.
-REVEALING = ("enable_log_requests", "enable_log_outputs", "allowed_local_media_path")
+# Engine arguments by which prompts (cache events have their tokens) or files of the machine become readable.
+REVEALING = ("enable_log_requests", "enable_log_outputs", "allowed_local_media_path", "kv_events_config")
 # Routes that return no text of the model: safe without the guard.
 HARMLESS_ROUTES = frozenset({"POST /tokenize", "POST /detokenize", "GET /version", "GET /tokenizer_info"})
 

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterator
 from datetime import date, timedelta
+from itertools import accumulate
 
 from hybridserve.catalog.licenses import License
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
@@ -20,7 +21,11 @@ LONGEST_WAIVER = timedelta(days=366)
 # Names by which users recognize the models of other vendors.
 VENDOR_MARKS = ("gpt", "chatgpt", "openai", "claude", "anthropic", "gemini", "gemma", "grok", "mistral", "mixtral",
                 "llama", "qwen", "deepseek", "kimi", "nemotron", "nvidia", "granite", "falcon", "jamba", "cohere",
-                "phi", "glm", "lfm")  # fmt: skip
+                "phi", "glm", "lfm", "copilot", "minimax", "hunyuan")  # fmt: skip
+# These occur in other words; the rest is a mark wherever it is.
+_SHORT_MARKS = ("phi", "lfm")
+# Digits that are written for letters; 1 is an i or an l.
+_DIGITS = tuple(str.maketrans("013457", f"o{one}east") for one in "il")
 # NVIDIA's Open Model License allows a substitute guardrail since this version; before, that is not certain.
 SUBSTITUTE_SINCE = date(2025, 9, 23)
 
@@ -215,9 +220,7 @@ def model_name(view: DeploymentView) -> Iterator[Outcome]:
     name = view.model.served_name or view.model.id
     last = name.lower().split("/")[-1]
     own = f"{view.model.id} {view.model.repository}".lower()
-    words = re.findall(r"[a-z]+", name.lower())
-    words.append("".join(words))
-    foreign = [mark for mark in VENDOR_MARKS if mark not in own and any(_carries(word, mark) for word in words)]
+    foreign = [mark for mark in VENDOR_MARKS if mark not in own and _carries(name, mark)]
     evidence = f"served as {name!r}{', a mark of another model: ' + foreign[0] if foreign else ''}"
     if not name.isascii():
         evidence += ", with letters that look like others"
@@ -228,7 +231,7 @@ def model_name(view: DeploymentView) -> Iterator[Outcome]:
         "policy: a name must not suggest another vendor's model",
     )
     for part, license, duty in duties(view, "trademark", [view.model]):
-        marked = any(mark in name.lower() for mark in duty.names)
+        marked = any(_carries(name, mark) for mark in duty.names)
         yield require(not marked, f"served as {name!r}", part.id, clause(license, duty))
     for part, license, duty in duties(view, "name_prefix", [view.model]):
         yield require(last.startswith(duty.names), f"served as {name!r}", part.id, clause(license, duty))
@@ -264,9 +267,20 @@ def _obtained(view: DeploymentView, license: License) -> str:
     return f"weights obtained {min(days)}, when the clause on a substitute {clause} in the license"
 
 
-def _carries(word: str, mark: str) -> bool:
-    """Whether a word of a name is the mark, or contains one that is long enough not to occur by chance."""
-    return word == mark or (len(mark) > 4 and mark in word)
+def _carries(name: str, mark: str) -> bool:
+    """Whether a name has the mark: in a word, over the ends of words, or with digits for letters."""
+    spellings = [name.lower(), *(name.lower().translate(digits) for digits in _DIGITS)]
+    return any(_in_words(re.findall(r"[a-z]+", spelling), mark) for spelling in spellings)
+
+
+def _in_words(words: list[str], mark: str) -> bool:
+    joined = "".join(words)
+    if mark not in joined:
+        return False
+    # A short mark may be there by chance, unless it is whole words or all in one.
+    ends = {0, *accumulate(map(len, words))}
+    whole = any(joined.startswith(mark, begin) and begin + len(mark) in ends for begin in ends)
+    return whole or len(mark) > 4 or (mark not in _SHORT_MARKS and any(mark in word for word in words))
 
 
 def _licenses(view: DeploymentView) -> list[License]:
