@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +48,17 @@ def simulate(
     max_ongoing: Annotated[
         int | None, typer.Option(help="Limit of requests on a replica, beyond which the router queues.")
     ] = None,
+    refuse_late: Annotated[
+        bool, typer.Option("--refuse-late", help="Refuse requests that would be late (scaling.refuse_late).")
+    ] = False,
+    price: Annotated[
+        float | None, typer.Option(help="Price of a replica-hour, in any currency: adds costs to the table.")
+    ] = None,
+    standby: Annotated[int, typer.Option(help="Warm replicas without traffic, which take over at once.")] = 0,
+    standby_start_up: Annotated[float, typer.Option(help="Seconds until a standby replica takes requests.")] = 5.0,
+    standby_price: Annotated[
+        float, typer.Option(help="Price of a standby replica, as a share of --price: 1 where it keeps its GPU.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of arrivals and router.")] = 1,
     chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a chart of replicas over time.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="List traffic patterns, policies and calibrations.")] = False,
@@ -80,6 +91,10 @@ def simulate(
     for flag, value in (("--scale", scale), ("--ttft", ttft), ("--inter-token", inter_token)):
         if not value > 0:
             raise ConfigError(flag, f"{value:g} is not positive", "use a number above 0")
+    for flag, value in (("--price", price or 0.0), ("--standby-price", standby_price), ("--standby", standby),
+                        ("--standby-start-up", standby_start_up)):  # fmt: skip
+        if not 0 <= value < float("inf"):
+            raise ConfigError(flag, f"{value:g} is negative or not finite", "use 0 or more")
     if not 0 <= minimum <= maximum or maximum < 1:
         raise ConfigError(
             "--min/--max", f"bounds {minimum} to {maximum} are impossible", "use 0 <= min <= max and max >= 1"
@@ -104,9 +119,14 @@ def simulate(
             initial=initial,
             max_ongoing=max_ongoing,
             warm_up_s=warm_up,
+            standby=standby,
+            standby_s=standby_start_up,
+            standby_price=standby_price,
             seed=seed,
         ),
     )
+    if refuse_late:
+        scenario = replace(scenario, options=replace(scenario.options, admission=scenario.spec()))
     plans = [candidate for name in names for candidate in candidates(name, scenario)]
     trials = _run(scenario, plans, quiet=as_json)
     if tuned:
@@ -115,12 +135,15 @@ def simulate(
     if chart is not None:
         _draw(chart, trials, workload if trace is None else trace.name)
     if as_json:
-        rows = [{"policy": trial.policy, "settings": trial.settings, **asdict(trial.score)} for trial in trials]
+        rows = [
+            {"policy": trial.policy, "settings": trial.settings, **asdict(trial.score), **_costs(trial, price)}
+            for trial in trials
+        ]
         about = {"workload": workload if trace is None else str(trace), "calibration": times.name, "kind": times.kind}
         typer.echo(json.dumps({**about, "requests": len(arrivals), "trials": rows}, indent=2))
         return
     typer.echo(f"{len(arrivals):,} requests on {times.name}")
-    _print_table(trials, attainment)
+    _print_table(trials, attainment, price, refuse_late)
     if times.kind == "bound":
         typer.echo(
             "Service times are bounds from the data sheet: real engines are slower. Measure with `make calibrate`."
@@ -147,7 +170,16 @@ def _advance(bar: Progress, task: TaskID, before: int, done: float) -> None:
     bar.update(task, completed=before + done)
 
 
-def _print_table(trials: Sequence[TuningResult], attainment: float) -> None:
+def _costs(trial: TuningResult, price: float | None) -> dict[str, float | None]:
+    if price is None:
+        return {}
+    cost, per_million = trial.score.cost(price)
+    return {"cost": cost, "cost_per_million_good_tokens": per_million}
+
+
+def _print_table(
+    trials: Sequence[TuningResult], attainment: float, price: float | None = None, refuse_late: bool = False
+) -> None:
     from hybridserve.loadtest.tables import Table
 
     head = ["policy", "settings", "in goal", "TTFT p50", "p99", "inter-token p99"]
@@ -167,6 +199,18 @@ def _print_table(trials: Sequence[TuningResult], attainment: float) -> None:
         ]
         for trial in trials
     ]
+    if refuse_late:
+        head += ["refused", "of admitted in goal"]
+        for row, trial in zip(rows, trials, strict=True):
+            row += [
+                f"{trial.score.refused / max(1, trial.score.requests):.2%}",
+                f"{trial.score.admitted_attainment:.2%}",
+            ]
+    if price is not None:
+        head += ["cost", "per M good tok"]
+        for row, trial in zip(rows, trials, strict=True):
+            cost, per_million = trial.score.cost(price)
+            row += [f"{cost:.2f}", f"{per_million:.2f}" if per_million is not None else "-"]
     missed = any(trial.score.attainment < attainment for trial in trials)
     note = f"! less than {attainment:.0%} of the requests met both goals" if missed else ""
     Table(head, rows, note, text_columns=2).show()

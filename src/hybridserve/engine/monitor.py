@@ -11,6 +11,8 @@ from hybridserve.engine.plan_check import read_cache_info, verify_plan
 from hybridserve.engine.processes import kill_self_and_descendants
 from hybridserve.engine.stats import EngineStatsLogger
 from hybridserve.engine.watchdog import wait_until_unhealthy
+from hybridserve.gateway.limits.late_requests import LateRequests
+from hybridserve.gateway.state import GatewayState
 
 
 async def warm_up(client: Any) -> None:
@@ -33,12 +35,19 @@ class EngineMonitor:
 
     def __init__(self, client: Any, spec: DeploymentSpec, mode: Literal["ray", "single"], replica: str) -> None:
         self._client = client
+        self._scaling = spec.scaling
         self._stall_timeout_s = spec.settings.server.stall_timeout_s
         self.stats = EngineStatsLogger(spec.capacity, client.get_num_unfinished_requests)
         client.logger_manager.stat_loggers.append(self.stats)
         self.plan = verify_plan(spec, read_cache_info(client.vllm_config))
         """Body of ``GET /plan``."""
         export_replica(client, spec, self.stats, self.plan, mode, replica)
+
+    def attach(self, gateway: GatewayState) -> None:
+        """Give the gateway in front of this engine what it shows and decides by."""
+        gateway.publish("/plan", self.plan)
+        if self._scaling is not None and self._scaling.refuse_late:
+            gateway.late_requests = LateRequests(self._scaling, self.stats.metrics, self.stats.count_refused)
 
     def errored(self) -> bool:
         """Whether the engine core has died."""

@@ -72,7 +72,7 @@ class HybridServer(PatchedLLMServer):
         self._gateway = state = GatewayState(
             self.spec, metrics=GatewayMetrics(REGISTRY), ledger=self._ledger(), sends_request_id=False
         )
-        state.publish("/plan", self.monitor.plan)
+        self.monitor.attach(state)
         state.lifecycle.engine_lost = self.monitor.errored
         app.add_middleware(GatewayMiddleware, state=state)
         state.start(app)  # Serve sends no lifespan event that would start it

@@ -75,6 +75,10 @@ class EngineStatsLogger(StatsLogger):
         self._arrived += max(0, self._running + self._waiting + self._deferred - before + finished)
         self._at = self._clock()
 
+    def count_refused(self) -> None:
+        """Count a request that the gateway refused because it would be late: it is demand for the scaling policy."""
+        self._arrived += 1
+
     @property
     def busy(self) -> bool:
         """Whether the engine has requests."""

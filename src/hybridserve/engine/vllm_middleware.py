@@ -59,7 +59,7 @@ class VLLMMiddleware(GatewayMiddleware):
     async def _begin(self, client: Any) -> None:
         await warm_up(client)
         monitor = self._monitor = EngineMonitor(client, self._spec, "single", "single")
-        self.state.publish("/plan", monitor.plan)
+        monitor.attach(self.state)
         monitor.watch(exit_when_dead=False)
         if PLAN_FILE in os.environ:
             Path(os.environ[PLAN_FILE]).write_text(json.dumps(monitor.plan), encoding="utf-8")

@@ -183,7 +183,9 @@ async def apply_policy(context: RequestContext) -> None:
 
 
 async def reserve(context: RequestContext) -> None:
-    """Take a concurrency slot and reserve the tokens that the request may use (429)."""
+    """Take a concurrency slot and reserve the tokens that the request may use (429, also where it would be late)."""
+    if context.state.late_requests is not None and not context.key.internal:
+        context.state.late_requests.check(context.request.estimated_prompt(), context.state.limits.running)
     context.reservation = await context.state.limits.reserve(context.key, context.request.estimated_tokens())
     context.state.lifecycle.enter()
 

@@ -18,6 +18,7 @@ from hybridserve.gateway.guard_checker import GuardChecker
 from hybridserve.gateway.idempotency import IdempotencyCache
 from hybridserve.gateway.internal_request import internal_scope, request_app
 from hybridserve.gateway.lifecycle import Lifecycle
+from hybridserve.gateway.limits.late_requests import LateRequests
 from hybridserve.gateway.limits.ledger import Ledger, shared_ledger
 from hybridserve.gateway.limits.rate_limit import RequestLimits
 from hybridserve.gateway.model_tokens import served_special_tokens
@@ -82,6 +83,8 @@ class GatewayState:
         self.lifecycle = Lifecycle(self.metrics.draining)
         self.readiness = Readiness(self.lifecycle, guard, self.authenticator.keys_problem)
         self.metrics.keys_file_broken.set_function(lambda: float(self.authenticator.keys_problem() is not None))
+        self.late_requests: LateRequests | None = None
+        """Set by the engine of this process, with `scaling.refuse_late`."""
         self.headers = [(name.lower().encode(), value.encode()) for name, value in spec.headers.items()]
         self.sends_request_id = sends_request_id
         self._tasks: list[asyncio.Task[None]] = []

@@ -28,6 +28,9 @@ class ScalingSection(Section):
     """Target for the mean time per output token, in seconds; empty: prefill may slow answers without limit."""
     attainment: float = Field(default=0.99, ge=0.5, lt=1)
     """Share of requests that must meet these targets."""
+    refuse_late: bool = False
+    """Refuse a request with 429 and `Retry-After` when its first token is expected after its target, so that the
+    admitted ones keep theirs. Refused requests count as demand of the policy."""
     idle_s: float = Field(default=300.0, gt=0)
     """Seconds without any request before scaling to zero; only with min_replicas 0."""
     stale_s: float = Field(default=10.0, gt=0)

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from hybridserve.autoscaling.admission import Admission
 from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
+from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
 from hybridserve.simulator.replica import Replica, SimulatedRequest
 from hybridserve.simulator.service_times import ServiceTimes
@@ -59,6 +61,11 @@ class FleetOptions:
         max_ongoing: limit of requests on a replica, beyond which the router queues; None for no limit.
         warm_up_s: traffic that does not count, so that policies can learn and the initial number does not matter.
         drain_timeout_s: seconds after which the streams of a stopping replica are cut.
+        standby: warm replicas without traffic: one takes over `standby_s` after it is requested, and another is started
+            in its place. The policy does not know of them.
+        standby_s: seconds until a standby replica takes requests.
+        standby_price: price of a waiting one, as a share of a serving one's; one that starts costs a whole.
+        admission: refuse requests that are expected to miss the target of this spec; None admits all.
         seed: seed of the router.
     """
 
@@ -69,6 +76,10 @@ class FleetOptions:
     max_ongoing: int | None = None
     warm_up_s: float = 0.0
     drain_timeout_s: float = 600.0
+    standby: int = 0
+    standby_s: float = 5.0
+    standby_price: float = 1.0
+    admission: ScalingSpec | None = None
     seed: int = 1
 
 
@@ -77,10 +88,11 @@ class Run:
     """The result of a simulation.
 
     Attributes:
-        requests: all, in order of arrival; `last` is NaN for a cut stream.
+        requests: all, in order of arrival; `last` is NaN for a cut stream and for a refused request.
         seconds: counted duration.
         counted_from: end of the warm-up.
-        replica_seconds: paid time in the counted duration, from the start of a replica until it is gone.
+        replica_seconds: paid time in the counted duration, from the start of a replica until it is gone; standby
+            replicas at their price.
         targets: (time, target replicas) at each change, from time zero.
         preemptions: of all replicas.
         given_up: stopped early because more requests missed the goals than allowed.
@@ -145,9 +157,11 @@ class _Fleet:
         self.ready: list[Replica] = []
         self.starting: list[Replica] = []
         self.draining: list[tuple[float, Replica]] = []
+        self.standby = deque([0.0] * options.standby)  # when each is warm, soonest first
         self.queue: deque[SimulatedRequest] = deque()
         self.replica_metrics: tuple[ReplicaMetrics, ...] = ()
         self.first_tokens: deque[tuple[float, float]] = deque()
+        self.admissions: dict[str, Admission] = {}
         self.target = min(max(options.initial, options.min_replicas), options.max_replicas)
         self.result = Run(self.requests, max(0.0, self.end - options.warm_up_s), options.warm_up_s)
         for _ in range(self.target):
@@ -172,7 +186,7 @@ class _Fleet:
             if now <= self.end:
                 self._decide(now)
                 if now > self.options.warm_up_s:
-                    self._count_replica_seconds(period)
+                    self._count_replica_seconds(now, period)
             if self.miss_limit is not None and self.missed > self.miss_limit.count:
                 self.result.given_up = True
                 return self.result
@@ -208,10 +222,26 @@ class _Fleet:
             if other.ongoing < replica.ongoing:
                 replica = other
         if limit is None or replica.ongoing < limit:
-            replica.push(request, now)
+            if self._admits(replica, request):
+                replica.push(request, now)
             return
         self.queue.append(request)
         self._dispatch(now)
+
+    def _admits(self, replica: Replica, request: SimulatedRequest) -> bool:
+        """Whether the gateway of a replica admits a request. A refused one is not sent again."""
+        spec = self.options.admission
+        if spec is None:
+            return True
+        admission = self.admissions.get(replica.name)
+        if admission is None:
+            admission = self.admissions[replica.name] = Admission(spec)
+        if admission.retry_after_s(replica.metrics(), request.prompt) is None:
+            return True
+        request.refused = True
+        replica.refused += 1
+        self.missed += request.arrived >= self.options.warm_up_s
+        return False
 
     def _retry(self, since: float, until: float) -> None:
         """Dispatch the router's queue at every retry time."""
@@ -229,7 +259,9 @@ class _Fleet:
                 available.append(replica)
         while self.queue and available:
             replica = min(available, key=lambda candidate: candidate.ongoing)
-            replica.push(self.queue.popleft(), now)
+            request = self.queue.popleft()
+            if self._admits(replica, request):
+                replica.push(request, now)
             if limit is not None and replica.ongoing >= limit:
                 available.remove(replica)
 
@@ -261,8 +293,10 @@ class _Fleet:
             self.first_tokens.extend((now, value) for value in replica.first_tokens)
             replica.first_tokens.clear()
 
-    def _count_replica_seconds(self, seconds: float) -> None:
-        self.result.replica_seconds += seconds * (len(self.ready) + len(self.starting) + len(self.draining))
+    def _count_replica_seconds(self, now: float, seconds: float) -> None:
+        paid: float = len(self.ready) + len(self.starting) + len(self.draining)
+        paid += sum(1.0 if at > now else self.options.standby_price for at in self.standby)
+        self.result.replica_seconds += seconds * paid
 
     def _decide(self, now: float) -> None:
         while self.first_tokens and self.first_tokens[0][0] < now - 60.0:
@@ -284,10 +318,19 @@ class _Fleet:
             self.result.targets.append((now, wanted))
             self._resize(now)
 
+    def _ready_at(self, now: float) -> float:
+        """When a replica that is requested now is ready: a standby one, if that is sooner."""
+        ready_at = now + self.times.start_up_s
+        if not self.standby or max(now, self.standby[0]) + self.options.standby_s >= ready_at:
+            return ready_at
+        warm_at = self.standby.popleft()
+        self.standby.append(ready_at)
+        return max(now, warm_at) + self.options.standby_s
+
     def _resize(self, now: float) -> None:
         missing = self.target - len(self.ready) - len(self.starting)
         for _ in range(missing):
-            self.starting.append(self._new(now + self.times.start_up_s))
+            self.starting.append(self._new(self._ready_at(now)))
         for _ in range(-missing):
             if self.starting:
                 self.starting.pop()

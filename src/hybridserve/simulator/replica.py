@@ -22,7 +22,8 @@ from hybridserve.simulator.service_times import ServiceTimes
 class SimulatedRequest:
     """A request and its state. Times in seconds, NaN before they happen."""
 
-    __slots__ = ("admitted", "arrived", "blocks", "done", "epoch", "first", "last", "left", "output", "prompt", "start")
+    __slots__ = ("admitted", "arrived", "blocks", "done", "epoch", "first", "last", "left", "output", "prompt",
+                 "refused", "start")  # fmt: skip
 
     def __init__(self, arrived: float, prompt: int, output: int) -> None:
         self.arrived = arrived
@@ -32,6 +33,7 @@ class SimulatedRequest:
         self.left = prompt  # prompt tokens still to compute, after a preemption with the generated ones
         self.blocks = 0  # held in the cache
         self.start = 0  # step at which token `done` + 1 came out
+        self.refused = False
         self.epoch = 0  # residences in the cache; events of earlier residences are void
         self.admitted = self.first = self.last = float("nan")
 
@@ -59,7 +61,7 @@ class Replica:
         "_admit_order", "_aligned", "_block", "_budget", "_events", "_fixed", "_grow", "_max_seqs", "_per_context",
         "_per_prompt", "_per_sequence", "_state", "_tie", "arrived", "backlog", "blocks_free", "blocks_total",
         "context", "decoding", "done", "first_tokens", "generated", "name", "now", "preemptions", "prefilling",
-        "prompt_squares", "prompt_tokens", "ready_at", "slot_seconds", "step", "waiting",
+        "prompt_squares", "prompt_tokens", "ready_at", "refused", "slot_seconds", "step", "waiting",
     )  # fmt: skip
 
     def __init__(self, times: ServiceTimes, name: str, ready_at: float) -> None:
@@ -77,6 +79,7 @@ class Replica:
         self.backlog = 0
         self.preemptions = 0
         self.arrived = 0
+        self.refused = 0
         self.done: list[SimulatedRequest] = []  # finished, until the fleet takes them
         self.first_tokens: list[float] = []  # times to first token, likewise
         self.prompt_tokens = self.generated = 0
@@ -134,7 +137,7 @@ class Replica:
             state_blocks_used=running * self._state,
             prefill_backlog=self.backlog,
             preemptions=self.preemptions,
-            arrived=self.arrived,
+            arrived=self.arrived + self.refused,
             finished=self.arrived - self.ongoing,
             prompt_tokens=self.prompt_tokens,
             prompt_squares=self.prompt_squares,

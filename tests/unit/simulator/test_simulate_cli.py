@@ -36,6 +36,17 @@ def test_json_of_two_policies(trace: str, capsys: pytest.CaptureFixture[str]) ->
     assert 0 <= result["trials"][0]["attainment"] <= 1
 
 
+def test_costs_at_a_price(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--trace", trace, "--policy", "fixed", "--tune", "--price", "2", "--refuse-late")
+    assert run(*options, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["trials"]
+    assert row["cost"] == pytest.approx(2 * row["replica_hours"])
+    assert row["cost_per_million_good_tokens"] == pytest.approx(row["cost"] / row["good_tokens"] * 1e6)
+    assert row["good_tokens"] == 300 * 60
+    assert run(*options) == 0
+    assert {"cost", "refused"} <= set(capsys.readouterr().out.replace("┃", " ").split())
+
+
 def test_table_marks_bounds(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--trace", trace, "--policy", "hybridserve") == 0
     out = capsys.readouterr().out
@@ -60,6 +71,7 @@ def test_chart_is_drawn(trace: str, tmp_path: Path) -> None:
         (["--start-up", "0"], "--start-up"),
         (["--scale", "0"], "--scale"),
         (["--warm-up", "1e9"], "--warm-up"),
+        (["--price", "-1"], "--price"),
     ],
 )
 def test_invalid_options_are_refused(flags: list[str], where: str, capsys: pytest.CaptureFixture[str]) -> None:

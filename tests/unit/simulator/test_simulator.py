@@ -217,6 +217,18 @@ def test_scale_from_zero_waits_for_the_start_up() -> None:
     assert all(request.last > 0 for request in run.requests)
 
 
+@pytest.mark.parametrize(
+    ("standby", "first_s", "price", "paid"), [(0, 20, 1.0, 60), (1, 2, 1.0, 120), (1, 2, 0.5, 100)]
+)
+def test_standby_replicas_take_over_and_are_paid(standby: int, first_s: float, price: float, paid: float) -> None:
+    """One request each 10 s for a minute, scaled from zero; the standby replica's successor starts for 20 s."""
+    arrivals = [(0.5 + 10 * index, 8, 1) for index in range(7)]
+    options = FleetOptions(min_replicas=0, initial=0, standby=standby, standby_s=2.0, standby_price=price)
+    run = simulate(arrivals, TIMES, Fixed(1), options)
+    assert run.requests[0].ttft == pytest.approx(first_s, abs=1.2)
+    assert run.replica_seconds == pytest.approx(paid, abs=2)
+
+
 def test_bounds_limit_every_policy() -> None:
     assert max(count for _, count in fleet(Scripted(lambda _: 10**6)).targets) == 9
 
