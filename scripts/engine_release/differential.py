@@ -29,6 +29,7 @@ SWITCHES = (
     "yarn_scales_context",
     "prefix_match_unit_checked_for_one_group",
     "mamba_cache_mode_ignored",
+    "window_has_smallest_block",
 )
 
 
@@ -94,6 +95,7 @@ def _neighbors(table: EngineTable) -> Iterator[EngineTable]:
     for name in SWITCHES:
         yield changed(**{name: not getattr(table, name)})
     yield changed(speculation_not_in_page=frozenset())
+    yield changed(kda_state_dtypes=("float32", "bfloat16") if len(table.kda_state_dtypes) == 1 else ("float32",))
     yield changed(flashinfer_checkpoint_tokens=None if table.flashinfer_checkpoint_tokens else 64)
     for mixer, blocks in table.state_blocks_align.items():
         for step in (-1, 1):

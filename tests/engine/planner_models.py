@@ -181,6 +181,12 @@ def qwen3_5(layers: int = 8, *, moe: bool = False, text: bool = False, **changes
     return wrapper | ids | {"text_config": config, "vision_config": vision}
 
 
+def intern_s2(layers: int = 8) -> dict[str, Any]:
+    """A Qwen3.5 with experts under another name."""
+    own = {"architectures": ["InternS2PreviewForConditionalGeneration"], "model_type": "intern_s2_preview"}
+    return qwen3_5(layers, moe=True) | own
+
+
 def lfm2(**changes: Any) -> dict[str, Any]:
     return {
         "architectures": ["Lfm2ForCausalLM"],

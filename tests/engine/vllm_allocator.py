@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
 import json
 import os
 import sys
@@ -24,7 +23,7 @@ import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock, patch
+from unittest.mock import patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -35,7 +34,7 @@ import vllm
 import vllm.config.vllm
 import vllm.distributed.parallel_state as parallel_state
 import vllm.models.kimi_k3.nvidia.kda as kimi_delta
-from transformers import AutoConfig, PretrainedConfig
+from allocator_stubs import stub_experts
 from vision_placeholders import vision_packages
 from vllm.config import CompilationConfig, VllmConfig, set_current_vllm_config
 from vllm.config.compilation import CUDAGraphMode
@@ -98,12 +97,6 @@ DRAFTS = (
     "Eagle3LlamaForCausalLM",
     "DFlashDraftModel",
 )
-
-
-class BailingHybrid(PretrainedConfig):
-    """The config of Ling 2.5 and 3, as config.json has it."""
-
-    model_type = "bailing_hybrid"
 
 
 class CudaAttention(FlashAttentionBackend):
@@ -341,42 +334,6 @@ def _gpu(capability: str) -> Any:
         get_device_capability=lambda: types.SimpleNamespace(major=number // 10),
         get_cuda_runtime_major=lambda: 13,
     )
-
-
-def stub_experts() -> None:
-    """Nemotron 3's experts do not run on CPU and the class refuses to be built there; they own no cache.
-
-    OLMo-Hybrid's allocator for Triton is replaced as well.
-    """
-    import vllm.model_executor.models.nemotron_h as nemotron_h
-
-    class NoExperts(torch.nn.Module):
-        """Takes the constructor's arguments and answers any question about experts with None."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__()
-
-        def __getattr__(self, name: str) -> Any:
-            return None
-
-    nemotron_h.NemotronHMoE = NoExperts
-    # FlashKDA is a compiled module of the CUDA wheel; Kimi K3's encoder has no cache.
-    import vllm.models.kimi_k3.nvidia.model as kimi_k3
-
-    sys.modules["vllm._flashkda_C"] = types.ModuleType("vllm._flashkda_C")
-    torch.ops._flashkda_C = types.SimpleNamespace(get_workspace_size=lambda *_: 0)
-    kimi_k3.MoonViT3dPretrainedModel = kimi_k3.KimiK25MultiModalProjector = MagicMock()
-    # 0.31 asks for a fused kernel of the CUDA wheel.
-    kimi_k3.maybe_init_gemm_rs_ar = lambda *_, **__: False
-    # Kimi's classes overlap kernels on streams of their own.
-    torch.cuda.Stream = MagicMock
-    torch.cuda.Event = MagicMock
-    # The class of the checkpoint's own code; that of transformers replaces head_dim by the rotary part of MLA.
-    AutoConfig.register("bailing_hybrid", BailingHybrid, exist_ok=True)
-    # OLMo-Hybrid sets Triton's allocator while it is built; the CPU build has a placeholder for Triton.
-    triton = sys.modules.get("triton") or importlib.import_module("vllm.triton_utils").triton
-    if not hasattr(triton, "set_allocator"):
-        triton.set_allocator = lambda _: None
 
 
 def register_classes(architectures: Iterable[str]) -> None:

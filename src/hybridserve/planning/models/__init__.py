@@ -53,6 +53,7 @@ READERS = {
     "Qwen3_5MoeForCausalLM": "gated_delta_net",
     "Qwen3_5ForConditionalGeneration": "gated_delta_net",
     "Qwen3_5MoeForConditionalGeneration": "gated_delta_net",
+    "InternS2PreviewForConditionalGeneration": "gated_delta_net",
     "MiniCPMV4_6ForConditionalGeneration": "gated_delta_net",
     "JambaForCausalLM": "jamba",
     "Lfm2ForCausalLM": "lfm2",
@@ -92,7 +93,6 @@ ENCODERS = "the encoders of images and sound: activations, cache, and weights un
 _PUZZLE = "its layers differ in shape (Puzzle), and only the checkpoint's own code states how; not supported"
 _MLA = "its attention is latent (MLA), which is not supported"
 _STATES = "it has several state layouts of different sizes, which are not supported"
-_ENCODER = "it is a vision wrapper whose language model and encoder are not read"
 _POOLING = "it is a pooling model, which does not generate"
 
 
@@ -111,8 +111,7 @@ OUT_OF_SCOPE = {
     "JambaForSequenceClassification": _POOLING,
     "Qwen4ExpForCausalLM": _STATES,
     "Qwen4ExpForConditionalGeneration": _STATES,
-    "InternS2MobiusForConditionalGeneration": _ENCODER,
-    "InternS2PreviewForConditionalGeneration": _ENCODER,
+    "InternS2MobiusForConditionalGeneration": "its layers share banks of experts, which are not counted",
     "BambaForCausalLM": _removed("0.23.0"),
     "MiniMaxForCausalLM": _removed("0.23.0"),
     "MiniMaxText01ForCausalLM": _removed("0.23.0"),

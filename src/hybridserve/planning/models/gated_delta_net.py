@@ -1,7 +1,7 @@
 """Qwen3-Next and Qwen3.5 to 3.8: gated delta net in three layers of four, gated attention in the fourth.
 
 Qwen3.5 and later wrap the language model with a vision encoder; the config of the language model is `text_config`.
-MiniCPM-V 4.6 wraps a Qwen3.5 with an encoder of its own.
+MiniCPM-V 4.6 wraps a Qwen3.5 with an encoder of its own; Intern-S2-Preview is a Qwen3.5 with experts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def read(fields: Fields) -> Architecture:
         fields = fields.part("text_config")
     kinds = layer_kinds(fields)
     # Since Qwen3.5 the class decides: each layer of the MoE class has experts, and none of the dense class.
-    moe = name.startswith("Qwen3_5Moe")
+    moe = name.startswith(("Qwen3_5Moe", "InternS2"))
     sparse = fields.sparse_layers(len(kinds)) if name == "Qwen3NextForCausalLM" else [moe] * len(kinds)
     layers = tuple(
         Layer(attention=kind == "full_attention", state=kind == "linear_attention", mlp=not moe, moe=moe, norms=2)
@@ -57,12 +57,12 @@ def read(fields: Fields) -> Architecture:
 
 def _vision(wrapper: Fields, name: str) -> dict[str, Any]:
     """The encoder as arguments of `Architecture`."""
-    return qwen3_vision(wrapper) if name.startswith("Qwen3_5") else NOT_READ
+    return NOT_READ if name.startswith("MiniCPM") else qwen3_vision(wrapper)
 
 
 def _mtp(fields: Fields, name: str, *, moe: bool) -> tuple[Layer, ...]:
     """Attention layers of the draft module. Source: vLLM models/qwen3_5_mtp.py, models/qwen3_next_mtp.py."""
-    if not name.startswith(("Qwen3_5", "Qwen3Next")):
+    if name.startswith("MiniCPM"):
         return ()
     field = "num_nextn_predict_layers" if name.startswith("Qwen3Next") else "mtp_num_hidden_layers"
     count = fields.integer(field, default=1, minimum=0)
