@@ -61,6 +61,10 @@ class EngineMonitor:
         """
         self._watchdog = asyncio.create_task(self._exit_when_unhealthy(exit_when_dead))
 
+    def stop_watching(self) -> None:
+        """End the watch: the engine is about to be stopped, and its end is no error."""
+        self._watchdog.cancel()
+
     async def _exit_when_unhealthy(self, exit_when_dead: bool) -> None:
         await wait_until_unhealthy(self.errored, self.stats, self._stall_timeout_s)
         if exit_when_dead or not self.errored():

@@ -68,12 +68,17 @@ class VLLMMiddleware(GatewayMiddleware):
     def _drain_and_stop(self) -> None:
         """Replaces vLLM's handler, which ends the engine under open streams. A second SIGTERM stops at once."""
         if self._stop is not None:
-            os.kill(os.getpid(), signal.SIGINT)
+            self._end()
             return
 
         async def stop() -> None:
             await self.state.lifecycle.drained(self._spec.settings.server.drain_timeout_s)
-            os.kill(os.getpid(), signal.SIGINT)
+            self._end()
 
         self.state.lifecycle.drain()
         self._stop = asyncio.get_running_loop().create_task(stop())
+
+    def _end(self) -> None:
+        """SIGINT makes vLLM end the engine and then the server."""
+        self._monitor.stop_watching()
+        os.kill(os.getpid(), signal.SIGINT)

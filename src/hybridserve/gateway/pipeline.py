@@ -19,7 +19,13 @@ from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.limits.prompt_length import check_prompt_length
 from hybridserve.gateway.requests.body import BufferedReceive, read_body, run_app
 from hybridserve.gateway.requests.judged_text import NestedTooDeeply, Unreadable
-from hybridserve.gateway.requests.policy import apply_request_policy, nested_too_deeply, parse_request
+from hybridserve.gateway.requests.policy import (
+    apply_request_policy,
+    nested_too_deeply,
+    parse_body,
+    parse_request,
+    require_allowed_template,
+)
 from hybridserve.gateway.responses.cleaned_response import CleanedResponse
 from hybridserve.gateway.responses.guarded_response import STALLED, GuardedResponse
 from hybridserve.guards import GuardVerdict
@@ -122,6 +128,8 @@ async def forward_unchanged(context: RequestContext) -> None:
     has_body = context.scope["method"] not in ("GET", "HEAD", "OPTIONS")
     if has_body:
         await read(context)
+        if context.route.name == "count_tokens":  # the same template makes the prompt
+            require_allowed_template(parse_body(context.body), context.state.settings)
     try:
         if has_body:
             await run_app(context.app, context.scope, BufferedReceive(context.receive, context.body), response)

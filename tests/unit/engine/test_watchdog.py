@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from hybridserve.engine.monitor import EngineMonitor
 from hybridserve.engine.watchdog import PERIOD_S, StallDetector, wait_until_unhealthy
 from hybridserve.gateway import GatewayMiddleware
 from hybridserve.gateway.responses import guarded_response
@@ -121,6 +122,20 @@ def test_error_after_the_first_token_is_sent_at_once() -> None:
     assert monotonic() - began < 3
     assert result.payloads[-1]["error"]["code"]
     assert not result.done
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_wanted_stop_is_no_dead_engine(wanted: bool, caplog: pytest.LogCaptureFixture) -> None:
+    monitor = EngineMonitor.__new__(EngineMonitor)  # __init__ needs vLLM
+    engine = SimpleNamespace(errored=False)
+    monitor._client, monitor._stall_timeout_s, monitor.stats = engine, 60.0, SimpleNamespace(steps=0, busy=False)
+    monitor.watch(exit_when_dead=False)
+    await asyncio.sleep(0)
+    if wanted:
+        monitor.stop_watching()
+    engine.errored = True
+    await asyncio.sleep(1.5 * PERIOD_S)
+    assert ("engine_dead" in caplog.text) != wanted
 
 
 def test_stopped_child_is_killed_with_its_parent() -> None:

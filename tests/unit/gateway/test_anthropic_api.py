@@ -104,6 +104,15 @@ def test_client_counts_tokens() -> None:
     assert asyncio.run(run()).input_tokens == 12
 
 
+@pytest.mark.parametrize(
+    "field", [{"chat_template": "{{ x }}"}, {"chat_template_kwargs": {"chat_template": "{{ x }}"}}]
+)
+def test_counting_tokens_takes_no_template(field: dict[str, Any]) -> None:
+    engine = FakeEngine(answer={"input_tokens": 12})
+    result = send(gateway(engine), {**BODY, **field}, "/v1/messages/count_tokens")
+    assert (result.status, engine.bodies) == (400, [])
+
+
 PROMPTS: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": "BANNED"}]},
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "so BANNED"}]}]},
@@ -137,7 +146,7 @@ def test_every_part_of_the_prompt_is_judged(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [[{"type": "image", "source": {"type": "url", "url": "http://a"}}], [{"type": "document"}], [5]]
+    "content", [[{"type": "image", "source": {"type": "base64", "data": "aGk="}}], [{"type": "document"}], [5]]
 )
 def test_content_that_is_not_text_is_rejected(content: list[Any]) -> None:
     body = {**BODY, "messages": [{"role": "user", "content": content}]}

@@ -228,6 +228,41 @@ def test_plain_text_error_becomes_openai_error() -> None:
     assert_openai_error(send(gateway(engine)), 429, "rate_limit_exceeded")
 
 
+URL = "http://169.254.169.254/latest"
+DATA = "data:image/png;base64,iVBORw0KGgo="
+
+
+@pytest.mark.parametrize("url", [URL, "file:///etc/passwd", " HTTPS://a.example/x.png", DATA])
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("/v1/chat/completions", lambda url: {"type": "image_url", "image_url": {"url": url, "detail": "a:b"}}),
+        ("/v1/chat/completions", lambda url: {"type": "text", "text": "see", "video_url": url}),
+        ("/v1/messages", lambda url: {"type": "image", "source": {"type": "url", "url": url}}),
+        ("/v1/messages", lambda url: {"type": "tool_result", "content": [{"type": "image", "source": {"url": url}}]}),
+        ("/v1/messages/count_tokens", lambda url: {"type": "image", "source": {"type": "url", "url": url}}),
+        ("/v1/responses", lambda url: {"type": "input_image", "image_url": url}),
+    ],
+)
+def test_the_engine_fetches_no_url_for_a_client(path: str, part: Any, url: str) -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": f"about {URL}"}, part(url)]}
+    body = {"input" if "responses" in path else "messages": [message], "max_tokens": 5}
+    engine = FakeEngine(answer=ANSWER)
+    assert (send(gateway(engine), body, path).status == 400) == (url != DATA)
+    assert len(engine.bodies) == (url == DATA)
+    opened = {"extra_args": {"allowed_media_domains": ["a.example"]}}
+    assert send(gateway(FakeEngine(answer=ANSWER), engine=opened), body, path).status == 200
+
+
+def test_tools_are_called_with_urls() -> None:
+    call = {"type": "tool_use", "id": "a", "name": "fetch", "input": {"url": URL, "image": URL}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": URL}
+    messages = [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+    assert (
+        send(gateway(FakeEngine(answer=ANSWER)), {"messages": messages, "max_tokens": 5}, "/v1/messages").status == 200
+    )
+
+
 def test_only_listed_headers_pass_in_either_direction() -> None:
     """vLLM 0.29 reads a priority, an engine rank, a session and a report of its load from headers."""
     sent = {

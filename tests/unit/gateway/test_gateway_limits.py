@@ -259,6 +259,9 @@ def test_input_items_that_the_engine_cannot_use_are_refused(item: dict[str, Any]
         ({"bad_words": ["a"] * 65}, "too_many_values"),
         ({"stop_token_ids": [1] * 65}, "too_many_values"),
         ({"logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, "too_many_values"),
+        ({"logprob_token_ids": [1] * 1025}, "too_many_values"),
+        ({"repetition_detection": {"max_pattern_size": 65, "min_count": 2}}, "too_many_values"),
+        ({"repetition_detection": {"max_pattern_size": "9999", "min_count": 2}}, "too_many_values"),
     ],
     ids=str,
 )

@@ -16,8 +16,9 @@ import hybridserve
 from hybridserve.catalog.engines import engine_table
 from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.deployment.spec import DeploymentSpec
-from hybridserve.errors import HybridServeError
+from hybridserve.errors import EnvironmentFault, HybridServeError
 from hybridserve.runtime import preflight
+from hybridserve.runtime.backends.local_ray import one_error
 from hybridserve.runtime.root_cause import root_cause
 from hybridserve.settings import Settings, load
 
@@ -169,3 +170,12 @@ def test_transformers_outside_the_engines_range_is_refused(monkeypatch: pytest.M
     monkeypatch.setattr(preflight, "installed", lambda name: "5.0.0" if name == "transformers" else real(name))
     with pytest.raises(HybridServeError, match=r"transformers 5\.0\.0 is installed, vLLM 0\.29\.0 needs >=5\.10\.4"):
         preflight.check_versions(settings(), ray=False)
+
+
+def test_a_timeout_of_ray_is_one_error_line(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault) as raised, one_error("Ray", tmp_path):
+        raise Exception("The current node timed out during startup.\n\nThis could happen")  # as Ray does
+    assert raised.value.what == "Ray did not start: The current node timed out during startup. This could happen"
+    assert "Traceback" in (tmp_path / "start.log").read_text()
+    with pytest.raises(EnvironmentFault, match="our own"), one_error("Ray", tmp_path):
+        raise EnvironmentFault("engine", "our own", "fix")

@@ -20,6 +20,7 @@ from hybridserve.gateway.requests.api_formats import APIFormat, parse_object
 from hybridserve.gateway.requests.coercion import coerce_body
 from hybridserve.gateway.requests.escaping import escape_request
 from hybridserve.gateway.requests.judged_text import MAX_DEPTH, NestedTooDeeply
+from hybridserve.gateway.requests.media import media_urls
 from hybridserve.guards.base import Message
 from hybridserve.guards.special_tokens import token_pattern
 from hybridserve.settings import Settings
@@ -31,7 +32,9 @@ _BYTES_PER_TOKEN = 4
 # Output tokens reserved for an answer without a limit.
 _DEFAULT_OUTPUT = 256
 # What the engine goes through for every token or whenever its batch changes: the most that a request may have of it.
-_MOST_ITEMS = {"stop": 64, "stop_sequences": 64, "stop_token_ids": 64, "bad_words": 64, "logit_bias": 1024}
+_MOST_ITEMS = {"stop": 64, "stop_sequences": 64, "stop_token_ids": 64, "bad_words": 64, "logit_bias": 1024,
+               "logprob_token_ids": 1024}  # fmt: skip
+_LONGEST_REPETITION = 64
 # Item types of the Responses API that vLLM turns into messages.
 _INPUT_ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 # Fields that make a part of the prompt or of the answer leave in a form that the guard does not read.
@@ -45,7 +48,7 @@ _UNGUARDED_OUTPUT = (
 # For these, 0 asks for something too.
 _UNGUARDED_COUNTS = ("logprobs", "prompt_logprobs")
 # A value of a chat template argument: a word like `low`, in which no text fits.
-_WORD = re.compile("[A-Za-z0-9_-]{0,32}")
+_WORD = re.compile("[A-Za-z0-9_]{0,16}")
 
 
 @dataclass(slots=True)
@@ -102,12 +105,21 @@ def parse_request(raw: bytes, api_format: APIFormat) -> GenerationRequest:
     Raises:
         APIError: 400, not a JSON object, or a number or switch in it that is none.
     """
-    try:
-        body = parse_object(raw)
-    except ValueError:
-        raise APIError(400, "invalid_json", "The request body is not a JSON object.") from None
+    body = parse_body(raw)
     changed = coerce_body(body)
     return GenerationRequest(api_format, body, raw, stream=body.get("stream") is True, changed=changed)
+
+
+def parse_body(raw: bytes) -> dict[str, Any]:
+    """Parse a body.
+
+    Raises:
+        APIError: 400, not a JSON object.
+    """
+    try:
+        return parse_object(raw)
+    except ValueError:
+        raise APIError(400, "invalid_json", "The request body is not a JSON object.") from None
 
 
 def apply_request_policy(
@@ -122,15 +134,12 @@ def apply_request_policy(
         APIError: 400, with the field that is wrong.
     """
     access, body = settings.access, request.body
-    for field in access.refused_fields:
-        if body.get(field):
-            raise APIError(400, "field_not_allowed", f"{field} is not allowed on this server.", param=field)
+    require_allowed_template(body, settings)
     request.answers = _count_answers(body, access.max_choices)
     _require_short_lists(body)
     _require_known_roles(request.format, body)
     if request.format.name == "responses":
         _require_known_input_items(body.get("input"))
-    _require_known_template_arguments(body.get("chat_template_kwargs"), settings.reasoning.template_kwargs)
     if settings.guard.kind != "none":
         if settings.guard.output:
             _reject_unguarded_output(body)
@@ -141,6 +150,23 @@ def apply_request_policy(
     if access.isolate_prefix_cache:
         body["cache_salt"] = hashlib.sha256(b"prefix cache of " + key.digest).hexdigest()
         request.changed = True
+
+
+def require_allowed_template(body: dict[str, Any], settings: Settings) -> None:
+    """Reject what would change how the engine makes the prompt, or make it fetch a URL, also where it counts tokens.
+
+    Raises:
+        APIError: 400, with the field that is wrong.
+    """
+    for field in settings.access.refused_fields:
+        if body.get(field):
+            raise APIError(400, "field_not_allowed", f"{field} is not allowed on this server.", param=field)
+    _require_known_template_arguments(body.get("chat_template_kwargs"), settings.reasoning.template_kwargs)
+    extra = settings.engine.extra_args
+    if not (extra.get("allowed_media_domains") or extra.get("allowed-media-domains")):
+        for _ in media_urls(body):
+            message = "URLs of pictures, sound and video are not fetched on this server: send them as data: URLs."
+            raise APIError(400, "media_url_not_allowed", message)
 
 
 def _count_answers(body: dict[str, Any], most: int) -> int:
@@ -168,6 +194,12 @@ def _require_short_lists(body: dict[str, Any]) -> None:
             raise APIError(
                 400, "too_many_values", f"{field} has {len(value)} entries; the maximum is {most}.", param=field
             )
+    # vLLM's scheduler compares patterns of every length up to this one, after every token.
+    repetition = body.get("repetition_detection")
+    longest = repetition.get("max_pattern_size") if isinstance(repetition, dict) else None
+    if longest is not None and not (_count(longest) is not None and longest <= _LONGEST_REPETITION):
+        message = f"repetition_detection.max_pattern_size must be at most {_LONGEST_REPETITION}."
+        raise APIError(400, "too_many_values", message, param="repetition_detection")
 
 
 def _require_known_roles(api_format: APIFormat, body: dict[str, Any]) -> None:
@@ -197,7 +229,7 @@ def _require_known_template_arguments(kwargs: object, known: tuple[str, ...]) ->
             message = f"{where[:80]} is not allowed on this server, which allows: {allowed}."
             raise APIError(400, "field_not_allowed", message, param=where[:80])
         if not (value is None or isinstance(value, (bool, int, float)) or _is_word(value)):
-            message = f"{where} must be true, false, a number, or a word of at most 32 letters and digits."
+            message = f"{where} must be true, false, a number, or a word of at most 16 letters and digits."
             raise APIError(400, "field_not_allowed", message, param=where)
 
 

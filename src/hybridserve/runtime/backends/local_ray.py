@@ -7,14 +7,14 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.engine.patches.ray import dead_head_processes
-from hybridserve.errors import EnvironmentFault
+from hybridserve.errors import EnvironmentFault, HybridServeError
 from hybridserve.runtime.ingress import Ingress, ray_environment
 from hybridserve.runtime.preflight import RAY_OBJECT_STORE_BYTES
 from hybridserve.runtime.root_cause import root_cause
@@ -47,24 +47,28 @@ class LocalRayBackend:
 
         for name in ("ray", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, settings.scaling.max_replicas * (self._spec.devices + 1) + 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            object_store_memory=RAY_OBJECT_STORE_BYTES,
-            # Ray makes its folder readable to every user of the machine; this parent folder is private.
-            _temp_dir=str(self._scratch / "r"),
-        )
+        with one_error("Ray", self._scratch):
+            ray.init(
+                num_cpus=max(os.cpu_count() or 1, settings.scaling.max_replicas * (self._spec.devices + 1) + 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=RAY_OBJECT_STORE_BYTES,
+                # Ray makes its folder readable to every user of the machine; this parent folder is private.
+                _temp_dir=str(self._scratch / "r"),
+            )
         rearm()  # ray.init has installed its own handler
         enter("starting Ray Serve")
-        ray_serve.start(
-            http_options={"host": settings.server.host, "port": settings.server.port},
-            logging_config=ray_logging(settings.telemetry),
-        )
+        with one_error("Ray Serve", self._scratch):
+            ray_serve.start(
+                http_options={"host": settings.server.host, "port": settings.server.port},
+                logging_config=ray_logging(settings.telemetry),
+            )
         enter("starting the engine")
-        target = RunTarget(target=application(self._spec), name=APPLICATION, route_prefix="/")
-        ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        with one_error("Ray Serve", self._scratch):
+            target = RunTarget(target=application(self._spec), name=APPLICATION, route_prefix="/")
+            wait = {"wait_for_ingress_deployment_creation": False, "wait_for_applications_running": False}
+            ray_serve.run_many([target], **wait)
 
     def running(self) -> bool:
         """Serve's own status. Serve replaces a dead replica, but nothing replaces Ray.
@@ -127,6 +131,24 @@ class LocalRayBackend:
         from hybridserve.runtime.ray_app import APPLICATION
 
         return ray_serve.status().applications.get(APPLICATION)
+
+
+@contextmanager
+def one_error(what: str, scratch: Path) -> Iterator[None]:
+    """Turn whatever Ray raises while it starts (timeouts are a bare Exception) into one error.
+
+    Raises:
+        EnvironmentFault: what Ray said, in one line.
+    """
+    try:
+        yield
+    except HybridServeError:
+        raise
+    except Exception as error:
+        (scratch / "start.log").write_text(traceback.format_exc(), encoding="utf-8")
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        fix = f"on a busy machine start again; see the logs in {scratch}"
+        raise EnvironmentFault("ray", f"{what} did not start: {said}", fix) from None
 
 
 def _require_token(file: Path) -> None:
