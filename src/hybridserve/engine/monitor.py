@@ -46,6 +46,7 @@ class EngineMonitor:
     def attach(self, gateway: GatewayState) -> None:
         """Give the gateway in front of this engine what it shows and decides by."""
         gateway.publish("/plan", self.plan)
+        gateway.token_counts = self.stats.take_size
         if self._scaling is not None and self._scaling.refuse_late:
             gateway.late_requests = LateRequests(self._scaling, self.stats.metrics, self.stats.count_refused)
 

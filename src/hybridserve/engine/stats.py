@@ -3,7 +3,8 @@
 A `StatLogger` for vLLM, without importing it: appended to `logger_manager.stat_loggers` of a started `AsyncLLM`, it is
 called after every step with the engine's own statistics. Fields read (vLLM 0.29): SchedulerStats.num_running_reqs,
 num_waiting_reqs, num_skipped_waiting_reqs, kv_cache_usage; IterationStats.num_generation_tokens, num_preempted_reqs,
-finished_requests with num_prompt_tokens and inference_time. A contract test checks them against the installed engine.
+finished_requests with request_id, num_prompt_tokens, num_generation_tokens and inference_time. A contract test checks
+them against the installed engine.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.replica_metrics import PREFIX, ReplicaMetrics
 from hybridserve.observability.collectors.slo import StatsLogger
+
+# Token counts of finished requests that no log line has asked for yet; the oldest are dropped.
+_KEPT_SIZES = 4096
 
 
 class EngineStatsLogger(StatsLogger):
@@ -43,6 +47,7 @@ class EngineStatsLogger(StatsLogger):
         self._arrived = self._finished = self._generated = self._preemptions = 0
         self._prompt_tokens = 0
         self._prompt_squares = self._slot_seconds = 0.0
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def record(
         self,
@@ -62,6 +67,7 @@ class EngineStatsLogger(StatsLogger):
                 self._prompt_tokens += request.num_prompt_tokens
                 self._prompt_squares += float(request.num_prompt_tokens) ** 2
                 self._slot_seconds += request.inference_time
+                self._add_size(request)
             self._finished += finished
         if scheduler_stats is None:
             self._arrived += finished
@@ -78,6 +84,23 @@ class EngineStatsLogger(StatsLogger):
     def count_refused(self) -> None:
         """Count a request that the gateway refused because it would be late: it is demand for the scaling policy."""
         self._arrived += 1
+
+    def _add_size(self, request: Any) -> None:
+        """Keep the tokens of a request under the ``x-request-id`` of its client.
+
+        vLLM's own IDs: ``chatcmpl-ID``, and ``cmpl-ID-0`` for the first prompt of a completion.
+        """
+        kind, _, ident = str(request.request_id).partition("-")
+        if kind == "cmpl":
+            ident = ident.rpartition("-")[0]
+        prompt, output = self._sizes.pop(ident, (0, 0))
+        self._sizes[ident] = (prompt + request.num_prompt_tokens, output + request.num_generation_tokens)
+        if len(self._sizes) > _KEPT_SIZES:
+            del self._sizes[next(iter(self._sizes))]
+
+    def take_size(self, ident: str) -> tuple[int, int] | None:
+        """Prompt and output tokens of a finished request with this ``x-request-id``, once; None if not known."""
+        return self._sizes.pop(ident, None)
 
     @property
     def busy(self) -> bool:

@@ -95,6 +95,9 @@ class RequestContext:
         if self.span is not None:
             end_span(self.span, key=self.key.name, status=self.status, reason=self.reason, tokens=self.tokens)
         if log.isEnabledFor(logging.INFO):
+            generated = self.route.kind == "generate"
+            counts = self.state.token_counts(self.request_id.decode()) if generated else None
+            prompt, output = counts or (None, None)
             log.info(
                 "request",
                 extra={
@@ -106,5 +109,7 @@ class RequestContext:
                     "reason": self.reason,
                     "ms": round((perf_counter() - self.started_at) * 1000, 1),
                     "tokens": self.tokens,
+                    "prompt_tokens": prompt,
+                    "output_tokens": output,
                 },
             )

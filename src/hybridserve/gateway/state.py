@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from hybridserve import __version__
@@ -83,6 +84,8 @@ class GatewayState:
         self.lifecycle = Lifecycle(self.metrics.draining)
         self.readiness = Readiness(self.lifecycle, guard, self.authenticator.keys_problem)
         self.metrics.keys_file_broken.set_function(lambda: float(self.authenticator.keys_problem() is not None))
+        self.token_counts: Callable[[str], tuple[int, int] | None] = lambda _: None
+        """Prompt and output tokens of a finished request by its ID; set by the engine of this process."""
         self.late_requests: LateRequests | None = None
         """Set by the engine of this process, with `scaling.refuse_late`."""
         self.headers = [(name.lower().encode(), value.encode()) for name, value in spec.headers.items()]

@@ -1,10 +1,12 @@
-"""Reads public traces in the form that their publishers give them."""
+"""Reads public traces in the form that their publishers give them, and the gateway's own log."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +33,10 @@ def rows(text: str, where: str) -> Iterator[tuple[int, Any, Any, Any]]:
         ConfigError: the columns are those of no known format, or a line is not JSON.
     """
     lines = text.splitlines()
+    requests = sorted(_access_log(lines))
+    if requests:
+        yield from ((number, at, prompt, output) for at, number, prompt, output in requests)
+        return
     if lines and lines[0].startswith("{"):
         for number, line in enumerate(lines, 1):
             try:
@@ -54,6 +60,38 @@ def rows(text: str, where: str) -> Iterator[tuple[int, Any, Any, Any]]:
         at, prompt, output = (row[column] for column in columns)
         if own or output not in ("0", "0.0", ""):
             yield reader.line_num, at if own else _seconds(at), prompt, output
+
+
+# A line of the gateway's log: key=value text, and JSON. Something may come before it, such as the name of a pod.
+_TEXT_LINE = re.compile(r"(\S+) info hybridserve\.access event=request (.*)")
+_JSON_LINE = re.compile(r'\{.*"logger": ?"hybridserve\.access".*\}')
+# The service's own requests.
+_INTERNAL_KEY = "canary"
+
+
+def _access_log(lines: Sequence[str]) -> Iterator[tuple[float, int, int, int]]:
+    """Arrival, line number, prompt and output tokens of each request in a gateway's log; other lines are left out.
+
+    A line is written when the response ends, `ms` after the request came. Requests without both counts generated
+    nothing, or were cut off.
+    """
+    for number, line in enumerate(lines, 1):
+        if "hybridserve.access" not in line:
+            continue
+        fields: dict[str, Any] = {}
+        if found := _TEXT_LINE.search(line):
+            fields = dict(pair.partition("=")[::2] for pair in found[2].split())
+            fields["time"] = found[1]
+        elif found := _JSON_LINE.search(line):
+            with suppress(ValueError):
+                fields = json.loads(found[0])
+        try:
+            ended = datetime.fromisoformat(fields["time"]).timestamp()
+            at, prompt, output = ended - float(fields["ms"]) / 1000, fields["prompt_tokens"], fields["output_tokens"]
+            if fields.get("key") != _INTERNAL_KEY and int(output) > 0:
+                yield at, number, int(prompt), int(output)
+        except (KeyError, ValueError, TypeError):  # another event, or without counts
+            continue
 
 
 def _seconds(text: str | None) -> Any:

@@ -14,10 +14,11 @@ from prometheus_client import CollectorRegistry
 from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import ConfigError
 from hybridserve.gateway import GatewayMiddleware, GatewayState
-from hybridserve.observability.logging import TextFormatter
+from hybridserve.observability.logging import JsonFormatter, TextFormatter
 from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings import Settings, load
-from support.fake_engine import FakeEngine, chunk, request, sse
+from hybridserve.simulator.traffic import parse_trace
+from support.fake_engine import DONE, FakeEngine, chunk, request, sse
 from support.gateway_client import ANSWER, CHAT, STREAM, assert_openai_error, bearer, gateway, get, send
 from support.metrics import samples
 
@@ -310,6 +311,32 @@ def test_logs_contain_no_key_prompt_or_answer(keys: dict[str, str], caplog: pyte
     assert "event=engine_app_error" in text
     for secret in ("SECRET", keys["user"], keys["user"][3:]):
         assert secret not in text
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_access_log_is_a_trace_for_the_simulator(
+    formatter: logging.Formatter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests in the order of their arrival, not of their end; without those that generated nothing."""
+    caplog.set_level(logging.INFO)
+    engine = FakeEngine([sse(chunk("a")), 0.3, DONE], ANSWER)
+    app = gateway(engine)
+    sizes = {"slow": (70, 20), "fast": (5, 3)}
+    app.state.token_counts = lambda ident: sizes.pop(ident, None)
+
+    async def run() -> None:
+        slow = asyncio.create_task(request(app, body={**CHAT, "stream": True}, headers={"x-request-id": "slow"}))
+        await asyncio.sleep(0.1)
+        await request(app, body=CHAT, headers={"x-request-id": "fast"})
+        await request(app, body=CHAT, headers={"x-request-id": "unknown"})
+        await request(app, "/v1/models", None, method="GET")
+        await slow
+
+    asyncio.run(run())
+    lines = [f"pod/a {formatter.format(record)}" for record in caplog.records]
+    trace = parse_trace("\n".join(["a line of something else", *lines]), "log")
+    assert [row[1:] for row in trace] == [(70, 20), (5, 3)]
+    assert trace[1][0] == pytest.approx(0.1, abs=0.09), "when it came, from its end and duration"
 
 
 # --- from the environment

@@ -149,7 +149,10 @@ def step(running: int = 0, waiting: int = 0, skipped: int = 0, usage: float = 0.
 def iteration(
     generated: int = 0, preempted: int = 0, finished: list[tuple[int, float]] | None = None
 ) -> SimpleNamespace:
-    done = [SimpleNamespace(num_prompt_tokens=prompt, inference_time=time) for prompt, time in finished or []]
+    done = [
+        SimpleNamespace(request_id="chatcmpl-a", num_prompt_tokens=prompt, num_generation_tokens=9, inference_time=time)
+        for prompt, time in finished or []
+    ]
     return SimpleNamespace(num_generation_tokens=generated, num_preempted_reqs=preempted, finished_requests=done)
 
 
@@ -206,6 +209,19 @@ class TestEngineStats:
         during.finished_requests.append(done)
         stats.record(vllm_stats.SchedulerStats(num_running_reqs=1), during, mm_cache_stats=None, engine_idx=0)
         assert (stats.metrics().arrived, stats.metrics().prompt_tokens) == (2, 7)
+
+    def test_sizes_are_found_by_the_request_id_of_the_client(self) -> None:
+        vllm_stats = pytest.importorskip("vllm.v1.metrics.stats", reason="vllm is not in this environment")
+        stats = self.stats()
+        during = vllm_stats.IterationStats()
+        for ident, prompt, output in (("chatcmpl-a-b", 7, 2), ("cmpl-c-d-0", 5, 3), ("cmpl-c-d-1", 6, 4)):
+            during.finished_requests.append(
+                vllm_stats.FinishedRequestStats(
+                    None, request_id=ident, num_prompt_tokens=prompt, num_generation_tokens=output
+                )
+            )
+        stats.record(None, during)
+        assert [stats.take_size(ident) for ident in ("a-b", "a-b", "c-d", "other")] == [(7, 2), None, (11, 7), None]
 
     def test_implements_vllm_stat_logger(self) -> None:
         loggers = pytest.importorskip("vllm.v1.metrics.loggers", reason="vllm is not in this environment")
