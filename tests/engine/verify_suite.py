@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from hybridserve.verify.reference import read_reference
 from hybridserve.verify.run import Load
 from support.faulty_engine import FaultyEngine, compared, faulty_engine, verify
 from support.numeric_faults import FAULTS
@@ -57,7 +58,7 @@ def note(kind: str, name: str, document: dict[str, Any], seconds: float) -> None
 
 def measured(engine: FaultyEngine, kind: str, name: str, reference: Path, load: Load = Load()) -> str:  # noqa: B008
     start = time.monotonic()
-    document = compared(engine, reference, load)
+    document = compared(engine, read_reference(reference), load)
     seconds = time.monotonic() - start
     note(kind, name, document, seconds)
     failed = [row["condition"] for row in document["conditions"] if row["verdict"] == "FAIL"]

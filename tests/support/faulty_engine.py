@@ -25,7 +25,7 @@ from hybridserve.settings import load
 from hybridserve.settings.verify import VerifySection
 from hybridserve.verify.client import EngineClient
 from hybridserve.verify.evidence import result_document
-from hybridserve.verify.reference import read_reference
+from hybridserve.verify.reference import Reference
 from hybridserve.verify.run import Load, check
 from support.stack_service import NO_COMPILER, free_port
 
@@ -85,9 +85,9 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise TimeoutError(log.read_text()[-3000:])
 
 
-def compared(engine: FaultyEngine, reference: Path, load: Load) -> dict[str, Any]:
+def compared(engine: FaultyEngine, known: Reference, load: Load) -> dict[str, Any]:
     """The result of one run, by what the command calls: to start the command takes longer than some of the runs."""
-    known, alpha = read_reference(reference), VerifySection.model_fields["false_alarm_rate"].default
+    alpha = VerifySection.model_fields["false_alarm_rate"].default
 
     async def run() -> dict[str, Any]:
         limits = httpx.Limits(max_connections=None)
