@@ -387,7 +387,8 @@ def card_cases() -> list[Case]:
     for name in model_ids():
         with contextlib.suppress(CatalogError):
             config = resolve_model(name).config
-            request = {"platform": "cuda", "kv_bytes": 40 * GIB, "max_model_len": 8192}
+            longest = min(8192, read_architecture(config).max_position_embeddings)
+            request = {"platform": "cuda", "kv_bytes": 40 * GIB, "max_model_len": longest}
             if config.get("quantization_config"):
                 request["kv_cache_dtype"] = read_architecture(config).kv_cache_dtype or "auto"
                 config = {name: value for name, value in config.items() if name != "quantization_config"}
