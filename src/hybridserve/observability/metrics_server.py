@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from prometheus_client import CollectorRegistry
 
 from hybridserve.observability.http_server import serve_wsgi, text_app
@@ -87,6 +86,8 @@ def forget_dead(folder: Path) -> None:
 
 def _is_writer(pid: int, file: Path) -> bool:
     """Whether the process runs and is older than the file: a restarted container uses the same process ids again."""
+    import psutil  # `top`, which needs the number of ports only, runs without it
+
     try:
         # Two seconds for the resolution of both clocks.
         return psutil.Process(pid).create_time() < file.stat().st_mtime + 2

@@ -35,3 +35,10 @@ def test_missing_package_is_json_for_machines(tmp_path: Path) -> None:
     code = "import sys; sys.modules['psutil'] = None; from hybridserve.cli import main; main(['serve', '--json'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, json.loads(done.stdout)["error"]) == (2, "EnvironmentFault")
+
+
+def test_top_runs_without_the_extra_for_serving(tmp_path: Path) -> None:
+    words = ["top", "--once", "--url", "http://127.0.0.1:9"]
+    code = f"import sys; sys.modules['psutil'] = None; from hybridserve.cli import main; main({words!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.startswith("error: http://127.0.0.1:9\n")) == (2, True)
