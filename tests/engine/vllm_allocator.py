@@ -298,17 +298,24 @@ def _machine(request: dict[str, Any]) -> Iterator[None]:
         kimi_delta.current_platform = _gpu(capability)
     torch.cpu._is_avx512_bf16_supported = lambda: bool(request.get("avx512_bf16", False))
     triton = vllm.config.vllm.HAS_TRITON
-    supports = CPUAttentionBackend.supports_kv_cache_dtype
+    supports, platform = CPUAttentionBackend.supports_kv_cache_dtype, type(current_platform)
+    select = platform.get_attn_backend_cls
     if request.get("platform", "cuda") == "cuda":
         # The layers are built with this backend; what a GPU supports is asked of `CudaAttention`.
         CPUAttentionBackend.supports_kv_cache_dtype = classmethod(lambda *_: True)
+        # 0.33 refuses MLA with FP8 on this machine.
+        platform.get_attn_backend_cls = staticmethod(
+            lambda backend, attn_selector_config, **options: select(
+                backend, attn_selector_config=attn_selector_config._replace(kv_cache_dtype=None), **options
+            )
+        )
         vllm.config.vllm.HAS_TRITON |= bool(request.get("use_replayssm"))
     try:
         yield
     finally:
         torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported = real, tiles
         vllm.config.vllm.HAS_TRITON = triton
-        CPUAttentionBackend.supports_kv_cache_dtype = supports
+        CPUAttentionBackend.supports_kv_cache_dtype, platform.get_attn_backend_cls = supports, select
         gated_delta_net._resolve_gdn_prefill_backend = resolve
         kimi_delta.current_platform = current_platform
 
