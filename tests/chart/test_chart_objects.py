@@ -235,6 +235,19 @@ def test_secrets_from_values_and_existing_secrets() -> None:
     assert volumes["keys"]["secret"] == {"secretName": "mine", "items": [{"key": "file", "path": "keys"}]}
 
 
+def test_limits_of_several_pods_take_the_password_from_a_secret() -> None:
+    given = template(
+        {"auth": {"limitsSecret": "redis"}, "settings": {"access": {"limits_url": "redis://limits:6379/0"}}}
+    )
+    pod = pod_of(given, "Deployment")
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    password = {"secretName": "redis", "items": [{"key": "password", "path": "password"}]}
+    assert volumes["limits-password"]["secret"] == password
+    mounts = {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+    settings = "\n".join("\n".join(one["data"].values()) for one in given if one["kind"] == "ConfigMap")
+    assert f"limits_password_file: {mounts['limits-password']}/password" in settings
+
+
 def test_check_image_uses_the_registry_of_the_engine() -> None:
     def images(values: dict[str, Any]) -> list[str]:
         objects = template(values)

@@ -31,6 +31,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (settings(server={"drain_timeout_s": 1}), "settings.server.drain_timeout_s: the chart sets it; set drainSeconds"),
     (settings(server={"ready_timeout_s": 1}), "settings.server.ready_timeout_s: the chart sets it; set startupSeconds"),
     (settings(access={"keys_file": "/k"}), "settings.access.keys_file: the chart sets it; set auth.existingSecret"),
+    (settings(access={"limits_password_file": "/k"}), "the chart sets it; set auth.limitsSecret instead"),
+    ({"auth": {"limitsSecret": "redis"}}, "auth.limitsSecret: no server is named that takes the password"),
     (
         {"verify": {"reference": "x" * 900_001}},
         "verify.reference: 900001 bytes do not fit into a ConfigMap; record it with fewer prompts",

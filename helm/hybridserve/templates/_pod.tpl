@@ -49,6 +49,9 @@
 
 {{/* Files that settings name: read by the engine, and by the Ray head when it builds the application. */}}
 {{- define "hybridserve.fileMounts" -}}
+{{- if .Values.auth.limitsSecret }}
+- {name: limits-password, mountPath: /etc/hybridserve-limits, readOnly: true}
+{{- end }}
 {{- if include "hybridserve.keysSecret" . }}
 - {name: keys, mountPath: /etc/hybridserve-keys, readOnly: true}
 {{- end }}
@@ -64,6 +67,12 @@
 {{- end -}}
 
 {{- define "hybridserve.fileVolumes" -}}
+{{- with .Values.auth.limitsSecret }}
+- name: limits-password
+  secret:
+    secretName: {{ . | quote }}
+    items: [{key: {{ $.Values.auth.limitsSecretKey | quote }}, path: password}]
+{{- end }}
 {{- with include "hybridserve.keysSecret" . }}
 - name: keys
   secret:

@@ -28,6 +28,9 @@
 {{- if include "hybridserve.keysSecret" . -}}
 {{- $ours = mustMerge $ours (dict "access" (dict "keys_file" "/etc/hybridserve-keys/keys")) -}}
 {{- end -}}
+{{- if .Values.auth.limitsSecret -}}
+{{- $ours = mustMerge $ours (dict "access" (dict "limits_password_file" "/etc/hybridserve-limits/password")) -}}
+{{- end -}}
 {{- if .Values.verify.reference -}}
 {{- $_ := set $ours "verify" (dict "at_start" true "reference_file" "/etc/hybridserve-verify/reference.json") -}}
 {{- end -}}

@@ -36,7 +36,7 @@ auth.existingSecret: profile {{ $profile }} requires API keys; name a Secret wit
 {{- define "hybridserve.errors.settings" -}}
 {{- $settings := .Values.settings -}}
 {{- $owned := dict "server.host" "" "server.port" "service.port" "server.ready_timeout_s" "startupSeconds"
-      "server.drain_timeout_s" "drainSeconds" "access.keys_file" "auth.existingSecret" "license.bundle" "notice.files" "telemetry.metrics_host" "" "telemetry.metrics_port" "" -}}
+      "server.drain_timeout_s" "drainSeconds" "access.keys_file" "auth.existingSecret" "access.limits_password_file" "auth.limitsSecret" "license.bundle" "notice.files" "telemetry.metrics_host" "" "telemetry.metrics_port" "" -}}
 {{- range $path, $instead := $owned }}
 {{- $parts := splitList "." $path }}
 {{- if hasKey (default dict (get $settings (first $parts))) (last $parts) }}
@@ -215,6 +215,9 @@ service.type: load balancer fields are set, and the type is {{ .Values.service.t
 {{- if and .Values.auth.keys .Values.auth.existingSecret }}
 auth.keys: auth.existingSecret is set as well; keep one of them
 {{- end }}
+{{- if and .Values.auth.limitsSecret (not (dig "access" "limits_url" "" .Values.settings)) }}
+auth.limitsSecret: no server is named that takes the password; set settings.access.limits_url
+{{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 ingress.hosts: the Ingress has no host; add [{host: NAME}]
 {{- end }}
@@ -224,7 +227,7 @@ httpRoute.parentRefs: the route attaches to no Gateway; add [{name: NAME}]
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
 serviceAccount.name: serviceAccount.create is false, so name an existing account
 {{- end }}
-{{- $volumes := list "tmp" "shm" "weights" "compile-cache" "keys" "notice" "verify" "hub-token" "hub-ca" "settings" "drain" "shared-mem" "ray-logs" }}
+{{- $volumes := list "tmp" "shm" "weights" "compile-cache" "keys" "limits-password" "notice" "verify" "hub-token" "hub-ca" "settings" "drain" "shared-mem" "ray-logs" }}
 {{- if gt (len .Values.verify.reference) 900000 }}
 verify.reference: {{ len .Values.verify.reference }} bytes do not fit into a ConfigMap; record it with fewer prompts
 {{- end }}
@@ -244,7 +247,7 @@ extraVolumes: {{ .name }} is a hostPath, which the restricted Pod Security Stand
 {{- end }}
 {{- $own = append $own .name }}
 {{- end }}
-{{- $paths := list "/tmp" "/dev/shm" "/models" "/var/cache/hybridserve" "/etc/hybridserve" "/etc/hybridserve-keys" "/etc/hybridserve-notice" "/etc/hybridserve-verify" "/etc/hybridserve-drain" "/etc/hub-token" "/etc/hub-ca" "/" }}
+{{- $paths := list "/tmp" "/dev/shm" "/models" "/var/cache/hybridserve" "/etc/hybridserve" "/etc/hybridserve-keys" "/etc/hybridserve-limits" "/etc/hybridserve-notice" "/etc/hybridserve-verify" "/etc/hybridserve-drain" "/etc/hub-token" "/etc/hub-ca" "/" }}
 {{- range .Values.extraVolumeMounts }}
 {{- if has (default "/" (trimSuffix "/" .mountPath)) $paths }}
 extraVolumeMounts: {{ .mountPath }} is a path of the chart; mount at another path
