@@ -359,9 +359,9 @@ def chart_for_old_kubernetes(folder: Path) -> Path:
     head = yaml.safe_load((chart / "Chart.yaml").read_text())
     head.pop("kubeVersion")
     (chart / "Chart.yaml").write_text(yaml.safe_dump(head))
-    budget = chart / "templates" / "pdb.yaml"
-    lines = [line for line in budget.read_text().splitlines() if "unhealthyPodEvictionPolicy" not in line]
-    budget.write_text("\n".join(lines).replace("policy/v1", "policy/v1beta1"))
+    for budget in chart.rglob("pdb.yaml"):
+        lines = [line for line in budget.read_text().splitlines() if "unhealthyPodEvictionPolicy" not in line]
+        budget.write_text("\n".join(lines).replace("policy/v1", "policy/v1beta1"))
     return chart
 
 
