@@ -99,6 +99,7 @@ class Cluster:
         )
         self._run(
             f"""kube-apiserver --etcd-servers {etcd} --secure-port 46443 --bind-address {HOST}
+            --feature-gates GenericEphemeralVolume=true
             --advertise-address {HOST} --cert-dir {at}/certs --token-auth-file {at}/tokens.csv
             --authorization-mode Node,RBAC --service-account-issuer https://kubernetes.default.svc
             --service-account-key-file {at}/sa.key --service-account-signing-key-file {at}/sa.key
@@ -352,16 +353,18 @@ def _kubeconfig(token: str) -> dict[str, Any]:
 def chart_for_old_kubernetes(folder: Path) -> Path:
     """The chart for the newest control plane that can be built here, which is older than the chart's lower bound.
 
-    PodDisruptionBudgets are written in their beta version, which lacks `unhealthyPodEvictionPolicy`.
+    PodDisruptionBudgets, without `unhealthyPodEvictionPolicy`, and HorizontalPodAutoscalers are written in the beta
+    version that became the chart's.
     """
     chart = folder / "hybridserve"
     shutil.copytree(ROOT / "helm" / "hybridserve", chart)
     head = yaml.safe_load((chart / "Chart.yaml").read_text())
     head.pop("kubeVersion")
     (chart / "Chart.yaml").write_text(yaml.safe_dump(head))
-    for budget in chart.rglob("pdb.yaml"):
-        lines = [line for line in budget.read_text().splitlines() if "unhealthyPodEvictionPolicy" not in line]
-        budget.write_text("\n".join(lines).replace("policy/v1", "policy/v1beta1"))
+    for file in (*chart.rglob("pdb.yaml"), *chart.rglob("hpa.yaml")):
+        lines = [line for line in file.read_text().splitlines() if "unhealthyPodEvictionPolicy" not in line]
+        text = "\n".join(lines).replace("policy/v1", "policy/v1beta1")
+        file.write_text(text.replace("autoscaling/v2", "autoscaling/v2beta2"))
     return chart
 
 
