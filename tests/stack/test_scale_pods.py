@@ -175,7 +175,7 @@ def test_pods_scale_under_load_without_a_failed_request(pods: tuple[Pods, Balanc
     long.stop()
     stopped.set()
     assert traffic.failures + long.failures == []
-    assert long.finished == 3
+    assert long.finished >= 3  # a stream that ended while the load stopped was followed by another
     assert max(counts) == MOST
     assert counts[-1] == 1
     assert counts == sorted(counts[: counts.index(MOST)]) + sorted(counts[counts.index(MOST) :], reverse=True), counts
