@@ -57,8 +57,8 @@ class Span:
 
 
 def filled(expr: str, rate: str) -> str:
-    """The expression with everything chosen."""
-    expr = expr.replace("$__rate_interval", rate).replace("$__interval", rate)
+    """The expression with everything chosen, and a price of 1."""
+    expr = expr.replace("$__rate_interval", rate).replace("$__interval", rate).replace("$price", "1")
     return re.sub(r"\$\{?(namespace|release|model|replica)\}?", ".*", expr)
 
 

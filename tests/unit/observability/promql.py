@@ -8,7 +8,7 @@ from typing import Any
 
 import promql_parser
 
-_VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$__interval": "15s"}
+_VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$__interval": "15s", "$price": "1"}
 
 
 def parse(expr: str) -> Any:

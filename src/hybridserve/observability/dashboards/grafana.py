@@ -25,6 +25,8 @@ _VARIABLES = (
     ("model", "Model", f"label_values(hybridserve_build_info{{{RAY}}}, model)"),
     ("replica", "Replica", f"label_values(hybridserve_build_info{{{MODEL}}}, replica)"),
 )
+# Name, label and default of a box on the dashboards whose queries use it.
+_BOXES = (("price", "Price of a replica-hour", "1"),)
 # A color says the same on every panel: of an outcome, a status of a finding, an HTTP status, a severity.
 COLORS = (
     ("green", r"good|allow|PASS|stop|2\d\d"),
@@ -97,6 +99,11 @@ def _classic(board: Dashboard) -> str:
             .all_value(".*")
             .current(kinds.VariableOption(selected=True, text="All", value="$__all"))
         )
+    exprs = " ".join(expr for panel in board.panels() for expr, _ in panel.queries)
+    for name, label, default in _BOXES:
+        if f"${name}" in exprs:
+            now = kinds.VariableOption(selected=True, text=default, value=default)
+            made = made.with_variable(build.TextBoxVariable(name).label(label).default_value(default).current(now))
     made = made.annotation(
         build.AnnotationQuery().name("Scaling").datasource(source).enable(True).icon_color("blue").expr(SCALED)
     )

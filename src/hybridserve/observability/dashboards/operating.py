@@ -29,6 +29,12 @@ _DESIRED, _TARGET, _READY, _MISSING, _DRY_RUN = (
     for name in ("desired_replicas", "target_replicas", "ready_replicas", "replicas_without_metrics", "dry_run")
 )
 
+_COST = f"count(hybridserve_build_info{{{MODEL}}}) * $price"
+_GOOD, _FINISHED = (
+    rate("hybridserve_requests_slo_total", where=where)[0] for where in (f'{MODEL}, outcome="good"', MODEL)
+)
+_GOOD_TOKENS = f"{rate('vllm:generation_tokens_total', where=MODEL)[0]} * {_GOOD} / {_FINISHED}"
+
 AUTOSCALING = dashboard(
     "autoscaling", "Autoscaling", "What the scaling policy sees and decides, and the replicas that Ray Serve runs.",
     row(
@@ -67,6 +73,16 @@ AUTOSCALING = dashboard(
             "Decisions, by cause", "ops", "The full reason of each change is in the log, event=scale.",
             (rate("hybridserve_autoscaler_decisions_total", "direction, cause", MODEL)[0], "{{direction}}: {{cause}}"),
             stack=True,
+        ),
+    ),
+    row(
+        "Cost",
+        panel("Cost", "suffix: / h", "Replicas that report metrics, times the price of a replica-hour at the top of the page.",
+              _COST),
+        panel(
+            "Cost of a million good output tokens", "suffix: / 1M tokens",
+            "Estimate: output tokens times the share of requests that met both targets.",
+            f"{_COST} / 3600 * 1e6 / ({_GOOD_TOKENS} > 0)",
         ),
     ),
 )  # fmt: skip
