@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, Qwen3_5MoeConfig
+from vision_placeholders import vision_packages
 
 
 class BailingHybrid(PretrainedConfig):
@@ -22,6 +23,18 @@ class InternS2(Qwen3_5MoeConfig):
     """Of Intern-S2-Preview, whose class of its own comes with the checkpoint."""
 
     model_type = "intern_s2_preview"
+
+
+class NemotronVision(PretrainedConfig):
+    """Of Nemotron Nano VL and Omni, whose class comes with the checkpoint."""
+
+    model_type = "NemotronH_Nano_VL_V2"
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
+
+    def __init__(self, llm_config: dict[str, Any] | None = None, **fields: Any) -> None:
+        self.text_config = AutoConfig.for_model(**llm_config or {"model_type": "nemotron_h"})
+        self.vision_config = PretrainedConfig(args={})
+        super().__init__(**fields)
 
 
 def stub_experts() -> None:
@@ -55,6 +68,13 @@ def stub_experts() -> None:
     # The class of the checkpoint's own code; that of transformers replaces head_dim by the rotary part of MLA.
     AutoConfig.register("bailing_hybrid", BailingHybrid, exist_ok=True)
     AutoConfig.register("intern_s2_preview", InternS2, exist_ok=True)
+    AutoConfig.register("NemotronH_Nano_VL_V2", NemotronVision, exist_ok=True)
+    # Its encoder has no cache.
+    with vision_packages():
+        import vllm.model_executor.models.nano_nemotron_vl as nano_vl
+
+    nano_vl.NemotronH_Nano_VL_V2.get_vit_model_from_radio_config = lambda *_: torch.nn.Identity()
+    nano_vl.cached_tokenizer_from_config = MagicMock()
     # OLMo-Hybrid sets Triton's allocator while it is built; the CPU build has a placeholder for Triton.
     triton = sys.modules.get("triton") or importlib.import_module("vllm.triton_utils").triton
     if not hasattr(triton, "set_allocator"):

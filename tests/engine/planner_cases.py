@@ -39,6 +39,7 @@ from planner_models import (
     minicpm_v,
     nemotron_h,
     nemotron_nano,
+    nemotron_vision,
     new_spelling,
     olmo_hybrid,
     qwen3,
@@ -303,6 +304,8 @@ def _draft_cases() -> list[Case]:
 
 
 FAMILIES = {
+    "nemotron vl": nemotron_vision(),
+    "nemotron omni": nemotron_vision("NemotronH_Omni_Reasoning_V3", mamba_ssm_cache_dtype="float32"),
     "qwen3.5": qwen3_5(),
     "qwen3.5 text": qwen3_5(text=True),
     "qwen3.5 16-bit state": qwen3_5(mamba_ssm_dtype="bfloat16"),
@@ -340,7 +343,10 @@ MTP_FAMILIES = {
     "ling 3": ling(num_nextn_predict_layers=1),
     "ling 2.5": ling(version=2, num_nextn_predict_layers=2),
     "kimi k3": kimi_k3(num_nextn_predict_layers=1),
+    "nemotron omni": nemotron_vision("NemotronH_Super_Omni_Reasoning_V3", layers="MEM*EM*", **NEMOTRON_MTP),
     # Classes and checkpoints without MTP layers.
+    "nemotron vl": nemotron_vision(layers="MEM*EM*", **NEMOTRON_MTP),
+    "nemotron nano omni": nemotron_vision("NemotronH_Nano_Omni_Reasoning_V3", layers="MEM*EM*", **NEMOTRON_MTP),
     "tiny": nemotron_h(),
     "granite": granite(),
 }

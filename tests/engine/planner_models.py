@@ -73,6 +73,14 @@ def new_spelling(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"layers_block_type": [words[letter] for letter in pattern], "dtype": config.pop("torch_dtype")}
 
 
+def nemotron_vision(name: str = "NemotronH_Nano_VL_V2", **changes: Any) -> dict[str, Any]:
+    """A Nemotron-H with encoders, under one of the names of their class."""
+    sizes = {"force_image_size": 512, "patch_size": 16, "downsample_ratio": 0.5, "ps_version": "v2"}
+    encoder = {"template": "", "image_tag_type": "", "vit_hidden_size": 64, "projector_hidden_size": 64}
+    wrapper = {"architectures": [name], "model_type": "NemotronH_Nano_VL_V2", "torch_dtype": "bfloat16"}
+    return wrapper | sizes | encoder | {"llm_config": nemotron_h(**changes)}
+
+
 def granite(layers: str = "MMM*", **changes: Any) -> dict[str, Any]:
     return {
         "architectures": ["GraniteMoeHybridForCausalLM"],

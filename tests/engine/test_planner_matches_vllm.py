@@ -14,7 +14,7 @@ from planner_cases import Case, card_cases, curated, request_fields
 from planner_random_cases import drawn
 
 from hybridserve.planning.cache import groups, layout, pages
-from hybridserve.planning.models import NEMOTRON_WRAPPERS, OUT_OF_SCOPE, READERS
+from hybridserve.planning.models import OUT_OF_SCOPE, READERS
 
 pytestmark = pytest.mark.engine
 DRAWN = {"CASES": 300, "SEED": 20261123}
@@ -85,8 +85,8 @@ def test_every_class_with_state_has_a_reader_or_a_refusal(allocator):
                 if is_hybrid(cls) or has_inner_state(cls) or is_attention_free(cls):
                     with_state.add(name)
     assert len(with_state) > 30
-    assert with_state <= {*READERS, *NEMOTRON_WRAPPERS, *OUT_OF_SCOPE}
-    assert not {*READERS, *NEMOTRON_WRAPPERS} & set(OUT_OF_SCOPE)
+    assert with_state <= {*READERS, *OUT_OF_SCOPE}
+    assert not set(READERS) & set(OUT_OF_SCOPE)
     for name, why in OUT_OF_SCOPE.items():
         removed = _PREVIOUSLY_SUPPORTED_MODELS.get(name)
         assert name in registry or f"until v{removed}," in why, name

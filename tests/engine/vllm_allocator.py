@@ -178,10 +178,14 @@ def _allocate(folder: str, request: dict[str, Any], drafts: dict[str, Any]) -> d
 
     specs: list[dict[str, Any]] = []
     layouts: list[list[str]] = []
-    for worker in _workers(config, tp, pp):
-        (CudaRules if cuda else current_platform).update_block_size_for_backend(worker)
-        specs.append(_specs(worker, cuda))
-        layouts.append(_layouts(worker, cuda))
+    # Nemotron VL asks for its state with a config of the language model, for which the platform is asked again: the CPU
+    # platform then resets the block size, a GPU's does not.
+    reset = patch.object(type(current_platform), "check_and_update_config") if cuda else contextlib.nullcontext()
+    with reset:
+        for worker in _workers(config, tp, pp):
+            (CudaRules if cuda else current_platform).update_block_size_for_backend(worker)
+            specs.append(_specs(worker, cuda))
+            layouts.append(_layouts(worker, cuda))
     with patch.object(VllmConfig, "use_v2_model_runner", cuda):
         scheduler, configs, tokens, concurrency = _plan(config, specs, layouts, request["kv_bytes"])
     if cuda and request.get("full_cudagraphs", True) and request.get("max_num_seqs") is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from hybridserve.catalog.models import resolve_model
@@ -219,11 +217,27 @@ def test_lfm2_mlp_width_is_derived_as_in_vllm():
     assert read_architecture(old) == arch
 
 
-def test_language_model_of_a_vision_model():
-    for key in ("llm_config", "text_config"):
-        arch = read_architecture({"architectures": ["NemotronH_Nano_VL_V2"], key: NANO})
-        assert arch.uncounted
-        assert replace(arch, uncounted=(), weights_counted=True) == read_architecture(NANO)
+@pytest.mark.parametrize(
+    ("name", "state", "drafts"),
+    [
+        ("NemotronH_Nano_VL_V2", "float32", False),
+        ("NemotronH_Nano_Omni_Reasoning_V3", None, False),
+        ("NemotronH_Super_Omni_Reasoning_V3", None, True),
+        ("NemotronH_Omni_Reasoning_V3", None, True),
+    ],
+)
+@pytest.mark.parametrize("key", ["llm_config", "text_config"])
+def test_language_model_of_a_nemotron_with_encoders(name, state, drafts, key):
+    mtp = {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*"}
+    language = read_architecture(NANO | mtp)
+    arch = read_architecture({"architectures": [name], key: NANO | mtp})
+    assert arch.uncounted
+    assert (arch.weights_counted, arch.pipeline, arch.ssm_dtype) == (False, False, state)
+    assert arch.mtp == (language.mtp if drafts else ())
+    assert (arch.layers, arch.state, arch.attention) == (language.layers, language.state, language.attention)
+    scheme = {"quantization_config": {"quant_method": "fp8"}}
+    for config in ({key: NANO | scheme}, {key: NANO} | scheme):
+        assert read_architecture({"architectures": [name]} | config).precision.name == "fp8"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,10 @@ __all__ = [
 # Architecture -> module of this package with a function `read`.
 READERS = {
     "NemotronHForCausalLM": "nemotron_h",
+    "NemotronH_Nano_VL_V2": "nemotron_h",
+    "NemotronH_Nano_Omni_Reasoning_V3": "nemotron_h",
+    "NemotronH_Super_Omni_Reasoning_V3": "nemotron_h",
+    "NemotronH_Omni_Reasoning_V3": "nemotron_h",
     "GraniteMoeHybridForCausalLM": "granite_hybrid",
     "FalconH1ForCausalLM": "falcon_h1",
     "Qwen3NextForCausalLM": "gated_delta_net",
@@ -80,16 +84,6 @@ READERS = {
     "Qwen3ForCausalLM": "transformer",
     "Qwen3MoeForCausalLM": "transformer",
 }
-# vLLM's class for them wraps a Nemotron-H, whose config is under one of these keys.
-NEMOTRON_WRAPPERS = (
-    "NemotronH_Nano_VL_V2",
-    "NemotronH_Nano_Omni_Reasoning_V3",
-    "NemotronH_Super_Omni_Reasoning_V3",
-    "NemotronH_Omni_Reasoning_V3",
-)
-WRAPPED = ("text_config", "llm_config")
-ENCODERS = "the encoders of images and sound: activations, cache, and weights unless their size is published"
-
 _PUZZLE = "its layers differ in shape (Puzzle), and only the checkpoint's own code states how; not supported"
 _MLA = "its attention is latent (MLA), which is not supported"
 _STATES = "it has several state layouts of different sizes, which are not supported"
@@ -131,9 +125,6 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     fields = Fields(config)
     names = fields.names("architectures")
     name = names[0]
-    if name in NEMOTRON_WRAPPERS:
-        part = fields.part(*WRAPPED, name="NemotronHForCausalLM")
-        return replace(_read(part), uncounted=(ENCODERS,), weights_counted=False)
     if name in OUT_OF_SCOPE:
         raise CatalogError("config.json: architectures", f"{name}: {OUT_OF_SCOPE[name]}", _CHOICE)
     if name not in READERS:

@@ -6,6 +6,8 @@ Old configs spell the layers as a string (`hybrid_override_pattern`: M, *, -, E)
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hybridserve.planning.models.architecture import Architecture, Layer, Mamba2, Mlp, Moe
 from hybridserve.planning.models.fields import Fields
 
@@ -20,10 +22,28 @@ WORDS = {
     "mlp": MLP,
     "moe": MOE,
 }
+ENCODERS = "the encoders of images and sound: activations, cache, and weights unless their size is published"
 
 
 def read(fields: Fields) -> Architecture:
-    """The architecture of a `NemotronHForCausalLM`."""
+    """The architecture of a `NemotronHForCausalLM`, or of one with encoders (Nano VL, Omni)."""
+    name = fields.architecture
+    if name == "NemotronHForCausalLM":
+        return _language_model(fields)
+    arch = _language_model(fields.part("text_config", "llm_config"))
+    # Only Nano VL has the language model's rule for `auto`. Source: vLLM models/config.py MODELS_CONFIG_MAP; for the
+    # drafts, config/speculative.py hf_config_override.
+    return replace(
+        arch,
+        pipeline=False,
+        ssm_dtype=arch.ssm_dtype if name == "NemotronH_Nano_VL_V2" else None,
+        mtp=() if "_Nano_" in name else arch.mtp,
+        uncounted=(ENCODERS,),
+        weights_counted=False,
+    )
+
+
+def _language_model(fields: Fields) -> Architecture:
     if fields.get("block_configs") is not None:
         fields.fail("block_configs", "layers differ in shape (Puzzle)", "use a model with one shape per kind of layer")
     if fields.get("sliding_window") is not None:

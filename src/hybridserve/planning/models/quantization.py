@@ -280,8 +280,9 @@ def modelopt_kv_cache(found: Mapping[str, Any]) -> str | None:
 
 def _section(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     found = config.get("quantization_config")
-    if found is None and isinstance(text := config.get("text_config"), Mapping):
-        found = text.get("quantization_config")
+    for name in ("text_config", "llm_config"):
+        if found is None and isinstance(text := config.get(name), Mapping):
+            found = text.get("quantization_config")
     if found is None:
         found = config.get("compression_config")
     if found is not None and not isinstance(found, Mapping):
