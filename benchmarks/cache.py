@@ -36,20 +36,26 @@ FOLDER = ROOT / ".cache" / "cache"
 PAGE = ROOT / "docs" / "evidence" / "cache.md"
 MODEL = ROOT / "src" / "hybridserve" / "demo_model"
 POOL = 256 << 20
-SMALL_POOL = 26 * 196_608
+SMALL_POOL = 18 * 196_608
 USERS, CONVERSATIONS = 4, 8
+# With this system prompt every conversation grows over the end of a block, so that a full pool preempts others.
+LONG_SYSTEM, LONG_CONVERSATIONS = 50, 16
 REPLICAS = ["--set", "scaling.min_replicas=2", "--set", "scaling.max_replicas=2"]
 SINGLE = ["--data-path", "single"]
+OFF = ["--set", "engine.enable_prefix_caching=false"]
+SMALL = ["--set", f"engine.kv_cache_memory_bytes={SMALL_POOL}", "--set", "engine.max_num_seqs=16",
+         "--set", "engine.max_model_len=3072"]  # fmt: skip
 
 # Name: title, flags of `hybridserve serve`; None starts `vllm serve` itself, with the same pool.
 VARIANTS: dict[str, tuple[str, list[str] | None]] = {
-    "off": ("prefix caching off", [*SINGLE, "--set", "engine.enable_prefix_caching=false"]),
+    "off": ("prefix caching off", [*SINGLE, *OFF]),
     "vllm": ("`vllm serve`, its defaults", None),
     "ours": ("`hybridserve serve`", SINGLE),
-    "preempting": ("`hybridserve serve`, a pool of 26 blocks", [
-        *SINGLE, "--set", f"engine.kv_cache_memory_bytes={SMALL_POOL}", "--set", "engine.max_num_seqs=16"]),
     "two": ("`hybridserve serve`, two replicas", REPLICAS),
     "proxy": ("`hybridserve serve`, two replicas behind Ray's proxy", [*REPLICAS, "--data-path", "proxy"]),
+    "long_off": ("16 longer conversations: prefix caching off", [*SINGLE, *OFF]),
+    "long_small": ("the same, `hybridserve serve`, a pool of 18 blocks", [*SINGLE, *SMALL]),
+    "long_small_two": ("the same, two replicas with 18 blocks each", [*REPLICAS, *SMALL]),
 }  # fmt: skip
 
 
@@ -74,11 +80,11 @@ def run(name: str) -> dict[str, Any]:
     """Serve the conversations with one variant."""
     flags = VARIANTS[name][1]
     with started(flags) as (url, model):
-        count = 8 if name == "preempting" else USERS
-        conversations = [Conversation(kind(), number) for number in range(CONVERSATIONS)]
+        long = name.startswith("long")
+        conversations = [Conversation(kind(n, long), n) for n in range(LONG_CONVERSATIONS if long else CONVERSATIONS)]
         before = counters(url, name)
         session = "x-session-id" if name == "proxy" else None
-        with ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(len(conversations) if long else USERS) as pool:
             turns = list(pool.map(lambda conversation: talk(url, model, conversation, session), conversations))
         time.sleep(1)  # the accounting thread
         after = counters(url, name)
@@ -101,11 +107,15 @@ def run(name: str) -> dict[str, Any]:
     }
 
 
-def kind() -> ChatKind:
-    """The one kind of the scenario."""
+def kind(number: int, long: bool) -> ChatKind:
+    """The scenario's kind with another order of questions for each conversation: equal ones reuse each other whole."""
     (found,) = load_scenario("agent").mix
     assert isinstance(found, ChatKind)
-    return found
+    count = len(found.questions)
+    step = 1 if number < count else -1
+    questions = tuple(found.questions[(number + step * turn) % count] for turn in range(count))
+    system = LONG_SYSTEM if long else found.repeat_system
+    return found.model_copy(update={"questions": questions, "repeat_system": system})
 
 
 def talk(url: str, model: str, conversation: Conversation, session: str | None) -> list[dict[str, Any]]:
@@ -116,10 +126,6 @@ def talk(url: str, model: str, conversation: Conversation, session: str | None) 
     for turn in range(conversation.kind.turns):
         conversation.turn = turn
         body = json.loads(prompts.turn(conversation).body) | {"temperature": 0, "return_token_ids": True}
-        if not turn:
-            # The scenario asks the same in every conversation; equal ones would reuse each other as a whole.
-            body["messages"][-1]["content"] = f"Task {conversation.number}. {body['messages'][-1]['content']}"
-            conversation.messages[-1] = body["messages"][-1]
         del body["reasoning"]  # the gateway's field; vLLM itself knows only the template's switch
         body["chat_template_kwargs"] = {"enable_thinking": False}
         turns.append(stream(url, body, headers))
@@ -153,7 +159,7 @@ def stream(url: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str,
 def counters(url: str, name: str) -> dict[str, float]:
     """The engine's and our counters over all replicas, from their metrics ports."""
     pages = [httpx.get(f"{url}/metrics", timeout=60, trust_env=False).text]
-    if name in ("two", "proxy"):
+    if "two" in name or name == "proxy":
         targets = [json.loads(file.read_text())[0]["targets"][0] for file in sorted(TARGETS.glob("*.json"))]
         pages = [httpx.get(f"http://{target}/metrics", timeout=60, trust_env=False).text for target in targets]
     names = r"vllm:prefix_cache_hits_total|vllm:num_preemptions_total|hybridserve_prefix_\w+_tokens_total"
@@ -234,22 +240,23 @@ def differences(one: Sequence[Any], other: Sequence[Any]) -> int:
 
 def table(names: Sequence[str]) -> str:
     """The table of docs/evidence/cache.md."""
-    reference = read("off")["answers"] if (FOLDER / "off.json").exists() else None
     lines = [
         "| variant | prompt tokens | reusable | hit | share | computed | first / eighth turn TTFT | preempted "
         "| answers that differ |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in names:
-        run = read(name)
+        run, other = read(name), FOLDER / ("long_off.json" if name.startswith("long") else "off.json")
+        reference = json.loads(other.read_text())["answers"] if other.exists() else None
         count = run["counters"]
         hit = round(count["vllm:prefix_cache_hits_total"])
         ours = count.get("hybridserve_prefix_hit_tokens_total")
-        if ours is not None and name not in ("off", "preempting"):
+        if ours is not None and "off" not in name and "small" not in name:
             assert round(ours) == hit, f"{name}: our counter {ours}, the engine's {hit}"
         lost = sum(value for key, value in count.items() if key.startswith("lost:"))
         if ours is not None:
             assert ours + lost == count["hybridserve_prefix_reusable_tokens_total"], name
+        assert len({json.dumps(one) for one in run["answers"]}) == len(run["answers"]), f"{name}: equal conversations"
         different = differences(reference, run["answers"]) if reference is not None else "-"
         cells = (
             VARIANTS[name][0], f"{run['prompt_tokens']:,}", f"{run['reusable']:,}", f"{hit:,}",
