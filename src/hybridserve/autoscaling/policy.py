@@ -42,6 +42,7 @@ class Cause(StrEnum):
     MISSING_METRICS = "missing_metrics"
     CONTROLLER_RESTART = "controller_restart"
     DRAINING = "draining"
+    STARTING = "starting"
     RECENT_PEAK = "recent_peak"
     RATE_LIMIT = "rate_limit"
     REPLICA_LIMIT = "replica_limit"
@@ -146,11 +147,23 @@ def compute_replicas(fleet: FleetMetrics, spec: ScalingSpec, state: PolicyState)
     if fleet.draining:
         # Whether the replicas that still drain are missed shows only when they are gone.
         return decide(fleet.target, Cause.DRAINING, f"{fleet.draining} replicas are still draining: no scale-down")
+    waiting = _waiting(fleet)
+    starting = fleet.target - fleet.ready
+    if waiting and starting > 0:
+        # Clients that wait for answers send no more, so demand looks low until the replicas they wait for have started,
+        # however long that takes. With no request waiting, replicas that never start do not prevent a scale-down.
+        reason = f"{waiting} requests wait and {starting} replicas are still starting: no scale-down"
+        return decide(fleet.target, Cause.STARTING, reason)
     if higher and higher[0][1] >= fleet.target:
         at, count = higher[0]
         reason = f"{count} replicas were needed {fleet.now - at:.0f} s ago: no scale-down"
         return decide(fleet.target, Cause.RECENT_PEAK, reason)
     return decide(max(wanted, higher[0][1] if higher else 0), cause, reason)
+
+
+def _waiting(fleet: FleetMetrics) -> int:
+    """Requests that wait, at a replica or for one."""
+    return fleet.queued + sum(replica.waiting for replica in fleet.replicas)
 
 
 def _required(
@@ -179,7 +192,7 @@ def _required(
         burst = True
         load = demand.now
         reason = f"burst: {demand.now:.1f} slots needed, {demand.forecast:.1f} forecast"
-    waiting = fleet.queued + sum(replica.waiting for replica in fleet.replicas)
+    waiting = _waiting(fleet)
     if waiting:
         # The queue should be empty when a replica requested now is ready: sooner is not possible, and a slot for each
         # of 500 waiting requests would be a fleet that has nothing to do a minute later.

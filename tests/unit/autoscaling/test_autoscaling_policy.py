@@ -301,6 +301,33 @@ def test_no_scale_down_while_replicas_drain() -> None:
     assert decision.cause == Cause.DRAINING
 
 
+def test_no_scale_down_while_requests_wait_for_replicas_that_start() -> None:
+    """Clients that wait for answers, and a start of 200 s where `start_up_s` is 20: measured as replicas 1, 3, 2, 3."""
+    scaling = spec(capacity=replace(CAPACITY, max_num_seqs=4), max_replicas=3, start_up_s=20.0)
+    state, target, targets = PolicyState(), 1, []
+    for second in range(1, 301):
+        open_streams = 40 if second <= 200 else 0
+        finished = 6 * second if open_streams else 1240
+        replica = ReplicaMetrics(
+            "a",
+            running=min(4, open_streams),
+            waiting=max(0, open_streams - 4),
+            blocks_used=8 * min(4, open_streams),
+            arrived=finished + open_streams,
+            finished=finished,
+            prompt_tokens=32 * finished,
+            generated=100 * finished,
+            slot_seconds=2 / 3 * finished,
+        )
+        seen = FleetMetrics(now=float(second), target=target, ready=1, replicas=(replica,))
+        decision = compute_replicas(seen, scaling, state)
+        state, target = decision.state, decision.replicas
+        targets.append(target)
+    loaded = targets[:200]
+    assert set(loaded[loaded.index(3) :]) == {3}
+    assert targets[-1] == 1  # replicas that never start do not prevent a scale-down when nothing waits
+
+
 def test_each_resource_can_be_the_scarcest() -> None:
     """The same requests per second; the scarce resource differs."""
 
