@@ -10,7 +10,7 @@ from typing import Any
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs/images/plan-memory.svg"
 PLANS = {"Nemotron Nano 9B v2": "nemotron-nano-9b-v2", "Qwen3 8B": "qwen3-8b"}
-OPTIONS = ("--gpu", "a10g", "--prompt", "1024/4096", "--output", "512/2048", "--json")
+OPTIONS = ("--gpu", "l40s", "--prompt", "1024/4096", "--output", "512/2048", "--json")
 COLORS = {
     "weights": "#4c6a92",
     "activation, graphs, runtime": "#8fa6c4",
@@ -71,7 +71,7 @@ def main() -> None:
             left += size
     axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
-    axes.set(xlabel="GiB of one NVIDIA A10G", xlim=(0, sum(next(iter(bars.values())).values())))
+    axes.set(xlabel="GiB of one NVIDIA L40S", xlim=(0, sum(next(iter(bars.values())).values())))
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(PICTURE, metadata={"Date": None, "Description": json.dumps(bars)})

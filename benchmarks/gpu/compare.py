@@ -20,8 +20,8 @@ HERE = Path(__file__).resolve().parent
 MODELS = {"nano9b": "nemotron-nano-9b-v2", "qwen8b": "qwen3-8b"}
 
 
-def planned(step: dict[str, Any], gpu: str, kv_bytes: int | None) -> dict[str, Any]:
-    """The plan for the settings of this step, from the pool's measured bytes where given, or `{"refused": reason}`."""
+def plan_command(step: dict[str, Any], gpu: str, kv_bytes: int | None) -> list[str]:
+    """Arguments of `hybridserve` that plan the settings of this step, from the pool's measured bytes where given."""
     found, folder = step["facts"], Path(step["start"]["settings"]["model"]).name
     cache, scheduler, memory = found["cache"], found["scheduler"], found["memory"]
     words = ["plan", MODELS.get(folder, str(HERE / "models" / folder)), "--gpu", gpu, "--json"]
@@ -37,6 +37,11 @@ def planned(step: dict[str, Any], gpu: str, kv_bytes: int | None) -> dict[str, A
         words += ["--ssm-dtype", cache["mamba_ssm_cache_dtype"]]
     if kv_bytes:
         words += ["--kv-bytes", str(kv_bytes)]
+    return words
+
+
+def planned(words: list[str]) -> dict[str, Any]:
+    """What `hybridserve` with these arguments plans, or `{"refused": reason}`."""
     command = [sys.executable, "-c", "from hybridserve.cli import main; main()", *words]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
@@ -51,8 +56,10 @@ def compare_step(step: dict[str, Any], gpu: str) -> dict[str, Any]:
     found, memory = step["facts"], step["facts"]["memory"]
     profiled = memory.get("available_kv_cache_memory_bytes")
     pool = profiled or found["cache"]["kv_cache_memory_bytes"]
-    exact, estimate = planned(step, gpu, pool), planned(step, gpu, None if profiled else pool)
+    exact, estimate = (planned(plan_command(step, gpu, size)) for size in (pool, None if profiled else pool))
     row: dict[str, Any] = {"step": step["step"], "attempt": step["start"]["attempt"]}
+    if "torch_compile_s" in step:
+        row["torch_compile_s"] = step["torch_compile_s"]
     if "refused" in exact:
         return {**row, "refused": exact["refused"]}
     # The plan gives each capacity for the low end, the middle and the high end of its band; here all three are equal.
@@ -84,6 +91,8 @@ def throughput(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (step["step"].partition("-")[0], row["isl"], row["osl"]): row
         for step in steps
         for row in step.get("workloads", [])
+        # With preempted requests the step is not that of a batch which fits.
+        if not row["decode"]["preempted"]
     }
     table = []
     for (model, isl, osl), row in rates.items():
@@ -108,7 +117,11 @@ def compared(steps: list[dict[str, Any]], gpu: str) -> dict[str, Any]:
     """Everything that the results and the planner say about each other."""
     return {
         "capacity": [compare_step(step, gpu) for step in steps if "facts" in step],
-        "refusals": [{"step": step["step"], "engine": step["refused"]} for step in steps if "refused" in step],
+        "refusals": [
+            {"step": step["step"], "engine": reason}
+            for step in steps
+            if "facts" not in step and (reason := step.get("refused", step.get("error")))
+        ],
         "admission": [
             {"step": step["step"], **{key: point[key] for key in ("length", "fit", "asked", "running")}}
             for step in steps
@@ -137,7 +150,8 @@ def different(report: dict[str, Any]) -> list[str]:
 def show(report: dict[str, Any]) -> None:
     """Print the report as text."""
     for row in report["capacity"]:
-        print(f"{row['step']} (attempt {row['attempt']})")
+        compiled = f", torch.compile {row['torch_compile_s']} s" if "torch_compile_s" in row else ""
+        print(f"{row['step']} (attempt {row['attempt']}{compiled})")
         if "refused" in row:
             print(f"  the planner refuses: {row['refused']}")
         for field, (measured, plan) in row.get("integers", {}).items():

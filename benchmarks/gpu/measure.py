@@ -56,6 +56,8 @@ KEEP = re.compile(
     r"init engine|attention backend|FlashAttention version|Model Runner|block size|page size|Mamba cache mode|"
     r"mamba_ssm_cache_dtype|Free memory on device|WARNING|ERROR"
 )
+# Seconds tell a start with a torch.compile cache (1 to 2) from one without: the pools differ.
+COMPILED = re.compile(r"torch\.compile took ([0-9.]+) s")
 # The versions that the kit was built for: (distribution, accepted prefixes) on a GPU and with vLLM's CPU build.
 GPU_VERSIONS = {"vllm": ("0.29.",), "torch": ("2.11.", "2.13.")}
 CPU_VERSIONS = {"vllm": ("0.29.",), "torch": ("2.13.",)}
@@ -139,6 +141,8 @@ def run_step(
     out = json.loads(part.read_text()) if part.exists() else {"step": name}
     out["exit"] = "killed: out of time" if state is None else state
     text = log.read_text(errors="replace") if log.exists() else ""
+    if found := COMPILED.search(text):
+        out["torch_compile_s"] = float(found[1])
     out["lines"] = [line[:400] for line in text.splitlines() if KEEP.search(line) and "it/s]" not in line][:60]
     return out, text
 

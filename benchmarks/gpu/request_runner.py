@@ -168,3 +168,12 @@ def blocks_of(pool: dict[str, Any], cache: dict[str, Any], length: int) -> int:
 def spread(low: int, high: int, count: int) -> list[int]:
     """`count` lengths spread evenly from low to high, as in a saturated engine at any moment."""
     return [round(low + (high - low) * (i + 0.5) / count) for i in range(count)]
+
+
+def most_that_fit(pool: dict[str, Any], cache: dict[str, Any], low: int, high: int, most: int) -> int:
+    """The largest count, up to `most`, of `spread` sequences from low to high whose blocks are all in the pool."""
+    usable = pool["num_blocks"] - 1
+    for count in range(most, 1, -1):
+        if sum(blocks_of(pool, cache, length) for length in spread(low, high, count)) <= usable:
+            return count
+    return 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import probe
-from request_runner import RequestRunner, blocks_of, spread
+from request_runner import RequestRunner, blocks_of, most_that_fit, spread
 
 from engine import facts, gpu_now, start
 
@@ -140,8 +140,7 @@ def workload(run: StepRun, requests: RequestRunner, sizes: Sizes, isl: int, osl:
     requests.prefill(isl, 2, max(5, run.left()))  # compiles what this length needs
     rate = requests.prefill(isl, max(1, sizes["prefill_tokens"] // isl), max(5, run.left()))
     run.out["prefill"].append(rate)
-    blocks = blocks_of(found["pool"], found["cache"], isl + osl // 2)
-    fit = max(1, min(found["scheduler"]["max_num_seqs"], (found["pool"]["num_blocks"] - 1) // blocks))
+    fit = most_that_fit(found["pool"], found["cache"], isl, isl + osl, found["scheduler"]["max_num_seqs"])
     # Slightly less than fits, so that new tokens have blocks and nothing is preempted.
     held = max(1, int(0.97 * fit))
     run.save()
@@ -193,7 +192,7 @@ def steps(sizes: Sizes) -> dict[str, Step]:
         "max_num_seqs": sizes["seqs"],
         "max_num_batched_tokens": sizes["batched"],
     }
-    small = {**wide, "max_num_seqs": 16, "max_num_batched_tokens": 2048}
+    small = {"max_model_len": sizes["small"], "max_num_seqs": 16, "max_num_batched_tokens": 2048}
     served = {"max_num_seqs": sizes["most"], "max_num_batched_tokens": sizes["batched"]}
     nano, qwen = {"model": "nano9b"}, {"model": "qwen8b"}
     cached = {**nano, **wide, "max_num_seqs": 64, "enable_prefix_caching": True}
@@ -243,6 +242,8 @@ FULL: Sizes = {
     "suffix": "",
     "engine": {},
     "context": 32768,
+    # Less than what the pool of an A10G takes of Qwen3-8B (31,872 tokens in the run of 2026-11-27).
+    "small": 28672,
     "longest": 131072,
     "seqs": 512,
     "most": 1024,
@@ -256,7 +257,7 @@ FULL: Sizes = {
     # A pool too small for one sequence of the longest context.
     "refused": {"max_model_len": 131072, "kv_cache_memory_bytes": 1 << 30},
     # What the planner's estimate for an A10G leaves for the cache, in bytes (`hybridserve plan ... --gpu a10g`).
-    "pool": {"nano": 2_958_316_339, "qwen": 4_702_989_189},
+    "pool": {"nano": 2_474_990_808, "qwen": 5_139_594_087},
     "steps": 60,
     "workloads": [(8192, 16384), (1024, 8192)],
     "prefill_tokens": 131072,
@@ -275,6 +276,7 @@ SHORT: Sizes = FULL | {
     "seqs": 32,
     "most": 64,
     "context": 4096,
+    "small": 4096,
     "longest": 8192,
     "batched": 2048,
     "planned": {

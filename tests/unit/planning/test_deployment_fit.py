@@ -67,7 +67,7 @@ def test_utilization_above_free_memory_is_refused():
 
 def test_verdict_is_uncertain_if_only_the_high_end_fits():
     """128k of Nano 9B on an A10G at the default utilization: the estimate fits, its low end does not."""
-    plan = plan_deployment(deployment_of(NANO_9B, "a10g", max_num_seqs=64))
+    plan = plan_deployment(deployment_of(NANO_9B, "a10g", max_num_seqs=8))
     assert plan.verdict == "uncertain"
     assert plan.cache is not None
     assert plan.low is None

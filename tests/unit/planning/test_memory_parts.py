@@ -56,13 +56,13 @@ def test_experts_are_whole_on_each_rank_with_expert_parallelism():
 
 
 def test_encoding_the_largest_image_has_the_peak_of_a_public_log():
-    # RTX PRO 6000, vLLM 0.29.0: 2.58 GiB of activations (the log of Qwen3.8-27B).
+    # RTX PRO 6000, vLLM 0.29.0: 2.58 GiB of activations, which include the estimate of the graphs, 0.69 GiB.
     log = next(log for log in LOGS if log.id == "A10")
     arch = read_architecture(log.model)
     request = MemoryRequest(
         total_bytes=GIB, gpu_memory_utilization=0.9, max_num_seqs=256, max_num_batched_tokens=8192, max_capture_size=512
     )
-    assert encoder_peak(arch, request) / GIB == pytest.approx(2.58, rel=0.02)
+    assert encoder_peak(arch, request) / GIB == pytest.approx(2.58 - 0.69, rel=0.02)
     assert encoder_peak(replace(arch, tower=None), request) == 0
 
 

@@ -220,7 +220,7 @@ def test_bound_ratio_is_the_product_of_its_factors(capsys):
     assert ratio["total"] == pytest.approx(ratio["equal_batch"] * ratio["capacity"])
     assert "ratio" not in qwen
     fitting = json.loads(run(capsys, *argv))["rows"]
-    assert (fitting[0]["batch"], fitting[1]["batch"]) == (6, 1)
+    assert (fitting[0]["batch"], fitting[1]["batch"]) == (5, 1)
     assert "--batches" in refused(capsys, *argv[:-1], "--batches", "8")
 
 

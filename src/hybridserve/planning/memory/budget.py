@@ -6,9 +6,9 @@ The engine profiles these on the device (vllm/v1/worker/gpu_worker.py, determine
     pool      = requested - weights - runtime - activation peak - captured graphs
 
 The size of the pool is *known* if it is given (`kv_cache_memory_bytes`) or was profiled before (`calibration`);
-otherwise it is an *estimate* with a band. The estimate is fitted to public start-up logs: Qwen3-8B on 24 GB (0.52 GiB
-for 86 graphs, 0.81 GiB for everything else), models with 28 to 64 layers (0.37 to 0.8 GiB of graphs), and Qwen3.8-27B
-with its vision encoder (2.58 GiB of activations).
+otherwise it is an *estimate* with a band. The estimate is fitted to starts of vLLM 0.29 with its V2 model runner, which
+every planned release uses on a GPU: ten of Nemotron Nano 9B v2 and Qwen3-8B on an H200 (docs/evidence/gpu.md), and a
+public log of Qwen3.8-27B with its vision encoder.
 """
 
 from __future__ import annotations
@@ -24,21 +24,26 @@ from hybridserve.units import DTYPE_BYTES, MIB
 
 Confidence = Literal["known", "estimate"]
 
-# cuBLAS and attention workspaces, input buffers, block tables; with more than one rank also NCCL and custom all-reduce.
-RUNTIME_BYTES = 256 * MIB
-PARALLEL_RUNTIME_BYTES = 640 * MIB
-# The sampler's warm-up allocates about four times the float32 logits: logits, sorted values, indices, probabilities.
-SAMPLER_COPIES = 4
-# A captured graph keeps launch parameters and small buffers per layer, on top of a pool that all graphs share.
-GRAPH_POOL_BYTES = 200 * MIB
-GRAPH_LAYER_BYTES = 110 * 1024
+# CUDA modules, cuBLAS and attention workspaces, input buffers; with more than one rank also NCCL and custom all-reduce.
+RUNTIME_BYTES = 300 * MIB
+PARALLEL_RUNTIME_BYTES = 684 * MIB
+# Without a torch.compile cache, starts with a Mamba2 model kept 1,088 MiB more of PyTorch's memory than with one, at
+# every setting; starts of Qwen3-8B and Qwen3.8-27B did not. The cause is unknown, so the estimate is halfway between.
+COMPILE_BYTES = 1088 * MIB
+# Of the profiled step beside the layers' intermediates, whatever the number of tokens.
+STEP_BYTES = 256 * MIB
+# The profiled step samples greedily: the logits, and their copy in float32.
+SAMPLER_COPIES = 2
+# The engine captures the graphs of mixed steps, and two of the decode graphs, whose cost it extrapolates.
+MIXED_GRAPH_BYTES = 11 * MIB
+DECODE_GRAPH_BYTES = 7 * MIB
 # Error band of the estimate: a fixed part, and a share of what is modeled rather than counted.
-BAND_BYTES = 256 * MIB
-BAND_SHARE = 0.35
+BAND_BYTES = 192 * MIB
+BAND_SHARE = 0.25
 ROCM_BAND_BYTES = 1 << 30
 ROCM_EXPERT_BAND = 0.35
 # Vectors of the encoder's width that live at once for each patch, besides the input and output of the widest MLP.
-ENCODER_VECTORS = 10
+ENCODER_VECTORS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +122,15 @@ def budget_memory(
     """
     requested = math.ceil(request.total_bytes * request.gpu_memory_utilization)
     parallel = request.tensor_parallel_size * request.pipeline_parallel_size > 1
-    runtime = PARALLEL_RUNTIME_BYTES if parallel else RUNTIME_BYTES
+    runtime = (PARALLEL_RUNTIME_BYTES if parallel else RUNTIME_BYTES) + penalty_bytes(arch, request)
+    compiled = COMPILE_BYTES // 2 if isinstance(arch.state, Mamba2) and request.max_capture_size else 0
+    runtime += compiled
     lora = lora_bytes(arch, request.lora, request.dtype, request.tensor_parallel_size) if request.lora else 0
     resident = max(0, weights.bytes - request.cpu_offload_bytes) + lora
     activation = max(encoder_peak(arch, request), forward_peak(arch, request), sampler_peak(arch, request))
-    graphs = graph_bytes(arch, request)
+    graphs = graph_bytes(request)
     left = requested - resident - runtime - activation - graphs
-    band = round(BAND_BYTES + BAND_SHARE * (activation + graphs))
+    band = round(BAND_BYTES + BAND_SHARE * (activation + graphs)) + compiled
     band += weights.band + round(BAND_SHARE * (lora + min(request.cpu_offload_bytes, weights.bytes)))
     if request.rocm:
         # The estimate is fitted to CUDA. vLLM pads experts on ROCm: a log of Granite 4.0 H small has 31 % more weights.
@@ -159,7 +166,9 @@ def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
     dtype_bytes = DTYPE_BYTES[arch.dtype if request.dtype == "auto" else request.dtype]
     per_token = 0.0
     if arch.mlp is not None:
-        per_token = arch.mlp.matrices * arch.mlp.intermediate * dtype_bytes
+        # A gated MLP has the output of its fused projection, twice as wide, beside the gated product.
+        copies = arch.mlp.matrices + 1 if arch.mlp.matrices > 2 else arch.mlp.matrices
+        per_token = copies * arch.mlp.intermediate * dtype_bytes
     if arch.moe is not None:
         width = arch.moe.latent or arch.hidden
         routed = arch.moe.experts_per_token * (arch.moe.matrices * arch.moe.intermediate + width)
@@ -167,10 +176,9 @@ def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
         per_token = max(per_token, (routed + shared) * dtype_bytes)
     match arch.state:
         case Mamba2() as m:
+            # The profiled step has no sequences, so it scans no chunks.
             conv = m.inner + 2 * m.groups * m.state
-            # Besides the projections: one float32 state per chunk, before and after the state passing step.
-            chunk_states = 2 * 4 * m.inner * m.state / m.chunk
-            per_token = max(per_token, (2 * m.inner + 2 * conv + m.heads) * dtype_bytes + chunk_states)
+            per_token = max(per_token, (2 * m.inner + 2 * conv + m.heads) * dtype_bytes)
         case Mamba1() as m:
             per_token = max(per_token, 5 * m.inner * dtype_bytes)
         case GatedDeltaNet() as g:
@@ -180,8 +188,8 @@ def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
             per_token = max(per_token, 5 * c.width * dtype_bytes)
         case KimiDelta() | Lightning() as linear:
             per_token = max(per_token, 11 * linear.inner * dtype_bytes)
-    residual = 3 * arch.hidden * dtype_bytes
-    return round(request.max_num_batched_tokens * (per_token / request.tensor_parallel_size + residual))
+    residual = 4 * arch.hidden * dtype_bytes
+    return STEP_BYTES + round(request.max_num_batched_tokens * (per_token / request.tensor_parallel_size + residual))
 
 
 def encoder_peak(arch: Architecture, request: MemoryRequest) -> int:
@@ -198,19 +206,28 @@ def encoder_peak(arch: Architecture, request: MemoryRequest) -> int:
 
 
 def sampler_peak(arch: Architecture, request: MemoryRequest) -> int:
-    """Bytes of the sampler's warm-up over max_num_seqs rows of the whole vocabulary, on every rank."""
+    """Bytes of sampling max_num_seqs rows of the whole vocabulary, on every rank."""
     rows = min(request.max_num_seqs, request.max_num_batched_tokens)
     return rows * arch.vocab * 4 * SAMPLER_COPIES
 
 
-def graph_bytes(arch: Architecture, request: MemoryRequest) -> int:
-    """Bytes of the captured graphs: one per capture size for mixed steps, one per decode batch up to max_num_seqs."""
-    if request.max_capture_size == 0:
-        return 0
-    graphs = capture_sizes(request.max_capture_size) + capture_sizes(
-        min(request.max_num_seqs, request.max_capture_size)
-    )
-    return GRAPH_POOL_BYTES + graphs * len(arch.layers) * GRAPH_LAYER_BYTES
+def penalty_bytes(arch: Architecture, request: MemoryRequest) -> int:
+    """Bytes that the sampler keeps for penalties: a count per sequence and token, and a bit per token of the prompt.
+
+    Source: vLLM v1/worker/gpu/sample/penalties.py, PenaltiesState: int32 [max_num_seqs, vocab] and
+    int32 [max_num_seqs, ceil(vocab / 32)].
+    """
+    return 4 * request.max_num_seqs * (arch.vocab + math.ceil(arch.vocab / 32))
+
+
+def graph_bytes(request: MemoryRequest) -> int:
+    """Bytes that the engine sets aside for captured graphs: one per size for mixed steps, one per decode batch.
+
+    The number of layers changes little: four models with 36 to 64 layers took 12 to 13 MiB for a mixed graph.
+    """
+    mixed = capture_sizes(request.max_capture_size)
+    decode = capture_sizes(min(request.max_num_seqs, request.max_capture_size))
+    return mixed * MIXED_GRAPH_BYTES + decode * DECODE_GRAPH_BYTES
 
 
 def capture_sizes(largest: int) -> int:
