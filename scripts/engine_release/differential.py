@@ -30,6 +30,7 @@ SWITCHES = (
     "prefix_match_unit_checked_for_one_group",
     "mamba_cache_mode_ignored",
     "window_has_smallest_block",
+    "float_cache_must_match",
 )
 
 
