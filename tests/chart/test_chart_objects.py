@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -51,6 +54,7 @@ def test_incremental_upgrades_use_the_gateway_of_kuberay() -> None:
         "http://public.gateways:80",
         "open",
         "300",
+        "unverified",
     ]
     assert "test.url" not in notes(values)
 
@@ -168,6 +172,32 @@ def test_a_reference_makes_every_replica_check_its_engine() -> None:
         mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
         assert folder in [mount["mountPath"] for mount in mounts]
     assert not [one for one in template({}) if one["metadata"]["name"] == "demo-verify"]
+
+
+@pytest.mark.parametrize(
+    ("values", "verified"),
+    [
+        ({}, "unverified"),
+        ({"settings": {"verify": {"at_start": True}}}, "itself"),
+        ({"verify": {"reference": '{"schema": "hybridserve.reference/1", "sha256": "12ab"}'}}, "12ab"),
+    ],
+)
+def test_helm_test_requires_the_verdict_of_this_release(values, verified) -> None:
+    """A replica of the release before it, checked against nothing or another reference, does not count."""
+    pod = only(template(values), "Pod", "demo-test")
+    assert pod["spec"]["containers"][0]["args"][-1] == verified
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import smoke, json; "
+    code += "print([smoke.is_verified(body, sys.argv[2]) for body in json.loads(sys.argv[3])])"
+    bodies = [
+        {"ready": True},
+        {"verify": {"passed": False, "reference": "12ab"}},
+        {"verify": {"passed": True, "reference": ""}},
+        {"verify": {"passed": True, "reference": "12ab"}},
+    ]
+    words = [sys.executable, "-B", "-c", code, str(CHART / "files"), verified, json.dumps(bodies)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    wanted = {"unverified": [True] * 4, "itself": [False, False, True, True], "12ab": [False, False, False, True]}
+    assert json.loads(done.stdout.lower()) == wanted[verified]
 
 
 @pytest.mark.parametrize("kind", ["dashboards", "rules"])

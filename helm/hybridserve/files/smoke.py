@@ -1,6 +1,7 @@
 """`helm test`: is the release ready, which model does it serve, does one completion work, and what was checked.
 
-Arguments: the address of the service; `open` or `keys`, whether it requires API keys; seconds to wait for readiness.
+Arguments: the address of the service; `open` or `keys`, whether it requires API keys; seconds to wait for readiness;
+`unverified`, `itself` or the digest of the reference that the engine must have been checked against.
 The key is read from the file that API_KEY_FILE names. Only the standard library is used, so any image with Python
 works.
 """
@@ -43,23 +44,35 @@ def expect(what, status, wanted=200):
         sys.exit(f"{what} returned {status} instead of {wanted}")
 
 
-def wait_until_ready(base, seconds):
-    """Request /ready until it returns 200 or the time is over."""
+def is_verified(body, verified):
+    """Whether /ready came from a replica with the required check. During an upgrade an old replica may answer."""
+    verdict = body.get("verify", {})
+    return verified == "unverified" or (
+        verdict.get("passed") is True and (verified == "itself" or verdict.get("reference") == verified)
+    )
+
+
+def wait_until_ready(base, seconds, verified):
+    """Request /ready until a replica with the required check returns 200, or the time is over."""
     end = time.monotonic() + seconds
     status, body = request(base + "/ready")
-    while status != 200 and time.monotonic() < end:
+    while (status != 200 or not is_verified(body, verified)) and time.monotonic() < end:
         time.sleep(2)
         status, body = request(base + "/ready")
     if status != 200:
         print(f"/ready: {json.dumps(body)[:500]}", flush=True)
     expect("/ready", status)
+    if not is_verified(body, verified):
+        sys.exit(
+            f"/ready: the numeric check ({verified}) has not passed on the replica that answers: {body.get('verify')}"
+        )
 
 
-def main(base, access, seconds):
+def main(base, access, seconds, verified):
     """Run all requests; the exit code is the result."""
     key_file = os.environ.get("API_KEY_FILE")
     key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else None
-    wait_until_ready(base, max(0.0, seconds - 30))
+    wait_until_ready(base, max(0.0, seconds - 30), verified)
     if access == "keys":
         expect("/v1/models without a key", request(base + "/v1/models")[0], wanted=401)
         if key is None:
@@ -80,4 +93,5 @@ def main(base, access, seconds):
     print(json.dumps(compliance)[:2000])
 
 
-main(sys.argv[1], sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])

@@ -111,6 +111,8 @@ async def serve_builtin(context: RequestContext) -> bool:
             problems.append(f"engine: /health returned {health.status}")
         status = 503 if problems else 200
         document = {"ready": not problems, "reasons": problems, "warnings": state.readiness.warnings()}
+        if state.readiness.verify is not None:
+            document["verify"] = state.readiness.verify.verdict
     elif context.route.name == "drain":
         state.lifecycle.drain(method == "POST")
         document = {"draining": state.lifecycle.draining, "active": state.lifecycle.active}

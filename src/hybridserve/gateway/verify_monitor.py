@@ -52,6 +52,11 @@ class VerifyMonitor:
         self._metrics = metrics
         self._token = token
 
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """For /ready: whether the check passed, and the digest of the reference (empty: the engine against itself)."""
+        return {"passed": self.fault is None, "reference": self._reference.sha256 if self._reference else ""}
+
     async def run(self, app: App) -> None:
         """Check the engine behind `app`. Whatever goes wrong counts as a failed check."""
         try:

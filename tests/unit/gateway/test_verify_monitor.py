@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,5 +67,7 @@ async def test_a_trusted_replica_writes_a_reference_that_the_next_one_uses(tmp_p
     await broken.run(ToyEngine(noise=0.001, broken=lambda _: True))
     assert registry.get_sample_value("hybridserve_verify_passed", {"against": "reference"}) == 0.0
     right = monitor(second, CollectorRegistry())
+    assert right.verdict["passed"] is False
     await right.run(ToyEngine(noise=0.001))
     assert right.fault is None
+    assert right.verdict == {"passed": True, "reference": json.loads(file.read_text())["sha256"]}
