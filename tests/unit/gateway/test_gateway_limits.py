@@ -217,6 +217,8 @@ def test_prompt_tokens_are_counted_only_for_long_bodies() -> None:
     assert_openai_error(send(app, long), 400, "prompt_too_long")
     middling = {"messages": [{"role": "user", "content": "x" * 150}]}
     assert send(app, middling).status == 200, "more bytes than the limit, but fewer tokens"
+    hidden = {**CHAT, "documents": [{"title": "notes", "text": "x" * 600}]}
+    assert_openai_error(send(app, hidden), 400, "prompt_too_long")
     assert_openai_error(send(app, {"prompt": list(range(200))}, "/v1/completions"), 400, "prompt_too_long")
     # An unknown model is reported by the engine, and is no outage.
     assert send(app, {"model": "unknown", "prompt": "word " * 200}, "/v1/completions").status == 200

@@ -49,8 +49,14 @@ def _prompts(request: GenerationRequest) -> list[dict[str, Any] | int]:
     """Each prompt of a request, as a body for ``/tokenize``, or as its length if it is given as token IDs."""
     body = request.body
     if request.format.name in ("chat", "messages"):
-        fields = _CHAT_FIELDS if request.format.name == "chat" else _ANTHROPIC_FIELDS
-        return [{field: body[field] for field in fields if body.get(field) is not None}]
+        anthropic = request.format.name == "messages"
+        fields = _ANTHROPIC_FIELDS if anthropic else _CHAT_FIELDS
+        counted = {field: body[field] for field in fields if body.get(field) is not None}
+        extra = counted.get("chat_template_kwargs", {})
+        # vLLM passes documents to the template in this way, and refuses what is no object.
+        if not anthropic and body.get("documents") and isinstance(extra, dict):
+            counted["chat_template_kwargs"] = {**extra, "documents": body["documents"]}
+        return [counted]
     model = {"model": body["model"]} if isinstance(body.get("model"), str) else {}
     if request.format.name == "responses":
         try:
