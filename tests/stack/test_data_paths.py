@@ -127,6 +127,7 @@ def test_every_port_requires_a_key(running: PathService, route: str) -> None:
 
 def _replica_urls(running: PathService) -> list[str]:
     """Addresses that bypass the public port: the replica's own, and Ray's proxy that HAProxy falls back to."""
+    # Without HAProxy: its ports are random, and may lie in the range of Ray's replicas.
     ports = [c.laddr.port for c in _listening(running) if 30000 <= c.laddr.port <= 31000]
     assert bool(ports) == (running.path == "haproxy")
     return [f"http://127.0.0.1:{port}" for port in [*ports, *_fallback(running)]]
@@ -143,9 +144,10 @@ def _fallback(running: PathService) -> list[int]:
 
 
 def _listening(running: PathService) -> list[Any]:
+    """Sockets on which Ray Serve's processes listen."""
     found = []
     for process in running.service.family():
-        if process.name() == "haproxy" or "Serve" in " ".join(process.cmdline()):
+        if "Serve" in " ".join(process.cmdline()):
             found += [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     return found
 
