@@ -113,6 +113,30 @@ def throughput(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
+def at_batches(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Output tokens a second at fixed numbers of sequences of a workload's mean length, and the ratio at equal batch.
+
+    The formula is that of `steps.workload`, with the prefill rate of the workload's own input length.
+    """
+    speeds = [(step["step"].partition("-")[0], step) for step in steps if step["step"].endswith("-speed")]
+    prefill = {(model, row["length"]): row["tokens_per_s"] for model, step in speeds for row in step.get("prefill", [])}
+    lengths = {(row["isl"], row["osl"]) for _, step in speeds for row in step.get("workloads", [])}
+    table = []
+    for model, step in speeds:
+        for point in step.get("points", []):
+            for isl, osl in sorted(lengths):
+                if point["mean_length"] != isl + osl // 2 or (model, isl) not in prefill:
+                    continue
+                seconds = isl / prefill[model, isl] + osl * point["step_ms_mean"] / 1e3 / point["running"]
+                table.append({"model": model, "input": isl, "output": osl, "sequences": point["running"],
+                              "output_tokens_per_s": round(osl / seconds, 1)})  # fmt: skip
+    qwen = {(row["input"], row["sequences"]): row["output_tokens_per_s"] for row in table if row["model"] == "qwen"}
+    for row in table:
+        if row["model"] == "nano" and (rate := qwen.get((row["input"], row["sequences"]))):
+            row["ratio_to_qwen"] = round(row["output_tokens_per_s"] / rate, 2)
+    return table
+
+
 def compared(steps: list[dict[str, Any]], gpu: str) -> dict[str, Any]:
     """Everything that the results and the planner say about each other."""
     return {
@@ -129,6 +153,7 @@ def compared(steps: list[dict[str, Any]], gpu: str) -> dict[str, Any]:
             for point in step["points"]
         ],
         "throughput": throughput(steps),
+        "at_batches": at_batches(steps),
         "turns": [
             {"step": step["step"], **{key: step["turns"][-1][key] for key in ("turn", "prompt", "ttft_s")}}
             for step in steps
@@ -162,7 +187,7 @@ def show(report: dict[str, Any]) -> None:
             print(f"  {field:12s} {seen:>12s} {plan / GIB:12.3f} GiB {off}")
         if "band" in row:
             print(f"  band of the pool: {row['band'] / GIB:.3f} GiB, {'inside' if row['in_band'] else 'OUTSIDE'}")
-    for key in ("refusals", "admission", "throughput", "turns"):
+    for key in ("refusals", "admission", "throughput", "at_batches", "turns"):
         for row in report[key]:
             print(f"{key}: " + ", ".join(f"{name} {value}" for name, value in row.items() if value is not None))
 

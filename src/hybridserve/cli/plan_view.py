@@ -53,7 +53,7 @@ def _memory(plan: dict[str, Any]) -> None:
         _bar(memory)
     rows = [
         ("weights", memory["weights"], _weights_note(memory)),
-        ("runtime", memory["runtime"], "workspaces and buffers"),
+        ("runtime", memory["runtime"], "workspaces, buffers, the sampler's counts, what compiling may keep"),
         ("activation", memory["activation"], "peak of one full step, of the sampler, or of the largest image"),
         ("graphs", memory["graphs"], "captured CUDA graphs"),
         ("cache pool", memory["pool"], memory["pool_source"]),

@@ -96,3 +96,15 @@ def test_a_plan_takes_the_measured_pool(capsys):
     words += ["--batched-tokens", "9368", "--json", "--calibration", str(RESULTS / "pools-h200.yaml")]
     plan = planned(capsys, words)
     assert (plan["confidence"], plan["memory"]["pool"]) == ("known", 116_648_561_767)
+
+
+def test_the_rates_are_those_of_the_evidence_page():
+    from compare import at_batches, throughput
+
+    rates = {(row["model"], row["input"], row["sequences"]): row["output_tokens_per_s"] for row in at_batches(STEPS)}
+    page = (KIT.parents[1] / "docs" / "evidence" / "gpu.md").read_text()
+    for key, shown in ((("nano", 8192, 8), "1,178"), (("qwen", 8192, 1), "171"), (("nano", 1024, 426), "6,313")):
+        assert f"{rates[key]:,.0f}" == shown
+        assert shown in page
+    ratio = next(row["ratio_to_qwen"] for row in throughput(STEPS) if row["ratio_to_qwen"])
+    assert f"**{ratio}**" in page

@@ -7,7 +7,7 @@ The engine profiles these on the device (vllm/v1/worker/gpu_worker.py, determine
 
 The size of the pool is *known* if it is given (`kv_cache_memory_bytes`) or was profiled before (`calibration`);
 otherwise it is an *estimate* with a band. The estimate is fitted to starts of vLLM 0.29 with its V2 model runner, which
-every planned release uses on a GPU: ten of Nemotron Nano 9B v2 and Qwen3-8B on an H200 (docs/evidence/gpu.md), and a
+every planned release uses on a GPU: eleven of Nemotron Nano 9B v2 and Qwen3-8B on an H200 (docs/evidence/gpu.md), and a
 public log of Qwen3.8-27B with its vision encoder.
 """
 
@@ -27,8 +27,8 @@ Confidence = Literal["known", "estimate"]
 # CUDA modules, cuBLAS and attention workspaces, input buffers; with more than one rank also NCCL and custom all-reduce.
 RUNTIME_BYTES = 300 * MIB
 PARALLEL_RUNTIME_BYTES = 684 * MIB
-# Without a torch.compile cache, starts with a Mamba2 model kept 1,088 MiB more of PyTorch's memory than with one, at
-# every setting; starts of Qwen3-8B and Qwen3.8-27B did not. The cause is unknown, so the estimate is halfway between.
+# Without a torch.compile cache, Nemotron Nano 9B v2 kept 1,088 MiB more of PyTorch's memory than with one, in both
+# pairs of equal starts; Qwen3-8B and Qwen3.8-27B show no such part. The cause is unknown: the estimate is halfway.
 COMPILE_BYTES = 1088 * MIB
 # Of the profiled step beside the layers' intermediates, whatever the number of tokens.
 STEP_BYTES = 256 * MIB
@@ -223,7 +223,7 @@ def penalty_bytes(arch: Architecture, request: MemoryRequest) -> int:
 def graph_bytes(request: MemoryRequest) -> int:
     """Bytes that the engine sets aside for captured graphs: one per size for mixed steps, one per decode batch.
 
-    The number of layers changes little: four models with 36 to 64 layers took 12 to 13 MiB for a mixed graph.
+    The number of layers changes little: three models with 36 to 64 layers took 10 to 14 MiB for a mixed graph.
     """
     mixed = capture_sizes(request.max_capture_size)
     decode = capture_sizes(min(request.max_num_seqs, request.max_capture_size))
