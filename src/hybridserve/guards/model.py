@@ -55,12 +55,15 @@ class ModelGuard:
 
     async def check(self, messages: Sequence[Message], stage: Stage) -> GuardVerdict:
         body = {**self._request, "messages": self._messages(messages, stage)}
-        answer = await self._http.post("/chat/completions", body)
+        text, finish = _answer(await self._http.post("/chat/completions", body))
         try:
-            parsed = self._parse(_verdict_text(answer), stage)
+            if finish != "stop":
+                raise GuardError(f"the verdict was cut off: finish_reason {finish}")
+            if not isinstance(text, str):
+                raise GuardError("the verdict is empty")
+            parsed = self._parse(text, stage)
         except GuardError as error:
-            # The text under check can make a guard model write anything. A guard that never writes a verdict fails its
-            # self-test.
+            # The text under check can make a guard model write anything.
             raise GuardError(error.detail, unjudgeable=True) from None
         if parsed.unsafe or (parsed.controversial and self._controversial_blocks):
             return GuardVerdict("block", self.name, parsed.categories)
@@ -93,14 +96,10 @@ class ModelGuard:
         return alternating(messages, stage)
 
 
-def _verdict_text(answer: Mapping[str, Any]) -> str:
+def _answer(answer: Mapping[str, Any]) -> tuple[object, object]:
+    """Text and finish reason of the guard's answer."""
     try:
         (choice,) = answer["choices"]
-        text, finish = choice["message"]["content"], choice["finish_reason"]
+        return choice["message"]["content"], choice["finish_reason"]
     except (KeyError, TypeError, ValueError):
         raise GuardError("the guard's response is not a chat completion") from None
-    if finish != "stop":
-        raise GuardError(f"the verdict was cut off: finish_reason {finish}")
-    if not isinstance(text, str):
-        raise GuardError("the verdict is empty")
-    return text

@@ -11,7 +11,11 @@ from hybridserve.guards.base import Guard, GuardError, GuardVerdict, IdentifiedG
 
 # The retry budget grows with every check up to this limit, so that a burst of failures causes few retries.
 _RETRY_BURST = 10.0
-_HELLO: tuple[Message, ...] = ({"role": "user", "content": "Hello"},)
+# Short conversations of our own, which every guard that works can judge.
+_HELLO: dict[Stage, tuple[Message, ...]] = {
+    "input": ({"role": "user", "content": "Hello"},),
+    "output": ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello!"}),
+}
 
 
 class ResilientGuard:
@@ -20,7 +24,8 @@ class ResilientGuard:
     After `breaker_failures` errors in a row the guard is asked about a short prompt of our own, and only if that fails
     too, the breaker opens: a client whose prompts make the guard slow or fail could else take it away from all. For
     `breaker_reset_s` every check is an error without a call; then the short prompt closes the breaker or opens it
-    again. Errors about one conversation, such as one that is too long, do not count.
+    again. An error about one conversation, such as one that is too long, does not count if the guard judges the short
+    prompt at that time; if it does not, the error is an outage like any other.
 
     Args:
         clock: the current time in seconds.
@@ -51,6 +56,7 @@ class ResilientGuard:
         self._sleep = sleep
         self._failures = 0
         self._opened: float | None = None
+        self._failed_stage: Stage = "input"
         self._confirming = False
         self._confirmation: asyncio.Task[bool] | None = None
 
@@ -79,9 +85,9 @@ class ResilientGuard:
                 async with asyncio.timeout(self._timeout_s):
                     verdict = await self._attempt(messages, stage)
         except Exception as error:  # A bug in an adapter must not let a request pass either.
-            unjudgeable = isinstance(error, GuardError) and error.unjudgeable
+            unjudgeable = isinstance(error, GuardError) and error.unjudgeable and await self._works(stage)
             verdict = GuardVerdict("error", self.name, detail=self._describe(error), unjudgeable=unjudgeable)
-        self._count(verdict)
+        self._count(verdict, stage)
         seconds = self._clock() - start  # not dataclasses.replace, which takes 3 us
         return GuardVerdict(
             verdict.outcome, verdict.guard, verdict.categories, verdict.detail, seconds, verdict.unjudgeable
@@ -127,26 +133,32 @@ class ResilientGuard:
             return f"no answer within {self._timeout_s:g} s"
         return error.detail if isinstance(error, GuardError) else f"unexpected {type(error).__name__}"
 
-    def _count(self, verdict: GuardVerdict) -> None:
+    def _count(self, verdict: GuardVerdict, stage: Stage) -> None:
         if verdict.unjudgeable:
             return
         if verdict.outcome != "error":
             self._failures, self._opened = 0, None
             return
         self._failures += 1
+        self._failed_stage = stage
         if self._failures >= self._breaker_failures and not self._confirming:
             self._confirming = True
             self._confirmation = asyncio.ensure_future(self._confirm())  # the client has waited for its own deadline
 
-    async def _confirm(self) -> bool:
-        """Whether the guard judges a short prompt; closes or opens the breaker."""
-        self._confirming = True
+    async def _works(self, stage: Stage) -> bool:
+        """Whether the guard judges a short prompt."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self.guard.check(_HELLO, "input")
-            self._opened = None
+                await self.guard.check(_HELLO[stage], stage)
         except Exception:  # whatever it is, there is no verdict
-            self._opened = self._clock()
+            return False
+        return True
+
+    async def _confirm(self) -> bool:
+        """Whether the guard works; closes or opens the breaker."""
+        self._confirming = True
+        try:
+            self._opened = None if await self._works(self._failed_stage) else self._clock()
         finally:
             self._failures, self._confirming = 0, False
         return self._opened is None

@@ -8,6 +8,7 @@ import re
 import threading
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,18 @@ PROMPT: list[Message] = [{"role": "user", "content": "hello"}]
 CONVERSATION: list[Message] = [*PROMPT, {"role": "assistant", "content": "good day"}]
 
 
+def completion(text: str, finish_reason: str = "stop") -> httpx.Response:
+    message = {"role": "assistant", "content": text}
+    return httpx.Response(200, json={"choices": [{"message": message, "finish_reason": finish_reason}]})
+
+
 class GuardServer:
     """An HTTP server that gives one response to everything and keeps the request bodies."""
 
     def __init__(self) -> None:
         self.response = httpx.Response(200)
+        self.short_response: httpx.Response | None = None
+        """The response to the short prompt of `ResilientGuard`, where it differs."""
         self.bodies: list[Any] = []
         outer = self
 
@@ -43,7 +51,7 @@ class GuardServer:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 outer.bodies.append(json.loads(body or b"null"))
-                response = outer.response
+                response = outer.short_response if b"Hello" in body and outer.short_response else outer.response
                 self.send_response_only(response.status_code)
                 for name, value in {**response.headers, "content-length": str(len(response.content))}.items():
                     self.send_header(name, value)
@@ -57,8 +65,7 @@ class GuardServer:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def returns(self, text: str) -> None:
-        message = {"role": "assistant", "content": text}
-        self.response = httpx.Response(200, json={"choices": [{"message": message, "finish_reason": "stop"}]})
+        self.response = completion(text)
 
     def guard(self, form: Any = "qwen3guard", **options: Any) -> ModelGuard:
         return ModelGuard(url=f"{self.url}/v1", model="guard-model", form=form, **options)
@@ -124,29 +131,32 @@ def test_every_failure_of_a_guard_model_is_an_error(server: GuardServer, respons
     assert verdict.detail
 
 
-@pytest.mark.parametrize(
-    ("response", "unjudgeable"),
-    [
-        (httpx.Response(400, json={"error": "longer than the context"}), True),
-        (httpx.Response(200, json={"choices": [{"message": {"content": "?"}, "finish_reason": "stop"}]}), True),
-        (httpx.Response(200, json={"choices": [{"message": {"content": "S"}, "finish_reason": "length"}]}), True),
-        (httpx.Response(401), False),
-        (httpx.Response(404), False),
-        (httpx.Response(500), False),
-    ],
-)
-def test_one_conversation_does_not_open_the_breaker(
-    server: GuardServer, response: httpx.Response, unjudgeable: bool
+ABOUT_ONE_TEXT = [httpx.Response(400, json={"error": "longer than the context"}), completion("?"),
+                  completion("Safety: Safe", "length")]  # fmt: skip
+ABOUT_THE_GUARD = [httpx.Response(200, json={"choices": []}), httpx.Response(401), httpx.Response(404),
+                   httpx.Response(500)]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["input", "output"])
+@pytest.mark.parametrize("works", [True, False], ids=["one-text", "every-text"])
+@pytest.mark.parametrize("response", [*ABOUT_ONE_TEXT, *ABOUT_THE_GUARD])
+def test_only_a_guard_that_fails_on_a_short_prompt_too_opens_the_breaker(
+    server: GuardServer, response: httpx.Response, works: bool, stage: Stage
 ) -> None:
+    """What a guard answers about one text is that text's error; the same about every text is an outage."""
     server.response = response
+    server.short_response = completion("Safety: Safe\nCategories: None\nRefusal: No") if works else None
 
     async def run() -> None:
         guard = ResilientGuard(server.guard(), retries=0, breaker_failures=3)
-        verdicts = [await guard.check(PROMPT, "input") for _ in range(4)]
-        assert [verdict.outcome for verdict in verdicts] == ["error"] * 4
-        assert [verdict.unjudgeable for verdict in verdicts[:3]] == [unjudgeable] * 3
-        await asyncio.sleep(0.1)
-        assert guard.breaker == ("closed" if unjudgeable else "open")
+        verdicts = [await guard.check(CONVERSATION, stage) for _ in range(3)]
+        assert [verdict.outcome for verdict in verdicts] == ["error"] * 3
+        assert {verdict.unjudgeable for verdict in verdicts} == {works and response in ABOUT_ONE_TEXT}
+        with suppress(TimeoutError):  # the question runs beside the requests
+            async with asyncio.timeout(0.05 if works else 10):
+                while guard.breaker == "closed":
+                    await asyncio.sleep(0.005)
+        assert guard.breaker == ("closed" if works else "open")
         await guard.close()
 
     asyncio.run(run())

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from hybridserve.guards.base import Message
-from hybridserve.guards.visible_text import without_invisible
+from hybridserve.guards.visible_text import with_tags_decoded, without_invisible
 
 SETTINGS = frozenset({
     "add_generation_prompt", "add_special_tokens", "allowed_token_ids", "background", "bad_words", "best_of",
@@ -45,6 +45,7 @@ _SCHEMA_WORDS = frozenset({
 # Templates remove these from the messages that they print, and so join what is before and behind them.
 _REMOVED = re.compile("/think|/no_think|<image>|<video>")
 _PASSES = 4  # a template removes each of them once, one after the other
+_NEAR = 256  # characters
 MAX_DEPTH = 64
 
 
@@ -186,10 +187,17 @@ def _as_printed(text: str) -> str:
 
 
 def _joined(texts: list[str]) -> str:
-    """The texts of one message. Templates join them with a newline or with nothing, which may join halves of a word."""
-    text = "\n".join(texts)
-    if len(texts) > 1:
-        visible = [without_invisible(part) for part in texts]
-        if any(a[-1:].isalnum() and b[:1].isalnum() for a, b in pairwise(visible)):
-            text += "\n" + "".join(texts)
-    return text
+    """The texts of one message. Templates join them with a newline or with nothing, which may join halves of a word.
+
+    Behind the texts is what is on both sides of such places, joined; parts that nobody sees are left out.
+    """
+    parts = [part for text in texts if (part := without_invisible(with_tags_decoded(text)))] if len(texts) > 1 else []
+    joined, end, spans = "".join(parts), 0, [(0, 0)]
+    for before, after in pairwise(parts):
+        end += len(before)
+        if before[-1].isspace() or after[0].isspace():
+            continue
+        begin = max(0, end - _NEAR)
+        begin = spans.pop()[0] if begin <= spans[-1][1] else begin
+        spans.append((begin, end + _NEAR))
+    return "\n".join([*texts, *(joined[begin:end] for begin, end in spans if end)])
