@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from hybridserve.cli import main
+from hybridserve.planning.cache.reuse import STEP, CacheGrid, chain
+from hybridserve.planning.cache.reuse_model import replay
+from hybridserve.planning.cache.reuse_trace import TracedRequest
 from hybridserve.simulator.service_times import BUILT_IN
 
 KIT = Path(__file__).parents[3] / "benchmarks" / "gpu"
@@ -108,3 +111,22 @@ def test_the_rates_are_those_of_the_evidence_page():
         assert shown in page
     ratio = next(row["ratio_to_qwen"] for row in throughput(STEPS) if row["ratio_to_qwen"])
     assert f"**{ratio}**" in page
+
+
+@pytest.mark.parametrize(("step", "unit"), [("nano-turns", 1312), ("nano-turns-fine", 32)])
+def test_the_page_has_what_the_eighth_turn_computes(step, unit):
+    found = next(found for found in STEPS if found["step"] == step)
+    pool, budget = found["facts"]["pool"], found["start"]["settings"]["max_num_batched_tokens"]
+    grid = CacheGrid(found["facts"]["cache"]["block_size"], unit, 1312, budget, 1, 7, pool["num_blocks"] - 1)
+    history = range(found["turns"][-1]["prompt"])
+    trace = []
+    for turn in found["turns"]:
+        tokens = [*history[: turn["prompt"]], *[-1] * 8]
+        trace.append(TracedRequest(STEP, chain(tokens), turn["prompt"], len(tokens), None))
+    hit = replay(trace, grid).hits[-1]
+    speed = next(found for found in STEPS if found["step"] == "nano-speed")
+    rate = next(row["tokens_per_s"] for row in speed["prefill"] if row["length"] == 8192)
+    computed = len(history) - hit
+    page = (KIT.parents[1] / "docs" / "evidence" / "gpu.md").read_text()
+    assert f"| {hit:,} | {computed:,} | {computed / rate * 1000:.0f} ms |" in page
+    assert f"| 0 | {len(history):,} | {len(history) / rate * 1000:.0f} ms |" in page
