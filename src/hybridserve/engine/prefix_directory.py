@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "hybridserve-prefix-directory"
 TIMEOUT_S = 5.0
+PAUSE_S = 60.0
+"""After a failure the directory is not asked for so long: each try would block the accounting for `TIMEOUT_S`."""
 
 Exchange = Callable[[Sequence[int], int], int]
 
@@ -42,10 +45,16 @@ def shared_directory(grid: CacheGrid, replicas: int, model: str) -> Exchange:
     actor = ray.remote(num_cpus=0, lifetime="detached", max_restarts=-1, **options)(PrefixDirectory)
     handle = actor.remote(grid.tokens * replicas, grid.step)
 
+    resume_at = 0.0
+
     def exchange(chain: Sequence[int], count: int) -> int:
+        nonlocal resume_at
+        if time.monotonic() < resume_at:
+            return 0
         try:
             return int(ray.get(handle.exchange.remote(list(chain), count), timeout=TIMEOUT_S))
         except Exception as error:  # a count of lost tokens must not stop anything
+            resume_at = time.monotonic() + PAUSE_S
             logger.warning("prefix_directory_failed", extra={"error": type(error).__name__})
             return 0
 

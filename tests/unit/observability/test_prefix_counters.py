@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 
 from hybridserve.errors import ServiceError
 from hybridserve.loadtest.prefix_reuse import read_change, read_counters, write_change
-from hybridserve.observability.collectors.prefix_reuse import PrefixReuseCollector
+from hybridserve.observability.collectors.prefix_reuse import MAX_WAITING, PrefixReuseCollector
 from hybridserve.observability.metrics import EngineMetrics
 from hybridserve.planning.cache.reuse import CacheGrid
 from hybridserve.planning.cache.reuse_model import replay
@@ -63,6 +64,24 @@ def test_recorded_requests_can_be_replayed(replica: tuple[PrefixReuseCollector, 
     trace = read_trace((tmp_path / "trace.jsonl").read_text().splitlines(), "trace")
     assert [request.hit for request in trace] == [0, 1056]
     assert replay(trace, GRID).hits == (0, 1056)
+
+
+def test_requests_do_not_pile_up_while_the_directory_does_not_answer() -> None:
+    answered, asked = Event(), Event()
+
+    def elsewhere(*_: object) -> int:
+        asked.set()
+        return int(answered.wait(30))
+
+    metrics = EngineMetrics(CollectorRegistry())
+    collector = PrefixReuseCollector(metrics, GRID, lambda: 1000, elsewhere)
+    collector.finished([1] * 100, [1], 32, "")
+    assert asked.wait(30)
+    for _ in range(MAX_WAITING + 50):
+        collector.finished([1] * 100, [1], 32, "")
+    answered.set()
+    collector._worker.shutdown(wait=True)
+    assert metrics.prefix_hit_tokens._value.get() == 32 * MAX_WAITING
 
 
 def test_replica_that_does_not_answer_is_an_error() -> None:

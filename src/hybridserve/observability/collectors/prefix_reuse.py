@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import BoundedSemaphore
 from typing import IO
 
 from hybridserve.observability.metrics import EngineMetrics, labeled
@@ -11,6 +12,8 @@ from hybridserve.planning.cache.reuse import CAUSES, CacheGrid, ReuseAccount, ch
 from hybridserve.planning.cache.reuse_trace import TracedRequest
 
 TRACE_BYTES = 64 << 20
+MAX_WAITING = 1024
+"""Finished requests that wait for the thread at most. Further ones are not counted, so that their tokens are not kept."""
 
 
 class PrefixReuseCollector:
@@ -37,6 +40,7 @@ class PrefixReuseCollector:
         self._elsewhere = elsewhere
         self._trace = trace
         self._worker = ThreadPoolExecutor(1, "prefix-reuse")
+        self._places = BoundedSemaphore(MAX_WAITING)
         for cause in CAUSES:
             metrics.prefix_lost_tokens.labels(cause)
 
@@ -48,7 +52,10 @@ class PrefixReuseCollector:
             hit: prompt tokens that came from the cache.
             scope: only requests of one scope share prefixes.
         """
-        self._worker.submit(self.record, prompt, output, hit, scope)
+        if self._places.acquire(blocking=False):
+            self._worker.submit(self.record, prompt, output, hit, scope).add_done_callback(
+                lambda _: self._places.release()
+            )
 
     def record(self, prompt: Sequence[int], output: Sequence[int], hit: int, scope: str = "") -> None:
         """The same, in the calling thread."""
