@@ -1,7 +1,8 @@
-"""Conversations return to their replica: the real HAProxy and Ray's hardened configuration, before HTTP servers."""
+"""Conversations return to their replica: the real HAProxy with Ray's hardened configuration, and Ray's router."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -215,6 +216,45 @@ def test_order_of_servers_does_not_change_their_numbers() -> None:
     ]
     assert found[0] == found[1]
     assert len(found[0]) == 2
+
+
+def ray_router(*names: str) -> Callable[[str], str]:
+    """Ray's proxy: from a session to its replica on Ray's own ring, which then has one more request."""
+    from ray.serve._private.common import DeploymentID, ReplicaID
+    from ray.serve._private.request_router.common import ReplicaQueueLengthCache
+
+    from hybridserve.runtime.session_router import SessionRouter
+
+    deployment = DeploymentID("engine", "app")
+    replicas = {key: SimpleNamespace(replica_id=key) for key in (ReplicaID(name, deployment) for name in names)}
+    router, loads = SessionRouter.__new__(SessionRouter), ReplicaQueueLengthCache()
+    router._deployment_id, router._replicas, router._replica_queue_len_cache = deployment, replicas, loads
+    router._num_virtual_nodes, router._num_fallback_replicas = 100, 2
+    router._rebuild_ring(frozenset(replicas))
+
+    def send(session: str) -> str:
+        metadata = SimpleNamespace(session_id=session, internal_request_id="-")
+        pending = SimpleNamespace(metadata=metadata, routing_context=SimpleNamespace())
+        chosen = asyncio.run(router.choose_replicas(list(replicas.values()), pending))[0][0].replica_id
+        loads.update(chosen, (loads.get(chosen) or 0) + 1)
+        return str(chosen.unique_id)
+
+    return send
+
+
+def test_ray_router_moves_only_the_sessions_of_the_changed_replica() -> None:
+    sessions = [f"session-{number}" for number in range(60)]
+    before = {key: ray_router(*NAMES)(key) for key in sessions}
+    after = {key: ray_router("one", "three")(key) for key in sessions}
+    assert set(before.values()) == set(NAMES)
+    assert {key for key in sessions if after[key] != before[key]} == {key for key in sessions if before[key] == "two"}
+
+
+def test_ray_router_spreads_a_hot_session() -> None:
+    send, count = ray_router(*NAMES), 24
+    answers = Counter(send("hot") for _ in range(count))
+    assert len(answers) > 1
+    assert max(answers.values()) <= count / len(NAMES) * LOAD_PERCENT / 100 + 1
 
 
 @pytest.mark.parametrize(
