@@ -103,6 +103,14 @@ def test_only_the_public_port_is_open() -> None:
     assert len(guard) == 1  # the port stands in settings.guard.url
 
 
+def test_service_keeps_a_client_on_one_pod_where_asked() -> None:
+    for values, expected in (({}, "None"), ({"service": {"sessionAffinity": "ClientIP"}}, "ClientIP")):
+        assert (
+            only(template(values_of("standalone-production") | values), "Service")["spec"]["sessionAffinity"]
+            == expected
+        )
+
+
 def test_ray_ports_are_open_to_ray_and_operator() -> None:
     found = policies("rayservice")
     ray = found["demo-ray"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,15 @@ from support.stack_service import Service, start
 
 
 @pytest.fixture(scope="session")
-def service() -> Iterator[Service]:
+def cache_traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which `service` records its requests for `hybridserve cache explain`."""
+    return tmp_path_factory.mktemp("cache-traces")
+
+
+@pytest.fixture(scope="session")
+def service(cache_traces: Path) -> Iterator[Service]:
     """One service for all tests that only send requests."""
-    running = start()
+    running = start(["--set", f"telemetry.cache_trace_dir={cache_traces}"])
     yield running
     assert running.stop() == 0
 
