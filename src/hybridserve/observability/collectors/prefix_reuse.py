@@ -13,7 +13,7 @@ from hybridserve.planning.cache.reuse_trace import TracedRequest
 
 TRACE_BYTES = 64 << 20
 MAX_WAITING = 1024
-"""Finished requests that wait for the thread at most. Further ones are not counted, so that their tokens are not kept."""
+"""Finished requests that wait for the thread at most; further ones are not counted, and their tokens not kept."""
 
 
 class PrefixReuseCollector:
