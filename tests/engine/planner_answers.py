@@ -84,6 +84,9 @@ REFUSALS = {
     "ReplaySSM": "replayssm",
     "RecoverSSM": "replayssm",
     "KV cache layouts": "stages",
+    "KV sharing target": "stages",
+    "is not in list": "shared caches",
+    "has a cache of its own": "shared caches",
     "layer found in the model.layers": "stages",
     "Pipeline parallelism is not supported": "stages",
     # vLLM 0.29 stops at an assertion without words where a stage has nothing to cache or a state outgrows its page.

@@ -22,6 +22,8 @@ from planner_models import (
     gemma3,
     gemma3_vision,
     gemma4,
+    gemma4_saved,
+    gemma4_shared,
     gemma4_vision,
     gpt_oss,
     granite,
@@ -274,6 +276,10 @@ def curated() -> list[Case]:
         ),
         ("lfm2 moe, stage of dense layers", lfm2_moe(), gpu | {"pipeline_parallel_size": 3}),
         ("granite replayssm", granite(), gpu | {"use_replayssm": True}),
+        ("gemma 4, no window layer with a cache", gemma4_shared(14), gpu),
+        ("gemma 4, no full layer with a cache", gemma4_shared(9), gpu),
+        ("gemma 4, shared on one stage", gemma4_shared(2), gpu | {"pipeline_parallel_size": 2}),
+        ("gemma 4, one window for both directions", gemma4(use_bidirectional_attention="all"), gpu),
     ]
     rows += [
         (f"{family}, {setting}", config, {**gpu, **request})
@@ -329,7 +335,12 @@ FAMILIES = {
     "gpt-oss, odd": gpt_oss(7),
     "gemma 2": gemma2(),
     "gemma 4": gemma4(),
+    "gemma 4 saved": gemma4_saved(),
+    "gemma 4 shared": gemma4_shared(
+        layer_types=(["sliding_attention"] * 2 + ["full_attention"]) * 4 + 2 * ["full_attention"]
+    ),
     "gemma 4 vision": gemma4_vision(),
+    "gemma 4 unified": gemma4_vision(unified=True),
     "gemma 4 padded": gemma4(num_key_value_heads=8, head_dim=96, global_head_dim=256),
     "gemma 3": gemma3(),
     "gemma 3 vision": gemma3_vision(6),

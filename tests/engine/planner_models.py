@@ -327,10 +327,30 @@ def gemma4(layers: int = 12, **changes: Any) -> dict[str, Any]:
     return gemma3(layers) | own | changes
 
 
-def gemma4_vision(layers: int = 6) -> dict[str, Any]:
+def gemma4_shared(shared: int = 8, **changes: Any) -> dict[str, Any]:
+    """A Gemma 4 whose last layers share caches, with per-layer inputs, as E2B and E4B."""
+    inputs = {"hidden_size_per_layer_input": 64, "vocab_size_per_layer_input": 1000}
+    return gemma4(14, num_kv_shared_layers=shared, use_double_wide_mlp=True, **inputs) | changes
+
+
+def gemma4_saved(layers: int = 12) -> dict[str, Any]:
+    """The same heads as `gemma4`, as transformers 5.15 and later save them."""
+    flat = ("num_global_key_value_heads", "global_head_dim")
+    full = {"head_dim": 128, "num_key_value_heads": 2}
+    config = {name: value for name, value in gemma4(layers).items() if name not in flat}
+    return config | {"per_layer_config": {str(index): full for index in range(5, layers, 6)}}
+
+
+def gemma4_vision(layers: int = 6, unified: bool = False) -> dict[str, Any]:
     vision = {"model_type": "gemma4_vision", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
     wrapper = {"architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4", "dtype": "bfloat16"}
-    return wrapper | {"text_config": gemma4(layers), "vision_config": vision, "audio_config": None}
+    text = gemma4(layers)
+    if unified:
+        vision = {"model_type": "gemma4_unified_vision", "mm_embed_dim": 64, "output_proj_dims": 64}
+        wrapper |= {"architectures": ["Gemma4UnifiedForConditionalGeneration"], "model_type": "gemma4_unified"}
+        text |= {"model_type": "gemma4_unified_text"}
+        del text["hidden_size_per_layer_input"]
+    return wrapper | {"text_config": text, "vision_config": vision, "audio_config": None}
 
 
 def olmo_hybrid(**changes: Any) -> dict[str, Any]:

@@ -10,6 +10,10 @@ from planner_models import (
     NEMOTRON_MTP,
     falcon_h1,
     falcon_mamba,
+    gemma3,
+    gemma4,
+    gemma4_shared,
+    gpt_oss,
     granite,
     jamba,
     kimi_linear,
@@ -204,6 +208,18 @@ def _draw_mamba(draw: random.Random) -> dict[str, Any]:
     )
 
 
+def _draw_sliding_window(draw: random.Random) -> dict[str, Any]:
+    window = {"sliding_window": draw.choice((128, 512, 1024))}
+    if draw.random() < 0.4:
+        return draw.choice((gemma3, gpt_oss))(draw.randint(6, 13), **window)
+    model = draw.choice((gemma4, gemma4_shared))
+    kinds = [draw.choice(("sliding_attention", "sliding_attention", "full_attention")) for _ in range(14)]
+    heads = {"head_dim": draw.choice((64, 128)), "global_head_dim": draw.choice((64, 128, 256))}
+    if model is gemma4_shared:
+        heads["num_kv_shared_layers"] = draw.randint(0, 12)
+    return model(num_hidden_layers=14, layer_types=kinds, **heads, **window)
+
+
 _DRAWERS = {
     "nemotron_h": _draw_nemotron_h,
     "granite": _draw_granite,
@@ -218,9 +234,10 @@ _DRAWERS = {
     "kimi_linear": _draw_kimi_linear,
     "ling": _draw_ling,
     "mamba": _draw_mamba,
+    "sliding_window": _draw_sliding_window,
 }
 # Families with MTP layers, and what their configs then have.
 MTP = {"nemotron_h": NEMOTRON_MTP, "qwen3_next": {}, "qwen3_5": {}, "ling": {"num_nextn_predict_layers": 1}}
-# Their linear attention has no CPU kernels.
-GPU_ONLY = ("kimi_linear", "ling")
+# Their linear attention, or the kernel that is chosen for two head sizes, is not there on a CPU.
+GPU_ONLY = ("kimi_linear", "ling", "sliding_window")
 FAMILIES = ("nemotron_h", "nemotron_h", *_DRAWERS)

@@ -270,6 +270,8 @@ def _specs(config: VllmConfig, cuda: bool) -> dict[str, Any]:
     for name, layer in _cache_layers(config).items():
         if cuda and isinstance(layer, Attention):
             layer.attn_backend = CudaAttention
+        if getattr(layer, "kv_sharing_target_layer_name", None):
+            continue
         if (spec := layer.get_kv_cache_spec(config)) is not None:
             if isinstance(spec, AttentionSpec):
                 spec = (_cuda_backend(config) if cuda else layer.get_attn_backend()).customize_spec(spec)

@@ -179,12 +179,11 @@ def compare(
 
 
 def _weights_read(served: ServedModel, tokens: int) -> float:
-    """Bytes of weights that a step of `tokens` tokens reads: no embedding table, and only the routed experts."""
+    """Bytes of weights that a step of `tokens` tokens reads: no embedding tables, and only the routed experts."""
     arch = served.arch
     dtype_bytes = DTYPE_BYTES[arch.dtype]
     size = float(served.weights.bytes)
-    if not arch.tied_embeddings:
-        size -= arch.vocab * arch.hidden * dtype_bytes / served.devices
+    size -= arch.looked_up * dtype_bytes / served.devices
     if arch.moe is not None:
         expert = arch.moe.matrices * (arch.moe.latent or arch.hidden) * arch.moe.intermediate
         expert_bytes = expert * dict(served.precision.parts).get("experts", dtype_bytes) / served.devices

@@ -269,7 +269,6 @@ WRONG = [
     (NANO | {"block_configs": []}, "block_configs", "Puzzle"),
     (NANO | {"architectures": ["NemotronHPuzzleForCausalLM"]}, "architectures", "Puzzle"),
     (NANO | {"architectures": ["DeepseekV3ForCausalLM"]}, "architectures", "MLA"),
-    (QWEN | {"architectures": ["Gemma4ForCausalLM"], "num_kv_shared_layers": 4}, "num_kv_shared_layers", "4"),
     (NANO | {"architectures": ["BambaForCausalLM"]}, "architectures", "until v0.23.0"),
     (NANO | {"architectures": ["KimiLinearForCausalLM"]}, "linear_attn_config", "missing"),
     (KIMI | {"mla_use_nope": False}, "mla_use_nope", "False"),

@@ -5,6 +5,8 @@ Source: vLLM v1/core/kv_cache_utils.py `_get_kv_cache_groups_uniform_page_size`,
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.pages import Page
@@ -32,9 +34,11 @@ def group_layers(arch: Architecture, page: Page, stages: int, unaligned_tokens: 
         unaligned_tokens: tokens of a state block on a stage without an attention layer to align to.
 
     Raises:
-        PlanRefused: a stage has no layer with a cache.
+        PlanRefused: a stage has no layer with a cache, or a layer without one whose layer to share is elsewhere.
     """
     ranges = _stage_ranges(len(arch.layers), stages)
+    for start, end in ranges if stages > 1 else ():
+        _check_shared(arch, start, end)
     layers_by_kind = _layers_by_kind(arch, page, ranges, unaligned_tokens)
     counts = [len(layers) for layers in layers_by_kind.values()]
     smallest, largest = min(counts), max(counts)
@@ -93,7 +97,7 @@ def _layers_by_kind(
         layers = arch.layers[start:end]
         aligned = any(layer.attention for layer in layers)
         for index, layer in enumerate(layers, start):
-            if layer.attention:
+            if layer.attention and not layer.shared:
                 kind: tuple[GroupKind, int] = (
                     ("window", page.window_block) if layer.window else ("attention", page.block_size)
                 )
@@ -103,6 +107,24 @@ def _layers_by_kind(
                 tokens = page.mamba_block_size if aligned else unaligned_tokens
                 layers_by_kind.setdefault(("state", tokens), []).append(index)
     return layers_by_kind
+
+
+def _check_shared(arch: Architecture, start: int, end: int) -> None:
+    """Refuse a stage with a layer that shares the cache of one on another stage.
+
+    Source: vLLM layers/attention/attention.py `validate_kv_sharing_target`.
+    """
+    for number, layer in enumerate(arch.layers[start:end], start):
+        if layer.shared:
+            own = replace(layer, shared=False)
+            target = max(index for index, other in enumerate(arch.layers[:number]) if other == own)
+            if target < start:
+                raise PlanRefused(
+                    "engine.pipeline_parallel_size",
+                    f"Specified KV sharing target layer for layer {number} is not valid: target layer {target} is on "
+                    "another stage",
+                    "1, or stages of which one has all layers that share a cache",
+                )
 
 
 def _stage_ranges(layers: int, stages: int) -> list[tuple[int, int]]:

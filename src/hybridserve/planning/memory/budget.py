@@ -168,7 +168,7 @@ def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
     if arch.mlp is not None:
         # A gated MLP has the output of its fused projection, twice as wide, beside the gated product.
         copies = arch.mlp.matrices + 1 if arch.mlp.matrices > 2 else arch.mlp.matrices
-        per_token = copies * arch.mlp.intermediate * dtype_bytes
+        per_token = copies * arch.mlp.intermediate * (1 + arch.mlp.wide_if_shared) * dtype_bytes
     if arch.moe is not None:
         width = arch.moe.latent or arch.hidden
         routed = arch.moe.experts_per_token * (arch.moe.matrices * arch.moe.intermediate + width)
@@ -188,7 +188,8 @@ def forward_peak(arch: Architecture, request: MemoryRequest) -> int:
             per_token = max(per_token, 5 * c.width * dtype_bytes)
         case KimiDelta() | Lightning() as linear:
             per_token = max(per_token, 11 * linear.inner * dtype_bytes)
-    residual = 4 * arch.hidden * dtype_bytes
+    # The inputs of all layers stay: looked up, projected, and their sum.
+    residual = (4 * arch.hidden + 3 * len(arch.layers) * arch.per_layer_input) * dtype_bytes
     return STEP_BYTES + round(request.max_num_batched_tokens * (per_token / request.tensor_parallel_size + residual))
 
 

@@ -56,7 +56,7 @@ def _linears(arch: Architecture, layer: Layer) -> list[tuple[int, Linear]]:
         inner, outputs = _mixer(arch)
         found += [(1, (h, outputs, True)), (1, (inner, h, False))]
     if layer.mlp and (mlp := arch.mlp):
-        found += [(mlp.matrices - 1, (h, mlp.intermediate, True)), (1, (mlp.intermediate, h, False))]
+        found += [(mlp.matrices - 1, (h, mlp.width(layer), True)), (1, (mlp.width(layer), h, False))]
     if layer.moe and (moe := arch.moe):
         width = moe.latent or h
         for copies, inputs, size in ((moe.experts, width, moe.intermediate), (1, h, moe.shared_intermediate)):

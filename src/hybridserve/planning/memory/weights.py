@@ -62,9 +62,7 @@ def count_parameters(arch: Architecture) -> int:
 
 def count_active_parameters(arch: Architecture) -> int:
     """Parameters that the forward pass of one token reads: no embedding table, and only the routed experts."""
-    total = count_parameters(arch)
-    if not arch.tied_embeddings:
-        total -= arch.vocab * arch.hidden
+    total = count_parameters(arch) - arch.looked_up
     if arch.moe is not None:
         width = arch.moe.latent or arch.hidden
         expert = arch.moe.matrices * width * arch.moe.intermediate
@@ -169,34 +167,44 @@ def _mtp_on_rank(arch: Architecture, precision: Precision, dtype_bytes: int, tp:
 
 def _stage(arch: Architecture, start: int, count: int, *, tp: int, experts_over: int) -> Elements:
     layers = arch.layers[start : start + count]
-    first, last = start == 0, start + count == len(arch.layers)
+    # Every stage of a Gemma 4 builds the tables.
+    first, last = (arch.family == "gemma4" or end for end in (start == 0, start + count == len(arch.layers)))
     total: Elements = Counter()
     for layer in dict.fromkeys(layers):
         number = layers.count(layer)
         for kind, size in _layer(arch, layer, tp, experts_over).items():
             total[kind] += size * number
-    vocab = arch.vocab if tp == 1 else -(-arch.vocab // VOCAB_PADDING) * VOCAB_PADDING // tp
+    vocab = _rows(arch.vocab, tp)
     if first:
         total["plain"] += vocab * arch.hidden
     if last:
         total["head"] += 0 if first and arch.tied_embeddings else vocab * arch.hidden
         total["plain"] += arch.hidden
     total["plain"] += arch.shared[0] // tp + arch.shared[1]
+    if width := arch.per_layer_input:
+        every = width * len(arch.layers)
+        total["plain"] += (_rows(arch.per_layer_vocab, tp) + arch.hidden // tp) * every + width
     if arch.tower:
         total["plain"] += arch.tower.split // tp + arch.tower.whole
     return total
 
 
+def _rows(vocab: int, tp: int) -> int:
+    """Rows of a table of tokens on one rank."""
+    return vocab if tp == 1 else -(-vocab // VOCAB_PADDING) * VOCAB_PADDING // tp
+
+
 def _layer(arch: Architecture, layer: Layer, tp: int, experts_over: int) -> Elements:
     """Weights of one layer on one rank."""
-    elements: Elements = Counter(plain=layer.norms * arch.hidden)
+    # Every rank has the gate and the projection of the layer's own input.
+    elements: Elements = Counter(plain=(layer.norms + 2 * arch.per_layer_input) * arch.hidden)
     # Zamba2's attention layers have the weights of the shared blocks.
     if layer.attention and arch.shared == (0, 0):
         elements.update(_attention(arch, arch.attention_of(layer), tp))
     if layer.state:
         elements.update(_state(arch, tp))
     if layer.mlp:
-        elements.update(_mlp(arch, tp))
+        elements.update(_mlp(arch, layer, tp))
     if layer.moe:
         elements.update(_moe(arch, tp, experts_over))
     return elements
@@ -276,10 +284,10 @@ def _state(arch: Architecture, tp: int) -> Elements:
     return Counter()
 
 
-def _mlp(arch: Architecture, tp: int) -> Elements:
+def _mlp(arch: Architecture, layer: Layer, tp: int) -> Elements:
     if (m := arch.mlp) is None:
         return Counter()
-    width = m.intermediate // tp
+    width = m.width(layer) // tp
     bias = (m.matrices - 1) * width + arch.hidden if m.bias else 0
     return Counter(mlp=m.matrices * arch.hidden * width, plain=bias)
 

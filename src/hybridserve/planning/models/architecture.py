@@ -152,6 +152,11 @@ class Mlp:
     matrices: int
     """3 with a gate (SwiGLU), 2 without (squared ReLU)."""
     bias: bool = False
+    wide_if_shared: bool = False
+    """It has twice the width in layers without a cache of their own (Gemma 4)."""
+
+    def width(self, layer: Layer) -> int:
+        return self.intermediate * (2 if self.wide_if_shared and layer.shared else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +193,8 @@ class Layer:
     attention: bool = False
     window: bool = False
     """The attention looks back at most `Architecture.window` tokens, and its cache is freed behind them."""
+    shared: bool = False
+    """The attention has no cache of its own: it uses that of the last layer of its kind that has one."""
     state: bool = False
     mlp: bool = False
     moe: bool = False
@@ -249,6 +256,8 @@ class Architecture:
         window: tokens that the attention of a sliding-window layer looks back, its own included.
         window_attention: the attention of those layers, if it has another shape (Gemma 4).
         shared: weights that layers share, as (divided by tensor parallelism, on every rank).
+        per_layer_input: numbers of the embedding that each layer adds to its input; 0 is none (Gemma 4).
+        per_layer_vocab: rows of the table of those embeddings.
         tower: the vision encoder.
         uncounted: parts of the model whose memory is not counted.
         weights_counted: the weights of all parts are counted.
@@ -280,6 +289,8 @@ class Architecture:
     window: int | None = None
     window_attention: Attention | None = None
     shared: tuple[int, int] = (0, 0)
+    per_layer_input: int = 0
+    per_layer_vocab: int = 0
     tower: Tower | None = None
     uncounted: tuple[str, ...] = ()
     weights_counted: bool = True
@@ -301,8 +312,14 @@ class Architecture:
 
     @property
     def attention_layers(self) -> int:
-        """Layers whose attention cache grows with the sequence."""
-        return sum(layer.attention and not layer.window for layer in self.layers)
+        """Layers whose own attention cache grows with the sequence."""
+        return sum(layer.attention and not (layer.window or layer.shared) for layer in self.layers)
+
+    @property
+    def looked_up(self) -> int:
+        """Weights of tables of which a token reads one row."""
+        table = self.per_layer_vocab * self.per_layer_input * len(self.layers)
+        return table + (0 if self.tied_embeddings else self.vocab * self.hidden)
 
     @property
     def state_layers(self) -> int:

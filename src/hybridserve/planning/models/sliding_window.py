@@ -1,14 +1,16 @@
-"""Transformers with sliding windows in most layers: gpt-oss, Gemma 2 to 4. Baselines for hybrids of similar size."""
+"""Transformers with sliding windows in most layers: gpt-oss, Gemma 2 and 3. Baselines for hybrids of similar size."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from hybridserve.planning.models.architecture import Architecture, Attention, Layer, Moe
+from hybridserve.planning.models.architecture import Architecture, Layer
 from hybridserve.planning.models.fields import Fields
 from hybridserve.planning.models.vision import NOT_READ
 
 VISION = "ForConditionalGeneration"
+# Layers per layer of full attention where the config lists no kinds.
+PATTERN = {"Gemma2": 2, "Gemma3": 6}
 
 
 def read(fields: Fields) -> Architecture:
@@ -39,52 +41,25 @@ def _gpt_oss(fields: Fields) -> Architecture:
 
 
 def _gemma(fields: Fields, version: str) -> Architecture:
-    windows = _windows(fields, every=2 if version == "Gemma2" else 6)
+    every = fields.integer("sliding_window_pattern", "_sliding_window_pattern", default=PATTERN[version])
+    windows = windowed(fields, every)
     if all(windows):
         fields.fail("layer_types", "has sliding windows only", "a model with full attention in some layers")
     bias = fields.boolean("attention_bias", default=False)
-    attention = fields.attention("head_dim", qkv_bias=bias, output_bias=bias, qk_norm=version != "Gemma2")
-    fourth = version == "Gemma4"
-    experts = fourth and fields.boolean("enable_moe_block", default=False)
     return Architecture(
         **fields.common(version.lower()) | {"tied_embeddings": True},
-        layers=tuple(
-            Layer(attention=True, window=window, mlp=True, moe=experts, norms=7 if experts else 4) for window in windows
-        ),
-        attention=_full(fields, attention) if fourth else attention,
+        layers=tuple(Layer(attention=True, window=window, mlp=True, norms=4) for window in windows),
+        attention=fields.attention("head_dim", qkv_bias=bias, output_bias=bias, qk_norm=version != "Gemma2"),
         state=None,
         mlp=fields.mlp(),
-        moe=_experts(fields) if experts else None,
+        moe=None,
         window=fields.integer("sliding_window") if any(windows) else None,
-        window_attention=attention if fourth else None,
     )
 
 
-def _full(fields: Fields, window: Attention) -> Attention:
-    """The full attention of Gemma 4, which has other heads. Source: vLLM transformers_utils/configs/gemma4.py."""
-    for name in ("num_kv_shared_layers", "hidden_size_per_layer_input"):
-        if fields.integer(name, default=0, minimum=0):
-            fields.fail(name, f"is {fields.get(name)}", "0: shared caches and per-layer inputs are not supported")
-    full = replace(window, head_dim=fields.integer("global_head_dim", default=window.head_dim))
-    if fields.boolean("attention_k_eq_v", default=False):
-        full = replace(full, kv_heads=fields.integer("num_global_key_value_heads", default=window.kv_heads))
-    return full
-
-
-def _experts(fields: Fields) -> Moe:
-    return Moe(
-        experts=fields.integer("num_experts"),
-        experts_per_token=fields.integer("top_k_experts"),
-        intermediate=fields.integer("moe_intermediate_size", "expert_intermediate_size"),
-        matrices=3,
-        router_scales=True,
-    )
-
-
-def _windows(fields: Fields, every: int) -> list[bool]:
-    """As listed, else full attention in every n-th layer."""
+def windowed(fields: Fields, every: int) -> list[bool]:
+    """Which layers have a window: as listed, else all but every n-th."""
     if fields.get("layer_types") is None:
-        every = fields.integer("sliding_window_pattern", "_sliding_window_pattern", default=every)
         return [(index + 1) % every != 0 for index in range(fields.layer_count)]
     kinds = fields.names("layer_types")
     if len(kinds) != fields.layer_count:
