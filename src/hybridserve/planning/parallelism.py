@@ -51,7 +51,9 @@ def _faults(arch: Architecture, tp: int, replayssm: bool) -> list[tuple[str, str
             "Total number of attention heads must be divisible by tensor parallel size",
         )
         kv_heads = attention.kv_heads
-        if (kv_heads % tp) if kv_heads >= tp else (tp % kv_heads):
+        # gpt-oss divides by its number of key heads on a rank, which is then zero.
+        replicated = tp % kv_heads == 0 and arch.family != "gpt_oss"
+        if kv_heads % tp if kv_heads >= tp else not replicated:
             faults.append((f"num_key_value_heads {kv_heads}", "KV heads can be neither split nor replicated evenly"))
     match arch.state:
         case Mamba2(heads=heads, groups=groups):

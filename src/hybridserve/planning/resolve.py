@@ -29,6 +29,7 @@ from hybridserve.planning.extra_args import (
 )
 from hybridserve.planning.memory.weights import mtp_bytes
 from hybridserve.planning.models import Architecture, read_architecture
+from hybridserve.planning.models.architecture import NOT_IN_FLOAT16
 from hybridserve.planning.models.quantization import UNQUANTIZED, Precision, vendor_recipe
 from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
@@ -216,7 +217,7 @@ def _device(settings: Settings) -> Accelerator:
 
 
 def _dtype(asked: str, arch: Architecture, device: Accelerator) -> str:
-    """The type of weights: before compute capability 8.0 there is no bfloat16, and `auto` becomes float16.
+    """The type of weights: before compute capability 8.0 there is no bfloat16, and `auto` becomes the next type.
 
     Raises:
         PlanRefused: bfloat16 was asked for. Source: vLLM platforms/cuda.py, check_if_supports_dtype.
@@ -230,7 +231,9 @@ def _dtype(asked: str, arch: Architecture, device: Accelerator) -> str:
             f"{device.name} has compute capability {device.compute_capability}",
             "auto or float16",
         )
-    return "float16" if asked == "auto" else asked
+    if asked != "auto":
+        return asked
+    return "float32" if arch.family in NOT_IN_FLOAT16 else "float16"
 
 
 def _weight_size(settings: Settings, model: ResolvedModel, arch: Architecture, precision: Precision) -> dict[str, Any]:

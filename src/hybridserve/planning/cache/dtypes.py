@@ -8,7 +8,7 @@ from hybridserve.catalog.engines import EngineTable
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CacheRequest
-from hybridserve.planning.models.architecture import Architecture, KimiDelta, Lightning
+from hybridserve.planning.models.architecture import NOT_IN_FLOAT16, Architecture, KimiDelta, Lightning
 from hybridserve.units import DTYPE_BYTES
 
 
@@ -49,6 +49,12 @@ def resolve_dtypes(arch: Architecture, request: CacheRequest, table: EngineTable
                 f"engine.{name}", f"{getattr(request, name)!r} is not a type", f"one of auto, {', '.join(DTYPE_BYTES)}"
             )
     model = arch.dtype if request.dtype == "auto" else request.dtype
+    if model == "float16" and arch.family in NOT_IN_FLOAT16:
+        raise PlanRefused(
+            "engine.dtype",
+            f"The model type {arch.family!r} does not support float16. Reason: Numerical instability",
+            "bfloat16 or float32",
+        )
     conv = model if request.mamba_cache_dtype == "auto" else request.mamba_cache_dtype
     attention = (arch.kv_cache_dtype or "auto") if request.kv_cache_dtype == "auto" else request.kv_cache_dtype
     if table.float_cache_must_match and attention in ("float16", "bfloat16") and attention != model:

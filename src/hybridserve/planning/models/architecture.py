@@ -11,6 +11,8 @@ from typing import Literal
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.models.quantization import UNQUANTIZED, Precision
 
+# Families that vLLM does not run in float16, because they are not stable in it. Source: vLLM config/model.py.
+NOT_IN_FLOAT16 = ("gemma2", "gemma3")
 # Context of a model whose config names none.
 UNLIMITED = 1 << 24
 Dtype = Literal["float32", "float16", "bfloat16"]

@@ -45,9 +45,9 @@ def _gemma(fields: Fields, version: str) -> Architecture:
     windows = windowed(fields, every)
     if all(windows):
         fields.fail("layer_types", "has sliding windows only", "a model with full attention in some layers")
-    bias = fields.boolean("attention_bias", default=False)
+    bias, common = fields.boolean("attention_bias", default=False), fields.common(version.lower())
     return Architecture(
-        **fields.common(version.lower()) | {"tied_embeddings": True},
+        **common | {"tied_embeddings": True, "dtype": "bfloat16" if common["dtype"] == "float16" else common["dtype"]},
         layers=tuple(Layer(attention=True, window=window, mlp=True, norms=4) for window in windows),
         attention=fields.attention("head_dim", qkv_bias=bias, output_bias=bias, qk_norm=version != "Gemma2"),
         state=None,
