@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 from hybridserve.gateway.types import RawHeaders, Send
@@ -34,6 +35,7 @@ _ANTHROPIC_TYPES = {
 }
 _TRACEBACK_MARKS = ("Traceback (most recent call last)", 'File "', "ray::", "site-packages")
 _MAX_MESSAGE_CHARS = 2000
+_NAME = re.compile(r"[\w.\[\]-]{1,128}")
 
 
 class APIError(Exception):
@@ -86,7 +88,12 @@ async def send_json(send: Send, status: int, body: bytes, headers: RawHeaders = 
 
 
 def clean_error(status: int, body: bytes, error_format: ErrorFormat) -> bytes:
-    """The body of an error response of the app, without a traceback.
+    """The body of an error response of the app, without a traceback; arguments as for `read_error`."""
+    return error_body(status, read_error(status, body), error_format)
+
+
+def read_error(status: int, body: bytes) -> dict[str, Any]:
+    """The error object of an error response of the app, without a traceback.
 
     Args:
         status: 400 or more.
@@ -97,7 +104,12 @@ def clean_error(status: int, body: bytes, error_format: ErrorFormat) -> bytes:
     except (ValueError, RecursionError):
         answer = {"error": body.decode("utf-8", "replace").strip()}
     inner = answer.get("error", answer.get("detail", answer)) if isinstance(answer, dict) else None
-    return _dump(_body(status, _cleaned(status, inner, "error"), error_format))
+    return _cleaned(status, inner, "error")
+
+
+def error_body(status: int, error: dict[str, Any], error_format: ErrorFormat) -> bytes:
+    """An error object as a response body."""
+    return _dump(_body(status, error, error_format))
 
 
 def clean_error_event(payload: dict[str, Any], error_format: ErrorFormat) -> bytes:
@@ -125,12 +137,15 @@ def _body(status: int, error: dict[str, Any], error_format: ErrorFormat) -> dict
 def _cleaned(status: int, inner: object, fallback_code: str) -> dict[str, Any]:
     fields = inner if isinstance(inner, dict) else {"message": inner}
     code, message = fields.get("code"), fields.get("message")
-    if not (isinstance(code, str) and code and not code.isdigit()):
+    # A code and a parameter are names; anything else could carry text.
+    if not (isinstance(code, str) and _NAME.fullmatch(code) and not code.isdigit()):
         code = _DEFAULTS.get(status, ("", fallback_code))[1]
     message = message if isinstance(message, str) else ""
     if status == 500 or any(mark in message for mark in _TRACEBACK_MARKS):
         message = ENGINE_FAILED
-    return _error(status, code, message[:_MAX_MESSAGE_CHARS] or "The request failed.", fields.get("param"), {})
+    param = fields.get("param")
+    param = param if isinstance(param, str) and _NAME.fullmatch(param) else None
+    return _error(status, code, message[:_MAX_MESSAGE_CHARS] or "The request failed.", param, {})
 
 
 def _error(status: int, code: str, message: str, param: object, extra: dict[str, Any]) -> dict[str, Any]:

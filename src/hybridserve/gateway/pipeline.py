@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import traceback
+from contextlib import suppress
 from time import perf_counter
 
 from hybridserve.gateway.auth.routes import route_path
@@ -17,12 +18,12 @@ from hybridserve.gateway.errors import ENGINE_FAILED, APIError, send_json
 from hybridserve.gateway.headers import content_length, first_header, forwarded_headers, with_content_length
 from hybridserve.gateway.internal_request import request_app
 from hybridserve.gateway.limits.prompt_length import check_prompt_length
+from hybridserve.gateway.requests.api_formats import parse_object
 from hybridserve.gateway.requests.body import BufferedReceive, read_body, run_app
 from hybridserve.gateway.requests.judged_text import NestedTooDeeply, Unreadable
 from hybridserve.gateway.requests.policy import (
     apply_request_policy,
     nested_too_deeply,
-    parse_body,
     parse_request,
     require_allowed_template,
 )
@@ -50,8 +51,8 @@ async def handle(context: RequestContext) -> None:
     if context.route.kind == "builtin" and await serve_builtin(context):
         return
     if context.route.format is None:
-        if context.route.name == "count_tokens":
-            await limit(context)  # the engine's tokenizer works for it
+        if works_for_client(context):
+            await limit(context)
         await forward_unchanged(context)
         return
     await limit(context)
@@ -124,14 +125,20 @@ async def serve_builtin(context: RequestContext) -> bool:
     return True
 
 
+def works_for_client(context: RequestContext) -> bool:
+    """Whether a key of scope inference makes the engine work: counting tokens, or a route of `access.open_routes`."""
+    return context.route.kind == "forward" and context.route.scope == "inference" and context.scope["method"] == "POST"
+
+
 async def forward_unchanged(context: RequestContext) -> None:
     """Forward a request that generates nothing: the response gets our headers, and its errors are cleaned."""
     response = CleanedResponse(context)
     has_body = context.scope["method"] not in ("GET", "HEAD", "OPTIONS")
     if has_body:
         await read(context)
-        if context.route.name == "count_tokens":  # the same template makes the prompt
-            require_allowed_template(parse_body(context.body), context.state.settings)
+        if works_for_client(context):  # /tokenize and its like use the template that makes the prompt
+            with suppress(ValueError):  # not a JSON object has no fields, and the engine refuses it
+                require_allowed_template(parse_object(context.body), context.state.settings)
     try:
         if has_body:
             await run_app(context.app, context.scope, BufferedReceive(context.receive, context.body), response)
@@ -151,7 +158,7 @@ async def limit(context: RequestContext) -> None:
 
 
 async def read(context: RequestContext) -> None:
-    """Read the request body (413)."""
+    """Read the request body (408, 413)."""
     max_bytes = context.state.settings.access.max_body_bytes
     context.body = await read_body(context.receive, max_bytes, content_length(context.scope["headers"]))
     context.read_at = perf_counter()

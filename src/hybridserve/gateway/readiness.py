@@ -71,15 +71,16 @@ class Readiness:
         if self._guard is not None and (fault := await self._guard_fault(self._guard)) is not None:
             problems.append(f"guard: {fault}")
         if self.compliance is not None:
-            problems += [f"compliance: {lapse}" for lapse in self.compliance.closed]
+            problems += [f"compliance: {lapse.rule}" for lapse in self.compliance.closed]
         return problems
 
     def warnings(self) -> list[str]:
         """What an operator must correct while this process still serves."""
         problem = self._keys_problem()
-        warnings = [] if problem is None else [f"{problem.where}: {problem.what}"]
+        # Everybody reads this: paths, names of keys and of people are in the log and in `GET /compliance`.
+        warnings = [] if problem is None else ["access.keys_file: broken, see keys_reload_failed in the log"]
         if self.compliance is not None:
-            warnings += [f"compliance: {lapse}" for lapse in self.compliance.lapsed]
+            warnings += [f"compliance: {lapse.rule}" for lapse in self.compliance.lapsed]
         return warnings
 
     def _self_test_fault(self) -> str | None:

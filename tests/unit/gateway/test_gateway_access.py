@@ -114,6 +114,13 @@ def test_mount_point_is_removed_from_path() -> None:
     assert send(gateway(), {}, "/tokenize", root_path="/v1").status == 403
 
 
+def test_an_open_route_has_the_limits_of_the_others() -> None:
+    app = gateway(FakeEngine(), access={"open_routes": ["POST /tokenize"], "requests_per_minute": 2})
+    assert send(app, {**CHAT, "chat_template": "{{ x }}"}, "/tokenize").status == 400
+    assert send(app, CHAT, "/tokenize").status == 200
+    assert_openai_error(send(app, CHAT, "/tokenize"), 429, "rate_limit_exceeded")
+
+
 def test_open_routes_setting() -> None:
     assert send(gateway(access={"open_routes": ["POST /tokenize"]}), {}, "/tokenize").status == 200
     with pytest.raises(ConfigError, match="not a route"):
@@ -242,17 +249,18 @@ DATA = "data:image/png;base64,iVBORw0KGgo="
         ("/v1/messages", lambda url: {"type": "image", "source": {"type": "url", "url": url}}),
         ("/v1/messages", lambda url: {"type": "tool_result", "content": [{"type": "image", "source": {"url": url}}]}),
         ("/v1/messages/count_tokens", lambda url: {"type": "image", "source": {"type": "url", "url": url}}),
+        ("/tokenize", lambda url: {"type": "image_url", "image_url": {"url": url}}),
         ("/v1/responses", lambda url: {"type": "input_image", "image_url": url}),
     ],
 )
 def test_the_engine_fetches_no_url_for_a_client(path: str, part: Any, url: str) -> None:
     message = {"role": "user", "content": [{"type": "text", "text": f"about {URL}"}, part(url)]}
     body = {"input" if "responses" in path else "messages": [message], "max_tokens": 5}
-    engine = FakeEngine(answer=ANSWER)
-    assert (send(gateway(engine), body, path).status == 400) == (url != DATA)
-    assert len(engine.bodies) == (url == DATA)
+    engine, access = FakeEngine(answer=ANSWER), {"open_routes": ["POST /tokenize"]}
+    assert (send(gateway(engine, access=access), body, path).status == 400) == (url != DATA)
+    assert len(engine.paths) == (url == DATA)
     opened = {"extra_args": {"allowed_media_domains": ["a.example"]}}
-    assert send(gateway(FakeEngine(answer=ANSWER), engine=opened), body, path).status == 200
+    assert send(gateway(FakeEngine(answer=ANSWER), engine=opened, access=access), body, path).status == 200
 
 
 def test_tools_are_called_with_urls() -> None:

@@ -182,6 +182,22 @@ def test_blocked_prompt_is_400(policy: str, stream: bool) -> None:
     assert len(engine.bodies) == (0 if policy == "before" else 1)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("place", ["message", "param", "code"])
+def test_errors_that_quote_the_answer_are_judged(place: str, stream: bool) -> None:
+    """An error of the engine may quote what the model wrote, such as a tool call that does not parse."""
+    error = {"message": "does not parse", "param": "tools[0]", "code": 400, place: "input_value='BANNED'"}
+    engine = FakeEngine([sse({"error": error})] if stream else [], {"error": error}, status=200 if stream else 400)
+    app = gateway(engine, WordGuard())
+    result = send(app, {**STREAM_CHAT, "stream": stream})
+    assert b"BANNED" not in result.body
+    shown = (result.payloads[0] if stream else result.json())["error"]
+    # In a stream a code that is no number means 500, whose message never leaves.
+    replaced = place == "message" or (stream and place == "code")
+    assert shown["message"] == ("The engine failed on this request." if replaced else "does not parse")
+    assert shown["param"] in (None, "tools[0]")
+
+
 def test_overlap_mode_aborts_engine_on_blocked_prompt() -> None:
     engine = FakeEngine([5.0, sse(chunk("answer")), DONE], delay=5.0, answer={})
     for stream in (True, False):

@@ -139,6 +139,22 @@ def test_max_in_flight_counts_all_keys(keys: dict[str, str]) -> None:
     assert asyncio.run(run()) == [200, 429]
 
 
+def test_body_that_does_not_arrive_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridserve.gateway.requests.body._BODY_TIMEOUT_S", 0.02)
+    replies: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.005)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def send_back(message: Any) -> None:
+        replies.append(message.get("status"))
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    asyncio.run(gateway()(scope, receive, send_back))
+    assert replies == [408, None]
+
+
 @pytest.mark.parametrize("pieces", [1, 7])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
 def test_large_body_is_413(pieces: int, path: str) -> None:

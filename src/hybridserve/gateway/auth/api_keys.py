@@ -160,12 +160,13 @@ def _parse_line(line: str, where: str) -> Key:
     options: dict[str, Any] = {}
     for field in fields[1:]:
         label, _, value = field.partition("=")
+        # The field itself is not repeated: it may be a key in plain text.
         if label not in _OPTIONS or label in options:
-            raise ConfigError(where, f"key {name}: unknown or repeated option {field!r}", fix)
+            raise ConfigError(where, f"key {name}: unknown or repeated option number {len(options) + 1}", fix)
         try:
             options[label] = _OPTIONS[label](value)
-        except ValueError as error:
-            raise ConfigError(where, f"key {name}: {error}", fix) from None
+        except ValueError:
+            raise ConfigError(where, f"key {name}: the value of {label} is not valid", fix) from None
     return Key(**{"scopes": frozenset({"inference"}), **options}, name=name, digest=bytes.fromhex(match[1]))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Awaitable
 from hybridserve.gateway.errors import APIError
 from hybridserve.gateway.types import App, Event, Receive, Scope, Send
 
+# HAProxy gives a body 30 s; without it a client could send one byte after the other for ever.
+_BODY_TIMEOUT_S = 60.0
 # Time for an app to react to a disconnect before its task is cancelled.
 _DISCONNECT_GRACE_S = 5.0
 
@@ -88,11 +90,19 @@ async def read_body(receive: Receive, limit: int, declared: int | None) -> bytes
         declared: value of ``content-length``, if any.
 
     Raises:
-        APIError: 413, more than `limit` bytes, declared or sent.
+        APIError: 413, more than `limit` bytes, declared or sent; 408, it was not complete in time.
         ConnectionResetError: the client disconnected before the end.
     """
     if declared is not None and declared > limit:
         raise _too_large(limit)
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await _read_all(receive, limit)
+    except TimeoutError:
+        raise APIError(408, "timeout", f"The request body was not complete within {_BODY_TIMEOUT_S:g} s.") from None
+
+
+async def _read_all(receive: Receive, limit: int) -> bytes:
     chunks, size = [], 0
     while True:
         message = await receive()

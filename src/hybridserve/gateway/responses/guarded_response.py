@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from hybridserve.gateway.context import RequestContext
-from hybridserve.gateway.errors import ENGINE_FAILED, APIError, clean_error
+from hybridserve.gateway.errors import ENGINE_FAILED, APIError, error_body, read_error
 from hybridserve.gateway.headers import first_header, returned_headers
 from hybridserve.gateway.requests.api_formats import APIFormat, parse_object
 from hybridserve.gateway.responses.moderation_buffer import ModerationBuffer, StreamBlocked
@@ -138,6 +138,12 @@ class GuardedResponse:
         prompt = self._context.request.messages or []
         return await self._guard.check([*prompt, {"role": "assistant", "content": text}], "output")
 
+    async def _judged_message(self, message: str) -> str:
+        """The message of an error of the engine, if the guard allows it: the engine may quote the answer in it."""
+        if self._guard is None or message == ENGINE_FAILED or (await self._check_text(message)).allowed:
+            return message
+        return ENGINE_FAILED
+
     async def _reject_output(self, verdict: GuardVerdict) -> None:
         assert self._guard is not None
         await self.reject(self._guard.error(verdict, "output"))
@@ -168,7 +174,9 @@ class GuardedResponse:
         if self.status >= 400:
             headers = [pair for pair in headers if pair[0] != b"content-type"]
             headers.append((b"content-type", b"application/json"))
-            body = clean_error(self.status, body, self._context.request.format.errors)
+            error = read_error(self.status, body)
+            error["message"] = await self._judged_message(error["message"])
+            body = error_body(self.status, error, self._context.request.format.errors)
         elif self._guard is not None or self._read_usage:
             try:
                 payload = parse_object(body)
@@ -252,7 +260,9 @@ class GuardedResponse:
                 payload = parse_object(data)
                 if payload.get("error"):
                     # The terminator cleans it. Nothing else of this event leaves.
-                    released += [await buffer.finish(), b"data: " + _dump({"error": payload["error"]}) + b"\n\n"]
+                    error = payload["error"] if isinstance(payload["error"], dict) else {"message": payload["error"]}
+                    error = {**error, "message": await self._judged_message(str(error.get("message") or ""))}
+                    released += [await buffer.finish(), b"data: " + _dump({"error": error}) + b"\n\n"]
                     continue
                 kept, texts = read_event(api_format.name, payload)
                 event = _event(event, kept, changed=kept is not payload, api_format=api_format)
