@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import yaml
-from chart_helm import Object
+from chart_helm import ROOT, Object
 from cluster import Cluster, chart_for_old_kubernetes
 from traffic import Traffic
 
 NAMESPACE = "serving"
+# What `hybridserve verify` needs beside the API, for clients without a key.
+VERIFY_ROUTES = ["POST /tokenize", "POST /detokenize", "GET /version"]
 
 
 @dataclass(slots=True)
@@ -55,8 +60,25 @@ class Release:
         request = {"model": "demo", "max_tokens": 8, "messages": messages, **body}
         return httpx.post(f"{self.url()}/v1/chat/completions", json=request, timeout=60, trust_env=False)
 
+    def record_reference(self) -> str:
+        """The text of a reference that `hybridserve verify --record` makes of the running release."""
+        reference = self.cluster.folder / "reference.json"
+        command = [str(ROOT / ".venv/bin/hybridserve"), "verify", self.url(), "--record", str(reference)]
+        made = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert made.returncode == 0, made.stdout + made.stderr
+        return reference.read_text()
+
+    def check_helm_test_fails(self, reference: str) -> None:
+        """`helm test` fails because the pod that answers was not checked against this reference."""
+        with pytest.raises(subprocess.CalledProcessError):
+            self.cluster.helm("test", "demo", "-n", NAMESPACE, "--timeout", "120s")
+        (tested,) = self.pods("test")
+        words = tested["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
+        assert f"the numeric check ({json.loads(reference)['sha256']}) has not passed" in words
+
     def traffic(self) -> Traffic:
-        return Traffic(self.url())
+        url = self.url()
+        return Traffic(lambda: url)
 
     def pods(self, component: str = "engine") -> list[Object]:
         return self.cluster.get("pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/component={component}")

@@ -13,7 +13,7 @@ import httpx
 class Traffic:
     """Requests one after another on a few connections, half of them streams, until it is stopped."""
 
-    def __init__(self, url: str, users: int = 2) -> None:
+    def __init__(self, url: Callable[[], str], users: int = 2) -> None:
         self.answers: list[int] = []
         self.failures: list[str] = []
         self._url = url
@@ -43,7 +43,7 @@ class Traffic:
             try:
                 # A connection for each request, as clients behind a Service that come and go.
                 with httpx.Client(timeout=60, trust_env=False) as client:
-                    answer = client.post(f"{self._url}/v1/chat/completions", json=body)
+                    answer = client.post(f"{self._url()}/v1/chat/completions", json=body)
                     whole = not stream or answer.text.rstrip().endswith("data: [DONE]")
                     if answer.status_code == 200 and whole:
                         self.answers.append(len(answer.content))
