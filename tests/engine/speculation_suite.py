@@ -1,23 +1,22 @@
 """Speculation on the demo model, on the CPU release: `make test-speculation`.
 
 The same 1,008 greedy requests (SPECULATION_REQUESTS) run with and without n-gram and MTP drafts, with and without
-prefix caching, in a pool that preempts. What the engine release is known to do is in `cpu_speculation` of
-catalog/engines.yaml; the suite fails when the engine does anything else, also when it has become right.
+prefix caching, in a pool that preempts. An engine that is wrong in the first 48 is not asked for the others. What the
+engine release is known to do is in `cpu_speculation` of catalog/engines.yaml; the suite fails when the engine does
+anything else, also when it has become right. Another release than the installed one: SPECULATION_ENGINE=0.30.0, which
+`make engine` has unpacked.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from hybridserve.catalog.engines import engine_table
@@ -29,7 +28,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = json.loads((ROOT / "tests" / "data" / "demo_prompts.json").read_text())["prompts"]
+sys.path.insert(0, str(ROOT / "scripts"))
+from engine_release.release import fetch  # noqa: E402
+
+VERSION = os.environ.get("SPECULATION_ENGINE", "0.29.0")
+TABLE = engine_table(VERSION)[0]
 SCRIPT = Path(__file__).with_name("speculation_run.py")
+FEW = 48
 REQUESTS, OUTPUT = int(os.environ.get("SPECULATION_REQUESTS", "1008")), 32
 POOL_BYTES = 40 * 196_608
 DRAFTS: dict[str, dict[str, Any] | None] = {
@@ -42,26 +47,11 @@ SERVER = ("served_model_name", "reasoning_parser", "tool_call_parser", "enable_a
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with an MTP layer: its own, or one of random weights, whose drafts are hardly ever accepted."""
-    source = ROOT / "src" / "hybridserve" / "demo_model"
-    config = json.loads((source / "config.json").read_text())
-    if config["num_nextn_predict_layers"]:
-        return source
+    """The demo model with a trained MTP layer; SPECULATION_MODEL names one that demo/mtp.py has written."""
+    if written := os.environ.get("SPECULATION_MODEL"):
+        return Path(written)
     folder = tmp_path_factory.mktemp("speculation") / "demo"
-    shutil.copytree(source, folder)
-    weights, seed = load_file(source / "model.safetensors"), torch.Generator().manual_seed(0)
-    hidden, layer = config["hidden_size"], "mtp.layers.0."
-    of_attention = "model.layers.3."
-    for name, tensor in dict(weights).items():
-        if name.startswith(of_attention):
-            noise = torch.randn(tensor.shape, generator=seed) * 0.05
-            weights[name.replace(of_attention, layer)] = (noise if tensor.ndim > 1 else noise + 1).bfloat16()
-    for norm in ("enorm", "hnorm", "final_layernorm"):
-        weights[f"{layer}{norm}.weight"] = torch.ones(hidden).bfloat16()
-    weights[f"{layer}eh_proj.weight"] = (torch.randn(hidden, 2 * hidden, generator=seed) * 0.05).bfloat16()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config |= {"num_nextn_predict_layers": 1, "mtp_layers_block_type": ["full_attention"]}
-    (folder / "config.json").write_text(json.dumps(config))
+    subprocess.run([sys.executable, str(ROOT / "demo" / "mtp.py"), "--out", str(folder)], check=True, timeout=1500)
     return folder
 
 
@@ -89,6 +79,7 @@ class Case:
 
     def __init__(self, model: Path, draft: str, cached: bool, prompts: list[list[int]], folder: Path) -> None:
         assign = [
+            f"engine.version={VERSION}",
             f"model.id={json.dumps(str(model))}",
             f"engine.enable_prefix_caching={json.dumps(cached)}",
             f"engine.speculative_config={json.dumps(DRAFTS[draft])}",
@@ -111,7 +102,8 @@ class Case:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "case.json").write_text(json.dumps(case))
         command = [sys.executable, str(SCRIPT), str(folder / "case.json"), str(folder / "result.json")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
+        environment = fetch(VERSION, ROOT / ".cache" / "engines").environment
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False, env=environment)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -121,22 +113,30 @@ def cases(
 ) -> dict[tuple[str, bool], Case]:
     """Every engine; SPECULATION_RESULTS names a folder whose results are used again."""
     results = Path(os.environ.get("SPECULATION_RESULTS") or tmp_path_factory.mktemp("results"))
-    return {
-        (draft, cached): Case(model, draft, cached, prompts, results / f"{draft}-{'cached' if cached else 'uncached'}")
-        for draft in DRAFTS
-        for cached in (False, True)
-    }
+    made = {}
+    for draft in DRAFTS:
+        for cached in (False, True):
+            folder = results / f"{draft}-{'cached' if cached else 'uncached'}"
+            if draft != "none":
+                case = made[draft, cached] = Case(model, draft, cached, prompts[:FEW], folder / "few")
+                if case.error or differing(case, made["none", False]):
+                    continue
+            made[draft, cached] = Case(model, draft, cached, prompts, folder)
+    return made
 
 
 def differing(case: Case, reference: Case) -> int:
     """Requests whose tokens are not the reference's."""
-    return sum(ours != theirs for ours, theirs in zip(case.tokens, reference.tokens, strict=True))
+    return sum(ours != theirs for ours, theirs in zip(case.tokens, reference.tokens, strict=False))
 
 
 def test_without_drafts_caching_and_preemption_change_no_token(cases: dict[tuple[str, bool], Case]) -> None:
     cached, plain = cases["none", True], cases["none", False]
     assert len(plain.tokens) == REQUESTS
     assert len({tuple(tokens) for tokens in plain.tokens}) > 20
+    if cached.error:
+        assert "cpu-mamba2-align" in {fault.id for fault in TABLE.known_faults}, cached.error
+        return
     assert cached.counters["vllm:prefix_cache_hits"] > 0
     assert cached.counters["vllm:num_preemptions"] > 0
     assert plain.counters["vllm:num_preemptions"] > 0
@@ -146,7 +146,7 @@ def test_without_drafts_caching_and_preemption_change_no_token(cases: dict[tuple
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "uncached"])
 @pytest.mark.parametrize("draft", ["ngram", "mtp"])
 def test_drafts_do_what_the_catalog_says(cases: dict[tuple[str, bool], Case], draft: str, cached: bool) -> None:
-    case, known = cases[draft, cached], engine_table("0.29.0")[0].cpu_speculation
+    case, known = cases[draft, cached], TABLE.cpu_speculation
     if case.error is None:
         wrong = differing(case, cases["none", False])
         found = f"{wrong} of {len(case.tokens)} requests with other tokens"
@@ -160,6 +160,7 @@ def test_drafts_do_what_the_catalog_says(cases: dict[tuple[str, bool], Case], dr
     )
     if outcome != "stops":
         assert drafted > 0
+    assert known is not None, f"{outcome}: {found}"
     assert outcome == (known.cached if cached else known.uncached), found
 
 

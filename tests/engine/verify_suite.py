@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+import hybridserve
 from hybridserve.verify.reference import read_reference
 from hybridserve.verify.run import Load
 from support.faulty_engine import FaultyEngine, compared, faulty_engine, verify
@@ -27,6 +28,7 @@ from support.stack_service import HYBRIDSERVE, NO_COMPILER, free_port, start
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(7200)]
 
+DEMO = Path(hybridserve.__file__).parent / "demo_model"
 CLEAN = int(os.environ.get("VERIFY_CLEAN", "200"))
 ROWS = Path(os.environ.get("VERIFY_ROWS", ".cache/verify.jsonl"))
 LONGEST_S = 180.0
@@ -87,6 +89,18 @@ def test_vllms_own_fault_is_caught(reference: Path, monkeypatch: pytest.MonkeyPa
     with faulty_engine(["engine.prefix_match_unit=32"]) as broken:
         verdicts = [measured(broken, "fault", "prefix_match_unit 32", reference) for _ in range(3)]
     assert "FAIL" in verdicts
+
+
+def test_transformers_makes_a_reference(engine: FaultyEngine, tmp_path: Path) -> None:
+    """In float32 and without a cache: tolerance `other`, which the right engine meets and a lost state does not."""
+    reference = tmp_path / "reference.json"
+    words = ["verify", str(DEMO), "--record", str(reference), "--model", "demo", "--block-size", "384"]
+    subprocess.run([str(HYBRIDSERVE), *words], check=True, timeout=900)
+    for fault, verdict in (("none", "PASS"), ("conv_state_skipped", "FAIL"), ("none", "PASS")):
+        engine.switch(fault)
+        document = compared(engine, read_reference(reference), Load())
+        print(fault, document["verdict"], [(row["condition"], row["level"]) for row in document["conditions"]])
+        assert document["verdict"] == verdict
 
 
 def test_clean_runs_pass(engine: FaultyEngine, reference: Path) -> None:
