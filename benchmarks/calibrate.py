@@ -15,7 +15,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -26,6 +26,7 @@ import yaml
 
 from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.loadtest.sweep import StepTimes, calibration, nonnegative_least_squares
+from hybridserve.planning.cache.reuse import CacheGrid, chunk_ends
 from hybridserve.settings import load
 from hybridserve.simulator.service_times import parse_service_times
 
@@ -65,13 +66,16 @@ def main() -> None:
         "max_num_batched_tokens": budget,
         "align_prefill": settings.engine.enable_prefix_caching is not False,
     }
+    if engine["align_prefill"]:
+        engine["prefix_match_unit"] = spec.engine_args.get("prefix_match_unit") or capacity.block_size
     names = ("usable_blocks", "block_size", "state_blocks", "growing_groups")
     cache = {name: getattr(capacity, name) for name in names}
     about = (
         f"benchmarks/calibrate.py, {date.today()}: {len(firsts)} prompts of {PROMPTS[0]} to {PROMPTS[-1]} tokens, "
         f"{len(gaps)} streams, {counts[0]} to {counts[-1]} at once"
     )
-    times = fit(firsts, gaps, budget)
+    unit = engine.get("prefix_match_unit")
+    times = fit(firsts, gaps, lambda prompt: prefill_steps(prompt, capacity.block_size, unit, budget))
     tree = calibration(times, engine, cache, options.start_up, about) | {"name": options.name}
     text = yaml.safe_dump(tree, sort_keys=False, width=110)
     parse_service_times(text, "calibration")
@@ -85,13 +89,20 @@ def main() -> None:
     )
 
 
-def fit(firsts: Sequence[Stream], gaps: Sequence[tuple[int, Stream]], budget: int) -> StepTimes:
+def prefill_steps(prompt: int, block: int, unit: int | None, budget: int) -> int:
+    """Engine steps of a prompt that runs alone; no `unit`: no states are cached."""
+    if unit is None:
+        return -(-prompt // budget)
+    return len(chunk_ends(CacheGrid(block, unit, block, budget, 1, 1, 1), prompt, 0, 0)[0])
+
+
+def fit(firsts: Sequence[Stream], gaps: Sequence[tuple[int, Stream]], steps: Callable[[int], int]) -> StepTimes:
     """Fit the time between tokens first, then the time to first token with its result."""
     rows = [[1.0, count, count * (answer.prompt + answer.output / 2)] for count, answer in gaps]
     values = [answer.gap_s for _, answer in gaps]
     fixed, per_sequence, per_context = nonnegative_least_squares(rows, values)
     # TTFT = overhead + steps * fixed + per_sequence + per_prompt_token * prompt.
-    known = [fixed * -(-answer.prompt // budget) + per_sequence for answer in firsts]
+    known = [fixed * steps(answer.prompt) + per_sequence for answer in firsts]
     rests = [max(1e-6, answer.first_s - base) for base, answer in zip(known, firsts, strict=True)]
     overhead, per_prompt = nonnegative_least_squares([[1.0, answer.prompt] for answer in firsts], rests)
     gap_error = median(

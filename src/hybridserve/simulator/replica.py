@@ -59,7 +59,7 @@ class Replica:
 
     __slots__ = (
         "_admit_order", "_aligned", "_block", "_budget", "_events", "_fixed", "_grow", "_max_seqs", "_per_context",
-        "_per_prompt", "_per_sequence", "_state", "_tie", "arrived", "backlog", "blocks_free", "blocks_total",
+        "_per_prompt", "_per_sequence", "_state", "_tie", "_unit", "arrived", "backlog", "blocks_free", "blocks_total",
         "context", "decoding", "done", "first_tokens", "generated", "name", "now", "preemptions", "prefilling",
         "prompt_squares", "prompt_tokens", "ready_at", "refused", "slot_seconds", "step", "waiting",
     )  # fmt: skip
@@ -99,6 +99,7 @@ class Replica:
         self._state = cache.state_blocks
         self._grow = cache.growing_groups
         self._aligned = times.engine.align_prefill and self._block <= self._budget
+        self._unit = times.engine.prefix_match_unit if self._aligned else None
 
     @property
     def ongoing(self) -> int:
@@ -148,7 +149,9 @@ class Replica:
     def _admit(self) -> None:
         """In order of arrival while a slot and the blocks of the whole prompt are free."""
         waiting, running = self.waiting, self._admit_order
-        budget = self._budget - self.decoding - sum(request.left for request in self.prefilling)
+        budget = self._budget - self.decoding
+        for request in self.prefilling:
+            budget -= self._chunk(request, budget) if self._unit else request.left
         while waiting and budget > 0 and len(running) < self._max_seqs:
             request = waiting[0]
             blocks = self._state + self._grow * -(-request.left // self._block)
@@ -157,7 +160,7 @@ class Replica:
                     return
                 raise ValueError(f"a request of {request.left} tokens does not fit into {self.blocks_total} blocks")
             waiting.popleft()
-            budget -= request.left
+            budget -= self._chunk(request, budget) if self._unit else request.left
             request.blocks = blocks
             self.blocks_free -= blocks
             running[request] = None
@@ -168,31 +171,30 @@ class Replica:
     def _mixed_step(self) -> None:
         """A step with a token for every decoding sequence, and prompt chunks up to the token budget."""
         budget = self._budget - self.decoding
-        computed, finished = 0, 0
+        computed, finished = 0, []
         for request in self.prefilling:
-            chunk = min(request.left, budget)
-            if chunk < request.left and self._aligned:
-                chunk -= chunk % self._block
+            chunk = self._chunk(request, budget)
             if chunk <= 0:
                 break  # an aligned chunk that does not fit delays the requests behind it
             request.left -= chunk
             budget -= chunk
             computed += chunk
-            if request.left:
+            if not request.left:
+                finished.append(request)
+            elif not self._unit:
                 break
-            finished += 1
         self.backlog -= computed
         self.now += (
             self._fixed
-            + self._per_sequence * (self.decoding + finished)
+            + self._per_sequence * (self.decoding + len(finished))
             + self._per_context * self.context
             + self._per_prompt * computed
         )
         self.step += 1
         self.context += self.decoding
-        self.generated += self.decoding + finished
-        for _ in range(finished):
-            request = self.prefilling.popleft()
+        self.generated += self.decoding + len(finished)
+        for request in finished:
+            self.prefilling.remove(request)
             self.decoding += 1
             self.context += request.prompt + request.done
             request.start = self.step
@@ -201,6 +203,20 @@ class Replica:
                 self.first_tokens.append(self.now - request.arrived)
             self._schedule(request, 0)
         self._fire()
+
+    def _chunk(self, request: SimulatedRequest, budget: int) -> int:
+        """Prompt tokens of its next step, of at most `budget`. Source: vLLM's `_mamba_block_aligned_split`."""
+        if not self._aligned:
+            return min(request.left, budget)
+        total = request.prompt + request.done
+        start = total - request.left
+        end = min(total, start + budget)
+        if end < total:
+            end -= end % self._block
+        if self._unit:
+            stops = (total - total % self._block, total - total % self._unit)
+            end = min((stop for stop in stops if start < stop < end), default=end)
+        return end - start
 
     def _decode(self, until: float) -> None:
         """Steps without prefill, up to the next event or `until`."""

@@ -10,7 +10,7 @@ The file (YAML or JSON)::
     kind: measured                    # or bound: computed from the data sheet; real engines are slower
     source: make calibrate, 2026-11-23, load 1 to 16 sequences
     step: {fixed_s: 0.004, per_sequence_s: 0.0003, per_context_token_s: 1.0e-7, per_prompt_token_s: 0.00005}
-    engine: {max_num_seqs: 16, max_num_batched_tokens: 2048, align_prefill: true}
+    engine: {max_num_seqs: 16, max_num_batched_tokens: 2048, align_prefill: true, prefix_match_unit: 32}
     # blocks of a sequence: state_blocks + growing_groups * ceil(tokens / block_size)
     cache: {usable_blocks: 63, block_size: 128, state_blocks: 2, growing_groups: 1}
     request_overhead_s: 0.003         # before the engine: proxy, HTTP, tokenizer
@@ -68,6 +68,9 @@ class EngineLimits(_Section):
     max_num_batched_tokens: int = Field(ge=1)
     align_prefill: bool
     """Prefill chunks except the last are multiples of the block size (mamba cache mode align)."""
+    prefix_match_unit: int | None = Field(default=None, ge=1)
+    """With it an aligned prefill also ends a step at its last whole block and its last unit, where states are cached.
+    Without it these steps are not simulated: they are in the measured times."""
 
 
 class CacheBlocks(_Section):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hybridserve.autoscaling.replica_metrics import FleetMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
+from hybridserve.planning.cache.reuse import CacheGrid, chunk_ends
 from hybridserve.simulator.fleet import FleetOptions, Run, View, simulate, upper_quantile
 from hybridserve.simulator.oracle import needs, schedule
 from hybridserve.simulator.policies import Fixed, HybridServePolicy, KedaWaiting, KnativeConcurrency, RayQueueLength
@@ -33,6 +34,8 @@ cache: {usable_blocks: 40, block_size: 16, state_blocks: 2, growing_groups: 1}
 start_up_s: 20
 """
 TIMES = parse_service_times(TEXT, "test")
+ALIGNED = TIMES.model_copy(update={"engine": TIMES.engine.model_copy(update={"align_prefill": True})})
+FINE = TIMES.model_copy(update={"engine": ALIGNED.engine.model_copy(update={"prefix_match_unit": 4})})
 
 
 def step_by_step(times: ServiceTimes, arrivals: list[tuple[float, int, int]]) -> list[tuple[float, float]]:
@@ -50,6 +53,19 @@ def step_by_step(times: ServiceTimes, arrivals: list[tuple[float, int, int]]) ->
     def blocks(tokens: int) -> int:
         return cache.state_blocks + cache.growing_groups * -(-tokens // cache.block_size)
 
+    def aligned(start: int, end: int, target: int) -> int:
+        """Tokens of a chunk that ends at whole blocks, at the last of them, and at the last unit."""
+        if end < target:
+            end = end // cache.block_size * cache.block_size
+        for size in (cache.block_size, engine.prefix_match_unit):
+            if size and engine.prefix_match_unit and start < target // size * size < end:
+                return target // size * size - start
+        return end - start
+
+    def wish(one: Sequence, left: int) -> int:
+        whole = one.target - one.computed
+        return aligned(one.computed, one.computed + min(whole, left), one.target) if engine.prefix_match_unit else whole
+
     todo = [Sequence(i, *a) for i, a in enumerate(arrivals)]
     everyone = list(todo)
     waiting: list[Sequence] = []
@@ -62,7 +78,9 @@ def step_by_step(times: ServiceTimes, arrivals: list[tuple[float, int, int]]) ->
             waiting.append(todo.pop(0))
         decoding = [s for s in running if s.computed >= s.target]
         budget = engine.max_num_batched_tokens - len(decoding)
-        left = budget - sum(s.target - s.computed for s in running if s.computed < s.target)
+        left = budget
+        for one in [s for s in running if s.computed < s.target]:
+            left -= wish(one, left)
         while waiting and left > 0 and len(running) < engine.max_num_seqs:
             one = waiting[0]
             if blocks(one.target) > free:
@@ -70,19 +88,22 @@ def step_by_step(times: ServiceTimes, arrivals: list[tuple[float, int, int]]) ->
             waiting.pop(0)
             one.blocks = blocks(one.target)
             free -= one.blocks
-            left -= one.target
+            left -= wish(one, left)
             running.append(one)
         computed, finished = 0, []
         for one in [s for s in running if s.computed < s.target]:
             chunk = min(one.target - one.computed, budget)
+            if engine.align_prefill:
+                chunk = aligned(one.computed, one.computed + chunk, one.target)
             if chunk <= 0:
                 break
             one.computed += chunk
             budget -= chunk
             computed += chunk
-            if one.computed < one.target:
+            if one.computed == one.target:
+                finished.append(one)
+            elif not engine.prefix_match_unit:
                 break
-            finished.append(one)
         context = sum(s.prompt + s.generated - 1 for s in decoding)
         now += times.step.seconds(len(decoding) + len(finished), context, computed)
         for one in decoding:
@@ -135,10 +156,10 @@ def run_one(
 
 
 @settings(max_examples=60, deadline=None)
-@given(traffic())
-def test_closed_form_equals_step_by_step(arrivals: list[tuple[float, int, int]]) -> None:
+@given(traffic(), st.sampled_from([TIMES, ALIGNED, FINE]))
+def test_closed_form_equals_step_by_step(arrivals: list[tuple[float, int, int]], times: ServiceTimes) -> None:
     """With enough blocks both make the same decisions, and times agree to rounding."""
-    large_cache = TIMES.model_copy(update={"cache": TIMES.cache.model_copy(update={"usable_blocks": 400})})  # type: ignore[union-attr]
+    large_cache = times.model_copy(update={"cache": TIMES.cache.model_copy(update={"usable_blocks": 400})})  # type: ignore[union-attr]
     _, requests = run_one(arrivals, large_cache)
     for request, (first, last) in zip(requests, step_by_step(large_cache, arrivals), strict=True):
         assert request.first == pytest.approx(first, abs=1e-6)
@@ -177,12 +198,18 @@ def test_one_request_by_hand() -> None:
 
 
 def test_aligned_chunks_wait_for_a_whole_block() -> None:
-    aligned = TIMES.model_copy(update={"engine": TIMES.engine.model_copy(update={"align_prefill": True})})
     # 70 tokens: 64 then 6. With one sequence decoding the budget is 63, and the first chunk is cut to 48.
-    _, (_, late) = run_one([(0.0, 16, 100), (0.5, 70, 1)], aligned)
+    _, (_, late) = run_one([(0.0, 16, 100), (0.5, 70, 1)], ALIGNED)
     _, (_, free) = run_one([(0.0, 16, 100), (0.5, 70, 1)], TIMES)
     assert late.first > 0.5
     assert late.first == pytest.approx(free.first, rel=0.2)
+
+
+@given(st.integers(1, 400))
+def test_a_prompt_takes_the_steps_that_the_planner_has_for_it(prompt: int) -> None:
+    _, (request,) = run_one([(0.0, prompt, 1)], FINE)
+    ends, _ = chunk_ends(CacheGrid(16, 4, 16, 64, 1, 2, 40), prompt, 0, 0)
+    assert request.first == pytest.approx(len(ends) * 0.01 + 0.001 + prompt * 1e-4)
 
 
 def fleet(policy: object, output: int = 40, **options: object) -> Run:

@@ -124,15 +124,15 @@ def kept_states(grid: CacheGrid, prompt: int, hit: int, shared: int) -> set[int]
     wanted = {(prompt - 1) // grid.unit * grid.unit // grid.block * grid.block}
     if shared > hit:
         wanted.add(shared // grid.block * grid.block)
-    ends, tail = _chunk_ends(grid, prompt, hit, shared)
+    ends, tail = chunk_ends(grid, prompt, hit, shared)
     kept = {position for position in wanted if position > hit and position in ends}
     if tail % grid.block and tail in ends and tail > hit:
         kept.add(tail)
     return kept
 
 
-def _chunk_ends(grid: CacheGrid, prompt: int, start: int, shared: int) -> tuple[set[int], int]:
-    """Where the chunks of a prefill end, and the last unit of the prompt."""
+def chunk_ends(grid: CacheGrid, prompt: int, start: int, shared: int) -> tuple[set[int], int]:
+    """Where the chunks of a prefill end, and the last unit of the prompt; arguments as in `kept_states`."""
     split, last = grid.split, prompt - prompt % grid.split
     tail = prompt // grid.unit * grid.unit if grid.unit < grid.block else 0
     ends: set[int] = set()
