@@ -98,13 +98,20 @@ def counts_table(result: Result) -> Table:
         "tokens counted by the server": f"{run.usage_share:.0%}",
         "client: workers, core, loop lag p99": f"{client.workers}, {client.cpu:.0%}, {client.lag_p99 * 1000:.1f} ms",
     }
-    if (reuse := result.prefix_reuse) is not None:
-        hit, reusable = reuse.get("hit", 0.0), reuse.get("reusable", 0.0)
-        share = f" ({hit / reusable:.1%})" if reusable else ""
-        lost = {cause: count for cause, count in reuse.items() if cause not in ("hit", "reusable") and count}
-        cells["reusable prompt tokens, of these hit"] = f"{reusable:,.0f}, {hit:,.0f}{share}"
-        cells["lost"] = ", ".join(f"{cause} {count:,.0f}" for cause, count in lost.items()) or "none"
+    if result.prefix_reuse is not None:
+        cells |= reuse_cells(result.prefix_reuse)
     return Table(["", ""], list(cells.items()))
+
+
+def reuse_cells(reuse: Mapping[str, float]) -> dict[str, str]:
+    """Prompt tokens that could be reused, that hit, and that were lost by cause."""
+    hit, reusable = reuse.get("hit", 0.0), reuse.get("reusable", 0.0)
+    share = f" ({hit / reusable:.1%})" if reusable else ""
+    lost = {cause: count for cause, count in reuse.items() if cause not in ("hit", "reusable") and count}
+    return {
+        "reusable prompt tokens, of these hit": f"{reusable:,.0f}, {hit:,.0f}{share}",
+        "lost": ", ".join(f"{cause} {count:,.0f}" for cause, count in lost.items()) or "none",
+    }
 
 
 def slo_table(result: Result) -> Table:

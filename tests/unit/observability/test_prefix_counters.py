@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from hybridserve.errors import ServiceError
 from hybridserve.loadtest.prefix_reuse import read_change, read_counters, write_change
+from hybridserve.loadtest.tables import reuse_cells
 from hybridserve.observability.collectors.prefix_reuse import MAX_WAITING, PrefixReuseCollector
 from hybridserve.observability.metrics import EngineMetrics
 from hybridserve.planning.cache.reuse import CacheGrid
@@ -46,6 +47,7 @@ def test_report_has_the_tokens_that_the_replicas_counted(
     write_change(tmp_path, before, read_counters([url]))
     change = read_change(tmp_path)
     assert change is not None
+    assert list(reuse_cells(change).values()) == ["2,144, 1,056 (49.3%)", "off_grid 32, state_missing 1,056"]
     assert change.pop("hit") == 1056
     assert change.pop("reusable") == 1072 + 1072
     assert {cause: count for cause, count in change.items() if count} == {"off_grid": 16 + 16, "state_missing": 1056}
