@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
+from hybridserve.compliance.overrides import JUDGED_ARGUMENTS, WHOLE_NAMES
 from hybridserve.gateway.auth.routes import UNGUARDED_ONLY, WITHOUT_GENERATED_TEXT, Routes
 from hybridserve.gateway.requests.judged_text import SETTINGS
 from hybridserve.gateway.responses.response_fields import EVENTS_BY_API, RESPONSES_BY_API, read_event, read_response
@@ -197,6 +198,21 @@ def test_every_response_field_is_known() -> None:
 
 def _models_in(hint: Any) -> list[Any]:
     return [hint] if fields_of(hint) else [kind for arg in get_args(hint) for kind in _models_in(arg)]
+
+
+# --- arguments
+
+
+def test_names_of_arguments_that_begin_others_are_known() -> None:
+    """vLLM takes the beginning of a name for the argument, and the compliance rules report that."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    names = {option[2:].replace("-", "_") for option in parser._option_string_actions if option.startswith("--")}
+    assert {
+        name for name in names if any(full.startswith(name) and full != name for full in JUDGED_ARGUMENTS)
+    } == WHOLE_NAMES
 
 
 # --- routes

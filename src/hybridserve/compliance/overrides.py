@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from hybridserve.compliance.rules.exposure import REVEALING
 from hybridserve.compliance.view import DeploymentView
 
 # Engine arguments that replace a part of the checkpoint or change its answers, each with a description.
@@ -56,6 +57,9 @@ HARMLESS: Mapping[str, frozenset[str]] = {
     "model_impl": frozenset({"auto", "vllm"}),
     "distributed_executor_backend": frozenset({"mp", "ray", "uni", "external_launcher"}),
 }  # fmt: skip
+# vLLM takes the beginning of an argument's name for the argument. These are whole names, although others begin so.
+WHOLE_NAMES = frozenset({"config", "model", "quantization", "reasoning_parser", "tokenizer"})
+JUDGED_ARGUMENTS = frozenset({*OVERRIDES, *HARMLESS, *REVEALING, "speculative_config", "trust_remote_code"})
 # Keys inside other arguments that name code or a plugin: kv_transfer_config.kv_connector_module_path,
 # compilation_config.inductor_passes, structured_outputs_config.reasoning_parser_plugin.
 _CODE = re.compile(r"(_module_path|_plugin|_cls|_class|_passes)$")
@@ -65,6 +69,8 @@ def overrides(args: Mapping[str, Any]) -> list[str]:
     """Overrides that are set, as ``chat_template (another chat template)``. Empty values do not count."""
     found = [f"{name} ({what})" for name, what in OVERRIDES.items() if args.get(name)]
     found += [f"{name} ({args[name]})" for name, known in HARMLESS.items() if args.get(name) not in (None, *known)]
+    found += [f"{name} (short for {full})" for name in args if name not in WHOLE_NAMES
+              for full in sorted(JUDGED_ARGUMENTS) if full.startswith(name) and full != name]  # fmt: skip
     return found + [f"{path} (code)" for path in _code_names(args) if path not in OVERRIDES]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,14 +38,25 @@ ONLINE_PRECISIONS = tuple(online(method, size) for method, size in ONLINE.items(
 # Arguments that set a part of a setting which has rules: the whole setting is needed.
 PARTS = {"spec_method": "speculative_config", "spec_model": "speculative_config", "spec_tokens": "speculative_config"}
 
+# Other names would become further words of a command line (`chat_template=x`), or set a part of one (`hf_overrides.x`).
+_NAME = re.compile("[a-zA-Z][a-zA-Z0-9]*([_-][a-zA-Z0-9]+)*")
+
 
 def extra_args(engine: EngineSection) -> dict[str, Any]:
     """The arguments without a setting, by their names with underscores.
 
     Raises:
-        ConfigError: an argument sets a part of a setting.
+        ConfigError: an argument sets a part of a setting, or would be read as another one on a command line.
     """
-    for name in engine.extra_args:
+    for name, value in engine.extra_args.items():
+        where = f"engine.extra_args.{name}"
+        if not _NAME.fullmatch(name):
+            raise ConfigError(where, "is not the name of an argument", "write NAME: VALUE, and the parts as a mapping")
+        if name == "config":
+            raise ConfigError(where, "reads arguments from a file, which nothing here checks", "write them here")
+        for word in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(word, str) and word.startswith("-"):
+                raise ConfigError(where, f"{word!r} would be read as another argument", "give a value without a dash")
         if whole := PARTS.get(name.replace("-", "_")):
             raise ConfigError(f"engine.extra_args.{name}", "is a part of another setting", f"set engine.{whole}")
     return {name.replace("-", "_"): value for name, value in engine.extra_args.items()}

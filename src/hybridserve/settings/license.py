@@ -5,11 +5,18 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from hybridserve.settings.section import Section
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+def _names_somebody(value: str) -> str:
+    if not any(map(str.isalnum, value)):  # invisible characters, or dots
+        raise ValueError("give a name")
+    return value
+
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_names_somebody)]
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 

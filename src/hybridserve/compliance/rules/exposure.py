@@ -18,9 +18,10 @@ SECRET_NAME = re.compile(
 )
 SECRET_VALUE = re.compile(
     r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|nvapi-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
-    r"|xox[abp]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.)"
+    r"|hs-[A-Za-z0-9_-]{40,}|glpat-[A-Za-z0-9_-]{20,}|[rs]k_live_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}"
+    r"|xox[abp]-[A-Za-z0-9-]{10,}|A[KS]IA[0-9A-Z]{16}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.)"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]*:[^/\s@]+@"
-    r"|://[^/\s:@$]{16,}@|(?i:\bbearer )[A-Za-z0-9._~+/-]{12,}"
+    r"|://[^/\s:@$]{16,}@|(?i:\b(?:bearer|basic) )[A-Za-z0-9._~+/-]{12,}"
     r"|(?i:[?&][a-z_-]*(?:key|token|secret|passw(?:or)?d|signature|sig)=)[^&$\s]"
 )
 # Engine arguments by which prompts (cache events have their tokens) or files of the machine become readable.

@@ -28,6 +28,11 @@ POLICY = "policy; the license's guardrail clause where it has one"
 CARD = "https://huggingface.co/nvidia/NVIDIA-Nemotron-Nano-9B-v2: the template searches for these strings"
 # Request fields that replace the chat template, change sampling, or fetch a cache, in ways that the guard does not see.
 ENGINE_FIELDS = frozenset({"chat_template", "vllm_xargs", "kv_transfer_params", "ec_transfer_params"})
+# Arguments of a chat template, or of what renders it, that replace or cut off what the guard has read.
+TEMPLATE_FIELDS = frozenset({
+    "add_generation_prompt", "available_tools", "chat_template", "continue_final_message", "conversation", "documents",
+    "max_length", "messages", "padding", "tokenize", "tokenizer_kwargs", "tools", "truncation",
+})  # fmt: skip
 CONTROL_WORDS = frozenset({"/think", "/no_think", "</think>"})
 LONGEST_VERDICT_S = 30.0
 # A guard that stopped working is noticed after this many seconds at the latest.
@@ -268,10 +273,12 @@ def no_overrides(view: DeploymentView) -> Outcome:
     "request-fields",
     "A request cannot replace the chat template, change the sampler or name a cache",
     basis=POLICY,
-    remedy="keep chat_template, vllm_xargs, kv_transfer_params and ec_transfer_params in access.refused_fields",
+    remedy="keep chat_template, vllm_xargs, kv_transfer_params and ec_transfer_params in access.refused_fields, and "
+    "switches of the template only in reasoning.template_kwargs",
 )
 def request_fields(view: DeploymentView) -> Outcome:
     open_fields = sorted(ENGINE_FIELDS - set(view.settings.access.refused_fields))
+    open_fields += sorted(TEMPLATE_FIELDS & set(view.settings.reasoning.template_kwargs))
     return failed(f"requests may set {', '.join(open_fields)}") if open_fields else passed("refused in requests")
 
 
@@ -345,7 +352,8 @@ def _same_files(view: DeploymentView, names: frozenset[str]) -> Iterator[Outcome
     if present is None:
         # Without the files, only a commit can identify their content.
         revision = view.model.revision or ""
-        if is_commit(revision) and view.license.weights != "mounted":
+        # A path (no repository) names no commit, whatever model.revision says.
+        if is_commit(revision) and view.license.weights != "mounted" and view.model.repository is not None:
             yield passed(f"fetched at commit {revision[:12]}, which identifies the content", basis=basis)
         else:
             yield unknown("the model's folder is not here, and no commit identifies its content", basis=basis)

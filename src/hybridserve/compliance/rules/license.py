@@ -21,11 +21,14 @@ LONGEST_WAIVER = timedelta(days=366)
 # Names by which users recognize the models of other vendors.
 VENDOR_MARKS = ("gpt", "chatgpt", "openai", "claude", "anthropic", "gemini", "gemma", "grok", "mistral", "mixtral",
                 "llama", "qwen", "deepseek", "kimi", "nemotron", "nvidia", "granite", "falcon", "jamba", "cohere",
-                "phi", "glm", "lfm", "copilot", "minimax", "hunyuan")  # fmt: skip
+                "phi", "glm", "lfm", "copilot", "minimax", "hunyuan", "sonnet", "ministral", "magistral", "codestral",
+                "devstral", "pixtral", "dbrx")  # fmt: skip
 # These occur in other words; the rest is a mark wherever it is.
 _SHORT_MARKS = ("phi", "lfm")
 # Digits that are written for letters; 1 is an i or an l.
-_DIGITS = tuple(str.maketrans("013457", f"o{one}east") for one in "il")
+_DIGITS = tuple(str.maketrans("013457@$|!", f"o{one}eastasli") for one in "il")
+# Letters that look like others: cIaude, gernini, qvven.
+_LOOK_ALIKES = (("I", "l"), ("rn", "m"), ("vv", "w"))
 # NVIDIA's Open Model License allows a substitute guardrail since this version; before, that is not certain.
 SUBSTITUTE_SINCE = date(2025, 9, 23)
 
@@ -268,8 +271,9 @@ def _obtained(view: DeploymentView, license: License) -> str:
 
 
 def _carries(name: str, mark: str) -> bool:
-    """Whether a name has the mark: in a word, over the ends of words, or with digits for letters."""
-    spellings = [name.lower(), *(name.lower().translate(digits) for digits in _DIGITS)]
+    """Whether a name has the mark: in a word, over the ends of words, or with digits or letters that look alike."""
+    names = [name, *(name.replace(*pair) for pair in _LOOK_ALIKES)]
+    spellings = [spelled for one in names for spelled in (one.lower(), *(one.lower().translate(d) for d in _DIGITS))]
     return any(_in_words(re.findall(r"[a-z]+", spelling), mark) for spelling in spellings)
 
 
