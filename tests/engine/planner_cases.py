@@ -401,7 +401,7 @@ FAMILY_REQUESTS: dict[str, dict[str, Any]] = {
 def card_cases() -> list[Case]:
     """One case a model card: the facts of the catalog are configs that vLLM takes.
 
-    The CPU build has no kernels for quantized weights, so they are left out; the cache type that they ask for is given.
+    Quantized weights are left out; the cache type that they ask for is given.
     """
     cases = []
     for name in model_ids():
@@ -409,11 +409,19 @@ def card_cases() -> list[Case]:
             config = resolve_model(name).config
             longest = min(8192, read_architecture(config).max_position_embeddings)
             request = {"platform": "cuda", "kv_bytes": 40 * GIB, "max_model_len": longest}
-            if config.get("quantization_config"):
+            if "quantization_config" in {**config, **config.get("text_config", {})}:
                 request["kv_cache_dtype"] = read_architecture(config).kv_cache_dtype or "auto"
-                config = {name: value for name, value in config.items() if name != "quantization_config"}
+                config = _for_cpu(config)
             cases.append({"name": f"card {name}", "config": config, "request": request})
     return cases
+
+
+def _for_cpu(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what the CPU build has no kernels for: quantization, and the activation of Kimi K3's experts."""
+    kept = {name: value for name, value in config.items() if name != "quantization_config"}
+    if kept.get("hidden_act") == "situ":
+        kept["hidden_act"] = "silu"
+    return kept | ({"text_config": _for_cpu(config["text_config"])} if "text_config" in config else {})
 
 
 def request_fields() -> set[str]:
