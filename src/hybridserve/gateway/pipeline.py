@@ -63,6 +63,7 @@ async def handle(context: RequestContext) -> None:
         parse(context)
         await apply_policy(context)
         await reserve(context)
+        await check_length(context)
         await guard_input(context)
         response = GuardedResponse(context)  # the guard checks the output while the engine sends it
         await forward(context, response)
@@ -186,10 +187,9 @@ def parse(context: RequestContext) -> None:
 
 
 async def apply_policy(context: RequestContext) -> None:
-    """Check the fields and the prompt's length (400; 503 if the engine fails), and set what the gateway adds."""
+    """Check the fields (400; 503 if the engine cannot be probed), and set what the gateway adds."""
     state, request = context.state, context.request
     apply_request_policy(request, state.settings, context.key, state.special_tokens)
-    await check_prompt_length(context.app, context.scope, request, state.settings.access.max_prompt_tokens)
     budget = request.reasoning.budget if request.reasoning is not None else None
     if budget is not None:
         await state.budgets.require(context.app, context.scope, request.body.get("model"))
@@ -205,6 +205,16 @@ async def reserve(context: RequestContext) -> None:
         context.state.late_requests.check(context.request.estimated_prompt(), context.state.limits.running)
     context.reservation = await context.state.limits.reserve(context.key, context.request.estimated_tokens())
     context.state.lifecycle.enter()
+
+
+async def check_length(context: RequestContext) -> None:
+    """Check the prompt's length (400; 503 if the engine cannot count it): within the key's slots, because it costs."""
+    most = context.state.settings.access.max_prompt_tokens
+    try:
+        await check_prompt_length(context.app, context.scope, context.request, most)
+    except APIError:
+        context.tokens = 0  # nothing was generated
+        raise
 
 
 async def guard_input(context: RequestContext) -> None:

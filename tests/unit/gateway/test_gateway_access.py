@@ -19,7 +19,7 @@ from hybridserve.observability.metrics import GatewayMetrics
 from hybridserve.settings import Settings, load
 from hybridserve.simulator.traffic import parse_trace
 from support.fake_engine import DONE, FakeEngine, chunk, request, sse
-from support.gateway_client import ANSWER, CHAT, STREAM, assert_openai_error, bearer, gateway, get, send
+from support.gateway_client import ANSWER, CHAT, STREAM, WordGuard, assert_openai_error, bearer, gateway, get, send
 from support.metrics import samples
 
 # --- routes and keys
@@ -364,6 +364,43 @@ def test_settings_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.setenv("HYBRIDSERVE_SETTINGS_JSON", wrong)
         with pytest.raises(ConfigError, match="HYBRIDSERVE_SETTINGS_JSON"):
             GatewayMiddleware(FakeEngine())
+
+
+HI, BLOCKED = '{"role": "user", "content": "hi"}', '{"role": "user", "content": "BANNED"}'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"messages": [{HI}], "messages": [{BLOCKED}]}}',
+        f'{{"messages": [{BLOCKED}], "messages": [{HI}]}}',
+        f'{{"\\u006dessages": [{BLOCKED}], "temperature": NaN, "seed": 1e400}}',
+    ],
+)
+def test_engine_reads_the_body_that_the_guard_has_read(text: str, encoding: str) -> None:
+    """FastAPI, in which vLLM's routes are, parses a body as the gateway does; else each could see another request."""
+    from fastapi import Body, FastAPI
+
+    engine, seen = FastAPI(), []
+
+    @engine.post("/v1/chat/completions")
+    async def chat(body: dict[str, Any] = Body()) -> dict[str, Any]:  # noqa: B008
+        seen.append(body)
+        return ANSWER
+
+    guard = WordGuard()
+    asyncio.run(_post(gateway(engine, guard), text.encode(encoding)))
+    judged = [message["content"] for message in guard.checked[0][1]]
+    assert judged == [json.loads(text)["messages"][0]["content"]]
+    assert [body["messages"][0]["content"] for body in seen] == [text for text in judged if text != "BANNED"]
+
+
+async def _post(app: Any, body: bytes) -> None:
+    import httpx
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
+        await client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
 
 
 def test_fastapi_app_mounts_middleware_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

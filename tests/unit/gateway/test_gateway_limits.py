@@ -224,6 +224,23 @@ def test_stream_in_other_types_is_what_the_engine_reads(value: Any, streams: boo
         assert ("stream_options" in engine.bodies[0]) is streams
 
 
+def test_prompt_is_counted_within_the_slots() -> None:
+    """Counting takes the engine's tokenizer, so a client without a free slot must not cause it."""
+    engine = FakeEngine([sse(chunk("a")), 0.2, DONE])
+    app = gateway(engine, access={"max_in_flight": 1, "max_prompt_tokens": 100, "tokens_per_minute": 1000})
+    long = {"messages": [{"role": "user", "content": "x" * 600}]}
+
+    async def run() -> list[int]:
+        first = asyncio.create_task(request(app, body={**CHAT, "stream": True}))
+        await asyncio.sleep(0.1)
+        return [(await request(app, body=long)).status, (await first).status]
+
+    assert asyncio.run(run()) == [429, 200]
+    assert "/tokenize" not in engine.paths
+    refused = [send(app, long).error["code"] for _ in range(9)]
+    assert set(refused) == {"prompt_too_long"}, "a refused prompt costs no tokens"
+
+
 def test_prompt_tokens_are_counted_only_for_long_bodies() -> None:
     engine = FakeEngine(STREAM, ANSWER)
     app = gateway(engine, access={"max_prompt_tokens": 100})

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from hybridserve.gateway.requests.api_formats import CHAT
+from hybridserve.gateway.responses.response_fields import read_event
 from support.fake_engine import FakeEngine, sse
 from support.gateway_client import ANSWER, gateway, send
 
@@ -56,6 +57,12 @@ def test_only_the_places_where_parts_meet_are_judged_twice() -> None:
     content = [{"type": "text", "text": text} for text in (long, long + "end.", long + "end.", long)]
     (message,) = CHAT.messages({"messages": [{"role": "user", "content": content}]})
     assert len(message["content"]) - 4 * len(long) < 1200
+
+
+@pytest.mark.parametrize("field", ["usage", "metrics"])
+def test_text_in_the_counts_of_a_chunk_is_removed(field: str) -> None:
+    chunk = {"choices": [{"index": 0, "delta": {"content": "a"}}], field: {"x": "pipe bomb"}}
+    assert field not in read_event("chat", chunk)[0]
 
 
 @pytest.mark.parametrize("case", _cases("out"))

@@ -112,7 +112,7 @@ RESPONSES_BY_API: Mapping[str, Fields] = {
 }
 EVENTS_BY_API: Mapping[str, Fields] = {**RESPONSES_BY_API, "responses": _RESPONSE_EVENT, "messages": _ANTHROPIC_EVENT}
 # A chunk as nearly all are: one choice with text and nothing else.
-_CHUNK = frozenset(_CHOICES)
+_CHUNK = frozenset(_CHOICES) - {"usage", "metrics"}
 _CHUNK_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason", "stop_reason", "token_ids"})
 _MADE_BY_THE_ENGINE = re.compile(r"(?:[a-z]{2,8}[-_])?(?:tool-)?[0-9a-f-]{8,64}")
 _STOPPED: Mapping[str, tuple[ChannelKey, ...]] = {
