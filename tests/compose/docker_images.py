@@ -40,7 +40,7 @@ from support.fake_hub import COMMIT, REPOSITORY, running
 pytestmark = pytest.mark.timeout(1500)
 
 GPU = "hybridserve-test:gpu"
-CONTROL_MB = 150
+CONTROL_MB = 190
 
 
 def test_control_image_is_small_and_plans(images: None) -> None:
