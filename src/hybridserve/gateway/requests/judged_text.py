@@ -45,7 +45,7 @@ _SCHEMA_WORDS = frozenset({
 # Templates remove these from the messages that they print, and so join what is before and behind them.
 _REMOVED = re.compile("/think|/no_think|<image>|<video>")
 _PASSES = 4  # a template removes each of them once, one after the other
-_NEAR = 256  # characters
+_NEAR = 1024  # characters: as far as the overlap of slices in which patterns are matched
 MAX_DEPTH = 64
 
 
