@@ -200,6 +200,8 @@ def engine_faults() -> str:
     for table in engine_tables():
         ignored = {**table.ignored_arguments, **table.ignored_environment}
         rows += [(table.version, f"`{name}` is ignored", why) for name, why in ignored.items()]
+        gone = {**table.removed_arguments, **table.removed_speculation}
+        rows += [(table.version, f"`{name}` is not there", why) for name, why in gone.items()]
     return markdown_table("vLLM|fault|what", rows)
 
 

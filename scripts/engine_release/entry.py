@@ -11,10 +11,20 @@ import yaml
 from engine_release import source
 from engine_release.cache_server import CacheTest
 from engine_release.release import Release
-from hybridserve.catalog.engines import EngineTable, KnownFault, Pins, RaySupport
+from hybridserve.catalog.engines import ADDED_UP, EngineTable, KnownFault, Pins, RaySupport
 
 # What an entry says about itself, not about the release.
 ABOUT = ("version", "source", "read", "verified", "partial_hits_tested_on", "cpu_speculation")
+# Where a wrong value shows in the comparison with the allocator, and nothing looks for the right one.
+COMPARED = (
+    "replayssm_architectures",
+    "state_blocks_none",
+    "kernel_block_size",
+    "default_mamba_chunk_size",
+    "kv_cache_dtypes",
+)
+# Taken over from the release before: the scheduler and the graph capture do not run here.
+NOT_MEASURED = ("state_blocks_running", "max_cudagraph_capture_size")
 CAPACITY_LOG = "v1/core/kv_cache_utils.py"
 MAMBA2_ALIGN = KnownFault(
     id="cpu-mamba2-align",
@@ -38,7 +48,10 @@ def measured_table(
     constants = dict(said["constants"])
     constants["default_block_size"] = {**base.default_block_size, **constants["default_block_size"]}
     removed = sorted(set(said_before["environment"]) - set(said["environment"]))
-    gone = {name: f"removed in vLLM {release.version}" for name in removed if "ROCM" not in name}
+    since = f"removed in vLLM {release.version}"
+    gone = {name: since for name in removed if "ROCM" not in name}
+    flags = {flag.removeprefix("--").replace("-", "_") for flag in set(said_before["flags"]) - set(said["flags"])}
+    methods = set(said_before["speculation"]) - set(said["speculation"])
     pins = release.requirements
     update = {
         **constants,
@@ -61,6 +74,8 @@ def measured_table(
             if "no effect" in text
         },
         "ignored_environment": {**base.ignored_environment, **gone},
+        "removed_arguments": {**base.removed_arguments, **dict.fromkeys(sorted(flags), since)},
+        "removed_speculation": {**base.removed_speculation, **dict.fromkeys(sorted(methods), since)},
         "pins": Pins(
             python=_sorted(release.python),
             torch=str(pins["torch"].specifier).removeprefix("==").partition("+")[0],
@@ -89,9 +104,9 @@ def entry_text(table: EngineTable, base: EngineTable) -> str:
     """The entry as YAML, as `engines.yaml` has it: what differs from the release before."""
     about = {"version": table.version, "based_on": base.version, "source": table.source, "read": table.read}
     entry = about | {"verified": table.verified} | {name: new for name, (_, new) in changes(base, table).items()}
-    if "ignored_environment" in entry:
-        gone = entry["ignored_environment"].items()
-        entry["ignored_environment"] = {name: why for name, why in gone if name not in base.ignored_environment}
+    for field in set(ADDED_UP) & set(entry):
+        known = getattr(base, field)
+        entry[field] = {name: why for name, why in entry[field].items() if name not in known}
     text = yaml.safe_dump([_plain(entry)], sort_keys=False, width=110, default_flow_style=None)
     return "\n" + "".join(f"  {line}\n" for line in text.splitlines())
 

@@ -17,6 +17,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import torch
 from vllm import envs
 from vllm.config.cache import CacheConfig, MambaCacheMode
+from vllm.config.speculative import SpeculativeMethod
 from vllm.engine import arg_utils
 from vllm.model_executor.models import interfaces
 from vllm.model_executor.models.registry import ModelRegistry
@@ -32,24 +33,32 @@ PARSER_MODULES = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.commo
 def constants(architectures: list[str]) -> dict[str, Any]:
     """Fields of the engine table that can be read off; the differential run proves the others."""
     modes = list(get_args(MambaCacheMode))
-    utilization = next(field for field in dataclasses.fields(CacheConfig) if field.name == "gpu_memory_utilization")
     server = []
     for gib in (160, 70, 0):
         with device(gib * GIB, "NVIDIA H100", (9, 0)):
             server.append({"from_gib": gib, **batch_defaults()})
     with device(119 * GIB, "NVIDIA GB10", (12, 1)):
         gb10 = batch_defaults()
+    with device(0, "", None):
+        cpu = {"from_gib": 0, **batch_defaults()}
     return {
         "mamba_cache_modes": modes,
         "mode_all_architectures": sorted(filter(caches_all_states, architectures)) if "all" in modes else [],
-        # A dataclass of pydantic has a default with the field's limits around it.
-        "default_gpu_memory_utilization": getattr(utilization.default, "default", utilization.default),
+        "default_gpu_memory_utilization": default("gpu_memory_utilization"),
+        "default_replayssm_buffer_len": default("replayssm_buffer_len"),
         "default_block_size": {"cuda": CacheConfig.DEFAULT_BLOCK_SIZE},
         "cpu_head_sizes": sorted(CPUAttentionBackend.get_supported_head_sizes()),
         "server_defaults": server,
+        "server_defaults_cpu": cpu,
         "small_default_capabilities": ["12.1"] if gb10 == {k: server[-1][k] for k in gb10} else [],
         "copies_whole_blocks": copies_whole_blocks(),
     }
+
+
+def default(name: str) -> Any:
+    """Default of a field of CacheConfig. A dataclass of pydantic has the field's limits around it."""
+    value = next(field.default for field in dataclasses.fields(CacheConfig) if field.name == name)
+    return getattr(value, "default", value)
 
 
 def copies_whole_blocks() -> bool:
@@ -80,15 +89,15 @@ def batch_defaults() -> dict[str, int]:
 
 
 @contextmanager
-def device(memory: int, name: str, capability: tuple[int, int]) -> Iterator[None]:
-    """A GPU with this memory, name and compute capability, for `batch_defaults`."""
+def device(memory: int, name: str, capability: tuple[int, int] | None) -> Iterator[None]:
+    """A GPU with this memory, name and compute capability, or a CPU, for `batch_defaults`."""
     real = arg_utils.current_platform
     arg_utils.current_platform = types.SimpleNamespace(
         get_device_total_memory=lambda: memory,
         get_device_name=lambda: name,
         is_device_capability=lambda wanted: wanted == capability,
         is_tpu=lambda: False,
-        is_cpu=lambda: False,
+        is_cpu=lambda: capability is None,
     )
     try:
         yield
@@ -123,6 +132,7 @@ if __name__ == "__main__":
                 "constants": constants(sys.argv[1:]),
                 "flags": flags(),
                 "environment": sorted(envs.environment_variables),
+                "speculation": sorted(get_args(SpeculativeMethod)),
             }
         )
     )

@@ -13,6 +13,7 @@ from planner_answers import differences, predict, refusal_kind
 from planner_cases import Case, card_cases, curated, request_fields
 from planner_random_cases import drawn
 
+from hybridserve.catalog.engines import KvCacheDtype
 from hybridserve.planning.cache import groups, layout, pages
 from hybridserve.planning.models import OUT_OF_SCOPE, READERS
 
@@ -125,6 +126,23 @@ class TestTheComparisonCanFail:
 
         monkeypatch.setattr(layout, "engine_table", wrong)
         assert self._caught(answers, engine) > 10
+
+    @pytest.mark.parametrize(
+        ("field", "wrong"),
+        [
+            ("replayssm_architectures", frozenset()),
+            ("state_blocks_none", 2),
+            ("default_mamba_chunk_size", 1024),
+            ("kv_cache_dtypes", {"fp8": KvCacheDtype(bytes=2, platforms=("cuda", "cpu"))}),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_detects_a_constant_that_make_engine_does_not_look_for(self, answers, engine, monkeypatch, field, wrong):
+        table, note = layout.engine_table(engine)
+        if isinstance(wrong, dict):
+            wrong = table.kv_cache_dtypes | wrong
+        monkeypatch.setattr(layout, "engine_table", lambda _: (table.model_copy(update={field: wrong}), note))
+        assert self._caught(answers, engine) > 2
 
     def test_detects_state_one_byte_too_large(self, answers, engine, monkeypatch):
         real = pages.state_bytes

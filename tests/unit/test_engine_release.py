@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
@@ -13,8 +14,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from engine_release import source  # noqa: E402
 from engine_release.cache_server import CacheTest  # noqa: E402
-from engine_release.differential import Answers  # noqa: E402
-from engine_release.entry import changes, entry_text, ray_support  # noqa: E402
+from engine_release.differential import Answers, _neighbors  # noqa: E402
+from engine_release.entry import ABOUT, COMPARED, NOT_MEASURED, changes, entry_text, ray_support  # noqa: E402
 from engine_release.report import Findings, report, verdict  # noqa: E402
 
 from hybridserve.catalog import engines  # noqa: E402
@@ -81,6 +82,27 @@ def test_written_entry_reads_back_as_the_same_table(tmp_path: Path, monkeypatch:
         assert changes(NEXT, engines.engine_tables()[-1]) == {}
     finally:
         engines.engine_tables.cache_clear()
+
+
+def test_every_field_of_an_entry_is_measured_fitted_compared_or_named_as_neither() -> None:
+    tables = engines.engine_tables()
+    fitted = {name for table in tables for other in _neighbors(table) for name in changes(table, other)}
+    read_off = read_off_fields()
+    groups = (set(ABOUT), fitted, read_off, set(COMPARED), set(NOT_MEASURED))
+    assert set().union(*groups) == set(engines.EngineTable.model_fields)
+    assert not (set(COMPARED) | set(NOT_MEASURED)) & (fitted | read_off)
+
+
+def read_off_fields() -> set[str]:
+    """Keys of the dictionaries that `measured_table` and the probe write."""
+    keys: set[str] = set()
+    for name, function in (("entry", "measured_table"), ("probe", "constants")):
+        tree = ast.parse((ROOT / "scripts" / "engine_release" / f"{name}.py").read_text())
+        (body,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
+        for node in ast.walk(body):
+            if isinstance(node, ast.Dict):
+                keys |= {key.value for key in node.keys if isinstance(key, ast.Constant)}
+    return keys & set(engines.EngineTable.model_fields) - set(ABOUT)
 
 
 def findings(table: engines.EngineTable, **changed: object) -> Findings:

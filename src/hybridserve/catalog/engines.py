@@ -16,6 +16,8 @@ CacheMode = Literal["none", "align", "all"]
 Mixer = Literal["mamba2", "mamba1", "gated_delta_net", "short_conv"]
 
 _FILE = Path(__file__).with_name("engines.yaml")
+# Fields of which an entry states what it adds to the release that it builds on.
+ADDED_UP = ("ignored_environment", "removed_arguments", "removed_speculation")
 
 
 class _Frozen(BaseModel):
@@ -120,6 +122,8 @@ class EngineTable(_Frozen):
     max_num_active_seqs: bool
     ignored_arguments: dict[str, str]
     ignored_environment: dict[str, str]
+    removed_arguments: dict[str, str]
+    removed_speculation: dict[str, str]
     pins: Pins
     ray: tuple[RaySupport, ...]
     known_faults: tuple[KnownFault, ...]
@@ -137,9 +141,9 @@ def engine_tables() -> tuple[EngineTable, ...]:
     for entry in content["engines"]:
         # A release that builds on another one states what differs; what it is proved by is never inherited.
         base = entries.get(entry.pop("based_on", ""), {})
-        gone = {**base.get("ignored_environment", {}), **entry.get("ignored_environment", {})}
+        sums = {name: {**base.get(name, {}), **entry.get(name, {})} for name in ADDED_UP}
         unproved = {"verified": False, "cpu_speculation": None}
-        entries[entry["version"]] = {**base, **unproved, **entry, "ignored_environment": gone}
+        entries[entry["version"]] = {**base, **unproved, **entry, **sums}
     tables = (EngineTable.model_validate(entry) for entry in entries.values())
     return tuple(sorted(tables, key=lambda table: release(table.version)))
 

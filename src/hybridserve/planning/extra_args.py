@@ -92,6 +92,10 @@ def cache_args(engine: EngineSection) -> dict[str, Any]:
                 f"engine.extra_args.{name}", f"is {size}: not supported", f"1; for more devices {instead}"
             )
     found = {name: extra(engine, name, kind, None) for name, kind in CACHE.items()}
+    if found["use_replayssm"] and (backend := extra(engine, "mamba_backend", str, "triton")) != "triton":
+        raise ConfigError(
+            "engine.extra_args.mamba_backend", f"is {backend!r}: its ReplaySSM is not planned", "no use_replayssm"
+        )
     return {name: value for name, value in found.items() if value is not None}
 
 

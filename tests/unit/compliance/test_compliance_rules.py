@@ -200,6 +200,12 @@ ANYWHERE = [
              lambda c: replace(c, platform="cpu").set("engine.block_size", 128)),
     Mutation("ignored-argument", "engine.ignored-argument",
              lambda c: c.set("engine.version", "0.32.0").set("engine.extra_args.disable_cascade_attn", True)),
+    Mutation("removed-argument", "engine.removed-argument",
+             lambda c: c.set("engine.version", "0.31.0")
+             .set("engine.extra_args.enable_mamba_fine_grained_prefix_cache", True)),
+    Mutation("removed-speculation", "engine.removed-argument",
+             lambda c: c.set("engine.version", "0.33.0")
+             .set("engine.speculative_config", {"method": "medusa", "num_speculative_tokens": 2})),
     Mutation("ray-without-imports", "engine.ray-version", put("engine.version", "0.33.0")),
     Mutation("no-chunks", "engine.chunked-prefill", extra("enable_chunked_prefill", False)),
     Mutation("mode-all", "engine.cache-mode", put("engine.mamba_cache_mode", "all")),

@@ -50,6 +50,7 @@ def test_estimate_on_rocm_has_a_wider_band_and_says_so():
         ("generic", (f"{A}.memory_gib=24", f"{A}.compute_capability=7.0"), PlanRefused, f"{A}.name"),
         ("generic", (f"{A}.memory_gib=24", f"{A}.compute_capability=sm86"), ConfigError, f"{A}.compute_capability"),
         ("h100", (f"{A}.compute_capability=9.0",), ConfigError, f"{A}.compute_capability"),
+        ("a10g", (f"{X}.use_replayssm=true", f"{X}.mamba_backend=flashinfer"), ConfigError, f"{X}.mamba_backend"),
         ("a10g", (f"{X}.data_parallel_size=2",), ConfigError, f"{X}.data_parallel_size"),
         ("a10g", (f"{X}.decode_context_parallel_size=2",), ConfigError, f"{X}.decode_context_parallel_size"),
         ("a10g", (f"{X}.data_parallel_size=two",), ConfigError, f"{X}.data_parallel_size"),

@@ -332,6 +332,19 @@ def ignored_argument(view: DeploymentView) -> Outcome:
 
 
 @ENGINE.rule(
+    "removed-argument",
+    "No argument is set that this release does not have",
+    basis="flags and methods of two releases, compared by `make engine`",
+    remedy="remove the argument, or set engine.version to an earlier release",
+)
+def removed_argument(view: DeploymentView) -> Outcome:
+    table, method = release_table(view), speculation(view)
+    found = [f"{name}: {why}" for name, why in table.removed_arguments.items() if arg(view, name) not in (None, False)]
+    found += [f"{method}: {why}" for name, why in table.removed_speculation.items() if name == method]
+    return require(not found, "; ".join(found) or "none")
+
+
+@ENGINE.rule(
     "ray-version",
     "Ray Serve LLM works with this release",
     basis="imports of ray.llm, checked by `make engine`; https://github.com/ray-project/ray/issues/62985",
