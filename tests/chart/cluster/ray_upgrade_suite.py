@@ -23,19 +23,15 @@ def demo() -> Iterator[RayRelease]:
         yield release
 
 
-def clusters(demo: RayRelease) -> set[str]:
-    return {ray["metadata"]["name"] for ray in demo.cluster.get("rayclusters", "-n", NAMESPACE)}
-
-
 def switch(demo: RayRelease, first: str) -> None:
     """Wait until another cluster than this one serves alone."""
-    demo.cluster.wait("second cluster", lambda: len(clusters(demo)) == 2, 60)
-    (second,) = clusters(demo) - {first}
+    demo.cluster.wait("second cluster", lambda: len(demo.clusters()) == 2, 60)
+    (second,) = demo.clusters() - {first}
     demo.cluster.wait("switch", lambda: demo.active() == second, 300)
-    assert first in clusters(demo)  # it stays for the requests that it has
+    assert first in demo.clusters()  # it stays for the requests that it has
     assert demo.service("demo-ray")["spec"]["selector"]["ray.io/cluster"] == second
     assert demo.service("demo-head-svc")["spec"]["selector"]["ray.io/cluster"] == second
-    demo.cluster.wait("end of the old cluster", lambda: clusters(demo) == {second}, 120)
+    demo.cluster.wait("end of the old cluster", lambda: demo.clusters() == {second}, 120)
 
 
 def test_a_changed_pod_starts_a_second_cluster_and_switches(demo: RayRelease) -> None:
@@ -84,6 +80,6 @@ def test_uninstall_leaves_nothing(demo: RayRelease) -> None:
     demo.cluster.helm("uninstall", "demo", "-n", NAMESPACE, "--wait", "--timeout", "120s")
     demo.cluster.wait("end of the pods", lambda: not demo.pods("head") + demo.pods("worker"), 120)
     assert demo.leftovers() == []
-    assert clusters(demo) == set()
+    assert demo.clusters() == set()
     with pytest.raises(subprocess.CalledProcessError):
         demo.service("demo-ray")

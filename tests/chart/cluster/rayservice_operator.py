@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 import traceback
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import yaml
@@ -46,7 +46,7 @@ class Operator:
         self._submitted: dict[str, str] = {}  # cluster to the serveConfigV2 that its dashboard got
         self._deleted_at: dict[str, float] = {}
 
-    def __enter__(self) -> Operator:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -78,10 +78,24 @@ class Operator:
     # RayService
 
     def _reconcile_service(self, service: Object) -> None:
-        name = service["metadata"]["name"]
         if refused := problems(service):
-            self._event(f"{name} is refused: {refused}")
+            self._event(f"{service['metadata']['name']} is refused: {refused}")
             return
+        active, pending, clusters = self._find_clusters(service)
+        # While a second cluster starts, the first one's applications are left alone.
+        target = pending or active
+        keeps = pending or (active in clusters and self._effect(service, clusters[active]) is not Effect.NEW_CLUSTER)
+        if keeps and self._reconcile_serve(service, clusters[target]):
+            self._reconcile_services(service, target)
+            active, pending = target, ""
+        newest = pending or active
+        if not newest or self._effect(service, clusters[newest]) is Effect.NEW_CLUSTER:
+            pending = self._new_name(service)
+        self._write_status(service, active, pending)
+        self._clean_up(service, [one for one in clusters if one not in (active, pending)])
+
+    def _find_clusters(self, service: Object) -> tuple[str, str, dict[str, Object]]:
+        """Names of the active and the pending cluster, and all clusters; the pending one is made, both are updated."""
         status = service.get("status", {})
         active = status.get("activeServiceStatus", {}).get("rayClusterName", "")
         pending = status.get("pendingServiceStatus", {}).get("rayClusterName", "")
@@ -92,18 +106,12 @@ class Operator:
             self._replace(service, clusters[active])
         if pending in clusters and self._effect(service, clusters[pending]) is Effect.CLUSTER_UPDATE:
             self._replace(service, clusters[pending])
-        # While a second cluster starts, the first one's applications are left alone.
-        target = pending or active
-        keeps = pending or (active in clusters and self._effect(service, clusters[active]) is not Effect.NEW_CLUSTER)
-        if keeps and self._reconcile_serve(service, clusters[target]):
-            self._reconcile_services(service, target)
-            active, pending = target, ""
-        newest = pending or active
-        if not newest or self._effect(service, clusters[newest]) is Effect.NEW_CLUSTER:
-            pending = f"{name}-{secrets.token_hex(3)}"
-            self._event(f"prepares the cluster {pending}")
-        self._write_status(service, active, pending)
-        self._clean_up(service, [one for one in clusters if one not in (active, pending)])
+        return active, pending, clusters
+
+    def _new_name(self, service: Object) -> str:
+        name = f"{service['metadata']['name']}-{secrets.token_hex(3)}"
+        self._event(f"prepares the cluster {name}")
+        return name
 
     def _effect(self, service: Object, ray: Object) -> Effect | None:
         notes = ray["metadata"]["annotations"]
@@ -117,7 +125,7 @@ class Operator:
             "annotations": notes,
             "labels": {"ray.io/originated-from-cr-name": service["metadata"]["name"]},
         }
-        meta["ownerReferences"] = [_owner(service)]
+        meta["ownerReferences"] = [owner(service)]
         return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": meta, "spec": spec}
 
     def _replace(self, service: Object, ray: Object) -> None:
@@ -153,19 +161,22 @@ class Operator:
 
     def _reconcile_services(self, service: Object, active: str) -> None:
         """Point the RayService's Services at this cluster; they change only when the cluster does."""
-        for wanted in cluster_services(service, active)[1:]:
+        for wanted in self._services(service, active):
             path = self._path("services")
             found = self._api.get(f"{path}/{wanted['metadata']['name']}")
             if found.status_code == 404:
-                wanted["metadata"]["ownerReferences"] = [_owner(service)]
+                wanted["metadata"]["ownerReferences"] = [owner(service)]
                 self._api.post(path, json=wanted).raise_for_status()
             elif found.raise_for_status().json()["spec"]["selector"]["ray.io/cluster"] != active:
                 self._patch(f"{path}/{wanted['metadata']['name']}", {"spec": {"selector": wanted["spec"]["selector"]}})
                 self._event(f"switches {wanted['metadata']['name']} to {active}")
 
-    def _write_status(self, service: Object, active: str, pending: str) -> None:
-        serving = self._api.get(f"{self._path('endpoints')}/{service['spec']['serveService']['metadata']['name']}")
-        subsets = serving.json().get("subsets") or []
+    def _services(self, service: Object, active: str) -> list[Object]:
+        return cluster_services(service, active)[1:]
+
+    def _write_status(self, service: Object, active: str, pending: str, serving: str = "") -> None:
+        name = serving or service["spec"]["serveService"]["metadata"]["name"]
+        subsets = self._api.get(f"{self._path('endpoints')}/{name}").json().get("subsets") or []
         endpoints = sum(len(each.get("addresses", [])) for each in subsets)
         old = service.get("status", {})
         ready = "True" if endpoints else "False"
@@ -204,7 +215,7 @@ class Operator:
         if spec.get("enableInTreeAutoscaling"):
             account = spec["headGroupSpec"]["template"]["spec"]["serviceAccountName"]
             for kind, made in zip(("roles", "rolebindings"), _access(name, self._namespace, account), strict=True):
-                self._create_missing(kind, made | {"metadata": {"name": name, "ownerReferences": [_owner(ray)]}})
+                self._create_missing(kind, made | {"metadata": {"name": name, "ownerReferences": [owner(ray)]}})
         existing = self._pods(name)  # a pod that is being deleted counts until it is gone
         if gone := [pod for pod in existing if _has_ended(pod)]:
             for pod in gone:
@@ -230,7 +241,7 @@ class Operator:
     def _head_service(self, ray: Object) -> Object:
         service = {"metadata": {"name": ""}, "spec": {"rayClusterConfig": ray["spec"], "serveService": {"spec": {}}}}
         made = cluster_services(service, ray["metadata"]["name"])[0]
-        made["metadata"]["ownerReferences"] = [_owner(ray)]
+        made["metadata"]["ownerReferences"] = [owner(ray)]
         return made
 
     def _token_secret(self, ray: Object) -> Object | None:
@@ -238,7 +249,7 @@ class Operator:
         if auth.get("mode") != "token" or auth.get("secretName"):
             return None
         token = base64.b64encode(secrets.token_bytes(32)).decode()
-        meta = {"name": ray["metadata"]["name"], "ownerReferences": [_owner(ray)]}
+        meta = {"name": ray["metadata"]["name"], "ownerReferences": [owner(ray)]}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"auth_token": token}}
 
     def _token(self, ray: Object) -> str | None:
@@ -250,7 +261,7 @@ class Operator:
         return base64.b64decode(secret["data"]["auth_token"]).decode()
 
     def _create_pod(self, ray: Object, pod: Object, prefix: str) -> None:
-        pod["metadata"] |= {"name": prefix + secrets.token_hex(3), "ownerReferences": [_owner(ray)]}
+        pod["metadata"] |= {"name": prefix + secrets.token_hex(3), "ownerReferences": [owner(ray)]}
         self._create("pods", pod)
 
     def _delete_pod(self, name: str) -> None:
@@ -294,7 +305,7 @@ class Operator:
             answer.raise_for_status()
 
 
-def _owner(one: Object) -> Object:
+def owner(one: Object) -> Object:
     meta = one["metadata"]
     return {
         "apiVersion": "ray.io/v1",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make test-cluster`: a real control plane, then a whole node with the real images, in namespaces of their own.
-# `make test-cluster PART=api` runs one part: api, images, node, ray-settings, ray-upgrade or ray-drain. Where it cannot
-# be built it says why; that is a skip, and no pass.
+# `make test-cluster PART=api` runs one part: api, images, node, ray-settings, ray-upgrade, ray-incremental or
+# ray-drain. Where it cannot be built it says why; that is a skip, and no pass.
 set -uo pipefail
 cd "$(dirname "$0")/../../.."
 part=${1:-all}
@@ -21,6 +21,6 @@ fi
 # Pods of the chart of today in images of yesterday fail in the check Job: every part but `api` builds first.
 [ "$part" = api ] || .venv/bin/python tests/chart/cluster/images.py || exit 1
 if wanted node; then suite cluster_suite || exit 1; fi
-for story in settings upgrade drain; do
+for story in settings upgrade incremental drain; do
   if wanted "ray-$story"; then suite "ray_${story}_suite" || exit 1; fi
 done
