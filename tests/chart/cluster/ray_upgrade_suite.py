@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from cluster import is_ready
 from ray_release import RayRelease, ray_release
 from release import NAMESPACE
 
@@ -74,6 +75,33 @@ def test_rollback_switches_back_under_traffic(demo: RayRelease) -> None:
     assert traffic.failures == []
     (worker,) = demo.pods("worker")
     assert "example.com/change" not in worker["metadata"].get("annotations", {})
+
+
+def test_an_engine_with_wrong_states_gets_no_traffic(demo: RayRelease) -> None:
+    """Its cluster starts beside the serving one and fails the check; `helm test` fails, and the rollback ends it."""
+    first, reference = demo.active(), demo.record_reference()
+    with demo.traffic() as traffic:
+        demo.upgrade(
+            settings=demo.settings(engine={"mamba_ssm_cache_dtype": "bfloat16"}),
+            ray={**demo.values["ray"], "startAttempts": 1},
+            verify={"reference": reference},
+            test={"deadlineSeconds": 60},
+        )
+        demo.cluster.wait("second cluster", lambda: len(demo.clusters()) == 2, 60)
+        (broken,) = demo.clusters() - {first}
+        demo.cluster.wait("refusal", lambda: demo.failure(broken) != "", 300)
+        assert "log-probabilities are wrong" in demo.failure(broken)
+        demo.check_helm_test_fails(reference)
+        assert demo.active() == first
+        for service in ("demo-ray", "demo-head-svc"):
+            assert demo.service(service)["spec"]["selector"]["ray.io/cluster"] == first
+        ready = {pod["metadata"]["labels"]["ray.io/cluster"] for pod in demo.pods("worker") if is_ready(pod)}
+        assert ready == {first}  # the release's own Service has the ready workers of every cluster
+        demo.cluster.helm("rollback", "demo", "-n", NAMESPACE, "--timeout", "120s")
+        demo.cluster.wait("end of the broken cluster", lambda: broken not in demo.clusters(), 120)
+        switch(demo, first)
+    assert traffic.failures == []
+    assert len(traffic.answers) > 20
 
 
 def test_uninstall_leaves_nothing(demo: RayRelease) -> None:
