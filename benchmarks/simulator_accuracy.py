@@ -161,7 +161,9 @@ def compare_replicas(url: str, times: ServiceTimes, phases: list[tuple[float, fl
     arrivals = poisson_arrivals(phases)
     _, _, desired, ready = asyncio.run(send(url, arrivals, sum(seconds for _, seconds in phases)))
     spec = ScalingSpec(capacity=times.capacity(), max_replicas=2, start_up_s=times.start_up_s)
-    simulated = simulate(arrivals, times, HybridServePolicy(spec), FleetOptions(initial=1, max_replicas=2)).targets
+    simulated = simulate(
+        arrivals, times, HybridServePolicy(spec), FleetOptions(initial=1, max_replicas=2, slo=spec.slo)
+    ).targets
     print("phases: " + ", ".join(f"{seconds:g} s of {rate:g} requests/s" for rate, seconds in phases))
     print("\n| replicas | simulated | measured |\n|---|---|---|")
     print(f"| desired | {as_text(simulated)} | {as_text(desired)} |")

@@ -32,7 +32,9 @@ def main() -> int:
     ]
     spec = ScalingSpec(capacity=times.capacity(), max_replicas=1000, start_up_s=times.start_up_s)
     began, wall = time.process_time(), time.monotonic()
-    run = simulate(arrivals, times, HybridServePolicy(spec), FleetOptions(max_replicas=1000, initial=1000))
+    run = simulate(
+        arrivals, times, HybridServePolicy(spec), FleetOptions(max_replicas=1000, initial=1000, slo=spec.slo)
+    )
     seconds = time.process_time() - began
     result = score(run, DEFAULT_SLO, times.request_overhead_s)
     print(

@@ -23,6 +23,7 @@ from hybridserve.autoscaling.forecast_error import (
 )
 from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.autoscaling.seasonality import BINS_PER_START_UP, SeasonalModel
+from hybridserve.autoscaling.spare import SpareFactor
 from hybridserve.autoscaling.spec import ScalingSpec
 
 # Service time is the mean of about this many finished requests: enough for a mean, few enough to follow the traffic.
@@ -48,6 +49,7 @@ class Counters(NamedTuple):
     prompt_squares: float = 0.0
     generated: int = 0
     slot_seconds: float = 0.0
+    late: int = 0
 
     @classmethod
     def of(cls, replica: ReplicaMetrics) -> Counters:
@@ -121,6 +123,7 @@ class Memory:
         samples: rates and forecasts, some in each start-up time, as far back as the spec remembers.
         error: the forecast errors that follow from them.
         season: arrivals by time.
+        spare: by what the calculated spare capacity is multiplied.
     """
 
     replicas: Mapping[str, Counters] = field(default_factory=dict)
@@ -136,6 +139,7 @@ class Memory:
     samples: tuple[Sample, ...] = ()
     error: ForecastError = field(default_factory=ForecastError)
     season: SeasonalModel = field(default_factory=SeasonalModel)
+    spare: SpareFactor = field(default_factory=SpareFactor)
 
     @property
     def service_s(self) -> float:
@@ -170,7 +174,10 @@ class Demand:
 
 def update(memory: Memory, fleet: FleetMetrics, spec: ScalingSpec) -> tuple[Memory, Demand]:
     """Add one observation. Returns the new memory and the demand."""
-    memory, new = _count(memory, fleet)
+    memory, counted = _count(memory, fleet)
+    new = float(counted.arrived)
+    spare = memory.spare.with_finished(fleet.now, counted.finished, counted.late, spec.start_up_s, 1 - spec.attainment)
+    memory = replace(memory, spare=spare)
     before = memory.arrived[-1][1] if memory.arrived else 0.0
     memory = replace(memory, arrived=_recent(memory.arrived, fleet.now, before + new))
     service_s = memory.service_s
@@ -211,7 +218,7 @@ def update(memory: Memory, fleet: FleetMetrics, spec: ScalingSpec) -> tuple[Memo
     )
 
 
-def _count(memory: Memory, fleet: FleetMetrics) -> tuple[Memory, float]:
+def _count(memory: Memory, fleet: FleetMetrics) -> tuple[Memory, Counters]:
     """Add the differences of the counters; a replica seen for the first time counts from zero."""
     first_look = not memory.arrived
     new = Counters()
@@ -237,7 +244,7 @@ def _count(memory: Memory, fleet: FleetMetrics) -> tuple[Memory, float]:
     if running:
         weight = 1.0 if not memory.blocks else running / (running + 10 * REQUESTS_IN_A_MEAN)
         memory = replace(memory, blocks=memory.blocks + weight * (blocks / running - memory.blocks))
-    return memory, float(new.arrived)
+    return memory, new
 
 
 def _with_finished(memory: Memory, new: Counters, fullness: float) -> Memory:

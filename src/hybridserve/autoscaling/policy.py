@@ -200,10 +200,12 @@ def _required(
         reason += f", {waiting} waiting"
     rate = load / memory.service_s if memory.service_s else 0.0
     spare = spare_servers(load, memory.service_s, wait_s, miss)
-    load *= memory.latency.slowdown(full * load / (load + spare), memory.fullness) if load else 1.0
+    slower = memory.latency.slowdown(full * load / (load + spare), memory.fullness) if load else 1.0
+    least = min(load, demand.forecast)
+    load *= slower
     sigmas = 0.0 if burst else CONFIDENCE_SIGMAS  # a burst is counted, not forecast
     spare = hypot(spare_servers(load, memory.service_s, wait_s, miss), sigmas * demand.rate_error * load)
-    slots = load + spare
+    slots = _with_factor(load + spare, least * slower, memory)
     if memory.service_s:
         # Uneven prompts queue like fewer, longer ones (Pollaczek and Khinchine): their mean is weighted by length.
         uneven_s = memory.prompt_square / memory.prompt / capacity.prefill_tokens_per_s if memory.prompt else 0.0
@@ -211,6 +213,8 @@ def _required(
         work = rate * demand.prompt / capacity.prefill_tokens_per_s
         prefill = _required_for_prefill(work, uneven_s, wait_s, fleet, spec, memory)
         prefill = work + hypot(prefill - work, sigmas * demand.work_error * work)
+        least_work = least / memory.service_s * demand.prompt / capacity.prefill_tokens_per_s
+        prefill = _with_factor(prefill, least_work, memory)
         required = RequiredReplicas(
             state_slots=slots / capacity.state_slots,
             kv_blocks=slots * memory.blocks / usable,
@@ -229,7 +233,15 @@ def _required(
         Cause.PREFILL: f"prefill, {rate * memory.prompt:,.0f} prompt tokens/s",
     }[required.scarcest]
     cause = Cause.BURST if burst else required.scarcest
-    return required, cause, f"{reason}, {spare:.1f} spare; limited by {resource}"
+    reason += f", {spare:.1f} spare"
+    if memory.spare.late_share is not None:
+        reason += f" times {memory.spare.value:.2f} as {memory.spare.late_share:.1%} were late"
+    return required, cause, f"{reason}; limited by {resource}"
+
+
+def _with_factor(needed: float, forecast: float, memory: Memory) -> float:
+    """What is needed when everything beyond the forecast is multiplied by the factor for spare capacity."""
+    return forecast + memory.spare.value * (needed - forecast)
 
 
 def _required_for_prefill(

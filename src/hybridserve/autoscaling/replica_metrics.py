@@ -25,6 +25,7 @@ class ReplicaMetrics:
         prompt_squares: sum of the squares of their prompt lengths, for the variance.
         generated: output tokens since the engine started.
         slot_seconds: sum over finished requests of the time that they occupied a slot.
+        late: finished requests that missed a target, except where no other replica would have been faster.
     """
 
     replica: str
@@ -42,6 +43,7 @@ class ReplicaMetrics:
     prompt_squares: float = 0.0
     generated: int = 0
     slot_seconds: float = 0.0
+    late: int = 0
 
     def numbers(self) -> dict[str, int | float]:
         """Everything but the id, as the flat dict of numbers that Ray Serve accepts."""

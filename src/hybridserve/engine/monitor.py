@@ -37,7 +37,7 @@ class EngineMonitor:
         self._client = client
         self._scaling = spec.scaling
         self._stall_timeout_s = spec.settings.server.stall_timeout_s
-        self.stats = EngineStatsLogger(spec.capacity, client.get_num_unfinished_requests)
+        self.stats = EngineStatsLogger(spec.capacity, client.get_num_unfinished_requests, spec.settings.scaling.slo)
         client.logger_manager.stat_loggers.append(self.stats)
         self.plan = verify_plan(spec, read_cache_info(client.vllm_config))
         """Body of ``GET /plan``."""

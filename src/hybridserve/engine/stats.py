@@ -3,8 +3,8 @@
 A `StatLogger` for vLLM, without importing it: appended to `logger_manager.stat_loggers` of a started `AsyncLLM`, it is
 called after every step with the engine's own statistics. Fields read (vLLM 0.29): SchedulerStats.num_running_reqs,
 num_waiting_reqs, num_skipped_waiting_reqs, kv_cache_usage; IterationStats.num_generation_tokens, num_preempted_reqs,
-finished_requests with request_id, num_prompt_tokens, num_generation_tokens and inference_time. A contract test checks
-them against the installed engine.
+finished_requests with request_id, num_prompt_tokens, num_generation_tokens, queued_time, prefill_time, inference_time
+and mean_time_per_output_token. A contract test checks them against the installed engine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.replica_metrics import PREFIX, ReplicaMetrics
 from hybridserve.observability.collectors.slo import StatsLogger
+from hybridserve.settings.slo import NO_SLO, LatencySLO
 
 # Token counts of finished requests that no log line has asked for yet; the oldest are dropped.
 _KEPT_SIZES = 4096
@@ -28,6 +29,7 @@ class EngineStatsLogger(StatsLogger):
         capacity: of this replica; it separates state blocks from attention blocks in the engine's one usage number.
         unfinished: number of requests in the engine's front end. An idle engine makes no steps, so this number tells an
             idle engine from a dead one, and shows aborted requests.
+        slo: targets of a request; those that miss one are counted.
         clock: monotonic time in seconds.
     """
 
@@ -35,9 +37,11 @@ class EngineStatsLogger(StatsLogger):
         self,
         capacity: ReplicaCapacity,
         unfinished: Callable[[], int],
+        slo: LatencySLO = NO_SLO,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.capacity = capacity
+        self._slo = slo
         self._unfinished = unfinished
         self._clock = clock
         self._at = clock()
@@ -45,7 +49,7 @@ class EngineStatsLogger(StatsLogger):
         self._running = self._waiting = self._deferred = 0
         self._usage = 0.0
         self._arrived = self._finished = self._generated = self._preemptions = 0
-        self._prompt_tokens = 0
+        self._prompt_tokens = self._late = 0
         self._prompt_squares = self._slot_seconds = 0.0
         self._sizes: dict[str, tuple[int, int]] = {}
 
@@ -67,6 +71,12 @@ class EngineStatsLogger(StatsLogger):
                 self._prompt_tokens += request.num_prompt_tokens
                 self._prompt_squares += float(request.num_prompt_tokens) ** 2
                 self._slot_seconds += request.inference_time
+                self._late += self._slo.late(
+                    request.queued_time,
+                    request.prefill_time,
+                    request.mean_time_per_output_token,
+                    request.num_prompt_tokens,
+                )
                 self._add_size(request)
             self._finished += finished
         if scheduler_stats is None:
@@ -129,6 +139,7 @@ class EngineStatsLogger(StatsLogger):
             prompt_squares=self._prompt_squares,
             generated=self._generated,
             slot_seconds=self._slot_seconds,
+            late=self._late,
         )
 
     def numbers(self) -> dict[str, int | float]:

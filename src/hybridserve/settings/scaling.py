@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from hybridserve.settings.section import Section
+from hybridserve.settings.slo import LatencySLO
 
 
 class ScalingSection(Section):
@@ -47,6 +48,11 @@ class ScalingSection(Section):
     """Policy `queue_length`: seconds that a higher number must be wanted before scaling up."""
     downscale_delay_s: float = Field(default=120.0, ge=0)
     """Policy `queue_length`: seconds that a lower number must be wanted before scaling down."""
+
+    @property
+    def slo(self) -> LatencySLO:
+        """The targets of one request."""
+        return LatencySLO(self.ttft_s, self.inter_token_s, ttft_per_prompt_token_s=self.ttft_per_prompt_token_s)
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

@@ -15,6 +15,7 @@ from hybridserve.autoscaling.admission import Admission
 from hybridserve.autoscaling.replica_metrics import FleetMetrics, ReplicaMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.errors import ConfigError
+from hybridserve.settings.slo import NO_SLO, LatencySLO
 from hybridserve.simulator.replica import Replica, SimulatedRequest
 from hybridserve.simulator.service_times import ServiceTimes
 
@@ -66,6 +67,7 @@ class FleetOptions:
         standby_s: seconds until a standby replica takes requests.
         standby_price: price of a waiting one, as a share of a serving one's; one that starts costs a whole.
         admission: refuse requests that are expected to miss the target of this spec; None admits all.
+        slo: targets of a request; the replicas count those that miss one.
         seed: seed of the router.
     """
 
@@ -80,6 +82,7 @@ class FleetOptions:
     standby_s: float = 5.0
     standby_price: float = 1.0
     admission: ScalingSpec | None = None
+    slo: LatencySLO = NO_SLO
     seed: int = 1
 
 
@@ -203,7 +206,7 @@ class _Fleet:
 
     def _new(self, ready_at: float) -> Replica:
         self.names += 1
-        return Replica(self.times, f"r{self.names}", ready_at)
+        return Replica(self.times, f"r{self.names}", ready_at, self.options.slo)
 
     def _route(self, request: SimulatedRequest, now: float) -> None:
         """Power of two choices by ongoing requests, Ray Serve's default router."""

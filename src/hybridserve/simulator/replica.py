@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from math import sqrt
 
 from hybridserve.autoscaling.replica_metrics import ReplicaMetrics
+from hybridserve.settings.slo import NO_SLO, LatencySLO
 from hybridserve.simulator.service_times import ServiceTimes
 
 
@@ -55,16 +56,17 @@ class Replica:
         times: the calibration, with its cache section.
         name: id in the metrics.
         ready_at: when it takes requests.
+        slo: targets of a request; those that miss one are counted.
     """
 
     __slots__ = (
         "_admit_order", "_aligned", "_block", "_budget", "_events", "_fixed", "_grow", "_max_seqs", "_per_context",
         "_per_prompt", "_per_sequence", "_state", "_tie", "_unit", "arrived", "backlog", "blocks_free", "blocks_total",
-        "context", "decoding", "done", "first_tokens", "generated", "name", "now", "preemptions", "prefilling",
-        "prompt_squares", "prompt_tokens", "ready_at", "refused", "slot_seconds", "step", "waiting",
+        "context", "decoding", "done", "first_tokens", "generated", "late", "name", "now", "preemptions", "prefilling",
+        "prompt_squares", "prompt_tokens", "ready_at", "refused", "slo", "slot_seconds", "step", "waiting",
     )  # fmt: skip
 
-    def __init__(self, times: ServiceTimes, name: str, ready_at: float) -> None:
+    def __init__(self, times: ServiceTimes, name: str, ready_at: float, slo: LatencySLO = NO_SLO) -> None:
         cache = times.cache
         assert cache is not None
         self.name = name
@@ -85,6 +87,8 @@ class Replica:
         self.prompt_tokens = self.generated = 0
         self.prompt_squares = 0.0
         self.slot_seconds = 0.0
+        self.slo = slo
+        self.late = 0
         self._admit_order: dict[SimulatedRequest, None] = {}  # running sequences, oldest first
         # (step, 0 for the last token or 1 for a block boundary, tie, residence, request)
         self._events: list[tuple[int, int, int, int, SimulatedRequest]] = []
@@ -144,6 +148,7 @@ class Replica:
             prompt_squares=self.prompt_squares,
             generated=self.generated,
             slot_seconds=self.slot_seconds,
+            late=self.late,
         )
 
     def _admit(self) -> None:
@@ -291,6 +296,8 @@ class Replica:
         self.prompt_tokens += request.prompt
         self.prompt_squares += request.prompt * request.prompt
         self.slot_seconds += self.now - request.admitted
+        queued_s, prefill_s = request.admitted - request.arrived, request.first - request.admitted
+        self.late += self.slo.late(queued_s, prefill_s, request.inter_token, request.prompt)
         self.done.append(request)
 
     def _preempt(self) -> None:

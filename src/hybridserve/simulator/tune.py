@@ -72,7 +72,7 @@ class Scenario:
         attainment: float | None = None,
     ) -> TuningResult:
         """Simulate a configuration; with `attainment` only while that share can still be reached."""
-        options, overhead_s = self.options, self.times.request_overhead_s
+        options, overhead_s = replace(self.options, slo=self.slo), self.times.request_overhead_s
         if candidate.initial is not None:
             options = replace(options, initial=candidate.initial)
         miss_limit = None

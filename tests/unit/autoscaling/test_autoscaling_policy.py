@@ -43,6 +43,7 @@ replica_metrics = st.builds(
     prompt_squares=st.floats(0, 1e15),
     generated=st.integers(0, 10**9),
     slot_seconds=st.floats(0, 1e9),
+    late=st.integers(0, 10**6),
 )
 
 

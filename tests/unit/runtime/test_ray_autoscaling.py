@@ -16,6 +16,7 @@ from hybridserve.engine.stats import EngineStatsLogger
 from hybridserve.runtime import ray_autoscaling as scaling_policy
 from hybridserve.runtime.ray_autoscaling import RayAutoscalingPolicy, autoscaling_options, fleet_metrics
 from hybridserve.settings.scaling import ScalingSection
+from hybridserve.settings.slo import LatencySLO
 
 CAPACITY = ReplicaCapacity(16, 166, 1312, 7, 1, UNLIMITED_PREFILL)
 
@@ -150,7 +151,15 @@ def iteration(
     generated: int = 0, preempted: int = 0, finished: list[tuple[int, float]] | None = None
 ) -> SimpleNamespace:
     done = [
-        SimpleNamespace(request_id="chatcmpl-a", num_prompt_tokens=prompt, num_generation_tokens=9, inference_time=time)
+        SimpleNamespace(
+            request_id="chatcmpl-a",
+            num_prompt_tokens=prompt,
+            num_generation_tokens=9,
+            queued_time=2 * time,
+            prefill_time=time,
+            inference_time=time,
+            mean_time_per_output_token=0.0,
+        )
         for prompt, time in finished or []
     ]
     return SimpleNamespace(num_generation_tokens=generated, num_preempted_reqs=preempted, finished_requests=done)
@@ -159,17 +168,21 @@ def iteration(
 class TestEngineStats:
     def stats(self) -> EngineStatsLogger:
         self.now, self.open = 0.0, 1
-        return EngineStatsLogger(CAPACITY, unfinished=lambda: self.open, clock=lambda: self.now)
+        slo = LatencySLO(ttft_s=2.0)
+        return EngineStatsLogger(CAPACITY, unfinished=lambda: self.open, slo=slo, clock=lambda: self.now)
 
     def test_counts(self) -> None:
         stats = self.stats()
         stats.record(step(running=2, waiting=1, usage=16 / 166), iteration(generated=2))
-        stats.record(step(running=2, waiting=0, skipped=1), iteration(generated=2, preempted=1, finished=[(100, 1.5)]))
+        stats.record(
+            step(running=2, waiting=0, skipped=1), iteration(generated=2, preempted=1, finished=[(100, 1.5), (0, 0.5)])
+        )
         self.now = 4.0
         metrics = stats.metrics("r")
         assert (metrics.running, metrics.waiting, metrics.deferred) == (2, 0, 1)
-        assert (metrics.arrived, metrics.finished, metrics.generated, metrics.preemptions) == (4, 1, 4, 1)
-        assert (metrics.prompt_tokens, metrics.prompt_squares, metrics.slot_seconds) == (100, 10_000.0, 1.5)
+        assert (metrics.arrived, metrics.finished, metrics.generated, metrics.preemptions) == (5, 2, 4, 1)
+        assert (metrics.prompt_tokens, metrics.prompt_squares, metrics.slot_seconds) == (100, 10_000.0, 2.0)
+        assert metrics.late == 1
         assert metrics.age_s == 4.0
 
     def test_state_blocks_are_separated_from_attention_blocks(self) -> None:

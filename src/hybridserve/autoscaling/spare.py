@@ -1,0 +1,50 @@
+"""How much spare capacity is kept: the calculated one, corrected by the share of requests that were late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import exp, log
+
+# A share of fewer requests says little: at a goal of 99 of 100, two of 200 are late.
+REQUESTS_FOR_A_SHARE = 200
+# The factor is late by a start-up time, and what is late until then counts too: the aim is below the allowed share.
+AIM = 0.7
+# Change of the factor's logarithm when twice the allowed share is late, and how many times that at most.
+GAIN, MOST = 0.1, 4.0
+# Below one it would be cheaper until the rate rises: growth and bursts that never came were not counted as late.
+LOWEST, HIGHEST = 1.0, 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpareFactor:
+    """By what the calculated spare capacity is multiplied.
+
+    Formulas and forecasts leave something out: lengths with heavy tails, a router's mistakes, prompts that interrupt
+    answers. What they leave out shows in the requests that were late. After each start-up time, when a share can be
+    counted, the factor rises or falls in proportion to the difference from the share that is aimed at, so in the long
+    run that share is late whatever the formulas leave out.
+    Source of the method: Gibbs and Candes, Adaptive conformal inference under distribution shift, 2021.
+
+    Attributes:
+        value: the factor.
+        since: when the present count began.
+        finished, late: requests since then.
+        late_share: of the last complete count; None before it.
+    """
+
+    value: float = 1.0
+    since: float | None = None
+    finished: int = 0
+    late: int = 0
+    late_share: float | None = None
+
+    def with_finished(self, now: float, finished: int, late: int, start_up_s: float, allowed: float) -> SpareFactor:
+        """The factor after `finished` more requests, `late` of which missed a target; `allowed` is a share."""
+        since = now if self.since is None else self.since
+        finished, late = self.finished + finished, self.late + late
+        if now - since < start_up_s or finished < REQUESTS_FOR_A_SHARE:
+            return replace(self, since=since, finished=finished, late=late)
+        share = late / finished
+        step = GAIN * min(MOST, share / allowed - AIM)
+        value = min(HIGHEST, max(LOWEST, exp(log(self.value) + step)))
+        return SpareFactor(value, now, late_share=share)
