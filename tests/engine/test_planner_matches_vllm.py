@@ -142,7 +142,7 @@ class TestTheComparisonCanFail:
         if isinstance(wrong, dict):
             wrong = table.kv_cache_dtypes | wrong
         monkeypatch.setattr(layout, "engine_table", lambda _: (table.model_copy(update={field: wrong}), note))
-        assert self._caught(answers, engine) > 2
+        assert self._caught(answers, engine) >= 1
 
     def test_detects_state_one_byte_too_large(self, answers, engine, monkeypatch):
         real = pages.state_bytes

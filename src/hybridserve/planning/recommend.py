@@ -24,6 +24,7 @@ from hybridserve.planning.deployment import (
     with_cache,
     with_engine_defaults,
 )
+from hybridserve.planning.models.architecture import UNLIMITED
 from hybridserve.planning.tradeoffs import Alternative, alternatives, match_unit, nothing_fits
 from hybridserve.planning.workload import Workload
 from hybridserve.units import GIB, MIB
@@ -94,6 +95,9 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
     table, _ = engine_table(deployment.cache.engine)
     flags: list[Flag] = []
     asked = deployment
+    if deployment.cache.max_model_len is None and deployment.arch.max_position_embeddings == UNLIMITED:
+        # The model's config names no context, so the engine refuses "what fits" (-1).
+        deployment = with_cache(deployment, max_model_len=deployment.arch.default_context)
 
     dtype = _state_dtype(deployment)
     if dtype is not None:
@@ -126,7 +130,7 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
     fill = _chunk_filler(deployment, layout, goal, table)
     seqs = _choose_seqs(deployment, workload, goal, table, fill)
     deployment = fill(with_cache(deployment, max_num_seqs=seqs), seqs)
-    length = _choose_length(deployment, asked)
+    length = deployment.cache.max_model_len or _choose_length(deployment, asked)
     deployment = with_cache(deployment, max_model_len=length)
     plan = plan_deployment(deployment)
     if plan.low is None:
@@ -307,8 +311,6 @@ def _choose_seqs(
 
 
 def _choose_length(deployment: Deployment, asked: Deployment) -> int:
-    if asked.cache.max_model_len is not None:
-        return asked.cache.max_model_len
     plan = plan_deployment(with_cache(deployment, max_model_len=AUTO_LEN))
     if plan.low is None:
         raise nothing_fits(asked, plan)

@@ -152,8 +152,8 @@ def test_weights_beside_config_json_are_the_source(nano_folder):
 
 @pytest.mark.parametrize("model", model_ids())
 def test_renderings_agree_with_engine_args(model, capsys):
-    # The demo's few heads cannot be split; the largest model needs all devices of a node.
-    size = {"demo": 1, "nemotron-3-ultra-550b-a55b": 8}.get(model, 2)
+    # The demo's few heads cannot be split; the largest models need a node or two.
+    size = {"demo": 1, "nemotron-3-ultra-550b-a55b": 8, "kimi-k3": 16}.get(model, 2)
     parallel = f"engine.tensor_parallel_size={size}"
     settings = settings_of(f"model.id={model}", "accelerator.name=b200", parallel)
     planned = plan_settings(settings, PlanOptions())
@@ -171,6 +171,13 @@ def test_renderings_agree_with_engine_args(model, capsys):
     assert run(capsys, *flags, "--json") == json.dumps(args, indent=2) + "\n"
     assert yaml.safe_load(run(capsys, *flags, "--format", "llmconfig")) == config
     assert run(capsys, *flags) == shell(command_line(args, "127.0.0.1", 8000)) + "\n"
+
+
+@pytest.mark.parametrize(("asked", "length"), [((), 2048), (("engine.max_model_len=8192",), 8192)])
+def test_model_without_a_context_gets_the_engines_default(asked, length):
+    """Its config names none, and then vLLM refuses to choose what fits."""
+    settings = settings_of("model.id=falcon-mamba-7b", "accelerator.name=l40s", *asked)
+    assert engine_args(settings)["max_model_len"] == length
 
 
 def test_command_lines_quote_and_negate():
