@@ -7,11 +7,12 @@ from math import exp, log
 
 # A share of fewer requests says little: at a goal of 99 of 100, two of 200 are late.
 REQUESTS_FOR_A_SHARE = 200
-# The factor is late by a start-up time, and what is late until then counts too: the aim is below the allowed share.
+# A change of the factor helps only after a start-up time, and requests that are late until then count too: the aim is
+# below the allowed share.
 AIM = 0.7
 # Change of the factor's logarithm when twice the allowed share is late, and how many times that at most.
 GAIN, MOST = 0.1, 4.0
-# Below one it would be cheaper until the rate rises: growth and bursts that never came were not counted as late.
+# A factor below one is cheaper while the rate is steady, and too little when it rises (docs/evidence/autoscaling.md).
 LOWEST, HIGHEST = 1.0, 4.0
 
 
@@ -21,8 +22,8 @@ class SpareFactor:
 
     Formulas and forecasts leave something out: lengths with heavy tails, a router's mistakes, prompts that interrupt
     answers. What they leave out shows in the requests that were late. After each start-up time, when a share can be
-    counted, the factor rises or falls in proportion to the difference from the share that is aimed at, so in the long
-    run that share is late whatever the formulas leave out.
+    counted, the factor rises or falls in proportion to the difference from the share that is aimed at. Within its
+    limits that share is late in the long run, whatever the formulas leave out.
     Source of the method: Gibbs and Candes, Adaptive conformal inference under distribution shift, 2021.
 
     Attributes:
