@@ -302,7 +302,8 @@ def gemma3_vision(layers: int = 8) -> dict[str, Any]:
         "patch_size": 14,
     }
     wrapper = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "torch_dtype": "bfloat16"}
-    return wrapper | {"text_config": gemma3(layers), "vision_config": vision}
+    text = gemma3(layers, rope_scaling={"factor": 8.0, "rope_type": "linear"})
+    return wrapper | {"text_config": text, "vision_config": vision}
 
 
 def gemma2(layers: int = 6, **changes: Any) -> dict[str, Any]:

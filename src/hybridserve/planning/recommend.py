@@ -24,7 +24,7 @@ from hybridserve.planning.deployment import (
     with_cache,
     with_engine_defaults,
 )
-from hybridserve.planning.models.architecture import UNLIMITED
+from hybridserve.planning.models.architecture import UNLIMITED, KimiDelta
 from hybridserve.planning.tradeoffs import Alternative, alternatives, match_unit, nothing_fits
 from hybridserve.planning.workload import Workload
 from hybridserve.units import GIB, MIB
@@ -159,6 +159,8 @@ def _state_dtype(deployment: Deployment) -> str | None:
     cache = deployment.cache
     if cache.mamba_ssm_cache_dtype != "auto":
         return cache.mamba_ssm_cache_dtype
+    if isinstance(deployment.arch.state, KimiDelta):
+        return "float32"
     if deployment.arch.ssm_dtype is not None:
         return deployment.arch.ssm_dtype
     if cache.mamba_cache_dtype != "auto":
@@ -175,7 +177,7 @@ def _prefix_caching(
         return off, Flag(
             "enable_prefix_caching",
             False,
-            "set by you",
+            "set by you" if deployment.arch.attention else "the engine's default for a model without attention",
             "fewest state blocks: one per group and sequence",
         )
     on_layout = compute_layout(deployment.arch, replace(_match_unit(deployment, table)[0].cache, kv_bytes=0))

@@ -58,6 +58,10 @@ PUBLISHED = {
     "gpt-oss-20b": 20.91e9,
     "gpt-oss-120b": 116.83e9,
     "gemma-4-26b-a4b": 26e9,
+    "gemma-3-12b": 12e9,
+    # The language model's tensors in the header of the published file.
+    "minicpm-v-4.6": 752_161_600,
+    "mamba-2.8b": 2.77e9,
     "qwen3.5-27b": 27e9,
     "qwen3.5-35b-a3b": 35e9,
     "qwen3.5-122b-a10b": 122e9,

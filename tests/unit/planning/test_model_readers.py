@@ -364,6 +364,12 @@ def test_parameters_of_gpt_oss_120b_are_those_published():
     assert count_parameters(read_architecture(GPT_OSS | shape | heads)) / 1e9 == pytest.approx(116.83, abs=0.005)
 
 
+def test_gemma_3_states_its_context_with_its_scaling():
+    scaled = GEMMA | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    assert read_architecture(scaled).max_position_embeddings == 4096
+    assert read_architecture(scaled | {"architectures": ["Gemma2ForCausalLM"]}).max_position_embeddings == 32768
+
+
 @pytest.mark.parametrize("change", [{}, {"layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2}])
 def test_gemma_3_has_full_attention_in_every_sixth_layer(change):
     arch = read_architecture(GEMMA | change)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridserve.catalog.accelerators import accelerators
+from hybridserve.catalog.models import resolve_model
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
@@ -147,6 +148,13 @@ def test_state_dtype_is_explicit():
     half = recommend(deployment_of(NANO_9B, "h100", mamba_ssm_cache_dtype="bfloat16"), ASSUMED)
     assert half.values["mamba_ssm_cache_dtype"] == "bfloat16"
     assert "mamba_ssm_cache_dtype" not in recommend(deployment_of(QWEN3_8B, "h100"), ASSUMED).values
+    kimi = recommend(deployment_of(resolve_model("kimi-linear-48b-a3b").config, "b200"), ASSUMED)
+    assert kimi.values["mamba_ssm_cache_dtype"] == kimi.plan.layout.mamba_ssm_cache_dtype == "float32"
+
+
+def test_a_model_without_attention_gives_its_own_reason_for_no_prefix_caching():
+    advice = recommend(deployment_of(resolve_model("mamba-2.8b").config, "h100", enable_prefix_caching=False), ASSUMED)
+    assert next(flag.reason for flag in advice.flags if flag.name == "enable_prefix_caching").startswith("the engine's")
 
 
 def test_alternatives_are_planned_but_not_applied():

@@ -199,7 +199,7 @@ class Fields:
         limit = self.get("model_max_length")
         name = "max_position_embeddings" if limit is None else "model_max_length"
         length, factor = self.integer(name), 1.0
-        for kind, rope in self._ropes():
+        for kind, rope in self._scalings():
             if kind not in ("su", "longrope", "llama3", "yarn"):
                 stated = rope.get("factor", factor)
                 # The engine takes a null factor for 1.
@@ -209,7 +209,7 @@ class Fields:
     @property
     def yarn_context(self) -> int | None:
         """Original context times factor of a YaRN config; None for any other."""
-        for kind, rope in self._ropes():
+        for kind, rope in self._scalings():
             if kind == "yarn":
                 original = self._positive(rope, "original_max_position_embeddings")
                 return int(original * self._positive(rope, "factor"))
@@ -222,6 +222,10 @@ class Fields:
             return None
         original = self.get("original_max_position_embeddings")
         return None if original is None else self.integer("original_max_position_embeddings")
+
+    def _scalings(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """The kinds of RoPE scaling that lengthen the context; Gemma 3 states its length with them."""
+        return [] if self.architecture.startswith("Gemma3") else self._ropes()
 
     def _ropes(self) -> list[tuple[str, Mapping[str, Any]]]:
         """The kinds of RoPE scaling with their parameters; transformers 5 may have one for each kind of layer."""
