@@ -158,8 +158,8 @@ def test_drafts_do_what_the_catalog_says(cases: dict[tuple[str, bool], Case], dr
     print(
         f"{draft}, {'cached' if cached else 'uncached'}: {found}; {accepted} of {drafted} drafts, {preempted} preempted"
     )
-    if outcome != "stops":
-        assert drafted > 0
+    if outcome == "equal":
+        assert drafted > 0, "no draft was made, so equal tokens show nothing"
     assert known is not None, f"{outcome}: {found}"
     assert outcome == (known.cached if cached else known.uncached), found
 

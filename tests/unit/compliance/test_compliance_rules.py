@@ -183,6 +183,10 @@ ANYWHERE = [
     Mutation("mtp-on-cpu", "engine.cpu-speculation",
              lambda c: replace(c, platform="cpu").set("engine.speculative_config", SPECULATION)
              .set("engine.enable_prefix_caching", False), frozenset({"engine.mtp-prefix-cache"})),
+    Mutation("ngram-on-cpu-of-0.32", "engine.cpu-speculation",
+             lambda c: replace(c, platform="cpu").set("engine.version", "0.32.0")
+             .set("engine.enable_prefix_caching", False).set("engine.speculative_config", {"method": "ngram"}),
+             frozenset({"engine.ngram"})),
     Mutation("connector", "engine.kv-connector", put("engine.kv_transfer_config", {"kv_connector": "LMCache"})),
     Mutation("connector-in-multi", "engine.kv-connector",
              put("engine.kv_transfer_config", {"kv_connector": "MultiConnector", "kv_connector_extra_config":
