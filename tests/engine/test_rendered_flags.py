@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridserve.catalog.accelerators import accelerators
-from hybridserve.catalog.models import model_ids
+from hybridserve.catalog.models import load_card, model_ids
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.render import command_line, llm_config
 from hybridserve.planning.resolve import PlanOptions, engine_args, plan_settings
@@ -33,6 +33,18 @@ def accepted(parser, args) -> None:
     for name, value in args.items():
         found = parsed.model_tag if name == "model" else getattr(parsed, name)
         assert found == value, name
+
+
+def test_parsers_of_every_card_are_in_the_engine():
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    facts = [load_card(model).serving for model in model_ids()]
+    named = {fact.reasoning_parser for fact in facts}, {fact.tool_call_parser for fact in facts}
+    assert named[0] - {None} <= set(ReasoningParserManager.list_registered())
+    assert named[1] - {None} <= set(ToolParserManager.list_registered())
+    assert len(named[0]) > 2
+    assert len(named[1]) > 2
 
 
 # No single GPU holds it, nor does a node.

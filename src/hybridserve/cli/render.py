@@ -12,10 +12,10 @@ import typer
 import yaml
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile, known_gpus, known_models
-from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.planning.recommend import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
-from hybridserve.planning.resolve import PlanOptions, plan_settings
+from hybridserve.planning.resolve import PlanOptions, engine_args, plan_settings
+from hybridserve.planning.serialize import unknown_parsers
 from hybridserve.settings import Settings, load
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Print the plan as engine flags or Helm values.")
@@ -42,16 +42,19 @@ def vllm(
       hybridserve render vllm nemotron-nano-9b-v2 --gpu l40s
       hybridserve render vllm -c hybridserve.yaml --format llmconfig
     """
-    spec = resolve_deployment(_load(config, model, gpu, assign), options=PlanOptions(goal=goal))
-    args, server = spec.engine_args, spec.settings.server
+    settings = _load(config, model, gpu, assign)
+    planned = plan_settings(settings, PlanOptions(goal=goal))
+    args = engine_args(settings, planned)
     if args.get("prefix_match_unit"):
         typer.echo("prefix_match_unit needs hybridserve installed beside vLLM: its plugin corrects a copy", err=True)
+    for line in unknown_parsers(planned.model.card, settings.engine):
+        typer.echo(line, err=True)
     if as_json or format_ == "json":
         typer.echo(json.dumps(args, indent=2))
     elif format_ == "llmconfig":
-        typer.echo(yaml.safe_dump(llm_config(spec.settings, args), sort_keys=False), nl=False)
+        typer.echo(yaml.safe_dump(llm_config(settings, args), sort_keys=False), nl=False)
     else:
-        typer.echo(shell(command_line(args, server.host, server.port)))
+        typer.echo(shell(command_line(args, settings.server.host, settings.server.port)))
 
 
 @app.command()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from hybridserve.catalog.models import ModelCard
 from hybridserve.errors import CatalogError, ConfigError, PlanRefused
 from hybridserve.planning.deployment import DeploymentPlan, plan_deployment
+from hybridserve.planning.extra_args import extra
 from hybridserve.planning.resolve import ResolvedPlan, engine_args
 from hybridserve.planning.roofline import ServedModel, ThroughputBound, bound, device_peaks
 from hybridserve.planning.speculation import break_even
 from hybridserve.planning.workload import Workload
+from hybridserve.settings.engine import EngineSection
 
 
 def report(planned: ResolvedPlan) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "drafts": drafts_data(plan, advice.workload),
         "flags": [asdict(flag) for flag in advice.flags],
         "options": [asdict(alternative) for alternative in advice.alternatives],
-        "warnings": [*plan.warnings, *_parsers(planned)],
+        "warnings": [*plan.warnings, *unknown_parsers(planned.model.card, planned.settings.engine)],
         "engine_args": _engine_args(planned),
     }
 
@@ -168,12 +171,11 @@ def _without_advice(planned: ResolvedPlan) -> dict[str, Any]:
     return {"verdict": plan.verdict, **(reason.as_dict() if reason else {})}
 
 
-def _parsers(planned: ResolvedPlan) -> list[str]:
-    """What is known to be missing to parse tool calls and reasoning, unless the settings name a parser."""
-    card, engine = planned.model.card, planned.settings.engine
-    named = engine.tool_call_parser or engine.reasoning_parser
+def unknown_parsers(card: ModelCard | None, engine: EngineSection) -> list[str]:
+    """What is known to be missing to parse tool calls and reasoning, unless a plugin for it is loaded."""
     plugin = card.serving.parser_plugin if card else None
-    return [f"parsers: UNKNOWN. {plugin}"] if plugin and not named else []
+    loaded = extra(engine, "tool_parser_plugin", str, "") or extra(engine, "reasoning_parser_plugin", str, "")
+    return [f"parsers: UNKNOWN. {plugin}"] if plugin and not loaded else []
 
 
 def _engine_args(planned: ResolvedPlan) -> dict[str, Any] | None:

@@ -29,6 +29,10 @@ class Mutation:
     masks: frozenset[str] = frozenset()
 
 
+# vLLM 0.33 takes the mode from enable_prefix_caching, whatever is set.
+IGNORES_MODE = frozenset({"engine.cache-mode"})
+
+
 def put(path: str, value: Any) -> Change:
     return lambda case: case.set(path, value)
 
@@ -209,8 +213,8 @@ ANYWHERE = [
              .set("engine.extra_args.enable_mamba_fine_grained_prefix_cache", True)),
     Mutation("removed-speculation", "engine.removed-argument",
              lambda c: c.set("engine.version", "0.33.0")
-             .set("engine.speculative_config", {"method": "medusa", "num_speculative_tokens": 2})),
-    Mutation("ray-without-imports", "engine.ray-version", put("engine.version", "0.33.0")),
+             .set("engine.speculative_config", {"method": "medusa", "num_speculative_tokens": 2}), IGNORES_MODE),
+    Mutation("ray-without-imports", "engine.ray-version", put("engine.version", "0.33.0"), IGNORES_MODE),
     Mutation("no-chunks", "engine.chunked-prefill", extra("enable_chunked_prefill", False)),
     Mutation("mode-all", "engine.cache-mode", put("engine.mamba_cache_mode", "all")),
     Mutation("mode-all-removed", "engine.cache-mode",
@@ -222,6 +226,10 @@ ANYWHERE = [
     Mutation("auto-conv", "engine.auto-dtype", put("engine.mamba_cache_dtype", "auto")),
     Mutation("no-parser", "engine.reasoning-parser", put("engine.reasoning_parser", None)),
     Mutation("wrong-parser", "engine.reasoning-parser", serving(reasoning_parser="nano_v3")),
+    Mutation("parser-that-vllm-lacks", "engine.tool-parser",
+             lambda c: replace(c, card=card(parser_plugin="use it")).set("engine.tool_call_parser", "hermes")),
+    Mutation("parser-of-others", "engine.reasoning-parser",
+             lambda c: replace(c, card=card(parser_plugin="use it")).set("engine.reasoning_parser", "deepseek_r1")),
     Mutation("wrong-tool-parser", "engine.tool-parser",
              lambda c: replace(c, card=card(tool_call_parser="qwen3_coder")).set("engine.tool_call_parser", "hermes")),
     Mutation("tools-without-parser", "engine.tool-parser", extra("enable_auto_tool_choice", True)),

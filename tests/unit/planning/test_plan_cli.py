@@ -53,6 +53,14 @@ def test_offline_verbs_import_no_engine(argv):
     assert not loaded & heavy
 
 
+def test_render_says_that_the_engine_has_no_parser(capsys):
+    with pytest.raises(SystemExit):
+        main(["render", "vllm", NANO, "--gpu", "l40s"])
+    printed = capsys.readouterr()
+    assert printed.err.startswith("parsers: UNKNOWN. vLLM has no parser")
+    assert "parser" not in printed.out
+
+
 def test_json_and_text_agree(capsys):
     argv = (NANO, "--gpu", "l40s", "--prompt", "1024/4096", "--output", "512/2048")
     plan = json.loads(run(capsys, *argv, "--json"))
