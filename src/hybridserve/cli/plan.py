@@ -16,6 +16,7 @@ from hybridserve.settings import Settings, load
 
 if TYPE_CHECKING:
     from hybridserve.planning.memory.profile import MemoryProfile
+    from hybridserve.simulator.service_times import ServiceTimes
 
 LENGTHS = (8192, 32768, 131072)
 
@@ -66,7 +67,11 @@ def plan(
     reuse: Annotated[Reuse, typer.Option(help="Whether requests share prompt prefixes.")] = "unknown",
     goal: Annotated[Goal, typer.Option(help="What to optimize for.")] = "throughput",
     calibration: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Calibration file: pools reported by earlier starts.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Pools reported by earlier starts; or step times, also by the simulator's name, for the cost.",
+        ),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Compare models and GPUs at several lengths.")] = False,
     lengths: Annotated[
@@ -131,7 +136,14 @@ def plan(
         raise ConfigError("--batches", "requires --bound", "add --bound")
     prices = parse_prices(price_per_hour) if price_per_hour is not None else {}
     workload = _workload(prompt, output, requests)
-    options = PlanOptions(workload, goal, reuse, _calibration(calibration))
+    pools, times = _calibration(calibration)
+    options = PlanOptions(workload, goal, reuse, pools)
+
+    several = compare or chart or lengths is not None or len(models or ()) > 1 or len(gpus) > 1
+    if times and (several or bound or measured or not prices):
+        raise ConfigError(
+            "--calibration", "has step times, for the cost of one plan", "give one model, one GPU and --price-per-hour"
+        )
 
     def settings(model: str | None, device: str | None) -> Settings:
         named = [f"model.id={json.dumps(model)}"] if model else []
@@ -144,7 +156,7 @@ def plan(
         groups = [[settings(model, device) for model in models or (None,)] for device in gpus or (None,)]
         show_bound(groups, options, batches, as_json)
         return
-    if compare or chart or lengths is not None or len(models or ()) > 1 or len(gpus) > 1:
+    if several:
         from hybridserve.cli.plan_compare import compare_plans
 
         compare_plans(
@@ -170,6 +182,10 @@ def plan(
     content = report(planned)
     if prices:
         content["cost"] = cost_data(bound_cost(planned.advice.plan, workload, prices))
+    if times:
+        from hybridserve.cli.plan_calibration import calibrated_cost
+
+        content["calibrated_cost"] = calibrated_cost(planned.advice.plan, workload, prices, times)
     if as_json:
         typer.echo(json.dumps(content, indent=2))
     else:
@@ -186,12 +202,14 @@ def _workload(prompt: str | None, output: str | None, requests: Path | None) -> 
     return from_quantiles(prompt or "1024", output or "512")
 
 
-def _calibration(path: Path | None) -> "MemoryProfile | None":
-    if path is None:
-        return None
-    from hybridserve.planning.memory.profile import read_memory_profile
+def _calibration(name: str | None) -> "tuple[MemoryProfile | None, ServiceTimes | None]":
+    if name is None:
+        return None, None
+    from hybridserve.cli.plan_calibration import read_calibration
+    from hybridserve.planning.memory.profile import MemoryProfile
 
-    return read_memory_profile(_read(path, "--calibration"), str(path))
+    found = read_calibration(name)
+    return (found, None) if isinstance(found, MemoryProfile) else (None, found)
 
 
 def _read(path: Path, flag: str) -> str:

@@ -162,6 +162,12 @@ def _capacity(plan: dict[str, Any]) -> None:
         _row("least cost", first)
         for line in rest:
             _row("", f"{line}: a lower bound, at the upper bound of throughput")
+    if calibrated := plan.get("calibrated_cost"):
+        first, second = cost_lines(calibrated)
+        lower = calibrated["basis"] == "bound"
+        _row("least cost" if lower else "measured cost", first)
+        _row("", f"{second}, {calibrated['sequences']} sequences{': a lower bound' if lower else ''}")
+        _row("", f"step times: {calibrated['calibration']}")
 
 
 def _pays(row: dict[str, Any]) -> str:

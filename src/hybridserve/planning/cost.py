@@ -4,7 +4,7 @@ At the roofline's bound a request of P prompt and O output tokens takes the devi
 token and ``inter_token_s / batch`` per output token. A prompt token that is cached is not computed: the prefill of the
 rest reads its keys and values once, ``kv_bytes_per_token / bandwidth``. A real engine is slower, so these are lower
 bounds. With a measured throughput the cost is that of the measurement, divided between prompt and output as the bound
-divides the time.
+divides the time; with measured step times, tokens cost what they add to the steps of a full engine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from hybridserve.catalog.accelerators import accelerator
 from hybridserve.errors import CatalogError, ConfigError
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.deployment import DeploymentPlan
@@ -19,6 +20,7 @@ from hybridserve.planning.roofline import DevicePeaks, ServedModel, bound, devic
 from hybridserve.planning.serialize import served_model
 from hybridserve.planning.workload import Workload
 
+Basis = Literal["bound", "measured"]
 MILLION = 1e6
 HOUR_S = 3600.0
 
@@ -40,7 +42,16 @@ class Cost:
     output: float
     cached: float | None
     requests: float
-    basis: Literal["bound", "measured"]
+    basis: Basis
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSeconds:
+    """Seconds of the device for one token: of a prompt, of an output, or of a prompt that is cached."""
+
+    input: float
+    output: float
+    cached: float
 
 
 def parse_prices(text: str) -> dict[str, float]:
@@ -48,19 +59,22 @@ def parse_prices(text: str) -> dict[str, float]:
 
     Raises:
         ConfigError: not a positive number, or not such a list.
+        CatalogError: a device that is not in the catalog.
     """
     prices: dict[str, float] = {}
     for part in text.split(","):
-        name, _, number = part.rpartition("=")
+        name, given, number = (word.strip() for word in part.rpartition("="))
         try:
             price = float(number)
         except ValueError:
             price = 0.0
-        if not 0 < price < float("inf") or name.strip() in prices:
+        if not 0 < price < float("inf") or name in prices or (given and not name):
             raise ConfigError(
                 "--price-per-hour", f"{part!r} is not a price", "a positive number, or GPU=PRICE,GPU=PRICE"
             )
-        prices[name.strip()] = price
+        if name:
+            accelerator(name)
+        prices[name] = price
     return prices
 
 
@@ -71,16 +85,35 @@ def bound_cost(plan: DeploymentPlan, workload: Workload, prices: Mapping[str, fl
         return None
     price, devices, served, peaks = found
     limit = bound(served, peaks, plan.max_num_seqs, workload.prompt_p50, workload.output_p50)
-    second = price * devices / HOUR_S
-    per_input, per_output = limit.first_token_s / workload.prompt_p50, limit.inter_token_s / limit.batch
+    seconds = TokenSeconds(
+        limit.first_token_s / workload.prompt_p50,
+        limit.inter_token_s / limit.batch,
+        served.kv_bytes_per_token / peaks.bandwidth,
+    )
+    return _cost(price, devices, workload, seconds, "bound")
+
+
+def cost_of(
+    plan: DeploymentPlan, workload: Workload, prices: Mapping[str, float], seconds: TokenSeconds, basis: Basis
+) -> Cost | None:
+    """The cost with these times of all devices; None without a price."""
+    deployment = plan.deployment
+    price = prices.get(deployment.accelerator.id, prices.get(""))
+    parallel = deployment.cache.tensor_parallel_size * deployment.cache.pipeline_parallel_size
+    return None if price is None else _cost(price, parallel, workload, seconds, basis)
+
+
+def _cost(price: float, devices: int, workload: Workload, seconds: TokenSeconds, basis: Basis) -> Cost:
+    million_seconds = price * devices / HOUR_S * MILLION
+    request = seconds.input * workload.prompt_p50 + seconds.output * workload.output_p50
     return Cost(
         price,
         devices,
-        input=second * per_input * MILLION,
-        output=second * per_output * MILLION,
-        cached=second * served.kv_bytes_per_token / peaks.bandwidth * MILLION,
-        requests=second * (per_input * workload.prompt_p50 + per_output * workload.output_p50) * MILLION,
-        basis="bound",
+        input=million_seconds * seconds.input,
+        output=million_seconds * seconds.output,
+        cached=million_seconds * seconds.cached,
+        requests=million_seconds * request,
+        basis=basis,
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from hybridserve.errors import ConfigError
+from hybridserve.cli.plan_calibration import calibrated_cost
+from hybridserve.errors import CatalogError, ConfigError
 from hybridserve.planning.cost import bound_cost, measured_cost, parse_prices
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.serialize import served_bound
 from hybridserve.planning.workload import from_quantiles
 from hybridserve.settings import load
+from hybridserve.simulator.service_times import load_service_times
 
 WORKLOAD = from_quantiles("1024", "512")
 NANO = "nemotron-nano-9b-v2"
@@ -54,7 +56,30 @@ def test_unknown_price_or_peaks_give_no_cost():
     assert bound_cost(generic, WORKLOAD, {"": 1.0}) is None
 
 
-@pytest.mark.parametrize("text", ["", "free", "-1", "0", "inf", "nan", "a10g=", "a10g=1,a10g=2"])
+def test_calibrated_cost_is_that_of_the_steps_of_a_full_engine():
+    times = load_service_times("nano-9b-h200")
+    planned = plan("h200")
+    # 3.6 an hour is 0.001 a second. The calibrated engine runs 384 sequences, here of 1,280 tokens.
+    cost = calibrated_cost(planned, WORKLOAD, {"": 3.6}, times)
+    step = 0.005188 + 384 * 0.0001165 + 384 * 1280 * 4.059e-9
+    assert (cost["basis"], cost["sequences"]) == ("measured", 384)
+    assert cost["input"] == pytest.approx(0.001 * 2.619e-5 * 1e6)
+    assert cost["output"] == pytest.approx(0.001 * step / 384 * 1e6)
+    assert cost["cached"] == pytest.approx(0.001 * 4.059e-9 * 1e6)
+    assert cost["requests"] == pytest.approx(1024 * cost["input"] + 512 * cost["output"])
+    least = bound_cost(planned, WORKLOAD, {"": 3.6})
+    assert all(cost[name] > getattr(least, name) for name in ("input", "output", "cached", "requests"))
+    assert calibrated_cost(planned, WORKLOAD, {"l4": 1.0}, times) is None
+    with pytest.raises(ConfigError, match="growing group"):
+        calibrated_cost(planned, WORKLOAD, {"": 1.0}, load_service_times("qwen3-8b-h200"))
+
+
+@pytest.mark.parametrize("text", ["", "free", "-1", "0", "inf", "nan", "a10g=", "=3", "a10g=1,a10g=2"])
 def test_bad_price_is_an_error(text):
     with pytest.raises(ConfigError, match="--price-per-hour"):
         parse_prices(text)
+
+
+def test_price_of_an_unknown_device_is_an_error():
+    with pytest.raises(CatalogError, match="not in the catalog"):
+        parse_prices("a10g=1,a100=2")
