@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,14 @@ async def test_requests_are_rejected_while_the_guard_fails(
 
 
 async def test_key_file_changes_apply_while_streams_run(guarded: Any, keys: tuple[Path, str]) -> None:
-    """An added key, an invalid file and a removed key: an invalid file changes nothing, open streams continue."""
+    """An added key, an invalid line and a removed key: an invalid line revokes no other key, open streams continue."""
     file, _ = keys
     valid, other = file.read_text(), key_line("other", new_key()) + "\n"
     fault = "key file changed, broken, key removed and restored"
     async with fault_under_load(guarded, fault, load(guarded, keys)) as run:
-        for text in (valid + other, "not a key line\n", valid):
+        for text in (valid + other, valid + "not a key line\n", valid):
             file.write_text(text)
+            await asyncio.sleep(2)  # the service looks once a second
             await run.load.wait_for_finished(2 * CLIENTS, 60)
         assert not run.load.log.failed()
         file.write_text(other)
