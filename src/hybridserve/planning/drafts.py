@@ -23,8 +23,9 @@ def with_drafts(engine: EngineSection, arch: Architecture) -> Architecture:
         CatalogError: the config of a draft model cannot be read.
     """
     config = engine.speculative_config
-    if not config or not config.get("num_speculative_tokens"):
+    if not config:
         return arch
+    tokens = speculative_tokens(config)
     method = str(config.get("method") or ("draft_model" if config.get("model") else ""))
     if method in NO_DRAFT_MODEL:
         return arch
@@ -33,7 +34,7 @@ def with_drafts(engine: EngineSection, arch: Architecture) -> Architecture:
             "engine.speculative_config.method", "a draft with pipeline stages is not planned", "one stage"
         )
     if (method == "mtp" or method.endswith("_mtp")) and (arch.mtp or not config.get("model")):
-        return with_mtp(arch, speculative_tokens(config))
+        return with_mtp(arch, tokens)
     name = config.get("model") or method
     if isinstance(config.get("model"), str) and Path(config["model"]).is_dir():
         return _with_model(arch, config["model"], method)
@@ -68,11 +69,10 @@ def speculative_tokens(config: Mapping[str, Any]) -> int:
     Raises:
         ConfigError: it is not a number of tokens.
     """
-    count = config.get("num_speculative_tokens", 0)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise ConfigError(
-            "engine.speculative_config.num_speculative_tokens", f"is {count!r}", "set an integer of at least 0"
-        )
+    count = config.get("num_speculative_tokens") if config else 0
+    if isinstance(count, bool) or not isinstance(count, int) or (config and count < 1):
+        what = "is missing" if count is None else f"is {count!r}"
+        raise ConfigError("engine.speculative_config.num_speculative_tokens", what, "set an integer of at least 1")
     return count
 
 

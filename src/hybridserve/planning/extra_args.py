@@ -76,6 +76,8 @@ def extra(engine: EngineSection, name: str, kind: type, default: Any) -> Any:
         if type(value) is not kind and not (kind is float and type(value) is int):
             needed = {bool: "true or false", int: "an integer", float: "a number"}.get(kind, "a name")
             raise ConfigError(f"engine.extra_args.{written}", f"expected {needed}, got {value!r}", "correct it")
+        if kind is float and isinstance(value, int | float) and not 0 <= value < float("inf"):
+            raise ConfigError(f"engine.extra_args.{written}", f"is {value!r}", "a number of at least 0")
         return value
     return default
 

@@ -9,7 +9,7 @@ from hybridserve.planning.resolve import ResolvedPlan, engine_args, plan_setting
 from hybridserve.settings import load
 from hybridserve.units import GIB
 
-A, X = "accelerator", "engine.extra_args"
+A, X, S = "accelerator", "engine.extra_args", "engine.speculative_config"
 
 
 def plan(device: str, *assignments: str, model: str = "nemotron-3-nano-4b") -> ResolvedPlan:
@@ -56,6 +56,10 @@ def test_estimate_on_rocm_has_a_wider_band_and_says_so():
         ("a10g", (f"{X}.data_parallel_size=two",), ConfigError, f"{X}.data_parallel_size"),
         ("a10g", (f"{X}.enable_lora=true", f"{X}.max_loras=0"), ConfigError, f"{X}.max_loras"),
         ("a10g", (f"{X}.cpu_offload_gb=much",), ConfigError, f"{X}.cpu_offload_gb"),
+        ("a10g", (f"{X}.cpu_offload_gb=-1.0",), ConfigError, f"{X}.cpu_offload_gb"),
+        ("a10g", (f"{X}.cpu_offload_gb=.nan",), ConfigError, f"{X}.cpu_offload_gb"),
+        ("a10g", (f"{S}={{method: ngram}}",), ConfigError, f"{S}.num_speculative_tokens"),
+        ("a10g", (f"{S}={{method: mtp, num_speculative_tokens: 0}}",), ConfigError, f"{S}.num_speculative_tokens"),
         ("a10g", ("engine.tensor_parallel_size=3",), PlanRefused, "engine.tensor_parallel_size"),
         ("a10g", ("engine.tensor_parallel_size=16",), PlanRefused, "engine.tensor_parallel_size"),
         ("a10g", ("engine.pipeline_parallel_size=1000",), PlanRefused, "engine.pipeline_parallel_size"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hybridserve.catalog.models import resolve_model
@@ -388,3 +390,24 @@ def test_gemma_3_has_full_attention_in_every_sixth_layer(change):
 def test_gemma_3_layers_that_cannot_be_read(change, says):
     with pytest.raises(CatalogError, match=says):
         read_architecture(GEMMA | change)
+
+
+MOE = GPT_OSS | {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4, "moe_intermediate_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "says"),
+    [
+        (MOE, {"num_experts_per_tok": 5}, "num_experts_per_tok: is 5, of 4 experts"),
+        (MOE, {"num_experts": None, "num_local_experts": None}, "num_experts: is missing"),
+        (MOE, {"head_dim": None}, "head_dim: is missing"),
+        (MOE, {"rope_scaling": {"rope_type": "linear", "factor": float("inf")}}, "factor: is inf"),
+        (MOE, {"rope_scaling": {"rope_type": "linear", "factor": float("nan")}}, "factor: is nan"),
+        (resolve_model("nemotron-3-super-120b-a12b").config, {"moe_latent_size": "x"}, "moe_latent_size: is 'x'"),
+        (resolve_model("nemotron-3-super-120b-a12b").config, {"moe_latent_size": -1}, "moe_latent_size: is -1"),
+    ],
+)
+def test_field_that_contradicts_another_is_named(config, change, says):
+    assert read_architecture({**config, "sliding_window": None})
+    with pytest.raises(CatalogError, match=re.escape(says)):
+        read_architecture({**config, "sliding_window": None, **change})

@@ -145,6 +145,11 @@ def test_declared_attention_cache(scheme, dtype):
         ({"quant_method": "awq", "group_size": 128}, ".bits"),
         ({"quant_method": "gptq", "bits": 5, "group_size": 128}, ".bits"),
         ({"quant_method": "gptq", "bits": 4, "group_size": "128"}, ".group_size"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 0}, ".group_size"),
+        (
+            GROUPED | {"config_groups": {"g": {"targets": ["Linear"], "weights": INT4}}, "kv_cache_scheme": 1},
+            ".kv_cache_scheme",
+        ),
         ({"quant_method": "fp8", "weight_block_size": [128]}, ".weight_block_size"),
         (GROUPED, ".config_groups"),
         (GROUPED | {"config_groups": {"g": {"targets": ["Linear"]}}}, ".config_groups.g.weights"),

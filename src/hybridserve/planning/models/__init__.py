@@ -143,6 +143,12 @@ def _read(fields: Fields) -> Architecture:
             f"num_heads ({attention.heads}) is not divisible by num_kv_heads ({attention.kv_heads})",
             "a number that divides num_attention_heads",
         )
+    if arch.moe is not None and arch.moe.experts_per_token > arch.moe.experts:
+        raise CatalogError(
+            "config.json: num_experts_per_tok",
+            f"is {arch.moe.experts_per_token}, of {arch.moe.experts} experts",
+            f"at most {arch.moe.experts}",
+        )
     precision = read_precision(fields.config, len(arch.layers))
     return replace(arch, precision=precision, kv_cache_dtype=precision.kv_cache_dtype)
 

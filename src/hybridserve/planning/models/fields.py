@@ -10,6 +10,8 @@ from hybridserve.errors import CatalogError
 from hybridserve.planning.models.architecture import Attention, Dtype, Latent, Mamba2, Mlp, Moe
 
 MAX_LAYERS = 10_000
+# Families whose config class has a default for the head size that is not hidden_size / num_attention_heads.
+OWN_HEAD_DIM = ("Qwen3", "GptOss", "Gemma")
 
 
 class Fields:
@@ -95,6 +97,8 @@ class Fields:
         heads = self.integer("num_attention_heads")
         if head_dim and self.get(*head_dim) is not None:
             size = self.integer(*head_dim)
+        elif head_dim and self.architecture.startswith(OWN_HEAD_DIM):
+            self.fail(head_dim[0], "is missing", "use the complete config.json of the checkpoint")
         elif heads > (hidden := self.integer("hidden_size")):
             self.fail("num_attention_heads", f"is {heads}", f"at most hidden_size, {hidden}")
         else:
@@ -243,7 +247,7 @@ class Fields:
 
     def _positive(self, rope: Mapping[str, Any], name: str, default: float | None = None) -> float:
         value = rope.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             self.fail(
                 f"{self._rope_name}.{name}", "is missing" if value is None else f"is {value!r}", "a positive number"
             )

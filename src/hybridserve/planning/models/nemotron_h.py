@@ -121,6 +121,6 @@ def _moe(fields: Fields) -> Moe:
         intermediate=fields.integer("moe_intermediate_size"),
         matrices=2,
         shared_intermediate=shared * fields.integer("moe_shared_expert_intermediate_size") if shared else 0,
-        latent=fields.get("moe_latent_size"),
+        latent=None if fields.get("moe_latent_size") is None else fields.integer("moe_latent_size"),
         correction_bias=True,
     )

@@ -152,6 +152,8 @@ def read_precision(config: Mapping[str, Any], layers: int) -> Precision:
     if method == "experts_int8":
         return Precision(method, "none", (("experts", 1.0),))
     bits, group = _number(found, "bits", (2, 3, 4, 8)), _number(found, "group_size", None)
+    if group < 1 and group != -1:
+        _fail("group_size", group, "a positive integer, or -1 for whole columns")
     # A 16-bit scale and a zero point for each group; one group of a whole column is negligible.
     size = bits / 8 + ((2 + bits / 8) / group if group > 0 else 0)
     only = found.get("modules_in_block_to_quantize")
@@ -254,10 +256,10 @@ def _compressed_tensors(found: Mapping[str, Any], layers: int) -> Precision:
         return next((size for listed, linear, size in matchers if linear or listed(layer, part)), None)
 
     kv = found.get("kv_cache_scheme")
-    floats = any(
-        isinstance(group, Mapping) and (group.get("input_activations") or {}).get("type") == "float"
-        for group in groups.values()
-    )
+    if kv is not None and not isinstance(kv, Mapping):
+        _fail("kv_cache_scheme", kv, "a mapping")
+    inputs = [group.get("input_activations") for group in groups.values() if isinstance(group, Mapping)]
+    floats = any(isinstance(part, Mapping) and part.get("type") == "float" for part in inputs)
     compute: Compute = "none" if not floats else "nvfp4" if bits == {4} else "fp8"
     name = f"compressed-tensors {'/'.join(map(str, sorted(bits)))}-bit"
     return _resolved(name, compute, size_of, layers, kv_cache_dtype="fp8" if kv else None)

@@ -14,7 +14,9 @@ def read(fields: Fields) -> Architecture:
         fields.fail("sliding_window", f"is {fields.get('sliding_window')}", "sliding windows are not supported")
     layers = tuple(
         Layer(attention=True, mlp=not moe, moe=moe, norms=2)
-        for moe in fields.sparse_layers(fields.layer_count, default_experts=0)
+        for moe in fields.sparse_layers(
+            fields.layer_count, default_experts=None if name == "Qwen3MoeForCausalLM" else 0
+        )
     )
     bias = fields.boolean("attention_bias", default=False)
     return Architecture(
