@@ -25,7 +25,8 @@ class ReplicaMetrics:
         prompt_squares: sum of the squares of their prompt lengths, for the variance.
         generated: output tokens since the engine started.
         slot_seconds: sum over finished requests of the time that they occupied a slot.
-        late: finished requests that missed a target, except where no other replica would have been faster.
+        late: finished requests that missed a target, except where no other replica would have been faster, and those
+            that were refused because they would have.
     """
 
     replica: str

@@ -92,8 +92,9 @@ class EngineStatsLogger(StatsLogger):
         self._at = self._clock()
 
     def count_refused(self) -> None:
-        """Count a request that the gateway refused because it would be late: it is demand for the scaling policy."""
+        """Count a request that the gateway refused because it would be late: demand that the replicas cannot answer."""
         self._arrived += 1
+        self._late += 1
 
     def _add_size(self, request: Any) -> None:
         """Keep the tokens of a request under the ``x-request-id`` of its client.

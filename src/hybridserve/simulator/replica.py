@@ -148,7 +148,7 @@ class Replica:
             prompt_squares=self.prompt_squares,
             generated=self.generated,
             slot_seconds=self.slot_seconds,
-            late=self.late,
+            late=self.late + self.refused,
         )
 
     def _admit(self) -> None:

@@ -185,6 +185,12 @@ class TestEngineStats:
         assert metrics.late == 1
         assert metrics.age_s == 4.0
 
+    def test_refused_request_is_demand_and_late(self) -> None:
+        stats = self.stats()
+        stats.count_refused()
+        metrics = stats.metrics()
+        assert (metrics.arrived, metrics.finished, metrics.late) == (1, 0, 1)
+
     def test_state_blocks_are_separated_from_attention_blocks(self) -> None:
         stats = self.stats()
         stats.record(step(running=4, usage=40 / 166), None)
