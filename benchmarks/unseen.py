@@ -77,8 +77,10 @@ def arrivals(folder: Path) -> tuple[int, list[Arrival]]:
 
 def _times(count: int, kind: str, shape: float, source: random.Random) -> list[float]:
     """Arrivals within a window: the gaps before, between and after them have the client's distribution."""
-    draw = source.gammavariate if kind == "Gamma" else lambda shape, scale: source.weibullvariate(scale, shape)
-    gaps = [draw(shape, 1.0) for _ in range(count + 1)]
+    gaps = [
+        source.gammavariate(shape, 1.0) if kind == "Gamma" else source.weibullvariate(1.0, shape)
+        for _ in range(count + 1)
+    ]
     total = sum(gaps) or 1.0
     return [WINDOW_S * passed / total for passed in list(accumulate(gaps))[:-1]]
 

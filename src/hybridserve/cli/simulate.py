@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def simulate(
     workload: Annotated[str, typer.Option(help="Name of a traffic pattern; --list shows them.")] = "diurnal",
     trace: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Recorded requests: columns time, prompt and output, a public trace, or the gateway's log.")
+        Path | None, typer.Option(metavar="CSV", help="A CSV time,prompt,output, a public trace, or the gateway's log.")
     ] = None,
     policy: Annotated[str, typer.Option(help="Policies separated by commas, or all.")] = "hybridserve,oracle",
     calibration: Annotated[str, typer.Option(help="Service times: a name or a file.")] = "nano-9b-a10g",
