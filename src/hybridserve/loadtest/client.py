@@ -158,13 +158,19 @@ def _stream_outcome(stream: Stream, request: PromptRequest) -> tuple[Outcome, st
 
 
 def _error_outcome(status: int, body: bytes) -> tuple[Outcome, str]:
+    message = ""
     try:
         error = json.loads(body)["error"]
         code = str(error.get("code") or error.get("type") or "") if isinstance(error, Mapping) else str(error)
+        message = str(error.get("message") or "") if isinstance(error, Mapping) else ""
     except (ValueError, KeyError, TypeError):
         code = ""
     outcome = _BY_CODE.get(code) or _BY_STATUS.get(status)
-    return outcome or (Outcome.HTTP_5XX if status >= 500 else Outcome.HTTP_4XX), f"HTTP {status} {code}".strip()[:120]
+    outcome = outcome or (Outcome.HTTP_5XX if status >= 500 else Outcome.HTTP_4XX)
+    detail = f"HTTP {status} {code}".strip()[:120]
+    # Only of requests that the server refuses as they are, up to a line's end: what follows may quote the request.
+    said = message.splitlines()[0][:160] if outcome is Outcome.HTTP_4XX and message else ""
+    return outcome, f"{detail}: {said}" if said else detail
 
 
 def _seconds(value: Any) -> float | None:

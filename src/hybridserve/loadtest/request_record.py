@@ -76,7 +76,7 @@ class Record:
     status: int = 0
     retry_after: float | None = None
     detail: str = ""
-    """A short line about a failure; never a prompt, an answer or a key."""
+    """A short line about a failure; for status 4xx with the first line of the server's message."""
     worker: int = 0
     conversation: int = -1
 

@@ -204,3 +204,16 @@ def test_client_recovers_after_every_failure(mock_url: str) -> None:
         outcomes.append(client.send(PromptRequest(COMPLETIONS, body, "test")).record.outcome)
     assert outcomes[1::2] == [Outcome.OK] * 5
     assert Outcome.OK not in outcomes[::2]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "detail"),
+    [
+        (400, '{"error": {"code": "x", "message": "needs a parser\\nbody"}}', "HTTP 400 x: needs a parser"),
+        (503, '{"error": {"code": "x", "message": "overloaded"}}', "HTTP 503 x"),
+        (400, "no JSON", "HTTP 400"),
+        (400, '{"error": "text"}', "HTTP 400 text"),
+    ],
+)
+def test_detail_has_the_servers_message_of_a_refused_request(status: int, body: str, detail: str) -> None:
+    assert client_module._error_outcome(status, body.encode())[1] == detail
