@@ -72,11 +72,16 @@ def not_installed(missing: ModuleNotFoundError) -> EnvironmentFault | None:
     for extra, modules in _PACKAGES.items():
         if module in modules:
             if extra == "serve":
-                fix = "make install LOCK=cpu (or gpu), or pip install 'hybridserve[serve,cpu]' (or [serve,gpu])"
+                fix = "make install LOCK=cpu (or gpu), or pip install 'WHEEL[serve,cpu]' (or [serve,gpu])"
             else:
-                fix = f"pip install 'hybridserve[{extra}]'"
+                fix = install_extra(extra)
             return EnvironmentFault("install", f"{module} is not installed: it belongs to the extra {extra}", fix)
     return None
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an extra of this package, from its repository or a wheel."""
+    return f".venv/bin/pip install -e '.[{extra}]' in the repository, or pip install 'WHEEL[{extra}]'"
 
 
 def from_validation(

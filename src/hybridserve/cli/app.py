@@ -1,5 +1,6 @@
 """The root command. Verbs are imported when they are used, so that `plan` does not import what `serve` needs."""
 
+import difflib
 import gc
 import importlib
 import json
@@ -57,6 +58,12 @@ class LazyGroup(TyperGroup):
         gc.enable()
         command.name = name
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Name the verbs that are like an unknown one: the base class knows only commands that are imported."""
+        if args and args[0] not in VERBS and (close := difflib.get_close_matches(args[0], VERBS, n=3)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {', '.join(close)}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Verbs"):

@@ -18,7 +18,7 @@ from hybridserve.cli.machine import Gpu, cores, gpus, memory_bytes
 from hybridserve.cli.options import AsJson
 from hybridserve.cli.tables import print_table
 from hybridserve.deployment.installed import installed
-from hybridserve.errors import HybridServeError
+from hybridserve.errors import HybridServeError, install_extra
 from hybridserve.planning.models.quantization import UNQUANTIZED
 from hybridserve.planning.resolve import plan_settings
 from hybridserve.runtime import preflight
@@ -26,8 +26,13 @@ from hybridserve.settings import load
 from hybridserve.units import GIB
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
-TOOLS = {"locust": "loadtest", "grafana-foundation-sdk": "dashboards", "matplotlib": "charts", "redis": "redis"}
-"""Optional packages, and the extra that has them."""
+TOOLS = {
+    "locust": ("loadtest", "load tests"),
+    "grafana-foundation-sdk": ("dashboards", "dashboards export"),
+    "matplotlib": ("charts", "charts"),
+    "redis": ("redis", "limits that replicas share"),
+}
+"""Optional packages, the extra that has them, and what they are for."""
 
 app = typer.Typer(rich_markup_mode=None, help="Show what this machine can serve, and what is missing.")
 
@@ -79,8 +84,8 @@ def _machine(devices: Sequence[Gpu]) -> Iterator[Item]:
         found = f"{gpu.name}, {size} GiB"
         yield Item("ok", "GPU", f"{found}: {known.id}") if known else Item("note", "GPU", f"{found}: unknown", fix)
     checks: dict[str, Callable[[], None]] = {
-        "shared memory": preflight.check_shared_memory,
-        "TMPDIR": lambda: preflight.check_temporary_folder(tempfile.gettempdir()),
+        "/dev/shm": preflight.check_shared_memory,
+        f"TMPDIR {tempfile.gettempdir()}": lambda: preflight.check_temporary_folder(tempfile.gettempdir()),
     }
     if not devices:
         yield Item("note", "GPU", "none", "the CPU can serve the demo and small models")
@@ -99,11 +104,11 @@ def _packages(*, gpu: bool) -> Iterator[Item]:
         yield _required(found is not None, package, f"{found or 'not installed'}, needs {versions}", fix)
     if preflight.installed_engine(gpu=gpu) and installed("ray"):
         yield _checked("versions", lambda: preflight.check_versions(settings, ray=True))
-    for package, extra in TOOLS.items():
+    for package, (extra, use) in TOOLS.items():
         if found := installed(package):
             yield Item("ok", package, found)
         else:
-            yield Item("note", package, "not installed", f"pip install 'hybridserve[{extra}]'")
+            yield Item("note", package, f"not installed, for {use}", install_extra(extra))
 
 
 def _models(devices: Sequence[Gpu]) -> dict[str, list[str]]:
@@ -135,4 +140,4 @@ def _checked(item: str, check: Callable[[], None]) -> Item:
         check()
     except HybridServeError as fault:
         return Item("missing", item, fault.what, fault.fix)
-    return Item("ok", item, "fits")
+    return Item("ok", item, "as needed")

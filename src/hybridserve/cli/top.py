@@ -116,7 +116,7 @@ def notes(row: ReplicaRow) -> list[str]:
     if row.plan_differences:
         found.append(f"{row.plan_differences:.0f} fields off plan")
     if row.failed_findings:
-        found.append(f"{row.failed_findings:.0f} findings FAIL")
+        found.append(f"{row.failed_findings:.0f} error findings FAIL")
     if row.draining:
         found.append("draining")
     if row.slots and row.slots_used is not None and row.slots_used >= row.slots and row.waiting:

@@ -76,7 +76,7 @@ def test_missing_engine_is_exit_code_1(capsys: pytest.CaptureFixture[str], monke
     code, out = run(capsys, "doctor")
     assert code == 1
     assert "make install LOCK=cpu" in out
-    assert "pip install 'hybridserve[loadtest]'" in out
+    assert "pip install -e '.[loadtest]'" in out
 
 
 def test_models_that_fit_on_the_gpus_are_listed(

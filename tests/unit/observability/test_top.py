@@ -76,7 +76,7 @@ def test_rates_are_between_two_calls(url: str, registry: CollectorRegistry, stat
 
 def test_notes_list_problems_of_a_replica(url: str) -> None:
     (row,) = MetricsPorts([url], 0).rows()
-    assert notes(row) == ["1 fields off plan", "1 findings FAIL"]
+    assert notes(row) == ["1 fields off plan", "1 error findings FAIL"]
     assert reused(row) == "-"
     assert reused(replace(row, reused_per_s=150, reusable_per_s=200)) == "75%"
 
