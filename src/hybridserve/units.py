@@ -13,3 +13,8 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 def format_gib(count: float) -> str:
     """Bytes as GiB with two decimals, such as ``1.50 GiB``."""
     return f"{count / GIB:.2f} GiB"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: ``1 request``, ``1,024 requests``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

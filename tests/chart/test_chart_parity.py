@@ -95,10 +95,11 @@ def test_values_without_a_settings_file_install(gpu: str, mode: str, tmp_path: P
     done = CliRunner().invoke(render.app, ["helm", "nemotron-nano-9b-v2", "--gpu", gpu, "--mode", mode])
     assert done.exit_code == 0, done.output
     asked = [line.split(":")[0] for line in done.output.splitlines() if line.startswith("# - ")]
-    assert asked == ["# - license.accepted", "# - guard.input", "# - guard.output", "# - engine.reasoning-parser",
-                     "# - exposure.keys"]  # fmt: skip
+    assert asked == ["# - license.accepted", "# - guard.input", "# - guard.output", "# - exposure.keys"]
     values = yaml.safe_load(done.output)
-    assert re.fullmatch("[0-9a-f]{40}", values["settings"]["model"]["revision"])
+    commit = values["settings"]["model"]["revision"]
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    assert commit in values["notice"]["files"]["MODELS.md"]
     checked = only(template(values), "ConfigMap", "demo-check")["data"]["hybridserve.yaml"]
     assert check_exit_code(checked, tmp_path) == 0
 

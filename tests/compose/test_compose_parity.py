@@ -72,7 +72,7 @@ def test_gpu_settings_equal_the_plan_of_the_catalog(arguments: Callable[..., dic
     # The commit that `fetch` downloads into the volume: the service itself is offline.
     known = model_license(named["model"]["id"])
     assert known is not None
-    assert inside.pop("revision") == known.revision
+    assert inside["revision"] == known.revision
     assert inside == arguments(named["model"]["id"], "--gpu", named["accelerator"]["name"])
 
 

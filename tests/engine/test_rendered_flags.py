@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridserve.catalog.accelerators import accelerators
-from hybridserve.catalog.models import load_card, model_ids
+from hybridserve.catalog.models import load_card, model_ids, resolve_model
 from hybridserve.errors import PlanRefused
 from hybridserve.planning.render import command_line, llm_config
 from hybridserve.planning.resolve import PlanOptions, engine_args, plan_settings
@@ -45,6 +45,33 @@ def test_parsers_of_every_card_are_in_the_engine():
     assert named[1] - {None} <= set(ToolParserManager.list_registered())
     assert len(named[0]) > 2
     assert len(named[1]) > 2
+
+
+SWITCHED_BY_WORDS = [
+    model
+    for model in model_ids()
+    if (serving := load_card(model).serving).reasoning_switch == "system" and serving.reasoning_parser
+]
+
+
+@pytest.mark.parametrize("model", SWITCHED_BY_WORDS)
+@pytest.mark.parametrize(
+    ("thinks", "written", "separated"),
+    [(True, "why</think>\n\nanswer", ("why", "answer")), (False, "answer", (None, "answer"))],
+)
+def test_reasoning_parser_separates_what_the_gateway_switches(model, thinks, written, separated):
+    """The template of these models ends the prompt with <think>, or with <think></think> after /no_think."""
+    from transformers import AutoTokenizer
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.reasoning import ReasoningParserManager
+
+    switched = {"enable_thinking": thinks}
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("demo").folder)
+    parser_class = ReasoningParserManager.get_reasoning_parser(load_card(model).serving.reasoning_parser)
+    parser = parser_class(tokenizer, chat_template_kwargs=switched)
+    request = ChatCompletionRequest(messages=[], chat_template_kwargs=switched)
+    reasoning, content = parser.extract_reasoning(written, request)
+    assert (reasoning, content.strip()) == separated
 
 
 # No single GPU holds it, nor does a node.

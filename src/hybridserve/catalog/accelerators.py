@@ -26,6 +26,8 @@ class MemoryFacts(Fact):
     """Lowest reported total, in MiB. Planning uses it."""
     highest_mib: int | None
     """Highest reported total: drivers and ECC settings differ."""
+    nominal_gb: int | None = None
+    """Size on the vendor's data sheet, which is more than what can be used; None where it is not known."""
 
 
 class BandwidthFacts(Fact):

@@ -227,10 +227,16 @@ def model_license(model: str) -> ModelLicense | None:
     return _parse(ModelLicense, {**entries[found], "id": model if found.endswith("*") else found}, f"models.{found}")
 
 
-def pinned_commit(model: ResolvedModel) -> str | None:
-    """Commit of a model's facts, or the commit whose license was reviewed; None where neither is known."""
+def pinned_commit(model: ResolvedModel, source: str | None = None) -> str | None:
+    """Commit of a model's facts, or the commit whose license was reviewed; None where neither is known.
+
+    Args:
+        source: where the weights come from, as `model.source`. Those of a folder or another repository have no commit.
+    """
+    if model.folder is not None or model.card is None or source not in (None, model.card.repository):
+        return None
     known = model_license(model.id)
-    return (model.card.revision if model.card else None) or (known.revision if known else None)
+    return model.card.revision or (known.revision if known else None)
 
 
 def normalize(text: str) -> str:

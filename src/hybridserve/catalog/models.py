@@ -83,7 +83,7 @@ class ServingFacts(Fact):
     at all."""
     tool_call_parser: str | None = None
     parser_plugin: str | None = None
-    """What to install where vLLM has no parser for the model's format."""
+    """What to install where vLLM has no parser for the model's tool calls."""
     trust_remote_code: bool = False
     mamba_ssm_cache_dtype: DTYPE | None = None
     max_model_len: int | None = None

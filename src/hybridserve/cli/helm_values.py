@@ -87,9 +87,12 @@ def helm_values(settings: Settings, mode: Mode = "standalone", planned: Resolved
         if device.ray_accelerator_type is not None:
             group["acceleratorType"] = device.ray_accelerator_type
         values["ray"] = {"workerGroups": [group]}
-    # The bundle is written here, so the view must not require it.
-    unbundled = settings.model_copy(update={"license": settings.license.model_copy(update={"bundle": None})})
-    view = planned_view(replace(planned, settings=unbundled), settings.server.profile)
+    # The bundle is written here, so the view must not require it. It names the commit that these values download.
+    written = {
+        "license": settings.license.model_copy(update={"bundle": None}),
+        "model": settings.model.model_copy(update={"revision": values["settings"]["model"].get("revision")}),
+    }
+    view = planned_view(replace(planned, settings=settings.model_copy(update=written)), settings.server.profile)
     values["notice"] = {"files": dict(attribution_bundle(view))}
     return values
 
@@ -115,7 +118,8 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     if (repository := _repository(settings, planned)) is not None:
         tree["model"]["source"] = repository
         tree.setdefault("license", {}).setdefault("weights", "pulled")
-        if settings.model.revision is None and (commit := pinned_commit(planned.model)) is not None:
+        commit = pinned_commit(planned.model, settings.model.source)
+        if settings.model.revision is None and commit is not None:
             tree["model"]["revision"] = commit
     engine = tree.setdefault("engine", {})
     engine["version"] = settings.engine.version

@@ -16,12 +16,20 @@ from hybridserve import yamlio
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.catalog.models import model_ids
 from hybridserve.cli.machine import gpus
-from hybridserve.cli.options import AsJson, Assignments, known_gpus, known_models
+from hybridserve.cli.options import (
+    AsJson,
+    Assignments,
+    OutputTokens,
+    PromptTokens,
+    given_workload,
+    known_gpus,
+    known_models,
+)
 from hybridserve.deployment.compliance_view import production_decisions
 from hybridserve.deployment.starter import starter_yaml
 from hybridserve.errors import ConfigError
 from hybridserve.files import write_text
-from hybridserve.planning.resolve import plan_settings
+from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.settings import Settings, load
 
 app = typer.Typer(rich_markup_mode=None, help="Write a commented, checked hybridserve.yaml.")
@@ -35,9 +43,11 @@ def init(
         str | None, typer.Argument(help="Catalog id, repository or folder.", autocompletion=known_models)
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU, or cpu.", autocompletion=known_gpus)] = None,
-    memory_gib: Annotated[float | None, typer.Option(help=f"Memory of one device; {Generic}.")] = None,
+    memory_gib: Annotated[float | None, typer.Option(help=f"Usable memory of one device; {Generic}.")] = None,
     compute_capability: Annotated[float | None, typer.Option(metavar="X.Y", help="For --gpu generic.")] = None,
     assign: Assignments = None,
+    prompt: PromptTokens = None,
+    output: OutputTokens = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")] = Path("hybridserve.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
@@ -47,7 +57,7 @@ def init(
     \b
     Examples:
       hybridserve init demo
-      hybridserve init nemotron-nano-9b-v2 --gpu a10g
+      hybridserve init nemotron-nano-9b-v2 --gpu a10g --prompt 1024/4096 --output 512/2048
       hybridserve init nemotron-nano-12b-v2 --gpu h100 --set engine.tensor_parallel_size=2
     """
     if out.exists() and not force:
@@ -73,7 +83,7 @@ def init(
     settings = load(None, [*named, *(assign or ())], environ={}).settings
     today = datetime.now(UTC).date()
     given = settings.model_dump(mode="json", exclude_unset=True)
-    text = starter_yaml(plan_settings(settings), given, today)
+    text = starter_yaml(plan_settings(settings, PlanOptions(given_workload(prompt, output))), given, today)
     # The plan and the check of the text itself, before it is written.
     planned = plan_settings(Settings.model_validate(yamlio.parse(text, str(out))))
     decisions = production_decisions(planned, today)

@@ -5,6 +5,10 @@ from typing import Annotated
 
 import typer
 
+from hybridserve.errors import ConfigError
+from hybridserve.planning.workload import ASSUMED, Workload, from_quantiles
+from hybridserve.settings import Loaded, Settings
+
 ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE", help="YAML file with settings.")]
 Assignments = Annotated[
     list[str] | None,
@@ -12,6 +16,8 @@ Assignments = Annotated[
         "--set", metavar="SECTION.KEY=VALUE", help="Set one value, as --set engine.max_num_seqs=8. Repeatable."
     ),
 ]
+PromptTokens = Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Prompt tokens of requests.")]
+OutputTokens = Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Output tokens of requests.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -27,3 +33,26 @@ def known_gpus(incomplete: str) -> list[str]:
     from hybridserve.catalog.accelerators import accelerators
 
     return [device.id for device in accelerators() if device.id.startswith(incomplete)]
+
+
+def given_workload(prompt: str | None, output: str | None) -> Workload:
+    """The lengths to plan for: those of `--prompt` and `--output`, or the assumed ones without both."""
+    if prompt is None and output is None:
+        return ASSUMED
+    return from_quantiles(prompt or "1024", output or "512")
+
+
+def with_device(loaded: Loaded) -> Settings:
+    """The settings, where something says which device to plan for. The demo model is for the CPU.
+
+    Raises:
+        ConfigError: another model, and no device is named.
+    """
+    settings = loaded.settings
+    if loaded.sources["accelerator.name"] == "default" and settings.model.id != "demo":
+        raise ConfigError(
+            "--gpu",
+            f"is missing for {settings.model.id}",
+            "--gpu GPU (hybridserve plan --list has all, hybridserve doctor those of this machine), or --gpu cpu",
+        )
+    return settings

@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile, known_gpus, known_models
+from hybridserve.cli.options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    OutputTokens,
+    PromptTokens,
+    given_workload,
+    known_gpus,
+    known_models,
+    with_device,
+)
 from hybridserve.errors import ConfigError
 from hybridserve.planning.cost import bound_cost, cost_data, parse_prices
 from hybridserve.planning.recommend import Goal, Reuse
 from hybridserve.planning.resolve import PlanOptions, plan_settings
-from hybridserve.planning.workload import ASSUMED, Workload, from_csv, from_quantiles
+from hybridserve.planning.workload import Workload, from_csv
 from hybridserve.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -43,7 +53,8 @@ def plan(
         int | None, typer.Option(help="Bytes of the cache pool of each device, which is then not estimated.")
     ] = None,
     memory_gib: Annotated[
-        float | None, typer.Option(help="Memory of one device, if it differs from the catalog.")
+        float | None,
+        typer.Option(help="Usable memory of one device, as PyTorch reports it (less than the nominal size)."),
     ] = None,
     compute_capability: Annotated[
         float | None, typer.Option(metavar="X.Y", help="Compute capability of the GPU named generic.")
@@ -59,8 +70,8 @@ def plan(
     ssm_dtype: Annotated[str | None, typer.Option(help="mamba_ssm_cache_dtype.")] = None,
     prefix_caching: Annotated[bool | None, typer.Option(help="Reuse of shared prompt prefixes.")] = None,
     engine: Annotated[str | None, typer.Option(help="vLLM version to plan for.")] = None,
-    prompt: Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Prompt tokens of requests.")] = None,
-    output: Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Output tokens of requests.")] = None,
+    prompt: PromptTokens = None,
+    output: OutputTokens = None,
     requests: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Requests to plan for: columns prompt and output.")
     ] = None,
@@ -148,7 +159,7 @@ def plan(
     def settings(model: str | None, device: str | None) -> Settings:
         named = [f"model.id={json.dumps(model)}"] if model else []
         named += [f"accelerator.name={json.dumps(device)}"] if device else []
-        return load(config, [*named, *flags, *(assign or ())]).settings
+        return with_device(load(config, [*named, *flags, *(assign or ())]))
 
     if bound:
         from hybridserve.cli.plan_bound import show_bound
@@ -197,9 +208,7 @@ def _workload(prompt: str | None, output: str | None, requests: Path | None) -> 
         if prompt or output:
             raise ConfigError("--requests", "conflicts with --prompt and --output", "give either")
         return from_csv(_read(requests, "--requests"), str(requests))
-    if prompt is None and output is None:
-        return ASSUMED
-    return from_quantiles(prompt or "1024", output or "512")
+    return given_workload(prompt, output)
 
 
 def _calibration(name: str | None) -> "tuple[MemoryProfile | None, ServiceTimes | None]":

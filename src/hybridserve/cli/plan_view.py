@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from hybridserve.planning.speculation import LARGEST_BATCH
-from hybridserve.units import GIB, MIB
+from hybridserve.units import GIB, MIB, counted
 
 WIDTH = 100
 BAR = (("weights", "blue"), ("runtime", "magenta"), ("activation", "yellow"), ("graphs", "cyan"), ("pool", "green"))
@@ -48,7 +48,7 @@ def _headline(plan: dict[str, Any]) -> None:
 def _memory(plan: dict[str, Any]) -> None:
     memory = plan["memory"]
     total = memory["total"]
-    _title(f"Memory of one device: {total / GIB:.2f} GiB" if total else "Memory")
+    _title(f"Memory of one device: {total / GIB:.2f} GiB{_total_note(plan)}" if total else "Memory")
     if total and sys.stdout.isatty():
         _bar(memory)
     rows = [
@@ -63,6 +63,14 @@ def _memory(plan: dict[str, Any]) -> None:
     for name, size, note in rows:
         if size > 0:
             typer.echo(f"  {name:<14}{size / GIB:>8.2f} GiB  {note}")
+
+
+def _total_note(plan: dict[str, Any]) -> str:
+    device = plan["accelerator"]
+    if device["memory_set"]:
+        return ", set by you"
+    nominal = f" of {device['nominal_gb']} GB" if device["nominal_gb"] else ""
+    return f"{nominal}, as PyTorch reports it" if plan["accelerator"]["id"] != "cpu" else ""
 
 
 def _weights_note(memory: dict[str, Any]) -> str:
@@ -142,8 +150,8 @@ def _capacity(plan: dict[str, Any]) -> None:
     _row("engine log", f"GPU KV cache size: {_ends(capacity['printed_tokens'])} tokens")
     _row("", f"Maximum concurrency for {capacity['max_model_len']:,} tokens per request: {concurrency}")
     length = capacity["request_length"]
-    _row("N_safe", f"{_ends(capacity['n_safe'])} requests of {length:,} tokens, no preemption possible")
-    _row("N_steady", f"{_ends(capacity['n_steady'])} requests of {length:,} tokens, rare preemptions")
+    _row("N_safe", f"{_ends(capacity['n_safe'], 'request')} of {length:,} tokens, no preemption possible")
+    _row("N_steady", f"{_ends(capacity['n_steady'], 'request')} of {length:,} tokens, rare preemptions")
     _row("longest context", f"{_ends(capacity['longest_context'])} tokens would start")
     _row("planned for", plan["workload"]["source"])
     bound = plan["bound"]
@@ -220,8 +228,12 @@ def _distinct(values: list[Any]) -> list[Any]:
     return known if known and known[0] != known[-1] else known[:1]
 
 
-def _ends(values: list[Any]) -> str:
-    return " to ".join(f"{value:,}" for value in _distinct(values))
+def _ends(values: list[Any], noun: str = "") -> str:
+    """The low and high end of the band; with `noun`, what is counted."""
+    first, *last = _distinct(values) or [0]
+    if noun:
+        return f"{first:,} to {counted(last[0], noun)}" if last else counted(first, noun)
+    return " to ".join(f"{value:,}" for value in (first, *last))
 
 
 def _title(text: str) -> None:

@@ -11,11 +11,21 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile, known_gpus, known_models
+from hybridserve.cli.options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    OutputTokens,
+    PromptTokens,
+    given_workload,
+    known_gpus,
+    known_models,
+    with_device,
+)
 from hybridserve.planning.recommend import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
-from hybridserve.planning.resolve import PlanOptions, engine_args, plan_settings
-from hybridserve.planning.serialize import unknown_parsers
+from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, engine_args, plan_settings
+from hybridserve.planning.serialize import parser_notes
 from hybridserve.settings import Settings, load
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Print the plan as engine flags or Helm values.")
@@ -29,6 +39,8 @@ def vllm(
     gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU.", autocompletion=known_gpus)] = None,
     config: ConfigFile = None,
     assign: Assignments = None,
+    prompt: PromptTokens = None,
+    output: OutputTokens = None,
     goal: Annotated[Goal, typer.Option(help="What to optimize for.")] = "throughput",
     format_: Annotated[
         Literal["cli", "llmconfig", "json"], typer.Option("--format", help="Command line, Ray LLMConfig (YAML), JSON.")
@@ -43,11 +55,11 @@ def vllm(
       hybridserve render vllm -c hybridserve.yaml --format llmconfig
     """
     settings = _load(config, model, gpu, assign)
-    planned = plan_settings(settings, PlanOptions(goal=goal))
+    planned = plan_settings(settings, PlanOptions(given_workload(prompt, output), goal))
     args = engine_args(settings, planned)
     if args.get("prefix_match_unit"):
         typer.echo("prefix_match_unit needs hybridserve installed beside vLLM: its plugin corrects a copy", err=True)
-    for line in unknown_parsers(planned.model.card, settings.engine):
+    for line in (*_assumed(planned), *parser_notes(planned.model.card, settings.engine)):
         typer.echo(line, err=True)
     if as_json or format_ == "json":
         typer.echo(json.dumps(args, indent=2))
@@ -65,6 +77,8 @@ def helm(
     gpu: Annotated[str | None, typer.Option(help="Catalog id of the GPU.", autocompletion=known_gpus)] = None,
     config: ConfigFile = None,
     assign: Assignments = None,
+    prompt: PromptTokens = None,
+    output: OutputTokens = None,
     mode: Annotated[
         Literal["standalone", "rayservice"], typer.Option(help="Deployment with Ray inside, or KubeRay RayService.")
     ] = "standalone",
@@ -74,21 +88,28 @@ def helm(
 
     \b
     Examples:
-      hybridserve render helm nemotron-nano-9b-v2 --gpu l40s > values.yaml
+      hybridserve render helm nemotron-nano-9b-v2 --gpu l40s --prompt 1024/4096 --output 512/2048 > values.yaml
       hybridserve render helm -c hybridserve.yaml --mode rayservice > values.yaml
     """
     from hybridserve.cli.helm_values import helm_values, undecided
 
-    planned = plan_settings(_load(config, model, gpu, assign))
+    planned = plan_settings(_load(config, model, gpu, assign), PlanOptions(given_workload(prompt, output)))
     values = helm_values(planned.settings, mode, planned)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return
+    for line in _assumed(planned):
+        typer.echo(f"# {line}")
     if todo := undecided(values, planned, datetime.now(UTC).date()):
         typer.echo("# Before settings.server.profile production, a person decides:")
         for line in todo:
             typer.echo(f"# - {line}")
     typer.echo(dump(values), nl=False)
+
+
+def _assumed(planned: ResolvedPlan) -> list[str]:
+    """For which lengths the plan chose numbers; none where the settings have them."""
+    return [f"planned for {planned.advice.workload.source}"] if planned.settings.engine.max_num_seqs is None else []
 
 
 def dump(values: Mapping[str, Any]) -> str:
@@ -107,4 +128,4 @@ def dump(values: Mapping[str, Any]) -> str:
 def _load(config: Path | None, model: str | None, gpu: str | None, assign: list[str] | None) -> Settings:
     named = [f"model.id={json.dumps(model)}"] if model else []
     named += [f"accelerator.name={json.dumps(gpu)}"] if gpu else []
-    return load(config, [*named, *(assign or ())]).settings
+    return with_device(load(config, [*named, *(assign or ())]))

@@ -27,6 +27,7 @@ class CacheFacts:
         prefix_unit: tokens of the smallest prefix that can be cached; None without prefix caching.
         longest_context: largest max_model_len with which the engine starts.
         exact: the size of the pool is known, not estimated.
+        finer_unit: a prefix_match_unit that the plan does not set, with its cost.
     """
 
     num_blocks: int
@@ -39,6 +40,7 @@ class CacheFacts:
     max_num_batched_tokens: int
     full_cudagraphs: bool
     exact: bool
+    finer_unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

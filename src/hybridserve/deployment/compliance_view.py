@@ -16,6 +16,7 @@ from hybridserve.planning.cache.validation import state_kind
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
 from hybridserve.planning.extra_args import ONLINE_PRECISIONS, extra_args
 from hybridserve.planning.resolve import ResolvedPlan, deployment_from, engine_args, find_model, plan_settings
+from hybridserve.planning.tradeoffs import finer_unit
 from hybridserve.settings import Settings
 
 
@@ -101,6 +102,7 @@ def _cache_facts(plan: DeploymentPlan) -> CacheFacts | None:
     cache = plan.low or plan.cache
     if cache is None:
         return None
+    finer = finer_unit(plan)
     return CacheFacts(
         num_blocks=cache.num_blocks,
         block_size=cache.layout.block_size,
@@ -112,6 +114,7 @@ def _cache_facts(plan: DeploymentPlan) -> CacheFacts | None:
         max_num_batched_tokens=plan.max_num_batched_tokens,
         full_cudagraphs=plan.deployment.cache.full_cudagraphs,
         exact=plan.low == plan.cache,
+        finer_unit=f"{finer.name} {finer.value}: {finer.price}" if finer else None,
     )
 
 

@@ -10,11 +10,14 @@ import yaml
 
 from hybridserve.catalog.licenses import license, model_license, pinned_commit
 from hybridserve.planning.resolve import ResolvedPlan
+from hybridserve.planning.workload import ASSUMED
 
+# Longest context of the guard below: a prompt that it cannot read whole cannot be checked (rule guard.context).
+_GUARD_CONTEXT = 32768
 # Reviewed as a guard, see model_licenses.yaml.
 _GUARD = """\
 kind: model
-url: http://127.0.0.1:8001/v1    # an OpenAI endpoint of the guard model
+url: http://127.0.0.1:8002/v1    # an OpenAI endpoint of the guard model
 model: Qwen/Qwen3Guard-Gen-4B
 revision: 6ec42827da0c1ff11e7a49dc269d2e810d27e108
 format: qwen3guard
@@ -35,7 +38,7 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
     model, device = planned.model, planned.advice.plan.deployment.accelerator
     name = model.card.name if model.card else model.id
     active: dict[str, dict[str, Any]] = {section: dict(values) for section, values in given.items()}
-    commit = pinned_commit(model) if model.folder is None else None
+    commit = pinned_commit(model, active["model"].get("source"))
     if commit is not None:
         active["model"].setdefault("revision", commit)
     if model.folder is None:
@@ -46,10 +49,18 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
     optional: dict[str, list[str]] = {"model": ["served_name: assistant    # the name that clients send as `model`"]}
     if model.folder is None and commit is None:
         optional["model"].append("revision: COMMIT    # 40 hex digits; `hybridserve fetch` names a branch's commit")
+    chosen, lengths = planned.advice.values, planned.advice.workload
+    if lengths is not ASSUMED:  # the plan of a start would be for the assumed lengths
+        active["engine"] = {**chosen, **active["engine"]}
+    choices = {key: value for key, value in chosen.items() if key not in active["engine"]}
     optional["engine"] = [
-        "The plan chooses these at every start; without the number sign they are fixed.",
-        *_lines({key: value for key, value in planned.advice.values.items() if key not in active["engine"]}),
+        f"Planned for {lengths.source}.",
+        *(["The plan chooses these at every start; without the number sign they are fixed."] if choices else []),
+        *_lines(choices),
     ]
+    parser = model.card.serving.reasoning_parser if model.card else None
+    if parser and "reasoning_parser" not in active["engine"]:
+        optional["engine"].append(f"reasoning_parser: {parser}    # as the model's card names it")
     optional["server"] = [
         "staging and production do not start while `hybridserve check` has an error.",
         "host: 0.0.0.0    # the default is 127.0.0.1, this machine only",
@@ -60,6 +71,10 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
         "A guard model checks prompts and answers; docs/how-to/enable-a-guard.md.",
         *_GUARD.splitlines(),
     ]
+    if planned.advice.plan.low is None or planned.advice.plan.low.max_model_len > _GUARD_CONTEXT:
+        optional["guard"].insert(
+            1, f"This one reads {_GUARD_CONTEXT:,} tokens: set engine.max_model_len to {_GUARD_CONTEXT}."
+        )
     decided = {"license": "accepted", "guard": "kind", "access": "keys_file", "server": "host"}
     for section, key in decided.items():
         if key in given.get(section, {}):

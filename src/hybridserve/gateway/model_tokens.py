@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 
+from hybridserve.catalog.licenses import pinned_commit
 from hybridserve.errors import HybridServeError
 from hybridserve.guards.special_tokens import special_tokens
 from hybridserve.planning.resolve import find_model, weights_source
@@ -20,9 +21,11 @@ def served_special_tokens(settings: Settings) -> tuple[str, ...]:
     Tokens in the usual forms are escaped without this list (`guards.special_tokens`).
     """
     try:
-        source, revision = weights_source(settings, find_model(settings)), settings.model.revision
+        model = find_model(settings)
+        source = weights_source(settings, model)
     except HybridServeError:  # a model that only the engine knows
         return ()
+    revision = settings.model.revision or pinned_commit(model, settings.model.source)
     files = [_read(source, revision, name) for name in ("tokenizer_config.json", "tokenizer.json")]
     tokens = special_tokens(*files)
     log.info("special_tokens", extra={"found": len(tokens), "files": sum(file is not None for file in files)})

@@ -27,7 +27,7 @@ from hybridserve.planning.deployment import (
 from hybridserve.planning.models.architecture import UNLIMITED, KimiDelta
 from hybridserve.planning.tradeoffs import Alternative, alternatives, match_unit, nothing_fits
 from hybridserve.planning.workload import Workload
-from hybridserve.units import GIB, MIB
+from hybridserve.units import GIB, MIB, counted
 
 Goal = Literal["throughput", "latency", "context"]
 Reuse = Literal["unknown", "independent", "shared"]
@@ -342,20 +342,24 @@ def _describe(
                 if low.max_model_len in (own, plan.deployment.served_len)
                 else f"{CONTEXT_SHARE:.0%} of the {low.longest_context:,} tokens that fit; the model supports {own:,}"
             ),
-            f"{low.n_safe(low.max_model_len)} requests of that length at once without preemption",
+            f"{counted(low.n_safe(low.max_model_len), 'request')} of that length at once without preemption",
         )
     ]
     safe, steady = low.n_safe(length), low.n_steady(length)
     if asked.cache.max_num_seqs is not None:
         reason = "set by you"
     elif plan.deployment.accelerator.platform == "cpu":
-        reason = f"{steady} requests of {length:,} tokens fit, but each step is slow on a CPU"
+        reason = f"{counted(steady, 'request')} of {length:,} tokens fit, but each step is slow on a CPU"
     elif goal == "context" and plan.max_num_seqs < steady:
         reason = "few sequences leave the most memory for the cache of one long context"
-    elif plan.max_num_seqs == safe < steady:
-        reason = f"{safe} requests of {length:,} tokens never preempt each other"
     else:
-        reason = f"{steady} requests of {length:,} tokens fit; more would wait or preempt each other"
+        latency = goal == "latency"
+        most, what = (safe, "never preempt each other") if latency else (steady, "fit, with rare preemptions")
+        reason = f"{counted(most, 'request')} of {length:,} tokens {what}"
+        if plan.max_num_seqs == default.cache.max_num_seqs:
+            reason += "; the engine's default is kept"
+        elif plan.max_num_seqs < most and plan.max_num_seqs % 8 == 0:
+            reason += "; decode batches are captured in multiples of 8"
     flags.append(Flag("max_num_seqs", plan.max_num_seqs, reason, _seqs_gain(plan, default)))
 
     tokens = plan.max_num_batched_tokens

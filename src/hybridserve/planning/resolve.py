@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hybridserve.catalog.accelerators import Accelerator, accelerator
 from hybridserve.catalog.checkpoint import checkpoint_size
 from hybridserve.catalog.engines import engine_table
+from hybridserve.catalog.licenses import pinned_commit
 from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.fast_dataclass import dataclass
@@ -274,7 +275,7 @@ def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict
     model, advice, engine = planned.model, planned.advice, settings.engine
     cpu = advice.plan.deployment.accelerator.platform == "cpu"
     args: dict[str, Any] = {"model": weights_source(settings, model)}
-    if revision := settings.model.revision or (model.card.revision if model.card and not model.folder else None):
+    if revision := settings.model.revision or pinned_commit(model, settings.model.source):
         args["revision"] = revision
     args["served_model_name"] = [settings.model.served_name or model.id]
     dtype = advice.plan.deployment.cache.dtype

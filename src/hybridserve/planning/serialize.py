@@ -24,7 +24,13 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "model": planned.model.id,
         "name": planned.model.card.name if planned.model.card else planned.model.id,
         "parameters": plan.weights.parameters,
-        "accelerator": {"id": accelerator.id, "name": accelerator.name, "uncertain": _uncertain(planned)},
+        "accelerator": {
+            "id": accelerator.id,
+            "name": accelerator.name,
+            "nominal_gb": accelerator.memory.nominal_gb,
+            "memory_set": planned.settings.accelerator.memory_gib is not None,
+            "uncertain": _uncertain(planned),
+        },
         "engine": deployment.cache.engine,
         "tensor_parallel_size": deployment.cache.tensor_parallel_size,
         "pipeline_parallel_size": deployment.cache.pipeline_parallel_size,
@@ -40,7 +46,11 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "drafts": drafts_data(plan, advice.workload),
         "flags": [asdict(flag) for flag in advice.flags],
         "options": [asdict(alternative) for alternative in advice.alternatives],
-        "warnings": [*plan.warnings, *unknown_parsers(planned.model.card, planned.settings.engine)],
+        "warnings": [
+            *plan.warnings,
+            *_more_than_usable(planned),
+            *parser_notes(planned.model.card, planned.settings.engine),
+        ],
         "engine_args": _engine_args(planned),
     }
 
@@ -171,11 +181,33 @@ def _without_advice(planned: ResolvedPlan) -> dict[str, Any]:
     return {"verdict": plan.verdict, **(reason.as_dict() if reason else {})}
 
 
-def unknown_parsers(card: ModelCard | None, engine: EngineSection) -> list[str]:
-    """What is known to be missing to parse tool calls and reasoning, unless a plugin for it is loaded."""
-    plugin = card.serving.parser_plugin if card else None
-    loaded = extra(engine, "tool_parser_plugin", str, "") or extra(engine, "reasoning_parser_plugin", str, "")
-    return [f"parsers: UNKNOWN. {plugin}"] if plugin and not loaded else []
+def _more_than_usable(planned: ResolvedPlan) -> list[str]:
+    """A warning where the memory that is set is more than any device of this kind has."""
+    device, set_gib = planned.advice.plan.deployment.accelerator, planned.settings.accelerator.memory_gib
+    usable = (device.memory.highest_mib or 0) / 1024
+    if not set_gib or not usable or set_gib <= usable:
+        return []
+    return [
+        f"memory of {set_gib:g} GiB is more than the {usable:.2f} GiB that PyTorch reports of {device.name} at most: "
+        "give usable memory, not the nominal size"
+    ]
+
+
+def parser_notes(card: ModelCard | None, engine: EngineSection) -> list[str]:
+    """What is known to be missing to parse tool calls, and what the reasoning parser needs."""
+    if card is None:
+        return []
+    serving, notes = card.serving, []
+    if serving.parser_plugin and not extra(engine, "tool_parser_plugin", str, ""):
+        notes.append(f"tool calls: UNKNOWN. {serving.parser_plugin}")
+    parser = engine.reasoning_parser or serving.reasoning_parser
+    if parser and serving.reasoning_switch == "system":
+        notes.append(
+            f"reasoning: {parser} reads the argument enable_thinking, which the gateway sends with /think and "
+            "/no_think. Without the gateway, send it with them: otherwise an answer after /no_think is returned as "
+            "reasoning."
+        )
+    return notes
 
 
 def _engine_args(planned: ResolvedPlan) -> dict[str, Any] | None:

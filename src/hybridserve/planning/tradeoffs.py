@@ -32,12 +32,7 @@ def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
     found: list[Alternative | None] = []
     layout, deployment = plan.layout, plan.deployment
     aligned = deployment.arch.hybrid and layout.mode == "align"
-    if aligned and deployment.cache.prefix_match_unit is None:
-        unit = match_unit(layout.block_size)
-        if unit is not None:
-            gain = f"prefixes of {unit} tokens can be reused instead of {layout.block_size:,}"
-            price = "needs hybridserve installed beside vLLM, and was not tested on this platform: verify the answers"
-            found.append(Alternative("prefix_match_unit", unit, gain, price))
+    found.append(finer_unit(plan))
     if deployment.accelerator.platform == "cuda" and deployment.cache.kv_cache_dtype == "auto":
         price = "8-bit keys and values: check the accuracy on your task"
         found.append(_planned(plan, workload, "kv_cache_dtype", "fp8", price))
@@ -56,6 +51,18 @@ def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
             )
         )
     return [option for option in found if option is not None]
+
+
+def finer_unit(plan: DeploymentPlan) -> Alternative | None:
+    """Hits inside a block, where they are possible and the plan has none."""
+    layout = plan.layout
+    unit = match_unit(layout.block_size)
+    aligned = plan.deployment.arch.hybrid and layout.mode == "align"
+    if not aligned or unit is None or plan.deployment.cache.prefix_match_unit is not None:
+        return None
+    gain = f"prefixes of {unit} tokens can be reused instead of {layout.block_size:,}"
+    price = "needs hybridserve installed beside vLLM, and was not tested on this platform: verify the answers"
+    return Alternative("prefix_match_unit", unit, gain, price)
 
 
 def match_unit(block_size: int) -> int | None:

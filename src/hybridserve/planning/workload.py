@@ -26,7 +26,9 @@ class Workload:
     source: str
 
 
-ASSUMED = Workload(2048, 4096, 2048, 4096, 4096, 8192, "assumed; set --prompt and --output")
+ASSUMED = Workload(
+    2048, 4096, 2048, 4096, 4096, 8192, "prompt 2048/4096, output 2048/4096 (assumed: set --prompt and --output)"
+)
 
 
 def from_quantiles(prompt: str, output: str) -> Workload:

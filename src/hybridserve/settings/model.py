@@ -28,7 +28,7 @@ class AcceleratorSection(Section):
     name: str = "cpu"
     """Catalog id of the accelerator, such as a10g, l40s, h100 or cpu."""
     memory_gib: float | None = Field(default=None, gt=0)
-    """Memory of one device in GiB, if it differs from the catalog's, as on a shared GPU."""
+    """Usable memory of one device in GiB, as PyTorch reports it, where it differs from the catalog's."""
     compute_capability: float | None = Field(default=None, ge=1, lt=100)
     """Compute capability of the device named generic, such as 8.6."""
     calibration: Path | None = None

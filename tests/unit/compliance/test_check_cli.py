@@ -95,6 +95,8 @@ def test_warning_fails_only_with_strict(check: Check) -> None:
     code, document = check(*granularity)
     assert (code, document["verdict"]) == (0, "warn")
     assert open_rules(document) == {"engine.prefix-cache-granularity"}
+    evidence = next(each["evidence"] for each in document["findings"] if "granularity" in each["rule"])
+    assert "prefix_match_unit 32: needs hybridserve installed beside vLLM" in evidence
     assert check(*granularity, "--strict")[0] == 1
     _, document = check(*granularity, "--set", "engine.max_model_len=1024")
     assert "engine.prefix-cache-unusable" in open_rules(document)

@@ -228,8 +228,6 @@ ANYWHERE = [
     Mutation("wrong-parser", "engine.reasoning-parser", serving(reasoning_parser="nano_v3")),
     Mutation("parser-that-vllm-lacks", "engine.tool-parser",
              lambda c: replace(c, card=card(parser_plugin="use it")).set("engine.tool_call_parser", "hermes")),
-    Mutation("parser-of-others", "engine.reasoning-parser",
-             lambda c: replace(c, card=card(parser_plugin="use it")).set("engine.reasoning_parser", "deepseek_r1")),
     Mutation("wrong-tool-parser", "engine.tool-parser",
              lambda c: replace(c, card=card(tool_call_parser="qwen3_coder")).set("engine.tool_call_parser", "hermes")),
     Mutation("tools-without-parser", "engine.tool-parser", extra("enable_auto_tool_choice", True)),

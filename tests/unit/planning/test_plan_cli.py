@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -57,8 +58,62 @@ def test_render_says_that_the_engine_has_no_parser(capsys):
     with pytest.raises(SystemExit):
         main(["render", "vllm", NANO, "--gpu", "l40s"])
     printed = capsys.readouterr()
-    assert printed.err.startswith("parsers: UNKNOWN. vLLM has no parser")
-    assert "parser" not in printed.out
+    assert printed.err.startswith("planned for prompt 2048/4096")
+    assert "tool calls: UNKNOWN. vLLM has no parser" in printed.err
+    assert "reasoning: nemotron_v3 reads the argument enable_thinking" in printed.err
+    assert "--reasoning-parser nemotron_v3" in printed.out
+    assert "--revision 6533e8de2c68e4536bf7c411d7a3ce5734111476" in printed.out
+    assert "tool" not in printed.out
+
+
+@pytest.mark.parametrize("verb", [["plan"], ["render", "vllm"], ["render", "helm"]], ids=" ".join)
+def test_a_model_needs_a_device_that_somebody_named(verb, capsys):
+    for argv, code in ((NANO,), 2), ((NANO, "--gpu", "cpu"), 0), (("demo",), 0):
+        with pytest.raises(SystemExit) as ended:
+            main([*verb, *argv])
+        assert (ended.value.code or 0) == code
+        printed = capsys.readouterr()
+        assert ("--gpu cpu" in printed.err) == (code == 2)
+
+
+def test_plan_init_and_render_choose_the_same_numbers(capsys, tmp_path):
+    """For the same lengths of requests; and the plan of the file that `init` wrote has them too."""
+    file = str(tmp_path / "hybridserve.yaml")
+    asked = (NANO, "--gpu", "l40s", "--prompt", "1024/4096", "--output", "512/2048")
+    chosen = {}
+    for verb in (
+        ("plan", *asked),
+        ("init", *asked, "--out", file),
+        ("render", "vllm", *asked),
+        ("render", "helm", *asked),
+    ):
+        with contextlib.suppress(SystemExit):
+            main([*verb, "--json"])
+        found = json.loads(capsys.readouterr().out)
+        chosen[verb[:2]] = found.get("engine_args", found.get("settings", {}).get("engine", found))
+    with contextlib.suppress(SystemExit):
+        main(["plan", "-c", file, "--json"])
+    chosen["file",] = json.loads(capsys.readouterr().out)["engine_args"]
+    numbers = [
+        tuple(args.get(name) for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len"))
+        for verb, args in chosen.items()
+        if verb[0] != "init"
+    ]
+    assert numbers == [(88, 2712, 131072)] * 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ((), "48 GB, as PyTorch reports it"),
+        (("--memory-gib", "48"), "more than the 44.52 GiB that PyTorch reports of NVIDIA L40S"),
+        ((), "decode batches are captured in multiples of 8"),
+        (("--goal", "latency"), "51 requests of 8,192 tokens never preempt each other; decode batches are captured"),
+        ((), "planned for     prompt 2048/4096, output 2048/4096 (assumed: set --prompt and --output)"),
+    ],
+)
+def test_plan_says_where_its_numbers_come_from(argv, says, capsys):
+    assert says in " ".join(run(capsys, NANO, "--gpu", "l40s", *argv).split("\n    "))
 
 
 def test_json_and_text_agree(capsys):

@@ -118,6 +118,18 @@ def test_cpu_engine_does_not_count_for_a_gpu() -> None:
     assert preflight.installed_engine(gpu=True) is None
 
 
+@pytest.mark.parametrize(
+    ("driver", "says"), [(False, "is l40s, and this machine has no GPU"), (True, "vllm is not installed")]
+)
+def test_a_missing_gpu_is_said_before_a_missing_engine(
+    monkeypatch: pytest.MonkeyPatch, driver: bool, says: str
+) -> None:
+    monkeypatch.setattr(preflight, "has_gpu", lambda: driver)
+    asked = load(None, ["model.id=qwen3-8b", "accelerator.name=l40s"], environ={}).settings
+    with pytest.raises(EnvironmentFault, match=says):
+        preflight.check_versions(asked, ray=True)
+
+
 def test_all_checks_pass_on_this_machine() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

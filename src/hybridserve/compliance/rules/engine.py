@@ -86,7 +86,7 @@ def block_over_budget(view: DeploymentView) -> Outcome | None:
     "prefix-cache-unusable",
     "The smallest cacheable prefix is shorter than max_model_len",
     basis=VLLM + "48401",
-    remedy="set engine.enable_prefix_caching to false, or engine.prefix_match_unit to a divisor of the block (16)",
+    remedy="set engine.enable_prefix_caching to false, or engine.prefix_match_unit as `hybridserve plan` names it",
 )
 def prefix_cache_unusable(view: DeploymentView) -> Outcome | None:
     cache = hybrid_cache(view)
@@ -100,14 +100,16 @@ def prefix_cache_unusable(view: DeploymentView) -> Outcome | None:
     "prefix-cache-granularity",
     "The smallest cacheable prefix is at most 512 tokens",
     basis=VLLM + "40696; " + MEASURED + ": prompts shorter than one block never hit, and no log line reports it",
-    remedy="set engine.prefix_match_unit to 16, or turn prefix caching off for short independent prompts",
+    remedy="set engine.prefix_match_unit as `hybridserve plan` names it, or turn prefix caching off for short prompts",
     severity="warning",
 )
 def prefix_cache_granularity(view: DeploymentView) -> Outcome | None:
     cache = hybrid_cache(view)
     if cache is None or cache.prefix_unit is None:
         return None
-    return require(cache.prefix_unit <= SHORT_PROMPT, f"prompts shorter than {cache.prefix_unit} tokens never hit")
+    numbers = f"prompts shorter than {cache.prefix_unit} tokens never hit"
+    advice = f"; {cache.finer_unit}" if cache.finer_unit else ""
+    return require(cache.prefix_unit <= SHORT_PROMPT, numbers + advice)
 
 
 @ENGINE.rule(

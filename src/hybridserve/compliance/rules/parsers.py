@@ -10,22 +10,17 @@ from hybridserve.compliance.rules.engine_facts import VLLM, arg, card_fact, spec
 from hybridserve.compliance.view import DeploymentView
 
 PARSERS = RuleFamily("engine")
-# Parsers that read the template argument `enable_thinking`, which the gateway sends with /think and /no_think. Seen in
-# vLLM 0.29 on "why</think>answer" with reasoning and "answer" without; the others return that answer as reasoning.
-READ_ARGUMENT = ("nemotron_v3", "qwen3")
-# vLLM's arguments that load a parser which it does not have.
-PLUGINS = {"reasoning_parser": "reasoning_parser_plugin", "tool_call_parser": "tool_parser_plugin"}
 
 
 @PARSERS.rule(
     "reasoning-parser",
     "Reasoning is separated from the answer",
     basis="https://github.com/NVIDIA/NemoClaw/pull/6992: without a parser </think> reaches agents",
-    remedy="set engine.reasoning_parser to the parser that the model's card names; empty where it names none",
+    remedy="set engine.reasoning_parser to the parser that the model's card names",
     when=lambda view: view.reasoning and view.chat,
 )
 def reasoning_parser(view: DeploymentView) -> Outcome:
-    return _parser(view, "reasoning_parser", "no parser is set for a model that reasons")
+    return _parser(view, "reasoning_parser") or failed("no parser is set for a model that reasons")
 
 
 @PARSERS.rule(
@@ -36,10 +31,15 @@ def reasoning_parser(view: DeploymentView) -> Outcome:
     when=lambda view: view.chat,
 )
 def tool_parser(view: DeploymentView) -> Outcome | None:
-    named = arg(view, "tool_call_parser") or card_fact(view, "tool_call_parser")
-    if named is None and not arg(view, "enable_auto_tool_choice"):
-        return None
-    return _parser(view, "tool_call_parser", "enable_auto_tool_choice is set without a parser")
+    plugin = None if arg(view, "tool_parser_plugin") else card_fact(view, "parser_plugin")
+    parser = arg(view, "tool_call_parser")
+    if parser is not None and plugin:
+        return failed(f"{parser}, and no plugin is loaded: {plugin}")
+    outcome = _parser(view, "tool_call_parser")
+    if outcome is not None or not arg(view, "enable_auto_tool_choice"):
+        return outcome
+    missing = "enable_auto_tool_choice is set without a parser"
+    return unknown(f"{missing}: {plugin}") if plugin else failed(missing)
 
 
 @PARSERS.rule(
@@ -67,13 +67,9 @@ def budget_speculation(view: DeploymentView) -> Outcome:
     return failed(f"reasoning_config with {method}: the budget is not enforced") if method else passed("no speculation")
 
 
-def _parser(view: DeploymentView, name: Literal["reasoning_parser", "tool_call_parser"], missing: str) -> Outcome:
-    parser, card, plugin = arg(view, name), card_fact(view, name), card_fact(view, "parser_plugin")
-    if parser is None and card is None:
-        return unknown(f"{missing}: {plugin}") if plugin else failed(missing)
+def _parser(view: DeploymentView, name: Literal["reasoning_parser", "tool_call_parser"]) -> Outcome | None:
+    """Whether the parser is that of the model's card; None where neither is known."""
+    parser, card = arg(view, name), card_fact(view, name)
     if card and parser not in (None, card):
         return failed(f"{parser}; the model's card names {card}")
-    lacks = plugin and not card and not arg(view, PLUGINS[name])
-    if lacks and (name == "tool_call_parser" or parser not in READ_ARGUMENT):
-        return failed(f"{parser}, and no plugin is loaded: {plugin}")
-    return passed(str(parser or card))
+    return passed(str(parser or card)) if parser or card else None
