@@ -70,7 +70,7 @@ test-compose: ## images and compose with a real Docker engine from Debian's pack
 	$(BIN)/pytest -v -p no:cacheprovider tests/compose/docker_images.py tests/compose/docker_stack.py
 	$(BIN)/python scripts/container_figures.py .cache/docker/figures.json docs/evidence/containers.md
 
-test-cluster: chart-tools ## the chart on a real Kubernetes 1.20, both modes; PART=api, node, ray-settings, ...; needs root
+test-cluster: chart-tools ## the chart on a Kubernetes 1.20 built from source (docs/evidence/kubernetes.md says why), both modes; PART=api, node, ray-settings, ...; needs root
 	tests/chart/cluster/run.sh $(PART)
 
 test-verify: ## known numeric faults and 200 clean runs of `hybridserve verify` on a real engine; writes docs/evidence/verify.md

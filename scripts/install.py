@@ -73,32 +73,40 @@ def install(lines: list[str], venv: Path) -> None:
     if not python.exists():
         log(f"creating {venv.name}")
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    log("installing uv")
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV], check=True)
     torch = [line for line in lines if line.startswith("torch==") and "+cpu" in line]
     rest = [line for line in lines if line not in torch]
-    log(f"installing {len(lines)} packages")
     if torch:
+        log("installing torch for CPUs")
         try:
-            uv_install(python, torch, quiet=True)
+            uv_install(python, torch, errors=subprocess.DEVNULL)
         except subprocess.CalledProcessError:
             uv_install(python, torch, "--default-index", TORCH_CPU_INDEX)
+    log(f"downloading, installing and compiling {len(rest)} packages; this takes minutes")
     uv_install(python, rest)
+    log("installing hybridserve")
     uv_install(python, ["--editable", str(ROOT)])
     # uv compiles no bytecode for an editable package; without it `plan` starts a quarter slower.
     subprocess.run([python, "-m", "compileall", "-q", str(ROOT / "src")], check=True)
     add_vllm_metadata(python)
 
 
-def uv_install(python: Path, requirements: list[str], *options: str, quiet: bool = False) -> None:
-    """Install exactly these packages without dependencies; compile bytecode so that the first start is not slower."""
+def uv_install(python: Path, requirements: list[str], *options: str, errors: int | None = None) -> None:
+    """Install exactly these packages without dependencies; compile bytecode so that the first start is not slower.
+
+    Args:
+        errors: what `subprocess.run` takes as standard error.
+    """
     # No folder of wheels for CUDA: it may have torch for CPUs, which `torch==2.13.0` would accept.
     folders = [] if any(line.startswith("nvidia-") for line in requirements) else find_links()
     links = [part for link in folders for part in ("--find-links", link)]
-    command = [str(python), "-m", "uv", "pip", "install", "--python", str(python), "--no-deps", "--compile-bytecode"]
+    # Quiet: errors only, not a line for each package.
+    command = [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
+    command += ["--no-deps", "--compile-bytecode"]
     editable = requirements[:1] == ["--editable"]
     command += [*links, *options, *(requirements if editable else ["-r", "-"])]
     text = None if editable else "\n".join(requirements)
-    errors = subprocess.DEVNULL if quiet else None
     subprocess.run(command, input=text, text=True, stderr=errors, env=package_environment(), check=True)
 
 

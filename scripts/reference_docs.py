@@ -1,4 +1,4 @@
-"""Write the generated tables of docs/reference and docs/runbooks from the code: `make reference-docs`.
+"""Write the generated tables of README.md, docs/reference and docs/runbooks from the code: `make reference-docs`.
 
 A table is between ``<!-- table: NAME -->`` and ``<!-- end -->``; the rest of a page is written by hand.
 """
@@ -35,7 +35,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = [
     DOCS / "reference" / f"{name}.md"
     for name in ("cli", "metrics", "alerts", "dashboards", "settings", "rules", "supported-models", "engines")
-] + [DOCS / "runbooks/README.md"]
+] + [DOCS / "runbooks/README.md", DOCS.parent / "README.md"]
 TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SECTION = TelemetrySection()
 
@@ -227,6 +227,7 @@ TABLES = {
     "runbooks": runbooks,
     "settings": settings,
     "rules": rules,
+    "families": lambda: markdown_table("family|in the catalog", supported_models.families()),
     "models": lambda: markdown_table("model|vLLM class|precision|weights|proved by", supported_models.models()),
     "classes": lambda: markdown_table("vLLM class|proved by", supported_models.classes()),
     "precisions": lambda: markdown_table("precision|size from|proved by", supported_models.precisions()),

@@ -73,6 +73,38 @@ def models() -> Iterable[Row]:
         yield f"`{name}`", f"`{class_name}`", precision, size, proof(name, class_name)
 
 
+# Names of the families by reader, as the README has them.
+FAMILIES = {
+    "nemotron_h": "NemotronH",
+    "granite_hybrid": "Granite 4 hybrid",
+    "falcon_h1": "Falcon-H1",
+    "gated_delta_net": "Qwen3-Next, Qwen3.5 to 3.8 (gated delta net)",
+    "jamba": "Jamba",
+    "lfm2": "LFM2",
+    "olmo_hybrid": "OLMo-Hybrid",
+    "zamba2": "Zamba2",
+    "kimi_linear": "Kimi-Linear, Kimi K3",
+    "bailing_hybrid": "Ling",
+    "mamba": "Mamba, Mamba-2, Falcon-Mamba",
+    "sliding_window": "Gemma 2 and 3, gpt-oss (sliding window)",
+    "gemma4": "Gemma 4 (sliding window)",
+    "transformer": "Llama, Mistral, Qwen2, Qwen3 (transformer, for comparison)",
+}
+
+
+def families() -> Iterable[Row]:
+    """Families that can be planned, with the ids of their cards; variants of a card are in brackets behind it."""
+    readers = {name: READERS[resolve_model(name).config["architectures"][0]] for name in model_ids()}
+    for reader in dict.fromkeys(READERS.values()):
+        ids = [name for name in readers if readers[name] == reader]
+        bases = [name for name in ids if not any(name.startswith(f"{other}-") for other in ids)]
+        shown = []
+        for base in bases:
+            variants = [name.removeprefix(f"{base}-") for name in ids if name.startswith(f"{base}-")]
+            shown.append(f"`{base}`" + (f" ({', '.join(variants)})" if variants else ""))
+        yield FAMILIES[reader], ", ".join(shown) or "none"
+
+
 def classes() -> Iterable[Row]:
     """Classes of vLLM that a config.json may name."""
     for name in READERS:
@@ -96,12 +128,15 @@ def precisions() -> Iterable[Row]:
 def devices() -> Iterable[Row]:
     """Accelerators: the blocks of a known pool depend on the model only."""
     fitted = {log.device.accelerator: log.id for log in LOGS if log.device}
+    measured = {path.stem.removeprefix("pools-") for path in TESTS.parent.glob("benchmarks/gpu/results/pools-*.yaml")}
     for device in accelerators():
         memory = f"{device.memory_bytes / GIB:.2f} GiB" if device.memory_bytes else "by machine or setting"
         if not device.has_kernels and device.id != "generic":
             status = "refused: vLLM's wheels have no kernels for it"
         elif device.id == "cpu":
             status = "engine starts in `make test`"
+        elif device.id in measured:
+            status = "measured: the estimate of the pool is fitted to [starts on this card](../evidence/gpu.md)"
         elif device.id in fitted:
             status = f"pool inside the band of start-up log {fitted[device.id]}"
         else:

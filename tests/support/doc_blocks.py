@@ -16,7 +16,7 @@ NEEDS = {"docker", "cluster", "hub", "server", "guard", "prometheus", "index", "
 SHELL = {"sh", "bash", "shell", "console"}
 COMMANDS = {
     *("hybridserve", ".venv/bin/hybridserve", "make", "pip", "env/bin/pip", "python3", "source", "curl", "prometheus"),
-    *("docker", "kind", "helm", "kubectl", "locust", "vllm", "guidellm", "aiperf"),
+    *("docker", "kind", "helm", "kubectl", "locust", "vllm", "guidellm", "aiperf", "hf", "openssl"),
     *("git", "cd", "mkdir", "chmod", "echo", "cp", "export"),
 }
 _COMMENT = re.compile(r"<!-- (?:needs: (?P<needs>[^;]*?))?(?:; )?(?:given: (?P<given>.*?))? -->")

@@ -168,6 +168,19 @@ def docker(argv: list[str]) -> None:
             fail(f"docker-compose.yml has no service of {argv}")
 
 
+def hf(argv: list[str]) -> None:
+    """A download of config.json: the folder then has that of a model of the same family."""
+    require("hub")
+    from hybridserve.catalog.models import resolve_model
+
+    verb, _, name, option, folder = argv
+    if (verb, name, option) != ("download", "config.json", "--local-dir"):
+        fail(f"hf {' '.join(argv)}")
+    Path(folder).mkdir()
+    config = resolve_model("falcon-h1-7b-instruct").config
+    Path(folder, name).write_text(json.dumps(config))
+
+
 def helm(argv: list[str]) -> None:
     if argv[0] != "template":
         require("cluster")
@@ -205,14 +218,15 @@ def locust(argv: list[str]) -> None:
 
 
 def bench(argv: list[str]) -> None:
-    """Other load tests: each option of `vllm bench serve` occurs in vLLM's source."""
+    """vLLM and other load tests: each option of `vllm serve` and `vllm bench` occurs in vLLM's source."""
     require("server")
     if sys.argv[1] != "vllm":
         return
-    source = "".join(path.read_text() for path in (Path(os.environ["DOC_VLLM"]) / "benchmarks").rglob("*.py"))
+    parts = ("benchmarks",) if argv[0] == "bench" else ("config", "engine", "entrypoints")
+    source = "".join(path.read_text() for part in parts for path in (Path(os.environ["DOC_VLLM"]) / part).rglob("*.py"))
     for flag in [word for word in argv if word.startswith("--")]:
-        if f'"{flag}"' not in source:
-            fail(f"vllm bench has no option {flag}")
+        if f'"{flag}"' not in source and f"\n    {flag[2:].replace('-', '_')}: " not in source:
+            fail(f"vllm {argv[0]} has no option {flag}")
 
 
 def python(argv: list[str]) -> None:
@@ -228,6 +242,7 @@ RUN: dict[str, Callable[[list[str]], None]] = {
         "pip": pip,
         "python3": python,
         "docker": docker,
+        "hf": hf,
         "helm": helm,
         "kubectl": kubectl,
     },

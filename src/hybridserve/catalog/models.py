@@ -5,6 +5,7 @@
 
 import difflib
 import json
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -213,6 +214,11 @@ def _read(path: Path) -> dict[str, Any]:
 def _unknown(name: str) -> CatalogError:
     known = model_ids()
     close = difflib.get_close_matches(name.lower().rpartition("/")[2], known, n=3, cutoff=0.5)
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        folder = name.rpartition("/")[2]
+        similar = f"; the catalog has {', '.join(close)}" if close else ""
+        fix = f"hf download {name} config.json --local-dir {folder}, then plan ./{folder}{similar}"
+        return CatalogError("model.id", f"there is no folder {name}, and the catalog has no such repository", fix)
     return CatalogError(
         "model.id",
         f"no model, folder or config.json named {name!r}",

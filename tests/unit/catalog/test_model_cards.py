@@ -120,10 +120,18 @@ def test_demo_model_is_read_from_its_folder(tmp_path, monkeypatch):
     assert model.config == {"architectures": ["X"]}
 
 
-def test_unknown_model_error_lists_close_ids():
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("nemotron-nano-9b", "did you mean nemotron-nano-9b-v2"),
+        ("org/other", "hf download org/other config.json --local-dir other, then plan ./other"),
+        ("ai21labs/AI21-Jamba-Mini-1.7", "then plan ./AI21-Jamba-Mini-1.7; the catalog has jamba-1.5-mini"),
+    ],
+)
+def test_unknown_model_error_says_how_to_plan_it(name, fix):
     with pytest.raises(CatalogError) as caught:
-        resolve_model("nvidia/Nemotron-Nano-9B")
-    assert "nemotron-nano-9b-v2" in caught.value.fix
+        resolve_model(name)
+    assert fix in caught.value.fix
 
 
 @pytest.mark.parametrize(
