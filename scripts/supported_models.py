@@ -115,11 +115,22 @@ def classes() -> Iterable[Row]:
 
 def precisions() -> Iterable[Row]:
     """How checkpoints may be stored. The sizes are compared in tests/unit/planning/test_quantization.py."""
-    yield "bfloat16, float16", "counted", "start-up logs A05, A08, A10, A20: within 1 %"
+    yield (
+        "bfloat16, float16",
+        "counted",
+        "start-up logs A05, A08, A10, A20: within 1 %; MiniCPM-V 4.6's file: to the byte",
+    )
     yield "ModelOpt NVFP4", "listed layers", "published size of the 30B checkpoint: within 0.1 %; log A03: within 1 %"
     yield "ModelOpt FP8", "listed layers", "without a list, log A01: 6 % more than the usual recipe, inside the band"
     yield "ModelOpt mixed precision", "listed layers", "published size of Nemotron 3.5 Lightning: within 3 %"
-    for name in ("AWQ, GPTQ, AutoRound", "compressed-tensors", "FP8 by block", "MXFP4"):
+    for name in (
+        "AWQ, GPTQ, AutoRound (inc)",
+        "compressed-tensors",
+        "FP8 (fp8, fbgemm_fp8), also by block",
+        "ModelOpt MXFP8",
+        "MXFP4",
+        "INT8 experts (experts_int8)",
+    ):
         yield name, "the config's bits and groups", f"the format's arithmetic; loading is {UNVERIFIED}"
     yield "FP8 attention cache that the checkpoint declares", "ModelOpt's scheme", "start-up log A28, vLLM's allocator"
     yield ", ".join(UNKNOWN_SIZE), "`model.weight_bytes`, index or shards", "refused without a size"
