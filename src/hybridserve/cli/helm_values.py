@@ -127,6 +127,9 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
         engine.setdefault(name, value)
         if engine[name] is None:
             engine[name] = value
+    card = planned.model.card
+    if card is not None and card.serving.reasoning_parser is not None:
+        engine.setdefault("reasoning_parser", card.serving.reasoning_parser)
     for path in (*CHART_SETS, *LOCAL_SETTINGS):
         section, key = path.split(".")
         tree.get(section, {}).pop(key, None)

@@ -59,8 +59,8 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
         *_lines(choices),
     ]
     parser = model.card.serving.reasoning_parser if model.card else None
-    if parser and "reasoning_parser" not in active["engine"]:
-        optional["engine"].append(f"reasoning_parser: {parser}    # as the model's card names it")
+    if parser:
+        active["engine"].setdefault("reasoning_parser", parser)
     optional["server"] = [
         "staging and production do not start while `hybridserve check` has an error.",
         "host: 0.0.0.0    # the default is 127.0.0.1, this machine only",

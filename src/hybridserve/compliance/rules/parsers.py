@@ -20,6 +20,10 @@ PARSERS = RuleFamily("engine")
     when=lambda view: view.reasoning and view.chat,
 )
 def reasoning_parser(view: DeploymentView) -> Outcome:
+    card, named = card_fact(view, "reasoning_parser"), view.settings.engine.reasoning_parser
+    # Such a parser separates what the gateway switches, not what a client writes: somebody has to decide for it.
+    if card and not named and view.serving and view.serving.reasoning_switch == "system":
+        return failed(f"engine.reasoning_parser is not set; {card} separates what the gateway switches")
     return _parser(view, "reasoning_parser") or failed("no parser is set for a model that reasons")
 
 
