@@ -29,7 +29,7 @@ class SpareFactor:
     Attributes:
         value: the factor.
         since: when the present count began.
-        finished, late: requests since then.
+        finished, late: requests since then; those that were refused because they would be late are in `late` only.
         late_share: of the last complete count; None before it.
     """
 
@@ -40,12 +40,14 @@ class SpareFactor:
     late_share: float | None = None
 
     def with_finished(self, now: float, finished: int, late: int, start_up_s: float, allowed: float) -> SpareFactor:
-        """The factor after `finished` more requests, `late` of which missed a target; `allowed` is a share."""
+        """The factor after `finished` more requests; `late` missed a target or were refused; `allowed` is a share."""
         since = now if self.since is None else self.since
         finished, late = self.finished + finished, self.late + late
-        if now - since < start_up_s or finished < REQUESTS_FOR_A_SHARE:
+        # Where more are refused than finish, all that were asked for are late.
+        requests = max(finished, late)
+        if now - since < start_up_s or requests < REQUESTS_FOR_A_SHARE:
             return replace(self, since=since, finished=finished, late=late)
-        share = late / finished
+        share = late / requests
         step = GAIN * min(MOST, share / allowed - AIM)
         value = min(HIGHEST, max(LOWEST, exp(log(self.value) + step)))
         return SpareFactor(value, now, late_share=share)

@@ -27,7 +27,7 @@ class MemoryFacts(Fact):
     highest_mib: int | None
     """Highest reported total: drivers and ECC settings differ."""
     nominal_gb: int | None = None
-    """Size on the vendor's data sheet, which is more than what can be used; None where it is not known."""
+    """Size under which the device is sold, which is more than what can be used; None where it is not known."""
 
 
 class BandwidthFacts(Fact):

@@ -15,6 +15,7 @@ from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.gateway.limits.late_requests import LateRequests
 from hybridserve.settings.slo import LatencySLO
 from hybridserve.simulator.fleet import FleetOptions
+from hybridserve.simulator.replica import Replica
 from hybridserve.simulator.service_times import load_service_times
 from hybridserve.simulator.traffic import TRAFFIC_PATTERNS
 from hybridserve.simulator.tune import Scenario, candidates
@@ -65,6 +66,13 @@ def test_gateway_refuses_with_retry_after_and_counts_demand() -> None:
     assert app.state.limits.running == 0
     metrics[0] = SEEN
     assert asyncio.run(request(app, "/v1/chat/completions", CHAT)).status == 200
+
+
+def test_simulated_replica_counts_refused_requests_as_the_engines_statistics_do() -> None:
+    replica = Replica(load_service_times("nano-9b-a10g"), "r", 0.0)
+    replica.refused = 2
+    metrics = replica.metrics()
+    assert (metrics.arrived, metrics.finished, metrics.late) == (2, 0, 2)
 
 
 def test_refusals_keep_the_goal_of_the_admitted_in_a_flash_crowd() -> None:

@@ -32,6 +32,13 @@ def test_share_is_counted_over_a_start_up_time() -> None:
     assert factor.with_finished(60.0, 500, 500, 60.0, ALLOWED).late_share == 1.0
 
 
+def test_requests_that_are_all_refused_raise_the_factor() -> None:
+    """None of them finishes, and the share is not above one."""
+    factor = after(1, 0, 500)
+    assert factor.value > 1.0
+    assert factor.late_share == 1.0
+
+
 @pytest.mark.parametrize(("late", "direction", "limit"), [(0, -1, LOWEST), (10, 1, HIGHEST), (1000, 1, HIGHEST)])
 def test_factor_follows_the_share(late: int, direction: int, limit: float) -> None:
     raised = after(2, 1000, 50)
