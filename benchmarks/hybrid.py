@@ -4,8 +4,8 @@
     python benchmarks/hybrid.py --shapes published    # GPU: Nano 9B v2 and Qwen3-8B shapes, dummy weights
 
 Both servers run with the same engine arguments and cache size. Only one has load at a time; the order alternates. Each
-measured ratio is shown beside the planned one: cache and concurrency are exact, throughput is the ratio of planned
-upper bounds for the peaks of this machine, which exclude overheads.
+measured ratio is shown beside the planned one: cache and concurrency are those of the engine, throughput is the ratio
+of planned upper bounds for the peaks of this machine, which exclude overheads.
 """
 
 from __future__ import annotations

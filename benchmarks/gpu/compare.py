@@ -56,17 +56,17 @@ def compare_step(step: dict[str, Any], gpu: str) -> dict[str, Any]:
     found, memory = step["facts"], step["facts"]["memory"]
     profiled = memory.get("available_kv_cache_memory_bytes")
     pool = profiled or found["cache"]["kv_cache_memory_bytes"]
-    exact, estimate = (planned(plan_command(step, gpu, size)) for size in (pool, None if profiled else pool))
+    known, estimate = (planned(plan_command(step, gpu, size)) for size in (pool, None if profiled else pool))
     row: dict[str, Any] = {"step": step["step"], "attempt": step["start"]["attempt"]}
     if "torch_compile_s" in step:
         row["torch_compile_s"] = step["torch_compile_s"]
-    if "refused" in exact:
-        return {**row, "refused": exact["refused"]}
+    if "refused" in known:
+        return {**row, "refused": known["refused"]}
     # The plan gives each capacity for the low end, the middle and the high end of its band; here all three are equal.
-    capacity = exact["capacity"]
+    capacity = known["capacity"]
     row["integers"] = {
         "blocks": (found["pool"]["num_blocks"], capacity["num_blocks"][1]),
-        "block size": (found["cache"]["block_size"], exact["cache"]["block_size"]),
+        "block size": (found["cache"]["block_size"], known["cache"]["block_size"]),
         "tokens": (found["cache"].get("kv_cache_size_tokens"), capacity["printed_tokens"][1]),
     }
     if profiled and "refused" not in estimate:

@@ -153,6 +153,9 @@ def test_a_wrong_value_in_every_leaf_is_refused(binary: Path) -> None:
         ({"podDisruptionBudget": {"maxUnavailable": 0}}, "/podDisruptionBudget/maxUnavailable"),
         ({"monitoring": {"interval": "often"}}, "/monitoring/interval"),
         ({"plan": {"model": "demo"}}, "/plan"),
+        # The old name of plan.poolKnown: the message has both.
+        ({"plan": {"exact": True}}, "at '/plan': additional properties 'exact' not allowed"),
+        ({"plan": {"exact": True}}, "'poolKnown'"),
         ({"weights": {"cache": {"size": "0"}}}, "/weights/cache/size"),
         ({"networkPolicy": {"clients": [{"podSelector": {"matchLables": {"a": "b"}}}]}}, "'matchLables'"),
     ],

@@ -13,7 +13,7 @@ GPU = {"limits": {"nvidia.com/gpu": 1}}
 RAY = {"mode": "rayservice", "ray": {"token": {"existingSecret": "t"}}}
 GROUP = {"name": "a", "replicas": 1, "minReplicas": 1, "maxReplicas": 1}
 PLAN = {"model": "demo", "accelerator": "cpu", "engine": "0.29.0", "devices": 1, "numBlocks": 9, "maxNumSeqs": 9,
-        "maxModelLen": 100, "exact": True}  # fmt: skip
+        "maxModelLen": 100, "poolKnown": True}  # fmt: skip
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -33,7 +33,7 @@ FACTS = CacheFacts(
     max_num_seqs=64,
     max_num_batched_tokens=4000,
     full_cudagraphs=True,
-    exact=True,
+    pool_known=True,
 )
 
 

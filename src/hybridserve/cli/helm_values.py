@@ -155,7 +155,7 @@ def _plan(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
         "devices": _devices(settings),
         "numBlocks": cache.num_blocks,
         "maxModelLen": cache.longest_context,
-        "exact": plan.low == plan.cache,
+        "poolKnown": plan.low == plan.cache,
     }
     request = plan.deployment.cache
     if plan.deployment.arch.hybrid and request.platform == "cuda" and request.full_cudagraphs:

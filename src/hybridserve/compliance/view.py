@@ -26,7 +26,7 @@ class CacheFacts:
         block_size: tokens of one attention block after alignment.
         prefix_unit: tokens of the smallest prefix that can be cached; None without prefix caching.
         longest_context: largest max_model_len with which the engine starts.
-        exact: the size of the pool is known, not estimated.
+        pool_known: the size of the pool is set or was measured, not estimated.
         finer_unit: a prefix_match_unit that the plan does not set, with its cost.
     """
 
@@ -39,7 +39,7 @@ class CacheFacts:
     max_num_seqs: int
     max_num_batched_tokens: int
     full_cudagraphs: bool
-    exact: bool
+    pool_known: bool
     finer_unit: str | None = None
 
 

@@ -113,7 +113,7 @@ def _cache_facts(plan: DeploymentPlan) -> CacheFacts | None:
         max_num_seqs=plan.max_num_seqs,
         max_num_batched_tokens=plan.max_num_batched_tokens,
         full_cudagraphs=plan.deployment.cache.full_cudagraphs,
-        exact=plan.low == plan.cache,
+        pool_known=plan.low == plan.cache,
         finer_unit=f"{finer.name} {finer.value}: {finer.price}" if finer else None,
     )
 

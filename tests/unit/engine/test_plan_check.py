@@ -53,7 +53,7 @@ def test_plan_document_names_each_different_field(field: str | None, value: obje
     assert [text.split(":")[0] for text in document["differences"]] == list(changes)
 
 
-def test_profiled_pool_makes_next_plan_exact(tmp_path: Path) -> None:
+def test_profiled_pool_is_known_in_the_next_plan(tmp_path: Path) -> None:
     file = tmp_path / "calibration.yaml"
     flags = ["model.id=nemotron-nano-9b-v2", "accelerator.name=l40s", f"accelerator.calibration={file}"]
     first = resolved(*flags)

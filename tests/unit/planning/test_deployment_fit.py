@@ -74,7 +74,7 @@ def test_verdict_is_uncertain_if_only_the_high_end_fits():
     assert any("low end" in warning for warning in plan.warnings)
 
 
-def test_exact_plan_has_no_band():
+def test_plan_of_a_known_pool_has_no_band():
     plan = plan_deployment(deployment_of(NANO_9B, "a10g", kv_cache_memory_bytes=4 * GIB, max_num_seqs=8))
     assert plan.low == plan.cache == plan.high
     assert plan.cache is not None

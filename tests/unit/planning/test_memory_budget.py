@@ -49,13 +49,13 @@ def test_capture_sizes_match_the_engine_log():
     assert (capture_sizes(1), capture_sizes(8)) == (1, 4)
 
 
-def test_fixed_kv_cache_size_is_exact_without_graph_profiling(nano):
+def test_fixed_kv_cache_size_is_known_without_graph_profiling(nano):
     budget = budget_memory(nano, count_weights(nano), request(kv_cache_memory_bytes=3 * GIB), BLOCK_BYTES)
     assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "known")
     assert budget.profiling_cache == 0
 
 
-def test_profiled_kv_cache_size_is_exact(nano):
+def test_profiled_kv_cache_size_is_known(nano):
     budget = budget_memory(nano, count_weights(nano), request(profiled_kv_bytes=3 * GIB), BLOCK_BYTES)
     assert (budget.kv, budget.band, budget.confidence) == (3 * GIB, 0, "known")
     assert budget.profiling_cache == 16 * BLOCK_BYTES

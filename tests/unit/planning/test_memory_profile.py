@@ -16,7 +16,7 @@ from support.planned_models import NANO_9B, deployment_of
 DAY = date(2026, 11, 23)
 
 
-def test_recorded_start_makes_the_next_plan_exact():
+def test_recorded_start_makes_the_next_pool_known():
     asked = deployment_of(NANO_9B, "a10g", max_num_seqs=8, max_model_len=32768)
     first = plan_deployment(asked)
     assert first.budget.confidence == "estimate"

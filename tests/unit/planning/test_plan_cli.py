@@ -154,7 +154,7 @@ def test_settings_file_and_flags_combine(capsys, tmp_path):
     assert (plan["accelerator"]["id"], plan["engine_args"]["max_num_seqs"]) == ("h100", 6)
 
 
-def test_calibration_file_makes_the_plan_exact(capsys, tmp_path):
+def test_calibration_file_makes_the_pool_known(capsys, tmp_path):
     from datetime import date
 
     from hybridserve.planning.deployment import profiled_settings

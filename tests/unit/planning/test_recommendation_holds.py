@@ -164,10 +164,10 @@ def test_alternatives_are_planned_but_not_applied():
     assert 1312 % 32 == 0
     assert "kv_cache_dtype" in options
     assert not set(options) & {"max_num_seqs", "max_model_len"}
-    # The pool it offers makes the same plan exact and starts.
+    # The pool it offers makes the pool of the same plan known, and it starts.
     pool = options["kv_cache_memory_bytes"].value
-    exact = plan_deployment(replace(advice.plan.deployment, kv_cache_memory_bytes=pool))
-    assert (exact.verdict, exact.budget.confidence) == ("starts", "known")
+    known = plan_deployment(replace(advice.plan.deployment, kv_cache_memory_bytes=pool))
+    assert (known.verdict, known.budget.confidence) == ("starts", "known")
 
 
 def test_cpu_pool_is_small():

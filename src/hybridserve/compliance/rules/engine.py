@@ -48,7 +48,7 @@ def starts(view: DeploymentView) -> Outcome:
         return failed(view.engine.refusal)
     if cache is None:
         return unknown("no plan could be computed for this model and device")
-    return passed(f"{cache.num_blocks} blocks{'' if cache.exact else ' at the low end of the estimate'}")
+    return passed(f"{cache.num_blocks} blocks{'' if cache.pool_known else ' at the low end of the estimate'}")
 
 
 @ENGINE.rule(
