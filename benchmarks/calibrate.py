@@ -3,6 +3,8 @@
     hybridserve serve --port 8000 &
     python benchmarks/calibrate.py --url http://127.0.0.1:8000 --start-up 45 --out my-engine.yaml
 
+`--replicas 2` measures a service of two replicas; on one machine they compete for its processor.
+
 On an idle server it measures the time to first token of growing prompts, and the time between tokens of growing numbers
 of streams with short and long prompts. It fits the times of an engine step by least squares and reports the median
 relative error.
@@ -53,6 +55,9 @@ def main() -> None:
     parser.add_argument("-c", "--config", type=Path, help="settings of the server")
     parser.add_argument("--start-up", type=float, required=True, help="start-up time of a replica in seconds")
     parser.add_argument("--name", default="demo model on this CPU")
+    parser.add_argument(
+        "--replicas", type=int, default=1, help="replicas of the service; they share the streams evenly"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -60,7 +65,7 @@ def main() -> None:
     spec = resolve_deployment(settings)
     capacity, budget = spec.capacity, spec.engine_args["max_num_batched_tokens"]
     counts = [count for count in (1, 2, 4, 8, 16, 32) if count <= capacity.max_num_seqs]
-    firsts, gaps = asyncio.run(measure(options.url, counts, options.repeats))
+    firsts, gaps = asyncio.run(measure(options.url, counts, options.repeats, options.replicas))
     engine = {
         "max_num_seqs": capacity.max_num_seqs,
         "max_num_batched_tokens": budget,
@@ -72,7 +77,7 @@ def main() -> None:
     cache = {name: getattr(capacity, name) for name in names}
     about = (
         f"benchmarks/calibrate.py, {date.today()}: {len(firsts)} prompts of {PROMPTS[0]} to {PROMPTS[-1]} tokens, "
-        f"{len(gaps)} streams, {counts[0]} to {counts[-1]} at once"
+        f"{len(gaps)} streams, {counts[0]} to {counts[-1]} at once on each of {options.replicas} replicas"
     )
     unit = engine.get("prefix_match_unit")
     times = fit(firsts, gaps, lambda prompt: prefill_steps(prompt, capacity.block_size, unit, budget))
@@ -116,14 +121,19 @@ def fit(firsts: Sequence[Stream], gaps: Sequence[tuple[int, Stream]], steps: Cal
     return StepTimes(fixed, per_sequence, per_context, per_prompt, overhead, first_error, gap_error)
 
 
-async def measure(url: str, counts: list[int], repeats: int) -> tuple[list[Stream], list[tuple[int, Stream]]]:
-    """Single prompts, then simultaneous streams. The first round is discarded: it warms up the kernels."""
+async def measure(
+    url: str, counts: list[int], repeats: int, replicas: int
+) -> tuple[list[Stream], list[tuple[int, Stream]]]:
+    """Single prompts, then simultaneous streams, `counts` on each replica.
+
+    The first round is discarded: it warms up the kernels.
+    """
     source = random.Random(1)
     async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:
         model = await served_model(client)
         firsts, gaps = [], []
         for repeat in range(repeats + 1):
-            for prompt in PROMPTS:
+            for prompt in PROMPTS * replicas:
                 # A pause as between real requests: directly after a request the engine answers up to 12 ms earlier.
                 await asyncio.sleep(PAUSE_S)
                 answer = await stream(client, model, prompt, 1, source)
@@ -131,7 +141,7 @@ async def measure(url: str, counts: list[int], repeats: int) -> tuple[list[Strea
                     firsts.append(answer)
             for prompt in (16, LONG_PROMPT):
                 for count in counts:
-                    together = [stream(client, model, prompt, OUTPUT, source) for _ in range(count)]
+                    together = [stream(client, model, prompt, OUTPUT, source) for _ in range(count * replicas)]
                     answers = await asyncio.gather(*together)
                     if repeat:
                         gaps += [(count, answer) for answer in answers]

@@ -2,7 +2,8 @@
 
     python benchmarks/simulator_accuracy.py latency --calibration my-engine.yaml --rates 1,4,8
 
-sends Poisson arrivals at each rate (requests/s) and compares TTFT, inter-token time and throughput.
+sends Poisson arrivals at each rate (requests/s) and compares TTFT, inter-token time and throughput; with
+`--trace chat.trace.csv --from-s 600 --every 4` it sends every fourth request of a recorded trace instead.
 
     hybridserve serve --set scaling.max_replicas=2 --set scaling.start_up_s=45 --set engine.max_num_seqs=2 &
     python benchmarks/simulator_accuracy.py replicas --calibration my-engine.yaml --max-num-seqs 2 --start-up 45
@@ -20,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 from calibrate import Stream, served_model, stream
@@ -28,10 +30,13 @@ from hybridserve.autoscaling.spec import ScalingSpec
 from hybridserve.simulator.fleet import FleetOptions, simulate
 from hybridserve.simulator.policies import Fixed, HybridServePolicy
 from hybridserve.simulator.service_times import ServiceTimes, load_service_times
+from hybridserve.simulator.traffic import read_trace
 
 DESIRED, READY = "hybridserve_autoscaler_desired_replicas", "hybridserve_autoscaler_ready_replicas"
 # The processes of a machine share a range of metrics ports; the controller has one of the first.
 PORTS = range(9464, 9472)
+# Prompt and answer together stay within the demo model's 4,096 tokens.
+LONGEST = 3000
 Arrivals = list[tuple[float, int, int]]
 Changes = list[tuple[float, int]]
 
@@ -44,14 +49,22 @@ def main() -> None:
     parser.add_argument("--calibration", required=True)
     parser.add_argument("--rates", help="requests/s; default 1,4,8, or 0.3,8,0.3 for replicas")
     parser.add_argument("--seconds", help="duration of each rate; default 30, or 60,120,150 for replicas")
+    parser.add_argument("--trace", type=Path, help="latency: send these recorded requests instead of --rates")
+    parser.add_argument("--from-s", type=float, default=0.0, help="seconds of the trace to leave out")
+    parser.add_argument("--every", type=int, default=1, help="send every n-th request of the trace")
     parser.add_argument("--replicas", type=int, default=1, help="replicas of the service, for latency")
     parser.add_argument("--max-num-seqs", type=int, help="engine.max_num_seqs of the service, for replicas")
     parser.add_argument("--start-up", type=float, help="scaling.start_up_s of the service, for replicas")
     options = parser.parse_args()
     times = load_service_times(options.calibration)
     if options.mode == "latency":
-        rates = numbers(options.rates or "1,4,8")
-        compare_latency(options.url, times, rates, float(options.seconds or 30), options.replicas)
+        seconds = float(options.seconds or 30)
+        if options.trace:
+            traffic = {options.trace.name: slice_of_trace(options.trace, options.from_s, seconds, options.every)}
+        else:
+            rates = numbers(options.rates or "1,4,8")
+            traffic = {f"{rate:g}/s": poisson_arrivals([(rate, seconds)]) for rate in rates}
+        compare_latency(options.url, times, traffic, options.replicas)
         return
     if options.max_num_seqs is None or options.start_up is None:
         parser.error("replicas needs --max-num-seqs and --start-up")
@@ -74,6 +87,12 @@ def poisson_arrivals(phases: Sequence[tuple[float, float]]) -> Arrivals:
         while (now := now + source.expovariate(rate)) < until:
             arrivals.append((now, source.randint(16, 512), source.randint(16, 96)))
     return arrivals
+
+
+def slice_of_trace(path: Path, start: float, seconds: float, every: int) -> Arrivals:
+    """Every n-th recorded request of a part of a trace, from time 0; lengths within the context."""
+    chosen = [arrival for arrival in read_trace(path) if start <= arrival[0] < start + seconds][::every]
+    return [(due - start, min(prompt, LONGEST), min(output, LONGEST // 4)) for due, prompt, output in chosen]
 
 
 async def send(url: str, arrivals: Arrivals, seconds: float = 0.0) -> tuple[list[Stream], float, Changes, Changes]:
@@ -123,12 +142,11 @@ async def gauges(client: httpx.AsyncClient, port: int) -> dict[str, int]:
     return {name.split("{")[0]: round(float(value)) for name, value in lines}
 
 
-def compare_latency(url: str, times: ServiceTimes, rates: Sequence[float], seconds: float, replicas: int) -> None:
-    """Print simulated and measured figures for each rate."""
-    print("| requests/s | figure | simulated | measured | error |\n|---|---|---|---|---|")
+def compare_latency(url: str, times: ServiceTimes, traffic: dict[str, Arrivals], replicas: int) -> None:
+    """Print simulated and measured figures for each kind of traffic."""
+    print("| traffic | figure | simulated | measured | error |\n|---|---|---|---|---|")
     errors = []
-    for rate in rates:
-        arrivals = poisson_arrivals([(rate, seconds)])
+    for kind, arrivals in traffic.items():
         answers, elapsed, _, _ = asyncio.run(send(url, arrivals))
         options = FleetOptions(initial=replicas, max_replicas=replicas, period_s=0.25)
         requests = simulate(arrivals, times, Fixed(replicas), options).requests
@@ -142,7 +160,7 @@ def compare_latency(url: str, times: ServiceTimes, rates: Sequence[float], secon
         for name, value in simulated.items():
             error = value / measured[name] - 1
             errors.append(abs(error))
-            print(f"| {rate:g} | {name} | {value:.4g} | {measured[name]:.4g} | {error:+.0%} |", flush=True)
+            print(f"| {kind} | {name} | {value:.4g} | {measured[name]:.4g} | {error:+.0%} |", flush=True)
     print(f"median absolute error {statistics.median(errors):.0%}", file=sys.stderr)
 
 
