@@ -74,7 +74,8 @@ def servers_up(service: Service) -> int:
             words = process.cmdline()
             text = Path(words[words.index("-f") + 1]).read_text()
             port = re.search(r"^listen stats\n\s+bind \S*:(\d+)", text, re.M)
-            assert port is not None
+            if port is None:  # Ray is writing the file
+                continue
             rows = httpx.get(f"http://127.0.0.1:{port[1]}/stats;csv", timeout=5).text.splitlines()
         except (psutil.Error, OSError, httpx.HTTPError, ValueError):
             continue
