@@ -135,6 +135,8 @@ def package_environment() -> dict[str, str]:
         value = pip_setting(key)
         if value and variable not in environment:
             environment[variable] = value
+    # One file at a time may take longer than uv's 60 s on a slow disk or a busy machine.
+    environment.setdefault("UV_COMPILE_BYTECODE_TIMEOUT", "600")
     return environment
 
 

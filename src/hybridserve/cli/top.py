@@ -79,8 +79,8 @@ def table(rows: list[ReplicaRow]) -> Table:
     total = sum(row.tokens_per_s or 0.0 for row in rows)
     title = f"hybridserve top  {time.strftime('%H:%M:%S')}  {len(rows)} replicas  {total:,.0f} tokens/s"
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    shown.add_column("replica")
-    shown.add_column("model")
+    for name in ("replica", "model"):
+        shown.add_column(name, no_wrap=True)
     for name in (
         "state slots",
         "blocks: state + attention",
@@ -90,9 +90,9 @@ def table(rows: list[ReplicaRow]) -> Table:
         "tokens/s",
         "req/s",
         "reused",
-        "notes",
     ):
-        shown.add_column(name, justify="left" if name == "notes" else "right", no_wrap=True)
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("notes", overflow="fold")
     for row in rows:
         shown.add_row(
             row.replica,
