@@ -21,7 +21,7 @@ from hybridserve.errors import ConfigError
 from hybridserve.planning.cost import bound_cost, cost_data, parse_prices
 from hybridserve.planning.recommend import Goal, Reuse
 from hybridserve.planning.resolve import PlanOptions, plan_settings
-from hybridserve.planning.workload import Workload, from_csv
+from hybridserve.planning.workload import ASSUMED, Workload, from_csv
 from hybridserve.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -60,7 +60,12 @@ def plan(
         float | None, typer.Option(metavar="X.Y", help="Compute capability of the GPU named generic.")
     ] = None,
     context: Annotated[int | None, typer.Option(help="max_model_len: longest prompt plus output, in tokens.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="max_num_seqs: sequences that run at once.")] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests to run at once (max_num_seqs): the plan says whether they fit. Default: what fits."
+        ),
+    ] = None,
     batched_tokens: Annotated[int | None, typer.Option(help="max_num_batched_tokens of one step.")] = None,
     utilization: Annotated[float | None, typer.Option(help="gpu_memory_utilization, 0 to 1.")] = None,
     tp: Annotated[int | None, typer.Option(help="tensor_parallel_size.")] = None,
@@ -86,7 +91,11 @@ def plan(
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Compare models and GPUs at several lengths.")] = False,
     lengths: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Lengths to compare, in tokens; default 8192,32768,131072.")
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="Lengths to compare, in tokens. Default: those of --prompt and --output, or 8192,32768,131072.",
+        ),
     ] = None,
     chart: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw cache bytes over sequence length.")] = None,
     bound: Annotated[
@@ -173,7 +182,7 @@ def plan(
         compare_plans(
             [settings(model, device) for device in gpus or (None,) for model in models or (None,)],
             options,
-            LENGTHS if lengths is None else _lengths(lengths),
+            _lengths(lengths, workload),
             chart,
             prices,
             as_json,
@@ -228,7 +237,10 @@ def _read(path: Path, flag: str) -> str:
         raise ConfigError(flag, f"{path} cannot be read: {error}", "give an existing text file") from None
 
 
-def _lengths(text: str) -> tuple[int, ...]:
+def _lengths(text: str | None, workload: Workload) -> tuple[int, ...]:
+    """The lengths to compare: those given, else p50 and p95 of the requests to plan for, else `LENGTHS`."""
+    if text is None:
+        return LENGTHS if workload is ASSUMED else tuple(dict.fromkeys((workload.p50, workload.p95)))
     try:
         lengths = tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -15,6 +15,8 @@ from hybridserve.errors import EnvironmentFault, PlanRefused
 from hybridserve.planning.comparison import CURVE_LENGTHS, Column, compare_columns, crossover, sequence_bytes
 from hybridserve.planning.cost import bound_cost, cost_data
 from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, plan_settings
+from hybridserve.planning.serialize import workload_data
+from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings import Settings
 from hybridserve.units import MIB
 
@@ -39,9 +41,10 @@ def compare_plans(
     if chart is not None:
         draw([column.planned for column in columns if column.planned is not None], chart)
     if as_json:
-        typer.echo(json.dumps({"rows": rows, "crossovers": crossings}, indent=2))
+        planned_for = workload_data(options.workload)
+        typer.echo(json.dumps({"workload": planned_for, "rows": rows, "crossovers": crossings}, indent=2))
         return
-    _table(rows, lengths)
+    _table(rows, lengths, options.workload)
     for crossing in crossings:
         typer.echo(
             f"\n{crossing['hybrid']} needs less cache than {crossing['other']} from {crossing['tokens']:,} tokens per "
@@ -82,7 +85,7 @@ def _crossings(columns: Sequence[Column]) -> list[dict[str, Any]]:
     ]
 
 
-def _table(rows: Sequence[dict[str, Any]], lengths: Sequence[int]) -> None:
+def _table(rows: Sequence[dict[str, Any]], lengths: Sequence[int], workload: Workload) -> None:
     head = ["GPU", "model", "pool GiB", "blocks", *(f"{length:,}" for length in lengths)]
     body = [head]
     for row in rows:
@@ -94,6 +97,9 @@ def _table(rows: Sequence[dict[str, Any]], lengths: Sequence[int]) -> None:
         body.append([row["accelerator"], row["model"], f"{row['pool_gib']:.2f}{band}", f"{row['blocks']:,}", *cells])
     print_table(body, left=(0, 1))
     typer.echo("\nCells: N_safe / N_steady sequences of that length, and MiB of cache budgeted for each.")
+    if workload is not ASSUMED:
+        ends = f"{workload.p50:,} tokens at p50, {workload.p95:,} at p95"
+        typer.echo(f"Flags planned for {workload.source}: {ends}.")
     if any(cell["beyond_the_model"] for row in rows if "lengths" in row for cell in row["lengths"].values()):
         typer.echo("* longer than the model's context: needs RoPE scaling.")
     if any("cost" in row for row in rows):

@@ -152,6 +152,8 @@ def _capacity(plan: dict[str, Any]) -> None:
     length = capacity["request_length"]
     _row("N_safe", f"{_ends(capacity['n_safe'], 'request')} of {length:,} tokens, no preemption possible")
     _row("N_steady", f"{_ends(capacity['n_steady'], 'request')} of {length:,} tokens, rare preemptions")
+    if capacity["asked"]:
+        _row("asked for", _asked(capacity))
     _row("longest context", f"{_ends(capacity['longest_context'])} tokens would start")
     _row("planned for", plan["workload"]["source"])
     bound = plan["bound"]
@@ -176,6 +178,17 @@ def _capacity(plan: dict[str, Any]) -> None:
         _row("least cost" if lower else "measured cost", first)
         _row("", f"{second}, {calibrated['sequences']} sequences{': a lower bound' if lower else ''}")
         _row("", f"step times: {calibrated['calibration']}")
+
+
+def _asked(capacity: dict[str, Any]) -> str:
+    """What was asked for with max_num_seqs, and whether it fits."""
+    asked, length = capacity["asked"], capacity["request_length"]
+    requests = f"{counted(asked['sequences'], 'request')} at once (max_num_seqs)"
+    if asked["fits"]:
+        preemptions = "without preemption" if asked["preemptions"] == "none" else "with rare preemptions"
+        return f"{requests}: fit at {length:,} tokens each, {preemptions}"
+    most = _ends(capacity["n_steady"])
+    return f"{requests}: do not fit at {length:,} tokens each: {most} do, the others wait or are preempted"
 
 
 def _pays(row: dict[str, Any]) -> str:

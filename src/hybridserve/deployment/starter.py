@@ -50,13 +50,15 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
     if model.folder is None and commit is None:
         optional["model"].append("revision: COMMIT    # 40 hex digits; `hybridserve fetch` names a branch's commit")
     chosen, lengths = planned.advice.values, planned.advice.workload
+    # Its type decides accuracy, and the check of production may refuse what the engine takes by itself.
+    notes = {flag.name: flag.reason for flag in planned.advice.flags if flag.name == "mamba_ssm_cache_dtype"}
     if lengths is not ASSUMED:  # the plan of a start would be for the assumed lengths
         active["engine"] = {**chosen, **active["engine"]}
     choices = {key: value for key, value in chosen.items() if key not in active["engine"]}
     optional["engine"] = [
         f"Planned for {lengths.source}.",
         *(["The plan chooses these at every start; without the number sign they are fixed."] if choices else []),
-        *_lines(choices),
+        *_lines(choices, notes),
     ]
     parser = model.card.serving.reasoning_parser if model.card else None
     if parser:
@@ -91,13 +93,15 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
         if not values and not comments:
             continue
         lines += ["", f"{section}:" if values else f"# {section}:"]
-        lines += [f"  {line}" for line in _lines(values)]
+        lines += [f"  {line}" for line in _lines(values, notes if section == "engine" else {})]
         lines += [f"  # {line}" if values else f"#   {line}" for line in comments]
     return "\n".join(lines) + "\n"
 
 
-def _lines(values: Mapping[str, Any]) -> list[str]:
-    return yaml.safe_dump(dict(values), sort_keys=False, width=100).splitlines() if values else []
+def _lines(values: Mapping[str, Any], notes: Mapping[str, str]) -> list[str]:
+    """Values as YAML, with a comment after those keys that have a note."""
+    lines = yaml.safe_dump(dict(values), sort_keys=False, width=100).splitlines() if values else []
+    return [f"{line}    # {note}" if (note := notes.get(line.partition(":")[0])) else line for line in lines]
 
 
 def _acceptance(planned: ResolvedPlan, day: date) -> list[str]:

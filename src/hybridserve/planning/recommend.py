@@ -13,6 +13,7 @@ from typing import Literal
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
+from hybridserve.planning.cache.dtypes import resolve_dtypes
 from hybridserve.planning.cache.layout import compute_layout
 from hybridserve.planning.cache.types import AUTO_LEN, CacheLayout
 from hybridserve.planning.deployment import (
@@ -24,7 +25,7 @@ from hybridserve.planning.deployment import (
     with_cache,
     with_engine_defaults,
 )
-from hybridserve.planning.models.architecture import UNLIMITED, KimiDelta
+from hybridserve.planning.models.architecture import UNLIMITED
 from hybridserve.planning.tradeoffs import Alternative, alternatives, match_unit, nothing_fits
 from hybridserve.planning.workload import Workload
 from hybridserve.units import GIB, MIB, counted
@@ -99,13 +100,10 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
         # The model's config names no context, so the engine refuses "what fits" (-1).
         deployment = with_cache(deployment, max_model_len=deployment.arch.default_context)
 
-    dtype = _state_dtype(deployment)
-    if dtype is not None:
-        deployment = with_cache(deployment, mamba_ssm_cache_dtype=dtype)
-        reason = "its default differs between vLLM releases; only float32 has no known accuracy loss"
-        if dtype != "float32":
-            reason = "pinned: its default differs between vLLM releases"
-        flags.append(Flag("mamba_ssm_cache_dtype", dtype, reason, "the same state on every engine version"))
+    if deployment.arch.hybrid:
+        flag = _state_dtype(deployment, table)
+        deployment = with_cache(deployment, mamba_ssm_cache_dtype=flag.value)
+        flags.append(flag)
 
     if deployment.cache.kv_cache_dtype == "auto" and (declared := deployment.arch.kv_cache_dtype) is not None:
         deployment = with_cache(deployment, kv_cache_dtype=declared)
@@ -152,20 +150,16 @@ def _core_forgets_block(plan: DeploymentPlan, table: EngineTable) -> bool:
     return cpu and table.cpu_resets_block_size and plan.layout.mode == "align" and chosen
 
 
-def _state_dtype(deployment: Deployment) -> str | None:
-    """The SSM type that `auto` resolves to; None for a model without state."""
-    if not deployment.arch.hybrid:
-        return None
-    cache = deployment.cache
-    if cache.mamba_ssm_cache_dtype != "auto":
-        return cache.mamba_ssm_cache_dtype
-    if isinstance(deployment.arch.state, KimiDelta):
-        return "float32"
-    if deployment.arch.ssm_dtype is not None:
-        return deployment.arch.ssm_dtype
-    if cache.mamba_cache_dtype != "auto":
-        return cache.mamba_cache_dtype
-    return deployment.arch.dtype if cache.dtype == "auto" else cache.dtype
+def _state_dtype(deployment: Deployment, table: EngineTable) -> Flag:
+    """The SSM type that is set, or that `auto` means."""
+    asked = deployment.cache.mamba_ssm_cache_dtype
+    dtype = asked if asked != "auto" else resolve_dtypes(deployment.arch, deployment.cache, table).ssm
+    reason = "its default differs between vLLM releases; only float32 has no known accuracy loss"
+    if dtype != "float32":
+        reason = f"what vLLM {table.version} takes by itself for this model; pinned, because releases differ"
+        if asked != "auto":
+            reason = "set by you"
+    return Flag("mamba_ssm_cache_dtype", dtype, reason, "the same state on every engine version")
 
 
 def _prefix_caching(
@@ -360,7 +354,10 @@ def _describe(
             reason += "; the engine's default is kept"
         elif plan.max_num_seqs < most and plan.max_num_seqs % 8 == 0:
             reason += "; decode batches are captured in multiples of 8"
-    flags.append(Flag("max_num_seqs", plan.max_num_seqs, reason, _seqs_gain(plan, default)))
+    gain = _seqs_gain(plan, default)
+    if asked.cache.max_num_seqs is not None:
+        gain = f"{counted(steady, 'request')} of {length:,} tokens fit, {safe:,} of them without preemption"
+    flags.append(Flag("max_num_seqs", plan.max_num_seqs, reason, gain))
 
     tokens = plan.max_num_batched_tokens
     if layout.mode == "align":

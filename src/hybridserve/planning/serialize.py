@@ -41,7 +41,7 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "without_advice": _without_advice(planned),
         "memory": memory_data(plan),
         "cache": cache_data(plan),
-        "capacity": capacity_data(plan, advice.workload.p95),
+        "capacity": capacity_data(plan, advice.workload.p95) | {"asked": _asked(planned)},
         "bound": asdict(limit) if (limit := served_bound(plan, advice.workload)) else None,
         "drafts": drafts_data(plan, advice.workload),
         "flags": [asdict(flag) for flag in advice.flags],
@@ -115,6 +115,17 @@ def capacity_data(plan: DeploymentPlan, length: int) -> dict[str, Any]:
         "n_safe": [end.n_safe(length) if end else None for end in ends],
         "n_steady": [end.n_steady(length) if end else None for end in ends],
     }
+
+
+def _asked(planned: ResolvedPlan) -> dict[str, Any] | None:
+    """The sequences that engine.max_num_seqs asks for, and how they fit at the low end; None where the plan chooses."""
+    asked, plan = planned.settings.engine.max_num_seqs, planned.advice.plan
+    if asked is None or plan.low is None:
+        return None
+    length = min(planned.advice.workload.p95, plan.low.max_model_len)
+    preemptions = "none" if asked <= plan.low.n_safe(length) else "rare"
+    fits = asked <= plan.low.n_steady(length)
+    return {"sequences": asked, "fits": fits, "preemptions": preemptions if fits else "frequent"}
 
 
 def workload_data(workload: Workload) -> dict[str, Any]:

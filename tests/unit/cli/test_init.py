@@ -21,6 +21,13 @@ CASES = {
     "generic": ["qwen3-8b", "--gpu", "generic", "--memory-gib", "24", "--compute-capability", "8.6"],
 }
 
+FALCON_H1 = {
+    "architectures": ["FalconH1ForCausalLM"], "model_type": "falcon_h1", "dtype": "bfloat16", "hidden_size": 2560,
+    "num_hidden_layers": 32, "num_attention_heads": 10, "num_key_value_heads": 2, "head_dim": 128,
+    "intermediate_size": 10240, "vocab_size": 65536, "max_position_embeddings": 131072, "mamba_d_conv": 4,
+    "mamba_d_ssm": 6144, "mamba_d_state": 256, "mamba_d_head": 64, "mamba_n_heads": 96, "mamba_n_groups": 1,
+}  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -123,3 +130,17 @@ def test_terminal_is_asked_until_the_answer_is_known(folder: Path, monkeypatch: 
     assert run("init") == 0
     assert offered == ["Model nemotron-nano-9b-v2"] * 2 + ["GPU l40s"]
     assert "name: l40s" in Path("hybridserve.yaml").read_text()
+
+
+def test_state_type_of_a_bare_config_is_what_the_plan_assumes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing but config.json: the engine takes the type of the weights, and the file says so."""
+    Path("bare").mkdir()
+    Path("bare/config.json").write_text(json.dumps(FALCON_H1))
+    with pytest.raises(SystemExit):
+        main(["plan", "./bare", "--gpu", "l40s", "--json"])
+    planned = json.loads(capsys.readouterr().out)
+    dtype = next(flag["value"] for flag in planned["flags"] if flag["name"] == "mamba_ssm_cache_dtype")
+    assert dtype == planned["cache"]["mamba_ssm_cache_dtype"] == "bfloat16"
+    assert run("init", "./bare", "--gpu", "l40s", "--prompt", "1024") == 0
+    line = next(line for line in Path("hybridserve.yaml").read_text().splitlines() if "mamba_ssm" in line)
+    assert line.strip().startswith("mamba_ssm_cache_dtype: bfloat16    # what vLLM 0.29.0 takes by itself")

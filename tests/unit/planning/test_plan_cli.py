@@ -303,3 +303,36 @@ def test_text_says_that_a_cost_is_a_lower_bound(capsys):
     )
     assert "least cost      not known" in run(capsys, NANO, "--gpu", "h100", "--price-per-hour", "a10g=2")
     assert "--price-per-hour" in refused(capsys, NANO, "--gpu", "h100", "--price-per-hour", "cheap")
+
+
+def test_compare_is_at_the_lengths_of_the_requests(capsys):
+    lengths = ("--prompt", "1024/4096", "--output", "512/2048")
+    content = json.loads(run(capsys, "--compare", NANO, "--gpu", "l40s", *lengths, "--json"))
+    (row,) = content["rows"]
+    assert list(row["lengths"]) == ["1536", "6144"]
+    assert content["workload"]["total"] == [1536, 6144]
+    text = run(capsys, "--compare", NANO, "--gpu", "l40s", *lengths)
+    assert "Flags planned for prompt 1024/4096, output 512/2048: 1,536 tokens at p50, 6,144 at p95." in text
+    (row,) = json.loads(run(capsys, "--compare", NANO, "--gpu", "l40s", *lengths, "--lengths", "9000", "--json"))[
+        "rows"
+    ]
+    assert list(row["lengths"]) == ["9000"]
+    (row,) = json.loads(run(capsys, "--compare", NANO, "--gpu", "l40s", "--json"))["rows"]
+    assert list(row["lengths"]) == ["8192", "32768", "131072"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits", "preemptions", "said"),
+    [
+        (4, True, "none", "fit at 8,192 tokens each, without preemption"),
+        (70, True, "rare", "fit at 8,192 tokens each, with rare preemptions"),
+        (300, False, "frequent", "do not fit at 8,192 tokens each"),
+    ],
+)
+def test_asked_concurrency_is_judged(capsys, asked, fits, preemptions, said):
+    argv = (NANO, "--gpu", "l40s", "--concurrency", str(asked))
+    capacity = json.loads(run(capsys, *argv, "--json"))["capacity"]
+    assert capacity["asked"] == {"sequences": asked, "fits": fits, "preemptions": preemptions}
+    assert (asked <= capacity["n_steady"][0]) == fits
+    assert f"{asked} requests at once (max_num_seqs): {said}" in run(capsys, *argv)
+    assert json.loads(run(capsys, NANO, "--gpu", "l40s", "--json"))["capacity"]["asked"] is None
