@@ -40,14 +40,7 @@ def calibrated_cost(
     Raises:
         ConfigError: the step times are those of a model with other blocks.
     """
-    blocks, planned = times.cache, plan.layout
-    if blocks and (blocks.block_size, blocks.growing_groups) != (planned.block_size, planned.attention_groups):
-        raise ConfigError(
-            "--calibration",
-            f"{times.name} has {blocks.growing_groups} growing group(s) of {blocks.block_size}-token blocks, the plan "
-            f"{planned.attention_groups} of {planned.block_size}",
-            "use a calibration of the planned model and settings",
-        )
+    times.require_blocks(plan.layout.block_size, plan.layout.attention_groups)
     step, sequences = times.step, min(plan.max_num_seqs, times.engine.max_num_seqs)
     context = workload.prompt_p50 + workload.output_p50 / 2
     seconds = TokenSeconds(

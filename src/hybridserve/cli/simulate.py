@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridserve.cli.options import AsJson
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, OutputTokens, PromptTokens
 from hybridserve.errors import ConfigError
+from hybridserve.units import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -24,26 +25,53 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def simulate(
-    workload: Annotated[str, typer.Option(help="Name of a traffic pattern; --list shows them.")] = "diurnal",
+    config: ConfigFile = None,
+    assign: Assignments = None,
+    workload: Annotated[
+        str | None, typer.Option(help="Name of a traffic pattern; --list shows them. Default: diurnal.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Mean requests per second. N users with a request each T seconds are a rate of N/T."),
+    ] = None,
+    prompt: PromptTokens = None,
+    output: OutputTokens = None,
     trace: Annotated[
         Path | None, typer.Option(metavar="CSV", help="A CSV time,prompt,output, a public trace, or the gateway's log.")
     ] = None,
     policy: Annotated[str, typer.Option(help="Policies separated by commas, or all.")] = "hybridserve,oracle",
-    calibration: Annotated[str, typer.Option(help="Service times: a name or a file.")] = "nano-9b-a10g",
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Service times: a name or a file. Default: bounds of the engine in -c, or nano-9b-a10g.",
+        ),
+    ] = None,
     tuned: Annotated[
         bool, typer.Option("--tune", help="Show only the cheapest settings that reach --attainment.")
     ] = False,
-    attainment: Annotated[float, typer.Option(help="Required share of requests that meet the goals.")] = 0.99,
-    ttft: Annotated[float, typer.Option(help="Goal: seconds to the first token, for an empty prompt.")] = 2.0,
-    ttft_per_1000: Annotated[float, typer.Option(help="Goal: additional seconds for each 1000 prompt tokens.")] = 1.0,
-    inter_token: Annotated[float, typer.Option(help="Goal: mean seconds between tokens.")] = 0.1,
-    minimum: Annotated[int, typer.Option("--min", help="Minimum number of replicas.")] = 1,
-    maximum: Annotated[int, typer.Option("--max", help="Maximum number of replicas.")] = 100,
-    initial: Annotated[int, typer.Option(help="Ready replicas at the start.")] = 4,
-    start_up: Annotated[
-        float | None, typer.Option(help="Start-up time of a replica in seconds. Default: the calibration's.")
+    attainment: Annotated[
+        float | None, typer.Option(help="Required share of requests that meet the goals. Default: that of -c, or 0.99.")
     ] = None,
-    scale: Annotated[float, typer.Option(help="Factor for the rate of a traffic pattern.")] = 1.0,
+    ttft: Annotated[
+        float | None, typer.Option(help="Goal: seconds to the first token, for an empty prompt. Default: -c, or 2.")
+    ] = None,
+    ttft_per_1000: Annotated[
+        float | None, typer.Option(help="Goal: additional seconds for each 1000 prompt tokens. Default: -c, or 1.")
+    ] = None,
+    inter_token: Annotated[
+        float | None, typer.Option(help="Goal: mean seconds between tokens. Default: -c, or 0.1.")
+    ] = None,
+    minimum: Annotated[int | None, typer.Option("--min", help="Minimum number of replicas. Default: -c, or 1.")] = None,
+    maximum: Annotated[
+        int | None, typer.Option("--max", help="Maximum number of replicas. Default: -c, or 100.")
+    ] = None,
+    initial: Annotated[
+        int | None, typer.Option(help="Ready replicas at the start. Default: the minimum of -c, or 4.")
+    ] = None,
+    start_up: Annotated[
+        float | None, typer.Option(help="Start-up time of a replica in seconds. Default: -c, or the calibration's.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Factor for the rate of a traffic pattern.")] = None,
     warm_up: Annotated[float, typer.Option(help="Seconds at the start that do not count.")] = 0.0,
     max_ongoing: Annotated[
         int | None, typer.Option(help="Limit of requests on a replica, beyond which the router queues.")
@@ -66,56 +94,57 @@ def simulate(
 ) -> None:
     """Simulate traffic to compare autoscaling policies.
 
-    A policy with settings is simulated with every point of a grid.
+    With -c the engine is the planned one, and bounds, goals and start-up time are those of section scaling. A policy
+    with settings is simulated with every point of a grid.
 
     \b
     Examples:
+      hybridserve simulate -c hybridserve.yaml --rate 4 --prompt 1024/4096 --output 256/1024
       hybridserve simulate --workload bursts --policy hybridserve,fixed,oracle --tune
       hybridserve simulate --trace monday.csv --policy all --tune --json
     """
-    from hybridserve.settings.slo import LatencySLO
+    from hybridserve.autoscaling.spec import ScalingSpec
+    from hybridserve.cli.simulate_inputs import scaling_settings, service_times, traffic
     from hybridserve.simulator.fleet import FleetOptions
-    from hybridserve.simulator.service_times import built_in, load_service_times
-    from hybridserve.simulator.traffic import TRAFFIC_PATTERNS, read_trace
+    from hybridserve.simulator.service_times import built_in
+    from hybridserve.simulator.traffic import TRAFFIC_PATTERNS
     from hybridserve.simulator.tune import POLICIES, Scenario, best, candidates, cheapest
 
     if listing:
         _list({name: pattern.about for name, pattern in TRAFFIC_PATTERNS.items()}, POLICIES, built_in(), as_json)
         return
     names = list(POLICIES) if policy == "all" else policy.split(",")
-    times = load_service_times(calibration)
-    if start_up is not None:
-        if start_up <= 0:
-            raise ConfigError("--start-up", f"{start_up:g} is not positive", "use seconds")
-        times = times.model_copy(update={"start_up_s": start_up})
-    for flag, value in (("--scale", scale), ("--ttft", ttft), ("--inter-token", inter_token)):
-        if not value > 0:
-            raise ConfigError(flag, f"{value:g} is not positive", "use a number above 0")
     for flag, value in (("--price", price or 0.0), ("--standby-price", standby_price), ("--standby", standby),
                         ("--standby-start-up", standby_start_up)):  # fmt: skip
         if not 0 <= value < float("inf"):
             raise ConfigError(flag, f"{value:g} is negative or not finite", "use 0 or more")
-    if not 0 <= minimum <= maximum or maximum < 1:
-        raise ConfigError(
-            "--min/--max", f"bounds {minimum} to {maximum} are impossible", "use 0 <= min <= max and max >= 1"
-        )
-    if trace is not None:
-        arrivals = read_trace(trace)
-    elif workload in TRAFFIC_PATTERNS:
-        arrivals = TRAFFIC_PATTERNS[workload].arrivals(seed, scale)
-    else:
-        raise ConfigError(
-            "--workload", f"there is no traffic pattern {workload!r}", f"use one of {', '.join(TRAFFIC_PATTERNS)}"
-        )
+    given = {
+        "min_replicas": minimum,
+        "max_replicas": maximum,
+        "ttft_s": ttft,
+        "ttft_per_prompt_token_s": None if ttft_per_1000 is None else ttft_per_1000 / 1000,
+        "inter_token_s": inter_token,
+        "attainment": attainment,
+        "start_up_s": start_up,
+        "refuse_late": refuse_late or None,
+    }
+    scaling, planned = scaling_settings(config, assign or (), given)
+    times = service_times(planned, calibration, scaling.start_up_s if planned else start_up)
+    context = planned.advice.plan.cache.max_model_len if planned and planned.advice.plan.cache else None
+    title, arrivals = traffic(
+        workload, trace, rate=rate, scale=scale, prompt=prompt, output=output, context=context, seed=seed
+    )
     if warm_up < 0 or (arrivals and warm_up >= arrivals[-1][0]):
         raise ConfigError("--warm-up", f"{warm_up:g} s is the whole workload", "use less than its duration")
+    if initial is None:
+        initial = max(1, scaling.min_replicas) if planned else 4
     scenario = Scenario(
         arrivals,
         times,
-        LatencySLO(ttft, inter_token, ttft_per_prompt_token_s=ttft_per_1000 / 1000),
+        scaling.slo,
         FleetOptions(
-            min_replicas=minimum,
-            max_replicas=maximum,
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.max_replicas,
             initial=initial,
             max_ongoing=max_ongoing,
             warm_up_s=warm_up,
@@ -124,30 +153,53 @@ def simulate(
             standby_price=standby_price,
             seed=seed,
         ),
+        scaling if isinstance(scaling, ScalingSpec) else None,
     )
-    if refuse_late:
+    if scaling.refuse_late:
         scenario = replace(scenario, options=replace(scenario.options, admission=scenario.spec()))
+    attainment = scaling.attainment
     plans = [candidate for name in names for candidate in candidates(name, scenario)]
     trials = _run(scenario, plans, quiet=as_json)
     if tuned:
         groups = [[trial for trial in trials if trial.policy == name] for name in names]
         trials = [cheapest(group, attainment) or best(group) for group in groups]
     if chart is not None:
-        _draw(chart, trials, workload if trace is None else trace.name)
+        _draw(chart, trials, title)
     if as_json:
         rows = [
             {"policy": trial.policy, "settings": trial.settings, **asdict(trial.score), **_costs(trial, price)}
             for trial in trials
         ]
-        about = {"workload": workload if trace is None else str(trace), "calibration": times.name, "kind": times.kind}
+        about = {"workload": title if trace is None else str(trace), "calibration": times.name, "kind": times.kind}
         typer.echo(json.dumps({**about, "requests": len(arrivals), "trials": rows}, indent=2))
         return
-    typer.echo(f"{len(arrivals):,} requests on {times.name}")
-    _print_table(trials, attainment, price, refuse_late)
+    _headline(title, scenario)
+    _print_table(trials, attainment, price, scaling.refuse_late)
     if times.kind == "bound":
         typer.echo(
             "Service times are bounds from the data sheet: real engines are slower. Measure with `make calibrate`."
         )
+
+
+def _headline(title: str, scenario: Scenario) -> None:
+    """What is simulated: the traffic, the replica, the bounds and the goals."""
+    arrivals, times, options, slo = scenario.arrivals, scenario.times, scenario.options, scenario.slo
+    seconds = max(1.0, arrivals[-1][0])
+    prompts, outputs = (sum(lengths) / len(arrivals) for lengths in list(zip(*arrivals, strict=True))[1:])
+    typer.echo(
+        f"{title}: {counted(len(arrivals), 'request')} in {seconds / 3600:.2f} h, {len(arrivals) / seconds:.2f} a "
+        f"second, on average {prompts:,.0f} prompt and {outputs:,.0f} output tokens"
+    )
+    typer.echo(
+        f"replica: {times.name}, at most {counted(times.engine.max_num_seqs, 'sequence')} at once, starts in "
+        f"{times.start_up_s:g} s"
+    )
+    bounds = sorted({options.min_replicas, options.max_replicas})
+    inter = f", {slo.inter_token_s:g} s between tokens" if slo.inter_token_s else ""
+    typer.echo(
+        f"fleet: {' to '.join(map(str, bounds))} replica{'s' if bounds[-1] > 1 else ''}; goals: first token in "
+        f"{slo.ttft_s:g} s and {slo.ttft_per_prompt_token_s * 1000:g} s for each 1000 prompt tokens{inter}"
+    )
 
 
 def _run(scenario: Scenario, plans: Sequence[PolicyConfig], quiet: bool) -> list[TuningResult]:

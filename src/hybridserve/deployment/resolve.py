@@ -45,22 +45,27 @@ def resolve_deployment(
         PlanRefused: the engine would not start.
     """
     planned = plan_settings(settings, options)
-    plan = planned.advice.plan
-    cache = plan.cache
-    assert cache is not None  # `recommend` raises PlanRefused where nothing fits
-    rate = settings.scaling.prefill_tokens_per_s or UNLIMITED_PREFILL
-    layout = cache.layout
-    capacity = ReplicaCapacity.from_blocks(
-        cache.num_blocks, layout.block_size, layout.running_blocks, plan.max_num_seqs, rate
-    )
     spec = DeploymentSpec(
         settings=settings,
         plan=_summary(planned),
         engine_args=engine_args(settings, planned),
         engine_environment=engine_environment(settings),
-        scaling=ScalingSpec(**settings.scaling.model_dump(), capacity=capacity),
+        scaling=scaling_spec(planned),
     )
     return spec if today is None else _judged(spec, planned, today)
+
+
+def scaling_spec(planned: ResolvedPlan) -> ScalingSpec:
+    """The scaling settings with the capacity of a planned replica."""
+    plan, scaling = planned.advice.plan, planned.settings.scaling
+    cache = plan.cache
+    assert cache is not None  # `recommend` raises PlanRefused where nothing fits
+    rate = scaling.prefill_tokens_per_s or UNLIMITED_PREFILL
+    layout = cache.layout
+    capacity = ReplicaCapacity.from_blocks(
+        cache.num_blocks, layout.block_size, layout.running_blocks, plan.max_num_seqs, rate
+    )
+    return ScalingSpec(**scaling.model_dump(), capacity=capacity)
 
 
 def _summary(planned: ResolvedPlan) -> PlanSummary:

@@ -102,6 +102,20 @@ class ServiceTimes(_Section):
     start_up_s: float = Field(gt=0)
     error: FitError | None = None
 
+    def require_blocks(self, block_size: int, growing_groups: int) -> None:
+        """Refuse a plan with other blocks: its model or its settings are others, and so are its steps.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        if self.cache and (self.cache.block_size, self.cache.growing_groups) != (block_size, growing_groups):
+            raise ConfigError(
+                "--calibration",
+                f"{self.name} has {self.cache.growing_groups} growing group(s) of {self.cache.block_size}-token "
+                f"blocks, the plan {growing_groups} of {block_size}",
+                "use a calibration of the planned model and settings",
+            )
+
     def capacity(self) -> ReplicaCapacity:
         """The capacity of a replica.
 

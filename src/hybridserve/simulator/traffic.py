@@ -21,23 +21,43 @@ Arrival = tuple[float, int, int]
 # A longer gap means that the recorder was off.
 LARGEST_GAP_S = 6 * 3600.0
 
+# Longest prompt, and longest output, of a pattern.
+LONGEST = 16_000
+# Standard deviations from the median of a normal distribution to its p95.
+P95_SIGMAS = 1.6449
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
     """Log-normal prompt and output lengths around medians, limited to `longest`.
 
     `sigma` is the standard deviation of the logarithm: 0 for a constant length, 0.6 for p95 = 2.7 times the median.
+    Outputs have their own where `output_sigma` and `longest_output` are given.
     """
 
     prompt: int
     output: int
     sigma: float = 0.6
-    longest: int = 16_000
+    longest: int = LONGEST
+    output_sigma: float | None = None
+    longest_output: int | None = None
 
     def draw(self, source: random.Random) -> tuple[int, int]:
+        sigma = self.sigma if self.output_sigma is None else self.output_sigma
         prompt = min(self.longest, max(1, round(source.lognormvariate(math.log(self.prompt), self.sigma))))
-        output = min(self.longest, max(1, round(source.lognormvariate(math.log(self.output), self.sigma))))
-        return prompt, output
+        output = max(1, round(source.lognormvariate(math.log(self.output), sigma)))
+        return prompt, min(self.longest_output or self.longest, output)
+
+    @classmethod
+    def from_quantiles(cls, prompt: tuple[int, int], output: tuple[int, int], context: int | None = None) -> Lengths:
+        """Lengths with these p50 and p95, cut so that prompt and output fit into `context` tokens together."""
+        (prompt_p50, prompt_p95), (output_p50, output_p95) = prompt, output
+        longest = max(LONGEST, prompt_p95), max(LONGEST, output_p95)
+        if context is not None:
+            cut = min(context - 1, max(1, context * prompt_p95 // (prompt_p95 + output_p95)))
+            longest = cut, context - cut
+        sigmas = (math.log(p95 / p50) / P95_SIGMAS for p50, p95 in (prompt, output))
+        return cls(prompt_p50, output_p50, next(sigmas), longest[0], next(sigmas), longest[1])
 
 
 CHAT = Lengths(512, 300)
@@ -68,6 +88,11 @@ class TrafficPattern:
     mix: tuple[tuple[float, Lengths], ...] = ((1.0, CHAT),)
     seconds: float = 7200.0
     every_s: float = 0.0
+
+    def mean_rate(self) -> float:
+        """Requests per second over the whole pattern."""
+        mean = sum(map(self.rate, range(round(self.seconds)))) / round(self.seconds)
+        return self.base * mean * (0.9 if self.every_s else 1.0)  # the rate of a period is 0.8 to 1.0 of it
 
     def arrivals(self, seed: int = 1, scale: float = 1.0, history_s: float = 0.0) -> list[Arrival]:
         """Generate the requests.

@@ -25,6 +25,7 @@ from hybridserve.simulator.policies import (
 from hybridserve.simulator.score import Score, score, slo_met
 from hybridserve.simulator.service_times import ServiceTimes
 from hybridserve.simulator.traffic import Arrival
+from hybridserve.units import counted
 
 STOCK = ("fixed", "ray-queue-length", "ray-ttft", "keda-waiting", "knative-concurrency", "kv-usage")
 POLICIES = ("hybridserve", *STOCK, "oracle")
@@ -58,12 +59,17 @@ class TuningResult:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Traffic, engine, SLO and bounds: everything except the policy."""
+    """Traffic, engine, SLO and bounds: everything except the policy.
+
+    Attributes:
+        scaling: what this package's policy gets in a deployment; None: what follows from the rest.
+    """
 
     arrivals: Sequence[Arrival]
     times: ServiceTimes
     slo: LatencySLO
     options: FleetOptions
+    scaling: ScalingSpec | None = None
 
     def run(
         self,
@@ -86,6 +92,8 @@ class Scenario:
 
     def spec(self) -> ScalingSpec:
         """The input of this package's policy: bounds, SLO and the plan, nothing about the workload."""
+        if self.scaling is not None:
+            return self.scaling
         assert self.slo.ttft_s is not None
         return ScalingSpec(
             capacity=self.times.capacity(),
@@ -110,9 +118,11 @@ def candidates(policy: str, scenario: Scenario) -> Iterator[PolicyConfig]:
     elif policy == "fixed":
         busy = needs(scenario.arrivals, scenario.times)
         mean, peak = sum(busy) / len(busy), max(busy)
-        counts = {max(1, ceil(mean + (1.1 * peak - mean) * step / 8)) for step in range(9)}
+        # The fleet stays within its bounds, so a number outside of them would be another fleet than its label says.
+        low, high = max(1, scenario.options.min_replicas), scenario.options.max_replicas
+        counts = {min(high, max(low, ceil(mean + (1.1 * peak - mean) * step / 8))) for step in range(9)}
         for count in sorted(counts):
-            yield PolicyConfig(policy, f"{count} replicas", partial(Fixed, count), initial=count, row=policy)
+            yield PolicyConfig(policy, counted(count, "replica"), partial(Fixed, count), initial=count, row=policy)
     elif policy == "ray-queue-length":
         for (up, down), share in product(((5, 120), (30, 600)), (0.5, 0.65, 0.8, 0.95)):
             about = f"target {share * slots:.1f}, delays {up}/{down} s"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 from hybridserve.cli.app import main
+from hybridserve.simulator.traffic import TRAFFIC_PATTERNS, Lengths
 
 TRACE = "time,prompt,output\n" + "".join(f"{index * 0.7:.1f},200,60\n" for index in range(300))
 
@@ -72,9 +74,82 @@ def test_chart_is_drawn(trace: str, tmp_path: Path) -> None:
         (["--scale", "0"], "--scale"),
         (["--warm-up", "1e9"], "--warm-up"),
         (["--price", "-1"], "--price"),
+        (["--rate", "0"], "--rate"),
+        (["--rate", "1", "--scale", "2"], "--scale"),
+        (["--prompt", "many"], "--prompt"),
+        (["--set", "scaling.min_replicas=3"], "scaling"),
+        (["--set", "model.id=qwen3-8b"], "--gpu"),
+        # The demo model's device has no data sheet.
+        (["--set", "model.id=demo"], "--calibration"),
+        (["--set", "model.id=demo", "--calibration", "nano-9b-a10g"], "--calibration"),
     ],
 )
 def test_invalid_options_are_refused(flags: list[str], where: str, capsys: pytest.CaptureFixture[str]) -> None:
     base = [] if "--workload" in flags or "--trace" in flags else ["--workload", "nights"]
     assert run(*base, *flags, "--json") == 2
     assert json.loads(capsys.readouterr().out)["where"] == where
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> str:
+    file = tmp_path / "hybridserve.yaml"
+    file.write_text(
+        "model: {id: nemotron-nano-9b-v2}\naccelerator: {name: l40s}\nengine: {max_num_seqs: 24}\n"
+        "scaling: {min_replicas: 2, max_replicas: 3, start_up_s: 77, ttft_s: 5, attainment: 0.9}\n"
+    )
+    return str(file)
+
+
+def test_settings_give_engine_bounds_and_goals(settings: str, trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-c", settings, "--trace", trace, "--policy", "hybridserve,fixed") == 0
+    out = capsys.readouterr().out
+    assert "nemotron-nano-9b-v2 on l40s as planned, at most 24 sequences at once, starts in 77 s" in out
+    assert "2 to 3 replicas; goals: first token in 5 s and 0 s for each 1000 prompt tokens" in out
+    # The traffic needs one replica, and the fleet never has less than two.
+    assert "2 replicas" in out
+    assert "1 replica" not in out
+    assert run("-c", settings, "--trace", trace, "--min", "1", "--ttft", "4", "--policy", "fixed") == 0
+    out = capsys.readouterr().out
+    assert "1 to 3 replicas; goals: first token in 4 s" in out
+    assert "1 replica " in out
+
+
+def test_steps_of_a_calibration_with_the_planned_engine(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--set", "model.id=demo", "--calibration", "demo-cpu", "--trace", trace)
+    assert run(*options, "--set", "engine.max_num_seqs=3") == 0
+    out = capsys.readouterr().out
+    assert "at most 3 sequences at once" in out
+    assert "bounds from the data sheet" not in out
+
+
+def test_rate_and_lengths_shape_a_pattern(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = ("--prompt", "300", "--output", "20/80")
+    assert run("--workload", "bursts", "--rate", "0.5", *lengths, "--policy", "fixed", "--json") == 0
+    seconds = TRAFFIC_PATTERNS["bursts"].seconds
+    assert json.loads(capsys.readouterr().out)["requests"] == pytest.approx(0.5 * seconds, rel=0.1)
+
+
+@pytest.mark.parametrize("name", TRAFFIC_PATTERNS)
+def test_mean_rate_of_a_pattern(name: str) -> None:
+    pattern = TRAFFIC_PATTERNS[name]
+    drawn = len(pattern.arrivals()) / pattern.seconds
+    assert drawn == pytest.approx(pattern.mean_rate(), rel=0.1)
+
+
+def test_lengths_have_the_quantiles_and_fit_the_context() -> None:
+    source = random.Random(1)
+    lengths = Lengths.from_quantiles((1000, 4000), (200, 200))
+    drawn = sorted(lengths.draw(source)[0] for _ in range(4000))
+    assert drawn[2000] == pytest.approx(1000, rel=0.1)
+    assert drawn[3800] == pytest.approx(4000, rel=0.1)
+    assert {lengths.draw(source)[1] for _ in range(10)} == {200}
+    short = Lengths.from_quantiles((1000, 4000), (200, 1000), context=5000)
+    assert max(sum(short.draw(source)) for _ in range(4000)) == 5000
+
+
+@pytest.mark.parametrize("flag", ["--rate", "--prompt", "--workload"])
+def test_a_trace_has_its_own_requests(flag: str, trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--trace", trace, flag, "1", "--json") == 2
+    said = json.loads(capsys.readouterr().out)
+    assert said["where"] == flag
+    assert said["fix"] == f"remove {flag}"
