@@ -35,14 +35,16 @@ def show(config: ConfigFile = None, assign: Assignments = None, as_json: AsJson 
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the rule files to.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the rule files to.")] = Path(
+        "rules"
+    ),
     config: ConfigFile = None,
     assign: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the rule files, with the targets of section `telemetry`.
 
-    Example: hybridserve alerts export --out rules
+    Example: hybridserve alerts export --out monitoring/rules
     """
     files = rule_files(load(config, assign or ()).settings.telemetry)
     written = write(out, files)

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command as click_command
 
-from hybridserve.errors import HybridServeError, not_installed
+from hybridserve.errors import ConfigError, HybridServeError, not_installed
 
 # verb -> one line for --help. Module `hybridserve.cli.<verb>` holds a Typer `app`.
 VERBS = {
@@ -103,6 +103,8 @@ def main(argv: list[str] | None = None) -> Any:
     """Run the command. A `HybridServeError` is printed as three lines (or one JSON object), with exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     try:
+        if len(argv) == 2 and argv[0] in ("--install-completion", "--show-completion"):
+            return _complete(*argv)
         return app(args=argv, prog_name="hybridserve")
     except HybridServeError as error:
         _fail(error, argv)
@@ -110,6 +112,19 @@ def main(argv: list[str] | None = None) -> Any:
         if (fault := not_installed(missing)) is None:
             raise
         _fail(fault, argv)
+
+
+def _complete(option: str, shell: str) -> None:
+    """Completion of a named shell. Typer's options take no name: they would detect the shell and ignore this one."""
+    from typer.completion import Shells, get_completion_script, install
+
+    if shell not in (known := [each.value for each in Shells]):
+        raise ConfigError(option, f"{shell!r} is not a shell with completion", f"one of {', '.join(known)}")
+    if option == "--show-completion":
+        typer.echo(get_completion_script(prog_name="hybridserve", complete_var="_HYBRIDSERVE_COMPLETE", shell=shell))
+        return
+    _, path = install(shell, "hybridserve")
+    typer.echo(f"{shell} completion installed in {path}; it takes effect in a new terminal")
 
 
 def _fail(error: HybridServeError, argv: list[str]) -> NoReturn:

@@ -24,7 +24,9 @@ def group() -> None:
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the dashboards to.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the dashboards to.")] = Path(
+        "dashboards"
+    ),
     form: Annotated[
         Format, typer.Option("--format", help="classic: Grafana 11 and later; resource: Grafana 12's API object.")
     ] = "classic",
@@ -34,7 +36,7 @@ def export(
 ) -> None:
     """Write one file per dashboard.
 
-    Example: hybridserve dashboards export --out dashboards
+    Example: hybridserve dashboards export --out monitoring/dashboards
     """
     section = load(config, assign or ()).settings.telemetry
     files = {f"{board.slug}.json": dashboard(board, form) for board in dashboards(section)}

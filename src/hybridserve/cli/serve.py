@@ -58,7 +58,7 @@ def serve(
                 "cache": service.cache,
                 "data_path": service.data_path,
                 "ready_s": round(service.seconds, 3),
-                "try": to_try(service.url, service.model, service.tools),
+                "try": to_try(service.url, service.model, service.tools, keyed),
                 "phases": [{"phase": phase, "at_s": round(at, 3)} for phase, at in progress.phases],
             }
             print(json.dumps(summary), flush=True)
@@ -69,25 +69,30 @@ def serve(
         print(f"  cache   {service.cache}")
         print(f"  logs    {service.logs}")
         print(f"  metrics {service.url}/metrics; dashboards for Grafana: hybridserve dashboards export")
-        print("\nTo try, in another terminal:")
-        for name, command in to_try(service.url, service.model, service.tools).items():
+        print(f"\nTo try, in another terminal{', with one of your API keys as $KEY' if keyed else ''}:")
+        for name, command in to_try(service.url, service.model, service.tools, keyed).items():
             print(f"\n  # {name}\n  {command}")
         print("\nPress Ctrl-C to stop it.", flush=True)
 
+    keyed = "inference" not in settings.access.scopes_without_key(settings.server.profile)
     progress = Progress(report)
     serve(settings, progress, ready)
 
 
-def to_try(url: str, model: str, tools: bool) -> dict[str, str]:
-    """Shell commands for a service that is ready: a chat, a tool call if the engine parses them, and the plan."""
+def to_try(url: str, model: str, tools: bool, keyed: bool = False) -> dict[str, str]:
+    """Shell commands for a service that is ready: a chat, a tool call if the engine parses them, and the plan.
+
+    `keyed`: the service has API keys, and the shell variable KEY is one of them.
+    """
+    key = '-H "Authorization: Bearer $KEY" ' if keyed else ""
 
     def chat(question: str, **more: object) -> str:
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": question}], **more})
         quoted = shlex.quote(body)
-        return f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d {quoted}"
+        return f"curl -s {url}/v1/chat/completions {key}-H 'Content-Type: application/json' -d {quoted}"
 
     commands = {"a chat": chat("What is this?")}
     if tools:
         question = "What is the weather in Oslo?"
         commands["a tool call"] = chat(question, tools=[{"type": "function", "function": WEATHER}])
-    return {**commands, "the plan, and what the engine reports": f"curl -s {url}/plan"}
+    return {**commands, "the plan, and what the engine reports": f"curl -s {key}{url}/plan"}
