@@ -212,17 +212,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> CatalogError:
-    known = model_ids()
-    close = difflib.get_close_matches(name.lower().rpartition("/")[2], known, n=3, cutoff=0.5)
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+    listed = "hybridserve plan --list has the models of the catalog"
+    if name.startswith((".", "/", "~")):
+        return CatalogError(
+            "model.id", f"there is no folder or file {name}", f"give a folder with config.json; {listed}"
+        )
+    repository = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)
+    close = difflib.get_close_matches(name.lower().rpartition("/")[2], model_ids(), n=3, cutoff=0.5)
+    if repository:
         folder = name.rpartition("/")[2]
-        similar = f"; the catalog has {', '.join(close)}" if close else ""
+        similar = f"; nearest names in the catalog: {', '.join(close)}" if close else ""
         fix = f"hf download {name} config.json --local-dir {folder}, then plan ./{folder}{similar}"
         return CatalogError("model.id", f"there is no folder {name}, and the catalog has no such repository", fix)
     return CatalogError(
         "model.id",
         f"no model, folder or config.json named {name!r}",
-        f"did you mean {', '.join(close)}?"
-        if close
-        else f"use one of {', '.join(known)}, or a folder with config.json",
+        f"did you mean {', '.join(close)}?" if close else f"{listed}; or give a folder with config.json",
     )

@@ -30,6 +30,7 @@ from hybridserve.deployment.starter import starter_yaml
 from hybridserve.errors import ConfigError
 from hybridserve.files import write_text
 from hybridserve.planning.resolve import PlanOptions, plan_settings
+from hybridserve.planning.serialize import too_long
 from hybridserve.settings import Settings, load
 
 app = typer.Typer(rich_markup_mode=None, help="Write a commented, checked hybridserve.yaml.")
@@ -83,18 +84,30 @@ def init(
     settings = load(None, [*named, *(assign or ())], environ={}).settings
     today = datetime.now(UTC).date()
     given = settings.model_dump(mode="json", exclude_unset=True)
-    text = starter_yaml(plan_settings(settings, PlanOptions(given_workload(prompt, output))), given, today)
+    asked = plan_settings(settings, PlanOptions(given_workload(prompt, output)))
+    text = starter_yaml(asked, given, today)
     # The plan and the check of the text itself, before it is written.
     planned = plan_settings(Settings.model_validate(yamlio.parse(text, str(out))))
     decisions = production_decisions(planned, today)
     write_text(out, text)
     if as_json:
         typer.echo(
-            json.dumps({"file": str(out), "model": planned.model.id, "gpu": gpu, "decisions": decisions}, indent=2)
+            json.dumps(
+                {
+                    "file": str(out),
+                    "model": planned.model.id,
+                    "gpu": gpu,
+                    "decisions": decisions,
+                    "warnings": too_long(asked),
+                },
+                indent=2,
+            )
         )
         return
     typer.echo(f"wrote {out}: {planned.model.id} on {gpu}, profile {planned.settings.server.profile}\n")
     typer.echo(f"next  hybridserve plan -c {out}\n      hybridserve check -c {out}\n      hybridserve serve -c {out}")
+    for warning in too_long(asked):
+        typer.echo(f"\nwarning: {warning}")
     if decisions:
         typer.echo("\nBefore server.profile production, a person decides:")
         for line in decisions:

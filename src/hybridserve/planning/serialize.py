@@ -12,7 +12,7 @@ from hybridserve.planning.extra_args import extra
 from hybridserve.planning.resolve import ResolvedPlan, engine_args
 from hybridserve.planning.roofline import ServedModel, ThroughputBound, bound, device_peaks
 from hybridserve.planning.speculation import break_even
-from hybridserve.planning.workload import Workload
+from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings.engine import EngineSection
 
 
@@ -49,6 +49,7 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "warnings": [
             *plan.warnings,
             *_more_than_usable(planned),
+            *too_long(planned),
             *parser_notes(planned.model.card, planned.settings.engine),
         ],
         "engine_args": _engine_args(planned),
@@ -115,6 +116,18 @@ def capacity_data(plan: DeploymentPlan, length: int) -> dict[str, Any]:
         "n_safe": [end.n_safe(length) if end else None for end in ends],
         "n_steady": [end.n_steady(length) if end else None for end in ends],
     }
+
+
+def too_long(planned: ResolvedPlan) -> list[str]:
+    """A warning where the planned requests are longer than what the engine accepts."""
+    cache, workload = planned.advice.plan.low, planned.advice.workload
+    if cache is None or workload is ASSUMED or workload.p95 <= cache.max_model_len:
+        return []
+    return [
+        f"requests of {workload.p95:,} tokens (p95 of prompt and output) are longer than max_model_len, "
+        f"{cache.max_model_len:,}: the engine refuses or cuts them; the capacity above is for {cache.max_model_len:,} "
+        "tokens."
+    ]
 
 
 def _asked(planned: ResolvedPlan) -> dict[str, Any] | None:

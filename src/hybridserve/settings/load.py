@@ -145,18 +145,36 @@ def _paths(tree: Tree) -> Iterator[str]:
 def _config_error(error: ValidationError, origin: Mapping[str, str]) -> ConfigError:
     """The first fault in full; the others by name, so that one run shows them all."""
     (path, first), *others = ((".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False))
+    source = origin.get(path, "the configuration")
     if first["type"] == "extra_forbidden":
         *parents, key = first["loc"]
         known = _known_keys(*parents)
         close = _closest(str(key), known)
         what = "is not a setting"
         fix = f"did you mean {'.'.join(map(str, (*parents, close)))}?" if close else f"known here: {', '.join(known)}"
+    elif first["type"] == "model_type":
+        what, fix = f"{first['input']!r} is not a mapping", f"write its settings below it, as KEY: VALUE: {path} has "
+        fix += ", ".join(_known_keys(*first["loc"]))
     else:
-        what = f"{first['msg']}, got {first['input']!r}"
-        fix = f"correct it; it was set by {origin.get(path, 'the configuration')}"
+        what, fix = _wrong_value(path, first["input"], first["msg"])
+    if source != "flag" or first["type"] != "extra_forbidden":
+        fix += f"; it was set by {_SOURCES.get(source, source)}"
     if others:
         fix += f"; also wrong: {', '.join(other for other, _ in others)}"
     return ConfigError(path or "settings", what, fix)
+
+
+# How an error calls the layer that set a value.
+_SOURCES = {"flag": "a flag"}
+
+
+def _wrong_value(path: str, value: Any, message: str) -> tuple[str, str]:
+    """What is wrong with a value, and what to set instead, from pydantic's message."""
+    wanted = message.removeprefix("Input should be ").partition(", unable to parse")[0]
+    if wanted == message:
+        return f"{message}, got {value!r}", f"correct {path}"
+    kind = "a number " if wanted.startswith(("greater", "less")) else ""
+    return f"{value!r} is not {wanted}", f"set {path} to {kind}{wanted}"
 
 
 def _known_keys(*parents: str | int) -> list[str]:

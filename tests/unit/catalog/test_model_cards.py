@@ -125,7 +125,8 @@ def test_demo_model_is_read_from_its_folder(tmp_path, monkeypatch):
     [
         ("nemotron-nano-9b", "did you mean nemotron-nano-9b-v2"),
         ("org/other", "hf download org/other config.json --local-dir other, then plan ./other"),
-        ("ai21labs/AI21-Jamba-Mini-1.7", "then plan ./AI21-Jamba-Mini-1.7; the catalog has jamba-1.5-mini"),
+        ("ai21labs/AI21-Jamba-Mini-1.7", "then plan ./AI21-Jamba-Mini-1.7; nearest names in the catalog: jamba"),
+        ("./nowhere", "give a folder with config.json; hybridserve plan --list"),
     ],
 )
 def test_unknown_model_error_says_how_to_plan_it(name, fix):

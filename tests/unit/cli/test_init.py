@@ -144,3 +144,10 @@ def test_state_type_of_a_bare_config_is_what_the_plan_assumes(folder: Path, caps
     assert run("init", "./bare", "--gpu", "l40s", "--prompt", "1024") == 0
     line = next(line for line in Path("hybridserve.yaml").read_text().splitlines() if "mamba_ssm" in line)
     assert line.strip().startswith("mamba_ssm_cache_dtype: bfloat16    # what vLLM 0.29.0 takes by itself")
+
+
+def test_requests_longer_than_the_context_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("init", "nemotron-nano-9b-v2", "--gpu", "l40s", "--prompt", "200000") == 0
+    assert "warning: requests of 200,512 tokens" in capsys.readouterr().out
+    assert run("plan", "nemotron-nano-9b-v2", "--gpu", "l40s", "--prompt", "200000", "--json") == 0
+    assert any("longer than max_model_len, 131,072" in line for line in json.loads(capsys.readouterr().out)["warnings"])

@@ -106,7 +106,28 @@ def test_invalid_value_error_names_path_and_source(assignment: str, where: str) 
     with pytest.raises(ConfigError) as caught:
         load(assignments=[assignment], environ={})
     assert caught.value.where == where
+    assert assignment.partition("=")[2] in caught.value.what
+    assert caught.value.fix.startswith(f"set {where} to a ")
     assert "flag" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what", "fix"),
+    [
+        ("engin: {version: 1}", "engin", "is not a setting", "did you mean engine?; it was set by file {file}"),
+        ("engine: [1]", "engine", "[1] is not a mapping", "engine has version, "),
+        ("engine: {dtype: int8}", "engine.dtype", "'int8' is not 'auto', 'float32', ", "set engine.dtype to 'auto', "),
+    ],
+)
+def test_fault_of_a_file_names_value_fix_and_file(text: str, where: str, what: str, fix: str, tmp_path: Path) -> None:
+    file = tmp_path / "hybridserve.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ={})
+    assert caught.value.where == where
+    assert what in caught.value.what
+    assert fix.format(file=file) in caught.value.fix
+    assert f"file {file}" in caught.value.fix
 
 
 def test_all_faults_are_reported_at_once() -> None:
