@@ -24,7 +24,7 @@ from hybridserve.cli.app import app
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.metrics import all_metrics
-from hybridserve.observability.rules.alerts import Alert, alerts
+from hybridserve.observability.rules.alerts import alerts, by_text, without_templates
 from hybridserve.observability.rules.files import RECORDINGS
 from hybridserve.settings import Settings
 from hybridserve.settings.live import LIVE_SETTINGS
@@ -64,14 +64,6 @@ def metrics() -> str:
     )
 
 
-def alerts_by_text() -> dict[tuple[str, str], list[Alert]]:
-    """Alerts by name and summary; those of one group differ in severity."""
-    found: dict[tuple[str, str], list[Alert]] = {}
-    for alert in alerts(SECTION):
-        found.setdefault((alert.name, alert.summary), []).append(alert)
-    return found
-
-
 def alert_table() -> str:
     """Alerts with their runbooks."""
     return markdown_table(
@@ -80,10 +72,10 @@ def alert_table() -> str:
             (
                 f"[{name}](../runbooks/{same[0].runbook}.md)",
                 ", ".join(alert.severity for alert in same),
-                "immediately" if same[0].hold == "0m" else same[0].hold,
-                re.sub(r"\{\{ \$(?:labels\.)?(\w+) \}\}", r"*\1*", summary),
+                same[0].after,
+                without_templates(summary, lambda label: f"*{label}*"),
             )
-            for (name, summary), same in alerts_by_text().items()
+            for (name, summary), same in by_text(SECTION).items()
         ),
     )
 

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.cli.tables import print_table
 from hybridserve.errors import ConfigError
-from hybridserve.observability.rules.alerts import alerts
+from hybridserve.observability.rules.alerts import RUNBOOKS, alerts, by_text, without_templates
 from hybridserve.observability.rules.files import rule_files
 from hybridserve.settings import load
 
@@ -20,17 +21,21 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Alerts and 
 
 @app.command("list")
 def show(config: ConfigFile = None, assign: Assignments = None, as_json: AsJson = False) -> None:
-    """Print every alert with its severity and runbook.
+    """Print every alert with its severity, meaning and runbook.
 
     Example: hybridserve alerts list
     """
-    found = alerts(load(config, assign or ()).settings.telemetry)
+    section = load(config, assign or ()).settings.telemetry
     if as_json:
-        typer.echo(json.dumps([{**asdict(alert), "runbook_url": alert.runbook_url} for alert in found], indent=2))
+        found = [{**asdict(alert), "runbook_url": alert.runbook_url} for alert in alerts(section)]
+        typer.echo(json.dumps(found, indent=2))
         return
-    width = max(len(alert.name) for alert in found)
-    for alert in found:
-        typer.echo(f"{alert.name:<{width}}  {alert.severity:<6}  for {alert.hold:<3}  {alert.description}")
+    rows = [("alert", "severity", "after", "runbook", "meaning")]
+    for (name, summary), same in by_text(section).items():
+        severities = ", ".join(alert.severity for alert in same)
+        rows.append((name, severities, same[0].after, same[0].runbook, without_templates(summary, str.upper)))
+    print_table(rows, left=range(5))
+    typer.echo(f"\nRunbooks: {RUNBOOKS}/RUNBOOK.md, or docs/runbooks/RUNBOOK.md in the repository.")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from rule_cases import CASES, WHO, Case, latency, of_release
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app
-from hybridserve.observability.rules.alerts import alerts
+from hybridserve.observability.rules.alerts import alerts, without_templates
 from hybridserve.observability.rules.files import RECORDINGS, rule_files, rule_groups
 from hybridserve.observability.rules.slo import objectives
 from hybridserve.settings.telemetry import TelemetrySection
@@ -176,3 +176,15 @@ def test_export_writes_files_and_list_prints_alerts(tmp_path: Path) -> None:
     listed = json.loads(run_cli(app, ["alerts", "list", "--json"]).stdout)
     assert {alert["name"] for alert in listed} == {alert.name for alert in ALERTS}
     assert all(alert["runbook_url"].endswith(".md") for alert in listed)
+
+
+def test_list_shows_runbook_and_no_template() -> None:
+    done = CliRunner().invoke(app, ["alerts", "list"])
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("HybridServe")}
+    for alert in ALERTS:
+        assert f" {alert.runbook} " in lines[alert.name]
+    assert "{{" not in done.stdout
+    assert "REPLICA: VALUE compliance checks no longer pass" in lines["HybridServeComplianceLapsed"]
+    assert " page, ticket  immediately " in lines["HybridServeGoodputBudgetBurn"]
+    texts = {without_templates(alert.description, lambda _: "N") for alert in ALERTS}
+    assert "N of guard checks return an error; those requests are rejected with 503." in texts

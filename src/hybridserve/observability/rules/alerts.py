@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +69,24 @@ class Alert:
     @property
     def runbook_url(self) -> str:
         return f"{RUNBOOKS}/{self.runbook}.md"
+
+    @property
+    def after(self) -> str:
+        """How long it must be true, for people."""
+        return "immediately" if self.hold == "0m" else self.hold
+
+
+def without_templates(text: str, write: Callable[[str], str]) -> str:
+    """An annotation for people: `write` gives the text of a label, or of `value`, that Prometheus fills in."""
+    return re.sub(r"\{\{ \$(?:labels\.)?(\w+)(?: \| \w+)? \}\}", lambda found: write(found[1]), text)
+
+
+def by_text(section: TelemetrySection) -> dict[tuple[str, str], list[Alert]]:
+    """Alerts by name and summary; those of one group differ in severity."""
+    found: dict[tuple[str, str], list[Alert]] = {}
+    for alert in alerts(section):
+        found.setdefault((alert.name, alert.summary), []).append(alert)
+    return found
 
 
 def alerts(section: TelemetrySection) -> tuple[Alert, ...]:
