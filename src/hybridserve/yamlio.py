@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,16 @@ from hybridserve.files import read_text
 
 MAX_VALUES = 100_000
 
+
 # The Python parser takes a tenth of a second for a long file.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads 1e-06 as a number: Go and YAML 1.2 write it so, and YAML 1.1 would make it text."""
+
+
+# With a sign only: an exponent without one may be part of a digest.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+][0-9]+$"), list("-+0123456789")
+)
 
 
 def parse(text: str, where: str, fix: str = "correct the file", kind: type[HybridServeError] = ConfigError) -> Any:
@@ -29,7 +38,7 @@ def parse(text: str, where: str, fix: str = "correct the file", kind: type[Hybri
         HybridServeError: of class `kind`: not YAML, too deeply nested, recursive, or more than `MAX_VALUES` values.
     """
     try:
-        tree = yaml.load(text, Loader=_LOADER)
+        tree = yaml.load(text, Loader=_Loader)
         _count_values(tree, {})
     except (yaml.YAMLError, ValueError) as error:
         raise kind(where, f"is not valid YAML: {' '.join(str(error).split())}", fix) from None

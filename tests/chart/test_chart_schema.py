@@ -23,7 +23,7 @@ FREE = {
     "extraContainers/0", "extraInitContainers/0",
 }  # fmt: skip
 # Free because vLLM's JSON is.
-FREE_SETTINGS = {"hf_overrides", "speculative_config", "kv_transfer_config", "extra_args", "template_kwargs"}
+FREE_SETTINGS = {"config", "hf_overrides", "speculative_config", "kv_transfer_config", "extra_args", "template_kwargs"}
 
 
 def unknown_keys(said: str) -> dict[str, set[str]]:

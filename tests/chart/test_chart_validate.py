@@ -41,6 +41,16 @@ CASES: list[tuple[dict[str, Any], str]] = [
         {"verify": {"reference": "x"}, **settings(verify={"reference_file": "/r"})},
         "verify.reference: settings.verify.reference_file is set as well; keep one of them",
     ),
+    (
+        settings(guard={"kind": "model", "model": "a/b", "format": "llama_guard"}),
+        "settings.guard.url: is empty, and the chart runs no guard; set it, or set guard.deploy.enabled to true",
+    ),
+    ({"guard": {"keySecret": "a"}}, "guard.keySecret: settings.guard.kind is none, which has no endpoint"),
+    (
+        {"guard": {"keySecret": "a"}, **settings(guard={"kind": "model", "url": "http://g", "api_key_file": "/k"})},
+        "guard.keySecret: settings.guard.api_key_file is set as well; keep one of them",
+    ),
+    ({"files": {"a": "b" * 900_001}}, "files: 900001 bytes do not fit into a ConfigMap"),
     (settings(license={"bundle": "/b"}), "settings.license.bundle: the chart sets it; set notice.files"),
     ({"image": {"digest": "sha256:" + "0" * 64}, "settings": {"license": {"image": "a@b"}}}, "settings.license.image:"),
     ({"resources": GPU}, "resources.limits: 1 GPUs, and settings.accelerator.name is cpu"),

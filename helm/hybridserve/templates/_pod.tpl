@@ -58,6 +58,12 @@
 {{- if .Values.verify.reference }}
 - {name: verify, mountPath: /etc/hybridserve-verify, readOnly: true}
 {{- end }}
+{{- if .Values.guard.keySecret }}
+- {name: guard-key, mountPath: /etc/hybridserve-guard-key, readOnly: true}
+{{- end }}
+{{- if .Values.files }}
+- {name: files, mountPath: /etc/hybridserve-files, readOnly: true}
+{{- end }}
 {{- if .Values.notice.files }}
 - {name: notice, mountPath: /etc/hybridserve-notice, readOnly: true}
 {{- end }}
@@ -82,6 +88,16 @@
 {{- if .Values.verify.reference }}
 - name: verify
   configMap: {name: "{{ include "hybridserve.fullname" . }}-verify"}
+{{- end }}
+{{- with .Values.guard.keySecret }}
+- name: guard-key
+  secret:
+    secretName: {{ . | quote }}
+    items: [{key: {{ $.Values.guard.keySecretKey | quote }}, path: key}]
+{{- end }}
+{{- if .Values.files }}
+- name: files
+  configMap: {name: "{{ include "hybridserve.fullname" . }}-files"}
 {{- end }}
 {{- if .Values.notice.files }}
 - name: notice

@@ -31,6 +31,9 @@
 {{- if .Values.auth.limitsSecret -}}
 {{- $ours = mustMerge $ours (dict "access" (dict "limits_password_file" "/etc/hybridserve-limits/password")) -}}
 {{- end -}}
+{{- if .Values.guard.keySecret -}}
+{{- $ours = mustMerge $ours (dict "guard" (dict "api_key_file" "/etc/hybridserve-guard-key/key")) -}}
+{{- end -}}
 {{- if .Values.verify.reference -}}
 {{- $_ := set $ours "verify" (dict "at_start" true "reference_file" "/etc/hybridserve-verify/reference.json") -}}
 {{- end -}}

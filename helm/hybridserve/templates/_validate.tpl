@@ -64,7 +64,9 @@ settings.engine.extra_args: {{ $name }} changes how the engine is reached or whi
 check.enabled: profile production requires the check before an install; set it to true
 {{- end }}
 {{- $guard := default dict $settings.guard }}
-{{- if and .Values.networkPolicy.enabled (has (default "none" $guard.kind) (list "model" "nemo")) (not .Values.guard.deploy.enabled) (not .Values.networkPolicy.guard) (not .Values.networkPolicy.extraEgress) }}
+{{- if and (has (default "none" $guard.kind) (list "model" "nemo")) (not .Values.guard.deploy.enabled) (not $guard.url) }}
+settings.guard.url: is empty, and the chart runs no guard; set it{{ if eq $guard.kind "model" }}, or set guard.deploy.enabled to true{{ end }}
+{{- else if and .Values.networkPolicy.enabled (has (default "none" $guard.kind) (list "model" "nemo")) (not .Values.guard.deploy.enabled) (not .Values.networkPolicy.guard) (not .Values.networkPolicy.extraEgress) }}
 networkPolicy.guard: no egress rule allows {{ $guard.url }} (settings.guard.url); name its pods or addresses as peers
 {{- end }}
 {{- end -}}
@@ -227,9 +229,20 @@ httpRoute.parentRefs: the route attaches to no Gateway; add [{name: NAME}]
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
 serviceAccount.name: serviceAccount.create is false, so name an existing account
 {{- end }}
-{{- $volumes := list "tmp" "shm" "weights" "compile-cache" "keys" "limits-password" "notice" "verify" "hub-token" "hub-ca" "settings" "drain" "shared-mem" "ray-logs" }}
+{{- $volumes := list "tmp" "shm" "weights" "compile-cache" "keys" "limits-password" "notice" "verify" "guard-key" "files" "hub-token" "hub-ca" "settings" "drain" "shared-mem" "ray-logs" }}
 {{- if gt (len .Values.verify.reference) 900000 }}
 verify.reference: {{ len .Values.verify.reference }} bytes do not fit into a ConfigMap; record it with fewer prompts
+{{- end }}
+{{- if and .Values.guard.keySecret (dig "guard" "api_key_file" "" .Values.settings) }}
+guard.keySecret: settings.guard.api_key_file is set as well; keep one of them
+{{- end }}
+{{- if and .Values.guard.keySecret (not (has (dig "guard" "kind" "none" .Values.settings) (list "model" "nemo"))) }}
+guard.keySecret: settings.guard.kind is {{ dig "guard" "kind" "none" .Values.settings }}, which has no endpoint; remove it
+{{- end }}
+{{- $bytes := 0 }}
+{{- range .Values.files }}{{ $bytes = add $bytes (len .) }}{{ end }}
+{{- if gt (int $bytes) 900000 }}
+files: {{ $bytes }} bytes do not fit into a ConfigMap; mount the largest from a volume (extraVolumes)
 {{- end }}
 {{- if and .Values.verify.reference (dig "verify" "reference_file" "" .Values.settings) }}
 verify.reference: settings.verify.reference_file is set as well; keep one of them
@@ -247,7 +260,7 @@ extraVolumes: {{ .name }} is a hostPath, which the restricted Pod Security Stand
 {{- end }}
 {{- $own = append $own .name }}
 {{- end }}
-{{- $paths := list "/tmp" "/dev/shm" "/models" "/var/cache/hybridserve" "/etc/hybridserve" "/etc/hybridserve-keys" "/etc/hybridserve-limits" "/etc/hybridserve-notice" "/etc/hybridserve-verify" "/etc/hybridserve-drain" "/etc/hub-token" "/etc/hub-ca" "/" }}
+{{- $paths := list "/tmp" "/dev/shm" "/models" "/var/cache/hybridserve" "/etc/hybridserve" "/etc/hybridserve-keys" "/etc/hybridserve-limits" "/etc/hybridserve-notice" "/etc/hybridserve-verify" "/etc/hybridserve-guard-key" "/etc/hybridserve-files" "/etc/hybridserve-drain" "/etc/hub-token" "/etc/hub-ca" "/" }}
 {{- range .Values.extraVolumeMounts }}
 {{- if has (default "/" (trimSuffix "/" .mountPath)) $paths }}
 extraVolumeMounts: {{ .mountPath }} is a path of the chart; mount at another path

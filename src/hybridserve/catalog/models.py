@@ -170,6 +170,11 @@ def resolve_model(id_or_path: str) -> ResolvedModel:
     raise _unknown(id_or_path)
 
 
+def described_model(model_id: str, config: dict[str, Any]) -> ResolvedModel:
+    """A model whose config.json is known from elsewhere; its card, if the catalog has one of this id."""
+    return ResolvedModel(model_id, load_card(model_id) if model_id in model_ids() else None, config, None)
+
+
 def _resolve_card(card: ModelCard) -> ResolvedModel:
     facts, folder = card.config, None
     if facts.same_as is not None:

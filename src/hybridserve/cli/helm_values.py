@@ -1,4 +1,4 @@
-"""Values of the Helm chart from settings: the plan and the download commit pinned, the pods sized."""
+"""Values of the Helm chart from settings: the plan, the types and the download commit pinned, the pods sized."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal
 
-from hybridserve.catalog.licenses import pinned_commit
+from hybridserve.catalog.engines import engine_table
+from hybridserve.catalog.licenses import model_license, pinned_commit
+from hybridserve.catalog.models import model_ids
+from hybridserve.cli.helm_files import bundle_files, carry_files, take_reference, take_secrets, with_local_files
 from hybridserve.compliance.attribution import attribution_bundle
 from hybridserve.deployment.compliance_view import planned_view, production_decisions
 from hybridserve.errors import ConfigError
+from hybridserve.planning.cache.dtypes import resolve_dtypes
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings, weights_source
 from hybridserve.settings import Settings
 from hybridserve.units import GIB
 
 Mode = Literal["standalone", "rayservice"]
+Scaler = Literal["keda", "hpa", "none"]
 
-# Settings that the chart sets.
+# Settings that the chart sets. Files with secrets are in `helm_files`.
 CHART_SETS = (
     "server.host",
     "server.port",
     "server.ready_timeout_s",
     "server.drain_timeout_s",
-    "access.keys_file",
     "license.bundle",
     "license.image",
     "telemetry.metrics_host",
@@ -42,10 +47,13 @@ CPUS_PER_DEVICE = 3
 DISK_SHARE = 1.3
 # Pods' own disk beside the weights: /tmp of 4 GiB, compiled kernels of 4 GiB, log files.
 DISK_GIB = 10
+GPU_TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 
 
-def helm_values(settings: Settings, mode: Mode = "standalone", planned: ResolvedPlan | None = None) -> dict[str, Any]:
-    """Values of the chart for this deployment. The engine arguments of the result are those of `settings`.
+def helm_values(
+    settings: Settings, mode: Mode = "standalone", planned: ResolvedPlan | None = None, scaler: Scaler | None = None
+) -> dict[str, Any]:
+    """Values of the chart for this deployment. The engine of the result is that of `settings`.
 
     Mode standalone runs each replica in a pod, because Ray Serve inside one pod frees no GPU when it scales down.
 
@@ -53,10 +61,11 @@ def helm_values(settings: Settings, mode: Mode = "standalone", planned: Resolved
         settings: as loaded. Settings with their default are left out; what the planner chose is pinned.
         mode: mode of the chart.
         planned: the plan of these settings, where there is one already.
+        scaler: what scales the pods of mode standalone. None: KEDA where the settings have a range of replicas.
 
     Raises:
         CatalogError, ConfigError, PlanRefused: as `plan_settings`.
-        ConfigError: license.image names no repository and digest.
+        ConfigError: a setting that no pod could use: an image without digest, a folder of this machine, no commit.
     """
     planned = planned or plan_settings(settings)
     device = planned.advice.plan.deployment.accelerator
@@ -64,36 +73,40 @@ def helm_values(settings: Settings, mode: Mode = "standalone", planned: Resolved
     values: dict[str, Any] = {"mode": mode}
     if settings.license.image is not None:
         values["image"] = _image(settings.license.image)
-    values["settings"] = _settings(settings, planned)
+    tree = values["settings"] = _settings(settings, planned)
     values["plan"] = _plan(settings, planned)
     values |= _times(settings)
     if gpu:
         values |= _machine(settings, planned)
     pods = settings.scaling.max_replicas
-    if mode == "standalone" and gpu:
-        values |= _standalone(values["settings"], pods)
+    if mode == "standalone":
+        values |= _standalone(tree, settings, scaler, gpu)
+    elif scaler is not None:
+        raise ConfigError("--scaler", f"is {scaler}, and Ray scales mode rayservice", "remove it, or --mode standalone")
     if _repository(settings, planned) is not None:
         disk = math.ceil(planned.advice.plan.weights.bytes * _devices(settings) * DISK_SHARE / GIB) + 5
         # One pod can keep a claim. Several pods need ReadWriteMany, which not every cluster has.
         kept = "persistent" if mode == "standalone" and pods == 1 else "perPod"
         values["weights"] = {"download": True, "cache": {kept: True, "size": f"{disk}Gi"}}
-    if settings.access.keys_file is not None:
-        values["auth"] = {"existingSecret": "hybridserve-keys"}
+    if deploy := _guard(tree, settings, gpu):
+        values["guard"] = {"deploy": deploy}
+    for part, names in take_secrets(tree).items():
+        values[part] = values.get(part, {}) | names
+    if reference := take_reference(tree):
+        values["verify"] = {"reference": reference}
+    if files := carry_files(tree):
+        values["files"] = files
+    values["settings"] = {section: content for section, content in tree.items() if content}
     if mode == "rayservice":
-        scaling = settings.scaling
-        group: dict[str, Any] = {"name": "engine", "replicas": max(1, scaling.min_replicas)}
-        # One worker more than replicas, so that a changed setting can start a new replica before it stops an old one.
-        group |= {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.max_replicas + 1}
-        if device.ray_accelerator_type is not None:
-            group["acceleratorType"] = device.ray_accelerator_type
-        values["ray"] = {"workerGroups": [group]}
+        values["ray"] = {"workerGroups": [_workers(settings, device.ray_accelerator_type)]}
     # The bundle is written here, so the view must not require it. It names the commit that these values download.
     written = {
         "license": settings.license.model_copy(update={"bundle": None}),
-        "model": settings.model.model_copy(update={"revision": values["settings"]["model"].get("revision")}),
+        "model": settings.model.model_copy(update={"revision": tree["model"].get("revision")}),
     }
-    view = planned_view(replace(planned, settings=settings.model_copy(update=written)), settings.server.profile)
-    values["notice"] = {"files": dict(attribution_bundle(view))}
+    here = with_local_files(settings.model_copy(update=written), settings)
+    view = planned_view(replace(planned, settings=here), settings.server.profile)
+    values["notice"] = {"files": {**bundle_files(settings.license.bundle), **attribution_bundle(view)}}
     return values
 
 
@@ -107,13 +120,13 @@ def undecided(values: Mapping[str, Any], planned: ResolvedPlan, day: date) -> li
     settings = Settings.model_validate(values["settings"])
     # The chart mounts the keys from a Secret.
     access = settings.access.model_copy(update={"keys_file": planned.settings.access.keys_file})
-    settings = settings.model_copy(update={"access": access})
+    settings = with_local_files(settings.model_copy(update={"access": access}), planned.settings)
     return production_decisions(replace(planned, settings=settings), day)
 
 
 def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     tree = settings.model_dump(mode="json", exclude_unset=True)
-    tree.setdefault("model", {})["id"] = settings.model.id
+    tree.setdefault("model", {}).update(_model(settings, planned))
     tree.setdefault("accelerator", {})["name"] = settings.accelerator.name
     if (repository := _repository(settings, planned)) is not None:
         tree["model"]["source"] = repository
@@ -123,9 +136,8 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
             tree["model"]["revision"] = commit
     engine = tree.setdefault("engine", {})
     engine["version"] = settings.engine.version
-    for name, value in planned.advice.values.items():
-        engine.setdefault(name, value)
-        if engine[name] is None:
+    for name, value in {**planned.advice.values, **_types(planned)}.items():
+        if engine.get(name) in (None, "auto"):
             engine[name] = value
     card = planned.model.card
     if card is not None and card.serving.reasoning_parser is not None:
@@ -133,7 +145,52 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     for path in (*CHART_SETS, *LOCAL_SETTINGS):
         section, key = path.split(".")
         tree.get(section, {}).pop(key, None)
-    return {section: content for section, content in tree.items() if content}
+    return tree
+
+
+def _model(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
+    """The model as a pod can plan it, which has no folder of this machine: with the config.json that was read here.
+
+    Raises:
+        ConfigError: only a folder of this machine has the weights.
+    """
+    model, section = planned.model, settings.model
+    source = section.source or ("" if model.card else str(model.folder or ""))
+    if source.startswith((".", "~")) or (not source.startswith("/") and source and Path(source).is_dir()):
+        raise ConfigError(
+            "model.source" if section.source else "model.id",
+            f"{source} is a folder of this machine, and no pod has it",
+            "set model.source to the repository (with model.revision), or to the path in the pod, such as "
+            f"/models/{Path(source).resolve().name} on the claim of weights.cache.existingClaim",
+        )
+    if model.folder is None or not source:
+        return {"id": model.id}  # in the catalog, described already, or part of the image
+    if model.card is None and model.id in model_ids():
+        raise ConfigError(
+            "model.id",
+            f"{section.id} is a folder, and the catalog has a model of that name",
+            f"set model.id to {model.id} for that model, or rename the folder",
+        )
+    carried: dict[str, Any] = {"id": model.id, "source": source, "config": dict(model.config)}
+    plan = planned.advice.plan
+    # The size of the files here. A size that was counted is counted again.
+    if (stated := plan.deployment.weight_bytes) is not None:
+        carried["weight_bytes"] = stated
+    return carried
+
+
+def _types(planned: ResolvedPlan) -> dict[str, str]:
+    """The types that `auto` has here: its meaning depends on the release (rule engine.auto-dtype)."""
+    deployment = planned.advice.plan.deployment
+    table, _ = engine_table(deployment.cache.engine)
+    types = resolve_dtypes(deployment.arch, deployment.cache, table)
+    named = {"dtype": types.model}
+    if deployment.arch.hybrid:
+        named["mamba_cache_dtype"] = types.conv
+    known = table.kv_cache_dtypes.get(types.attention)
+    if known is not None and deployment.accelerator.platform in known.platforms:
+        named["kv_cache_dtype"] = types.attention
+    return named if deployment.accelerator.platform == "cuda" else {}
 
 
 def _repository(settings: Settings, planned: ResolvedPlan) -> str | None:
@@ -170,12 +227,76 @@ def _times(settings: Settings) -> dict[str, Any]:
     return {value: math.ceil(getattr(settings.server, name)) for name, value in named.items() if name in given}
 
 
-def _standalone(settings: dict[str, Any], pods: int) -> dict[str, Any]:
-    """How pods of one replica each are counted and replaced; scaling is removed from the settings."""
-    settings.pop("scaling", None)
-    if pods == 1:
-        return {"strategy": "Recreate"}  # the only GPU and the claim are in use until the old pod has stopped
-    return {"replicaCount": pods, "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+def _standalone(tree: dict[str, Any], settings: Settings, scaler: Scaler | None, gpu: bool) -> dict[str, Any]:
+    """How pods of one replica each are counted and replaced.
+
+    Raises:
+        ConfigError: the settings ask for what no scaler of pods does.
+    """
+    scaling = settings.scaling
+    least, most = scaling.min_replicas, scaling.max_replicas
+    if scaler is None:
+        scaler = "keda" if least < most else "none"
+    if scaler == "none":
+        for name in ("min_replicas", "max_replicas"):
+            tree.get("scaling", {}).pop(name, None)
+        if most == 1:
+            # The only GPU and the claim are in use until the old pod has stopped.
+            return {"strategy": "Recreate"} if gpu else {}
+        # No pod needs one GPU more.
+        return {"replicaCount": most} | ({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}} if gpu else {})
+    other = "--mode rayservice, or --scaler none for max_replicas pods"
+    if least == 0:
+        raise ConfigError("scaling.min_replicas", "is 0, and no pod would queue the first request", f"1, or {other}")
+    if scaling.policy == "queue_length":
+        raise ConfigError(
+            "scaling.policy", "queue_length is Ray Serve's own, and scales no pods", f"hybrid, or {other}"
+        )
+    if (path := settings.server.data_path) in ("haproxy", "proxy"):
+        raise ConfigError(
+            "server.data_path", f"is {path}, and pods that are scaled run without Ray", f"auto, or {other}"
+        )
+    # A single pod is replaced by one that is started first.
+    replaced = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}} if gpu and least > 1 else {}
+    return {"autoscaling": {"scaler": scaler}, **replaced}
+
+
+def _workers(settings: Settings, accelerator_type: str | None) -> dict[str, Any]:
+    """The group of Ray workers: one more than replicas, so that a changed setting starts a new replica first."""
+    scaling = settings.scaling
+    group: dict[str, Any] = {"name": "engine", "replicas": max(1, scaling.min_replicas)}
+    group |= {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.max_replicas + 1}
+    return group | ({"acceleratorType": accelerator_type} if accelerator_type is not None else {})
+
+
+def _guard(tree: dict[str, Any], settings: Settings, gpu: bool) -> dict[str, Any]:
+    """The guard that the chart runs, because the settings name a model and no address; empty for any other guard.
+
+    Raises:
+        ConfigError: the guard's repository or commit is not known.
+    """
+    guard = settings.guard
+    if guard.kind != "model" or guard.url is not None or guard.model is None:
+        return {}
+    known = model_license(guard.model)
+    reviewed = known.repository if known and "*" not in (known.repository or "*") else None
+    repository = guard.model if "/" in guard.model else reviewed
+    where = "the chart runs the guard, because guard.url is empty"
+    if repository is None:
+        raise ConfigError("guard.model", f"{guard.model} names no repository; {where}", "OWNER/NAME, or set guard.url")
+    revision = guard.revision or (known.revision if known and repository == reviewed else None)
+    if revision is None:
+        raise ConfigError(
+            "guard.revision", f"is empty; {where}", "the commit to download (40 hex digits), or guard.url"
+        )
+    tree["guard"] |= {"model": repository, "revision": revision}
+    tree["guard"].pop("url", None)
+    # Without a guard no request is answered, so production has two.
+    deploy: dict[str, Any] = {"enabled": True, "replicas": 2 if settings.server.profile == "production" else 1}
+    if gpu:
+        return deploy | {"tolerations": list(map(dict, GPU_TOLERATIONS))}
+    without = {"nvidia.com/gpu": None}
+    return deploy | {"resources": {"requests": without, "limits": without}}
 
 
 def _machine(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
@@ -190,7 +311,7 @@ def _machine(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
             "limits": {"memory": f"{2 * memory + weights}Gi", **gpus},
         },
         "shmSize": f"{2 * devices}Gi",
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "tolerations": list(map(dict, GPU_TOLERATIONS)),
     }
 
 

@@ -80,26 +80,43 @@ def helm(
     prompt: PromptTokens = None,
     output: OutputTokens = None,
     mode: Annotated[
-        Literal["standalone", "rayservice"], typer.Option(help="Deployment with Ray inside, or KubeRay RayService.")
+        Literal["standalone", "rayservice"], typer.Option(help="A Deployment, or KubeRay's RayService.")
     ] = "standalone",
+    scaler: Annotated[
+        Literal["keda", "hpa", "none"] | None,
+        typer.Option(
+            help="What scales pods of mode standalone from scaling.min_replicas to max_replicas; none: max_replicas "
+            "pods. Default: keda where the two differ."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print values for the Helm chart: the settings with the plan pinned, and matching resources.
 
+    Comments at the top say what the release needs beside them. Files that the settings name are included, except for
+    secrets. With guard.kind model and no guard.url the chart runs the guard, too.
+
     \b
     Examples:
       hybridserve render helm nemotron-nano-9b-v2 --gpu l40s --prompt 1024/4096 --output 512/2048 > values.yaml
+      hybridserve render helm nemotron-nano-9b-v2 --gpu l40s --set scaling.max_replicas=4 > values.yaml
       hybridserve render helm -c hybridserve.yaml --mode rayservice > values.yaml
+      helm install assistant helm/hybridserve -n serving --create-namespace --values values.yaml
     """
+    from hybridserve.cli.helm_needs import needs
     from hybridserve.cli.helm_values import helm_values, undecided
 
     planned = plan_settings(_load(config, model, gpu, assign), PlanOptions(given_workload(prompt, output)))
-    values = helm_values(planned.settings, mode, planned)
+    values = helm_values(planned.settings, mode, planned, scaler)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return
     for line in _assumed(planned):
         typer.echo(f"# {line}")
+    if required := needs(values, planned):
+        typer.echo("# Before helm install:")
+        for line in required:
+            typer.echo(f"# - {line}")
     if todo := undecided(values, planned, datetime.now(UTC).date()):
         typer.echo("# Before settings.server.profile production, a person decides:")
         for line in todo:

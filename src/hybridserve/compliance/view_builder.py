@@ -64,7 +64,7 @@ def _served_model(settings: Settings, model: ResolvedModel) -> Part:
     card, section = model.card, settings.license
     repository = _repository(settings, model)
     # A folder's name does not identify its content: only a catalog card or the repository gives the license.
-    named = card is not None or model.folder is None
+    named = card is not None or (model.folder is None and settings.model.config is None)
     entry = (model_license(model.id) if named else None) or (model_license(repository) if repository else None)
     if repository is None and entry is not None and model.folder is None and settings.model.source is None:
         repository = entry.repository

@@ -17,7 +17,7 @@ _GUARD_CONTEXT = 32768
 # Reviewed as a guard, see model_licenses.yaml.
 _GUARD = """\
 kind: model
-url: http://127.0.0.1:8002/v1    # an OpenAI endpoint of the guard model
+url: http://127.0.0.1:8002/v1    # an OpenAI endpoint of the guard model; without it the Helm chart runs the guard
 model: Qwen/Qwen3Guard-Gen-4B
 revision: 6ec42827da0c1ff11e7a49dc269d2e810d27e108
 format: qwen3guard

@@ -38,17 +38,33 @@ def build_guard(settings: GuardSection, main_model: str = "main") -> ResilientGu
     )
 
 
+def guard_url(settings: GuardSection) -> str:
+    """The address of the guard.
+
+    Raises:
+        ConfigError: it is empty.
+    """
+    if settings.url is None:
+        raise ConfigError(
+            "guard.url",
+            f"is empty, and guard.kind is {settings.kind}",
+            "the address of the guard, such as http://127.0.0.1:8002/v1; a release of the chart sets it for the guard "
+            "that it runs (guard.deploy.enabled)",
+        )
+    return settings.url
+
+
 def _remote_guard(settings: GuardSection, main_model: str) -> Guard:
     # Imported here, because a guard of patterns needs no HTTP client.
     from hybridserve.guards.model import ModelGuard
     from hybridserve.guards.nemo import NemoGuard
 
-    assert settings.url is not None
+    url = guard_url(settings)
     key = read_text(Path(settings.api_key_file), "guard.api_key_file").strip() if settings.api_key_file else None
     if settings.kind == "nemo":
         assert settings.config_id is not None
         return NemoGuard(
-            url=settings.url,
+            url=url,
             config_id=settings.config_id,
             model=settings.served_name or main_model,
             api_key=key,
@@ -60,7 +76,7 @@ def _remote_guard(settings: GuardSection, main_model: str) -> Guard:
     if prompt is not None and "{conversation}" not in prompt:
         raise ConfigError("guard.prompt_file", "does not contain {conversation}", "add it where the conversation goes")
     return ModelGuard(
-        url=settings.url,
+        url=url,
         model=settings.served_name or settings.model,
         form=settings.format,
         api_key=key,

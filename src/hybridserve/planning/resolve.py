@@ -13,7 +13,7 @@ from hybridserve.catalog.accelerators import Accelerator, accelerator
 from hybridserve.catalog.checkpoint import checkpoint_size
 from hybridserve.catalog.engines import engine_table
 from hybridserve.catalog.licenses import pinned_commit
-from hybridserve.catalog.models import ModelCard, ResolvedModel, resolve_model
+from hybridserve.catalog.models import ModelCard, ResolvedModel, described_model, resolve_model
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.layout import model_context
@@ -112,8 +112,9 @@ def _calibration(settings: Settings) -> MemoryProfile | None:
 
 def find_model(settings: Settings) -> ResolvedModel:
     """The model of the settings, with the config.json beside its weights if those are local."""
-    model = resolve_model(settings.model.id)
-    source = settings.model.source
+    section = settings.model
+    model = resolve_model(section.id) if section.config is None else described_model(section.id, section.config)
+    source = section.source
     if source is not None and Path(source).is_dir():
         local = resolve_model(source)
         model = replace(model, config=local.config, folder=local.folder)

@@ -17,6 +17,7 @@ from hybridserve.catalog.engines import engine_table
 from hybridserve.deployment.installed import installed
 from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import ConfigError, EnvironmentFault
+from hybridserve.guards.build import guard_url
 from hybridserve.settings import Settings
 from hybridserve.units import GIB
 
@@ -37,10 +38,12 @@ def check_machine(spec: DeploymentSpec, *, ray: bool) -> None:
 
     Raises:
         EnvironmentFault: port, instruction set, library, memory.
-        ConfigError: the model's folder is incomplete.
+        ConfigError: the model's folder is incomplete, or the guard has no address.
     """
     settings = spec.settings
     check_model(spec)
+    if settings.guard.kind in ("model", "nemo"):
+        guard_url(settings.guard)
     check_port(settings.server.host, settings.server.port)
     if settings.accelerator.name == "cpu":
         check_instruction_set()

@@ -37,7 +37,8 @@ class GuardSection(Section):
     rules_file: str | None = None
     """YAML file of patterns for `rules`. Empty: the patterns of the package."""
     url: str | None = None
-    """Base URL of the guard: an OpenAI base (http://guard:8000/v1) for `model`, the service's URL for `nemo`."""
+    """Base URL of the guard: an OpenAI base (http://guard/v1) for `model`, the service's URL for `nemo`. Empty with
+    `model`: the chart runs the guard and sets its address; without the chart nothing starts."""
     model: str | None = None
     """The guard model, by registry id or repository: its license and its verdict format are checked."""
     served_name: str | None = Field(default=None, min_length=1)
@@ -92,8 +93,8 @@ class GuardSection(Section):
     def _complete(self) -> Self:
         if self.overlap_tokens * 2 > self.window:
             raise ValueError(f"overlap_tokens {self.overlap_tokens} is more than half of the window of {self.window}")
-        if self.kind == "model" and not (self.url and self.model and self.format):
-            raise ValueError("kind model needs url, model and format")
+        if self.kind == "model" and not (self.model and self.format):
+            raise ValueError("kind model needs model and format")
         if self.kind == "nemo" and not (self.url and self.config_id):
             raise ValueError("kind nemo needs url and config_id")
         return self

@@ -1,6 +1,7 @@
 """Sections `model` and `accelerator`."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -18,6 +19,9 @@ class ModelSection(Section):
     """Commit of the repository (40 hex digits). The production profile refuses a branch."""
     weight_bytes: int | None = Field(default=None, ge=1)
     """Bytes of the weights, if the plan cannot know them: a quantized checkpoint whose files are not here."""
+    config: dict[str, Any] | None = None
+    """The checkpoint's config.json, for a model that neither the catalog nor a folder describes; `render helm` writes
+    it."""
     served_name: str | None = Field(default=None, min_length=1)
     """Name that clients send as `model`; if empty, the catalog id."""
 

@@ -84,7 +84,7 @@ def test_a_release_that_fails_its_checks_is_stopped(demo: Release) -> None:
     assert "pre-upgrade hooks failed" in refused.value.stderr
     (checked,) = demo.pods("check")
     words = checked["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
-    assert "kind model needs url, model and format" in words
+    assert "kind model needs model and format" in words
     assert demo.uids() == before
 
 

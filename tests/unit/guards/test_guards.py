@@ -454,9 +454,18 @@ def test_prompt_file_must_contain_the_conversation(tmp_path: Path) -> None:
         build_guard(section)
 
 
+def test_a_guard_without_an_address_serves_nothing() -> None:
+    """Settings may leave it to the chart; a process that would serve with them does not start."""
+    section = GuardSection(kind="model", model="m", format="llama_guard")
+    with pytest.raises(ConfigError, match=r"guard\.url: is empty, and guard\.kind is model"):
+        build_guard(section)
+
+
 def test_guard_settings() -> None:
     assert build_guard(GuardSection()) is None
-    with pytest.raises(ValueError, match="needs url"):
+    with pytest.raises(ValueError, match="needs model and format"):
         GuardSection(kind="model")
+    with pytest.raises(ValueError, match="needs url"):
+        GuardSection(kind="nemo", config_id="a")
     with pytest.raises(ValueError, match="overlap"):
         GuardSection(window_tokens=100, overlap_tokens=60)

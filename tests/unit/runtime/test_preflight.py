@@ -16,7 +16,7 @@ import hybridserve
 from hybridserve.catalog.engines import engine_table
 from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.deployment.spec import DeploymentSpec
-from hybridserve.errors import EnvironmentFault, HybridServeError
+from hybridserve.errors import ConfigError, EnvironmentFault, HybridServeError
 from hybridserve.runtime import preflight
 from hybridserve.runtime.backends.local_ray import one_error
 from hybridserve.runtime.root_cause import root_cause
@@ -57,6 +57,13 @@ def test_folder_without_a_servable_model_is_refused(tmp_path: Path, config: dict
 
 def test_missing_folder_is_refused() -> None:
     assert "/no/such/folder" in refused("--model", "/no/such/folder")
+
+
+def test_a_guard_without_an_address_is_refused() -> None:
+    """The chart sets it for the guard that it runs."""
+    guard = ("guard.kind=model", "guard.model=Qwen/Qwen3Guard-Gen-4B", "guard.format=qwen3guard")
+    with pytest.raises(ConfigError, match=r"guard\.url: is empty.*guard\.deploy\.enabled"):
+        preflight.check_machine(resolved(*guard), ray=False)
 
 
 def test_used_port_names_its_process() -> None:

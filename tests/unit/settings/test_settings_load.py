@@ -26,6 +26,13 @@ def test_default_settings() -> None:
     assert set(loaded.sources.values()) == {"default"}
 
 
+def test_numbers_are_read_as_helm_writes_them(tmp_path: Path) -> None:
+    """Go writes 1e-06, which YAML 1.1 takes for text. An exponent without a sign may be part of a digest."""
+    text = "engine: {hf_overrides: {a: 1e-06, b: 1.5E+3, c: 123e45, d: -2e-7x}}\n"
+    overrides = load(write(tmp_path / "h.yaml", text), environ={}).settings.engine.hf_overrides
+    assert overrides == {"a": 1e-06, "b": 1500.0, "c": "123e45", "d": "-2e-7x"}
+
+
 def test_precedence_is_flags_environment_file(tmp_path: Path) -> None:
     file = write(tmp_path / "h.yaml", "engine: {max_num_seqs: 1, max_model_len: 1, seed: 1}\n")
     environ = {"HYBRIDSERVE_ENGINE__MAX_NUM_SEQS": "2", "HYBRIDSERVE_ENGINE__MAX_MODEL_LEN": "2"}

@@ -44,6 +44,10 @@ chart version, no common labels and no checksums; settings go through serveConfi
 {{/* Annotations of Ray pods. With newClusterOnResize they change with the fields that KubeRay leaves out of its hash. */}}
 {{- define "hybridserve.rayAnnotations" -}}
 {{- $made := deepCopy .Values.podAnnotations -}}
+{{- with .Values.files -}}
+{{- /* A mounted file reaches running pods late, so a file that is read at start has a new name, and needs new pods. */ -}}
+{{- $_ := set $made "hybridserve.io/files" (keys . | sortAlpha | join " " | sha256sum | trunc 16) -}}
+{{- end -}}
 {{- if .Values.ray.newClusterOnResize -}}
 {{- $sizes := list .Values.tolerations .Values.ray.head.tolerations -}}
 {{- range .Values.ray.workerGroups -}}

@@ -249,6 +249,8 @@ def evidence(view: DeploymentView, today: date) -> Iterator[Outcome]:
     when=_guard_service,
 )
 def transport(view: DeploymentView) -> Outcome:
+    if view.guard.kind == "model" and view.guard.url is None:
+        return passed("guard.url is empty: the chart runs the guard behind its own Service, and nothing else starts")
     url = urlsplit(view.guard.url or "")
     host = url.hostname or ""
     if url.scheme == "https":

@@ -1,0 +1,76 @@
+"""What a release needs beside its values: secrets, operators, peers and volumes, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hybridserve.catalog.licenses import model_license
+from hybridserve.cli.helm_files import SECRET_FILES, pod_files
+from hybridserve.planning.resolve import ResolvedPlan
+
+SCALERS = {
+    "keda": "KEDA in the cluster",
+    "hpa": "Prometheus and an adapter for the external metric, and monitoring.monitor.enabled "
+    "(docs/how-to/autoscale.md)",
+}
+
+
+def needs(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
+    """One line for everything that Helm or the cluster would miss; empty where the values are complete.
+
+    Args:
+        values: as `helm_values` returns them for this plan.
+    """
+    return [*_secrets(values, planned), *_scaling(values, planned), *_guard(values), *_weights(values), *_files(values)]
+
+
+def _secrets(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
+    local = planned.settings.model_dump(mode="json")
+    for path, (value, secret, key) in SECRET_FILES.items():
+        part, name = value.split(".")
+        if values.get(part, {}).get(name) == secret:
+            section, setting = path.split(".")
+            file = local[section][setting]
+            yield f"{value}: kubectl -n NAMESPACE create secret generic {secret} --from-file={key}={file}"
+
+
+def _scaling(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
+    scaling = planned.settings.scaling
+    least, most = scaling.min_replicas, scaling.max_replicas
+    if scaler := values.get("autoscaling", {}).get("scaler"):
+        yield f"autoscaling.scaler: {least} to {most} pods by {scaler}, which needs {SCALERS[scaler]}"
+    elif values["mode"] == "standalone" and least < most:
+        yield f"replicaCount: {most} pods at all times, not {least} to {most}; --scaler keda or hpa scales them"
+
+
+def _guard(values: Mapping[str, Any]) -> Iterator[str]:
+    settings = values["settings"]
+    guard = settings.get("guard", {})
+    if url := guard.get("url"):
+        yield f"networkPolicy.guard: the peers behind {url} (settings.guard.url), such as [{{podSelector: {{}}}}]"
+    if not values.get("guard", {}).get("deploy"):
+        return
+    known = model_license(guard["model"])
+    accepted = {record["license"] for record in settings.get("license", {}).get("accepted", ())}
+    missing = [name for name in known.licenses if name not in accepted] if known else []
+    if missing:
+        yield (
+            f"settings.license.accepted: the chart runs {guard['model']} only when a person accepted "
+            f"{' and '.join(missing)}: {{license: ID, by: NAME, accepted: DATE}}"
+        )
+
+
+def _weights(values: Mapping[str, Any]) -> Iterator[str]:
+    model = values["settings"]["model"]
+    if values.get("weights", {}).get("download") and "revision" not in model:
+        yield f"settings.model.revision: the commit of {model['source']} to download; `hybridserve fetch` shows it"
+    if str(path := model.get("source", "")).startswith("/models/"):
+        yield f"weights.cache.existingClaim: the claim that has {path}"
+    elif str(path).startswith("/"):
+        yield f"extraVolumes, extraVolumeMounts: a volume that has {path} (settings.model.source)"
+
+
+def _files(values: Mapping[str, Any]) -> Iterator[str]:
+    for line in pod_files(values["settings"]):
+        yield f"extraVolumes, extraVolumeMounts: a volume that has settings.{line}"
