@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> Any:
 
 def _complete(option: str, shell: str) -> None:
     """Completion of a named shell. Typer's options take no name: they would detect the shell and ignore this one."""
-    from typer.completion import Shells, get_completion_script, install
+    from typer.completion import Shells, get_completion_script, install  # type: ignore[attr-defined]  # imported there
 
     if shell not in (known := [each.value for each in Shells]):
         raise ConfigError(option, f"{shell!r} is not a shell with completion", f"one of {', '.join(known)}")

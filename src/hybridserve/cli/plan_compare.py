@@ -18,7 +18,7 @@ from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, plan_setting
 from hybridserve.planning.serialize import workload_data
 from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings import Settings
-from hybridserve.units import MIB
+from hybridserve.units import MIB, counted
 
 
 def compare_plans(
@@ -96,7 +96,15 @@ def _table(rows: Sequence[dict[str, Any]], lengths: Sequence[int], workload: Wor
         cells = [_cell(row["lengths"][str(length)]) for length in lengths]
         body.append([row["accelerator"], row["model"], f"{row['pool_gib']:.2f}{band}", f"{row['blocks']:,}", *cells])
     print_table(body, left=(0, 1))
-    typer.echo("\nCells: N_safe / N_steady sequences of that length, and MiB of cache budgeted for each.")
+    typer.echo(
+        "\nCells: N_safe / N_steady sequences of that length at the middle of the estimate, and MiB of cache budgeted "
+        "for each."
+    )
+    for row in rows:
+        if asked := row.get("asked"):
+            answer = "fit" if asked["fits"] else "do not fit"
+            where = f"{row['accelerator']} with {row['model']}"
+            typer.echo(f"{counted(asked['sequences'], 'request')} at once {answer} on {where}, at the low end.")
     if workload is not ASSUMED:
         ends = f"{workload.p50:,} tokens at p50, {workload.p95:,} at p95"
         typer.echo(f"Flags planned for {workload.source}: {ends}.")

@@ -161,7 +161,8 @@ def _capacity(plan: dict[str, Any]) -> None:
         _row(
             "upper bound",
             f"{bound['output_tokens_per_s']:,.0f} output tokens/s with {bound['batch']} sequences, "
-            f"{bound['inter_token_s'] * 1e3:.1f} ms a token, limited by {bound['decode_limit']}",
+            f"{bound['inter_token_s'] * 1e3:.1f} ms a token, {bound['prefill_share']:.0%} of the time on prompts, "
+            f"limited by {bound['decode_limit']}",
         )
         _row("", "from a roofline model, not a forecast: a real engine stays below it")
     if plan["drafts"]:
@@ -207,11 +208,16 @@ def cost_lines(cost: dict[str, Any] | None) -> list[str]:
     """Sentences for a cost; None is not known."""
     if cost is None:
         return ["not known: needs a price, one pipeline stage, and a device with known bandwidth and FLOPs"]
-    cached = f", {cost['cached']:.3g} cached" if cost["cached"] is not None else ""
+    cached = f", {_price(cost['cached'])} cached" if cost["cached"] is not None else ""
     return [
-        f"{cost['input']:.3g} per million input tokens, {cost['output']:.3g} output{cached}",
-        f"at {cost['price_per_hour']:g} an hour for each of {cost['devices']} device(s)",
+        f"{_price(cost['input'])} per million input tokens, {_price(cost['output'])} output{cached}; "
+        f"{_price(cost['requests'] / 1000)} per thousand requests",
+        f"at {cost['price_per_hour']:g} per device-hour, {counted(cost['devices'], 'device')}",
     ]
+
+
+def _price(amount: float) -> str:
+    return f"{amount:.3g}" if amount >= 0.001 else "under 0.001"
 
 
 def _flags(plan: dict[str, Any]) -> None:

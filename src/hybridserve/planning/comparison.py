@@ -11,7 +11,7 @@ from hybridserve.planning.cache.types import CacheLayout
 from hybridserve.planning.deployment import DeploymentPlan
 from hybridserve.planning.resolve import ResolvedPlan
 from hybridserve.planning.roofline import DevicePeaks, bound, device_peaks
-from hybridserve.planning.serialize import served_model
+from hybridserve.planning.serialize import asked_data, served_model
 from hybridserve.units import GIB
 
 # Sequence lengths of the chart, in tokens: fine enough to show every block.
@@ -77,6 +77,7 @@ def _row(column: Column, lengths: Sequence[int]) -> dict[str, Any]:
         "block_size": plan.layout.block_size,
         "max_model_len": plan.cache.max_model_len,
         "max_num_seqs": plan.max_num_seqs,
+        "asked": asked_data(column.planned),
         "lengths": {str(length): _cell(plan, length, device) for length in lengths},
     }
 

@@ -393,7 +393,7 @@ def _describe(
 def _seqs_gain(plan: DeploymentPlan, default: Deployment) -> str:
     usual = default.cache.max_num_seqs
     if usual is None or usual == plan.max_num_seqs:
-        return "the engine's default fits"
+        return "the engine's default fits and is kept"
     other = plan_deployment(with_cache(plan.deployment, max_num_seqs=usual))
     if other.refusal is not None:
         return f"the default {usual} would not start: {other.refusal.what.split(':')[0]}"

@@ -41,7 +41,7 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "without_advice": _without_advice(planned),
         "memory": memory_data(plan),
         "cache": cache_data(plan),
-        "capacity": capacity_data(plan, advice.workload.p95) | {"asked": _asked(planned)},
+        "capacity": capacity_data(plan, advice.workload.p95) | {"asked": asked_data(planned)},
         "bound": asdict(limit) if (limit := served_bound(plan, advice.workload)) else None,
         "drafts": drafts_data(plan, advice.workload),
         "flags": [asdict(flag) for flag in advice.flags],
@@ -130,7 +130,7 @@ def too_long(planned: ResolvedPlan) -> list[str]:
     ]
 
 
-def _asked(planned: ResolvedPlan) -> dict[str, Any] | None:
+def asked_data(planned: ResolvedPlan) -> dict[str, Any] | None:
     """The sequences that engine.max_num_seqs asks for, and how they fit at the low end; None where the plan chooses."""
     asked, plan = planned.settings.engine.max_num_seqs, planned.advice.plan
     if asked is None or plan.low is None:

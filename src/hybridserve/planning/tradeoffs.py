@@ -71,12 +71,12 @@ def match_unit(block_size: int) -> int | None:
 
 
 def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | bool, price: str) -> Alternative | None:
-    """The alternative with its gain, or None if it gains nothing."""
+    """The alternative with its gain at the low end of the estimate, as the flags; None if it gains nothing."""
     try:
-        other = plan_deployment(with_cache(plan.deployment, **{name: value})).cache
+        other = plan_deployment(with_cache(plan.deployment, **{name: value})).low
     except PlanRefused:
         return None
-    now = plan.cache
+    now = plan.low
     if now is None or other is None:
         return None
     length = min(workload.p95, now.max_model_len)

@@ -336,3 +336,20 @@ def test_asked_concurrency_is_judged(capsys, asked, fits, preemptions, said):
     assert (asked <= capacity["n_steady"][0]) == fits
     assert f"{asked} requests at once (max_num_seqs): {said}" in run(capsys, *argv)
     assert json.loads(run(capsys, NANO, "--gpu", "l40s", "--json"))["capacity"]["asked"] is None
+
+
+def test_compare_judges_the_asked_concurrency_on_each_device(capsys):
+    argv = ("--compare", NANO, "--gpu", "a10g,l40s", "--prompt", "3000", "--output", "500", "--concurrency", "40")
+    rows = json.loads(run(capsys, *argv, "--json"))["rows"]
+    assert [row["asked"]["fits"] for row in rows] == [False, True]
+    text = run(capsys, *argv)
+    assert "40 requests at once do not fit on a10g" in text
+    assert "40 requests at once fit on l40s" in text
+
+
+def test_alternatives_start_from_the_numbers_of_the_flags(capsys):
+    argv = (NANO, "--gpu", "a10g", "--prompt", "3000", "--output", "500")
+    steady = json.loads(run(capsys, *argv, "--json"))["capacity"]["n_steady"][0]
+    text = " ".join(run(capsys, *argv).split())
+    assert f" {steady} requests of 3,500 tokens fit, with rare preemptions" in text
+    assert f"instead of {steady} requests of 3,500 tokens at once" in text
