@@ -9,15 +9,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from hybridserve.catalog.engines import engine_table
 from hybridserve.catalog.licenses import model_license, pinned_commit
 from hybridserve.catalog.models import model_ids
 from hybridserve.cli.helm_files import bundle_files, carry_files, take_reference, take_secrets, with_local_files
 from hybridserve.compliance.attribution import attribution_bundle
 from hybridserve.deployment.compliance_view import planned_view, production_decisions
 from hybridserve.errors import ConfigError
-from hybridserve.planning.cache.dtypes import resolve_dtypes
-from hybridserve.planning.resolve import ResolvedPlan, plan_settings, weights_source
+from hybridserve.planning.resolve import ResolvedPlan, plan_settings, stated_types, weights_source
 from hybridserve.settings import Settings
 from hybridserve.units import GIB
 
@@ -136,7 +134,7 @@ def _settings(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
             tree["model"]["revision"] = commit
     engine = tree.setdefault("engine", {})
     engine["version"] = settings.engine.version
-    for name, value in {**planned.advice.values, **_types(planned)}.items():
+    for name, value in {**planned.advice.values, **stated_types(planned)}.items():
         if engine.get(name) in (None, "auto"):
             engine[name] = value
     card = planned.model.card
@@ -177,20 +175,6 @@ def _model(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     if (stated := plan.deployment.weight_bytes) is not None:
         carried["weight_bytes"] = stated
     return carried
-
-
-def _types(planned: ResolvedPlan) -> dict[str, str]:
-    """The types that `auto` has here: its meaning depends on the release (rule engine.auto-dtype)."""
-    deployment = planned.advice.plan.deployment
-    table, _ = engine_table(deployment.cache.engine)
-    types = resolve_dtypes(deployment.arch, deployment.cache, table)
-    named = {"dtype": types.model}
-    if deployment.arch.hybrid:
-        named["mamba_cache_dtype"] = types.conv
-    known = table.kv_cache_dtypes.get(types.attention)
-    if known is not None and deployment.accelerator.platform in known.platforms:
-        named["kv_cache_dtype"] = types.attention
-    return named if deployment.accelerator.platform == "cuda" else {}
 
 
 def _repository(settings: Settings, planned: ResolvedPlan) -> str | None:

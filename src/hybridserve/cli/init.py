@@ -19,6 +19,7 @@ from hybridserve.cli.machine import gpus
 from hybridserve.cli.options import (
     AsJson,
     Assignments,
+    Concurrency,
     OutputTokens,
     PromptTokens,
     given_workload,
@@ -49,6 +50,7 @@ def init(
     assign: Assignments = None,
     prompt: PromptTokens = None,
     output: OutputTokens = None,
+    concurrency: Concurrency = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")] = Path("hybridserve.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
@@ -58,7 +60,7 @@ def init(
     \b
     Examples:
       hybridserve init demo
-      hybridserve init nemotron-nano-9b-v2 --gpu a10g --prompt 1024/4096 --output 512/2048
+      hybridserve init nemotron-nano-9b-v2 --gpu l40s --prompt 1024/4096 --output 512/2048 --concurrency 40
       hybridserve init nemotron-nano-12b-v2 --gpu h100 --set engine.tensor_parallel_size=2
     """
     if out.exists() and not force:
@@ -80,6 +82,7 @@ def init(
     named = [f"model.id={json.dumps(model)}", f"accelerator.name={json.dumps(gpu)}"]
     named += [f"accelerator.memory_gib={memory_gib}"] if memory_gib is not None else []
     named += [f"accelerator.compute_capability={compute_capability}"] if compute_capability is not None else []
+    named += [f"engine.max_num_seqs={concurrency}"] if concurrency is not None else []
     # Only what was given here: the environment is not part of the file.
     settings = load(None, [*named, *(assign or ())], environ={}).settings
     today = datetime.now(UTC).date()

@@ -16,6 +16,10 @@ Assignments = Annotated[
         "--set", metavar="SECTION.KEY=VALUE", help="Set one value, as --set engine.max_num_seqs=8. Repeatable."
     ),
 ]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(help="Requests to run at once (max_num_seqs): the plan says whether they fit. Default: what fits."),
+]
 PromptTokens = Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Prompt tokens of requests.")]
 OutputTokens = Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Output tokens of requests.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]

@@ -9,6 +9,7 @@ import typer
 from hybridserve.cli.options import (
     AsJson,
     Assignments,
+    Concurrency,
     ConfigFile,
     OutputTokens,
     PromptTokens,
@@ -60,12 +61,7 @@ def plan(
         float | None, typer.Option(metavar="X.Y", help="Compute capability of the GPU named generic.")
     ] = None,
     context: Annotated[int | None, typer.Option(help="max_model_len: longest prompt plus output, in tokens.")] = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            help="Requests to run at once (max_num_seqs): the plan says whether they fit. Default: what fits."
-        ),
-    ] = None,
+    concurrency: Concurrency = None,
     batched_tokens: Annotated[int | None, typer.Option(help="max_num_batched_tokens of one step.")] = None,
     utilization: Annotated[float | None, typer.Option(help="gpu_memory_utilization, 0 to 1.")] = None,
     tp: Annotated[int | None, typer.Option(help="tensor_parallel_size.")] = None,

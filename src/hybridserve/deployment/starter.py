@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from hybridserve.catalog.licenses import license, model_license, pinned_commit
-from hybridserve.planning.resolve import ResolvedPlan
+from hybridserve.planning.resolve import ResolvedPlan, stated_types
 from hybridserve.planning.workload import ASSUMED
 
 # Longest context of the guard below: a prompt that it cannot read whole cannot be checked (rule guard.context).
@@ -52,6 +52,7 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
     chosen, lengths = planned.advice.values, planned.advice.workload
     # Its type decides accuracy, and the check of production may refuse what the engine takes by itself.
     notes = {flag.name: flag.reason for flag in planned.advice.flags if flag.name == "mamba_ssm_cache_dtype"}
+    active["engine"] |= {name: value for name, value in stated_types(planned).items() if _open(active["engine"], name)}
     if lengths is not ASSUMED:  # the plan of a start would be for the assumed lengths
         active["engine"] = {**chosen, **active["engine"]}
     choices = {key: value for key, value in chosen.items() if key not in active["engine"]}
@@ -59,6 +60,11 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
         f"Planned for {lengths.source}.",
         *(["The plan chooses these at every start; without the number sign they are fixed."] if choices else []),
         *_lines(choices, notes),
+        *(  # rule engine.prefix-cache-granularity asks for it
+            f"{option.name}: {option.value}    # to decide: {option.gain}; {option.price}"
+            for option in planned.advice.alternatives
+            if option.name == "prefix_match_unit"
+        ),
     ]
     parser = model.card.serving.reasoning_parser if model.card else None
     if parser:
@@ -96,6 +102,11 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
         lines += [f"  {line}" for line in _lines(values, notes if section == "engine" else {})]
         lines += [f"  # {line}" if values else f"#   {line}" for line in comments]
     return "\n".join(lines) + "\n"
+
+
+def _open(engine: Mapping[str, Any], name: str) -> bool:
+    """Whether a type is left to the engine, whose choice depends on the release."""
+    return engine.get(name) in (None, "auto")
 
 
 def _lines(values: Mapping[str, Any], notes: Mapping[str, str]) -> list[str]:

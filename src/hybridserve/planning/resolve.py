@@ -16,6 +16,7 @@ from hybridserve.catalog.licenses import pinned_commit
 from hybridserve.catalog.models import ModelCard, ResolvedModel, described_model, resolve_model
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.fast_dataclass import dataclass
+from hybridserve.planning.cache.dtypes import resolve_dtypes
 from hybridserve.planning.cache.layout import model_context
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.deployment import Deployment
@@ -307,6 +308,20 @@ def engine_args(settings: Settings, planned: ResolvedPlan | None = None) -> dict
             f"set engine.{clash[0]} instead" if hasattr(engine, clash[0]) else "remove it",
         )
     return {**args, **extra}
+
+
+def stated_types(planned: ResolvedPlan) -> dict[str, str]:
+    """The types that `auto` has here: its meaning depends on the release (rule engine.auto-dtype)."""
+    deployment = planned.advice.plan.deployment
+    table, _ = engine_table(deployment.cache.engine)
+    types = resolve_dtypes(deployment.arch, deployment.cache, table)
+    named = {"dtype": types.model}
+    if deployment.arch.hybrid:
+        named["mamba_cache_dtype"] = types.conv
+    known = table.kv_cache_dtypes.get(types.attention)
+    if known is not None and deployment.accelerator.platform in known.platforms:
+        named["kv_cache_dtype"] = types.attention
+    return named if deployment.accelerator.platform == "cuda" else {}
 
 
 def engine_environment(settings: Settings) -> dict[str, str]:

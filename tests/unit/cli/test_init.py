@@ -151,3 +151,17 @@ def test_requests_longer_than_the_context_are_named(folder: Path, capsys: pytest
     assert "warning: requests of 200,512 tokens" in capsys.readouterr().out
     assert run("plan", "nemotron-nano-9b-v2", "--gpu", "l40s", "--prompt", "200000", "--json") == 0
     assert any("longer than max_model_len, 131,072" in line for line in json.loads(capsys.readouterr().out)["warnings"])
+
+
+def test_nothing_is_left_to_what_auto_means_in_a_release(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("init", "nemotron-nano-9b-v2", "--gpu", "l40s", "--concurrency", "40")
+    text = Path("hybridserve.yaml").read_text()
+    engine = yaml.safe_load(text)["engine"]
+    assert (engine["dtype"], engine["mamba_cache_dtype"], engine["kv_cache_dtype"]) == ("bfloat16",) * 3
+    assert engine["max_num_seqs"] == 40
+    assert "# prefix_match_unit: 32    # to decide:" in text
+    capsys.readouterr()
+    run("check", "-c", "hybridserve.yaml", "--json")
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    warnings = {found["rule"] for found in findings if (found["status"], found["severity"]) == ("FAIL", "warning")}
+    assert warnings == {"engine.prefix-cache-granularity"}
