@@ -22,7 +22,14 @@ def needs(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
     Args:
         values: as `helm_values` returns them for this plan.
     """
-    return [*_secrets(values, planned), *_scaling(values, planned), *_guard(values), *_weights(values), *_files(values)]
+    return [
+        *_secrets(values, planned),
+        *_scaling(values, planned),
+        *_guard(values),
+        *_weights(values),
+        *_pool(values, planned),
+        *_files(values),
+    ]
 
 
 def _secrets(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
@@ -56,7 +63,7 @@ def _guard(values: Mapping[str, Any]) -> Iterator[str]:
     missing = [name for name in known.licenses if name not in accepted] if known else []
     if missing:
         yield (
-            f"settings.license.accepted: the chart runs {guard['model']} only when a person accepted "
+            f"license.accepted: the chart runs {guard['model']} only when a person accepted "
             f"{' and '.join(missing)}: {{license: ID, by: NAME, accepted: DATE}}"
         )
 
@@ -64,11 +71,19 @@ def _guard(values: Mapping[str, Any]) -> Iterator[str]:
 def _weights(values: Mapping[str, Any]) -> Iterator[str]:
     model = values["settings"]["model"]
     if values.get("weights", {}).get("download") and "revision" not in model:
-        yield f"settings.model.revision: the commit of {model['source']} to download; `hybridserve fetch` shows it"
+        yield f"--set model.revision=COMMIT: the commit of {model['source']} to download; `hybridserve fetch` shows it"
     if str(path := model.get("source", "")).startswith("/models/"):
         yield f"weights.cache.existingClaim: the claim that has {path}"
     elif str(path).startswith("/"):
         yield f"extraVolumes, extraVolumeMounts: a volume that has {path} (settings.model.source)"
+
+
+def _pool(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
+    plan, file = planned.advice.plan, planned.settings.accelerator.calibration
+    known = file is not None and plan.cache is not None and values["plan"]["poolKnown"]
+    if known and plan.cache is not None and plan.deployment.kv_cache_memory_bytes is None:
+        pool = plan.cache.num_blocks * plan.layout.bytes_per_block
+        yield f"--set engine.kv_cache_memory_bytes={pool}: the cache pool in {file}, a file that no pod has"
 
 
 def _files(values: Mapping[str, Any]) -> Iterator[str]:

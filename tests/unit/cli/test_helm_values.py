@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from hybridserve.cli.helm_files import CHECKED_FILES, FOLDER, REFERENCE, SECRET_
 from hybridserve.cli.helm_needs import needs
 from hybridserve.cli.helm_values import CHART_SETS, LOCAL_SETTINGS, helm_values
 from hybridserve.errors import ConfigError
+from hybridserve.planning.deployment import profiled_settings
+from hybridserve.planning.memory.profile import record
 from hybridserve.planning.resolve import plan_settings
 from hybridserve.settings import Settings
 
@@ -108,7 +111,7 @@ def test_a_guard_with_an_address_is_not_deployed() -> None:
 
 def test_the_license_of_a_deployed_guard_is_asked_for() -> None:
     (line,) = needs_of({"guard": GUARD})
-    assert line.startswith("settings.license.accepted: the chart runs Qwen/Qwen3Guard-Gen-4B only when")
+    assert line.startswith("license.accepted: the chart runs Qwen/Qwen3Guard-Gen-4B only when")
     accepted = {"accepted": [{"license": "apache-2.0", "by": "Head of Legal", "accepted": "2026-11-20"}]}
     assert needs_of({"guard": GUARD, "license": accepted}) == []
 
@@ -184,7 +187,7 @@ def test_a_repository_is_rendered_as_its_catalog_id() -> None:
 
 def test_the_head_asks_for_commit_and_claim(folder: Path) -> None:
     (line,) = needs_of({"model": {"id": "./own", "source": "example/own"}})
-    assert line.startswith("settings.model.revision: the commit of example/own to download")
+    assert line.startswith("--set model.revision=COMMIT: the commit of example/own to download")
     (line,) = needs_of({"model": {"id": "./own", "source": "/models/own"}})
     assert line == "weights.cache.existingClaim: the claim that has /models/own"
 
@@ -268,6 +271,20 @@ def test_license_copies_of_the_bundle_are_kept(here: Path) -> None:
     files = values_of({"license": {"bundle": "bundle"}})["notice"]["files"]
     assert files["licenses-a.txt"] == "the text"
     assert files["NOTICE"] == values_of()["notice"]["files"]["NOTICE"]
+
+
+def test_the_pool_of_a_calibration_file_is_named(here: Path) -> None:
+    """The plan used it, and no pod has the file."""
+    planned = plan_settings(Settings.model_validate(NANO)).advice.plan
+    keys = {"model": planned.deployment.model, "accelerator": "l40s", "settings": profiled_settings(planned.deployment)}
+    bytes_of = 1200 * planned.layout.bytes_per_block
+    (here / "pools.yaml").write_text(record("", **keys, kv_bytes=bytes_of, read=date(2026, 11, 27)))
+    tree = {"accelerator": {"name": "l40s", "calibration": "pools.yaml"}}
+    assert needs_of(tree) == [
+        f"--set engine.kv_cache_memory_bytes={bytes_of}: the cache pool in pools.yaml, a file that no pod has"
+    ]
+    assert "calibration" not in values_of(tree)["settings"]["accelerator"]
+    assert needs_of(tree | {"engine": {"kv_cache_memory_bytes": bytes_of}}) == []
 
 
 def test_a_reference_becomes_the_charts(here: Path) -> None:
