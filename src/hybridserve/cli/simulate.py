@@ -118,6 +118,10 @@ def simulate(
                         ("--standby-start-up", standby_start_up)):  # fmt: skip
         if not 0 <= value < float("inf"):
             raise ConfigError(flag, f"{value:g} is negative or not finite", "use 0 or more")
+    if max_ongoing is not None and max_ongoing < 1:
+        raise ConfigError("--max-ongoing", f"{max_ongoing} admits no request", "use 1 or more")
+    if initial is not None and initial < 0:
+        raise ConfigError("--initial", f"{initial} is negative", "use 0 or more")
     given = {
         "min_replicas": minimum,
         "max_replicas": maximum,

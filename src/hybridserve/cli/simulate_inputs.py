@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from hybridserve.cli.options import given_workload, with_device
 from hybridserve.deployment.resolve import scaling_spec
-from hybridserve.errors import CatalogError, ConfigError, from_validation
+from hybridserve.errors import CatalogError, ConfigError
 from hybridserve.planning.deployment import DeploymentPlan
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings
 from hybridserve.planning.roofline import decode_step, device_peaks, prefill
@@ -62,14 +60,15 @@ def _section(values: Mapping[str, Any]) -> ScalingSection:
     low, high = values["min_replicas"], values["max_replicas"]
     if not 0 <= low <= high or high < 1:
         raise ConfigError("--min/--max", f"bounds {low} to {high} are impossible", "use 0 <= min <= max and max >= 1")
+    if not 0.5 <= (share := values.get("attainment", 0.99)) < 1:
+        raise ConfigError("--attainment", f"{share:g} is not a share", "use 0.5 or more, and less than 1")
+    if not 0 <= (slope := values["ttft_per_prompt_token_s"] * 1000) < float("inf"):
+        raise ConfigError("--ttft-per-1000", f"{slope:g} is negative or not finite", "use 0 or more")
     for name, flag in FLAGS.items():
         value = values.get(name)
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(flag, f"{value:g} is not positive", "use a number above 0")
-    try:
-        return ScalingSection.model_validate(dict(values))
-    except ValidationError as error:
-        raise from_validation(error, "scaling", "see docs/reference/settings.md, section scaling") from None
+    return ScalingSection.model_validate(dict(values))
 
 
 def service_times(planned: ResolvedPlan | None, calibration: str | None, start_up_s: float | None) -> ServiceTimes:
@@ -178,7 +177,11 @@ def traffic(
         lengths = _lengths(given_workload(prompt, output), context)
         pattern = replace(pattern, mix=((1.0, lengths),))
     factor = scale or 1.0 if rate is None else rate / pattern.mean_rate()
-    return name, pattern.arrivals(seed, factor)
+    arrivals = pattern.arrivals(seed, factor)
+    if not arrivals:
+        flag, value = ("--scale", scale) if rate is None else ("--rate", rate)
+        raise ConfigError(flag, f"{value or 1:g} brings no request in {pattern.seconds:g} s", "use a higher one")
+    return name, arrivals
 
 
 def _lengths(workload: Workload, context: int | None) -> Lengths:

@@ -44,7 +44,11 @@ def rows(text: str, where: str) -> Iterator[tuple[int, Any, Any, Any]]:
                 at, prompt, output = (row[name] for name in JSON_FIELDS)
             except (ValueError, KeyError, TypeError):
                 fields = ", ".join(JSON_FIELDS)
-                raise ConfigError(f"{where}:{number}", f"is not JSON with the fields {fields}", "correct it") from None
+                raise ConfigError(
+                    f"{where}:{number}",
+                    f"is not JSON with the fields {fields}",
+                    "correct it, or use a CSV with the header time,prompt,output",
+                ) from None
             if output:
                 yield number, at / 1000, prompt, output
         return
