@@ -79,13 +79,10 @@ def test_large_integers_are_not_written_as_floats() -> None:
 
 
 def test_render_helm_leaves_out_settings_of_the_chart() -> None:
-    settings = load(EXAMPLE).settings
+    digest = f"sha256:{'ab' * 32}"
+    settings = load(EXAMPLE, [f"license.image=registry.example/hybridserve@{digest}"]).settings
     values = helm_values(settings)
-    assert values["image"] == {
-        "registry": "registry.example",
-        "repository": "hybridserve",
-        "digest": "sha256:" + "0" * 64,
-    }
+    assert values["image"] == {"registry": "registry.example", "repository": "hybridserve", "digest": digest}
     assert values["auth"] == {"existingSecret": "hybridserve-keys"}
     assert "host" not in values["settings"]["server"]
     assert "access" not in values["settings"]

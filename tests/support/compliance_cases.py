@@ -137,6 +137,7 @@ def sha256(content: bytes) -> str:
 @pytest.fixture(scope="session")
 def example() -> dict[str, Any]:
     tree: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+    tree["license"]["image"] = f"registry.example/hybridserve@sha256:{'ab' * 32}"
     return tree
 
 

@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.files import read_text, write_text
 from hybridserve.planning.resolve import find_model
 from hybridserve.settings import Settings, load
+from hybridserve.units import counted
 
 if TYPE_CHECKING:
     from hybridserve.guards.canaries.judge import CanaryObservation
@@ -95,7 +96,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(compliance_document(findings, checked, today, record), indent=2))
     else:
-        _print(findings, checked, today, everything=everything)
+        _print(findings, f"{checked} on {today}, vLLM {settings.engine.version}", checked, everything=everything)
         if live is not None and record is not None:
             typer.echo(f"evidence: {evidence} sha256 {record['sha256']}")
     refused = compliance_status(findings, checked) == "refuse" or (strict and any(finding.open for finding in findings))
@@ -121,7 +122,7 @@ def _profile(text: str | None) -> Profile | None:
     raise ConfigError("--profile", f"{text!r} is not a profile", f"one of {', '.join(PROFILES)}")
 
 
-def _print(findings: Sequence[Finding], profile: Profile, today: date, *, everything: bool) -> None:
+def _print(findings: Sequence[Finding], what: str, profile: Profile, *, everything: bool) -> None:
     shown = [finding for finding in findings if finding.applies and (everything or finding.status != "PASS")]
     if sys.stdout.isatty():
         _print_table(shown)
@@ -132,9 +133,11 @@ def _print(findings: Sequence[Finding], profile: Profile, today: date, *, everyt
                 typer.echo(f"        fix: {finding.remedy}")
     counts = Counter(finding.status for finding in findings if finding.applies)
     summary = ", ".join(f"{counts[status]} {status}" for status in STYLE if counts[status])
+    # A rule has a finding for each of its subjects.
+    applied = len({finding.rule for finding in findings if finding.applies})
     others = sum(not finding.applies for finding in findings)
-    status = compliance_status(findings, profile)
-    typer.echo(f"{profile} on {today}: {status} ({summary}; {others} rules do not apply)")
+    rules = f"{counted(applied, 'rule')}; {others} of {applied + others} do not apply"
+    typer.echo(f"{what}: {compliance_status(findings, profile)} ({summary} by {rules})")
 
 
 def _print_table(shown: Sequence[Finding]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from hybridserve.catalog.licenses import license, license_ids, licensed_models, model_license
+from hybridserve.catalog.models import model_ids
 from hybridserve.cli.options import AsJson
 from hybridserve.compliance.evaluate import RULES
 from hybridserve.compliance.evidence import LIVE_RULES
@@ -34,12 +36,9 @@ def explain(
     rules = {rule.id: {"rule": rule.id, **{key: value for key, value in asdict(rule).items() if key != "id"}}
              for rule in (*RULES, *LIVE_RULES)}  # fmt: skip
     if licenses:
-        models = _models_by_license()
-        _print(
-            {name: {"status": license(name).status, "models": ids} for name, ids in models.items()},
-            [f"{name:<40} {license(name).status:<10} {', '.join(ids) or '-'}" for name, ids in models.items()],
-            as_json=as_json,
-        )
+        models, others = _models_by_license(), [model for model in model_ids() if not _reviewed(model)]
+        document = {name: {"status": license(name).status, "models": ids} for name, ids in models.items()}
+        _print({"licenses": document, "not_reviewed": others}, _license_table(models, others), as_json=as_json)
     elif name is None:
         width = max(map(len, rules))
         lines = [f"{row['rule']:<{width}}  {row['severity']:<7}  {row['title']}" for row in rules.values()]
@@ -67,6 +66,25 @@ def _models_by_license() -> dict[str, list[str]]:
     return models
 
 
+def _license_table(models: Mapping[str, Sequence[str]], others: Sequence[str]) -> list[str]:
+    return [
+        f"{'license':<40} {'review':<10} models",
+        *(f"{name:<40} {license(name).status:<10} {', '.join(ids) or '-'}" for name, ids in models.items()),
+        "",
+        "review: verified, the license's own text was read; secondary, a quotation of it was; unknown, nobody read it.",
+        "Of these models, and of every model that is not named here, no license was reviewed: rule license.known is",
+        f"UNKNOWN, and production does not start. {', '.join(others)}",
+    ]
+
+
+def _reviewed(model: str) -> bool:
+    """Whether rule license.known passes for a model."""
+    entry = model_license(model)
+    if entry is None or entry.status == "unknown" or not entry.licenses:
+        return False
+    return all(license(name).status != "unknown" for name in entry.licenses)
+
+
 def _license_lines(license_id: str) -> list[str]:
     entry = license(license_id)
     lines = [
@@ -75,6 +93,9 @@ def _license_lines(license_id: str) -> list[str]:
         f"reviewed: {entry.read} ({entry.status}), from {entry.source}",
     ]
     for duty in entry.obligations:
-        lines.append(f"{duty.term:<18} when {', '.join(duty.when)}; section {duty.clause}")
+        only = f"; only for {duty.only} models" if duty.only else ""
+        lines.append(f"{duty.term:<18} when {', '.join(duty.when)}; section {duty.clause}{only}")
         lines += [f"{'':<18}   {text}" for text in (duty.quote, duty.line, duty.policy) if text]
+    lines.append("when:     host, serving it to others; image, distributing the weights; derivative, distributing a")
+    lines.append("          changed copy; hosted_derivative, serving a changed copy")
     return [*lines, f"note:     {entry.note}"] if entry.note else lines

@@ -51,3 +51,6 @@ def notice(
         typer.echo(f"wrote {folder / name}")
     for sentence in missing:
         typer.echo(f"to add: {sentence}")
+    if not missing:
+        weights = settings.license.weights
+        typer.echo(f"no license text has to be added: no license here requires a copy where weights are {weights}")

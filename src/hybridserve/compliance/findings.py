@@ -17,12 +17,16 @@ ComplianceStatus = Literal["ready", "warn", "refuse"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One result of a check, before waivers. `basis` replaces the rule's own where an exact clause is known."""
+    """One result of a check, before waivers.
+
+    `basis` and `remedy` replace the rule's own where an exact clause, or what to do about this subject, is known.
+    """
 
     status: Literal["PASS", "FAIL", "UNKNOWN"]
     evidence: str
     subject: str = ""
     basis: str | None = None
+    remedy: str | None = None
 
 
 def passed(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
@@ -30,9 +34,9 @@ def passed(evidence: str, subject: str = "", basis: str | None = None) -> Outcom
     return Outcome("PASS", evidence, subject, basis)
 
 
-def failed(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
+def failed(evidence: str, subject: str = "", basis: str | None = None, remedy: str | None = None) -> Outcome:
     """The rule is broken by `evidence`, which names what was found."""
-    return Outcome("FAIL", evidence, subject, basis)
+    return Outcome("FAIL", evidence, subject, basis, remedy)
 
 
 def unknown(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import main
 from hybridserve.compliance.documents import digest
+from hybridserve.compliance.evaluate import RULES
 from hybridserve.compliance.evidence import SCHEMA, is_intact, seal_record
 from hybridserve.guards.canaries.prompts import canary_set
 from support.compliance_cases import EXAMPLE, ROOT, sha256
@@ -112,7 +114,7 @@ def test_exit_code_depends_on_profile(profile: str, code: int, verdict: str, che
 def test_date_shows_what_expires(run: Run) -> None:
     code, out, _ = run("check", "-c", str(EXAMPLE), "--date", "2027-11-23")
     assert code == 1
-    for text in ("license.accepted", "fix:", "production on 2027-11-23: refuse"):
+    for text in ("license.accepted", "fix:", "production on 2027-11-23, vLLM 0.29.0: refuse"):
         assert text in out
 
 
@@ -177,8 +179,41 @@ def test_explain(run: Run) -> None:
     assert "49064" in stdout(run("explain", "engine.seqs-over-blocks"))
     assert json.loads(stdout(run("explain", "evidence.stream", "--json")))["family"] == "evidence"
     assert "Built with Llama" in stdout(run("explain", "llama-3.1"))
-    assert "unknown" in stdout(run("explain", "--licenses"))
+    cosmos = stdout(run("explain", "nvidia-open-model-2025-10-24")).splitlines()
+    assert "service_line       when host, image, derivative; section 3.2; only for cosmos models" in cosmos
     assert len(json.loads(stdout(run("explain", "--json")))) > 60
+
+
+def test_the_list_of_licenses_says_what_it_lacks(run: Run, check: Check) -> None:
+    header, *rows = stdout(run("explain", "--licenses")).splitlines()
+    assert header.split() == ["license", "review", "models"]
+    assert any(row.split()[1:2] == ["unknown"] for row in rows)
+    document = json.loads(stdout(run("explain", "--licenses", "--json")))
+    assert rows[-1].endswith(", ".join(document["not_reviewed"]))
+    assert {"gpt-oss-120b", "jamba-1.5-mini"} <= set(document["not_reviewed"])
+    for model in ("nemotron-nano-9b-v2", "granite-4.0-h-tiny", "gpt-oss-20b", "jamba-1.5-mini"):
+        unknown = "license.known" in open_rules(check("--set", f"model.id={model}", "--set", "model.revision=null")[1])
+        assert unknown == (model in document["not_reviewed"]), model
+
+
+def test_the_summary_names_the_engine_and_counts_every_rule_once(run: Run) -> None:
+    totals = set()
+    for changes in (["--set", "guard.kind=none"], ["--set", "engine.version=0.30.0"], []):
+        last = run("check", "-c", str(EXAMPLE), *DAY, *changes)[1].splitlines()[-1]
+        assert f"vLLM {'0.30.0' if 'engine.version=0.30.0' in changes else '0.29.0'}: " in last
+        said = re.search(r"by (\d+) rules; (\d+) of (\d+) do not apply", last)
+        assert said is not None
+        applied, others, total = map(int, said.groups())
+        assert applied + others == total
+        totals.add(total)
+    assert totals == {len(RULES)}
+
+
+def test_notice_says_that_no_text_is_missing(run: Run, tmp_path: Path) -> None:
+    assert "no license text has to be added" in stdout(run("notice", str(tmp_path / "a"), "-c", str(EXAMPLE)))
+    baked = stdout(run("notice", str(tmp_path / "b"), "-c", str(EXAMPLE), "--set", "license.weights=baked"))
+    assert "to add: NVIDIA Open Model License Agreement" in baked
+    assert "no license text" not in baked
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from hybridserve.catalog.licenses import license
 from hybridserve.compliance import Finding, compliance_status, evaluate
 from hybridserve.compliance.evidence import LIVE_RULES, VERIFY_SCHEMA, seal_record, subject
+from hybridserve.compliance.placeholders import is_placeholder
 from hybridserve.compliance.rules.engine import online_quantization
 from hybridserve.errors import ConfigError
 from hybridserve.settings import Settings
@@ -233,6 +234,48 @@ def test_version_accepted_for_an_unversioned_card_decides_on_the_guardrail(case:
         found = finding_with(obtained=obtained)
         assert (found.status, words in found.evidence) == ("UNKNOWN", True)
     assert "when the weights were obtained" in finding_with().evidence
+
+
+@pytest.mark.parametrize("by", ["YOUR NAME", "your name", "TODO", "changeme", "<name>", "ops@example.com", "${LEGAL}"])
+def test_an_acceptance_by_a_placeholder_names_the_field(case: Case, by: str) -> None:
+    first, *rest = case.tree["license"]["accepted"]
+    found = next(
+        each
+        for each in case.set("license.accepted", [{**first, "by": by}, *rest]).findings()
+        if each.rule == "license.accepted" and each.status == "FAIL"
+    )
+    assert f"accepted by {by}" in found.evidence
+    assert "placeholder" in found.evidence
+    assert "`by` of license.accepted" in found.remedy
+
+
+@pytest.mark.parametrize("by", ["Ana Todo", "Head of Legal", "José Ñame", "legal@acme.com", "M. Tbdi", "N. A. Meyer"])
+def test_a_name_is_no_placeholder(by: str) -> None:
+    assert not is_placeholder(by)
+
+
+def test_what_to_do_names_the_address_of_the_text(case: Case) -> None:
+    def remedies(changed: Case, rule: str) -> list[str]:
+        return [found.remedy for found in changed.findings() if found.rule == rule and found.status == "FAIL"]
+
+    url = license("nvidia-open-model-2025-10-24").url
+    (nobody,) = remedies(case.set("license.accepted", case.tree["license"]["accepted"][1:]), "license.accepted")
+    assert f"read {url} and add license.accepted: [{{license: nvidia-open-model-2025-10-24, by: NAME" in nobody
+    later = replace(case, today=date(2027, 11, 23))
+    for rule in ("license.accepted", "license.review-age"):
+        assert any(f"read {url} again" in remedy for remedy in remedies(later, rule))
+
+
+def test_review_age_tells_the_registrys_day_from_the_acceptance(case: Case) -> None:
+    def evidence(changed: Case) -> str:
+        return next(f.evidence for f in changed.findings() if f.rule == "license.review-age" and "nvidia" in f.subject)
+
+    read = license("nvidia-open-model-2025-10-24").read
+    late = replace(case, today=date(2027, 11, 23))
+    assert evidence(late).startswith(f"reviewed {read} in the registry, read and accepted 2026-11-20 by you: ")
+    first, *rest = case.tree["license"]["accepted"]
+    nobody = late.set("license.accepted", [{**first, "by": "YOUR NAME"}, *rest])
+    assert evidence(nobody).startswith(f"reviewed {read} in the registry: ")
 
 
 def test_acceptance_expires(case: Case) -> None:

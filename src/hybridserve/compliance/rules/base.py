@@ -10,6 +10,7 @@ from typing import Any
 
 from hybridserve.catalog.licenses import License, Obligation, Term
 from hybridserve.compliance.findings import Family, Finding, Outcome, Severity, failed, require
+from hybridserve.compliance.placeholders import is_placeholder_hash
 from hybridserve.compliance.view import DeploymentView, Part
 from hybridserve.fast_dataclass import dataclass
 
@@ -50,7 +51,7 @@ class Rule:
             subject=outcome.subject,
             evidence=outcome.evidence,
             basis=outcome.basis or self.basis,
-            remedy=self.remedy,
+            remedy=outcome.remedy or self.remedy,
             applies=applies,
         )
 
@@ -129,8 +130,8 @@ def record_outcomes(
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether it is a full commit hash, which identifies its content."""
-    return bool(_COMMIT.fullmatch(revision or ""))
+    """Whether it is a full commit hash, which identifies its content. All zeros is a placeholder."""
+    return bool(_COMMIT.fullmatch(revision or "")) and not is_placeholder_hash(revision or "")
 
 
 def is_loopback(host: str) -> bool:

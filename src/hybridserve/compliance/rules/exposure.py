@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hybridserve.compliance.findings import Outcome, failed, passed, require
+from hybridserve.compliance.placeholders import is_placeholder_hash
 from hybridserve.compliance.rules.base import RuleFamily, is_commit, is_loopback
 from hybridserve.compliance.view import DeploymentView
 
@@ -130,7 +131,11 @@ def image(view: DeploymentView) -> Outcome | None:
     if name is None:
         missing = view.license.weights == "baked"
         return failed("weights are baked into an image, but license.image is empty") if missing else None
-    return passed(name) if IMAGE_DIGEST.fullmatch(name) else failed(f"{name} has no digest")
+    if not IMAGE_DIGEST.fullmatch(name):
+        return failed(f"{name} has no digest")
+    if is_placeholder_hash(name.rpartition(":")[2]):
+        return failed(f"{name}: the digest is a placeholder, which no image has")
+    return passed(name)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

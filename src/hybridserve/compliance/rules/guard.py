@@ -137,7 +137,7 @@ def model(view: DeploymentView) -> Outcome:
 )
 def model_revision(view: DeploymentView) -> Outcome:
     revision = view.guard.revision
-    return passed(f"at {revision}") if is_commit(revision) else failed("guard.revision is empty")
+    return passed(f"at {revision}") if is_commit(revision) else failed(f"guard.revision is {revision or 'empty'}")
 
 
 @GUARD.rule(

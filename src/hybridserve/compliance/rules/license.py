@@ -11,6 +11,7 @@ from itertools import accumulate
 from hybridserve.catalog.licenses import License
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.overrides import alterations
+from hybridserve.compliance.placeholders import is_placeholder
 from hybridserve.compliance.rules.base import RuleFamily, clause, duties
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.settings.license import Waiver
@@ -95,22 +96,28 @@ def revision(view: DeploymentView) -> Iterator[Outcome]:
     "accepted",
     "A person accepted each license in this version",
     basis="policy: litigation, indemnity, export and use-policy terms bind the operator, so a person must accept them",
-    remedy="read the text, then add license.accepted: [{license: ID, by: NAME, accepted: DATE}]",
+    remedy="read the text, whose address `hybridserve explain LICENSE` shows, then add license.accepted: "
+    "[{license: LICENSE, by: NAME, accepted: DATE}]",
 )
 def accepted(view: DeploymentView, today: date) -> Iterator[Outcome]:
     limit = view.license.max_review_age_days
     for license in _licenses(view):
         records = [record for record in view.license.accepted if record.license == license.id]
         if not records:
-            yield failed("nobody accepted it", license.id)
+            record = f"license.accepted: [{{license: {license.id}, by: NAME, accepted: {today}}}]"
+            yield failed("nobody accepted it", license.id, remedy=f"read {license.url} and add {record}")
             continue
         latest = max(records, key=lambda record: record.accepted)
         age = (today - latest.accepted).days
         evidence = f"accepted by {latest.by} on {latest.accepted}"
-        if age < 0:
+        if is_placeholder(latest.by):
+            fix = "write the name of the person who read it in `by` of license.accepted"
+            yield failed(f"{evidence}: that is a placeholder, not a person", license.id, remedy=fix)
+        elif age < 0:
             yield failed(f"{evidence}, which is in the future", license.id)
         elif age > limit:
-            yield failed(f"{evidence}, {age} days ago; the limit is {limit}", license.id)
+            fix = f"read {license.url} again and set `accepted` of license.accepted to that day"
+            yield failed(f"{evidence}, {age} days ago; the limit is {limit}", license.id, remedy=fix)
         else:
             yield passed(evidence, license.id)
 
@@ -119,16 +126,29 @@ def accepted(view: DeploymentView, today: date) -> Iterator[Outcome]:
     "review-age",
     "Each license was reviewed recently",
     basis="NVIDIA Open Model License Agreement (2025-10-24) section 2.1: the text may be updated at any time",
-    remedy="review the license's page, set `read` in the registry, or raise license.max_review_age_days",
+    remedy="read the license again, at the address that `hybridserve explain LICENSE` shows, and set `accepted` of "
+    "license.accepted to that day; or install a newer hybridserve, or raise license.max_review_age_days",
 )
 def review_age(view: DeploymentView, today: date) -> Iterator[Outcome]:
     limit = view.license.max_review_age_days
     for license in _licenses(view):
-        # A person who accepted this version reviewed it on that day.
-        accepted_on = [record.accepted for record in view.license.accepted if record.license == license.id]
-        last = max([license.read, *(day for day in accepted_on if day <= today)])
-        age = (today - last).days
-        yield require(age <= limit, f"last reviewed {last}, {age} days ago; the limit is {limit}", license.id)
+        # A person who accepted this version read it on that day.
+        accepted_on = [
+            record.accepted
+            for record in view.license.accepted
+            if record.license == license.id and record.accepted <= today and not is_placeholder(record.by)
+        ]
+        reviewed = f"reviewed {license.read} in the registry"
+        if accepted_on:
+            reviewed += f", read and accepted {max(accepted_on)} by you"
+        age = (today - max([license.read, *accepted_on])).days
+        evidence = f"{reviewed}: {age} days ago; the limit is {limit}"
+        if age <= limit:
+            yield passed(evidence, license.id)
+        else:
+            fix = f"read {license.url} again and set `accepted` of license.accepted to that day; or install a newer "
+            fix += "hybridserve, or raise license.max_review_age_days"
+            yield failed(evidence, license.id, remedy=fix)
 
 
 @LICENSE.rule(
@@ -242,7 +262,7 @@ def model_name(view: DeploymentView) -> Iterator[Outcome]:
 
 @LICENSE.dated_rule(
     "waivers",
-    "Waivers are current and end within a year",
+    "Waivers are granted by a person, are current and end within a year",
     basis="policy: a waiver is a decision for a limited time",
     remedy="remove the waiver, or decide again and set a new `until`",
 )
@@ -252,12 +272,21 @@ def waivers(view: DeploymentView, today: date) -> Iterator[Outcome]:
         endless = waiver.until - today > LONGEST_WAIVER
         limit = f", more than {LONGEST_WAIVER.days} days ahead" if endless else ""
         evidence = f"{when} {waiver.until}{limit} ({waiver.by}: {waiver.reason})"
-        yield require(is_current(waiver, today), evidence, waiver.rule)
+        if blank := _placeholder(waiver):
+            fix = f"write in `{blank}` of the waiver who grants it and why; a placeholder waives nothing"
+            yield failed(f"{evidence}: `{blank}` is a placeholder", waiver.rule, remedy=fix)
+        else:
+            yield require(is_current(waiver, today), evidence, waiver.rule)
 
 
 def is_current(waiver: Waiver, today: date) -> bool:
-    """Whether the waiver counts on this day: it is not over, and ends within a year."""
-    return timedelta(0) <= waiver.until - today <= LONGEST_WAIVER
+    """Whether the waiver counts on this day: a person granted it, it is not over, and it ends within a year."""
+    return timedelta(0) <= waiver.until - today <= LONGEST_WAIVER and _placeholder(waiver) is None
+
+
+def _placeholder(waiver: Waiver) -> str | None:
+    """The field of a waiver that still has the text of an example."""
+    return next((field for field in ("by", "reason") if is_placeholder(getattr(waiver, field))), None)
 
 
 def _obtained(view: DeploymentView, license: License) -> str:
