@@ -138,7 +138,7 @@ def test_grafana_provisioning_is_complete(demo: Project) -> None:
 def test_load_test_exit_code_follows_the_slo(ttft: float, code: int, demo: Project, tmp_path: Path) -> None:
     """The profile's own command with the chat scenario at two objectives: one is always met, one never."""
     scenario = yaml.safe_load((ROOT / "src/hybridserve/loadtest/scenarios/chat.yaml").read_text())
-    scenario |= {"slo": {"ttft": ttft, "tpot": 30.0, "goodput": 0.5}}
+    scenario |= {"slo": {"ttft": ttft, "tpot": 30.0, "attainment": 0.5}}
     scenario |= {"curve": {"shape": "constant", "level": 1, "seconds": 8}}
     (tmp_path / "gate.yaml").write_text(yaml.safe_dump(scenario))
     words = ("run", "--rm", "-T", "--volume", f"{tmp_path}/gate.yaml:/gate.yaml:ro", "loadtest")

@@ -79,6 +79,8 @@ def test_run_writes_its_files(mock_url: str, tmp_path: Path) -> None:
     assert found["verdict"] == "kept"
     summary = found["summary"]
     assert summary["outcomes"] == {"ok": summary["attempted"]}
+    assert found["left_out"]["warm_up"] >= 3
+    assert found["left_out"]["unfinished"] == 0
     # Three users without pauses (L = lambda W), also on a busy machine.
     assert summary["mean_concurrency"] == pytest.approx(3, abs=0.3)
     assert summary["attempted"] * summary["e2e"]["mean"] == pytest.approx(3 * summary["duration"], rel=0.1)
@@ -269,6 +271,8 @@ def test_scenario_in_locust_and_client_side_metrics(mock_url: str, tmp_path: Pat
     assert subprocess.run([*locust, *flags, "--headless"], capture_output=True).returncode == 1, (
         "plain locust also returns the exit code"
     )
+    page = (missed / "report.html").read_text()
+    assert "The SLO is missed. Not met: attainment." in page
     (missed / "result.json").unlink()
     judged = command("--report", str(missed), "--json")
     assert (judged.returncode, json.loads(judged.stdout)["verdict"]) == (1, "missed")

@@ -56,7 +56,10 @@ def test_tables_have_first_token_and_inter_token_times() -> None:
     assert 50 <= average["first token"] < 250
     assert 9.5 <= average["inter-token"] < 50
     assert 150 <= average["chat"] < 900
-    assert {"models", "chat", "first token", "inter-token", "Aggregated"} == set(average)
+    assert {"chat", "first token", "inter-token", "Aggregated"} == set(average)
+    count = {row["name"]: row["num_requests"] for row in shown["stats"]}
+    assert count["Aggregated"] == count["chat"] >= count["first token"] > 0
+    assert average["Aggregated"] == average["chat"]
 
 
 def test_refused_requests_are_failures_with_their_reason() -> None:
@@ -64,6 +67,18 @@ def test_refused_requests_are_failures_with_their_reason() -> None:
         shown = watch(lambda shown: bool(shown["errors"]), "--host", url, "--model", "mock")
     assert all("HTTP 401" in error["error"] for error in shown["errors"])
     assert {row["name"] for row in shown["stats"]} == {"chat", "Aggregated"}
+
+
+def test_missing_server_is_a_failure_that_names_the_address() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    shown = watch(lambda shown: bool(shown["errors"]), "--host", url)
+    assert f"no list of models at {url}/v1/models: " in shown["errors"][0]["error"]
+
+
+def test_host_has_a_default() -> None:
+    read_host = "import sys, runpy; print(runpy.run_path(sys.argv[1])['Chat'].host)"
+    done = subprocess.run([sys.executable, "-c", read_host, str(FILE)], capture_output=True, text=True, timeout=90)
+    assert done.stdout.strip() == "http://127.0.0.1:8000", done.stderr
 
 
 @pytest.mark.parametrize(

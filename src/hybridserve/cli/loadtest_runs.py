@@ -40,11 +40,12 @@ from hybridserve.loadtest.tables import (
     comparison_table,
     counts_table,
     latency_table,
+    limits_text,
     parts_table,
     ratio_text,
     slo_table,
 )
-from hybridserve.loadtest.verdict import EXIT_CODES, VERDICTS
+from hybridserve.loadtest.verdict import EXIT_CODES, verdict_text
 
 _INTERRUPTED = 130
 _CURVE = "operating-curve.json"
@@ -92,13 +93,14 @@ def _conclude(result: Result, out: Path, name: str, as_json: bool) -> int:
     else:
         for table in (latency_table(result.summary), counts_table(result), slo_table(result)):
             table.show()
+        typer.echo(limits_text(result))
         for outcome, detail in first_details(result).items():
             typer.echo(f"{outcome}, the first: {detail}")
         for fault in result.health.faults:
             typer.echo(f"client: {fault}; use more --workers, or a machine with less load")
         if result.interrupted:
             typer.echo("interrupted: partial results")
-        typer.echo(VERDICTS[result.verdict])
+        typer.echo(verdict_text(result.verdict, result.checks))
         typer.echo(f"{out / 'report.html'}" + (f" ({note})" if note else ""))
     return EXIT_CODES[result.verdict]
 

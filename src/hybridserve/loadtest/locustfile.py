@@ -5,8 +5,8 @@
     locust -f loadtests/scenarios.py --host http://127.0.0.1:8000 --scenario chat --headless
 
 The scenario determines users and duration; records go to --out; files, report and exit code are those of the command.
-The key is read from LOADTEST_API_KEY. Workers on other machines keep their records: copy `requests-*.jsonl` and
-`client-*.jsonl` beside the master's run.json, and `hybridserve loadtest --report` judges them.
+The key is read from LOADTEST_API_KEY. Workers on other machines keep their records: copy `requests-*.jsonl`,
+`client-*.jsonl` and `sent-*` beside the master's run.json, and `hybridserve loadtest --report` judges them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hybridserve.loadtest.preflight import preflight
 from hybridserve.loadtest.scenario import load_scenario, validate_scenario
 from hybridserve.loadtest.session import KEY, RUN_FILE, RunFile, Session
 from hybridserve.loadtest.user import ClosedLoop, CurveShape, OpenLoop, StreamingUser
-from hybridserve.loadtest.verdict import EXIT_CODES, VERDICTS, watch_client
+from hybridserve.loadtest.verdict import EXIT_CODES, verdict_text, watch_client
 
 _FINISHED = "hybridserve-finished"
 
@@ -106,7 +106,7 @@ def _conclude(environment: Environment, **_: Any) -> None:
     result = judge_run(out)
     write_result(result, out)
     write_report(result, out, f"Load test: {Path(environment.parsed_options.scenario).stem}")
-    print("\n".join([*result.health.faults, VERDICTS[result.verdict], str(out / "report.html")]))
+    print("\n".join([*result.health.faults, verdict_text(result.verdict, result.checks), str(out / "report.html")]))
     environment.process_exit_code = EXIT_CODES[result.verdict]
 
 

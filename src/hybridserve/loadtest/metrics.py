@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 from hybridserve.loadtest.request_record import Record
@@ -59,6 +59,8 @@ class Summary:
     total_throughput: float
     goodput: float
     attainment: Interval | None
+    missed: dict[str, int]
+    """Requests that did not keep a limit, by limit; those with another outcome than expected are `failed`."""
     peak_concurrency: int
     mean_concurrency: float
     tokens_per_chunk: float | None
@@ -81,7 +83,8 @@ def summarize(records: Sequence[Record], limits: LatencySLO | None = None, warm_
     limits = limits or LatencySLO()
     chosen = [record for record in records if record.warm_up == warm_up]
     whole = [record for record in chosen if record.ok]
-    good = sum(_is_good(record, limits) for record in chosen)
+    missed = [missed_limits(record, limits) for record in chosen]
+    good = missed.count(())
     duration = (
         max(record.sent + record.end for record in chosen) - min(record.intended for record in chosen)
         if chosen
@@ -118,6 +121,7 @@ def summarize(records: Sequence[Record], limits: LatencySLO | None = None, warm_
         total_throughput=per_second(prompt + output),
         goodput=per_second(good),
         attainment=wilson(good, len(chosen)) if chosen else None,
+        missed=dict(Counter(chain.from_iterable(missed)).most_common()),
         peak_concurrency=peak_concurrency(chosen),
         mean_concurrency=per_second(sum(record.end for record in chosen)),
         tokens_per_chunk=output / chunks if chunks else None,
@@ -182,11 +186,14 @@ def tokens_over_time(records: Sequence[Record], step: float = 1.0) -> list[tuple
     return [(index * step, counts[index] / step) for index in range(max(counts, default=-1) + 1)]
 
 
-def _is_good(record: Record, slo: LatencySLO) -> bool:
-    """Whether a request keeps all limits. An answer of one token has no TPOT and keeps its limit."""
-    if not record.as_expected or not slo.e2e_met(record.e2e):
-        return False
-    if not record.ok:
-        return True
-    first = slo.ttft_s is None or (record.ttft is not None and slo.ttft_met(record.ttft))
-    return first and slo.inter_token_met(record.tpot or 0.0)
+def missed_limits(record: Record, slo: LatencySLO) -> tuple[str, ...]:
+    """The limits that a request did not keep. An answer of one token has no TPOT and keeps its limit."""
+    if not record.as_expected:
+        return ("failed",)
+    late_first = slo.ttft_s is not None and (record.ttft is None or not slo.ttft_met(record.ttft))
+    found = {
+        "ttft": record.ok and late_first,
+        "tpot": record.ok and not slo.inter_token_met(record.tpot or 0.0),
+        "e2e": not slo.e2e_met(record.e2e),
+    }
+    return tuple(name for name, is_missed in found.items() if is_missed)

@@ -22,11 +22,12 @@ from hybridserve.loadtest.tables import (
     comparison_table,
     counts_table,
     latency_table,
+    limits_text,
     milliseconds,
     parts_table,
     slo_table,
 )
-from hybridserve.loadtest.verdict import VERDICTS
+from hybridserve.loadtest.verdict import verdict_text
 
 _STYLE = """
 :root{--ink:#1b1f24;--dim:#57606a;--line:#d8dee4;--soft:#f6f8fa}
@@ -94,7 +95,7 @@ def write_report(result: Result, out: Path, title: str) -> str | None:
         _tiles(result.summary),
         heading("SLO"),
         slo_table(result),
-        paragraph(_limits(result)),
+        paragraph(limits_text(result)),
         heading("Charts"),
         lambda: charts.run_charts(result.records, levels, kinds),
         heading("Latency"),
@@ -177,7 +178,8 @@ def _origin(result: Result) -> str:
 
 
 def _verdict(result: Result) -> str:
-    lines = [f"<strong>{VERDICTS[result.verdict]}</strong>", *map(escape, result.health.faults)]
+    verdict = escape(verdict_text(result.verdict, result.checks))
+    lines = [f"<strong>{verdict}</strong>", *map(escape, result.health.faults)]
     if result.interrupted:
         lines.append("The run was interrupted: these are partial results.")
     return f'<div class="verdict {result.verdict}">{"<br>".join(lines)}</div>'
@@ -199,14 +201,3 @@ def _tiles(summary: Summary) -> str:
     }
     tiles = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in cells.items())
     return f'<div class="tiles">{tiles}</div>'
-
-
-def _limits(result: Result) -> str:
-    slo = result.scenario.slo
-    limits = {name: value for name in ("ttft", "tpot", "e2e") if (value := getattr(slo, name)) is not None}
-    share = result.summary.attainment
-    interval = f" 95 % interval {share.low:.1%} to {share.high:.1%}." if share is not None else ""
-    if not limits:
-        return "Goodput is the share of requests that did not fail; no limit is set for single requests." + interval
-    names = ", ".join(f"{name} {value:g} s" for name, value in limits.items())
-    return f"Goodput is the share of all attempted requests that keep all limits: {names}.{interval}"

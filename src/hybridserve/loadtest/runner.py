@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class Result:
     health: Health
     checks: tuple[Check, ...]
     verdict: SLOStatus
+    left_out: Mapping[str, int]
+    """Requests that no measure counts: those of the warm-up, and those without an answer when the run was stopped."""
     interrupted: bool = False
     prefix_reuse: dict[str, float] | None = None
     """Prompt tokens that the server reused and lost, from its counters; None if they were not read."""
@@ -56,6 +58,7 @@ class Result:
             "start": measured_span(self.records)[0],
             "about": self.scenario.about,
             "summary": self.summary.as_dict(),
+            "left_out": dict(self.left_out),
             "prefix_reuse": self.prefix_reuse,
             "client": asdict(self.health),
             "slo": {"limits": asdict(limits), "checks": [check.as_dict() for check in self.checks]},
@@ -214,8 +217,13 @@ def judge_run(out: Path, interrupted: bool = False) -> Result:
     health = client_health(windows, summary, scenario.client, start, end, run.workers)
     checks = check_slo(summary, scenario.slo)
     status = slo_status(checks, health)
-    judged = (summary, health, checks, status, interrupted, read_change(out))
+    judged = (summary, health, checks, status, _left_out(out, records), interrupted, read_change(out))
     return Result(scenario, run.url, run.model, records, windows, *judged)
+
+
+def _left_out(out: Path, records: Sequence[Record]) -> dict[str, int]:
+    sent = sum(path.stat().st_size for path in out.glob("sent-*"))
+    return {"warm_up": sum(record.warm_up for record in records), "unfinished": max(0, sent - len(records))}
 
 
 def measured_span(records: Sequence[Record]) -> tuple[float, float]:

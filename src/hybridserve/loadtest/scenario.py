@@ -107,7 +107,7 @@ class LoadTestSLO(_Part):
     ttft: PositiveFloat | None = None
     tpot: PositiveFloat | None = None
     e2e: PositiveFloat | None = None
-    goodput: Share = 0.95
+    attainment: Share = 0.95
     """Share of attempted requests that keep all limits."""
     errors: Share = 0.01
     percentiles: dict[

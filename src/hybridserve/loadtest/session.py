@@ -62,6 +62,8 @@ class Session:
         """Open loop: everything was sent and answered."""
         out = Path(run.out)
         self._records: IO[str] = (out / f"requests-{worker}.jsonl").open("w", buffering=1)
+        self._sent: IO[bytes] = (out / f"sent-{worker}").open("wb", buffering=0)
+        """A dot for each request, written before it: a run that is stopped leaves requests without a record."""
         self.windows: IO[str] = (out / f"client-{worker}.jsonl").open("w", buffering=1)
         total = self.scenario.requests
         self._quota = None if total is None else total // run.workers + (worker < total % run.workers)
@@ -111,6 +113,7 @@ class Session:
         intended = None if due is None else self.start + self.scenario.warm_up + due
         # The rate of a trace does not follow the curve.
         level = self.scenario.curve.at(max(second, 0.0)) if self.scenario.trace is None else 0.0
+        self._sent.write(b".")
         answer = client.send(request, intended, level=level, warm_up=second < 0)
         self._records.write(answer.record.to_json() + "\n")
         return answer.record, answer.text
@@ -140,4 +143,5 @@ class Session:
     def close(self) -> None:
         """Close the files."""
         self._records.close()
+        self._sent.close()
         self.windows.close()

@@ -46,8 +46,8 @@ def find_max(
 ) -> RateSearch:
     """Search between `lowest` and `highest` (requests/s), starting at `first`: double until missed, then bisect.
 
-    The goodput of a queue falls with its rate, so one border separates kept from missed rates. The search ends when the
-    lowest missed rate is at most `precision` above the highest kept rate.
+    The attainment of a queue falls with its rate, so one border separates kept from missed rates. The search ends when
+    the lowest missed rate is at most `precision` above the highest kept rate.
     """
     tried: list[tuple[float, RateStatus]] = []
     kept: float | None = None

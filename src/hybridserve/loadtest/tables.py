@@ -86,6 +86,7 @@ def counts_table(result: Result) -> Table:
         "requests attempted": f"{run.attempted:,}",
         "completed": f"{run.completed:,}",
         "outcomes": outcomes,
+        "not counted: warm-up, unfinished": f"{result.left_out['warm_up']:,}, {result.left_out['unfinished']:,}",
         "duration": f"{run.duration:.2f} s",
         "requests/s": f"{run.request_throughput:.3f}",
         "output tokens/s": f"{run.output_throughput:,.1f}",
@@ -117,10 +118,29 @@ def reuse_cells(reuse: Mapping[str, float]) -> dict[str, str]:
 def slo_table(result: Result) -> Table:
     """Every objective with its limit."""
     rows = [
-        [check.name, number(check.limit), number(check.value), "kept" if check.kept else "MISSED"]
+        [
+            check.name,
+            f"{'at least' if check.name == 'attainment' else 'at most'} {number(check.limit)}",
+            number(check.value),
+            "kept" if check.kept else "MISSED",
+        ]
         for check in result.checks
     ]
     return Table(["objective", "limit", "value", ""], rows)
+
+
+def limits_text(result: Result) -> str:
+    """What attainment counts: the limits of one request, and how many requests did not keep which."""
+    slo, run = result.scenario.slo, result.summary
+    limits = {name: value for name in ("ttft", "tpot", "e2e") if (value := getattr(slo, name)) is not None}
+    names = ", ".join(f"{name} {value:g} s" for name, value in limits.items())
+    what = f"keep every limit ({names})" if names else "did not fail; no limit is set for single requests"
+    text = f"Attainment is the share of all attempted requests that {what}."
+    if run.attainment is None:
+        return text
+    missed = ", ".join(f"{name} {run.missed.get(name, 0):,}" for name in [*limits, "failed"])
+    interval = f"95 % interval {run.attainment.low:.1%} to {run.attainment.high:.1%}"
+    return f"{text} Not kept, of {run.attempted:,} requests: {missed}; {interval}."
 
 
 def parts_table(parts: Mapping[str, Summary], name: str, remarks: Mapping[str, str] | None = None) -> Table:
@@ -138,7 +158,7 @@ def parts_table(parts: Mapping[str, Summary], name: str, remarks: Mapping[str, s
         ]
         for part, summary in parts.items()
     ]
-    head = [name, "requests", "errors", "TTFT p50 ms", "p95", "TPOT p50 ms", "p95", "tokens/s", "goodput"]
+    head = [name, "requests", "errors", "TTFT p50 ms", "p95", "TPOT p50 ms", "p95", "tokens/s", "attainment"]
     return Table([*head, *([""] if remarks is not None else [])], rows)
 
 

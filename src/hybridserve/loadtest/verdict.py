@@ -137,7 +137,10 @@ def client_health(
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One objective. `value` is None when nothing was measured; the objective is missed then."""
+    """One objective: `attainment` is at least its limit, every other at most.
+
+    `value` is None when nothing was measured; the objective is missed then.
+    """
 
     name: str
     limit: float
@@ -153,7 +156,7 @@ def check_slo(summary: Summary, slo: LoadTestSLO) -> tuple[Check, ...]:
     attainment = summary.attainment.value if summary.attainment is not None else None
     errors = summary.error_rate if summary.attempted else None
     checks = [
-        Check("goodput", slo.goodput, attainment, attainment is not None and attainment >= slo.goodput),
+        Check("attainment", slo.attainment, attainment, attainment is not None and attainment >= slo.attainment),
         Check("errors", slo.errors, errors, errors is not None and errors <= slo.errors),
     ]
     for name, limit in slo.percentiles.items():
@@ -169,3 +172,9 @@ def slo_status(checks: tuple[Check, ...], health: Health) -> SLOStatus:
     if not health.valid:
         return "void"
     return "kept" if all(check.kept for check in checks) else "missed"
+
+
+def verdict_text(status: SLOStatus, checks: tuple[Check, ...]) -> str:
+    """The verdict as a sentence; a missed SLO with the objectives that were missed."""
+    missed = ", ".join(check.name for check in checks if not check.kept)
+    return VERDICTS[status] + (f" Not met: {missed}." if status == "missed" else "")

@@ -111,6 +111,14 @@ def test_goodput_needs_every_limit(limits: LatencySLO, good: int) -> None:
     assert found.goodput == pytest.approx(good / found.duration)
 
 
+def test_exceeded_limits_are_counted_by_name() -> None:
+    slow = answer(first=0.5, gap=0.2)
+    found = summarize([answer(), slow, failure()], LatencySLO(ttft_s=0.1, inter_token_s=0.1, e2e_s=9.0))
+    assert found.missed == {"ttft": 1, "tpot": 1, "failed": 1}
+    assert found.attainment is not None
+    assert found.attainment.value == pytest.approx(1 / 3)
+
+
 def test_expected_blocks() -> None:
     blocked = Record(0.0, 0.0, 0.004, Outcome.GUARD, expected=Outcome.GUARD, status=400)
     let_through = Record(0.0, 0.0, 0.030, Outcome.OK, expected=Outcome.GUARD, chunks=(0.01,), output_tokens=1)

@@ -31,7 +31,7 @@ from hybridserve.loadtest.scenario import (
 )
 from hybridserve.loadtest.session import RunFile, Session
 from hybridserve.loadtest.sweep import SweepPoint, find_max, fit, scaling_settings
-from hybridserve.loadtest.verdict import Window, check_slo, client_health, slo_status
+from hybridserve.loadtest.verdict import Window, check_slo, client_health, slo_status, verdict_text
 from hybridserve.settings.slo import LatencySLO
 
 SCENARIOS = {"grid", "chat", "agent", "reasoning", "long-context", "tools", "guard", "burst", "diurnal", "ramp", "soak"}
@@ -268,7 +268,7 @@ def test_slo_checks() -> None:
         one.name: one.kept
         for one in check_slo(summary, LoadTestSLO(ttft=0.2, percentiles={"ttft_p95": 0.2, "e2e_p50": 0.5}))
     }
-    assert kept == {"goodput": True, "errors": True, "ttft_p95": True, "e2e_p50": False}
+    assert kept == {"attainment": True, "errors": True, "ttft_p95": True, "e2e_p50": False}
     nothing: Summary = summarize([Record(1, 1, 0.1, Outcome.CONNECT)])
     assert not any(one.kept for one in check_slo(nothing, LoadTestSLO(percentiles={"ttft_p95": 9})))
     windows = [Window(1.0, 0, 0.1, (0.0,))]
@@ -279,6 +279,9 @@ def test_slo_checks() -> None:
         slo_status(check_slo(summary, LoadTestSLO(errors=0.001)), client_health([], summary, Client(), 0.0, 3.0))
         == "void"
     )
+    strict = check_slo(summary, LoadTestSLO(errors=0.001, percentiles={"e2e_p50": 0.5}))
+    assert verdict_text("missed", strict) == "The SLO is missed. Not met: errors, e2e_p50."
+    assert verdict_text("kept", check_slo(summary, LoadTestSLO())) == "The SLO is kept."
 
 
 def test_step_times_are_fitted() -> None:
