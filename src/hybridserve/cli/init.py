@@ -31,7 +31,7 @@ from hybridserve.deployment.starter import starter_yaml
 from hybridserve.errors import ConfigError
 from hybridserve.files import write_text
 from hybridserve.planning.resolve import PlanOptions, plan_settings
-from hybridserve.planning.serialize import too_long
+from hybridserve.planning.serialize import asked_data, too_long
 from hybridserve.settings import Settings, load
 
 app = typer.Typer(rich_markup_mode=None, help="Write a commented, checked hybridserve.yaml.")
@@ -89,6 +89,12 @@ def init(
     given = settings.model_dump(mode="json", exclude_unset=True)
     asked = plan_settings(settings, PlanOptions(given_workload(prompt, output)))
     text = starter_yaml(asked, given, today)
+    warnings = too_long(asked)
+    if (sequences := asked_data(asked)) is not None and not sequences["fits"]:
+        warnings.append(
+            f"{sequences['sequences']:,} requests at once (engine.max_num_seqs) do not fit at {sequences['length']:,} "
+            f"tokens each: {sequences['most']:,} do, the others wait or are preempted"
+        )
     # The plan and the check of the text itself, before it is written.
     planned = plan_settings(Settings.model_validate(yamlio.parse(text, str(out))))
     decisions = production_decisions(planned, today)
@@ -101,7 +107,7 @@ def init(
                     "model": planned.model.id,
                     "gpu": gpu,
                     "decisions": decisions,
-                    "warnings": too_long(asked),
+                    "warnings": warnings,
                 },
                 indent=2,
             )
@@ -109,7 +115,7 @@ def init(
         return
     typer.echo(f"wrote {out}: {planned.model.id} on {gpu}, profile {planned.settings.server.profile}\n")
     typer.echo(f"next  hybridserve plan -c {out}\n      hybridserve check -c {out}\n      hybridserve serve -c {out}")
-    for warning in too_long(asked):
+    for warning in warnings:
         typer.echo(f"\nwarning: {warning}")
     if decisions:
         typer.echo("\nBefore server.profile production, a person decides:")

@@ -136,9 +136,9 @@ def asked_data(planned: ResolvedPlan) -> dict[str, Any] | None:
     if asked is None or plan.low is None:
         return None
     length = min(planned.advice.workload.p95, plan.low.max_model_len)
-    preemptions = "none" if asked <= plan.low.n_safe(length) else "rare"
-    fits = asked <= plan.low.n_steady(length)
-    return {"sequences": asked, "fits": fits, "preemptions": preemptions if fits else "frequent"}
+    most = plan.low.n_steady(length)
+    preemptions = "none" if asked <= plan.low.n_safe(length) else "rare" if asked <= most else "frequent"
+    return {"sequences": asked, "length": length, "most": most, "fits": asked <= most, "preemptions": preemptions}
 
 
 def workload_data(workload: Workload) -> dict[str, Any]:

@@ -165,3 +165,11 @@ def test_nothing_is_left_to_what_auto_means_in_a_release(folder: Path, capsys: p
     findings = json.loads(capsys.readouterr().out)["findings"]
     warnings = {found["rule"] for found in findings if (found["status"], found["severity"]) == ("FAIL", "warning")}
     assert warnings == {"engine.prefix-cache-granularity"}
+
+
+def test_more_requests_than_fit_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("init", "nemotron-nano-9b-v2", "--gpu", "a10g", "--concurrency", "40") == 0
+    said = capsys.readouterr().out
+    assert "warning: 40 requests at once (engine.max_num_seqs) do not fit at 8,192 tokens each: " in said
+    assert run("init", "nemotron-nano-9b-v2", "--gpu", "a10g", "--concurrency", "2", "--force") == 0
+    assert "warning" not in capsys.readouterr().out

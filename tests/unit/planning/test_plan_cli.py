@@ -332,8 +332,11 @@ def test_compare_is_at_the_lengths_of_the_requests(capsys):
 def test_asked_concurrency_is_judged(capsys, asked, fits, preemptions, said):
     argv = (NANO, "--gpu", "l40s", "--concurrency", str(asked))
     capacity = json.loads(run(capsys, *argv, "--json"))["capacity"]
-    assert capacity["asked"] == {"sequences": asked, "fits": fits, "preemptions": preemptions}
-    assert (asked <= capacity["n_steady"][0]) == fits
+    most = capacity["n_steady"][0]
+    assert capacity["asked"] == {
+        "sequences": asked, "length": 8192, "most": most, "fits": fits, "preemptions": preemptions
+    }  # fmt: skip
+    assert (asked <= most) == fits
     assert f"{asked} requests at once (max_num_seqs): {said}" in run(capsys, *argv)
     assert json.loads(run(capsys, NANO, "--gpu", "l40s", "--json"))["capacity"]["asked"] is None
 
