@@ -23,5 +23,5 @@ def is_placeholder(text: str) -> bool:
 
 
 def is_placeholder_hash(digest: str) -> bool:
-    """Whether a hash or commit is all zeros."""
+    """Whether the digest of an image is all zeros."""
     return bool(digest) and not digest.strip("0")

@@ -10,7 +10,6 @@ from typing import Any
 
 from hybridserve.catalog.licenses import License, Obligation, Term
 from hybridserve.compliance.findings import Family, Finding, Outcome, Severity, failed, require
-from hybridserve.compliance.placeholders import is_placeholder_hash
 from hybridserve.compliance.view import DeploymentView, Part
 from hybridserve.fast_dataclass import dataclass
 
@@ -130,8 +129,8 @@ def record_outcomes(
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether it is a full commit hash, which identifies its content. All zeros is a placeholder."""
-    return bool(_COMMIT.fullmatch(revision or "")) and not is_placeholder_hash(revision or "")
+    """Whether it is a full commit hash, which identifies its content."""
+    return bool(_COMMIT.fullmatch(revision or ""))
 
 
 def is_loopback(host: str) -> bool:
