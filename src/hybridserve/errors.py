@@ -5,7 +5,7 @@ A finding that fails (`hybridserve check`) is not an error: it is a result, with
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -27,10 +27,16 @@ class HybridServeError(Exception):
         self.where = where
         self.what = what
         self.fix = fix
+        self.others: tuple[HybridServeError, ...] = ()
+        """Further errors that were found with this one."""
 
-    def as_dict(self) -> dict[str, str]:
-        """The error for ``--json``."""
-        return {"error": type(self).__name__, "where": self.where, "what": self.what, "fix": self.fix}
+    def as_dict(self) -> dict[str, Any]:
+        """The error for ``--json``; `others` is there if there are any."""
+        tree: dict[str, Any] = {"error": type(self).__name__, "where": self.where, "what": self.what, "fix": self.fix}
+        return {**tree, "others": [other.as_dict() for other in self.others]} if self.others else tree
+
+    def __str__(self) -> str:
+        return "; ".join([f"{self.where}: {self.what} ({self.fix})", *map(str, self.others)])
 
 
 class ConfigError(HybridServeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,28 @@ def read(path: Path, where: str = "", fix: str = "correct the file", kind: type[
     """
     where = where or str(path)
     return parse(read_text(path, where, kind=kind), where, fix, kind)
+
+
+def line_of(path: Path, keys: Sequence[str]) -> int | None:
+    """Line of a value in a YAML file by its keys, or of the innermost of them that is there; None if none is."""
+    line = None
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+        for key in keys:
+            if isinstance(node, yaml.MappingNode):
+                found = [(name, value) for name, value in node.value if name.value == key]
+                if not found:
+                    break
+                name, node = found[-1]
+                line = name.start_mark.line + 1
+            elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+                node = node.value[int(key)]
+                line = node.start_mark.line + 1
+            else:
+                break
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return line
 
 
 def _count_values(value: Any, known: dict[int, int]) -> int:

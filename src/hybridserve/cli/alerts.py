@@ -9,12 +9,11 @@ from typing import Annotated
 
 import typer
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
 from hybridserve.cli.tables import print_table
 from hybridserve.errors import ConfigError
 from hybridserve.observability.rules.alerts import RUNBOOKS, alerts, by_text, without_templates
 from hybridserve.observability.rules.files import rule_files
-from hybridserve.settings import load
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Alerts and recording rules for Prometheus.")
 
@@ -25,7 +24,7 @@ def show(config: ConfigFile = None, assign: Assignments = None, as_json: AsJson 
 
     Example: hybridserve alerts list
     """
-    section = load(config, assign or ()).settings.telemetry
+    section = read_settings(config, assign).settings.telemetry
     if as_json:
         found = [{**asdict(alert), "runbook_url": alert.runbook_url} for alert in alerts(section)]
         typer.echo(json.dumps(found, indent=2))
@@ -51,7 +50,7 @@ def export(
 
     Example: hybridserve alerts export --out monitoring/rules
     """
-    files = rule_files(load(config, assign or ()).settings.telemetry)
+    files = rule_files(read_settings(config, assign).settings.telemetry)
     written = write(out, files)
     typer.echo(json.dumps({"files": written}) if as_json else "\n".join(written))
 

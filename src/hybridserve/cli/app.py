@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command as click_command
 
+from hybridserve.cli.sources import remember_sources, source_of
 from hybridserve.errors import ConfigError, HybridServeError, not_installed
 
 # verb -> one line for --help. Module `hybridserve.cli.<verb>` holds a Typer `app`.
@@ -102,6 +103,7 @@ def root(
 def main(argv: list[str] | None = None) -> Any:
     """Run the command. A `HybridServeError` is printed as three lines (or one JSON object), with exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
+    remember_sources({})
     try:
         if len(argv) == 2 and argv[0] in ("--install-completion", "--show-completion"):
             return _complete(*argv)
@@ -128,8 +130,11 @@ def _complete(option: str, shell: str) -> None:
 
 
 def _fail(error: HybridServeError, argv: list[str]) -> NoReturn:
+    if "it was set by" not in error.fix and (source := source_of(error.where)):
+        error.fix += f"; it was set by {source}"
     if "--json" in argv:
         print(json.dumps(error.as_dict()))
     else:
-        print(f"error: {error.where}\n  what: {error.what}\n  fix:  {error.fix}", file=sys.stderr)
+        for each in (error, *error.others):
+            print(f"error: {each.where}\n  what: {each.what}\n  fix:  {each.fix}", file=sys.stderr)
     sys.exit(error.exit_code)

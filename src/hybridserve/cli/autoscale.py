@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from hybridserve.cli.options import Assignments, ConfigFile
+from hybridserve.cli.options import Assignments, ConfigFile, read_settings
 from hybridserve.errors import EnvironmentFault
-from hybridserve.settings import load
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -35,7 +34,7 @@ def autoscale(
     from hybridserve.observability.logging import configure
     from hybridserve.runtime.pod_autoscaler import PodAutoscaler, pod_addresses
 
-    settings = load(config, assign or ()).settings
+    settings = read_settings(config, assign).settings
     scaling = resolve_deployment(settings).scaling
     assert scaling is not None
     configure(settings.telemetry)

@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
 from hybridserve.cli.tables import print_table
 from hybridserve.errors import ConfigError
 from hybridserve.planning.cache.reuse_explain import Explained, explain
 from hybridserve.planning.cache.reuse_trace import read_trace
 from hybridserve.planning.resolve import plan_settings
-from hybridserve.settings import load
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Explain prefix cache hits.")
 
@@ -40,7 +39,7 @@ def explain_trace(
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("TRACE", f"{trace} cannot be read: {error}", "name a file of recorded requests") from None
     requests = read_trace(lines, str(trace))
-    found = explain(requests, plan_settings(load(config, assignments or ()).settings).advice.plan)
+    found = explain(requests, plan_settings(read_settings(config, assignments).settings).advice.plan)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
 from hybridserve.compliance.documents import compliance_document, digest
 from hybridserve.compliance.evaluate import evaluate
 from hybridserve.compliance.evidence import subject
@@ -23,7 +23,7 @@ from hybridserve.deployment.compliance_view import build_view
 from hybridserve.errors import ConfigError, ServiceError
 from hybridserve.files import read_text, write_text
 from hybridserve.planning.resolve import find_model
-from hybridserve.settings import Settings, load
+from hybridserve.settings import Settings
 from hybridserve.units import counted
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def check(
     """
     if live is None and (guard_down is not None or key_file is not None):
         raise ConfigError("--guard-down" if guard_down else "--key-file", "needs a running service", "add --live URL")
-    settings = load(config, assign or ()).settings
+    settings = read_settings(config, assign).settings
     checked = _profile(profile) or settings.server.profile
     today = day.date() if day is not None else datetime.now(UTC).date()
     if live is not None:

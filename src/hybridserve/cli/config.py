@@ -6,8 +6,7 @@ import json
 
 import typer
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
-from hybridserve.settings import load
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show the settings and their schema.")
 
@@ -23,7 +22,7 @@ def show(
 
     Example: hybridserve config show -c hybridserve.yaml --sources
     """
-    loaded = load(config, assign or ())
+    loaded = read_settings(config, assign)
     tree = loaded.settings.model_dump(mode="json")
     if as_json:
         typer.echo(json.dumps({"settings": tree, "sources": dict(loaded.sources)} if sources else tree, indent=2))

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from hybridserve.cli.alerts import write
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.dashboards.grafana import Format, dashboard
-from hybridserve.settings import load
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dashboards for Grafana 11 and later.")
 
@@ -38,7 +37,7 @@ def export(
 
     Example: hybridserve dashboards export --out monitoring/dashboards
     """
-    section = load(config, assign or ()).settings.telemetry
+    section = read_settings(config, assign).settings.telemetry
     files = {f"{board.slug}.json": dashboard(board, form) for board in dashboards(section)}
     written = write(out, files)
     typer.echo(json.dumps({"files": written}) if as_json else "\n".join(written))

@@ -25,6 +25,7 @@ from hybridserve.cli.options import (
     given_workload,
     known_gpus,
     known_models,
+    read_settings,
 )
 from hybridserve.deployment.compliance_view import production_decisions
 from hybridserve.deployment.starter import starter_yaml
@@ -32,7 +33,7 @@ from hybridserve.errors import ConfigError
 from hybridserve.files import write_text
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.serialize import asked_data, too_long
-from hybridserve.settings import Settings, load
+from hybridserve.settings import Option, Settings
 
 app = typer.Typer(rich_markup_mode=None, help="Write a commented, checked hybridserve.yaml.")
 
@@ -79,12 +80,15 @@ def init(
         raise ConfigError(
             "--gpu", "is missing", "hybridserve plan --list has all, hybridserve doctor those of this machine"
         )
-    named = [f"model.id={json.dumps(model)}", f"accelerator.name={json.dumps(gpu)}"]
-    named += [f"accelerator.memory_gib={memory_gib}"] if memory_gib is not None else []
-    named += [f"accelerator.compute_capability={compute_capability}"] if compute_capability is not None else []
-    named += [f"engine.max_num_seqs={concurrency}"] if concurrency is not None else []
+    named = [
+        Option("the argument MODEL", "model.id", model),
+        Option("--gpu", "accelerator.name", gpu),
+        Option("--memory-gib", "accelerator.memory_gib", memory_gib),
+        Option("--compute-capability", "accelerator.compute_capability", compute_capability),
+        Option("--concurrency", "engine.max_num_seqs", concurrency),
+    ]
     # Only what was given here: the environment is not part of the file.
-    settings = load(None, [*named, *(assign or ())], environ={}).settings
+    settings = read_settings(None, assign, named, environ={}).settings
     today = datetime.now(UTC).date()
     given = settings.model_dump(mode="json", exclude_unset=True)
     asked = plan_settings(settings, PlanOptions(given_workload(prompt, output)))

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
 from hybridserve.compliance.attribution import attribution_bundle, missing_copies
 from hybridserve.deployment.compliance_view import build_view
 from hybridserve.errors import ConfigError
-from hybridserve.settings import load
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, help="Write the attribution files that ship with the weights."
@@ -33,7 +32,7 @@ def notice(
 
     Example: hybridserve notice attribution -c hybridserve.yaml
     """
-    settings = load(config, assign or ()).settings
+    settings = read_settings(config, assign).settings
     # The view reads license.bundle, which this command is about to write.
     section = settings.license.model_copy(update={"bundle": None})
     view = build_view(settings.model_copy(update={"license": section}))

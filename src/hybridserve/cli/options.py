@@ -1,13 +1,15 @@
 """Options shared by several verbs, and what a shell completes for them."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hybridserve.cli.sources import remember_sources
 from hybridserve.errors import ConfigError
 from hybridserve.planning.workload import ASSUMED, Workload, from_quantiles
-from hybridserve.settings import Loaded, Settings
+from hybridserve.settings import Loaded, Option, Settings, load
 
 ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE", help="YAML file with settings.")]
 Assignments = Annotated[
@@ -23,6 +25,22 @@ Concurrency = Annotated[
 PromptTokens = Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Prompt tokens of requests.")]
 OutputTokens = Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Output tokens of requests.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def read_settings(
+    config: Path | None,
+    assign: Sequence[str] | None,
+    options: Sequence[Option] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """The settings of a command, and where each came from, which an error that is found later names.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    loaded = load(config, assign or (), environ, options)
+    remember_sources(loaded.sources)
+    return loaded
 
 
 def known_models(incomplete: str) -> list[str]:

@@ -16,6 +16,7 @@ from hybridserve.cli.options import (
     given_workload,
     known_gpus,
     known_models,
+    read_settings,
     with_device,
 )
 from hybridserve.errors import ConfigError
@@ -23,7 +24,7 @@ from hybridserve.planning.cost import bound_cost, cost_data, parse_prices
 from hybridserve.planning.recommend import Goal, Reuse
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv
-from hybridserve.settings import Settings, load
+from hybridserve.settings import Option, Settings
 
 if TYPE_CHECKING:
     from hybridserve.planning.memory.profile import MemoryProfile
@@ -126,25 +127,22 @@ def plan(
 
         show(as_json)
         return
-    engine_fields = {
-        "version": engine,
-        "kv_cache_memory_bytes": kv_bytes,
-        "max_model_len": context,
-        "max_num_seqs": concurrency,
-        "max_num_batched_tokens": batched_tokens,
-        "gpu_memory_utilization": utilization,
-        "tensor_parallel_size": tp,
-        "pipeline_parallel_size": pp,
-        "dtype": dtype,
-        "kv_cache_dtype": kv_cache_dtype,
-        "mamba_ssm_cache_dtype": ssm_dtype,
-        "enable_prefix_caching": prefix_caching,
-    }
-    flags = [f"engine.{name}={json.dumps(value)}" for name, value in engine_fields.items() if value is not None]
-    if memory_gib is not None:
-        flags.append(f"accelerator.memory_gib={memory_gib}")
-    if compute_capability is not None:
-        flags.append(f"accelerator.compute_capability={compute_capability}")
+    flags = [
+        Option("--engine", "engine.version", engine),
+        Option("--kv-bytes", "engine.kv_cache_memory_bytes", kv_bytes),
+        Option("--context", "engine.max_model_len", context),
+        Option("--concurrency", "engine.max_num_seqs", concurrency),
+        Option("--batched-tokens", "engine.max_num_batched_tokens", batched_tokens),
+        Option("--utilization", "engine.gpu_memory_utilization", utilization),
+        Option("--tp", "engine.tensor_parallel_size", tp),
+        Option("--pp", "engine.pipeline_parallel_size", pp),
+        Option("--dtype", "engine.dtype", dtype),
+        Option("--kv-cache-dtype", "engine.kv_cache_dtype", kv_cache_dtype),
+        Option("--ssm-dtype", "engine.mamba_ssm_cache_dtype", ssm_dtype),
+        Option("--prefix-caching", "engine.enable_prefix_caching", prefix_caching),
+        Option("--memory-gib", "accelerator.memory_gib", memory_gib),
+        Option("--compute-capability", "accelerator.compute_capability", compute_capability),
+    ]
     gpus = [name for group in gpu or () for name in group.split(",") if name]
     if gpu and not gpus:
         raise ConfigError("--gpu", f"no GPU in {' '.join(gpu)!r}", "give for example --gpu a10g; --list shows all")
@@ -162,9 +160,9 @@ def plan(
         )
 
     def settings(model: str | None, device: str | None) -> Settings:
-        named = [f"model.id={json.dumps(model)}"] if model else []
-        named += [f"accelerator.name={json.dumps(device)}"] if device else []
-        return with_device(load(config, [*named, *flags, *(assign or ())]))
+        named = [Option("the argument MODEL", "model.id", model or None)]
+        named.append(Option("--gpu", "accelerator.name", device or None))
+        return with_device(read_settings(config, assign, [*named, *flags]))
 
     if bound:
         from hybridserve.cli.plan_bound import show_bound

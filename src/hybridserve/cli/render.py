@@ -20,13 +20,14 @@ from hybridserve.cli.options import (
     given_workload,
     known_gpus,
     known_models,
+    read_settings,
     with_device,
 )
 from hybridserve.planning.recommend import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
 from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, engine_args, plan_settings
 from hybridserve.planning.serialize import parser_notes
-from hybridserve.settings import Settings, load
+from hybridserve.settings import Option, Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Print the plan as engine flags or Helm values.")
 
@@ -143,6 +144,5 @@ def dump(values: Mapping[str, Any]) -> str:
 
 
 def _load(config: Path | None, model: str | None, gpu: str | None, assign: list[str] | None) -> Settings:
-    named = [f"model.id={json.dumps(model)}"] if model else []
-    named += [f"accelerator.name={json.dumps(gpu)}"] if gpu else []
-    return with_device(load(config, [*named, *(assign or ())]))
+    named = [Option("the argument MODEL", "model.id", model or None), Option("--gpu", "accelerator.name", gpu or None)]
+    return with_device(read_settings(config, assign, named))

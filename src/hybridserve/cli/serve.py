@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
-from hybridserve.settings import load
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
+from hybridserve.settings import Option
 
 PATHS = {
     "haproxy": "HAProxy, directly to the replica",
@@ -40,9 +40,13 @@ def serve(
 
     Example: hybridserve serve --port 8080 --set engine.max_num_seqs=16
     """
-    options = {"model.id": model, "server.host": host, "server.port": port, "server.data_path": data_path}
-    flags = [f"{path}={json.dumps(value)}" for path, value in options.items() if value is not None]
-    settings = load(config, [*flags, *(assign or ())]).settings
+    options = [
+        Option("--model", "model.id", model),
+        Option("--host", "server.host", host),
+        Option("--port", "server.port", port),
+        Option("--data-path", "server.data_path", data_path),
+    ]
+    settings = read_settings(config, assign, options).settings
 
     from hybridserve.runtime.serve import Progress, Ready, serve
 

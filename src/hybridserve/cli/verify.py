@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 
 import typer
 
-from hybridserve.cli.options import AsJson, Assignments, ConfigFile
+from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
 from hybridserve.cli.tables import print_table
 from hybridserve.errors import ConfigError
 from hybridserve.files import read_text, write_text
-from hybridserve.settings import load
 from hybridserve.settings.verify import VerifySection
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def verify(
     from hybridserve.verify.run import Load
     from hybridserve.verify.statistics import overall
 
-    settings = load(config, assign or ()).settings
+    settings = read_settings(config, assign).settings
     known = read_reference(reference) if reference else None
     own = own_prompts(prompts) if prompts else []
     key = read_text(key_file, "--key-file").strip() if key_file else None

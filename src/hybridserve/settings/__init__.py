@@ -3,7 +3,7 @@
 Each section has its own module; `load` reads them and records where each value came from.
 """
 
-from hybridserve.settings.load import Loaded, load
+from hybridserve.settings.load import Loaded, Option, load
 from hybridserve.settings.root import Settings
 
-__all__ = ["Loaded", "Settings", "load"]
+__all__ = ["Loaded", "Option", "Settings", "load"]

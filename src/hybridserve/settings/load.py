@@ -3,17 +3,17 @@
 Precedence, highest first: flags, environment, file, default.
 """
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError
 from hybridserve.fast_dataclass import dataclass
+from hybridserve.settings.faults import closest, config_error, known_keys
 from hybridserve.settings.root import ENV_DELIMITER, ENV_PREFIX, Settings
 
 Tree: TypeAlias = dict[str, Any]
@@ -26,7 +26,7 @@ SETTINGS_JSON = f"{ENV_PREFIX}SETTINGS_JSON"
 class Loaded:
     """Settings with the origin of each value.
 
-    `sources` maps a dotted path (``engine.max_num_seqs``) to ``flag``, ``env NAME``, ``file PATH`` or
+    `sources` maps a dotted path (``engine.max_num_seqs``) to ``flag OPTION``, ``env NAME``, ``file PATH`` or
     ``default``.
     """
 
@@ -34,10 +34,20 @@ class Loaded:
     sources: Mapping[str, str]
 
 
+class Option(NamedTuple):
+    """An option of a command that stands for one setting: ``Option("--gpu", "accelerator.name", "a10g")``."""
+
+    flag: str
+    path: str
+    value: Any
+    """None: the option was not given."""
+
+
 def load(
     file: Path | None = None,
     assignments: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
+    options: Sequence[Option] = (),
 ) -> Loaded:
     """Read settings.
 
@@ -45,13 +55,16 @@ def load(
         file: YAML file with the sections as top-level keys.
         assignments: ``section.key=value`` pairs, as `--set` takes them; the value is YAML.
         environ: variables ``HYBRIDSERVE_SECTION__KEY``; the process's environment if None.
+        options: the command's own options for settings; `assignments` override them.
 
     Raises:
-        ConfigError: unknown key, wrong value or unreadable file; `where` is the dotted path.
+        ConfigError: unknown key, wrong value or unreadable file; `where` is the dotted path, and `others` has further
+            ones.
     """
     layers = [
         ("env", _read_environ(os.environ if environ is None else environ)),
-        ("flag", _read_assignments(assignments)),
+        *((f"flag {flag}", _tree(path, value)) for flag, path, value in options if value is not None),
+        ("flag --set", _read_assignments(assignments)),
     ]
     if file is not None:
         layers.insert(0, (f"file {file}", _read_yaml(file)))
@@ -65,7 +78,7 @@ def load(
     try:
         settings = Settings(**merged)
     except ValidationError as error:
-        raise _config_error(error, origin) from None
+        raise config_error(error, origin) from None
     return Loaded(settings, {path: origin.get(path, "default") for path in _paths(settings.model_dump())})
 
 
@@ -74,7 +87,7 @@ def _read_yaml(file: Path) -> Tree:
     if tree is None:
         return {}
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise ConfigError(str(file), "the top level is not a mapping of sections", f"use {', '.join(_known_keys())}")
+        raise ConfigError(str(file), "the top level is not a mapping of sections", f"use {', '.join(known_keys())}")
     return tree
 
 
@@ -87,7 +100,7 @@ def _read_environ(environ: Mapping[str, str]) -> Tree:
     for name in variables:
         section, _, key = name[len(ENV_PREFIX) :].lower().partition(ENV_DELIMITER)
         if section not in Settings.model_fields or not key:
-            close = _closest(section, _known_keys())
+            close = closest(section, known_keys())
             hint = f"did you mean {ENV_PREFIX}{close.upper()}{ENV_DELIMITER}...?" if close else "unset it."
             raise ConfigError(name, "is not a setting", f"{hint} The form is {ENV_PREFIX}SECTION{ENV_DELIMITER}KEY")
     if not variables:
@@ -125,6 +138,11 @@ def _read_assignments(assignments: Sequence[str]) -> Tree:
     return tree
 
 
+def _tree(path: str, value: Any) -> Tree:
+    section, _, key = path.partition(".")
+    return {section: {key: value}}
+
+
 def _merge(into: Tree, tree: Tree) -> None:
     for key, value in tree.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
@@ -140,52 +158,3 @@ def _paths(tree: Tree) -> Iterator[str]:
             yield from (f"{section}.{key}" for key in values)
         else:
             yield section
-
-
-def _config_error(error: ValidationError, origin: Mapping[str, str]) -> ConfigError:
-    """The first fault in full; the others by name, so that one run shows them all."""
-    (path, first), *others = ((".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False))
-    source = origin.get(path, "the configuration")
-    if first["type"] == "extra_forbidden":
-        *parents, key = first["loc"]
-        known = _known_keys(*parents)
-        close = _closest(str(key), known)
-        what = "is not a setting"
-        fix = f"did you mean {'.'.join(map(str, (*parents, close)))}?" if close else f"known here: {', '.join(known)}"
-    elif first["type"] == "model_type":
-        what, fix = f"{first['input']!r} is not a mapping", f"write its settings below it, as KEY: VALUE: {path} has "
-        fix += ", ".join(_known_keys(*first["loc"]))
-    else:
-        what, fix = _wrong_value(path, first["input"], first["msg"])
-    if source != "flag" or first["type"] != "extra_forbidden":
-        fix += f"; it was set by {_SOURCES.get(source, source)}"
-    if others:
-        fix += f"; also wrong: {', '.join(other for other, _ in others)}"
-    return ConfigError(path or "settings", what, fix)
-
-
-# How an error calls the layer that set a value.
-_SOURCES = {"flag": "a flag"}
-
-
-def _wrong_value(path: str, value: Any, message: str) -> tuple[str, str]:
-    """What is wrong with a value, and what to set instead, from pydantic's message."""
-    wanted = message.removeprefix("Input should be ").partition(", unable to parse")[0]
-    if wanted == message:
-        return f"{message}, got {value!r}", f"correct {path}"
-    kind = "a number " if wanted.startswith(("greater", "less")) else ""
-    return f"{value!r} is not {wanted}", f"set {path} to {kind}{wanted}"
-
-
-def _known_keys(*parents: str | int) -> list[str]:
-    """The sections, or the fields of one section."""
-    if not parents:
-        return list(Settings.model_fields)
-    section = Settings.model_fields[str(parents[0])].annotation
-    assert isinstance(section, type)
-    assert issubclass(section, BaseModel)
-    return list(section.model_fields) if len(parents) == 1 else []
-
-
-def _closest(word: str, words: Sequence[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.5)), None)

@@ -251,7 +251,7 @@ def test_terminal_output_has_a_memory_bar():
         (["nemotron-nano-9b", "--gpu", "a10g"], "model.id", NANO),
         ([NANO, "--gpu", "a10g", "--tp", "3"], "engine.tensor_parallel_size", "1, 2, 4, 8"),
         ([NANO, "--gpu", "a10g", "--context", "200000"], "engine.max_model_len", "131072"),
-        ([NANO, "--gpu", "a10g", "--context", "0"], "engine.max_model_len", "flag"),
+        ([NANO, "--gpu", "a10g", "--context", "0"], "engine.max_model_len", "--context"),
         ([NANO, "--gpu", "a10g", "--concurrency", "500"], "engine.max_num_seqs", ""),
         ([NANO, "--gpu", "a10g", "--prompt", "many"], "--prompt", "1024/4096"),
         ([NANO, "--gpu", "a10g", "--engine", "latest"], "engine.version", "0.29.0"),

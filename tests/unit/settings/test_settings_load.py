@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridserve.errors import ConfigError
-from hybridserve.settings import Settings, load
+from hybridserve.settings import Option, Settings, load
 
 
 def write(path: Path, text: str) -> Path:
@@ -39,7 +39,7 @@ def test_precedence_is_flags_environment_file(tmp_path: Path) -> None:
     loaded = load(file, ["engine.max_num_seqs=3"], environ)
     engine = loaded.settings.engine
     assert (engine.max_num_seqs, engine.max_model_len, engine.seed) == (3, 2, 1)
-    assert loaded.sources["engine.max_num_seqs"] == "flag"
+    assert loaded.sources["engine.max_num_seqs"] == "flag --set"
     assert loaded.sources["engine.max_model_len"] == "env HYBRIDSERVE_ENGINE__MAX_MODEL_LEN"
     assert loaded.sources["engine.seed"] == f"file {file}"
     assert loaded.sources["server.port"] == "default"
@@ -98,6 +98,74 @@ def test_a_typo_in_a_variables_key_is_refused_with_its_path() -> None:
     with pytest.raises(ConfigError) as caught:
         load(environ={"HYBRIDSERVE_ENGINE__MAX_NUM_SEQ": "1"})
     assert caught.value.where == "engine.max_num_seq"
+    variable = "HYBRIDSERVE_ENGINE__MAX_NUM_SEQ"
+    assert caught.value.fix == f"did you mean {variable}S?; it was set by the environment variable {variable}"
+
+
+def test_a_fault_of_a_file_names_its_line(tmp_path: Path) -> None:
+    text = """\
+# a comment
+acelerator: {name: h100}
+engine:
+  version: 0.29.0
+  max_num_seqs: "many"
+license:
+  accepted:
+    - {license: apache-2.0, by: A, accepted: 2026-11-20}
+    - license: mit
+      bye: A
+      accepted: 2026-11-20
+scaling:
+  min_replicas: 3
+  max_replicas: 2
+"""
+    file = write(tmp_path / "h.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ={})
+    fixes = {each.where: each.fix for each in (caught.value, *caught.value.others)}
+    assert fixes["acelerator"] == f"did you mean accelerator?; it was set by file {file}, line 2"
+    assert fixes["engine.max_num_seqs"].endswith(f"it was set by file {file}, line 5")
+    assert fixes["license.accepted.1.bye"] == f"did you mean license.accepted.1.by?; it was set by file {file}, line 10"
+    assert fixes["license.accepted.1.by"].endswith(f"line {9}")
+    assert fixes["scaling"].endswith(f"it was set by file {file}, line 13 and file {file}, line 14")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "share"),
+    [
+        ("engine.gpu_memory_utilization", 92, "0.92"),
+        ("engine.gpu_memory_utilization", "92%", "0.92"),
+        ("engine.watermark", 5, "0.05"),
+        ("guard.retry_budget", 12.5, "0.125"),
+        ("engine.gpu_memory_utilization", 920, None),
+        ("engine.gpu_memory_utilization", -1, None),
+        ("server.port", "80%", None),
+    ],
+)
+def test_a_percentage_for_a_share_suggests_the_share(path: str, value: object, share: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ={}, options=[Option("--typed", path, value)])
+    assert (f": {share}?" in caught.value.fix) if share else ("?" not in caught.value.fix)
+    assert caught.value.fix.endswith("it was set by --typed")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "meant"),
+    [("model.max_num_seqs=3", "engine.max_num_seqs"), ("max_num_seqs.a=3", "engine.max_num_seqs")],
+)
+def test_a_setting_of_another_section_is_found(assignment: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(assignments=[assignment], environ={})
+    assert caught.value.fix.startswith(f"did you mean {meant}?")
+
+
+def test_an_option_is_overridden_by_an_assignment() -> None:
+    options = [Option("--gpu", "accelerator.name", "a10g"), Option("--tp", "engine.tensor_parallel_size", None)]
+    loaded = load(assignments=["accelerator.name=h100"], environ={}, options=options)
+    assert loaded.settings.accelerator.name == "h100"
+    assert loaded.sources["accelerator.name"] == "flag --set"
+    assert load(environ={}, options=options).sources["accelerator.name"] == "flag --gpu"
+    assert loaded.sources["engine.tensor_parallel_size"] == "default"
 
 
 @pytest.mark.parametrize(
@@ -115,13 +183,13 @@ def test_invalid_value_error_names_path_and_source(assignment: str, where: str) 
     assert caught.value.where == where
     assert assignment.partition("=")[2] in caught.value.what
     assert caught.value.fix.startswith(f"set {where} to a ")
-    assert "flag" in caught.value.fix
+    assert caught.value.fix.endswith("; it was set by --set")
 
 
 @pytest.mark.parametrize(
     ("text", "where", "what", "fix"),
     [
-        ("engin: {version: 1}", "engin", "is not a setting", "did you mean engine?; it was set by file {file}"),
+        ("engin: {version: 1}", "engin", "is not a setting", "did you mean engine?; it was set by file {file}, line 1"),
         ("engine: [1]", "engine", "[1] is not a mapping", "engine has version, "),
         ("engine: {dtype: int8}", "engine.dtype", "'int8' is not 'auto', 'float32', ", "set engine.dtype to 'auto', "),
     ],
@@ -140,9 +208,10 @@ def test_fault_of_a_file_names_value_fix_and_file(text: str, where: str, what: s
 def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load(assignments=["server.port=0", "engine.max_num_seqs=0"], environ={})
-    told = caught.value.where + caught.value.fix
-    assert "server.port" in told
-    assert "engine.max_num_seqs" in told
+    told = [caught.value, *caught.value.others]
+    assert {each.where for each in told} == {"server.port", "engine.max_num_seqs"}
+    assert all(each.fix.startswith(f"set {each.where} to a number ") for each in told)
+    assert [each["where"] for each in caught.value.as_dict()["others"]] == [told[1].where]
 
 
 def test_min_replicas_above_max_is_refused() -> None:
