@@ -149,9 +149,9 @@ def devices() -> Iterable[Row]:
         elif device.id in measured:
             status = "measured: the estimate of the pool is fitted to [starts on this card](../evidence/gpu.md)"
         elif device.id in fitted:
-            status = f"pool inside the band of start-up log {fitted[device.id]}"
+            status = f"pool inside the band of [start-up log {fitted[device.id]}](#start-up-logs)"
         else:
-            status = f"blocks as everywhere; the size of the pool is {UNVERIFIED}"
+            status = f"pool {UNVERIFIED}"
         yield f"`{device.id}`", device.name, memory, device.compute_capability or "-", status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from typing import Annotated
 
@@ -72,7 +73,8 @@ def serve(
         print(f"  path    {PATHS[service.data_path]}")
         print(f"  cache   {service.cache}")
         print(f"  logs    {service.logs}")
-        print(f"  metrics {service.url}/metrics; dashboards for Grafana: hybridserve dashboards export")
+        command = "hybridserve" if shutil.which("hybridserve") else sys.argv[0]
+        print(f"  metrics {service.url}/metrics; dashboards for Grafana: {command} dashboards export --out dashboards")
         print(f"\nTo try, in another terminal{', with one of your API keys as $KEY' if keyed else ''}:")
         for name, command in to_try(service.url, service.model, service.tools, keyed).items():
             print(f"\n  # {name}\n  {command}")

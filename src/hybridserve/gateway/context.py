@@ -91,14 +91,19 @@ class RequestContext:
             self.state.metrics.rate_limited_tokens.inc(tokens)
 
     def close(self) -> None:
-        """End the span and write the access-log line. It has no key, no prompt and no response text."""
+        """End the span and write the access-log line. It has no key, no prompt and no response text.
+
+        The service's own requests (self-tests, token counts) are logged at debug level.
+        """
         if self.span is not None:
             end_span(self.span, key=self.key.name, status=self.status, reason=self.reason, tokens=self.tokens)
-        if log.isEnabledFor(logging.INFO):
+        level = logging.DEBUG if self.key.internal else logging.INFO
+        if log.isEnabledFor(level):
             generated = self.route.kind == "generate"
             counts = self.state.token_counts(self.request_id.decode()) if generated else None
             prompt, output = counts or (None, None)
-            log.info(
+            log.log(
+                level,
                 "request",
                 extra={
                     "id": self.request_id.decode(),

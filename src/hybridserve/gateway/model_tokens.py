@@ -28,7 +28,7 @@ def served_special_tokens(settings: Settings) -> tuple[str, ...]:
     revision = settings.model.revision or pinned_commit(model, settings.model.source)
     files = [_read(source, revision, name) for name in ("tokenizer_config.json", "tokenizer.json")]
     tokens = special_tokens(*files)
-    log.info("special_tokens", extra={"found": len(tokens), "files": sum(file is not None for file in files)})
+    log.debug("special_tokens", extra={"found": len(tokens), "files": sum(file is not None for file in files)})
     return tokens
 
 

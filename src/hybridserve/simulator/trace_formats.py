@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from hybridserve.errors import ConfigError
@@ -63,14 +63,14 @@ def rows(text: str, where: str) -> Iterator[tuple[int, Any, Any, Any]]:
     for row in reader:
         at, prompt, output = (row[column] for column in columns)
         if own or output not in ("0", "0.0", ""):
-            yield reader.line_num, at if own else _seconds(at), prompt, output
+            yield reader.line_num, _seconds(at), prompt, output
 
 
 # A line of the gateway's log: key=value text, and JSON. Something may come before it, such as the name of a pod.
 _TEXT_LINE = re.compile(r"(\S+) info hybridserve\.access event=request (.*)")
 _JSON_LINE = re.compile(r'\{.*"logger": ?"hybridserve\.access".*\}')
 # The service's own requests.
-_INTERNAL_KEY = "canary"
+_INTERNAL_KEY = "internal"
 
 
 def _access_log(lines: Sequence[str]) -> Iterator[tuple[float, int, int, int]]:
@@ -99,10 +99,11 @@ def _access_log(lines: Sequence[str]) -> Iterator[tuple[float, int, int, int]]:
 
 
 def _seconds(text: str | None) -> Any:
-    """Seconds of a number or of a date with up to seven digits of a second."""
+    """Seconds of a number, or of a date (of UTC where it names no zone); digits after microseconds are dropped."""
     if text is None or text.replace(".", "").isdigit():
         return text
     try:
-        return datetime.fromisoformat(text[:26]).timestamp()
+        at = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+        return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
     except ValueError:
         return text

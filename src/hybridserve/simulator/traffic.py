@@ -20,6 +20,8 @@ Arrival = tuple[float, int, int]
 
 # A longer gap means that the recorder was off.
 LARGEST_GAP_S = 6 * 3600.0
+# Larger times are seconds since 1970, as those of dates: they count from the first row.
+DATES_FROM_S = 1e8
 
 # Longest prompt, and longest output, of a pattern.
 LONGEST = 16_000
@@ -202,7 +204,9 @@ TRAFFIC_PATTERNS = {
 
 
 def read_trace(path: Path) -> list[Arrival]:
-    """Read a recorded trace: CSV with the columns time (seconds), prompt and output (tokens), sorted by time.
+    """Read a recorded trace: CSV with the columns time, prompt and output (tokens), sorted by time.
+
+    A time is seconds since the start, seconds since 1970, or a date.
 
     The public traces of Azure, BurstGPT and Mooncake are read as they are published.
 
@@ -221,16 +225,17 @@ def parse_trace(text: str, where: str) -> list[Arrival]:
     trace: list[Arrival] = []
     before = 0.0
     own = text.startswith(",".join(HEADER))
-    begin: float | None = 0.0 if own else None
+    begin: float | None = None
     for number, when, prompt_text, output_text in rows(text, where):
         line = f"{where}:{number}"
         try:
             at, prompt, output = float(when), int(prompt_text), int(output_text)
         except (TypeError, ValueError):
             found = f"{when}, {prompt_text}, {output_text}"
-            raise ConfigError(line, f"{found} is not a time and two counts", "correct or remove the row") from None
+            fix = "write seconds since the start or a date, as 12.5 or 2026-11-27T10:00:12.5, and two whole numbers"
+            raise ConfigError(line, f"{found} is not a time and two counts", fix) from None
         if begin is None:
-            begin = at
+            begin = 0.0 if own and at < DATES_FROM_S else at
         at -= begin
         if not math.isfinite(at) or at < 0:
             raise ConfigError(

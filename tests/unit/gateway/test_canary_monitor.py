@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.gateway import GatewayMiddleware, GatewayState
 from hybridserve.gateway.auth.api_keys import Key
 from hybridserve.gateway.errors import APIError
-from hybridserve.gateway.internal_request import INTERNAL_TOKEN
+from hybridserve.gateway.internal_request import INTERNAL_TOKEN, internal_scope, request_app
 from hybridserve.gateway.limits.rate_limit import RequestLimits
 from hybridserve.guards import GuardVerdict, Message, Stage
 from hybridserve.guards.canaries.client import send_canaries
@@ -124,7 +125,7 @@ class PermissiveGuard(PatternGuard):
 
 async def test_canary_uses_no_concurrency_slot() -> None:
     limits = RequestLimits(AccessSection(max_in_flight=1))
-    ours = Key("canary", frozenset({"inference"}), internal=True)
+    ours = Key("internal", frozenset({"inference"}), internal=True)
     client = Key("client", frozenset({"inference"}))
     canary, reservation = await limits.reserve(ours, 0), await limits.reserve(client, 0)
     canary.release()
@@ -133,6 +134,18 @@ async def test_canary_uses_no_concurrency_slot() -> None:
     assert await limits.reserve(ours, 0)
     reservation.release()
     (await limits.reserve(client, 0)).release()
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+async def test_own_requests_are_in_the_log_at_debug_level_only(caplog: pytest.LogCaptureFixture, level: int) -> None:
+    caplog.set_level(level)
+    app = GatewayMiddleware(CompliantEngine(), Settings())
+    scope = internal_scope(app.state.authenticator.internal_token)
+    await request_app(app, scope, "GET", "/v1/models")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://service") as client:
+        await client.get("/v1/models")
+    keys = [getattr(record, "key", "") for record in caplog.records if record.getMessage() == "request"]
+    assert keys == (["internal", "anonymous"] if level == logging.DEBUG else ["anonymous"])
 
 
 def test_clients_cannot_authenticate_as_the_service() -> None:

@@ -364,6 +364,7 @@ def test_stock_policies_react_as_documented() -> None:
         ("time,prompt,output\n5,5,5\n4,5,5", "before the row above"),
         ("time,prompt,output\n5,0,5", "at least 1"),
         ("time,prompt,output\n5,x,5", "two counts"),
+        ("time,prompt,output\nmonday,5,5", "two counts.*seconds since the start or a date"),
         ("time,prompt,output\n0,5,5\n90000,5,5", "gap"),
     ],
 )
@@ -424,12 +425,15 @@ def test_packaged_calibrations() -> None:
     "text",
     [
         "time,prompt,output\n0,5,2\n1.5,6,3\n",
+        "time,prompt,output\n2026-11-27T10:00:00Z,5,2\n2026-11-27T11:00:01.500+01:00,6,3\n",
+        "time,prompt,output\n2026-11-27 10:00:00,5,2\n2026-11-27 10:00:01.5000000,6,3\n",
+        "time,prompt,output\n1795770000,5,2\n1795770001.5,6,3\n",
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,5,2\n2023-11-16 18:17:05.4799600,6,3\n",
         "Timestamp,Model,Request tokens,Response tokens,Total tokens\n5,a,5,2,7\n6,a,9,0,9\n6.5,a,6,3,9\n",
         '{"timestamp": 27000, "input_length": 5, "output_length": 2}\n'
         '{"timestamp": 28500, "input_length": 6, "output_length": 3}\n',
     ],
-    ids=["own", "azure", "burstgpt", "mooncake"],
+    ids=["own", "dates", "without-zone", "since-1970", "azure", "burstgpt", "mooncake"],
 )
-def test_public_traces_are_read_as_published(text: str) -> None:
+def test_own_and_public_traces_are_read(text: str) -> None:
     assert parse_trace(text, "x") == [(0.0, 5, 2), (1.5, 6, 3)]

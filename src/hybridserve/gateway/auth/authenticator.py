@@ -12,7 +12,7 @@ from hybridserve.gateway.internal_request import INTERNAL_TOKEN
 from hybridserve.gateway.types import Scope
 from hybridserve.settings import Settings
 
-_INTERNAL = Key("canary", frozenset({"inference"}), internal=True)
+_INTERNAL = Key("internal", frozenset({"inference"}), internal=True)
 
 
 class Authenticator:

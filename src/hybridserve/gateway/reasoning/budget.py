@@ -49,7 +49,8 @@ class ThinkingBudgetProbe:
             async with self._lock:
                 if self.enforced is None:
                     self.enforced = await self._probe(app, scope, model)
-                    log.info("budget_probed", extra={"enforced": self.enforced})
+                    level = logging.DEBUG if self.enforced else logging.INFO
+                    log.log(level, "budget_probed", extra={"enforced": self.enforced})
         if self.enforced is None:
             message = "The engine is not ready to enforce thinking budgets."
             raise APIError(503, "engine_unavailable", message, retry_after_s=1.0)
