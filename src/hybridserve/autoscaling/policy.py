@@ -20,6 +20,7 @@ from hybridserve.autoscaling.queueing import (
 )
 from hybridserve.autoscaling.replica_metrics import FleetMetrics
 from hybridserve.autoscaling.spec import ScalingSpec
+from hybridserve.units import counted
 
 # Demand this many standard deviations above the forecast is not chance (1 in 30,000) and does not wait for a trend.
 BURST_SIGMAS = 4.0
@@ -118,7 +119,7 @@ def compute_replicas(fleet: FleetMetrics, spec: ScalingSpec, state: PolicyState)
 
     if fleet.ready and not fresh:
         # The memory is not updated either: a gap in the metrics would look like a lull to every forecast.
-        return decide(fleet.target, Cause.NO_METRICS, f"no metrics from any of {fleet.ready} replicas")
+        return decide(fleet.target, Cause.NO_METRICS, f"no metrics from any of {counted(fleet.ready, 'replica')}")
     memory, demand = update(state.memory, fleet, spec)
     present = fleet.queued + sum(replica.running + replica.waiting for replica in fresh)
     state = replace(state, memory=memory, busy_at=fleet.now if present else state.busy_at)
@@ -139,14 +140,18 @@ def compute_replicas(fleet: FleetMetrics, spec: ScalingSpec, state: PolicyState)
     if wanted >= fleet.target:
         return decide(wanted, cause, reason)
     if missing > 0:
-        return decide(fleet.target, Cause.MISSING_METRICS, f"no metrics from {missing} of {fleet.ready} replicas")
+        return decide(
+            fleet.target, Cause.MISSING_METRICS, f"no metrics from {missing} of {counted(fleet.ready, 'replica')}"
+        )
     if state.since is not None and fleet.now - state.since < HOLD_START_UPS * spec.start_up_s:
         # A restarted controller has no history: an earlier one had reasons for the replicas that run.
         age_s = fleet.now - state.since
         return decide(fleet.target, Cause.CONTROLLER_RESTART, f"controller started {age_s:.0f} s ago: no scale-down")
     if fleet.draining:
         # Whether the replicas that still drain are missed shows only when they are gone.
-        return decide(fleet.target, Cause.DRAINING, f"{fleet.draining} replicas are still draining: no scale-down")
+        return decide(
+            fleet.target, Cause.DRAINING, f"still draining: {counted(fleet.draining, 'replica')}; no scale-down"
+        )
     waiting = _waiting(fleet)
     starting = fleet.target - fleet.ready
     if waiting and starting > 0:

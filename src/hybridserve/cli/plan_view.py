@@ -126,7 +126,7 @@ def _cache(plan: dict[str, Any]) -> None:
     _row(
         "groups",
         f"{kinds} of up to {layers} layers"
-        + (f", {cache['padding_layers']} padding layer(s)" if cache["padding_layers"] else "")
+        + (f", {counted(cache['padding_layers'], 'padding layer')}" if cache["padding_layers"] else "")
         + f": {cache['bytes_per_block'] / MIB:.2f} MiB a block",
     )
     _row("per token", f"{cache['kv_bytes_per_token']:,} B of keys and values")
@@ -167,7 +167,7 @@ def _capacity(plan: dict[str, Any]) -> None:
         _row("", "from a roofline model, not a forecast: a real engine stays below it")
     if plan["drafts"]:
         _row("drafts pay", f"for {', '.join(map(_pays, plan['drafts']['pays']))} accepted")
-        _row("", f"{plan['drafts']['tokens']} draft token(s) a step; running sequences, from the same model")
+        _row("", f"{counted(plan['drafts']['tokens'], 'draft token')} a step; running sequences, from the same model")
     if "cost" in plan:
         first, *rest = cost_lines(plan["cost"])
         _row("least cost", first)

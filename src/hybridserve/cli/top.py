@@ -20,6 +20,7 @@ from hybridserve.errors import ServiceError
 from hybridserve.observability.prometheus_api import Prometheus
 from hybridserve.observability.top import MetricsPorts, ReplicaRow, from_prometheus
 from hybridserve.settings.telemetry import TelemetrySection
+from hybridserve.units import counted
 
 _BAR = 10
 
@@ -77,7 +78,7 @@ def read_or_keep(read: Callable[[], list[ReplicaRow]], before: list[ReplicaRow])
 def table(rows: list[ReplicaRow]) -> Table:
     """The rows as a table."""
     total = sum(row.tokens_per_s or 0.0 for row in rows)
-    title = f"hybridserve top  {time.strftime('%H:%M:%S')}  {len(rows)} replicas  {total:,.0f} tokens/s"
+    title = f"hybridserve top  {time.strftime('%H:%M:%S')}  {counted(len(rows), 'replica')}  {total:,.0f} tokens/s"
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("replica", "model"):
         shown.add_column(name, no_wrap=True)

@@ -18,7 +18,7 @@ class ReasoningSection(Section):
     budget: Literal["auto", "engine", "off"] = "auto"
     """Thinking budgets: enforced by the engine, or rejected with 400 (`off`). `auto` tests the engine once."""
     efforts: dict[str, int] = Field(default_factory=lambda: {"low": 512, "medium": 2048, "high": 8192})
-    """Budget in tokens behind each name of `reasoning.effort`."""
+    """Budget in tokens behind each name of `reasoning.effort`. The name none needs no budget: it is reasoning off."""
     control_words: tuple[Annotated[str, Field(min_length=2)], ...] = ("/think", "/no_think", "</think>", "<think>")
     """Control words of chat templates; they are escaped in the text of users and tools."""
     template_kwargs: tuple[str, ...] = ("enable_thinking",)

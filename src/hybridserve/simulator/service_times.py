@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hybridserve import yamlio
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.errors import ConfigError, from_validation
+from hybridserve.units import counted
 
 BUILT_IN = resources.files("hybridserve.simulator") / "calibrations"
 
@@ -111,8 +112,8 @@ class ServiceTimes(_Section):
         if self.cache and (self.cache.block_size, self.cache.growing_groups) != (block_size, growing_groups):
             raise ConfigError(
                 "--calibration",
-                f"{self.name} has {self.cache.growing_groups} growing group(s) of {self.cache.block_size}-token "
-                f"blocks, the plan {growing_groups} of {block_size}",
+                f"{self.name} has {counted(self.cache.growing_groups, 'growing group')} of "
+                f"{self.cache.block_size}-token blocks, the plan {growing_groups} of {block_size}",
                 "use a calibration of the planned model and settings",
             )
 

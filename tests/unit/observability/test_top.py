@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app, main
-from hybridserve.cli.top import notes, read_or_keep, reused
+from hybridserve.cli.top import notes, read_or_keep, reused, table
 from hybridserve.observability.collectors.replica import ReplicaCollector
-from hybridserve.observability.top import MetricsPorts
+from hybridserve.observability.top import MetricsPorts, ReplicaRow
 
 
 @pytest.fixture
@@ -134,3 +134,9 @@ def test_watch_continues_while_the_service_is_down(url: str) -> None:
     assert rows == before
     assert "no response, showing the last one: http://127.0.0.1:1 cannot be read" in problem
     assert read_or_keep(lambda: before, []) == (before, "")
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "  1 replica  "), (2, "  2 replicas  ")])
+def test_the_title_counts_replicas(number: int, words: str) -> None:
+    row = ReplicaRow("a", "demo", *([None] * 15))
+    assert words in str(table([row] * number).title)
