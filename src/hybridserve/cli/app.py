@@ -5,6 +5,8 @@ import gc
 import importlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from hybridserve.cli.startup import defer_imports
@@ -18,6 +20,7 @@ from typer.core import TyperGroup
 from typer.main import get_command as click_command
 
 from hybridserve.cli.sources import remember_sources, source_of
+from hybridserve.cli.usage import UsageError, usage_error
 from hybridserve.errors import ConfigError, HybridServeError, not_installed
 
 # verb -> one line for --help. Module `hybridserve.cli.<verb>` holds a Typer `app`.
@@ -44,6 +47,17 @@ VERBS = {
 }
 
 
+@contextmanager
+def _as_errors(ctx: Any = None) -> Iterator[None]:
+    """Raise what the option parser refuses as an error in three parts. A group without a verb prints its help."""
+    try:
+        yield
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        raise usage_error(error, ctx and ctx.invoked_subcommand) from None
+
+
 class LazyGroup(TyperGroup):
     """A group that imports a verb's module when the verb is used."""
 
@@ -65,6 +79,14 @@ class LazyGroup(TyperGroup):
         if args and args[0] not in VERBS and (close := difflib.get_close_matches(args[0], VERBS, n=3)):
             ctx.fail(f"No such command {args[0]!r}. Did you mean {', '.join(close)}?")
         return super().resolve_command(ctx, args)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        with _as_errors():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _as_errors(ctx):
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Verbs"):

@@ -35,7 +35,7 @@ class Loaded:
 
 
 class Option(NamedTuple):
-    """An option of a command that stands for one setting: ``Option("--gpu", "accelerator.name", "a10g")``."""
+    """An option of a command that sets one setting: ``Option("--gpu", "accelerator.name", "a10g")``."""
 
     flag: str
     path: str

@@ -1,0 +1,36 @@
+"""Mistakes on the command line, which the option parser finds, as errors in three parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from hybridserve.errors import ConfigError
+
+# Typer has the class, but exports only this subclass of it.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def usage_error(error: Any, verb: str | None = None) -> ConfigError:
+    """The error for an unknown option or command, a missing or malformed value, or a superfluous argument.
+
+    Args:
+        error: an instance of `UsageError`.
+        verb: the verb that was being read, where the error does not know it.
+    """
+    command = error.ctx.command_path if error.ctx else f"hybridserve {verb}" if verb else "hybridserve"
+    see = f"`{command} --help` lists what it takes"
+    # Pydantic's way to say it, which names no value.
+    message = error.message.removeprefix("Value error, ").partition(", unable to parse")[0].rstrip(".")
+    option, param = getattr(error, "option_name", None), getattr(error, "param", None)
+    if hasattr(error, "possibilities"):
+        meant = f"did you mean {' or '.join(error.possibilities)}? " if error.possibilities else ""
+        return ConfigError(option or command, f"is no option of `{command}`", f"{meant}{see}")
+    if option is not None:
+        return ConfigError(option, message, see)
+    if param is not None:
+        argument = param.param_type_name == "argument"
+        where = param.metavar or str(param.name).upper() if argument else max(param.opts, key=len)
+        return ConfigError(where, message or "is missing", see)  # a missing parameter has no message
+    return ConfigError(command, message, see)
