@@ -32,7 +32,7 @@ license:
   accepted:
     - {license: nvidia-open-model-2025-10-24, by: Head of Legal, accepted: 2026-11-20}
     - {license: apache-2.0, by: Head of Legal, accepted: 2026-11-20}
-  image: registry.example/hybridserve@sha256:0000000000000000000000000000000000000000000000000000000000000000
+  image: registry.example/hybridserve@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
   about: about.md
 """
 

@@ -39,11 +39,12 @@ def logged_events() -> Iterator[tuple[str, str, list[str]]]:
         for node in ast.walk(ast.parse(file.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
-            if node.func.attr not in LEVELS or ast.unparse(node.func.value) not in ("log", "logger"):
+            if node.func.attr not in (*LEVELS, "log") or ast.unparse(node.func.value) not in ("log", "logger"):
                 continue
             place = f"{file.relative_to(SRC)}:{node.lineno}"
-            assert len(node.args) == 1, f"{place}: pass fields as extra"
-            (message,) = node.args
+            level = 1 if node.func.attr == "log" else 0
+            assert len(node.args) == level + 1, f"{place}: pass fields as extra"
+            message = node.args[level]
             extra = next((keyword.value for keyword in node.keywords if keyword.arg == "extra"), ast.Dict([], []))
             assert isinstance(extra, ast.Dict), f"{place}: pass a literal dict as extra"
             messages = (message.body, message.orelse) if isinstance(message, ast.IfExp) else (message,)
