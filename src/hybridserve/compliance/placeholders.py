@@ -12,12 +12,15 @@ _NOBODY = frozenset(
 # Anywhere in the text. TODO only in capitals: todo is a word of Spanish. Domains: RFC 2606.
 _MARK = re.compile(
     r"\b(?:TODO|TBD|FIXME|XXX+|YOUR[ _-]NAME)\b|(?i:\b(?:change[ _-]?me|replace[ _-]?me|placeholder|lorem ipsum)\b"
-    r"|\bexample\.(?:com|org|net|edu)\b|\.example\b)|<[^<>]*>|\$\{|\{\{"
+    r"|\bexample\.(?:com|org|net|edu)\b|\.example\b)|<[^<>@]*>|\$\{|\{\{"
 )
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether a name or a reason is that of an example: YOUR NAME, TODO, CHANGEME, ops@example.com, <name>."""
+    """Whether a name or a reason is that of an example: YOUR NAME, TODO, CHANGEME, ops@example.com, <name>.
+
+    A person with an address, Ada Lovelace <ada@acme.io>, is none.
+    """
     words = " ".join(re.findall(r"\w+", text.casefold().replace("_", " ")))
     return words in _NOBODY or _MARK.search(text) is not None
 
