@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 
-# As the whole text, in any spelling: who signs an acceptance or a waiver.
+# As the whole text, in any spelling: who signs an acceptance or a waiver, and why.
 _NOBODY = frozenset(
-    {"name", "your name", "full name", "your full name", "first last", "name surname", "jane doe", "john doe",
-     "someone", "somebody", "nobody", "none", "unknown", "n a", "todo", "tbd", "fixme", "xxx", "changeme"}
+    {"name", "full name", "first last", "firstname lastname", "first name last name", "name surname", "name here",
+     "insert name", "insert name here", "replace with name", "jane doe", "john doe", "max mustermann", "me", "someone",
+     "somebody", "nobody", "none", "unknown", "n a", "n n", "todo", "tbd", "tbc", "fixme", "xxx", "placeholder"}
 )  # fmt: skip
-# Anywhere in the text. TODO only in capitals: todo is a word of Spanish. Domains: RFC 2606.
+# Anywhere in the text. TODO only in capitals, since todo is a word of Spanish, and not as the name of a ticket. An
+# address at a domain of RFC 2606. A name in angle brackets, which is neither a mail address nor a comparison.
 _MARK = re.compile(
-    r"\b(?:TODO|TBD|FIXME|XXX+|YOUR[ _-]NAME)\b|(?i:\b(?:change[ _-]?me|replace[ _-]?me|placeholder|lorem ipsum)\b"
-    r"|\bexample\.(?:com|org|net|edu)\b|\.example\b)|<[^<>@]*>|\$\{|\{\{"
+    r"\b(?:TODO|TBD|FIXME|XXX+)\b(?!-\d)"
+    r"|(?i:\byour[ _-](?:full[ _-])?name\b|\b(?:change[ _-]?me|replace[ _-]?me|lorem ipsum)\b)"
+    r"|(?i:@(?:[\w-]+\.)*example(?:\.(?:com|org|net|edu))?\b)"
+    r"|<[A-Za-z_][\w.-]*(?: [\w.-]+)*>|\$\{|\{\{"
 )
 
 

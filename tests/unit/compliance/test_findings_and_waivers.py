@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hybridserve.catalog.licenses import license
-from hybridserve.compliance import Finding, compliance_status, evaluate
+from hybridserve.compliance import Finding, compliance_status, evaluate, evidence
 from hybridserve.compliance.evidence import LIVE_RULES, VERIFY_SCHEMA, seal_record, subject
 from hybridserve.compliance.placeholders import is_placeholder
 from hybridserve.compliance.rules.engine import online_quantization
@@ -236,7 +236,22 @@ def test_version_accepted_for_an_unversioned_card_decides_on_the_guardrail(case:
     assert "when the weights were obtained" in finding_with().evidence
 
 
-@pytest.mark.parametrize("by", ["YOUR NAME", "your name", "TODO", "changeme", "<name>", "ops@example.com", "${LEGAL}"])
+@pytest.mark.parametrize(
+    "by",
+    [
+        "YOUR NAME",
+        "your name",
+        "TODO",
+        "changeme",
+        "<name>",
+        "ops@example.com",
+        "${LEGAL}",
+        "Your name here",
+        "Firstname Lastname",
+        "N.N.",
+        "TBC",
+    ],
+)
 def test_an_acceptance_by_a_placeholder_names_the_field(case: Case, by: str) -> None:
     first, *rest = case.tree["license"]["accepted"]
     found = next(
@@ -254,6 +269,19 @@ def test_an_acceptance_by_a_placeholder_names_the_field(case: Case, by: str) -> 
 )
 def test_a_name_is_no_placeholder(by: str) -> None:
     assert not is_placeholder(by)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "p95 TTFT must stay <2 s at >5 requests per second",
+        "TODO-312 tracks it",
+        "the template has a placeholder for the tenant",
+        "tenant example.com is ours",
+    ],
+)
+def test_a_reason_is_no_placeholder(reason: str) -> None:
+    assert not is_placeholder(reason)
 
 
 def test_what_to_do_names_the_address_of_the_text(case: Case) -> None:
@@ -362,3 +390,11 @@ def test_harmless_route_and_loopback_port_pass(case: Case) -> None:
     no_port = case.set("telemetry.metrics_host", "0.0.0.0").set("telemetry.metrics_port", 0)
     (found,) = [found for found in no_port.findings() if found.rule == "exposure.ports"]
     assert (found.status, found.applies) == ("PASS", False)
+
+
+def test_records_outlive_new_settings() -> None:
+    """The digest that 0.2 began with: a setting that is added must not change it where it has its default."""
+    settings = Settings.model_validate({"model": {"id": "nemotron-nano-9b-v2"}})
+    assert evidence.tested_settings(settings) == "87cb553ca9607cf37813a3ae260760375e583622d0a5171e95311f7e2bc03ae2"
+    described = Settings.model_validate({"model": {"id": "nemotron-nano-9b-v2", "config": {"n": 1}}})
+    assert evidence.tested_settings(described) != evidence.tested_settings(settings)
