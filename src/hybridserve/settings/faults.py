@@ -83,7 +83,9 @@ def _wrong_value(path: str, fault: ErrorDetails) -> tuple[str, str]:
     value, message = fault["input"], fault["msg"]
     wanted = message.removeprefix("Input should be ").partition(", unable to parse")[0]
     if wanted == message:
-        return f"{message}, got {value!r}", f"correct {path}"
+        # A whole section, or a text in a form of its own such as a URL, may have a password in it.
+        shown = "" if isinstance(value, dict) or fault["type"] == "string_pattern_mismatch" else f", got {value!r}"
+        return f"{message}{shown}", f"correct {path}"
     kind = "a number " if wanted.startswith(("greater", "less")) else ""
     share = _share(value, fault)
     hint = f": {share:g}?" if share is not None else ""

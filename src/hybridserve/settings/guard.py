@@ -36,7 +36,7 @@ class GuardSection(Section):
     """Longest time that text of a slow stream is held back before it is checked, even if the window is not full."""
     rules_file: str | None = None
     """YAML file of patterns for `rules`. Empty: the patterns of the package."""
-    url: str | None = None
+    url: str | None = Field(default=None, min_length=1)
     """Base URL of the guard: an OpenAI base (http://guard/v1) for `model`, the service's URL for `nemo`. Empty with
     `model`: the chart runs the guard and sets its address; without the chart nothing starts."""
     model: str | None = None

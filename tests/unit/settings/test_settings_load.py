@@ -263,3 +263,24 @@ def test_any_file_loads_or_raises_config_error(
         return
     assert told.where
     assert told.fix
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"access": {"limits_url": "rediss://:hunter2@limits:6380/0"}},
+        {"guard": {"kind": "model", "url": "https://user:hunter2@guard/v1"}},
+    ],
+)
+def test_an_error_prints_no_password_of_a_url(wrong: dict[str, object], tmp_path: Path) -> None:
+    file = tmp_path / "hybridserve.yaml"
+    file.write_text(json.dumps(wrong))
+    with pytest.raises(ConfigError) as refused:
+        load(file, ())
+    for error in (refused.value, *refused.value.others):
+        assert "hunter2" not in f"{error.where} {error.what} {error.fix}"
+
+
+def test_an_empty_address_of_the_guard_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"guard\.url"):
+        load(None, ['guard.url=""'], environ={})
