@@ -196,6 +196,8 @@ def read_run(out: Path) -> tuple[RunFile, tuple[Record, ...], tuple[Window, ...]
     """
     try:
         run = RunFile.read(out / "run.json")
+        if "goodput" in (slo := run.scenario.get("slo", {})):  # the name before 0.2
+            slo["attainment"] = slo.pop("goodput")
         lines = [line for path in sorted(out.glob("requests-*.jsonl")) for line in path.open()]
         windows = [line for path in sorted(out.glob("client-*.jsonl")) for line in path.open() if line.endswith("\n")]
         return run, tuple(read_records(lines)), tuple(map(Window.from_json, windows))

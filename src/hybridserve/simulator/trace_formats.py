@@ -69,8 +69,8 @@ def rows(text: str, where: str) -> Iterator[tuple[int, Any, Any, Any]]:
 # A line of the gateway's log: key=value text, and JSON. Something may come before it, such as the name of a pod.
 _TEXT_LINE = re.compile(r"(\S+) info hybridserve\.access event=request (.*)")
 _JSON_LINE = re.compile(r'\{.*"logger": ?"hybridserve\.access".*\}')
-# The service's own requests.
-_INTERNAL_KEY = "internal"
+# The service's own requests are logged at debug level; versions before 0.2 had this name for their key.
+_INTERNAL_KEY = "canary"
 
 
 def _access_log(lines: Sequence[str]) -> Iterator[tuple[float, int, int, int]]:
@@ -89,6 +89,8 @@ def _access_log(lines: Sequence[str]) -> Iterator[tuple[float, int, int, int]]:
         elif found := _JSON_LINE.search(line):
             with suppress(ValueError):
                 fields = json.loads(found[0])
+            if fields.get("level") == "debug":
+                continue
         try:
             ended = datetime.fromisoformat(fields["time"]).timestamp()
             at, prompt, output = ended - float(fields["ms"]) / 1000, fields["prompt_tokens"], fields["output_tokens"]

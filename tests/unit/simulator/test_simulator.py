@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable
@@ -437,3 +438,26 @@ def test_packaged_calibrations() -> None:
 )
 def test_own_and_public_traces_are_read(text: str) -> None:
     assert parse_trace(text, "x") == [(0.0, 5, 2), (1.5, 6, 3)]
+
+
+def test_requests_of_the_service_itself_are_no_traffic() -> None:
+    """They are logged at debug level; before 0.2 their key was named canary. A customer may have any name."""
+    fields = "ms=500 prompt_tokens={} output_tokens=2"
+    text = [
+        f"2026-11-27T10:00:0{second}.500Z {level} hybridserve.access event=request key={key} {fields.format(prompt)}"
+        for second, level, key, prompt in [
+            (0, "info", "internal", 5),
+            (1, "info", "canary", 7),
+            (2, "debug", "internal", 8),
+            (3, "info", "team-a", 6),
+        ]
+    ]
+    assert parse_trace("\n".join(text), "x") == [(0.0, 5, 2), (3.0, 6, 2)]
+    rows = [
+        json.dumps(
+            {"time": f"2026-11-27T10:00:0{second}.500Z", "level": level, "logger": "hybridserve.access", "key": key,
+             "event": "request", "ms": 500, "prompt_tokens": 5, "output_tokens": 2}
+        )
+        for second, level, key in [(0, "info", "internal"), (1, "debug", "internal"), (2, "info", "team-a")]
+    ]  # fmt: skip
+    assert parse_trace("\n".join(rows), "x") == [(0.0, 5, 2), (2.0, 5, 2)]
