@@ -15,6 +15,7 @@ from typing import Any
 from hybridserve.errors import ConfigError
 from hybridserve.files import read_text
 from hybridserve.settings import Settings
+from hybridserve.verify.reference import read_reference
 
 FOLDER = "/etc/hybridserve-files"
 
@@ -44,6 +45,8 @@ SECRET_FILES = {
 WRITTEN = ("telemetry.cache_trace_dir", "verify.record_file")
 # The chart has a value for its text.
 REFERENCE = "verify.reference_file"
+# What licenses and notices are written in; no keys, settings or pictures.
+BUNDLE_TEXTS = ("", ".txt", ".md", ".html")
 # A ConfigMap holds 1 MiB; the one of the check has the settings and the notices, too.
 MOST_BYTES = 700_000
 
@@ -92,7 +95,7 @@ def take_reference(tree: dict[str, Any]) -> str | None:
     """The text of the reference that every replica compares itself with; the setting is removed.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or is no reference.
     """
     section = tree.get("verify", {})
     if not section.get("at_start"):
@@ -100,26 +103,59 @@ def take_reference(tree: dict[str, Any]) -> str | None:
         return None
     if (named := section.get("reference_file")) is None or _in_pod(named):
         return None
-    return read_text(Path(section.pop("reference_file")), REFERENCE)
+    file = Path(section.pop("reference_file"))
+    read_reference(file)
+    return read_text(file, REFERENCE)
 
 
 def bundle_files(folder: Path | None) -> dict[str, str]:
     """Texts of an attribution folder on this machine, such as copies of licenses that a person added.
 
-    A ConfigMap has no folders: `licenses/a.txt` is `licenses-a.txt`. Rules find a license by its words.
+    A ConfigMap has no folders: `licenses/a.txt` is `licenses-a.txt`. Rules find a license by its words. Hidden
+    files and other kinds of files stay here.
+
+    Raises:
+        ConfigError: the folder is that of the work, which may have keys; a file cannot be read; two get one name; or
+            they are too large.
     """
     if folder is None or not folder.is_dir():
         return {}
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix().replace("/", "-"): read_text(path, "license.bundle") for path in files}
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            "license.bundle",
+            f"{folder} is the working folder or above it, and the chart gets every text in it",
+            "a folder with nothing but notices, as `hybridserve notice attribution` writes it",
+        )
+    texts: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if not path.is_file() or path.suffix.lower() not in BUNDLE_TEXTS or any(part.startswith(".") for part in parts):
+            continue
+        name = re.sub(r"[^-._A-Za-z0-9]", "-", "-".join(parts))
+        if name in texts:
+            raise ConfigError("license.bundle", f"two files get the name {name} in a ConfigMap", "rename one of them")
+        texts[name] = read_text(path, "license.bundle")
+    if (count := sum(len(text.encode()) for text in texts.values())) > MOST_BYTES:
+        raise ConfigError("license.bundle", f"{folder} has {count:,} bytes of text", f"keep it below {MOST_BYTES:,}")
+    return texts
 
 
 def take_secrets(tree: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """The chart's values that name the Secrets of key files; the settings are removed."""
+    """The chart's values that name the Secrets of key files; the settings are removed.
+
+    A key that nothing here uses gets no Secret: of a guard without an endpoint, of limits without a server.
+    """
     values: dict[str, dict[str, str]] = {}
+    unused = set()
+    if tree.get("guard", {}).get("kind") not in ("model", "nemo"):
+        unused.add("guard.api_key_file")
+    if not tree.get("access", {}).get("limits_url"):
+        unused.add("access.limits_password_file")
     for path, (value, secret, _) in SECRET_FILES.items():
         if (found := _named(tree, path)) is not None:
             del found[0][found[1]]
+            if path in unused:
+                continue
             part, key = value.split(".")
             values.setdefault(part, {})[key] = secret
     return values

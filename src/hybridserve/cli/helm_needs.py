@@ -28,6 +28,7 @@ def needs(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
         *_guard(values),
         *_weights(values),
         *_pool(values, planned),
+        *_evidence(values),
         *_files(values),
     ]
 
@@ -84,6 +85,13 @@ def _pool(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
     if known and plan.cache is not None and plan.deployment.kv_cache_memory_bytes is None:
         pool = plan.cache.num_blocks * plan.layout.bytes_per_block
         yield f"--set engine.kv_cache_memory_bytes={pool}: the cache pool in {file}, a file that no pod has"
+
+
+def _evidence(values: Mapping[str, Any]) -> Iterator[str]:
+    """A record is valid for the settings that it was made with, and those of a release are its own."""
+    for section in ("guard", "verify"):
+        if values["settings"].get(section, {}).get("evidence_file"):
+            yield f"settings.{section}.evidence_file: collect it with the settings of these values, not with your file"
 
 
 def _files(values: Mapping[str, Any]) -> Iterator[str]:

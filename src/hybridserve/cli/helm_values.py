@@ -90,7 +90,7 @@ def helm_values(
         values["guard"] = {"deploy": deploy}
     for part, names in take_secrets(tree).items():
         values[part] = values.get(part, {}) | names
-    if reference := take_reference(tree):
+    if (reference := take_reference(tree)) is not None:
         values["verify"] = {"reference": reference}
     if files := carry_files(tree):
         values["files"] = files
@@ -154,7 +154,7 @@ def _model(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     """
     model, section = planned.model, settings.model
     source = section.source or ("" if model.card else str(model.folder or ""))
-    if source.startswith((".", "~")) or (not source.startswith("/") and source and Path(source).is_dir()):
+    if source.startswith((".", "~")) or (source and Path(source).is_dir()):
         raise ConfigError(
             "model.source" if section.source else "model.id",
             f"{source} is a folder of this machine, and no pod has it",
@@ -240,6 +240,8 @@ def _standalone(tree: dict[str, Any], settings: Settings, scaler: Scaler | None,
         raise ConfigError(
             "server.data_path", f"is {path}, and pods that are scaled run without Ray", f"auto, or {other}"
         )
+    if most == 1:
+        raise ConfigError("--scaler", f"is {scaler}, and scaling.max_replicas is 1", f"a larger number, or {other}")
     # A single pod is replaced by one that is started first.
     replaced = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}} if gpu and least > 1 else {}
     return {"autoscaling": {"scaler": scaler}, **replaced}

@@ -16,11 +16,13 @@ from hybridserve.cli import helm_files
 from hybridserve.cli.helm_files import CHECKED_FILES, FOLDER, REFERENCE, SECRET_FILES, START_FILES, WRITTEN
 from hybridserve.cli.helm_needs import needs
 from hybridserve.cli.helm_values import CHART_SETS, LOCAL_SETTINGS, helm_values
+from hybridserve.compliance.evidence import seal_record
 from hybridserve.errors import ConfigError
 from hybridserve.planning.deployment import profiled_settings
 from hybridserve.planning.memory.profile import record
 from hybridserve.planning.resolve import plan_settings
 from hybridserve.settings import Settings
+from hybridserve.verify.reference import Entry, Probe, Reference
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NANO: dict[str, Any] = {"model": {"id": "nemotron-nano-9b-v2"}, "accelerator": {"name": "l40s"}}
@@ -273,6 +275,38 @@ def test_license_copies_of_the_bundle_are_kept(here: Path) -> None:
     assert files["NOTICE"] == values_of()["notice"]["files"]["NOTICE"]
 
 
+def test_a_bundle_takes_nothing_but_notices(here: Path) -> None:
+    bundle = here / "bundle"
+    bundle.mkdir()
+    (bundle / "LICENSE (NVIDIA).txt").write_text("the text")
+    (bundle / ".env").write_text("TOKEN=secret")
+    (bundle / "keys.yaml").write_text("secret")
+    (bundle / "logo.png").write_bytes(b"\x89PNG")
+    assert helm_files.bundle_files(bundle) == {"LICENSE--NVIDIA-.txt": "the text"}
+    (bundle / "LICENSE--NVIDIA-.txt").write_text("another")
+    with pytest.raises(ConfigError, match="two files get the name"):
+        helm_files.bundle_files(bundle)
+    (here / "keys.txt").write_text("secret")
+    with pytest.raises(ConfigError, match="the working folder"):
+        helm_files.bundle_files(Path())
+
+
+def test_keys_that_nothing_uses_get_no_secret(here: Path) -> None:
+    """The chart refuses a Secret for a guard without an endpoint, or for limits without a server."""
+    tree = {"guard": {"kind": "rules", "api_key_file": "key"}, "access": {"limits_password_file": "password"}}
+    values = values_of(tree)
+    assert "auth" not in values
+    assert "guard" not in values
+    assert "_file" not in json.dumps([values["settings"].get("access"), values["settings"]["guard"]])
+
+
+def test_evidence_is_collected_with_the_settings_of_the_release(here: Path) -> None:
+    (here / "record.json").write_text(json.dumps(seal_record({"finished": "2026-11-27"})))
+    assert any(
+        "guard.evidence_file: collect it" in line for line in needs_of({"guard": {"evidence_file": "record.json"}})
+    )
+
+
 def test_the_pool_of_a_calibration_file_is_named(here: Path) -> None:
     """The plan used it, and no pod has the file."""
     planned = plan_settings(Settings.model_validate(NANO)).advice.plan
@@ -288,11 +322,15 @@ def test_the_pool_of_a_calibration_file_is_named(here: Path) -> None:
 
 
 def test_a_reference_becomes_the_charts(here: Path) -> None:
-    (here / "reference.json").write_text("{}")
+    text = Reference({"model": "own"}, (Entry(Probe("short-1", "short", (5, 6)), (1,), (((1, -0.1),),)),), {}).to_json()
+    (here / "reference.json").write_text(text)
     values = values_of({"verify": {"at_start": True, "reference_file": "reference.json"}})
-    assert values["verify"] == {"reference": "{}"}
+    assert values["verify"] == {"reference": text}
     assert values["settings"]["verify"] == {"at_start": True}
     assert "verify" not in values_of({"verify": {"reference_file": "reference.json"}})["settings"]
+    (here / "reference.json").write_text("")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        values_of({"verify": {"at_start": True, "reference_file": "reference.json"}})
 
 
 def test_a_path_in_the_pod_stays_and_is_named(here: Path) -> None:
