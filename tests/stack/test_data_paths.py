@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 CHAT = "/v1/chat/completions"
 LONG = {"max_tokens": 3000, "min_tokens": 3000, "ignore_eos": True}
+# Seconds everywhere, and less than the drain timeout on a slow machine, which would cut it off.
+DRAINED = {"max_tokens": 1000, "min_tokens": 1000, "ignore_eos": True}
 # Telemetry that cannot work: a foreign address, a folder below a file, a missing collector. Two of the three paths are
 # tested with it, up to the drain and the exit code: it must not affect the service.
 BROKEN = ("metrics_host=192.0.2.1", "targets_dir=/dev/null/targets", "otlp_endpoint=http://127.0.0.1:1")
@@ -188,7 +190,7 @@ def test_stop_drains_open_streams_and_rejects_new_requests(running: PathService)
     started = threading.Event()
 
     def read() -> None:
-        with running.client.stream("POST", CHAT, json=running.body(stream=True, **LONG)) as stream:
+        with running.client.stream("POST", CHAT, json=running.body(stream=True, **DRAINED)) as stream:
             for line in stream.iter_lines():
                 lines.append(line)
                 started.set()
