@@ -47,7 +47,7 @@ class TelemetrySection(Section):
     """Share of requests that must meet the time per output token."""
     slo_availability: float = Field(default=0.999, gt=0, lt=1)
     """Share of requests without a server error."""
-    slo_goodput: float = Field(default=0.9, gt=0, lt=1)
+    slo_attainment: float = Field(default=0.9, gt=0, lt=1)
     """Share of requests that must meet both latency targets."""
     slo_days: int = Field(default=30, ge=1, le=90)
     """Period of the error budget, in days."""

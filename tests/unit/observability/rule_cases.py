@@ -44,7 +44,7 @@ def availability(failed: float, minutes: int, where: str = "rejected") -> dict[s
     return series
 
 
-def goodput(slow: int, minutes: int) -> dict[str, str]:
+def slow_requests(slow: int, minutes: int) -> dict[str, str]:
     return {
         f'hybridserve_requests_slo_total{{{WHO},outcome="good"}}': f"0+{100 - slow}x{minutes}",
         f'hybridserve_requests_slo_total{{{WHO},outcome="slow_tokens"}}': f"0+{slow}x{minutes}",
@@ -160,7 +160,7 @@ GONE = {INFO: "1x60", BUILD.replace("{", '{release="rel",'): "1x40 stale"}
 TARGET = f'hybridserve_autoscaler_target_replicas{{release="rel",{CONTROLLER}}}'
 ERRORS = {f"hybridserve_autoscaler_errors_total{{{CONTROLLER}}}": "0+60x60"}
 BURNS = ("HybridServeTTFTBudgetBurn", "HybridServeInterTokenBudgetBurn", "HybridServeAvailabilityBudgetBurn",
-         "HybridServeGoodputBudgetBurn")  # fmt: skip
+         "HybridServeAttainmentBudgetBurn")  # fmt: skip
 
 CASES = (
     # 95 % good: 90 % slow burns 18 times too fast, 30 % six times (for days: a ticket), 4 % less than allowed.
@@ -188,9 +188,9 @@ CASES = (
         },
     ),
     # 90 % good: the factor 14.4 would be more than all requests; nine in ten page.
-    Case(BURNS[3], ("page", "ticket"), goodput(95, HOUR)),
-    Case(BURNS[3], ("ticket",), goodput(40, DAYS), "1d"),
-    Case(BURNS[3], (), goodput(8, DAYS), "1d"),
+    Case(BURNS[3], ("page", "ticket"), slow_requests(95, HOUR)),
+    Case(BURNS[3], ("ticket",), slow_requests(40, DAYS), "1d"),
+    Case(BURNS[3], (), slow_requests(8, DAYS), "1d"),
     Case("HybridServeStateSlotsFull", ("ticket",), slots(8, 3, 0.01)),
     Case("HybridServeStateSlotsFull", (), slots(8, 0, 0.01)),
     Case("HybridServeStateSlotsFull", (), slots(4, 3, 0.01)),

@@ -136,7 +136,7 @@ def test_invalid_slo_target_is_one_error_of_the_command(capsys: pytest.CaptureFi
         ({"slo_ttft_s": 2.0}, "nearest are 1 and 2.5"),
         ({"slo_inter_token_s": 0.06}, "nearest are 0.05 and 0.075"),
         ({"slo_availability": 1.0}, "less than 1"),
-        ({"slo_goodput": 0}, "greater than 0"),
+        ({"slo_attainment": 0}, "greater than 0"),
     ],
 )
 def test_slo_targets_must_be_bucket_limits(wrong: dict[str, float], message: str) -> None:

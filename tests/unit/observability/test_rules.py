@@ -140,7 +140,7 @@ def test_rules_use_the_targets_of_the_settings(promtool: Path, tmp_path: Path) -
 
 def test_page_can_fire_at_every_objective() -> None:
     """The error budget times the burn factor must be below 1: otherwise no number of bad requests would be enough."""
-    section = TelemetrySection(slo_ttft=0.5, slo_inter_token=0.5, slo_availability=0.5, slo_goodput=0.5)
+    section = TelemetrySection(slo_ttft=0.5, slo_inter_token=0.5, slo_availability=0.5, slo_attainment=0.5)
     for alert in alerts(section)[: 2 * len(objectives(section))]:
         thresholds = [float(part.split(" ")[0].rstrip(")")) for part in alert.expr.split("}) > ")[1:]]
         assert thresholds
@@ -185,6 +185,6 @@ def test_list_shows_runbook_and_no_template() -> None:
         assert f" {alert.runbook} " in lines[alert.name]
     assert "{{" not in done.stdout
     assert "REPLICA: VALUE compliance checks no longer pass" in lines["HybridServeComplianceLapsed"]
-    assert " page, ticket  immediately " in lines["HybridServeGoodputBudgetBurn"]
+    assert " page, ticket  immediately " in lines["HybridServeAttainmentBudgetBurn"]
     texts = {without_templates(alert.description, lambda _: "N") for alert in ALERTS}
     assert "N of guard checks return an error; those requests are rejected with 503." in texts

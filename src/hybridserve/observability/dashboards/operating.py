@@ -291,8 +291,8 @@ def load_test(section: TelemetrySection) -> Dashboard:
             panel("Time per output token", "s", "Exact mean of the means of requests.",
                   mean("vllm:request_time_per_output_token_seconds"),
                   limits=((section.slo_inter_token_s, "red"),), runbook="inter-token-budget-burn"),
-            panel("Goodput", "percentunit", "Share of finished requests that meet both latency targets.",
+            panel("Attainment", "percentunit", "Share of finished requests that meet both latency targets.",
                   f"{good} / ({rate('hybridserve_requests_slo_total')[0]} > 0)",
-                  highest=1, base="red", limits=((section.slo_goodput, "green"),), runbook="goodput-budget-burn"),
+                  highest=1, base="red", limits=((section.slo_attainment, "green"),), runbook="attainment-budget-burn"),
         ),
     )  # fmt: skip

@@ -63,7 +63,7 @@ def overview(section: TelemetrySection) -> Dashboard:
         row(
             "Objectives",
             panel("Burn rate", "suffix: x", "At 1 the error budget lasts exactly for the period; at 14 for two days.",
-                  *by_slo("current_burn_rate:ratio"), limits=((1, "orange"), (6, "red")), runbook="goodput-budget-burn"),
+                  *by_slo("current_burn_rate:ratio"), limits=((1, "orange"), (6, "red")), runbook="attainment-budget-burn"),
             panel("Bad requests over the last hour", "percentunit", f"Share outside of each objective: {goals}.",
                   *by_slo(f"sli_error:ratio_rate{WINDOWS[2]}")),
             panel("Requests by outcome", "reqps", "Finished requests, by whether they met both latency targets.",

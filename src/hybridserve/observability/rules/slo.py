@@ -74,9 +74,9 @@ def objectives(section: TelemetrySection) -> tuple[SLO, ...]:
         ),
         _availability(section.slo_availability),
         SLO(
-            "goodput",
-            "HybridServeGoodputBudgetBurn",
-            section.slo_goodput,
+            "attainment",
+            "HybridServeAttainmentBudgetBurn",
+            section.slo_attainment,
             f'sum by ({BY}) (rate(hybridserve_requests_slo_total{{outcome!="good"}}[$window]))',
             f"sum by ({BY}) (rate(hybridserve_requests_slo_total[$window]))",
             "both latency targets met",
