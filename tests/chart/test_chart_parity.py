@@ -20,9 +20,9 @@ from hybridserve.planning.resolve import engine_args, plan_settings
 from hybridserve.runtime.ingress import ray_environment
 from hybridserve.settings import Settings, load
 from hybridserve.settings.live import with_live_settings
+from support.compliance_cases import EXAMPLE
 
 PROFILES = sorted((ROOT / "helm" / "profiles").glob("*.yaml"))
-EXAMPLE = ROOT / "deploy" / "examples" / "nemotron-nano-9b-v2-production.yaml"
 COMMIT = "model.revision=0123456789abcdef0123456789abcdef01234567"
 
 
@@ -96,7 +96,7 @@ def test_render_helm_leaves_out_settings_of_the_chart() -> None:
 
 
 @pytest.mark.parametrize("mode", ["standalone", "rayservice"])
-@pytest.mark.parametrize("gpu", ["a10g", "l40s", "h100"])
+@pytest.mark.parametrize("gpu", ["a10g", "l40s", "h100", "cpu"])
 def test_values_without_a_settings_file_install(gpu: str, mode: str, tmp_path: Path) -> None:
     """What `render helm MODEL --gpu GPU` prints renders, is pinned to a commit, and passes the check of the chart."""
     done = CliRunner().invoke(render.app, ["helm", "nemotron-nano-9b-v2", "--gpu", gpu, "--mode", mode])

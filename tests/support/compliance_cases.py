@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import hashlib
 import itertools
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -21,7 +24,18 @@ from hybridserve.compliance.view import CacheFacts, PlannedEngine
 from hybridserve.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "deploy" / "examples" / "nemotron-nano-9b-v2-production.yaml"
+SHIPPED = ROOT / "deploy" / "examples" / "nemotron-nano-9b-v2-production.yaml"
+
+
+def _accepted() -> Path:
+    """The example with a name where it has a place for one: it is refused as it is shipped."""
+    file = Path(tempfile.mkdtemp(prefix="hybridserve-example-")) / SHIPPED.name
+    file.write_text(SHIPPED.read_text(encoding="utf-8").replace("YOUR NAME", "Head of Legal"), encoding="utf-8")
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    return file
+
+
+EXAMPLE = _accepted()
 TODAY = date(2026, 11, 23)
 FACTS = CacheFacts(
     num_blocks=1998,

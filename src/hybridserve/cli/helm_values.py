@@ -76,12 +76,12 @@ def helm_values(
     values |= _times(settings)
     if gpu:
         values |= _machine(settings, planned)
-    pods = settings.scaling.max_replicas
+    pods, downloads = settings.scaling.max_replicas, _repository(settings, planned) is not None
     if mode == "standalone":
-        values |= _standalone(tree, settings, scaler, gpu)
+        values |= _standalone(tree, settings, scaler, gpu, downloads)
     elif scaler is not None:
         raise ConfigError("--scaler", f"is {scaler}, and Ray scales mode rayservice", "remove it, or --mode standalone")
-    if _repository(settings, planned) is not None:
+    if downloads:
         disk = math.ceil(planned.advice.plan.weights.bytes * _devices(settings) * DISK_SHARE / GIB) + 5
         # One pod can keep a claim. Several pods need ReadWriteMany, which not every cluster has.
         kept = "persistent" if mode == "standalone" and pods == 1 else "perPod"
@@ -211,7 +211,9 @@ def _times(settings: Settings) -> dict[str, Any]:
     return {value: math.ceil(getattr(settings.server, name)) for name, value in named.items() if name in given}
 
 
-def _standalone(tree: dict[str, Any], settings: Settings, scaler: Scaler | None, gpu: bool) -> dict[str, Any]:
+def _standalone(
+    tree: dict[str, Any], settings: Settings, scaler: Scaler | None, gpu: bool, downloads: bool
+) -> dict[str, Any]:
     """How pods of one replica each are counted and replaced.
 
     Raises:
@@ -225,8 +227,8 @@ def _standalone(tree: dict[str, Any], settings: Settings, scaler: Scaler | None,
         for name in ("min_replicas", "max_replicas"):
             tree.get("scaling", {}).pop(name, None)
         if most == 1:
-            # The only GPU and the claim are in use until the old pod has stopped.
-            return {"strategy": "Recreate"} if gpu else {}
+            # The only GPU, and the claim of downloaded weights, are in use until the old pod has stopped.
+            return {"strategy": "Recreate"} if gpu or downloads else {}
         # No pod needs one GPU more.
         return {"replicaCount": most} | ({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}} if gpu else {})
     other = "--mode rayservice, or --scaler none for max_replicas pods"

@@ -21,8 +21,7 @@ def usage_error(error: Any, verb: str | None = None) -> ConfigError:
     """
     command = error.ctx.command_path if error.ctx else f"hybridserve {verb}" if verb else "hybridserve"
     see = f"`{command} --help` lists what it takes"
-    # Pydantic's way to say it, which names no value.
-    message = error.message.removeprefix("Value error, ").partition(", unable to parse")[0].rstrip(".")
+    message = _message(error).rstrip(".")
     option, param = getattr(error, "option_name", None), getattr(error, "param", None)
     if hasattr(error, "possibilities"):
         meant = f"did you mean {' or '.join(error.possibilities)}? " if error.possibilities else ""
@@ -34,3 +33,11 @@ def usage_error(error: Any, verb: str | None = None) -> ConfigError:
         where = param.metavar or str(param.name).upper() if argument else max(param.opts, key=len)
         return ConfigError(where, message or "is missing", see)  # a missing parameter has no message
     return ConfigError(command, message, see)
+
+
+def _message(error: Any) -> str:
+    """What is wrong. The parser's words for a value of the wrong type are pydantic's, which do not name the value."""
+    message = str(error.message).removeprefix("Value error, ").partition(", unable to parse")[0]
+    faults = error.__cause__.errors() if hasattr(error.__cause__, "errors") else []
+    wanted = message.removeprefix("Input should be ")
+    return f"{faults[0]['input']!r} is not {wanted}" if faults and wanted != message else message

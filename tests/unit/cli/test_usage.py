@@ -14,7 +14,7 @@ from hybridserve.cli import main
     [
         ("plan --promt 3000", "--promt", "is no option of `hybridserve plan`", "did you mean --prompt?"),
         ("plan --zzz", "--zzz", "is no option of `hybridserve plan`", "`hybridserve plan --help`"),
-        ("plan --memory-gib 48GB", "--memory-gib", "valid number", "`hybridserve plan --help`"),
+        ("plan --memory-gib 48GB", "--memory-gib", "'48GB' is not a valid number", "`hybridserve plan --help`"),
         ("plan --gpu", "--gpu", "requires an argument", "`hybridserve plan --help`"),
         ("notice", "DIR", "is missing", "`hybridserve notice --help`"),
         ("render helm --mode x", "--mode", "'standalone', 'rayservice'", "`hybridserve render helm --help`"),
