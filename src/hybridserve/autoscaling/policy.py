@@ -238,9 +238,9 @@ def _required(
         Cause.PREFILL: f"prefill, {rate * memory.prompt:,.0f} prompt tokens/s",
     }[required.scarcest]
     cause = Cause.BURST if burst else required.scarcest
-    reason += f", {spare:.1f} spare"
+    reason += f", {spare:.1f} spare times {memory.spare.value:.2f}"
     if memory.spare.late_share is not None:
-        reason += f" times {memory.spare.value:.2f} as {memory.spare.late_share:.1%} were late"
+        reason += f" as {memory.spare.late_share:.1%} were late"
     return required, cause, f"{reason}; limited by {resource}"
 
 

@@ -9,11 +9,13 @@ from math import exp, log
 REQUESTS_FOR_A_SHARE = 200
 # A change of the factor helps only after a start-up time, and requests that are late until then count too: the aim is
 # below the allowed share.
-AIM = 0.7
+AIM = 0.4
 # Change of the factor's logarithm when twice the allowed share is late, and how many times that at most.
 GAIN, MOST = 0.1, 4.0
 # A factor below one is cheaper while the rate is steady, and too little when it rises (docs/evidence/autoscaling.md).
 LOWEST, HIGHEST = 1.0, 4.0
+# Before the first count. What the formulas leave out is late from the first request on, and a count takes a start-up time.
+START = 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class SpareFactor:
         late_share: of the last complete count; None before it.
     """
 
-    value: float = 1.0
+    value: float = START
     since: float | None = None
     finished: int = 0
     late: int = 0

@@ -90,6 +90,6 @@ def test_refusals_keep_the_goal_of_the_admitted_in_a_flash_crowd() -> None:
     assert plain.refused == 0
     assert plain.admitted_attainment == plain.attainment < 0.93
     assert 0 < admitting.refused < 0.1 * admitting.requests == 0.1 * plain.requests
-    assert admitting.admitted_attainment > 0.97 > plain.attainment
+    assert admitting.admitted_attainment > 0.96 > plain.attainment
     assert admitting.attainment > plain.attainment, "good requests over all requests, refused ones included"
     assert not isnan(admitting.ttft_p99)
