@@ -8,7 +8,8 @@ docs/evidence/autoscaling.md.
 
 The constants of the policy were chosen on generated traffic (seeds 0 to 3), whose bursts have the statistics of Azure's
 chat trace, on that trace, and on the traffic patterns of the simulator (seed 1). One bound was added after a look at
-Azure's code trace, and one was kept after a look at Mooncake's. The setting of a stock policy is chosen on all traffic but the one that it is reported on.
+Azure's code trace, and one was kept after a look at Mooncake's. The setting of a stock policy is chosen on all traffic
+but the one that it is reported on.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ AIM = 0.4
 GAIN, MOST = 0.1, 4.0
 # A factor below one is cheaper while the rate is steady, and too little when it rises (docs/evidence/autoscaling.md).
 LOWEST, HIGHEST = 1.0, 4.0
-# Before the first count. What the formulas leave out is late from the first request on, and a count takes a start-up time.
+# Before the first count, which takes a start-up time: what the formulas leave out is late from the first request on.
 START = 1.3
 
 
