@@ -6,7 +6,6 @@ refuses to start with the recommended flags.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -26,7 +25,8 @@ from hybridserve.planning.deployment import (
     with_engine_defaults,
 )
 from hybridserve.planning.models.architecture import UNLIMITED
-from hybridserve.planning.tradeoffs import Alternative, alternatives, match_unit, nothing_fits
+from hybridserve.planning.refusals import Fill, nothing_fits
+from hybridserve.planning.tradeoffs import Alternative, alternatives, match_unit
 from hybridserve.planning.workload import Workload
 from hybridserve.units import GIB, MIB, counted
 
@@ -128,11 +128,11 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
     fill = _chunk_filler(deployment, layout, goal, table)
     seqs = _choose_seqs(deployment, workload, goal, table, fill)
     deployment = fill(with_cache(deployment, max_num_seqs=seqs), seqs)
-    length = deployment.cache.max_model_len or _choose_length(deployment, asked)
+    length = deployment.cache.max_model_len or _choose_length(deployment, asked, fill)
     deployment = with_cache(deployment, max_model_len=length)
     plan = plan_deployment(deployment)
     if plan.low is None:
-        raise nothing_fits(asked, plan)
+        raise nothing_fits(asked, plan, fill)
 
     flags += _describe(asked, plan, workload, goal, table)
     if _core_forgets_block(plan, table):
@@ -252,9 +252,7 @@ def _cpu_pool(deployment: Deployment, workload: Workload) -> tuple[Deployment, l
     return deployment, [Flag("kv_cache_memory_bytes", pool, reason, "the same capacity on every start")]
 
 
-def _chunk_filler(
-    deployment: Deployment, layout: CacheLayout, goal: Goal, table: EngineTable
-) -> Callable[[Deployment, int], Deployment]:
+def _chunk_filler(deployment: Deployment, layout: CacheLayout, goal: Goal, table: EngineTable) -> Fill:
     """A function that sets max_num_batched_tokens for a number of sequences.
 
     In mode align every prefill chunk but the last is rounded down to whole blocks. A budget other than k blocks plus
@@ -279,7 +277,7 @@ def _choose_seqs(
     workload: Workload,
     goal: Goal,
     table: EngineTable,
-    fill: Callable[[Deployment, int], Deployment],
+    fill: Fill,
 ) -> int:
     """The largest number of sequences that start and fit at the low end of the band."""
     if deployment.cache.max_num_seqs is not None:
@@ -306,10 +304,10 @@ def _choose_seqs(
     return best - best % 8 if best % 8 <= best // 10 else best
 
 
-def _choose_length(deployment: Deployment, asked: Deployment) -> int:
+def _choose_length(deployment: Deployment, asked: Deployment, fill: Fill) -> int:
     plan = plan_deployment(with_cache(deployment, max_model_len=AUTO_LEN))
     if plan.low is None:
-        raise nothing_fits(asked, plan)
+        raise nothing_fits(asked, plan, fill)
     own = min(deployment.served_len or AUTO_CAP, deployment.arch.max_position_embeddings)
     if plan.layout.blocks_per_sequence(int(own / CONTEXT_SHARE)) < plan.low.num_blocks:
         return own

@@ -1,20 +1,14 @@
-"""Alternatives: changes that have a cost, each planned; and what would start if nothing fits."""
+"""Alternatives: changes that have a cost, each planned."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from hybridserve.catalog.accelerators import accelerators
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
-from hybridserve.planning.cache.types import AUTO_LEN
-from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment, plan_low_end, with_cache
+from hybridserve.planning.deployment import DeploymentPlan, plan_deployment, with_cache
 from hybridserve.planning.workload import Workload
 
 # Units for partial prefix hits; a unit must divide the block size.
 MATCH_UNITS = (32, 16)
-PARALLEL_SIZES = (2, 4, 8)
-MAX_GPUS_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,38 +81,3 @@ def _planned(plan: DeploymentPlan, workload: Workload, name: str, value: str | b
     counts += [(now.longest_context, other.longest_context, "tokens of context")]
     gains = [f"{after:,} instead of {before:,} {what}" for before, after, what in counts if after > before]
     return Alternative(name, value, ", ".join(gains), price) if gains else None
-
-
-def nothing_fits(asked: Deployment, plan: DeploymentPlan) -> PlanRefused:
-    """The refusal of a plan; its fix says what would start instead."""
-    refusal = plan.low_refusal or plan.refusal
-    assert refusal is not None
-    fixes = []
-    if asked.cache.max_model_len is not None or asked.cache.max_num_seqs is not None:
-        fixes.append(refusal.fix)
-    if asked.accelerator.platform == "cuda":
-        if asked.cache.kv_cache_dtype == "auto" and _starts(with_cache(asked, kv_cache_dtype="fp8")):
-            fixes.append("--kv-cache-dtype fp8")
-        sizes = (size for size in PARALLEL_SIZES if size > asked.cache.tensor_parallel_size)
-        fixes += [f"--tp {size}" for size in sizes if _starts(with_cache(asked, tensor_parallel_size=size))][:1]
-        others = (
-            entry
-            for entry in accelerators()
-            if entry.platform == "cuda" and entry.has_kernels and entry is not asked.accelerator
-        )
-        larger = [entry.id for entry in others if _starts(replace(asked, accelerator=entry, total_bytes=None))]
-        fixes += [f"--gpu {' or '.join(larger[:MAX_GPUS_NAMED])}"] if larger else []
-    return PlanRefused(refusal.where, refusal.what, "; or ".join(fixes) or refusal.fix)
-
-
-def _starts(deployment: Deployment) -> bool:
-    """Whether it would start with one sequence and the longest context that fits."""
-    cache = replace(
-        deployment.cache,
-        max_num_seqs=deployment.cache.max_num_seqs or 1,
-        max_model_len=deployment.cache.max_model_len or AUTO_LEN,
-    )
-    try:
-        return not isinstance(plan_low_end(replace(deployment, cache=cache)), PlanRefused)
-    except PlanRefused:
-        return False

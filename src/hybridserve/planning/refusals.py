@@ -1,0 +1,149 @@
+"""A plan that cannot start: which of the given settings is to blame, and what would start instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from hybridserve.catalog.accelerators import Accelerator, accelerators
+from hybridserve.errors import PlanRefused
+from hybridserve.planning.cache.types import AUTO_LEN
+from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_low_end, with_cache
+from hybridserve.planning.models.architecture import UNLIMITED
+from hybridserve.units import MIB
+
+PARALLEL_SIZES = (2, 4, 8)
+MAX_GPUS_NAMED = 3
+# More than the memory of any device: a search for the bytes of a pool ends here.
+MOST_BYTES = 1 << 42
+
+Fill = Callable[[Deployment, int], Deployment]
+"""Sets max_num_batched_tokens for a number of sequences, where the user has not."""
+
+
+def nothing_fits(asked: Deployment, plan: DeploymentPlan, fill: Fill) -> PlanRefused:
+    """The refusal of a plan.
+
+    `where` is the given setting that alone prevents the start, if there is one; the fix has a value of it that starts,
+    and further changes that would start instead.
+    """
+    refusal = plan.low_refusal or plan.refusal
+    assert refusal is not None
+    where, fixes = refusal.where, []
+    if where == "engine.max_model_len" and asked.cache.max_model_len is not None:
+        fixes.append(refusal.fix)
+    elif (blamed := next(_blamed(asked, plan, fill), None)) is not None:
+        where, fix = blamed
+        fixes.append(fix)
+    elif asked.cache.max_model_len is not None or asked.cache.max_num_seqs is not None:
+        fixes.append(refusal.fix)
+    if asked.accelerator.platform == "cuda":
+        if asked.cache.kv_cache_dtype == "auto" and _starts(with_cache(asked, kv_cache_dtype="fp8")):
+            fixes.append("--kv-cache-dtype fp8")
+        fixes += _devices(asked) or ([] if fixes else _more_and_larger(asked))
+    return PlanRefused(where, refusal.what, "; or ".join(fixes) or refusal.fix)
+
+
+def _blamed(asked: Deployment, plan: DeploymentPlan, fill: Fill) -> Iterator[tuple[str, str]]:
+    """Given settings that prevent the start with the recommended rest, each with a value that starts."""
+    length = asked.cache.max_model_len or AUTO_LEN
+    if asked.arch.max_position_embeddings == UNLIMITED:
+        length = plan.deployment.cache.max_model_len or AUTO_LEN
+    base = with_cache(plan.deployment, max_model_len=length)
+    given = asked.gpu_memory_utilization
+    if given is not None and asked.kv_cache_memory_bytes is None:
+        for percent in sorted(range(1, 100), key=lambda value: abs(value - 100 * given)):
+            if _fits(replace(base, gpu_memory_utilization=percent / 100)):
+                side = "least" if percent / 100 > given else "most"
+                yield "engine.gpu_memory_utilization", f"gpu_memory_utilization of at {side} {percent / 100}"
+                break
+    if (pool := asked.kv_cache_memory_bytes) is not None:
+
+        def in_mib(size: int) -> bool:
+            return _fits(replace(base, kv_cache_memory_bytes=size * MIB))
+
+        if size := _smallest(in_mib, pool // MIB, MOST_BYTES // MIB):
+            yield "engine.kv_cache_memory_bytes", f"kv_cache_memory_bytes of at least {size * MIB} ({size:,} MiB)"
+        elif size := _below(in_mib, pool // MIB):
+            yield "engine.kv_cache_memory_bytes", f"kv_cache_memory_bytes of at most {size * MIB} ({size:,} MiB)"
+    if (tokens := asked.max_num_batched_tokens) is not None and (
+        most := _largest(lambda count: _fits(replace(base, max_num_batched_tokens=count)), tokens)
+    ):
+        yield "engine.max_num_batched_tokens", f"max_num_batched_tokens of at most {most}"
+    if (seqs := asked.cache.max_num_seqs) is not None and (
+        most := _largest(lambda count: _fits(fill(with_cache(base, max_num_seqs=count), count)), seqs)
+    ):
+        yield "engine.max_num_seqs", f"max_num_seqs of at most {most}"
+
+
+def _largest(starts: Callable[[int], bool], below: int) -> int:
+    """The largest number below a limit with which it starts, where every smaller one does, too; 0 if none does."""
+    return _between(starts, 1, below) if below > 1 and starts(1) else 0
+
+
+def _below(starts: Callable[[int], bool], limit: int) -> int:
+    """The largest number below a limit with which it starts, where too small ones do not; 0 if halving finds none."""
+    too_large, fits = limit, limit // 2
+    while fits and not starts(fits):
+        too_large, fits = fits, fits // 2
+    return _between(starts, fits, too_large) if fits else 0
+
+
+def _smallest(starts: Callable[[int], bool], above: int, limit: int) -> int:
+    """The smallest number above another with which it starts; 0 if doubling up to a limit finds none."""
+    too_small, fits = above, max(1, 2 * above)
+    while not starts(fits):
+        if fits > limit:
+            return 0
+        too_small, fits = fits, 2 * fits
+    return _between(starts, fits, too_small)
+
+
+def _between(starts: Callable[[int], bool], fits: int, other: int) -> int:
+    """The number that starts and is the last one before `other`, which does not start and may be above or below."""
+    while abs(fits - other) > 1:
+        middle = (fits + other) // 2
+        fits, other = (middle, other) if starts(middle) else (fits, middle)
+    return fits
+
+
+def _devices(asked: Deployment) -> list[str]:
+    """Options for more devices of this kind, and for one larger device."""
+    fixes = [f"--tp {size}" for size in _sizes(asked) if _starts(with_cache(asked, tensor_parallel_size=size))][:1]
+    return fixes + _larger(asked)
+
+
+def _more_and_larger(asked: Deployment) -> list[str]:
+    """Options for the fewest larger devices."""
+    for size in _sizes(asked):
+        if larger := _larger(with_cache(asked, tensor_parallel_size=size)):
+            return [f"{larger[0]} --tp {size}"]
+    return []
+
+
+def _sizes(asked: Deployment) -> list[int]:
+    return [size for size in PARALLEL_SIZES if size > asked.cache.tensor_parallel_size]
+
+
+def _larger(asked: Deployment) -> list[str]:
+    others = (entry for entry in accelerators() if _usable(entry) and entry is not asked.accelerator)
+    larger = [entry.id for entry in others if _starts(replace(asked, accelerator=entry, total_bytes=None))]
+    return [f"--gpu {' or '.join(larger[:MAX_GPUS_NAMED])}"] if larger else []
+
+
+def _usable(device: Accelerator) -> bool:
+    return device.platform == "cuda" and device.has_kernels
+
+
+def _starts(deployment: Deployment) -> bool:
+    """Whether it would start with one sequence and the longest context that fits."""
+    seqs, length = deployment.cache.max_num_seqs or 1, deployment.cache.max_model_len or AUTO_LEN
+    return _fits(with_cache(deployment, max_num_seqs=seqs, max_model_len=length))
+
+
+def _fits(deployment: Deployment) -> bool:
+    """Whether it starts at the low end of the memory band."""
+    try:
+        return not isinstance(plan_low_end(deployment), PlanRefused)
+    except PlanRefused:
+        return False
