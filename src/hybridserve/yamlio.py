@@ -42,10 +42,19 @@ def parse(text: str, where: str, fix: str = "correct the file", kind: type[Hybri
         tree = yaml.load(text, Loader=_Loader)
         _count_values(tree, {})
     except (yaml.YAMLError, ValueError) as error:
-        raise kind(where, f"is not valid YAML: {' '.join(str(error).split())}", fix) from None
+        raise kind(where, f"is not valid YAML: {_problem(error)}", fix) from None
     except RecursionError:
         raise kind(where, "is nested too deeply, or refers to itself", fix) from None
     return tree
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong, and where: the parser's own text calls every source a unicode string."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    words = [getattr(error, "context", None), getattr(error, "problem", None)]
+    return f"line {mark.line + 1}, column {mark.column + 1}: {', '.join(word for word in words if word)}"
 
 
 def read(path: Path, where: str = "", fix: str = "correct the file", kind: type[HybridServeError] = ConfigError) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,10 @@ from hybridserve.settings.root import ENV_DELIMITER, ENV_PREFIX, Settings
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+
+# Types of quantized weights, and methods that make them.
+_QUANTIZED = re.compile(r"(nv|mx)?(fp|float|int|uint|w)[48]|awq|gptq")
 
 
 def config_error(error: ValidationError, origin: Mapping[str, str]) -> ConfigError:
@@ -52,16 +57,36 @@ def set_by(path: str, origin: Mapping[str, str]) -> str | None:
 def _fault(fault: ErrorDetails, origin: Mapping[str, str]) -> ConfigError:
     path, value = ".".join(map(str, fault["loc"])), fault["input"]
     source = origin.get(".".join(map(str, fault["loc"][:2])), "")
-    if fault["type"] == "extra_forbidden":
+    if fault["type"] == "extra_forbidden" and fault["loc"][:-1] == ("engine",) and not _typo(str(fault["loc"][-1])):
+        what, fix = "is not a setting", _extra_argument(str(fault["loc"][-1]), value, source)
+    elif fault["type"] == "extra_forbidden":
         what, fix = "is not a setting", _similar(fault["loc"], variable=source.startswith("env "))
     elif fault["type"] == "model_type":
         what = f"{value!r} is not a mapping"
         fix = f"write its settings below it, as KEY: VALUE: {path} has {', '.join(known_keys(*fault['loc']))}"
     else:
         what, fix = _wrong_value(path, fault)
+        if path == "engine.dtype" and _QUANTIZED.match(str(value).lower()):
+            fix += (
+                ", the type of unquantized weights. Quantized: plan a checkpoint that is (hybridserve plan --list), or "
+            )
+            fix += """convert while loading with --set 'engine.extra_args={"quantization": "fp8"}'"""
     if given := set_by(path, origin):
         fix += f"; it was set by {given}"
     return ConfigError(path or "settings", what, fix)
+
+
+def _typo(name: str) -> bool:
+    """Whether a key of section engine is nearly one that it has, or belongs to another section."""
+    known = [key for section in known_keys() for key in known_keys(section)]
+    return bool(difflib.get_close_matches(name, known_keys("engine"), n=1, cutoff=0.75)) or name in known
+
+
+def _extra_argument(name: str, value: Any, source: str) -> str:
+    """How to give an engine argument that has no setting of its own."""
+    tree = json.dumps({name: value}, default=str)
+    written = f"engine: {{extra_args: {tree}}}" if source.startswith("file ") else f"--set 'engine.extra_args={tree}'"
+    return f"an argument of vLLM without a setting goes into extra_args: {written}"
 
 
 def _similar(loc: Sequence[str | int], *, variable: bool) -> str:
@@ -102,7 +127,8 @@ def _share(value: Any, fault: ErrorDetails) -> float | None:
             number = float(value)
         except ValueError:
             return None
-        return number / 100 if 1 < number <= 100 else None
+        # 1.5 is a share that is too large, not a percentage.
+        return number / 100 if 2 <= number <= 100 else None
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,7 @@ scaling:
         ("guard.retry_budget", 12.5, "0.125"),
         ("engine.gpu_memory_utilization", 920, None),
         ("engine.gpu_memory_utilization", -1, None),
+        ("engine.gpu_memory_utilization", 1.5, None),
         ("server.port", "80%", None),
     ],
 )
@@ -157,6 +159,24 @@ def test_a_setting_of_another_section_is_found(assignment: str, meant: str) -> N
     with pytest.raises(ConfigError) as caught:
         load(assignments=[assignment], environ={})
     assert caught.value.fix.startswith(f"did you mean {meant}?")
+
+
+@pytest.mark.parametrize("assignment", ["engine.quantization=fp8", "engine.dtype=fp8"])
+def test_a_quantization_is_sent_to_the_extra_arguments(assignment: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(assignments=[assignment], environ={})
+    written = re.search(r"--set '(engine\.extra_args=.*?)'", caught.value.fix)
+    assert written, caught.value.fix
+    assert load(assignments=[written[1]], environ={}).settings.engine.extra_args == {"quantization": "fp8"}
+    assert "gpu_memory_utilization" not in caught.value.fix
+
+
+def test_broken_yaml_is_named_by_line_and_column(tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("model:\n  id: demo\n engine: x\n")
+    with pytest.raises(ConfigError, match="line 3, column 2") as caught:
+        load(file, environ={})
+    assert "unicode" not in caught.value.what
 
 
 def test_an_option_is_overridden_by_an_assignment() -> None:
