@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hybridserve.catalog.accelerators import accelerators
 from hybridserve.catalog.models import model_ids, resolve_model
+from hybridserve.planning.extra_args import ONLINE
 from hybridserve.planning.models import OUT_OF_SCOPE, READERS, read_architecture
 from hybridserve.planning.models.quantization import UNKNOWN_SIZE
 from hybridserve.units import GIB
@@ -132,6 +133,8 @@ def precisions() -> Iterable[Row]:
         "INT8 experts (experts_int8)",
     ):
         yield name, "the config's bits and groups", f"the format's arithmetic; loading is {UNVERIFIED}"
+    methods = ", ".join(ONLINE)
+    yield f"converted while loading ({methods})", "the method's bytes of a weight", f"loading is {UNVERIFIED}"
     yield "FP8 attention cache that the checkpoint declares", "ModelOpt's scheme", "start-up log A28, vLLM's allocator"
     yield ", ".join(UNKNOWN_SIZE), "`model.weight_bytes`, index or shards", "refused without a size"
 

@@ -144,5 +144,10 @@ def accelerator(name: str) -> Accelerator:
     )
 
 
+def newest_capability() -> tuple[int, int]:
+    """The highest compute capability of an NVIDIA device in the catalog."""
+    return max(device.capability for device in accelerators() if not device.rocm)
+
+
 def _plain(name: str) -> str:
     return name.lower().removeprefix("nvidia ").removeprefix("amd ").replace(" ", "-").replace("_", "-")

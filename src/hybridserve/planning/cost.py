@@ -9,7 +9,7 @@ divides the time; with measured step times, tokens cost what they add to the ste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from hybridserve.catalog.accelerators import accelerator
@@ -73,9 +73,28 @@ def parse_prices(text: str) -> dict[str, float]:
                 "--price-per-hour", f"{part!r} is not a price", "a positive number, or GPU=PRICE,GPU=PRICE"
             )
         if name:
-            accelerator(name)
+            name = accelerator(name).id
         prices[name] = price
     return prices
+
+
+def check_prices(prices: Mapping[str, float], planned: Collection[str]) -> None:
+    """A price list may have more devices than are planned; not where a planned one has no price.
+
+    Args:
+        planned: accelerator ids.
+
+    Raises:
+        ConfigError: a price is of no planned device, and a planned device has none.
+    """
+    others = sorted(prices.keys() - {"", *planned})
+    missing = [] if "" in prices else sorted(set(planned) - prices.keys())
+    if prices and others and missing:
+        raise ConfigError(
+            "--price-per-hour",
+            f"{', '.join(missing)} has no price, and {', '.join(others)} is not planned here",
+            f"give the price of each: {','.join(f'{name}=PRICE' for name in missing)}",
+        )
 
 
 def bound_cost(plan: DeploymentPlan, workload: Workload, prices: Mapping[str, float]) -> Cost | None:

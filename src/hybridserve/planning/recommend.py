@@ -247,7 +247,7 @@ def _cpu_pool(deployment: Deployment, workload: Workload) -> tuple[Deployment, l
         needed = (blocks + 2) * layout.bytes_per_block
         pool = max(CPU_POOL_BYTES, -(-needed // (64 * MIB)) * 64 * MIB)
         deployment = replace(deployment, kv_cache_memory_bytes=pool)
-        reason = f"memory for {seqs} sequences; by default the engine takes nearly the whole NUMA node"
+        reason = f"memory for {counted(seqs, 'sequence')}; by default the engine takes nearly the whole NUMA node"
     pool = deployment.kv_cache_memory_bytes or 0
     return deployment, [Flag("kv_cache_memory_bytes", pool, reason, "the same capacity on every start")]
 
@@ -322,18 +322,11 @@ def _describe(
     assert plan.low is not None
     low, layout, length = plan.low, plan.layout, min(workload.p95, plan.low.max_model_len)
     default = with_engine_defaults(asked, table)
-    own = plan.deployment.arch.max_position_embeddings
     flags = [
         Flag(
             "max_model_len",
             low.max_model_len,
-            "set by you"
-            if asked.cache.max_model_len is not None
-            else (
-                "the model's default context"
-                if low.max_model_len in (own, plan.deployment.served_len)
-                else f"{CONTEXT_SHARE:.0%} of the {low.longest_context:,} tokens that fit; the model supports {own:,}"
-            ),
+            _length_reason(asked, plan, goal),
             f"{counted(low.n_safe(low.max_model_len), 'request')} of that length at once without preemption",
         )
     ]
@@ -386,6 +379,20 @@ def _describe(
             )
         )
     return flags
+
+
+def _length_reason(asked: Deployment, plan: DeploymentPlan, goal: Goal) -> str:
+    assert plan.low is not None
+    own, longest = plan.deployment.arch.max_position_embeddings, plan.low.longest_context
+    if asked.cache.max_model_len is not None:
+        return "set by you"
+    if plan.low.max_model_len in (own, plan.deployment.served_len):
+        return "the model's default context"
+    if longest == own:
+        return f"{CONTEXT_SHARE:.0%} of the model's {own:,} tokens, which would take nearly the whole cache"
+    more = goal != "context" and asked.gpu_memory_utilization is None and asked.kv_cache_memory_bytes is None
+    hint = ", and more of them fit with --goal context" if more and asked.accelerator.platform == "cuda" else ""
+    return f"{CONTEXT_SHARE:.0%} of the {longest:,} tokens that fit; the model supports {own:,}{hint}"
 
 
 def _seqs_gain(plan: DeploymentPlan, default: Deployment) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridserve.catalog.accelerators import Accelerator, accelerator
+from hybridserve.catalog.accelerators import Accelerator, accelerator, newest_capability
 from hybridserve.catalog.checkpoint import checkpoint_size
 from hybridserve.catalog.engines import engine_table
 from hybridserve.catalog.licenses import pinned_commit
@@ -208,6 +208,13 @@ def _device(settings: Settings) -> Accelerator:
             if getattr(named, name) is None:
                 raise ConfigError(f"accelerator.{name}", "a generic device needs it", f"set --{name.replace('_', '-')}")
         device = device.model_copy(update={"compute_capability": f"{named.compute_capability:.1f}"})
+        if device.capability > (newest := newest_capability()):
+            # sm_86 is 8.6, sm_120 is 12.0.
+            given = named.compute_capability or 0.0
+            tenth, highest = f"{given / 10:.1f}", ".".join(map(str, newest))
+            meant = f"did you mean {tenth}? " if tuple(map(int, tenth.split("."))) <= newest else ""
+            what = f"{given:g} is above the newest that is known, {highest}"
+            raise ConfigError("accelerator.compute_capability", what, f"{meant}at most {highest}, written as 8.6")
     elif named.compute_capability is not None:
         raise ConfigError("accelerator.compute_capability", f"{device.id} has its own", "set it for generic only")
     if not device.has_kernels:

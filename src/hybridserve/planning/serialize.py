@@ -9,11 +9,13 @@ from hybridserve.catalog.models import ModelCard
 from hybridserve.errors import CatalogError, ConfigError, PlanRefused
 from hybridserve.planning.deployment import DeploymentPlan, plan_deployment
 from hybridserve.planning.extra_args import extra
+from hybridserve.planning.memory.weights import count_weights
 from hybridserve.planning.resolve import ResolvedPlan, engine_args
 from hybridserve.planning.roofline import ServedModel, ThroughputBound, bound, device_peaks
 from hybridserve.planning.speculation import break_even
 from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings.engine import EngineSection
+from hybridserve.units import format_gib
 
 
 def report(planned: ResolvedPlan) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
             "name": accelerator.name,
             "nominal_gb": accelerator.memory.nominal_gb,
             "memory_set": planned.settings.accelerator.memory_gib is not None,
+            "memory_exceeded": bool(more_than_usable(planned)),
             "uncertain": _uncertain(planned),
         },
         "engine": deployment.cache.engine,
@@ -39,17 +42,19 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
         "goal": advice.goal,
         "workload": workload_data(advice.workload),
         "without_advice": _without_advice(planned),
-        "memory": memory_data(plan),
+        "memory": memory_data(plan) | _chosen_pool(planned),
         "cache": cache_data(plan),
         "capacity": capacity_data(plan, advice.workload.p95) | {"asked": asked_data(planned)},
         "bound": asdict(limit) if (limit := served_bound(plan, advice.workload)) else None,
         "drafts": drafts_data(plan, advice.workload),
-        "flags": [asdict(flag) for flag in advice.flags],
+        "flags": [*_conversion(plan), *(asdict(flag) for flag in advice.flags)],
         "options": [asdict(alternative) for alternative in advice.alternatives],
         "warnings": [
             *plan.warnings,
-            *_more_than_usable(planned),
+            *more_than_usable(planned),
             *too_long(planned),
+            *_unmeasured(plan),
+            *_text_only(planned),
             *parser_notes(planned.model.card, planned.settings.engine),
         ],
         "engine_args": _engine_args(planned),
@@ -76,6 +81,13 @@ def memory_data(plan: DeploymentPlan) -> dict[str, Any]:
         "profiling_cache": budget.profiling_cache,
         "startup_peak": budget.startup_peak,
     }
+
+
+def _chosen_pool(planned: ResolvedPlan) -> dict[str, str]:
+    """On a CPU the plan gives the engine a pool where the user has not."""
+    given = planned.asked.kv_cache_memory_bytes is not None
+    chosen = planned.advice.plan.deployment.kv_cache_memory_bytes is not None and not given
+    return {"pool_source": "kv_cache_memory_bytes, which the plan sets"} if chosen else {}
 
 
 def cache_data(plan: DeploymentPlan) -> dict[str, Any]:
@@ -119,12 +131,17 @@ def capacity_data(plan: DeploymentPlan, length: int) -> dict[str, Any]:
 
 
 def too_long(planned: ResolvedPlan) -> list[str]:
-    """A warning where the planned requests are longer than what the engine accepts."""
+    """A warning where the planned requests are longer than what the engine accepts.
+
+    Nobody asked for the assumed lengths: they are a reason to warn only where somebody set the limit.
+    """
     cache, workload = planned.advice.plan.low, planned.advice.workload
-    if cache is None or workload is ASSUMED or workload.p95 <= cache.max_model_len:
+    limited = planned.settings.engine.max_model_len is not None
+    if cache is None or workload.p95 <= cache.max_model_len or (workload is ASSUMED and not limited):
         return []
+    lengths = "assumed: set --prompt and --output" if workload is ASSUMED else "p95 of prompt and output"
     return [
-        f"requests of {workload.p95:,} tokens (p95 of prompt and output) are longer than max_model_len, "
+        f"requests of {workload.p95:,} tokens ({lengths}) are longer than max_model_len, "
         f"{cache.max_model_len:,}: the engine refuses or cuts them; the capacity above is for {cache.max_model_len:,} "
         "tokens."
     ]
@@ -205,7 +222,7 @@ def _without_advice(planned: ResolvedPlan) -> dict[str, Any]:
     return {"verdict": plan.verdict, **(reason.as_dict() if reason else {})}
 
 
-def _more_than_usable(planned: ResolvedPlan) -> list[str]:
+def more_than_usable(planned: ResolvedPlan) -> list[str]:
     """A warning where the memory that is set is more than any device of this kind has."""
     device, set_gib = planned.advice.plan.deployment.accelerator, planned.settings.accelerator.memory_gib
     usable = (device.memory.highest_mib or 0) / 1024
@@ -214,6 +231,44 @@ def _more_than_usable(planned: ResolvedPlan) -> list[str]:
     return [
         f"memory of {set_gib:g} GiB is more than the {usable:.2f} GiB that PyTorch reports of {device.name} at most: "
         "give usable memory, not the nominal size"
+    ]
+
+
+def _conversion(plan: DeploymentPlan) -> list[dict[str, Any]]:
+    """The flag with which the engine quantizes the weights while it loads them."""
+    deployment, cache = plan.deployment, plan.deployment.cache
+    if not deployment.precision.converted:
+        return []
+    stored = count_weights(
+        deployment.arch,
+        dtype=cache.dtype,
+        tensor_parallel_size=cache.tensor_parallel_size,
+        pipeline_parallel_size=cache.pipeline_parallel_size,
+        expert_parallel=deployment.expert_parallel,
+    )
+    gain = f"{format_gib(plan.weights.bytes)} of weights instead of {format_gib(stored.bytes)}"
+    name, reason = deployment.precision.name, "set by you: vLLM converts the weights while it loads them"
+    return [{"name": "quantization", "value": name, "reason": reason, "gain": gain}]
+
+
+def _unmeasured(plan: DeploymentPlan) -> list[str]:
+    """A warning where the engine makes weights that nobody has compared with the checkpoint's."""
+    if not plan.deployment.precision.converted:
+        return []
+    return [
+        f"no figures exist for weights that vLLM converts to {plan.deployment.precision.name}: `hybridserve check` "
+        "fails (engine.online-quantization) until `hybridserve verify` has compared them with the checkpoint's."
+    ]
+
+
+def _text_only(planned: ResolvedPlan) -> list[str]:
+    """A warning where a model that reads images is planned without its encoders."""
+    card = planned.model.card
+    if card is None or not card.serving.language_model_only:
+        return []
+    return [
+        "not counted: the encoders of images, video and audio. The model is planned and started for text only "
+        "(--language-model-only); without this flag they take memory on top."
     ]
 
 

@@ -33,7 +33,7 @@ class AcceleratorSection(Section):
     """Catalog id of the accelerator, such as a10g, l40s, h100 or cpu."""
     memory_gib: float | None = Field(default=None, gt=0)
     """Usable memory of one device in GiB, as PyTorch reports it, where it differs from the catalog's."""
-    compute_capability: float | None = Field(default=None, ge=1, lt=100)
+    compute_capability: float | None = Field(default=None, ge=1)
     """Compute capability of the device named generic, such as 8.6."""
     calibration: Path | None = None
     """YAML file of pools reported by earlier starts: read by every plan, written after a start with profiling."""

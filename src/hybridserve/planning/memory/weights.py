@@ -110,7 +110,9 @@ def count_weights(
             band, how = RECIPE_BAND, "reported size, not confirmed"
     elif quantized or not complete:
         band = DERIVED_BAND if precision.known and complete else RECIPE_BAND
-        if quantized:
+        if precision.converted:
+            how = f"derived from the architecture: vLLM converts them to {precision.name} while loading"
+        elif quantized:
             of = (
                 f"the checkpoint's {precision.name} layers" if precision.known else f"the usual {precision.name} recipe"
             )

@@ -94,6 +94,7 @@ class Precision:
         sized: the bytes can be derived at all.
         kv_cache_dtype: meaning of `--kv-cache-dtype auto`; None is the model's type.
         mtp_plain: the draft module keeps the model's type.
+        converted: the engine quantizes an unquantized checkpoint while it loads.
     """
 
     name: str = "none"
@@ -105,6 +106,7 @@ class Precision:
     sized: bool = True
     kv_cache_dtype: str | None = None
     mtp_plain: bool = True
+    converted: bool = False
 
 
 UNQUANTIZED = Precision()
@@ -123,7 +125,7 @@ def vendor_recipe(name: str, hybrid: bool) -> Precision:
 def online(method: str, size: float) -> Precision:
     """Every linear layer is converted to `size` bytes a weight while the model loads; tables keep their type."""
     compute: Compute = "nvfp4" if size < FP8 else "none" if method.startswith("int8") else "fp8"
-    return Precision(method, compute, tuple((part, size) for part in ALL), mtp_plain=False)
+    return Precision(method, compute, tuple((part, size) for part in ALL), mtp_plain=False, converted=True)
 
 
 def read_precision(config: Mapping[str, Any], layers: int) -> Precision:
