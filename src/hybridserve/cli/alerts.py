@@ -15,7 +15,9 @@ from hybridserve.errors import ConfigError
 from hybridserve.observability.rules.alerts import RUNBOOKS, alerts, by_text, without_templates
 from hybridserve.observability.rules.files import rule_files
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Alerts and recording rules for Prometheus.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Alerts and recording rules for Prometheus."
+)
 
 
 @app.command("list")

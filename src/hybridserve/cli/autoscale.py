@@ -12,7 +12,7 @@ import typer
 from hybridserve.cli.options import Assignments, ConfigFile, read_settings
 from hybridserve.errors import EnvironmentFault
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

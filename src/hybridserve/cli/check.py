@@ -127,8 +127,9 @@ def _print(findings: Sequence[Finding], what: str, profile: Profile, *, everythi
     if sys.stdout.isatty():
         _print_table(shown)
     else:
+        width = max((26, *(len(finding.rule) for finding in shown)))
         for finding in shown:
-            typer.echo(f"{finding.status:<7} {finding.severity:<7} {finding.rule:<26} {_evidence(finding)}")
+            typer.echo(f"{finding.status:<7} {finding.severity:<7} {finding.rule:<{width}} {_evidence(finding)}")
             if finding.status in ("FAIL", "UNKNOWN"):
                 typer.echo(f"        fix: {finding.remedy}")
     counts = Counter(finding.status for finding in findings if finding.applies)

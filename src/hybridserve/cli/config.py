@@ -8,7 +8,9 @@ import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show the settings and their schema.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Show the settings and their schema."
+)
 
 
 @app.command()

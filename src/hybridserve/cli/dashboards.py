@@ -13,7 +13,9 @@ from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settin
 from hybridserve.observability.dashboards import dashboards
 from hybridserve.observability.dashboards.grafana import Format, dashboard
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dashboards for Grafana 11 and later.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Dashboards for Grafana 11 and later."
+)
 
 
 @app.callback()

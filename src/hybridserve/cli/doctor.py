@@ -34,7 +34,9 @@ TOOLS = {
 }
 """Optional packages, the extra that has them, and what they are for."""
 
-app = typer.Typer(rich_markup_mode=None, help="Show what this machine can serve, and what is missing.")
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, help="Show what this machine can serve, and what is missing."
+)
 
 
 @dataclass(frozen=True, slots=True)

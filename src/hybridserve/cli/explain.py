@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Explain a r
 def explain(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[RULE|LICENSE]", help="Id of a rule or of a license; lists all rules when empty."),
+        typer.Argument(metavar="RULE|LICENSE", help="Id of a rule or of a license; lists all rules when empty."),
     ] = None,
     licenses: Annotated[bool, typer.Option("--licenses", help="List licenses and the models under them.")] = False,
     as_json: AsJson = False,
@@ -35,6 +35,12 @@ def explain(
     """
     rules = {rule.id: {"rule": rule.id, **{key: value for key, value in asdict(rule).items() if key != "id"}}
              for rule in (*RULES, *LIVE_RULES)}  # fmt: skip
+    if licenses and name is not None:
+        raise ConfigError(
+            "--licenses",
+            f"lists every license, so {name} would not be used",
+            f"hybridserve explain {name}, or --licenses alone",
+        )
     if licenses:
         models, others = _models_by_license(), [model for model in model_ids() if not _reviewed(model)]
         document = {name: {"status": license(name).status, "models": ids} for name, ids in models.items()}

@@ -32,10 +32,10 @@ from hybridserve.deployment.starter import starter_yaml
 from hybridserve.errors import ConfigError
 from hybridserve.files import write_text
 from hybridserve.planning.resolve import PlanOptions, plan_settings
-from hybridserve.planning.serialize import asked_data, too_long
+from hybridserve.planning.serialize import asked_data, more_than_usable, too_long
 from hybridserve.settings import Option, Settings
 
-app = typer.Typer(rich_markup_mode=None, help="Write a commented, checked hybridserve.yaml.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Write a commented, checked hybridserve.yaml.")
 
 Generic = "only for --gpu generic, or a part of a GPU"
 
@@ -93,7 +93,7 @@ def init(
     given = settings.model_dump(mode="json", exclude_unset=True)
     asked = plan_settings(settings, PlanOptions(given_workload(prompt, output)))
     text = starter_yaml(asked, given, today)
-    warnings = too_long(asked)
+    warnings = [*more_than_usable(asked), *too_long(asked)]
     if (sequences := asked_data(asked)) is not None and not sequences["fits"]:
         warnings.append(
             f"{sequences['sequences']:,} requests at once (engine.max_num_seqs) do not fit at {sequences['length']:,} "
@@ -118,7 +118,11 @@ def init(
         )
         return
     typer.echo(f"wrote {out}: {planned.model.id} on {gpu}, profile {planned.settings.server.profile}\n")
-    typer.echo(f"next  hybridserve plan -c {out}\n      hybridserve check -c {out}\n      hybridserve serve -c {out}")
+    # The lengths are no settings: without them the next plan would assume others.
+    lengths = "".join(f" {flag} {value}" for flag, value in (("--prompt", prompt), ("--output", output)) if value)
+    typer.echo(
+        f"next  hybridserve plan -c {out}{lengths}\n      hybridserve check -c {out}\n      hybridserve serve -c {out}"
+    )
     for warning in warnings:
         typer.echo(f"\nwarning: {warning}")
     if decisions:

@@ -14,7 +14,12 @@ from hybridserve.cli.options import AsJson
 from hybridserve.errors import ConfigError
 from hybridserve.gateway.auth.api_keys import key_line, new_key, parse_keys
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Create API keys. Only their hashes are stored.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Create API keys. Only their hashes are stored.",
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key in the key file and in logs.")]
 Scopes = Annotated[str, typer.Option("--scopes", help="Comma-separated: inference, metrics, admin.")]

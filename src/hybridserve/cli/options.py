@@ -26,6 +26,24 @@ PromptTokens = Annotated[str | None, typer.Option(metavar="N or P50/P95", help="
 OutputTokens = Annotated[str | None, typer.Option(metavar="N or P50/P95", help="Output tokens of requests.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
+PLAN_OPTIONS: Mapping[str, str] = {
+    "--engine": "engine.version",
+    "--kv-bytes": "engine.kv_cache_memory_bytes",
+    "--context": "engine.max_model_len",
+    "--concurrency": "engine.max_num_seqs",
+    "--batched-tokens": "engine.max_num_batched_tokens",
+    "--utilization": "engine.gpu_memory_utilization",
+    "--tp": "engine.tensor_parallel_size",
+    "--pp": "engine.pipeline_parallel_size",
+    "--dtype": "engine.dtype",
+    "--kv-cache-dtype": "engine.kv_cache_dtype",
+    "--ssm-dtype": "engine.mamba_ssm_cache_dtype",
+    "--prefix-caching": "engine.enable_prefix_caching",
+    "--memory-gib": "accelerator.memory_gib",
+    "--compute-capability": "accelerator.compute_capability",
+}
+"""Options of `hybridserve plan` that set one setting each. Other commands take most of them as `--set` only."""
+
 
 def read_settings(
     config: Path | None,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hybridserve.catalog.accelerators import accelerator
 from hybridserve.cli.options import (
+    PLAN_OPTIONS,
     AsJson,
     Assignments,
     Concurrency,
@@ -20,7 +22,7 @@ from hybridserve.cli.options import (
     with_device,
 )
 from hybridserve.errors import ConfigError
-from hybridserve.planning.cost import bound_cost, cost_data, parse_prices
+from hybridserve.planning.cost import bound_cost, check_prices, cost_data, parse_prices
 from hybridserve.planning.recommend import Goal, Reuse
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 
 LENGTHS = (8192, 32768, 131072)
 
-app = typer.Typer(rich_markup_mode=None, help="Plan a model on a GPU: memory, cache, capacity, engine flags.")
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, help="Plan a model on a GPU: memory, cache, capacity, engine flags."
+)
 
 
 @app.command()
@@ -40,7 +44,7 @@ def plan(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help="Catalog id, repository, folder or config.json. Several are compared.",
             autocompletion=known_models,
         ),
@@ -127,22 +131,23 @@ def plan(
 
         show(as_json)
         return
-    flags = [
-        Option("--engine", "engine.version", engine),
-        Option("--kv-bytes", "engine.kv_cache_memory_bytes", kv_bytes),
-        Option("--context", "engine.max_model_len", context),
-        Option("--concurrency", "engine.max_num_seqs", concurrency),
-        Option("--batched-tokens", "engine.max_num_batched_tokens", batched_tokens),
-        Option("--utilization", "engine.gpu_memory_utilization", utilization),
-        Option("--tp", "engine.tensor_parallel_size", tp),
-        Option("--pp", "engine.pipeline_parallel_size", pp),
-        Option("--dtype", "engine.dtype", dtype),
-        Option("--kv-cache-dtype", "engine.kv_cache_dtype", kv_cache_dtype),
-        Option("--ssm-dtype", "engine.mamba_ssm_cache_dtype", ssm_dtype),
-        Option("--prefix-caching", "engine.enable_prefix_caching", prefix_caching),
-        Option("--memory-gib", "accelerator.memory_gib", memory_gib),
-        Option("--compute-capability", "accelerator.compute_capability", compute_capability),
-    ]
+    given = {
+        "--engine": engine,
+        "--kv-bytes": kv_bytes,
+        "--context": context,
+        "--concurrency": concurrency,
+        "--batched-tokens": batched_tokens,
+        "--utilization": utilization,
+        "--tp": tp,
+        "--pp": pp,
+        "--dtype": dtype,
+        "--kv-cache-dtype": kv_cache_dtype,
+        "--ssm-dtype": ssm_dtype,
+        "--prefix-caching": prefix_caching,
+        "--memory-gib": memory_gib,
+        "--compute-capability": compute_capability,
+    }
+    flags = [Option(option, PLAN_OPTIONS[option], value) for option, value in given.items()]
     gpus = [name for group in gpu or () for name in group.split(",") if name]
     if gpu and not gpus:
         raise ConfigError("--gpu", f"no GPU in {' '.join(gpu)!r}", "give for example --gpu a10g; --list shows all")
@@ -164,17 +169,19 @@ def plan(
         named.append(Option("--gpu", "accelerator.name", device or None))
         return with_device(read_settings(config, assign, [*named, *flags]))
 
+    groups = [[settings(model, device) for model in models or (None,)] for device in gpus or (None,)]
+    if prices:
+        check_prices(prices, {accelerator(each.accelerator.name).id for group in groups for each in group})
     if bound:
         from hybridserve.cli.plan_bound import show_bound
 
-        groups = [[settings(model, device) for model in models or (None,)] for device in gpus or (None,)]
         show_bound(groups, options, batches, as_json)
         return
     if several:
         from hybridserve.cli.plan_compare import compare_plans
 
         compare_plans(
-            [settings(model, device) for device in gpus or (None,) for model in models or (None,)],
+            [each for group in groups for each in group],
             options,
             _lengths(lengths, workload),
             chart,
@@ -182,17 +189,17 @@ def plan(
             as_json,
         )
         return
-    model, device = models[0] if models else None, gpus[0] if gpus else None
+    ((asked,),) = groups
     if measured is not None:
         from hybridserve.cli.plan_measured import show_measured
 
         curve = _read(measured, "--measured")
-        show_measured(settings(model, device), options, curve, str(measured), prices, as_json)
+        show_measured(asked, options, curve, str(measured), prices, as_json)
         return
     from hybridserve.cli.plan_view import show_plan
     from hybridserve.planning.serialize import report
 
-    planned = plan_settings(settings(model, device), options)
+    planned = plan_settings(asked, options)
     content = report(planned)
     if prices:
         content["cost"] = cost_data(bound_cost(planned.advice.plan, workload, prices))

@@ -15,7 +15,7 @@ from hybridserve.errors import EnvironmentFault, PlanRefused
 from hybridserve.planning.comparison import CURVE_LENGTHS, Column, compare_columns, crossover, sequence_bytes
 from hybridserve.planning.cost import bound_cost, cost_data
 from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, plan_settings
-from hybridserve.planning.serialize import workload_data
+from hybridserve.planning.serialize import more_than_usable, workload_data
 from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings import Settings
 from hybridserve.units import MIB, counted
@@ -50,6 +50,8 @@ def compare_plans(
             f"\n{crossing['hybrid']} needs less cache than {crossing['other']} from {crossing['tokens']:,} tokens per "
             "sequence."
         )
+    for warning in dict.fromkeys(line for each in columns if each.planned for line in more_than_usable(each.planned)):
+        typer.echo(f"\nwarning: {warning}")
     if chart is not None:
         typer.echo(f"\nchart: {chart}")
 

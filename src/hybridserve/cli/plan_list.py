@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from hybridserve.catalog.accelerators import accelerators
+from hybridserve.catalog.accelerators import Accelerator, accelerators
 from hybridserve.catalog.models import model_ids
 from hybridserve.units import GIB
 
@@ -18,7 +18,13 @@ def show(as_json: bool) -> None:
         content = {
             "models": list(model_ids()),
             "accelerators": [
-                {"id": device.id, "name": device.name, "memory_bytes": device.memory_bytes} for device in devices
+                {
+                    "id": device.id,
+                    "name": device.name,
+                    "memory_bytes": device.memory_bytes,
+                    "has_kernels": _has_kernels(device),
+                }
+                for device in devices
             ],
         }
         typer.echo(json.dumps(content, indent=2))
@@ -29,4 +35,10 @@ def show(as_json: bool) -> None:
     typer.secho("\nGPUs", bold=True)
     for device in devices:
         memory = f"{device.memory_bytes / GIB:6.2f} GiB" if device.memory_bytes else "by machine"
-        typer.echo(f"  {device.id:<14}{memory:>11}  {device.name}")
+        note = "" if _has_kernels(device) else ": no plan, vLLM's wheels have no kernels for it"
+        typer.echo(f"  {device.id:<14}{memory:>11}  {device.name}{note}")
+
+
+def _has_kernels(device: Accelerator) -> bool:
+    """Whether vLLM runs on it; the device named generic may be any."""
+    return device.has_kernels or device.compute_capability is None

@@ -68,7 +68,7 @@ def _memory(plan: dict[str, Any]) -> None:
 def _total_note(plan: dict[str, Any]) -> str:
     device = plan["accelerator"]
     if device["memory_set"]:
-        return ", set by you"
+        return ", set by you: more than any device of this kind has" if device["memory_exceeded"] else ", set by you"
     nominal = f" of {device['nominal_gb']} GB" if device["nominal_gb"] else ""
     return f"{nominal}, as PyTorch reports it" if plan["accelerator"]["id"] != "cpu" else ""
 
@@ -160,7 +160,7 @@ def _capacity(plan: dict[str, Any]) -> None:
     if bound:
         _row(
             "upper bound",
-            f"{bound['output_tokens_per_s']:,.0f} output tokens/s with {bound['batch']} sequences, "
+            f"{bound['output_tokens_per_s']:,.0f} output tokens/s with {counted(bound['batch'], 'sequence')}, "
             f"{bound['inter_token_s'] * 1e3:.1f} ms a token, {bound['prefill_share']:.0%} of the time on prompts, "
             f"limited by {bound['decode_limit']}",
         )
@@ -177,7 +177,7 @@ def _capacity(plan: dict[str, Any]) -> None:
         first, second = cost_lines(calibrated)
         lower = calibrated["basis"] == "bound"
         _row("least cost" if lower else "measured cost", first)
-        _row("", f"{second}, {calibrated['sequences']} sequences{': a lower bound' if lower else ''}")
+        _row("", f"{second}, {counted(calibrated['sequences'], 'sequence')}{': a lower bound' if lower else ''}")
         _row("", f"step times: {calibrated['calibration']}")
 
 

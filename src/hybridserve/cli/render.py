@@ -26,10 +26,15 @@ from hybridserve.cli.options import (
 from hybridserve.planning.recommend import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
 from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, engine_args, plan_settings
-from hybridserve.planning.serialize import parser_notes
+from hybridserve.planning.serialize import more_than_usable, parser_notes
 from hybridserve.settings import Option, Settings
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Print the plan as engine flags or Helm values.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Print the plan as engine flags or Helm values.",
+)
 
 
 @app.command()
@@ -60,7 +65,7 @@ def vllm(
     args = engine_args(settings, planned)
     if args.get("prefix_match_unit"):
         typer.echo("prefix_match_unit needs hybridserve installed beside vLLM: its plugin corrects a copy", err=True)
-    for line in (*_assumed(planned), *parser_notes(planned.model.card, settings.engine)):
+    for line in (*_assumed(planned), *more_than_usable(planned), *parser_notes(planned.model.card, settings.engine)):
         typer.echo(line, err=True)
     if as_json or format_ == "json":
         typer.echo(json.dumps(args, indent=2))
@@ -112,7 +117,7 @@ def helm(
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return
-    for line in _assumed(planned):
+    for line in (*_assumed(planned), *more_than_usable(planned)):
         typer.echo(f"# {line}")
     if required := needs(values, planned):
         typer.echo("# Before helm install:")

@@ -24,7 +24,7 @@ from hybridserve.units import counted
 
 _BAR = 10
 
-app = typer.Typer(rich_markup_mode=None, help="Watch slots, blocks, latency and findings live.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Watch slots, blocks, latency and findings live.")
 
 
 @app.callback(invoke_without_command=True)

@@ -24,6 +24,8 @@ def usage_error(error: Any, verb: str | None = None) -> ConfigError:
     message = _message(error).rstrip(".")
     option, param = getattr(error, "option_name", None), getattr(error, "param", None)
     if hasattr(error, "possibilities"):
+        if option is not None and (other := _other_way(option, error.ctx)):
+            return ConfigError(option, f"is no option of `{command}`", f"{other}; {see}")
         meant = f"did you mean {' or '.join(error.possibilities)}? " if error.possibilities else ""
         return ConfigError(option or command, f"is no option of `{command}`", f"{meant}{see}")
     if option is not None:
@@ -33,6 +35,19 @@ def usage_error(error: Any, verb: str | None = None) -> ConfigError:
         where = param.metavar or str(param.name).upper() if argument else max(param.opts, key=len)
         return ConfigError(where, message or "is missing", see)  # a missing parameter has no message
     return ConfigError(command, message, see)
+
+
+def _other_way(option: str, context: Any) -> str | None:
+    """How to give a command what only `hybridserve plan` has as an option; None for other options."""
+    from hybridserve.cli.options import PLAN_OPTIONS
+
+    if context is None or not any("--set" in param.opts for param in context.command.params):
+        return None
+    name = option.partition("=")[0]
+    if name == "--goal":
+        return "set what `hybridserve plan --goal` shows, with --set engine.KEY=VALUE"
+    path = PLAN_OPTIONS.get(name)
+    return path and f"give it as --set {path}=VALUE"
 
 
 def _message(error: Any) -> str:

@@ -146,6 +146,16 @@ def test_state_type_of_a_bare_config_is_what_the_plan_assumes(folder: Path, caps
     assert line.strip().startswith("mamba_ssm_cache_dtype: bfloat16    # what vLLM 0.29.0 takes by itself")
 
 
+def test_next_plan_has_the_same_lengths(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = ["--prompt", "1024/4096", "--output", "512/2048"]
+    assert run("init", "nemotron-nano-9b-v2", "--gpu", "l40s", *lengths) == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next"))
+    assert run(*said.split()[2:], "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["workload"]["total"] == [1536, 6144]
+    assert plan["capacity"]["asked"]["fits"]
+
+
 def test_requests_longer_than_the_context_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("init", "nemotron-nano-9b-v2", "--gpu", "l40s", "--prompt", "200000") == 0
     assert "warning: requests of 200,512 tokens" in capsys.readouterr().out

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
+from typer.main import get_command as click_command
 
 from hybridserve.cli import main
+from hybridserve.cli.app import VERBS
+from hybridserve.cli.options import PLAN_OPTIONS
+from hybridserve.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -22,6 +27,10 @@ from hybridserve.cli import main
         ("pln", "hybridserve", "Did you mean plan", "`hybridserve --help`"),
         ("config shwo", "hybridserve config", "No such command 'shwo'", "`hybridserve config --help`"),
         ("doctor more", "hybridserve doctor", "more", "`hybridserve doctor --help`"),
+        ("init demo --context 32768", "--context", "`hybridserve init`", "--set engine.max_model_len=VALUE"),
+        ("render helm demo --tp=2", "--tp", "`hybridserve render helm`", "--set engine.tensor_parallel_size=VALUE"),
+        ("render helm demo --goal latency", "--goal", "is no option", "`hybridserve plan --goal`"),
+        ("explain --licenses gemma", "--licenses", "gemma would not be used", "hybridserve explain gemma"),
         ("--nothing", "--nothing", "is no option of `hybridserve`", "`hybridserve --help`"),
     ],
 )
@@ -37,6 +46,21 @@ def test_a_mistake_has_three_parts(
     assert what in second
     assert third.startswith("  fix:  ")
     assert fix in third
+
+
+def test_options_of_plan_set_what_they_say() -> None:
+    settings = Settings()
+    assert all(hasattr(getattr(settings, section), key) for section, _, key in map(_parts, PLAN_OPTIONS.values()))
+
+
+def _parts(path: str) -> tuple[str, str, str]:
+    return path.partition(".")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_completion_is_an_option_of_the_root_only(verb: str) -> None:
+    command = click_command(importlib.import_module(f"hybridserve.cli.{verb}").app)
+    assert not [param for param in command.params if "--install-completion" in param.opts]
 
 
 def test_a_mistake_with_json_is_an_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,16 @@ def open_rules(document: dict[str, Any]) -> set[str]:
     return {row["rule"] for row in document["findings"] if row["status"] in ("FAIL", "UNKNOWN")}
 
 
+def test_findings_are_in_columns(run: Run) -> None:
+    """One of these rules has a longer name than all others."""
+    model = ["--set", "model.id=nemotron-nano-9b-v2", "--set", "accelerator.name=l40s"]
+    _, out, _ = run("check", *DAY, *model, "--all")
+    rows = [line for line in out.splitlines() if re.match(r"(PASS|FAIL|UNKNOWN) ", line)]
+    assert any("engine.prefix-cache-granularity" in row for row in rows)
+    starts = {len(row) - len(row.split(None, 3)[3]) for row in rows}
+    assert len(starts) == 1
+
+
 def stdout(result: tuple[int, str, str]) -> str:
     code, out, err = result
     assert (code, err) == (0, "")

@@ -301,7 +301,8 @@ def test_text_says_that_a_cost_is_a_lower_bound(capsys):
     assert "a lower bound, at the upper bound of throughput" in run(
         capsys, NANO, "--gpu", "h100", "--price-per-hour", "2"
     )
-    assert "least cost      not known" in run(capsys, NANO, "--gpu", "h100", "--price-per-hour", "a10g=2")
+    assert "least cost      not known" in run(capsys, NANO, "--gpu", "h100", "--pp", "2", "--price-per-hour", "2")
+    assert "h100 has no price" in refused(capsys, NANO, "--gpu", "h100", "--price-per-hour", "a10g=2")
     assert "--price-per-hour" in refused(capsys, NANO, "--gpu", "h100", "--price-per-hour", "cheap")
 
 
