@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Types of quantized weights, and methods that make them.
 _QUANTIZED = re.compile(r"(nv|mx)?(fp|float|int|uint|w)[48]|awq|gptq")
 
+_PLAIN = re.compile(r"[a-z0-9_.-]{1,24}")
+
 
 def config_error(error: ValidationError, origin: Mapping[str, str]) -> ConfigError:
     """An error for the first fault, with those for all others in `others`, so that one run shows them all.
@@ -84,7 +86,9 @@ def _typo(name: str) -> bool:
 
 def _extra_argument(name: str, value: Any, source: str) -> str:
     """How to give an engine argument that has no setting of its own."""
-    tree = json.dumps({name: value}, default=str)
+    # Other values may be long, or a token that must not reach a log.
+    shown = value if isinstance(value, bool | int | float) or _PLAIN.fullmatch(str(value)) else "VALUE"
+    tree = json.dumps({name: shown})
     written = f"engine: {{extra_args: {tree}}}" if source.startswith("file ") else f"--set 'engine.extra_args={tree}'"
     return f"an argument of vLLM without a setting goes into extra_args: {written}"
 

@@ -290,6 +290,7 @@ def test_any_file_loads_or_raises_config_error(
     [
         {"access": {"limits_url": "rediss://:hunter2@limits:6380/0"}},
         {"guard": {"kind": "model", "url": "https://user:hunter2@guard/v1"}},
+        {"engine": {"hf_token": "hf_HUNTER2hunter2"}},
     ],
 )
 def test_an_error_prints_no_password_of_a_url(wrong: dict[str, object], tmp_path: Path) -> None:
