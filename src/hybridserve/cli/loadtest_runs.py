@@ -39,6 +39,7 @@ from hybridserve.loadtest.tables import (
     Table,
     comparison_table,
     counts_table,
+    first_details,
     latency_table,
     limits_text,
     parts_table,
@@ -94,8 +95,8 @@ def _conclude(result: Result, out: Path, name: str, as_json: bool) -> int:
         for table in (latency_table(result.summary), counts_table(result), slo_table(result)):
             table.show()
         typer.echo(limits_text(result))
-        for outcome, detail in first_details(result).items():
-            typer.echo(f"{outcome}, the first: {detail}")
+        for line in first_details(result):
+            typer.echo(line)
         for fault in result.health.faults:
             typer.echo(f"client: {fault}; use more --workers, or a machine with less load")
         if result.interrupted:
@@ -103,15 +104,6 @@ def _conclude(result: Result, out: Path, name: str, as_json: bool) -> int:
         typer.echo(verdict_text(result.verdict, result.checks))
         typer.echo(f"{out / 'report.html'}" + (f" ({note})" if note else ""))
     return EXIT_CODES[result.verdict]
-
-
-def first_details(result: Result) -> dict[str, str]:
-    """Of each unexpected outcome, what was said about its first request."""
-    found: dict[str, str] = {}
-    for record in result.records:
-        if record.detail and not record.as_expected:
-            found.setdefault(record.outcome, record.detail)
-    return found
 
 
 def find_rate(connect: Connect, scenario: Scenario, out: Path, first: float, highest: float, as_json: bool) -> int:

@@ -105,6 +105,8 @@ class StreamingClient:
         stream = parse_stream(lines)
         if fault is None or (fault is Outcome.CUT and stream.error):
             fault, detail = _stream_outcome(stream, request)
+        if fault is Outcome.OK and request.expected is Outcome.GUARD:
+            fault, detail = Outcome.NOT_BLOCKED, request.excerpt
         start = sent + _ANCHOR
         record = Record(
             intended=start if intended is None else intended,

@@ -51,7 +51,8 @@ class Summary:
     ttfa: Distribution | None
     schedule_lag: Distribution | None
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: int | None
+    """None where the server reported them for no request."""
     output_tokens: int
     reasoning_tokens: int
     request_throughput: float
@@ -92,6 +93,7 @@ def summarize(records: Sequence[Record], limits: LatencySLO | None = None, warm_
     )
     output = sum(record.output_tokens for record in whole)
     prompt = sum(record.prompt_tokens for record in whole)
+    cached = [record.cached_tokens for record in whole if record.cached_tokens is not None]
     chunks = sum(len(record.chunks) for record in whole)
 
     def per_second(count: float) -> float:
@@ -113,7 +115,7 @@ def summarize(records: Sequence[Record], limits: LatencySLO | None = None, warm_
         ),
         schedule_lag=Distribution.of([record.queued for record in chosen]),
         prompt_tokens=prompt,
-        cached_tokens=sum(record.cached_tokens for record in whole),
+        cached_tokens=sum(cached) if cached else None,
         output_tokens=output,
         reasoning_tokens=sum(record.reasoning_tokens for record in whole),
         request_throughput=per_second(len(whole)),

@@ -29,7 +29,7 @@ def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) 
     """Query /v1/models, and try one token.
 
     Raises:
-        ServiceError: no answer, the key is refused, or it is not an OpenAI API.
+        ServiceError: no answer, the key is refused, it is not an OpenAI API, or it lacks the guard of the scenario.
         ConfigError: the model is not served, its context is too small, or a file of the scenario cannot be read.
     """
     longest = _longest(scenario)
@@ -49,6 +49,8 @@ def preflight(url: str, key: str | None, model: str | None, scenario: Scenario) 
                     f"the scenario needs {longest:,} tokens of context, the server has {limit:,}",
                     f"set --scale to {limit / longest * 0.98:.3g} or less",
                 )
+            if scenario.needs_guard:
+                _require_guard(client, base)
             random_ids = scenario.trace is not None or any(isinstance(kind, TokenKind) for kind in scenario.mix)
             ids = _token_ids(client, str(chosen["id"])) if random_ids else _SMALL
             return ServerTarget(str(chosen["id"]), limit, ids)
@@ -72,6 +74,20 @@ def _models(client: httpx.Client, base: str) -> list[dict[str, Any]]:
             f"{base}/v1/models", f"HTTP {answer.status_code} instead of a list of models", "check the URL of the API"
         ) from None
     return found
+
+
+def _require_guard(client: httpx.Client, base: str) -> None:
+    """Other servers than hybridserve's do not tell whether they have a guard; the requests then show it."""
+    try:
+        about = client.get("/about").raise_for_status().json()
+    except (httpx.HTTPStatusError, ValueError):
+        return
+    if isinstance(about, dict) and about.get("service") == "hybridserve" and about.get("guard", "") is None:
+        raise ServiceError(
+            base,
+            "has no guard (guard.kind is none), and this scenario has requests that a guard must block",
+            "set the section guard of its settings, for a first try guard.kind=rules, and start it again",
+        )
 
 
 def _longest(scenario: Scenario) -> int:

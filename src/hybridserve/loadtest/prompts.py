@@ -14,6 +14,8 @@ from hybridserve.loadtest.scenario import ChatKind, FileKind, Scenario, TokenKin
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 _POOL = 16
+_EXCERPT = 100
+"""Characters of a prompt that a record shows."""
 _UNIQUE = 6
 """Random token ids at the start of a prompt, so that nothing after them is a cached prefix."""
 
@@ -33,6 +35,13 @@ class PromptRequest:
     tool: bool = False
     conversation: int = -1
     turn: int = 0
+
+    @property
+    def excerpt(self) -> str:
+        """The start of the prompt; of a chat, of its last message."""
+        body = json.loads(self.body)
+        prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+        return str(prompt)[:_EXCERPT]
 
 
 @dataclass(slots=True)

@@ -28,6 +28,8 @@ class Outcome(StrEnum):
     IN_BAND = "in_band_error"
     """Status 200, then an error inside the stream."""
     GUARD = "guard_blocked"
+    NOT_BLOCKED = "not_blocked"
+    """Answered, though the guard must block it."""
     GUARD_DOWN = "guard_unavailable"
     DENIED = "denied"
     """401 or 403."""
@@ -66,7 +68,8 @@ class Record:
     first_answer: float | None = None
     """First token that is not reasoning."""
     prompt_tokens: int = 0
-    cached_tokens: int = 0
+    cached_tokens: int | None = None
+    """Prompt tokens from the server's cache; None where it does not report them."""
     output_tokens: int = 0
     """As the server counted them."""
     reasoning_tokens: int = 0

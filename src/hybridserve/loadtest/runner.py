@@ -19,7 +19,7 @@ from hybridserve.loadtest.export import to_csv, to_vllm_bench
 from hybridserve.loadtest.metrics import Summary, by_kind, by_level, saturation, summarize
 from hybridserve.loadtest.prefix_reuse import read_change, read_counters, write_change
 from hybridserve.loadtest.preflight import ServerTarget, preflight
-from hybridserve.loadtest.request_record import Record, read_records
+from hybridserve.loadtest.request_record import Outcome, Record, read_records
 from hybridserve.loadtest.scenario import Scenario, validate_scenario
 from hybridserve.loadtest.session import KEY, RUN_FILE, RunFile
 from hybridserve.loadtest.verdict import Check, Health, SLOStatus, Window, check_slo, client_health, slo_status
@@ -217,7 +217,10 @@ def judge_run(out: Path, interrupted: bool = False) -> Result:
     summary = summarize(records, scenario.slo.limits)
     start, end = measured_span(records)
     health = client_health(windows, summary, scenario.client, start, end, run.workers)
-    checks = check_slo(summary, scenario.slo)
+    must_block = None
+    if scenario.needs_guard:
+        must_block = sum(record.expected is Outcome.GUARD and not record.warm_up for record in records)
+    checks = check_slo(summary, scenario.slo, must_block)
     status = slo_status(checks, health)
     judged = (summary, health, checks, status, _left_out(out, records), interrupted, read_change(out))
     return Result(scenario, run.url, run.model, records, windows, *judged)

@@ -173,6 +173,11 @@ class Scenario(_Part):
         """Tokens of the longest request of type tokens; 0 when there is none."""
         return max((kind.least for kind in self.mix if isinstance(kind, TokenKind)), default=0)
 
+    @property
+    def needs_guard(self) -> bool:
+        """Whether a kind of the mix must be blocked. A trace replaces the mix."""
+        return self.trace is None and any(kind.expect is Outcome.GUARD for kind in self.mix)
+
     def scaled(self, factor: float) -> Scenario:
         """All token counts times `factor` (at least 1), to fit a scenario into a small model."""
         mix = tuple(_scale(kind, factor) for kind in self.mix)

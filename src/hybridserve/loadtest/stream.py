@@ -35,9 +35,11 @@ class Stream:
         return int(self.usage.get("prompt_tokens", 0)) if self.usage else 0
 
     @property
-    def cached_tokens(self) -> int:
+    def cached_tokens(self) -> int | None:
+        """The server's count of prompt tokens from its cache; None where it reports none."""
         details = (self.usage or {}).get("prompt_tokens_details") or {}
-        return int(details.get("cached_tokens") or 0)
+        cached = details.get("cached_tokens")
+        return None if cached is None else int(cached)
 
     @property
     def reasoning_tokens(self) -> int:

@@ -24,6 +24,11 @@ MEASURES = {
     "schedule_lag": "client's own delay",
 }
 
+NOT_REPORTED = (
+    "Cached tokens: vLLM reports them with --enable-prompt-tokens-details, which hybridserve serve sets with "
+    "--set 'engine.extra_args={\"enable_prompt_tokens_details\":true}'; --replica-metrics counts them without it."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -82,6 +87,7 @@ def counts_table(result: Result) -> Table:
     """Everything that is not a latency."""
     run, client = result.summary, result.health
     outcomes = ", ".join(f"{name} {count:,}" for name, count in run.outcomes.items()) or "none"
+    cached = "not reported" if run.cached_tokens is None else f"{run.cached_tokens:,}"
     cells = {
         "requests attempted": f"{run.attempted:,}",
         "completed": f"{run.completed:,}",
@@ -92,7 +98,7 @@ def counts_table(result: Result) -> Table:
         "output tokens/s": f"{run.output_throughput:,.1f}",
         "total tokens/s": f"{run.total_throughput:,.1f}",
         "goodput (requests/s)": f"{run.goodput:.3f}",
-        "prompt tokens (cached)": f"{run.prompt_tokens:,} ({run.cached_tokens:,})",
+        "prompt tokens (cached)": f"{run.prompt_tokens:,} ({cached})",
         "output tokens (reasoning)": f"{run.output_tokens:,} ({run.reasoning_tokens:,})",
         "tokens per chunk": number(run.tokens_per_chunk),
         "concurrency, mean and peak": f"{run.mean_concurrency:.1f}, {run.peak_concurrency}",
@@ -101,7 +107,7 @@ def counts_table(result: Result) -> Table:
     }
     if result.prefix_reuse is not None:
         cells |= reuse_cells(result.prefix_reuse)
-    return Table(["", ""], list(cells.items()))
+    return Table(["", ""], list(cells.items()), NOT_REPORTED if run.completed and run.cached_tokens is None else "")
 
 
 def reuse_cells(reuse: Mapping[str, float]) -> dict[str, str]:
@@ -120,7 +126,7 @@ def slo_table(result: Result) -> Table:
     rows = [
         [
             check.name,
-            f"{'at least' if check.name == 'attainment' else 'at most'} {number(check.limit)}",
+            f"{'at least' if check.at_least else 'at most'} {number(check.limit)}",
             number(check.value),
             "kept" if check.kept else "MISSED",
         ]
@@ -141,6 +147,15 @@ def limits_text(result: Result) -> str:
     missed = ", ".join(f"{name} {run.missed.get(name, 0):,}" for name in [*limits, "failed"])
     interval = f"95 % interval {run.attainment.low:.1%} to {run.attainment.high:.1%}"
     return f"{text} Not kept, of {run.attempted:,} requests: {missed}; {interval}."
+
+
+def first_details(result: Result) -> list[str]:
+    """A line for each unexpected outcome: what was said about its first request."""
+    found: dict[str, str] = {}
+    for record in result.records:
+        if record.detail and not record.as_expected:
+            found.setdefault(record.outcome, record.detail)
+    return [f"{outcome}, the first: {detail}" for outcome, detail in found.items()]
 
 
 def parts_table(parts: Mapping[str, Summary], name: str, remarks: Mapping[str, str] | None = None) -> Table:

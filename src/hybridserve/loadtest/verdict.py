@@ -27,6 +27,9 @@ VERDICTS: dict[SLOStatus, str] = {
 }
 
 
+MUST_BLOCK = "requests that must be blocked"
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """About half a second of one worker.
@@ -137,7 +140,7 @@ def client_health(
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One objective: `attainment` is at least its limit, every other at most.
+    """One objective: the value is at most its limit, or `at_least` its limit.
 
     `value` is None when nothing was measured; the objective is missed then.
     """
@@ -146,17 +149,22 @@ class Check:
     limit: float
     value: float | None
     kept: bool
+    at_least: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def check_slo(summary: Summary, slo: LoadTestSLO) -> tuple[Check, ...]:
-    """Compare a run with every objective of the scenario."""
+def check_slo(summary: Summary, slo: LoadTestSLO, must_block: int | None = None) -> tuple[Check, ...]:
+    """Compare a run with every objective of the scenario.
+
+    Args:
+        must_block: requests sent that the guard must block; None where the scenario has no such kind.
+    """
     attainment = summary.attainment.value if summary.attainment is not None else None
     errors = summary.error_rate if summary.attempted else None
     checks = [
-        Check("attainment", slo.attainment, attainment, attainment is not None and attainment >= slo.attainment),
+        Check("attainment", slo.attainment, attainment, attainment is not None and attainment >= slo.attainment, True),
         Check("errors", slo.errors, errors, errors is not None and errors <= slo.errors),
     ]
     for name, limit in slo.percentiles.items():
@@ -164,6 +172,9 @@ def check_slo(summary: Summary, slo: LoadTestSLO) -> tuple[Check, ...]:
         spread = getattr(summary, measure)
         value = None if spread is None else spread.percentile(int(rank))
         checks.append(Check(name, limit, value, value is not None and value <= limit))
+    if must_block is not None:
+        # Without one the guard was not tested.
+        checks.append(Check(MUST_BLOCK, 1, must_block, must_block >= 1, True))
     return tuple(checks)
 
 

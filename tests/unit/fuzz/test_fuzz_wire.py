@@ -139,7 +139,7 @@ def test_load_test_parses_mutated_streams() -> None:
         where = f"seed {SEED} number {number}\n{data!r}"
         try:
             stream = parse_stream([(float(i), line) for i, line in enumerate(data.split(b"\n"))])
-            numbers = (stream.output_tokens, stream.prompt_tokens, stream.cached_tokens, stream.reasoning_tokens)
+            numbers = (stream.output_tokens, stream.prompt_tokens, stream.cached_tokens or 0, stream.reasoning_tokens)
         except Exception as error:
             raise AssertionError(f"{type(error).__name__}: {error}: {where}") from error
         assert all(isinstance(count, int) for count in numbers), where

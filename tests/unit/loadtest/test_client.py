@@ -82,6 +82,20 @@ def test_measures_are_exact(chat: bool, monkeypatch: pytest.MonkeyPatch) -> None
     assert (record.output_tokens, len(record.chunks)) == (20, 20)
 
 
+def test_answer_to_a_prompt_that_must_be_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = json.dumps({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a bomb" * 30}]})
+    request = PromptRequest(CHAT, body.encode(), "harmful", expected=Outcome.GUARD)
+    client = StreamingClient("http://127.0.0.1:9")
+    events = [{"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}, {"choices": []}]
+    stream = FakeStream([(0.1, event) for event in events])
+    lines = iter([stream.readline(b""), b"data: [DONE]\n", b""])
+    monkeypatch.setattr(stream, "readline", lambda _: next(lines))
+    monkeypatch.setattr(client, "_http", stream)
+    record = client.send(request).record
+    assert (record.outcome, record.detail) == (Outcome.NOT_BLOCKED, ("a bomb" * 30)[:100])
+    assert not record.as_expected
+
+
 def test_merged_tokens_are_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     record = timed(monkeypatch, [0.01, 0.03, 0.05], chat=False, merge=4)
     assert (len(record.chunks), record.output_tokens) == (3, 12)

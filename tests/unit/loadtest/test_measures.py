@@ -228,6 +228,21 @@ def test_chat_stream() -> None:
     assert stream.done
 
 
+@pytest.mark.parametrize(
+    ("details", "cached"),
+    [(None, None), ({}, None), ({"cached_tokens": None}, None), ({"cached_tokens": 0}, 0), ({"cached_tokens": 7}, 7)],
+)
+def test_cached_tokens_are_unknown_unless_the_server_reports_them(
+    details: dict[str, int | None] | None, cached: int | None
+) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": details}
+    stream = parse_stream(events({"choices": [], "usage": usage}))
+    assert stream.cached_tokens == cached
+    record = Record(0.0, 0.0, 0.01, Outcome.OK, cached_tokens=cached)
+    (read,) = read_records([record.to_json() + "\n"])
+    assert summarize([read]).cached_tokens == cached
+
+
 def test_reasoning_tokens_of_the_server() -> None:
     usage = {"completion_tokens": 10, "completion_tokens_details": {"reasoning_tokens": 8}}
     assert parse_stream(events(delta(reasoning="x"), {"choices": [], "usage": usage})).reasoning_tokens == 8
