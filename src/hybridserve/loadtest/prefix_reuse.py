@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from hybridserve.errors import ServiceError
+from hybridserve.observability.replica_ports import not_a_replica, read_samples
 
 FILE = "prefix-reuse.json"
 _PREFIX = "hybridserve_prefix_"
+_REUSABLE = f"{_PREFIX}reusable_tokens_total"
 _COUNTERS = {f"{_PREFIX}{name}_tokens_total": name for name in ("reusable", "hit")}
 
 
@@ -20,18 +21,18 @@ def read_counters(urls: Iterable[str]) -> dict[str, float]:
     """Reusable and hit tokens, and lost tokens by cause, summed over the metrics ports of all replicas.
 
     Raises:
-        ServiceError: a port does not answer with metrics.
+        ServiceError: a port does not answer with metrics, or they are not those of a replica.
     """
     found: dict[str, float] = {}
     for url in urls:
-        address = url if url.endswith("/metrics") else f"{url.rstrip('/')}/metrics"
         try:
-            text = httpx.get(address, timeout=10, trust_env=False).raise_for_status().text
-            samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+            samples = read_samples(url, timeout_s=10)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ServiceError(
                 "--replica-metrics", f"{url} cannot be read: {error}", "give the address of a replica's metrics port"
             ) from None
+        if not any(sample.name == _REUSABLE for sample in samples):
+            raise not_a_replica("--replica-metrics", url, samples, _REUSABLE)
         for sample in samples:
             name = _COUNTERS.get(sample.name)
             if sample.name == f"{_PREFIX}lost_tokens_total":

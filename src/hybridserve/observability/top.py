@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from hybridserve.errors import ServiceError
 from hybridserve.observability.metrics_server import PORTS
-from hybridserve.observability.prometheus_api import Prometheus, get
+from hybridserve.observability.prometheus_api import Prometheus
+from hybridserve.observability.replica_ports import not_a_replica, read_samples
 
 # Name: metric, labels, and whether it is a counter whose rate per second is shown.
 _NUMBERS: dict[str, tuple[str, Mapping[str, str], bool]] = {
@@ -106,21 +107,25 @@ class MetricsPorts:
         """Every replica that responds.
 
         Raises:
-            ServiceError: none does, or a given address does not.
+            ServiceError: none does, or a given address does not, or is not that of a replica.
         """
         urls = self._urls or [f"http://127.0.0.1:{port}" for port in range(self._first, self._first + PORTS)]
         rows = []
         for url in urls:
             try:
-                row = self._row(url)
+                samples = read_samples(url)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 if self._urls:
                     raise ServiceError(
                         url, f"cannot be read: {error}", "give the address of a replica's metrics port"
                     ) from None
                 continue
-            if row is not None:
-                rows.append(row)
+            seen, model = _sums(samples)
+            if "slots" in seen:
+                rows.append(self._row(url, seen, model))
+            elif self._urls:
+                raise not_a_replica("--url", url, samples, _NUMBERS["slots"][0], self._first)
+            # Else the autoscaler, or something else on this machine.
         if not rows:
             raise ServiceError(
                 f"127.0.0.1:{self._first}",
@@ -129,13 +134,8 @@ class MetricsPorts:
             )
         return rows
 
-    def _row(self, url: str) -> ReplicaRow | None:
-        address = url if url.endswith("/metrics") else f"{url.rstrip('/')}/metrics"
-        text = get(address, 2.0).text
+    def _row(self, url: str, seen: dict[str, float], model: str) -> ReplicaRow:
         now = self._clock()
-        seen, model = _sums(text)
-        if "slots" not in seen:
-            return None  # the autoscaler, or a port of something else
         at, before = self._before.get(url, (now, {}))
         self._before[url] = now, dict(seen)
         for name, (_, _, counter) in _NUMBERS.items():
@@ -149,19 +149,18 @@ class MetricsPorts:
         )
 
 
-def _sums(text: str) -> tuple[dict[str, float], str]:
+def _sums(samples: Iterable[Sample]) -> tuple[dict[str, float], str]:
     """Each number summed over its series, and the model's name."""
     seen: dict[str, float] = {}
     model = "?"
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            model = sample.labels.get("model_name", model)
-            for part in ("sum", "count"):
-                if sample.name == f"{_TTFT}_{part}":
-                    seen[f"ttft_{part}"] = seen.get(f"ttft_{part}", 0.0) + sample.value
-            for name, (metric, labels, _) in _NUMBERS.items():
-                if sample.name == metric and labels.items() <= sample.labels.items():
-                    seen[name] = seen.get(name, 0.0) + sample.value
+    for sample in samples:
+        model = sample.labels.get("model_name", model)
+        for part in ("sum", "count"):
+            if sample.name == f"{_TTFT}_{part}":
+                seen[f"ttft_{part}"] = seen.get(f"ttft_{part}", 0.0) + sample.value
+        for name, (metric, labels, _) in _NUMBERS.items():
+            if sample.name == metric and labels.items() <= sample.labels.items():
+                seen[name] = seen.get(name, 0.0) + sample.value
     return seen, model
 
 

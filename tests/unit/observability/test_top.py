@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 
 from hybridserve.cli.app import app, main
 from hybridserve.cli.top import notes, read_or_keep, reused, table
+from hybridserve.errors import ServiceError
+from hybridserve.loadtest.prefix_reuse import read_counters
 from hybridserve.observability.collectors.replica import ReplicaCollector
+from hybridserve.observability.metrics import AutoscalerMetrics
 from hybridserve.observability.top import MetricsPorts, ReplicaRow
 
 
@@ -126,6 +129,44 @@ def test_missing_metrics_are_shown_as_unknown(registry: CollectorRegistry, url: 
     (row,) = MetricsPorts([url], 0).rows()
     assert (row.tokens_per_s, row.waiting, row.slots) == (None, None, 8)
     assert CliRunner().invoke(app, ["top", "--once", "--url", url]).exit_code == 0
+
+
+@pytest.fixture
+def controller() -> Iterator[str]:
+    """The metrics port of Ray's controller, where the scaling policy runs."""
+    registry = CollectorRegistry()
+    AutoscalerMetrics(registry)
+    server, thread = start_http_server(0, "127.0.0.1", registry)
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_port_of_something_else_is_an_error_that_names_the_replicas(
+    controller: str, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = url.rpartition(":")[2]
+    text = error_of(capsys, "--url", controller, "--port", port)
+    assert f"{controller} has the metrics of the autoscaler" in text
+    assert f"use {url}" in text
+    with pytest.raises(ServiceError, match=r"--replica-metrics: .* has the metrics of the autoscaler"):
+        read_counters([url, controller])
+
+
+@pytest.mark.parametrize(
+    ("other_server", "content"),
+    [
+        (b"vllm:num_requests_running 1\n", "has vLLM's metrics"),
+        (b"b 1\na 2\n", "2 metrics, such as a"),
+        (b"", "no metrics"),
+    ],
+    indirect=["other_server"],
+)
+def test_the_error_says_what_a_port_has(other_server: str, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = error_of(capsys, "--url", other_server, "--port", "1")
+    assert content in text
+    assert "`hybridserve top` lists those of this machine" in text
 
 
 def test_watch_continues_while_the_service_is_down(url: str) -> None:
