@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -108,10 +108,10 @@ def simulate(
     from hybridserve.simulator.fleet import FleetOptions
     from hybridserve.simulator.service_times import built_in
     from hybridserve.simulator.traffic import TRAFFIC_PATTERNS
-    from hybridserve.simulator.tune import POLICIES, Scenario, best, candidates, cheapest
+    from hybridserve.simulator.tune import ABOUT, POLICIES, Scenario, best, candidates, cheapest
 
     if listing:
-        _list({name: pattern.about for name, pattern in TRAFFIC_PATTERNS.items()}, POLICIES, built_in(), as_json)
+        _list({name: pattern.about for name, pattern in TRAFFIC_PATTERNS.items()}, ABOUT, built_in(), as_json)
         return
     names = list(POLICIES) if policy == "all" else policy.split(",")
     for flag, value in (("--price", price or 0.0), ("--standby-price", standby_price), ("--standby", standby),
@@ -135,7 +135,7 @@ def simulate(
     scaling, planned = scaling_settings(config, assign or (), given)
     times = service_times(planned, calibration, scaling.start_up_s if planned else start_up)
     context = planned.advice.plan.cache.max_model_len if planned and planned.advice.plan.cache else None
-    title, arrivals = traffic(
+    title, arrivals, left_out = traffic(
         workload, trace, rate=rate, scale=scale, prompt=prompt, output=output, context=context, seed=seed
     )
     if warm_up < 0 or (arrivals and warm_up >= arrivals[-1][0]):
@@ -175,9 +175,10 @@ def simulate(
             for trial in trials
         ]
         about = {"workload": title if trace is None else str(trace), "calibration": times.name, "kind": times.kind}
-        typer.echo(json.dumps({**about, "requests": len(arrivals), "trials": rows}, indent=2))
+        counts = {"requests": len(arrivals), "left_out": dict(left_out)}
+        typer.echo(json.dumps({**about, **counts, "trials": rows}, indent=2))
         return
-    _headline(title, scenario)
+    _headline(title, scenario, left_out)
     _print_table(trials, attainment, price, scaling.refuse_late)
     if times.kind == "bound":
         typer.echo(
@@ -185,7 +186,7 @@ def simulate(
         )
 
 
-def _headline(title: str, scenario: Scenario) -> None:
+def _headline(title: str, scenario: Scenario, left_out: Mapping[str, int]) -> None:
     """What is simulated: the traffic, the replica, the bounds and the goals."""
     arrivals, times, options, slo = scenario.arrivals, scenario.times, scenario.options, scenario.slo
     seconds = max(1.0, arrivals[-1][0])
@@ -194,6 +195,9 @@ def _headline(title: str, scenario: Scenario) -> None:
         f"{title}: {counted(len(arrivals), 'request')} in {seconds / 3600:.2f} h, {len(arrivals) / seconds:.2f} a "
         f"second, on average {prompts:,.0f} prompt and {outputs:,.0f} output tokens"
     )
+    if left_out:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
+        typer.echo(f"left out of the trace: {counted(sum(left_out.values()), 'request')} ({reasons})")
     typer.echo(
         f"replica: {times.name}, at most {counted(times.engine.max_num_seqs, 'sequence')} at once, starts in "
         f"{times.start_up_s:g} s"
@@ -204,6 +208,11 @@ def _headline(title: str, scenario: Scenario) -> None:
         f"fleet: {' to '.join(map(str, bounds))} replica{'s' if bounds[-1] > 1 else ''}; goals: first token in "
         f"{slo.ttft_s:g} s and {slo.ttft_per_prompt_token_s * 1000:g} s for each 1000 prompt tokens{inter}"
     )
+    if len(bounds) == 1:
+        typer.echo(
+            f"The fleet always has {counted(bounds[0], 'replica')} (scaling.min_replicas and max_replicas are equal): "
+            "policies cannot differ, set --max"
+        )
 
 
 def _run(scenario: Scenario, plans: Sequence[PolicyConfig], quiet: bool) -> list[TuningResult]:
@@ -269,18 +278,33 @@ def _print_table(
             row += [f"{cost:.2f}", f"{per_million:.2f}" if per_million is not None else "-"]
     missed = any(trial.score.attainment < attainment for trial in trials)
     note = f"! less than {attainment:.0%} of the requests met both goals" if missed else ""
-    Table(head, rows, note, text_columns=2).show()
+    Table(head, _merged(rows), note, text_columns=2).show()
 
 
-def _list(workloads: dict[str, str], policies: Sequence[str], calibrations: Sequence[str], as_json: bool) -> None:
+def _merged(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows of one policy with the same numbers as one row, with the settings of the first."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for policy, settings, *numbers in rows:
+        groups.setdefault((policy, *numbers), []).append(settings)
+    return [
+        [policy, first + (f", and {len(rest)} more" if rest else ""), *numbers]
+        for (policy, *numbers), (first, *rest) in groups.items()
+    ]
+
+
+def _list(
+    workloads: Mapping[str, str], policies: Mapping[str, str], calibrations: Sequence[str], as_json: bool
+) -> None:
     if as_json:
-        found = {"workloads": workloads, "policies": list(policies), "calibrations": list(calibrations)}
+        found = {"workloads": dict(workloads), "policies": list(policies), "calibrations": list(calibrations)}
         typer.echo(json.dumps(found, indent=2))
         return
-    width = max(len(name) for name in workloads)
-    for name, about in workloads.items():
-        typer.echo(f"{name:<{width}}  {about}")
-    typer.echo(f"\npolicies      {', '.join(policies)}\ncalibrations  {', '.join(calibrations)}")
+    for title, entries in (("traffic patterns (--workload)", workloads), ("policies (--policy)", policies)):
+        width = max(map(len, entries))
+        typer.echo(f"{title}:")
+        for name, about in entries.items():
+            typer.echo(f"  {name:<{width}}  {about}")
+    typer.echo(f"calibrations (--calibration): {', '.join(calibrations)}")
 
 
 def _draw(path: Path, trials: Sequence[TuningResult], title: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,8 +150,10 @@ def traffic(
     output: str | None,
     context: int | None,
     seed: int,
-) -> tuple[str, list[Arrival]]:
+) -> tuple[str, list[Arrival], Mapping[str, int]]:
     """The name of the traffic and its requests: of a trace, or of a pattern with this mean rate and these lengths.
+
+    The third part has the numbers of requests of the trace that are left out, by reason.
 
     Raises:
         ConfigError: options that contradict each other, or lengths that do not fit into `context` tokens.
@@ -162,7 +165,8 @@ def traffic(
         for flag, value in shaping.items():
             if value is not None:
                 raise ConfigError(flag, "is for a traffic pattern, and --trace has its own requests", f"remove {flag}")
-        return trace.name, read_trace(trace)
+        left_out: Counter[str] = Counter()
+        return trace.name, read_trace(trace, left_out), left_out
     if rate is not None and scale is not None:
         raise ConfigError("--scale", "--rate is given as well", "remove one of them")
     for flag, value in (("--scale", scale), ("--rate", rate)):
@@ -181,7 +185,7 @@ def traffic(
     if not arrivals:
         flag, value = ("--scale", scale) if rate is None else ("--rate", rate)
         raise ConfigError(flag, f"{value or 1:g} brings no request in {pattern.seconds:g} s", "use a higher one")
-    return name, arrivals
+    return name, arrivals, {}
 
 
 def _lengths(workload: Workload, context: int | None) -> Lengths:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,18 +23,25 @@ COLUMNS = (
 # Milliseconds; github.com/kvcache-ai/Mooncake, FAST25-release/traces.
 JSON_FIELDS = ("timestamp", "input_length", "output_length")
 
+NO_OUTPUT = "without output tokens"
+"""Reason: a request of a route that generates nothing, or one that was cut off."""
 
-def rows(text: str, where: str) -> Iterator[tuple[int, Any, Any, Any]]:
+
+def rows(text: str, where: str, left_out: Counter[str] | None = None) -> Iterator[tuple[int, Any, Any, Any]]:
     """Line number, time, prompt tokens and output tokens of each request, as they are written.
 
     The time is in seconds, from any origin. Requests without output (refused, or failed) are left out of public traces;
     in a CSV with this package's own header they are an error.
 
+    Args:
+        left_out: gets the number of requests that are left out, by reason.
+
     Raises:
         ConfigError: the columns are those of no known format, or a line is not JSON.
     """
     lines = text.splitlines()
-    requests = sorted(_access_log(lines))
+    left_out = Counter() if left_out is None else left_out
+    requests = sorted(_access_log(lines, left_out))
     if requests:
         yield from ((number, at, prompt, output) for at, number, prompt, output in requests)
         return
@@ -51,6 +59,8 @@ def rows(text: str, where: str) -> Iterator[tuple[int, Any, Any, Any]]:
                 ) from None
             if output:
                 yield number, at / 1000, prompt, output
+            else:
+                left_out[NO_OUTPUT] += 1
         return
     reader = csv.DictReader(lines)
     for columns in COLUMNS:
@@ -64,6 +74,8 @@ def rows(text: str, where: str) -> Iterator[tuple[int, Any, Any, Any]]:
         at, prompt, output = (row[column] for column in columns)
         if own or output not in ("0", "0.0", ""):
             yield reader.line_num, _seconds(at), prompt, output
+        else:
+            left_out[NO_OUTPUT] += 1
 
 
 # A line of the gateway's log: key=value text, and JSON. Something may come before it, such as the name of a pod.
@@ -73,11 +85,11 @@ _JSON_LINE = re.compile(r'\{.*"logger": ?"hybridserve\.access".*\}')
 _INTERNAL_KEY = "canary"
 
 
-def _access_log(lines: Sequence[str]) -> Iterator[tuple[float, int, int, int]]:
+def _access_log(lines: Sequence[str], left_out: Counter[str]) -> Iterator[tuple[float, int, int, int]]:
     """Arrival, line number, prompt and output tokens of each request in a gateway's log; other lines are left out.
 
     A line is written when the response ends, `ms` after the request came. Requests without both counts generated
-    nothing, or were cut off.
+    nothing, or were cut off: they are counted in `left_out`. Requests of the service itself are no demand.
     """
     for number, line in enumerate(lines, 1):
         if "hybridserve.access" not in line:
@@ -85,19 +97,24 @@ def _access_log(lines: Sequence[str]) -> Iterator[tuple[float, int, int, int]]:
         fields: dict[str, Any] = {}
         if found := _TEXT_LINE.search(line):
             fields = dict(pair.partition("=")[::2] for pair in found[2].split())
-            fields["time"] = found[1]
+            fields |= {"time": found[1], "event": "request"}
         elif found := _JSON_LINE.search(line):
             with suppress(ValueError):
                 fields = json.loads(found[0])
             if fields.get("level") == "debug":
                 continue
+        if fields.get("event") != "request" or fields.get("key") == _INTERNAL_KEY:
+            continue
         try:
             ended = datetime.fromisoformat(fields["time"]).timestamp()
             at, prompt, output = ended - float(fields["ms"]) / 1000, fields["prompt_tokens"], fields["output_tokens"]
-            if fields.get("key") != _INTERNAL_KEY and int(output) > 0:
+            if int(output) > 0:
                 yield at, number, int(prompt), int(output)
-        except (KeyError, ValueError, TypeError):  # another event, or without counts
-            continue
+                continue
+        except (KeyError, ValueError, TypeError):  # without counts
+            pass
+        status = str(fields.get("status", 200))
+        left_out[NO_OUTPUT if status == "200" else f"status {status}"] += 1
 
 
 def _seconds(text: str | None) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,30 +204,33 @@ TRAFFIC_PATTERNS = {
 }
 
 
-def read_trace(path: Path) -> list[Arrival]:
+def read_trace(path: Path, left_out: Counter[str] | None = None) -> list[Arrival]:
     """Read a recorded trace: CSV with the columns time, prompt and output (tokens), sorted by time.
 
     A time is seconds since the start, seconds since 1970, or a date.
 
     The public traces of Azure, BurstGPT and Mooncake are read as they are published.
 
+    Args:
+        left_out: gets the number of requests that are left out, by reason (`trace_formats.rows`).
+
     Raises:
         ConfigError: not readable, a missing column, an invalid number, times that decrease or are negative, or a gap
             longer than `LARGEST_GAP_S`.
     """
     try:
-        return parse_trace(path.read_text(), str(path))
+        return parse_trace(path.read_text(), str(path), left_out)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("--trace", f"{str(path)!r} is not readable: {error}", "use a CSV file") from None
 
 
-def parse_trace(text: str, where: str) -> list[Arrival]:
+def parse_trace(text: str, where: str, left_out: Counter[str] | None = None) -> list[Arrival]:
     """Parse the text of a trace; see `read_trace`."""
     trace: list[Arrival] = []
     before = 0.0
     own = text.startswith(",".join(HEADER))
     begin: float | None = None
-    for number, when, prompt_text, output_text in rows(text, where):
+    for number, when, prompt_text, output_text in rows(text, where, left_out):
         line = f"{where}:{number}"
         try:
             at, prompt, output = float(when), int(prompt_text), int(output_text)

@@ -27,8 +27,20 @@ from hybridserve.simulator.service_times import ServiceTimes
 from hybridserve.simulator.traffic import Arrival
 from hybridserve.units import counted
 
-STOCK = ("fixed", "ray-queue-length", "ray-ttft", "keda-waiting", "knative-concurrency", "kv-usage")
-POLICIES = ("hybridserve", *STOCK, "oracle")
+ABOUT = {
+    "hybridserve": "this package's policy, with section scaling of the settings; nothing to tune",
+    "fixed": "a constant number of replicas, from the mean to the peak of the demand",
+    "ray-queue-length": "Ray Serve's default: a target of running and waiting requests per replica",
+    "ray-ttft": "Ray Serve LLM's: one more replica while p99 of the time to first token is over a goal",
+    "keda-waiting": "KEDA on vLLM's number of waiting requests",
+    "knative-concurrency": "Knative's: a target of concurrent requests per replica, with a panic window",
+    "kv-usage": "the Kubernetes autoscaler on vLLM's share of used cache blocks",
+    "oracle": "knows all requests beforehand: a lower bound of the cost, which no policy reaches; packing is the "
+    "share of a replica that may be in use",
+}
+"""Policies by name, with what they are."""
+POLICIES = tuple(ABOUT)
+STOCK = POLICIES[1:-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 
 from hybridserve.cli.app import main
 from hybridserve.simulator.traffic import TRAFFIC_PATTERNS, Lengths
+from hybridserve.simulator.tune import POLICIES
 
 TRACE = "time,prompt,output\n" + "".join(f"{index * 0.7:.1f},200,60\n" for index in range(300))
 
@@ -54,6 +55,51 @@ def test_table_marks_bounds(trace: str, capsys: pytest.CaptureFixture[str]) -> N
     out = capsys.readouterr().out
     assert "hybridserve" in out
     assert "bounds from the data sheet" in out
+
+
+def test_requests_without_tokens_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "2026-11-27T10:00:0{}.500Z info hybridserve.access event=request key={} status={} ms=5{}"
+    counts = " prompt_tokens=5 output_tokens=2"
+    lines = [line.format(0, "a", 200, counts), line.format(1, "a", 200, counts)]
+    lines += [line.format(2, "a", 499, " prompt_tokens=- output_tokens=-"), line.format(3, "a", 499, ""),
+              line.format(4, "a", 200, ""), line.format(5, "canary", 200, ""), "another line"]  # fmt: skip
+    log = tmp_path / "access.log"
+    log.write_text("\n".join(lines) + "\n")
+    options = ("--trace", str(log), "--policy", "fixed")
+    assert run(*options) == 0
+    said = capsys.readouterr().out
+    assert "2 requests in" in said
+    assert "left out of the trace: 3 requests (2 status 499, 1 without output tokens)" in said
+    assert run(*options, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == {"status 499": 2, "without output tokens": 1}
+
+
+def test_public_trace_without_output_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n1,5,2\n2,5,0\n3,5,2\n")
+    assert run("--trace", str(file), "--policy", "fixed") == 0
+    assert "left out of the trace: 1 request (1 without output tokens)" in capsys.readouterr().out
+
+
+def test_equal_rows_are_one(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fleet of one replica: no point of a grid differs, and the reason is said."""
+    assert run("--trace", trace, "--policy", "oracle,keda-waiting", "--initial", "1", "--max", "1") == 0
+    said = capsys.readouterr().out
+    cells = [line.split("│")[1:3] for line in said.splitlines() if line.startswith("│")]
+    assert [policy.strip() for policy, _ in cells if policy.strip()] == ["oracle", "keda-waiting"]
+    settings = " ".join(" ".join(text for _, text in cells).split())
+    assert settings == "packing 1.1, mean over 30 s, and 17 more threshold 0.25, window 60 s, and 7 more"
+    assert "The fleet always has 1 replica" in said
+    assert "policies cannot differ, set --max" in said
+    assert run("--trace", trace, "--policy", "oracle", "--tune") == 0
+    assert "The fleet always has" not in capsys.readouterr().out
+
+
+def test_list_says_what_each_policy_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--list") == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    about = {words[0]: words[1] for words in lines if len(words) == 2}
+    assert all(len(about[name].split()) > 3 for name in POLICIES)
 
 
 def test_chart_is_drawn(trace: str, tmp_path: Path) -> None:
