@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import sys
 import time
 from http.client import HTTPException
 from pathlib import Path
@@ -120,6 +121,15 @@ class Chat(FastHttpUser):
     def report(self, name: str, seconds: float) -> None:
         """Add a time to locust's tables, in a row of its own: an event would count it as a request of `Aggregated`."""
         self.environment.stats.get(name, "time").log(round(seconds * 1000, 3), 0)
+
+
+@events.quitting.add_listener
+def require_a_request(environment: Any, **_: Any) -> None:
+    """Fail a run without the page in which nothing finished: an empty table is no result."""
+    is_worker = hasattr(environment.runner, "master_host")
+    if environment.parsed_options.headless and not is_worker and not environment.stats.total.num_requests:
+        print("error: no request finished: give --run-time more seconds than one answer takes", file=sys.stderr)
+        environment.process_exit_code = 1
 
 
 def read(lines: list[tuple[float, bytes]]) -> tuple[list[float], str]:

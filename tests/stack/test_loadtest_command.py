@@ -267,10 +267,12 @@ def test_scenario_in_locust_and_client_side_metrics(mock_url: str, tmp_path: Pat
     assert json.loads((tmp_path / "out" / "result.json").read_text())["verdict"] == "kept"
     assert (tmp_path / "out" / "report.html").exists()
     missed = tmp_path / "missed"
-    flags = ["--host", mock_url, "--scenario", write(tmp_path, seconds=1, ttft=0.001), "--out", str(missed)]
+    flags = ["--host", mock_url, "--scenario", write(tmp_path, seconds=600, ttft=0.001), "--out", str(missed)]
+    flags += ["--run-time", "1s"]
     assert subprocess.run([*locust, *flags, "--headless"], capture_output=True).returncode == 1, (
         "plain locust also returns the exit code"
     )
+    assert json.loads((missed / "run.json").read_text())["scenario"]["curve"]["seconds"] == 1
     page = (missed / "report.html").read_text()
     assert "The SLO is missed. Not met: attainment." in page
     (missed / "result.json").unlink()

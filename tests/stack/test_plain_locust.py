@@ -69,6 +69,14 @@ def test_refused_requests_are_failures_with_their_reason() -> None:
     assert {row["name"] for row in shown["stats"]} == {"chat", "Aggregated"}
 
 
+def test_run_without_a_finished_request_fails() -> None:
+    with mock_server("--first", "60") as url:
+        flags = ["-f", str(FILE), "--host", url, "--headless", "--users", "1", "--run-time", "1s"]
+        done = subprocess.run([sys.executable, "-c", WITHOUT, *flags], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 1
+    assert "error: no request finished" in done.stderr
+
+
 def test_missing_server_is_a_failure_that_names_the_address() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     shown = watch(lambda shown: bool(shown["errors"]), "--host", url)

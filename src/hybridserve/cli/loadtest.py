@@ -131,14 +131,11 @@ def _with_options(
     for flag, value in (("--level", level), ("--seconds", seconds), ("--requests", requests), ("--scale", scale)):
         if value is not None and not value > 0:
             raise ConfigError(flag, f"{value:g} is not positive", "use a number above 0")
+    if seconds is not None:
+        scenario = scenario.lasting(seconds)
     tree = scenario.scaled(scale).model_dump(mode="json")
-    curve = tree["curve"]
     if level is not None:
-        tree["curve"] = {"shape": "constant", "level": level, "seconds": seconds or scenario.curve.seconds}
-    elif seconds is not None and curve["shape"] == "steps":
-        curve["each"] = seconds / len(curve["levels"])
-    elif seconds is not None:
-        curve["seconds"] = seconds
+        tree["curve"] = {"shape": "constant", "level": level, "seconds": scenario.curve.seconds}
     if trace is not None:
         tree |= {"trace": str(trace), "mode": "open"}
     tree |= {name: value for name, value in (("requests", requests), ("seed", seed)) if value is not None}

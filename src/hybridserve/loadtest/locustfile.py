@@ -42,6 +42,9 @@ def _options(parser: LocustArgumentParser) -> None:
     group.add_argument("--scenario", default="chat", help="name of a scenario, or a file")
     group.add_argument("--model", default=None, help="served name; default: the first of /v1/models")
     group.add_argument("--scale", type=float, default=1.0, help="multiplies all token counts")
+    group.add_argument(
+        "--seconds", type=float, default=0.0, help="duration after the warm-up, as --run-time; 0: the scenario's"
+    )
     group.add_argument("--out", default="loadtest-out", help="folder for the records")
     group.add_argument("--client-workers", type=int, default=1, help="number of workers; set by the master")
     group.add_argument("--client-metrics-port", type=int, default=0, help="port for Prometheus; 0 for none")
@@ -53,6 +56,8 @@ def _run(environment: Environment) -> RunFile:
     options = environment.parsed_options
     url = environment.host or options.host or "http://127.0.0.1:8000"
     scenario = load_scenario(options.scenario).scaled(options.scale)
+    if options.seconds:
+        scenario = scenario.lasting(options.seconds)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     about = preflight(url, os.environ.get(KEY), options.model, scenario)
@@ -70,6 +75,10 @@ def _init(environment: Environment, runner: Any, **_: Any) -> None:
         return
     if isinstance(runner, MasterRunner):
         environment.parsed_options.client_workers = max(1, environment.parsed_options.expect_workers)
+    options = environment.parsed_options
+    if RUN_FILE not in os.environ and options.run_time:
+        # Of the load: locust's own limit would also end the open answers, and counts from the end of the shape.
+        options.seconds, options.run_time = float(options.run_time), None
     run = _resolved(environment)
     if RUN_FILE not in os.environ:
         _plain_locust(environment, run)

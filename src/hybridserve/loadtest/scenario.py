@@ -20,7 +20,7 @@ from pydantic import (
 
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError, from_validation
-from hybridserve.loadtest.load_curve import Constant, Curve
+from hybridserve.loadtest.load_curve import Constant, Curve, Steps
 from hybridserve.loadtest.request_record import Outcome
 from hybridserve.settings.slo import LatencySLO
 
@@ -192,6 +192,11 @@ class Scenario(_Part):
             for kind in self.mix
         ]
         return self.model_copy(update={"mix": tuple(mix)})
+
+    def lasting(self, seconds: float) -> Scenario:
+        """The same curve with this duration after the warm-up; steps of equal length."""
+        update = {"each": seconds / len(self.curve.levels)} if isinstance(self.curve, Steps) else {"seconds": seconds}
+        return self.model_copy(update={"curve": self.curve.model_copy(update=update)})
 
     def at_level(self, level: float, seconds: float | None = None) -> Scenario:
         """The same scenario at one constant level."""

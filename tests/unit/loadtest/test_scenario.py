@@ -112,6 +112,11 @@ def test_load_curves() -> None:
     assert Ramp(shape="ramp", low=0, high=10, seconds=5).at(2) == 4
 
 
+@pytest.mark.parametrize("name", ["chat", "ramp", "burst", "diurnal"])
+def test_duration_of_any_curve_can_be_set(name: str) -> None:
+    assert load_scenario(name).lasting(12.0).curve.seconds == pytest.approx(12.0)
+
+
 def test_arrivals_at_a_constant_rate() -> None:
     assert list(arrivals(Constant(level=4, seconds=2), "constant", 1)) == [index / 4 for index in range(8)]
     times = list(arrivals(Constant(level=50, seconds=400), "poisson", 7))
