@@ -74,7 +74,10 @@ def serve(
         print(f"  cache   {service.cache}")
         print(f"  logs    {service.logs}")
         command = "hybridserve" if shutil.which("hybridserve") else sys.argv[0]
-        print(f"  metrics {service.url}/metrics; dashboards for Grafana: {command} dashboards export --out dashboards")
+        first = settings.telemetry.metrics_port
+        ports = f"; the port of each replica: {command} top --port {first}" if first else ""
+        print(f"  metrics {service.url}/metrics, of one replica{ports}")
+        print(f"  Grafana {command} dashboards export --out dashboards")
         print(f"\nTo try, in another terminal{', with one of your API keys as $KEY' if keyed else ''}:")
         for name, command in to_try(service.url, service.model, service.tools, keyed).items():
             print(f"\n  # {name}\n  {command}")
