@@ -14,7 +14,7 @@ import typer
 from hybridserve.catalog.licenses import pinned_commit
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli.options import AsJson
-from hybridserve.errors import CatalogError, ConfigError
+from hybridserve.errors import CatalogError, ConfigError, ServiceError
 from hybridserve.units import GIB
 
 if TYPE_CHECKING:
@@ -97,17 +97,31 @@ def _repository(model: str) -> tuple[str | None, str | None]:
 
 
 def _commit(hub: Hub, model: str, repository: str, revision: str | None, offline: bool) -> str:
-    """The pinned commit. A branch is refused, with the commit that it points to."""
+    """The pinned commit. A branch is refused, with the commit that it points to, or why the hub did not name it."""
     from hybridserve.fetch.files import COMMIT
 
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
-    current = None if offline else hub.commit_of(repository, revision or "main")
+    branch = revision or "main"
     problem = (
         f"no commit of {repository} is pinned for {model}" if revision is None else f"{revision!r} is not a commit"
     )
-    fix = f"review the license at that commit, then set --revision {current or 'COMMIT'}"
-    raise ConfigError("--revision", problem + (f"; the branch is at {current}" if current else ""), fix)
+    if offline:
+        reason = "--offline asks no hub"
+    else:
+        try:
+            current = hub.commit_of(repository, branch)
+        except ServiceError as error:
+            reason = f"{error.where} {error.what}"
+        else:
+            fix = f"review the license at that commit, then set --revision {current}"
+            raise ConfigError("--revision", f"{problem}; {branch} is at {current}", fix)
+    raise ConfigError(
+        "--revision",
+        f"{problem}, and the one of {branch} is not known: {reason}",
+        f"run `hybridserve fetch {model} --revision {branch}` where a hub or mirror (--mirror URL) answers: it names "
+        "the commit; review the license at it, then set --revision COMMIT",
+    )
 
 
 def _token(file: Path | None) -> str | None:

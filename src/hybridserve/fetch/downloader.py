@@ -88,13 +88,18 @@ class Hub:
                 raise ServiceError(where, f"the file list is invalid: {error!r}", "use another mirror") from None
         return check_files([_remote_file(entry) for entry in entries if isinstance(entry, RepoFile)], where)
 
-    def commit_of(self, repository: str, branch: str) -> str | None:
-        """The commit of a branch; None when the hub does not answer."""
-        try:
+    def commit_of(self, repository: str, branch: str) -> str:
+        """The commit of a branch.
+
+        Raises:
+            ConfigError: unknown repository or branch, or no access.
+            ServiceError: the hub cannot be reached, or its answer has no commit.
+        """
+        with self.errors(repository, branch):
             commit: str | None = self._api.model_info(repository, revision=branch).sha
-            return commit
-        except (httpx2.HTTPError, OSError, ValueError):
-            return None
+        if commit is None:
+            raise ServiceError(self.endpoint, "the answer has no commit", "use another mirror")
+        return commit
 
     def append(self, repository: str, revision: str, file: RemoteFile, out: IO[bytes], stop: threading.Event) -> None:
         """Append the missing bytes of a file. `http_get` retries broken connections; 5xx is retried here."""

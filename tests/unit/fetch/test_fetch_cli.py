@@ -72,8 +72,24 @@ def test_branch_is_refused_with_its_commit(hub: FakeHub, capsys: pytest.CaptureF
     for arguments in ((REPOSITORY,), (REPOSITORY, "--revision", "main")):
         code, _, err = run(capsys, *arguments, "--mirror", hub.url)
         assert code == 2
+        assert f"main is at {COMMIT}" in err
         assert f"set --revision {COMMIT}" in err
         assert err.count("\n") == 3
+
+
+def test_a_hub_that_does_not_answer_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise a user who was sent here for the commit reads only that none is pinned."""
+    code, _, err = run(capsys, REPOSITORY, "--mirror", "http://127.0.0.1:9")
+    assert code == 2
+    assert "the one of main is not known: http://127.0.0.1:9 cannot be reached" in err
+    assert f"fix:  run `hybridserve fetch {REPOSITORY} --revision main` where a hub or mirror" in err
+    assert err.count("\n") == 3
+
+
+def test_an_unknown_branch_or_repository_is_the_error(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (("example/absent",), (REPOSITORY, "--revision", "absent")):
+        code, _, err = run(capsys, *arguments, "--mirror", hub.url)
+        assert (code, "is not known" in err) == (2, False), err
 
 
 def test_killed_download_resumes(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +142,7 @@ def test_packaged_model_needs_no_fetch(capsys: pytest.CaptureFixture[str]) -> No
         (("nemotron-nano-9b-v3",), "did you mean"),
         ((REPOSITORY, "--mirror", "ftp://mirror"), "is not an http or https URL"),
         ((REPOSITORY, "--cache", "a", "--to", "b"), "cannot be combined with --cache"),
-        ((REPOSITORY, "--offline"), "set --revision COMMIT"),
+        ((REPOSITORY, "--offline"), "--offline asks no hub"),
         ((".",), "no such file"),
     ],
 )
