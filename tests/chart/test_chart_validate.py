@@ -45,6 +45,15 @@ CASES: list[tuple[dict[str, Any], str]] = [
         settings(guard={"kind": "model", "model": "a/b", "format": "llama_guard"}),
         "settings.guard.url: is empty, and the chart runs no guard; set it, or set guard.deploy.enabled to true",
     ),
+    (
+        settings(guard={"kind": "model", "url": "http://127.0.0.1:8002/v1"}),
+        "settings.guard.url: http://127.0.0.1:8002/v1 is the pod itself, where no guard listens; remove it and set "
+        "guard.deploy.enabled to true",
+    ),
+    (
+        settings(guard={"kind": "nemo", "url": "http://localhost:8000", "config_id": "x"}),
+        "settings.guard.url: http://localhost:8000 is the pod itself, where no guard listens; set an address",
+    ),
     ({"guard": {"keySecret": "a"}}, "guard.keySecret: settings.guard.kind is none, which has no endpoint"),
     (
         {"guard": {"keySecret": "a"}, **settings(guard={"kind": "model", "url": "http://g", "api_key_file": "/k"})},

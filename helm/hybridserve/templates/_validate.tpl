@@ -69,6 +69,10 @@ settings.guard.url: is empty, and the chart runs no guard; set it{{ if eq $guard
 {{- else if and .Values.networkPolicy.enabled (has (default "none" $guard.kind) (list "model" "nemo")) (not .Values.guard.deploy.enabled) (not .Values.networkPolicy.guard) (not .Values.networkPolicy.extraEgress) }}
 networkPolicy.guard: no egress rule allows {{ $guard.url }} (settings.guard.url); name its pods or addresses as peers
 {{- end }}
+{{- /* A container beside the engine shares its network; without one nothing listens there. */}}
+{{- if and (regexMatch "^https?://(localhost|127[.][0-9.]+|\\[::1\\])([:/]|$)" (default "" $guard.url)) (not .Values.extraContainers) (not .Values.guard.deploy.enabled) }}
+settings.guard.url: {{ $guard.url }} is the pod itself, where no guard listens; {{ if eq (default "none" $guard.kind) "model" }}remove it and set guard.deploy.enabled to true, so that the chart runs the guard, or {{ end }}set an address that pods reach
+{{- end }}
 {{- end -}}
 
 {{- define "hybridserve.errors.plan" -}}
@@ -105,7 +109,7 @@ settings.engine.max_model_len: {{ $length }} tokens do not fit into the {{ .maxM
 weights.download: needs a repository in settings.model.source, which is {{ default "empty" $source }}; set it, or turn the download off
 {{- end }}
 {{- if not (regexMatch "^[0-9a-f]{40}$" (default "" (dig "model" "revision" "" $settings))) }}
-settings.model.revision: a download needs a commit of 40 hex digits; `hybridserve fetch` shows it, or turn weights.download off
+settings.model.revision: a download needs a commit of 40 hex digits; `hybridserve fetch {{ default "OWNER/NAME" $source }} --revision main` asks the hub and names it; or turn weights.download off
 {{- end }}
 {{- end }}
 {{- if and (or .Values.weights.token .Values.weights.existingSecret) (not (include "hybridserve.downloads" .)) }}

@@ -33,6 +33,19 @@ def needs(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
     ]
 
 
+def about(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
+    """What of the values is not obvious: the profile where its check refuses nothing, and the numbers of `plan`."""
+    engine, limits = values["settings"]["engine"], values["plan"]
+    lines = []
+    if (profile := planned.settings.server.profile) == "demo":
+        lines.append(f"settings.server.profile: {profile}, whose check only warns; staging and production refuse")
+    names = {"maxModelLen": "max_model_len", "maxNumSeqs": "max_num_seqs"}
+    most = [f"{name} {limits[name]} ({key} is {engine.get(key)})" for name, key in names.items() if name in limits]
+    pool = "the pool" if limits["poolKnown"] else "the low end of the estimated pool"
+    lines.append(f"plan: the most with which the engine starts in {pool}, {', '.join(most)}; the chart refuses more")
+    return lines
+
+
 def _secrets(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
     local = planned.settings.model_dump(mode="json")
     for path, (value, secret, key) in SECRET_FILES.items():
@@ -72,7 +85,10 @@ def _guard(values: Mapping[str, Any]) -> Iterator[str]:
 def _weights(values: Mapping[str, Any]) -> Iterator[str]:
     model = values["settings"]["model"]
     if values.get("weights", {}).get("download") and "revision" not in model:
-        yield f"--set model.revision=COMMIT: the commit of {model['source']} to download; `hybridserve fetch` shows it"
+        yield (
+            f"--set model.revision=COMMIT: the commit of {model['source']} to download, which nothing pins; "
+            f"`hybridserve fetch {model['source']} --revision main` asks the hub and names it"
+        )
     if str(path := model.get("source", "")).startswith("/models/"):
         yield f"weights.cache.existingClaim: the claim that has {path}"
     elif str(path).startswith("/"):

@@ -8,11 +8,13 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from hybridserve.catalog.licenses import model_license, pinned_commit
 from hybridserve.catalog.models import model_ids
 from hybridserve.cli.helm_files import bundle_files, carry_files, take_reference, take_secrets, with_local_files
 from hybridserve.compliance.attribution import attribution_bundle
+from hybridserve.compliance.rules.base import is_loopback
 from hybridserve.deployment.compliance_view import planned_view, production_decisions
 from hybridserve.errors import ConfigError
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings, stated_types, weights_source
@@ -261,9 +263,14 @@ def _guard(tree: dict[str, Any], settings: Settings, gpu: bool) -> dict[str, Any
     """The guard that the chart runs, because the settings name a model and no address; empty for any other guard.
 
     Raises:
-        ConfigError: the guard's repository or commit is not known.
+        ConfigError: the guard's repository or commit is not known, or its address is the loopback interface.
     """
     guard = settings.guard
+    if guard.kind in ("model", "nemo") and guard.url and is_loopback(urlsplit(guard.url).hostname or ""):
+        runs = "remove it, and the chart runs the guard; or set " if guard.kind == "model" else ""
+        raise ConfigError(
+            "guard.url", f"{guard.url} is the pod itself, where no guard listens", f"{runs}an address that pods reach"
+        )
     if guard.kind != "model" or guard.url is not None or guard.model is None:
         return {}
     known = model_license(guard.model)

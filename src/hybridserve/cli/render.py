@@ -109,7 +109,7 @@ def helm(
       hybridserve render helm -c hybridserve.yaml --mode rayservice > values.yaml
       helm install assistant helm/hybridserve -n serving --create-namespace --values values.yaml
     """
-    from hybridserve.cli.helm_needs import needs
+    from hybridserve.cli.helm_needs import about, needs
     from hybridserve.cli.helm_values import helm_values, undecided
 
     planned = plan_settings(_load(config, model, gpu, assign), PlanOptions(given_workload(prompt, output)))
@@ -117,7 +117,7 @@ def helm(
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return
-    for line in (*_assumed(planned), *more_than_usable(planned)):
+    for line in (*_assumed(planned), *more_than_usable(planned), *about(values, planned)):
         typer.echo(f"# {line}")
     if required := needs(values, planned):
         typer.echo("# Before helm install:")

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from hybridserve.catalog.models import resolve_model
 from hybridserve.cli import helm_files
 from hybridserve.cli.helm_files import CHECKED_FILES, FOLDER, REFERENCE, SECRET_FILES, START_FILES, WRITTEN
-from hybridserve.cli.helm_needs import needs
+from hybridserve.cli.helm_needs import about, needs
 from hybridserve.cli.helm_values import CHART_SETS, LOCAL_SETTINGS, helm_values
 from hybridserve.compliance.evidence import seal_record
 from hybridserve.errors import ConfigError
@@ -118,6 +118,18 @@ def test_the_license_of_a_deployed_guard_is_asked_for() -> None:
     assert needs_of({"guard": GUARD, "license": accepted}) == []
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_the_pod_itself_is_no_address_of_a_guard(host: str) -> None:
+    """`init` proposes 127.0.0.1 for one machine; in a pod nothing would answer, and every request would fail."""
+    with pytest.raises(ConfigError, match="the pod itself") as refused:
+        values_of({"guard": GUARD | {"url": f"http://{host}:8002/v1"}})
+    assert refused.value.where == "guard.url"
+    assert "the chart runs the guard" in refused.value.fix
+    with pytest.raises(ConfigError, match="the pod itself") as refused:
+        values_of({"guard": {"kind": "nemo", "config_id": "a", "url": f"http://{host}:8000"}})
+    assert "the chart runs" not in refused.value.fix
+
+
 @pytest.mark.parametrize(
     ("model", "where"), [("example/some-guard", "guard.revision"), ("some-guard", "guard.model")], ids=str
 )
@@ -190,8 +202,22 @@ def test_a_repository_is_rendered_as_its_catalog_id() -> None:
 def test_the_head_asks_for_commit_and_claim(folder: Path) -> None:
     (line,) = needs_of({"model": {"id": "./own", "source": "example/own"}})
     assert line.startswith("--set model.revision=COMMIT: the commit of example/own to download")
+    assert "`hybridserve fetch example/own --revision main` asks the hub" in line
     (line,) = needs_of({"model": {"id": "./own", "source": "/models/own"}})
     assert line == "weights.cache.existingClaim: the claim that has /models/own"
+
+
+def test_the_head_explains_the_profile_and_the_plan() -> None:
+    """The block `plan` has other numbers than the settings, and a check that only warns looks like one that passed."""
+    planned = plan_settings(Settings.model_validate(NANO))
+    values = helm_values(planned.settings, planned=planned)
+    profile, plan = about(values, planned)
+    assert profile.startswith("settings.server.profile: demo, whose check only warns")
+    engine, most = values["settings"]["engine"], values["plan"]
+    assert most["maxNumSeqs"] > engine["max_num_seqs"]
+    assert f"maxNumSeqs {most['maxNumSeqs']} (max_num_seqs is {engine['max_num_seqs']})" in plan
+    production = plan_settings(Settings.model_validate(NANO | {"server": {"profile": "production"}}))
+    assert len(about(helm_values(production.settings, planned=production), production)) == 1
 
 
 # Files
