@@ -39,9 +39,9 @@ def failed(evidence: str, subject: str = "", basis: str | None = None, remedy: s
     return Outcome("FAIL", evidence, subject, basis, remedy)
 
 
-def unknown(evidence: str, subject: str = "", basis: str | None = None) -> Outcome:
+def unknown(evidence: str, subject: str = "", basis: str | None = None, remedy: str | None = None) -> Outcome:
     """The rule cannot be checked; `evidence` names what is missing."""
-    return Outcome("UNKNOWN", evidence, subject, basis)
+    return Outcome("UNKNOWN", evidence, subject, basis, remedy)
 
 
 def require(condition: bool, evidence: str, subject: str = "", basis: str | None = None) -> Outcome:

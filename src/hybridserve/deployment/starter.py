@@ -15,10 +15,11 @@ from hybridserve.planning.workload import ASSUMED
 # Longest context of the guard below: a prompt that it cannot read whole cannot be checked (rule guard.context).
 _GUARD_CONTEXT = 32768
 # Reviewed as a guard, see model_licenses.yaml.
-_GUARD = """\
+_GUARD_MODEL = "Qwen/Qwen3Guard-Gen-4B"
+_GUARD = f"""\
 kind: model
-url: http://127.0.0.1:8002/v1    # an OpenAI endpoint of the guard model; without it the Helm chart runs the guard
-model: Qwen/Qwen3Guard-Gen-4B
+url: http://127.0.0.1:8002/v1    # OpenAI endpoint of the guard; on Kubernetes remove it: the chart runs the guard
+model: {_GUARD_MODEL}
 revision: 6ec42827da0c1ff11e7a49dc269d2e810d27e108
 format: qwen3guard
 """
@@ -48,7 +49,11 @@ def starter_yaml(planned: ResolvedPlan, given: Mapping[str, Mapping[str, Any]], 
 
     optional: dict[str, list[str]] = {"model": ["served_name: assistant    # the name that clients send as `model`"]}
     if model.folder is None and commit is None:
-        optional["model"].append("revision: COMMIT    # 40 hex digits; `hybridserve fetch` names a branch's commit")
+        # The repository also for a catalog id: the hub's answer is about it.
+        repository = active["model"].get("source") or (model.card and model.card.repository) or model.id
+        optional["model"].append(
+            f"revision: COMMIT    # 40 hex digits; `hybridserve fetch {repository} --revision main` names it"
+        )
     chosen, lengths = planned.advice.values, planned.advice.workload
     # Its type decides accuracy, and the check of production may refuse what the engine takes by itself.
     notes = {flag.name: flag.reason for flag in planned.advice.flags if flag.name == "mamba_ssm_cache_dtype"}
@@ -116,12 +121,19 @@ def _lines(values: Mapping[str, Any], notes: Mapping[str, str]) -> list[str]:
 
 
 def _acceptance(planned: ResolvedPlan, day: date) -> list[str]:
-    known = model_license(planned.model.id)
-    if known is None:
-        return [
-            "The license of this model is not in the registry: `hybridserve explain --licenses` lists those that are."
-        ]
-    lines = [f"Read {license(name).url}, then:" for name in known.licenses]
+    """A line for each license that a person accepts: of the model, and of the guard (by default the one below)."""
+    lines, owners = [], dict[str, list[str]]()
+    if (known := model_license(planned.model.id)) is None:
+        lines = ["This model's license is not in the registry: `hybridserve explain --licenses` lists those that are."]
+    for name in known.licenses if known else ():
+        owners[name] = [planned.model.id]
+    guard = planned.settings.guard.model or _GUARD_MODEL
+    for name in entry.licenses if (entry := model_license(guard)) else ():
+        owners.setdefault(name, []).append(f"the guard {guard}")
+    lines += [f"Read {license(name).url} ({' and '.join(whose)}), then:" for name, whose in owners.items()]
     lines.append("accepted:")
-    lines += [f"  - {{license: {name}, by: YOUR NAME, accepted: {day}}}" for name in known.licenses]
+    lines += [
+        f"  - {{license: {name}, by: YOUR NAME, accepted: {day}}}    # of {' and of '.join(whose)}"
+        for name, whose in owners.items()
+    ]
     return lines

@@ -174,7 +174,22 @@ def test_nothing_is_left_to_what_auto_means_in_a_release(folder: Path, capsys: p
     run("check", "-c", "hybridserve.yaml", "--json")
     findings = json.loads(capsys.readouterr().out)["findings"]
     warnings = {found["rule"] for found in findings if (found["status"], found["severity"]) == ("FAIL", "warning")}
-    assert warnings == {"engine.prefix-cache-granularity"}
+    assert warnings == set(), "what the plan leaves to decide is no fault of the file"
+    (note,) = [found for found in findings if (found["status"], found["severity"]) == ("FAIL", "note")]
+    assert note["rule"] == "engine.prefix-cache-granularity"
+
+
+@pytest.mark.parametrize(
+    ("model", "owners"),
+    [
+        ("nemotron-nano-9b-v2", ["nemotron-nano-9b-v2", "the guard Qwen/Qwen3Guard-Gen-4B"]),
+        ("qwen3-8b", ["qwen3-8b and of the guard Qwen/Qwen3Guard-Gen-4B"]),
+    ],
+)
+def test_the_license_of_the_guard_is_accepted_too(model: str, owners: list[str], folder: Path) -> None:
+    run("init", model, "--gpu", "l40s")
+    lines = [line for line in Path("hybridserve.yaml").read_text().splitlines() if "by: YOUR NAME" in line]
+    assert [line.partition("# of ")[2] for line in lines] == owners
 
 
 def test_more_requests_than_fit_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,15 +103,40 @@ def test_setting_breaks_rules_through_the_planner(assignment: str, rules: set[st
 
 
 def test_warning_fails_only_with_strict(check: Check) -> None:
-    granularity = ["--set", "engine.prefix_match_unit=null"]
-    code, document = check(*granularity)
+    warned = ["--set", "model.revision=null", "--profile", "demo"]
+    code, document = check(*warned)
     assert (code, document["verdict"]) == (0, "warn")
+    assert "license.revision" in open_rules(document)
+    assert check(*warned, "--strict")[0] == 1
+
+
+def test_what_the_plan_leaves_open_is_a_note(check: Check) -> None:
+    """It is shown, and changes no verdict: otherwise no file with the plan's own flags would be clean."""
+    code, document = check("--set", "engine.prefix_match_unit=null", "--strict")
+    assert (code, document["verdict"]) == (0, "ready")
     assert open_rules(document) == {"engine.prefix-cache-granularity"}
     evidence = next(each["evidence"] for each in document["findings"] if "granularity" in each["rule"])
     assert "prefix_match_unit 32: needs hybridserve installed beside vLLM" in evidence
-    assert check(*granularity, "--strict")[0] == 1
-    _, document = check(*granularity, "--set", "engine.max_model_len=1024")
+    _, document = check("--set", "engine.prefix_match_unit=null", "--set", "engine.max_model_len=1024")
     assert "engine.prefix-cache-unusable" in open_rules(document)
+
+
+def test_a_missing_commit_is_named_before_its_consequences(check: Check) -> None:
+    """Files that only a commit identifies: there is nothing to restore."""
+    _, document = check("--set", "model.revision=null")
+    fixes = {each["rule"]: each["remedy"] for each in document["findings"] if each["status"] == "UNKNOWN"}
+    files = {"guard.chat-template", "guard.tokenizer", "guard.generation-config"}
+    assert files <= fixes.keys()
+    assert all(fixes[rule].startswith("set model.revision to the 40 hex digits of a commit") for rule in files)
+    _, document = check("--set", "model.revision=null", "--set", "license.weights=mounted")
+    fixes = {each["rule"]: each["remedy"] for each in document["findings"] if each["status"] == "UNKNOWN"}
+    assert all("model.revision" not in fixes[rule] for rule in files), "no commit says what is on a volume"
+
+
+def test_an_open_acceptance_names_the_model(check: Check) -> None:
+    _, document = check("--set", "license.accepted=[]")
+    found = {each["subject"]: each["evidence"] for each in document["findings"] if each["rule"] == "license.accepted"}
+    assert found["apache-2.0"] == "nobody accepted it; it is the license of the guard qwen3guard-gen-4b"
 
 
 @pytest.mark.parametrize(("profile", "code", "verdict"), [("production", 1, "refuse"), ("staging", 1, "refuse"),

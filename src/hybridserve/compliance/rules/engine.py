@@ -100,8 +100,9 @@ def prefix_cache_unusable(view: DeploymentView) -> Outcome | None:
     "prefix-cache-granularity",
     "The smallest cacheable prefix is at most 512 tokens",
     basis=VLLM + "40696; " + MEASURED + ": prompts shorter than one block never hit, and no log line reports it",
-    remedy="set engine.prefix_match_unit as `hybridserve plan` names it, or turn prefix caching off for short prompts",
-    severity="warning",
+    remedy="decide, as for what `hybridserve plan` lists under Consider: engine.prefix_match_unit, after a comparison "
+    "of answers; or no prefix caching, where most prompts are shorter; or leave it",
+    severity="note",
 )
 def prefix_cache_granularity(view: DeploymentView) -> Outcome | None:
     cache = hybrid_cache(view)

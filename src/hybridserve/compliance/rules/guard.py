@@ -358,7 +358,12 @@ def _same_files(view: DeploymentView, names: frozenset[str]) -> Iterator[Outcome
         if is_commit(revision) and view.license.weights != "mounted" and view.model.repository is not None:
             yield passed(f"fetched at commit {revision[:12]}, which identifies the content", basis=basis)
         else:
-            yield unknown("the model's folder is not here, and no commit identifies its content", basis=basis)
+            # A commit names the files of a repository only.
+            mounted = view.license.weights == "mounted" or view.model.repository is None
+            commit = "set model.revision to the 40 hex digits of a commit, which identifies each file of the model; or "
+            fix = f"{'' if mounted else commit}check where the model's folder is, with hashes in license.pinned_files"
+            missing = "the model's folder is not here, and no commit identifies its content"
+            yield unknown(missing, basis=basis, remedy=fix)
         return
     for name in sorted(names & (present.keys() | pinned.keys())):
         expected, actual = pinned.get(name), present.get(name)

@@ -105,7 +105,9 @@ def accepted(view: DeploymentView, today: date) -> Iterator[Outcome]:
         records = [record for record in view.license.accepted if record.license == license.id]
         if not records:
             record = f"license.accepted: [{{license: {license.id}, by: NAME, accepted: {today}}}]"
-            yield failed("nobody accepted it", license.id, remedy=f"read {license.url} and add {record}")
+            parts = [f"the {part.role} {part.id}" for part in view.parts if license in part.licenses]
+            evidence = f"nobody accepted it; it is the license of {' and of '.join(parts)}"
+            yield failed(evidence, license.id, remedy=f"read {license.url} and add {record}")
             continue
         latest = max(records, key=lambda record: record.accepted)
         age = (today - latest.accepted).days
