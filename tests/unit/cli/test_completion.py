@@ -22,7 +22,9 @@ def test_named_shell_gets_its_completion(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     main(["--install-completion", shell])
-    assert f"{shell} completion installed in {tmp_path / file}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{shell} completion installed in {tmp_path / file}" in said
+    assert f"here after `exec {shell}`" in said
     assert "_HYBRIDSERVE_COMPLETE" in (tmp_path / file).read_text()
     main(["--show-completion", shell])
     assert f"complete_{shell}" in capsys.readouterr().out

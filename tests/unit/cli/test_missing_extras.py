@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hybridserve.errors import install_extra, install_lock
+
+ROOT = Path(__file__).parents[3]
 CASES = {
     "loadtest": ("gevent", ["loadtest", "chat"]),
     "loadtest --list": ("gevent", ["loadtest", "--list"]),
@@ -27,8 +30,17 @@ def test_missing_package_names_its_extra(name: str, tmp_path: Path) -> None:
     assert done.stderr.startswith("error: install\n")
     extra = name.split()[0]
     assert f"what: {module} is not installed: it belongs to the extra {extra}" in done.stderr
-    assert f"[{extra}" in done.stderr
+    assert (f"[{extra}]" if extra != "serve" else "cpu") in done.stderr.splitlines()[2]
     assert len(done.stderr.strip().splitlines()) == 3
+
+
+@pytest.mark.parametrize(("prefix", "command"), [(ROOT / ".venv", "make install LOCK=cpu"), (Path("/env"), "-m pip")])
+def test_the_fix_changes_the_environment_that_runs(prefix: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make install` changes .venv of the repository and nothing else."""
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    assert command in install_lock("cpu")
+    assert ("requirements/cpu.txt" in install_lock("cpu")) == (prefix == Path("/env"))
+    assert install_extra("charts").startswith(".venv/bin/pip" if prefix != Path("/env") else sys.executable)
 
 
 def test_missing_package_is_json_for_machines(tmp_path: Path) -> None:
