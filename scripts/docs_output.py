@@ -4,9 +4,11 @@ A block is written as::
 
     <!-- output: hybridserve plan nemotron-nano-9b-v2 --gpu a10g -->
     ```text
+    $ hybridserve plan nemotron-nano-9b-v2 --gpu a10g
     ...
     ```
 
+The comment is not visible on a page, so the block begins with the command.
 Run ``python scripts/docs_output.py docs/how-to/*.md`` to update; ``--check`` fails if a page is out of date.
 """
 
@@ -36,7 +38,12 @@ def output(command: str) -> str:
 
 def filled(page: str) -> str:
     """The page with all blocks updated."""
-    return BLOCK.sub(lambda match: match[1] + output(match["command"]) + match[4], page)
+
+    def block(match: re.Match[str]) -> str:
+        shown = match["command"].removesuffix("|| true").rstrip()
+        return f"{match[1]}$ {shown}\n{output(match['command'])}{match[4]}"
+
+    return BLOCK.sub(block, page)
 
 
 def main() -> int:
