@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from hybridserve.errors import ServiceError
-from hybridserve.observability.replica_ports import not_a_replica, read_samples
+from hybridserve.observability.replica_ports import not_a_replica, one_line, read_samples
 
 FILE = "prefix-reuse.json"
 _PREFIX = "hybridserve_prefix_"
@@ -29,7 +29,9 @@ def read_counters(urls: Iterable[str]) -> dict[str, float]:
             samples = read_samples(url, timeout_s=10)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ServiceError(
-                "--replica-metrics", f"{url} cannot be read: {error}", "give the address of a replica's metrics port"
+                "--replica-metrics",
+                f"{url} cannot be read: {one_line(error)}",
+                "give the address of a replica's metrics port",
             ) from None
         if not any(sample.name == _REUSABLE for sample in samples):
             raise not_a_replica("--replica-metrics", url, samples, _REUSABLE)

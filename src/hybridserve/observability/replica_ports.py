@@ -30,6 +30,12 @@ def read_samples(url: str, timeout_s: float = 2.0) -> list[Sample]:
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
+def one_line(error: Exception) -> str:
+    """What an error says: httpx adds lines with addresses of documentation, and has no text for some timeouts."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def not_a_replica(
     where: str, url: str, samples: Iterable[Sample], metric: str, first: int = FIRST_PORT
 ) -> ServiceError:

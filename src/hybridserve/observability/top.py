@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 from hybridserve.errors import ServiceError
 from hybridserve.observability.metrics_server import PORTS
 from hybridserve.observability.prometheus_api import Prometheus
-from hybridserve.observability.replica_ports import not_a_replica, read_samples
+from hybridserve.observability.replica_ports import not_a_replica, one_line, read_samples
 
 # Name: metric, labels, and whether it is a counter whose rate per second is shown.
 _NUMBERS: dict[str, tuple[str, Mapping[str, str], bool]] = {
@@ -117,7 +117,7 @@ class MetricsPorts:
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 if self._urls:
                     raise ServiceError(
-                        url, f"cannot be read: {error}", "give the address of a replica's metrics port"
+                        url, f"cannot be read: {one_line(error)}", "give the address of a replica's metrics port"
                     ) from None
                 continue
             seen, model = _sums(samples)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -15,6 +16,7 @@ from hybridserve.loadtest.prefix_reuse import read_change, read_counters, write_
 from hybridserve.loadtest.tables import reuse_cells
 from hybridserve.observability.collectors.prefix_reuse import MAX_WAITING, PrefixReuseCollector
 from hybridserve.observability.metrics import EngineMetrics
+from hybridserve.observability.replica_ports import one_line
 from hybridserve.planning.cache.reuse import CacheGrid
 from hybridserve.planning.cache.reuse_model import replay
 from hybridserve.planning.cache.reuse_trace import read_trace
@@ -89,3 +91,12 @@ def test_requests_do_not_pile_up_while_the_directory_does_not_answer() -> None:
 def test_replica_that_does_not_answer_is_an_error() -> None:
     with pytest.raises(ServiceError, match="--replica-metrics"):
         read_counters(["http://127.0.0.1:1"])
+
+
+def test_reason_is_one_line() -> None:
+    request = httpx.Request("GET", "http://127.0.0.1:1/metrics")
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        httpx.Response(404, request=request).raise_for_status()
+    assert "404" in one_line(refused.value)
+    assert "\n" not in one_line(refused.value)
+    assert one_line(httpx.ReadTimeout("")) == "ReadTimeout"
