@@ -86,7 +86,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"plan": {**PLAN, "devices": 2}}, "plan.devices: planned for 2 devices, and the settings use 1"),
     (
         {"plan": PLAN, **settings(engine={"max_num_seqs": 10})},
-        "settings.engine.max_num_seqs: 10 exceeds the 9 Mamba cache blocks of the plan",
+        "settings.engine.max_num_seqs: 10 exceeds the 9 with which the engine starts",
     ),
     (
         {"plan": PLAN, **settings(engine={"max_model_len": 101})},
@@ -318,10 +318,10 @@ def test_all_errors_at_once(old: bool) -> None:
         assert path in said
 
 
-def test_a_plan_from_render_helm_refuses_more_sequences_than_blocks() -> None:
+def test_a_plan_from_render_helm_refuses_more_sequences_than_start() -> None:
     values = values_of("nemotron-nano-9b-v2-a10g")
-    blocks = values["plan"]["numBlocks"]
-    values["settings"]["engine"]["max_num_seqs"] = blocks
+    most = values["plan"]["maxNumSeqs"]
+    values["settings"]["engine"]["max_num_seqs"] = most
     template(values)
-    values["settings"]["engine"]["max_num_seqs"] = blocks + 1
-    assert f"{blocks + 1} exceeds the {blocks} Mamba cache blocks" in refusal(values)
+    values["settings"]["engine"]["max_num_seqs"] = most + 1
+    assert f"{most + 1} exceeds the {most} with which the engine starts" in refusal(values)

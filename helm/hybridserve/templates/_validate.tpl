@@ -91,7 +91,7 @@ plan.devices: planned for {{ .devices }} devices, and the settings use {{ includ
 {{- end }}
 {{- $seqs := dig "engine" "max_num_seqs" 0 $settings | int }}
 {{- if and .maxNumSeqs (gt $seqs (int .maxNumSeqs)) }}
-settings.engine.max_num_seqs: {{ $seqs }} exceeds the {{ .maxNumSeqs }} Mamba cache blocks of the plan, and the engine would refuse to start; set at most {{ .maxNumSeqs }}
+settings.engine.max_num_seqs: {{ $seqs }} exceeds the {{ .maxNumSeqs }} with which the engine starts in the plan; set at most {{ .maxNumSeqs }}, or run `hybridserve render helm` again
 {{- end }}
 {{- $length := dig "engine" "max_model_len" 0 $settings | int }}
 {{- if gt $length (int .maxModelLen) }}

@@ -17,6 +17,7 @@ from hybridserve.compliance.attribution import attribution_bundle
 from hybridserve.compliance.rules.base import is_loopback
 from hybridserve.deployment.compliance_view import planned_view, production_decisions
 from hybridserve.errors import ConfigError
+from hybridserve.planning.refusals import most_sequences
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings, stated_types, weights_source
 from hybridserve.settings import Settings
 from hybridserve.units import GIB
@@ -202,7 +203,7 @@ def _plan(settings: Settings, planned: ResolvedPlan) -> dict[str, Any]:
     }
     request = plan.deployment.cache
     if plan.deployment.arch.hybrid and request.platform == "cuda" and request.full_cudagraphs:
-        facts["maxNumSeqs"] = cache.num_blocks
+        facts["maxNumSeqs"] = most_sequences(plan.deployment, cache.num_blocks)
     return facts
 
 

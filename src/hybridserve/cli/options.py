@@ -1,6 +1,7 @@
 """Options shared by several verbs, and what a shell completes for them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -76,10 +77,12 @@ def known_gpus(incomplete: str) -> list[str]:
 
 
 def given_workload(prompt: str | None, output: str | None) -> Workload:
-    """The lengths to plan for: those of `--prompt` and `--output`, or the assumed ones without both."""
+    """The lengths to plan for: those of `--prompt` and `--output`, or assumed ones in place of what is missing."""
     if prompt is None and output is None:
         return ASSUMED
-    return from_quantiles(prompt or "1024", output or "512")
+    given = from_quantiles(prompt or "1024", output or "512")
+    missing = "--prompt" if prompt is None else "--output" if output is None else None
+    return replace(given, source=f"{given.source} ({missing} is assumed)") if missing else given
 
 
 def with_device(loaded: Loaded) -> Settings:

@@ -179,6 +179,11 @@ def simulate(
         typer.echo(json.dumps({**about, **counts, "trials": rows}, indent=2))
         return
     _headline(title, scenario, left_out)
+    if planned and scaling.prefill_tokens_per_s is None:
+        typer.echo(
+            "scaling.prefill_tokens_per_s is not set, so the policy does not count the time that prompts take: set it "
+            "to what `hybridserve loadtest --sweep` measures"
+        )
     _print_table(trials, attainment, price, scaling.refuse_late)
     if times.kind == "bound":
         typer.echo(

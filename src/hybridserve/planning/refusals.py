@@ -44,6 +44,14 @@ def nothing_fits(asked: Deployment, plan: DeploymentPlan, fill: Fill) -> PlanRef
     return PlanRefused(where, refusal.what, "; or ".join(fixes) or refusal.fix)
 
 
+def most_sequences(deployment: Deployment, limit: int) -> int:
+    """The largest max_num_seqs up to a limit with which an engine starts at the low end of the estimate.
+
+    More sequences need more memory beside the pool, so it is less than the blocks that fewer sequences leave.
+    """
+    return _largest(lambda count: _fits(with_cache(deployment, max_num_seqs=count)), limit + 1)
+
+
 def _blamed(asked: Deployment, plan: DeploymentPlan, fill: Fill) -> Iterator[tuple[str, str]]:
     """Given settings that prevent the start with the recommended rest, each with a value that starts."""
     length = asked.cache.max_model_len or AUTO_LEN

@@ -17,10 +17,10 @@ from hybridserve.cli.helm_files import CHECKED_FILES, FOLDER, REFERENCE, SECRET_
 from hybridserve.cli.helm_needs import about, needs
 from hybridserve.cli.helm_values import CHART_SETS, LOCAL_SETTINGS, helm_values
 from hybridserve.compliance.evidence import seal_record
-from hybridserve.errors import ConfigError
+from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.planning.deployment import profiled_settings
 from hybridserve.planning.memory.profile import record
-from hybridserve.planning.resolve import plan_settings
+from hybridserve.planning.resolve import ResolvedPlan, plan_settings
 from hybridserve.settings import Settings
 from hybridserve.verify.reference import Entry, Probe, Reference
 
@@ -218,6 +218,24 @@ def test_the_head_explains_the_profile_and_the_plan() -> None:
     assert f"maxNumSeqs {most['maxNumSeqs']} (max_num_seqs is {engine['max_num_seqs']})" in plan
     production = plan_settings(Settings.model_validate(NANO | {"server": {"profile": "production"}}))
     assert len(about(helm_values(production.settings, planned=production), production)) == 1
+
+
+@pytest.mark.parametrize("gpu", ["a10g", "a100-80gb"])
+def test_the_most_sequences_of_the_plan_start_and_one_more_does_not(gpu: str) -> None:
+    """More sequences leave fewer blocks, so the blocks of the planned number are too many."""
+    values = helm_values(
+        Settings.model_validate({"model": {"id": "nemotron-nano-9b-v2"}, "accelerator": {"name": gpu}})
+    )
+    most, rendered = values["plan"]["maxNumSeqs"], values["settings"]
+    assert rendered["engine"]["max_num_seqs"] <= most < values["plan"]["numBlocks"]
+
+    def planned(sequences: int) -> ResolvedPlan:
+        engine = {**rendered["engine"], "max_num_seqs": sequences}
+        return plan_settings(Settings.model_validate({**rendered, "engine": engine}))
+
+    assert planned(most).advice.plan.low is not None
+    with pytest.raises(PlanRefused):
+        planned(most + 1)
 
 
 # Files
