@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from hybridserve.errors import ServiceError
 from hybridserve.loadtest.preflight import preflight
 from hybridserve.loadtest.scenario import load_scenario
+from support.http_answers import http_answers
 
 MODELS = {"data": [{"id": "demo", "max_model_len": 4096}]}
 
@@ -21,22 +20,9 @@ MODELS = {"data": [{"id": "demo", "max_model_len": 4096}]}
 @contextmanager
 def service(about: Any) -> Iterator[str]:
     """An API with these answers of /about (None: 404) and of /v1/models."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = {"/v1/models": MODELS, "/about": about}.get(self.path)
-            self.send_response(404 if body is None else 200)
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
-
-        def log_message(self, *_: Any) -> None:
-            return
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    bodies = {"/v1/models": MODELS, "/about": about}
+    with http_answers(lambda path: None if bodies.get(path) is None else json.dumps(bodies[path]).encode()) as url:
+        yield url
 
 
 def test_service_without_a_guard_is_one_error() -> None:

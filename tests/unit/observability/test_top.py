@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -20,6 +18,7 @@ from hybridserve.loadtest.prefix_reuse import read_counters
 from hybridserve.observability.collectors.replica import ReplicaCollector
 from hybridserve.observability.metrics import AutoscalerMetrics
 from hybridserve.observability.top import MetricsPorts, ReplicaRow
+from support.http_answers import http_answers
 
 
 @pytest.fixture
@@ -45,20 +44,8 @@ def url(registry: CollectorRegistry) -> Iterator[str]:
 def other_server(request: pytest.FixtureRequest) -> Iterator[str]:
     """An HTTP server that is not a Prometheus with our metrics."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(request.param)
-
-        def log_message(self, *_: Any) -> None:
-            return
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with http_answers(lambda _: request.param) as url:
+        yield url
 
 
 def test_rates_are_between_two_calls(url: str, registry: CollectorRegistry, state: ReplicaCollector) -> None:
