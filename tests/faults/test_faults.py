@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from fault_run import SCRAPE_FAILED, SEEN_S, Row, fault_under_load, known, replaced
+from fault_run import SCRAPE_FAILED, Row, fault_under_load, known, replaced
 from load import LoadGenerator
 from processes import all_serving, core_of, gone, haproxy, kill, named, replicas, servers_up, until
 
@@ -43,18 +43,29 @@ def pair(start_watched: Callable[..., Any]) -> Any:
 
 async def strike(
     pair: Any, fault: str, act: Callable[[], None], ended: Sequence[psutil.Process], alert: str = "ReplicaLost",
-    shows: str = SCRAPE_FAILED, seen_s: float = SEEN_S,
+    shows: str = SCRAPE_FAILED, back: Callable[[], bool] | None = None,
 ) -> Row:  # fmt: skip
-    """Cause the fault under load, which must end the processes `ended`, and keep the load on until recovery."""
+    """Cause the fault under load, which must end the processes `ended`, and keep the load on until recovery.
+
+    `back` says whether the process runs whose metrics show the fault, where that is the new one.
+    """
     await until(lambda: all_serving(pair.service, 2), RECOVERY_S, f"before {fault}: not serving")
     await until(lambda: known(pair.prometheus, 2), 60, f"before {fault}: Prometheus does not know both replicas")
-    async with fault_under_load(pair, fault, LoadGenerator(pair.service.url, CLIENTS), alert, shows, seen_s) as run:
+    async with fault_under_load(pair, fault, LoadGenerator(pair.service.url, CLIENTS), alert, shows) as run:
         act()
         await until(lambda: all(map(gone, ended)), 60, f"{fault}: no process ended")
+        if back:
+            await until(back, 60, f"{fault}: no new process")
+            run.replaced()
         await until(lambda: all_serving(pair.service, 2), RECOVERY_S, f"{fault}: not recovered")
         run.recovered()
         await run.load.wait_for_finished(2 * CLIENTS, 120)
     return run.row
+
+
+def proxied(pair: Any) -> bool:
+    """Whether HAProxy runs and sends requests to both replicas."""
+    return servers_up(pair.service) == 2
 
 
 async def test_killed_engine_core_fails_only_its_requests(pair: Any) -> None:
@@ -73,7 +84,9 @@ async def test_killed_replica_fails_only_its_requests(pair: Any) -> None:
 
 async def test_killed_haproxy_is_restarted(pair: Any) -> None:
     victims = haproxy(pair.service)
-    row = await strike(pair, "kill -9 of HAProxy", lambda: kill(victims), victims, "ProxyReplaced", PROXIES)
+    row = await strike(
+        pair, "kill -9 of HAProxy", lambda: kill(victims), victims, "ProxyReplaced", PROXIES, back=lambda: proxied(pair)
+    )
     assert row.last_failure_s is not None
     assert row.last_failure_s < 25, row
 
@@ -85,9 +98,8 @@ async def test_haproxy_returns_when_its_port_is_free_again(pair: Any) -> None:
         kill(victims)
         threading.Thread(target=occupy_port, args=(port, PORT_TAKEN_S)).start()
 
-    # The metric shows the new HAProxy, which starts when the port is free.
-    fault, seen_s = f"HAProxy's port taken for {PORT_TAKEN_S} s", PORT_TAKEN_S + SEEN_S
-    row = await strike(pair, fault, act, victims, "ProxyReplaced", PROXIES, seen_s)
+    fault = f"HAProxy's port taken for {PORT_TAKEN_S} s"
+    row = await strike(pair, fault, act, victims, "ProxyReplaced", PROXIES, back=lambda: proxied(pair))
     assert row.last_failure_s is not None
     assert row.last_failure_s < PORT_TAKEN_S + 25, row
 
@@ -113,9 +125,11 @@ def occupy_port(port: int, seconds: float) -> None:
 async def test_killed_controller_harms_no_request(pair: Any) -> None:
     victim = named(pair.service, "ServeController")[0]
     before = {process.pid for process in replicas(pair.service)}
-    # The metric shows the new controller, which a slow machine takes 10 s to start.
-    fault, seen_s = "kill -9 of Serve's controller", SEEN_S + 10
-    row = await strike(pair, fault, victim.kill, [victim], "ControllerReplaced", CONTROL_LOOPS, seen_s)
+    fault = "kill -9 of Serve's controller"
+    row = await strike(
+        pair, fault, victim.kill, [victim], "ControllerReplaced", CONTROL_LOOPS,
+        back=lambda: bool(named(pair.service, "ServeController")),
+    )  # fmt: skip
     assert row.harmed == 0, row
     await asyncio.sleep(10)  # the new controller checks the health of every replica
     assert {process.pid for process in replicas(pair.service)} == before

@@ -40,6 +40,8 @@ async def strike(
         assert first < FIRST_FAILURE_S, f"streams hung for {first:.0f} s: {reasons}"
         await run.load.wait_for_finished(CLIENTS, RECOVERY_S)
         run.recovered()
+        if alert == "ProxyReplaced":
+            run.replaced()
     return run.row
 
 
