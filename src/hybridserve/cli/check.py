@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +11,11 @@ from urllib.parse import urlsplit
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
+from hybridserve.cli.sources import settings_from
 from hybridserve.compliance.documents import compliance_document, digest
 from hybridserve.compliance.evaluate import evaluate
 from hybridserve.compliance.evidence import subject
-from hybridserve.compliance.findings import Finding, Profile, Status, compliance_status
+from hybridserve.compliance.findings import Finding, Profile, Result, compliance_status, result_counts
 from hybridserve.compliance.rules.guard import behavior_files
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.compliance.view_builder import sha256_of
@@ -35,7 +35,9 @@ app = typer.Typer(
 )
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
-STYLE: Mapping[Status, str] = {"PASS": "green", "FAIL": "red", "WAIVED": "yellow", "UNKNOWN": "magenta"}
+STYLE: Mapping[Result, str] = {
+    "PASS": "green", "FAIL": "red", "WAIVED": "yellow", "UNKNOWN": "magenta", "NOTE": "cyan"
+}  # fmt: skip
 
 
 @app.command()
@@ -73,7 +75,8 @@ def check(
     """
     if live is None and (guard_down is not None or key_file is not None):
         raise ConfigError("--guard-down" if guard_down else "--key-file", "needs a running service", "add --live URL")
-    settings = read_settings(config, assign).settings
+    loaded = read_settings(config, assign)
+    settings, origin = loaded.settings, settings_from(loaded.sources, config)
     checked = _profile(profile) or settings.server.profile
     today = day.date() if day is not None else datetime.now(UTC).date()
     if live is not None:
@@ -94,9 +97,13 @@ def check(
 
         write_text(sarif_file, json.dumps(sarif(findings, config.as_posix() if config else None), indent=2) + "\n")
     if as_json:
-        typer.echo(json.dumps(compliance_document(findings, checked, today, record), indent=2))
+        document = compliance_document(findings, checked, today, record)
+        typer.echo(json.dumps({"model": view.model.id, "settings": origin, **document}, indent=2))
     else:
-        _print(findings, f"{checked} on {today}, vLLM {settings.engine.version}", checked, everything=everything)
+        about = f"{view.model.id}, settings from {origin}\nprofile"
+        _print(
+            findings, f"{about} {checked} on {today}, vLLM {settings.engine.version}", checked, everything=everything
+        )
         if live is not None and record is not None:
             typer.echo(f"evidence: {evidence} sha256 {record['sha256']}")
     refused = compliance_status(findings, checked) == "refuse" or (strict and any(finding.open for finding in findings))
@@ -129,14 +136,14 @@ def _print(findings: Sequence[Finding], what: str, profile: Profile, *, everythi
     else:
         width = max((26, *(len(finding.rule) for finding in shown)))
         for finding in shown:
-            typer.echo(f"{finding.status:<7} {finding.severity:<7} {finding.rule:<{width}} {_evidence(finding)}")
+            typer.echo(f"{finding.result:<7} {finding.severity:<7} {finding.rule:<{width}} {_evidence(finding)}")
             if finding.status in ("FAIL", "UNKNOWN"):
                 typer.echo(f"        fix: {finding.remedy}")
-    counts = Counter(finding.status for finding in findings if finding.applies)
-    summary = ", ".join(f"{counts[status]} {status}" for status in STYLE if counts[status])
-    # A rule has a finding for each of its subjects.
+    counts = result_counts(findings)
+    # A rule has a finding for each of its subjects, or one that says that it does not apply.
+    others = counts.pop("NOT_APPLICABLE", 0)
+    summary = ", ".join(f"{count} {result}" for result, count in counts.items())
     applied = len({finding.rule for finding in findings if finding.applies})
-    others = sum(not finding.applies for finding in findings)
     rules = f"{counted(applied, 'rule')}; {others} of {applied + others} do not apply"
     typer.echo(f"{what}: {compliance_status(findings, profile)} ({summary} by {rules})")
 
@@ -152,8 +159,8 @@ def _print_table(shown: Sequence[Finding]) -> None:
         table.add_column(name, overflow="fold")
     for finding in shown:
         fix = finding.remedy if finding.status in ("FAIL", "UNKNOWN") else ""
-        status = f"[{STYLE[finding.status]}]{finding.status}[/]"
-        table.add_row(status, finding.rule, escape(_evidence(finding)), escape(fix))
+        result = f"[{STYLE[finding.result]}]{finding.result}[/]"
+        table.add_row(result, finding.rule, escape(_evidence(finding)), escape(fix))
     if shown:
         Console().print(table)
 

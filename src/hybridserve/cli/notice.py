@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
+from hybridserve.cli.sources import settings_from
 from hybridserve.compliance.attribution import attribution_bundle, missing_copies
 from hybridserve.deployment.compliance_view import build_view
 from hybridserve.errors import ConfigError
@@ -32,7 +33,8 @@ def notice(
 
     Example: hybridserve notice attribution -c hybridserve.yaml
     """
-    settings = read_settings(config, assign).settings
+    loaded = read_settings(config, assign)
+    settings, origin = loaded.settings, settings_from(loaded.sources, config)
     # The view reads license.bundle, which this command is about to write.
     section = settings.license.model_copy(update={"bundle": None})
     view = build_view(settings.model_copy(update={"license": section}))
@@ -44,8 +46,10 @@ def notice(
     except OSError as error:
         raise ConfigError(str(folder), f"cannot be written: {error.strerror}", "give a writable folder") from None
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "files": list(files), "to_add": missing}, indent=2))
+        about = {"models": [part.id for part in view.parts], "settings": origin}
+        typer.echo(json.dumps({**about, "folder": str(folder), "files": list(files), "to_add": missing}, indent=2))
         return
+    typer.echo(f"{' and the guard '.join(part.id for part in view.parts)}, settings from {origin}")
     for name in files:
         typer.echo(f"wrote {folder / name}")
     for sentence in missing:

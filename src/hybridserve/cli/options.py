@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
-from hybridserve.cli.sources import remember_sources
+from hybridserve.cli.sources import remember_sources, settings_read
 from hybridserve.errors import ConfigError
 from hybridserve.planning.workload import ASSUMED, Workload, from_quantiles
 from hybridserve.settings import Loaded, Option, Settings, load
+
+SETTINGS_FILE = Path("hybridserve.yaml")
+"""Where `hybridserve init` writes, and what pages name. No command reads it without `-c`."""
 
 ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE", help="YAML file with settings.")]
 Assignments = Annotated[
@@ -19,6 +22,7 @@ Assignments = Annotated[
         "--set", metavar="SECTION.KEY=VALUE", help="Set one value, as --set engine.max_num_seqs=8. Repeatable."
     ),
 ]
+Context = Annotated[int | None, typer.Option("--context", help="max_model_len: longest prompt plus output, in tokens.")]
 Concurrency = Annotated[
     int | None,
     typer.Option(help="Requests to run at once (max_num_seqs): the plan says whether they fit. Default: what fits."),
@@ -54,9 +58,16 @@ def read_settings(
 ) -> Loaded:
     """The settings of a command, and where each came from, which an error that is found later names.
 
+    Where a file of settings is here that the command does not read, and no argument names a model, a line on standard
+    error says so.
+
     Raises:
         ConfigError: as `load`.
     """
+    named = any(option.path == "model.id" and option.value for option in options)
+    # `plan` reads the settings once for each GPU.
+    if config is None and not named and not settings_read() and SETTINGS_FILE.is_file():
+        typer.echo(f"note: ./{SETTINGS_FILE} is not read; to read it add -c {SETTINGS_FILE}", err=True)
     loaded = load(config, assign or (), environ, options)
     remember_sources(loaded.sources)
     return loaded

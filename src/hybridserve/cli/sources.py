@@ -1,9 +1,10 @@
-"""Where the settings of the running command came from, for an error that is found after they were read."""
+"""Where the settings of the running command came from, for its output and for errors that are found later."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from pathlib import Path
 
 _sources: ContextVar[Mapping[str, str] | None] = ContextVar("sources", default=None)
 
@@ -20,3 +21,23 @@ def source_of(where: str) -> str | None:
     from hybridserve.settings.faults import set_by
 
     return set_by(where, sources)
+
+
+def settings_read() -> bool:
+    """Whether this command has read settings that were given."""
+    return bool(_sources.get())
+
+
+def settings_from(sources: Mapping[str, str], config: Path | None) -> str:
+    """Where settings came from, in words: "hybridserve.yaml and --set", or "the defaults".
+
+    Args:
+        sources: as in `Loaded`.
+        config: the file that the command was given; None without one.
+    """
+    given = [str(config) if config is not None else "the defaults"]
+    for source in sources.values():
+        kind, _, name = source.partition(" ")
+        if kind in ("env", "flag"):
+            given.append("the environment" if kind == "env" else name)
+    return " and ".join(dict.fromkeys(given))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from typing import Any
 
 from hybridserve.catalog.licenses import License
-from hybridserve.compliance.findings import Finding, Profile, compliance_status
+from hybridserve.compliance.findings import Finding, Profile, compliance_status, result_counts
 from hybridserve.compliance.rules.attribution import NOTICE_FILE
 from hybridserve.compliance.rules.base import applies, clause, duties
 from hybridserve.compliance.view import DeploymentView, Part
@@ -35,7 +34,7 @@ def compliance_document(
         "profile": profile,
         "verdict": compliance_status(findings, profile),
         "judged": today.isoformat(),
-        "counts": dict(sorted(Counter(finding.status for finding in findings).items())),
+        "counts": result_counts(findings),
         "findings_sha256": digest(rows),
         "evidence_sha256": evidence["sha256"] if evidence else None,
         "findings": rows,

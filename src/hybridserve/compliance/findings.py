@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hybridserve.fast_dataclass import dataclass
 
 Status = Literal["PASS", "FAIL", "WAIVED", "UNKNOWN"]
+Result = Literal["PASS", "FAIL", "WAIVED", "UNKNOWN", "NOTE", "NOT_APPLICABLE"]
 Severity = Literal["error", "warning", "note"]
 Family = Literal["license", "guard", "engine", "exposure", "evidence"]
 Profile = Literal["production", "staging", "demo"]
@@ -86,9 +88,25 @@ class Finding:
         return self.status == "FAIL" or (self.status == "UNKNOWN" and profile == "production")
 
     @property
+    def result(self) -> Result:
+        """What people read and count: the status, except where the finding changes no verdict.
+
+        NOTE: a note that failed or could not be checked. NOT_APPLICABLE: the rule does not apply to this deployment.
+        """
+        if not self.applies:
+            return "NOT_APPLICABLE"
+        return "NOTE" if self.severity == "note" and self.status in ("FAIL", "UNKNOWN") else self.status
+
+    @property
     def open(self) -> bool:
         """Whether it needs attention: it failed or could not be checked, and is more than a note."""
         return self.status in ("FAIL", "UNKNOWN") and self.severity != "note"
+
+
+def result_counts(findings: Iterable[Finding]) -> dict[Result, int]:
+    """The number of findings with each result, without those that no finding has."""
+    counts = Counter(finding.result for finding in findings)
+    return {result: counts[result] for result in get_args(Result) if counts[result]}
 
 
 def compliance_status(findings: Iterable[Finding], profile: Profile) -> ComplianceStatus:

@@ -213,7 +213,10 @@ class EngineMetrics(MetricGroup):
         )
         self.slo_target = gauge("slo_target_seconds", "Latency target from the settings, in seconds.", "slo")
         self.compliance_findings = gauge(
-            "compliance_findings", "Findings of the compliance checks at start.", "severity", "status"
+            "compliance_findings",
+            "Findings of the compliance checks at start, of rules that apply.",
+            "severity",
+            "status",
         )
         self.license_review_age = gauge(
             "license_review_age_seconds",

@@ -65,7 +65,7 @@ def test_findings_are_in_columns(run: Run) -> None:
     """One of these rules has a longer name than all others."""
     model = ["--set", "model.id=nemotron-nano-9b-v2", "--set", "accelerator.name=l40s"]
     _, out, _ = run("check", *DAY, *model, "--all")
-    rows = [line for line in out.splitlines() if re.match(r"(PASS|FAIL|UNKNOWN) ", line)]
+    rows = [line for line in out.splitlines() if re.match(r"(PASS|FAIL|UNKNOWN|NOTE) ", line)]
     assert any("engine.prefix-cache-granularity" in row for row in rows)
     starts = {len(row) - len(row.split(None, 3)[3]) for row in rows}
     assert len(starts) == 1
@@ -244,11 +244,44 @@ def test_the_summary_names_the_engine_and_counts_every_rule_once(run: Run) -> No
     assert totals == {len(RULES)}
 
 
+def test_the_summary_has_the_counts_of_the_document(run: Run, check: Check) -> None:
+    """There is no FAIL beside "ready": a note is counted by itself, as is a rule that does not apply."""
+    note = ["--set", "engine.prefix_match_unit=null"]
+    lines = run("check", "-c", str(EXAMPLE), *DAY, *note)[1].splitlines()
+    counts = check(*note)[1]["counts"]
+    assert counts.keys() == {"PASS", "NOTE", "NOT_APPLICABLE"}
+    assert f": ready ({counts['PASS']} PASS, 1 NOTE by " in lines[-1]
+    assert f"; {counts['NOT_APPLICABLE']} of {len(RULES)} do not apply" in lines[-1]
+    assert not [line for line in lines if "FAIL" in line]
+    assert lines[0].startswith("NOTE    note    engine.prefix-cache-granularity ")
+
+
 def test_notice_says_that_no_text_is_missing(run: Run, tmp_path: Path) -> None:
     assert "no license text has to be added" in stdout(run("notice", str(tmp_path / "a"), "-c", str(EXAMPLE)))
     baked = stdout(run("notice", str(tmp_path / "b"), "-c", str(EXAMPLE), "--set", "license.weights=baked"))
     assert "to add: NVIDIA Open Model License Agreement" in baked
     assert "no license text" not in baked
+
+
+def test_the_model_and_the_origin_of_the_settings_are_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without -c the default settings are those of the demo model, whose notices would be the wrong ones."""
+    monkeypatch.chdir(tmp_path)
+    assert run("check", *DAY)[2] == ""
+    Path("hybridserve.yaml").write_text("model: {id: qwen3-8b}\naccelerator: {name: l40s}\n")
+    for words in (["notice", "notices"], ["check", *DAY], ["plan", "--gpu", "a10g,l40s"]):
+        code, out, err = run(*words)
+        assert (code, err) == (0, "note: ./hybridserve.yaml is not read; to read it add -c hybridserve.yaml\n")
+        assert "qwen3" not in out
+        assert words[0] == "plan" or "demo, settings from the defaults\n" in out
+    for words in (["notice", "notices"], ["check", *DAY]):
+        out = stdout(run(*words, "-c", "hybridserve.yaml", "--set", "server.port=8001"))
+        assert "qwen3-8b, settings from hybridserve.yaml and --set\n" in out
+        document = json.loads(stdout(run(*words, "-c", "hybridserve.yaml", "--json")))
+        assert "qwen3-8b" in (document.get("model"), *document.get("models", ()))
+        assert document["settings"] == "hybridserve.yaml"
+    assert run("plan", "demo", "--gpu", "cpu")[2] == "", "an argument names the model"
 
 
 @pytest.fixture

@@ -37,10 +37,11 @@ PLAN: dict[str, Any] = {
     "differences": ["num_gpu_blocks: planned 101, the engine reports 90"],
 }
 FINDINGS = [
-    {"severity": "error", "status": "PASS"},
-    {"severity": "error", "status": "FAIL"},
-    {"severity": "warning", "status": "FAIL"},
-    {"severity": "error", "status": "PASS"},
+    {"severity": "error", "status": "PASS", "applies": True},
+    {"severity": "error", "status": "FAIL", "applies": True},
+    {"severity": "warning", "status": "FAIL", "applies": True},
+    {"severity": "error", "status": "PASS", "applies": True},
+    {"severity": "error", "status": "PASS", "applies": False},
 ]
 LICENSES = {"models": [{"role": "model", "licenses": [{"id": "apache-2.0", "read": "2026-11-14"}]}]}
 

@@ -117,7 +117,8 @@ class ReplicaCollector(Collector):
         metrics.prefix_cache_ineffective.set(float(facts.prefix_cache_ineffective))
         metrics.slo_target.labels("ttft").set(telemetry.slo_ttft_s)
         metrics.slo_target.labels("inter_token").set(telemetry.slo_inter_token_s)
-        findings = Counter((finding["severity"], finding["status"]) for finding in facts.findings or ())
+        applied = (finding for finding in facts.findings or () if finding["applies"])
+        findings = Counter((finding["severity"], finding["status"]) for finding in applied)
         for labels, count in findings.items():
             metrics.compliance_findings.labels(*labels).set(count)
 
