@@ -17,9 +17,11 @@ from hybridserve.catalog.accelerators import accelerators
 from hybridserve.catalog.models import model_ids
 from hybridserve.cli.machine import gpus
 from hybridserve.cli.options import (
+    SETTINGS_FILE,
     AsJson,
     Assignments,
     Concurrency,
+    Context,
     OutputTokens,
     PromptTokens,
     given_workload,
@@ -51,8 +53,9 @@ def init(
     assign: Assignments = None,
     prompt: PromptTokens = None,
     output: OutputTokens = None,
+    context: Context = None,
     concurrency: Concurrency = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")] = Path("hybridserve.yaml"),
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")] = SETTINGS_FILE,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -85,6 +88,7 @@ def init(
         Option("--gpu", "accelerator.name", gpu),
         Option("--memory-gib", "accelerator.memory_gib", memory_gib),
         Option("--compute-capability", "accelerator.compute_capability", compute_capability),
+        Option("--context", "engine.max_model_len", context),
         Option("--concurrency", "engine.max_num_seqs", concurrency),
     ]
     # Only what was given here: the environment is not part of the file.

@@ -13,6 +13,7 @@ from hybridserve.cli.options import (
     Assignments,
     Concurrency,
     ConfigFile,
+    Context,
     OutputTokens,
     PromptTokens,
     given_workload,
@@ -65,7 +66,7 @@ def plan(
     compute_capability: Annotated[
         float | None, typer.Option(metavar="X.Y", help="Compute capability of the GPU named generic.")
     ] = None,
-    context: Annotated[int | None, typer.Option(help="max_model_len: longest prompt plus output, in tokens.")] = None,
+    context: Context = None,
     concurrency: Concurrency = None,
     batched_tokens: Annotated[int | None, typer.Option(help="max_num_batched_tokens of one step.")] = None,
     utilization: Annotated[float | None, typer.Option(help="gpu_memory_utilization, 0 to 1.")] = None,

@@ -156,6 +156,16 @@ def test_next_plan_has_the_same_lengths(folder: Path, capsys: pytest.CaptureFixt
     assert plan["capacity"]["asked"]["fits"]
 
 
+def test_options_that_plan_has_too_set_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["nemotron-nano-9b-v2", "--gpu", "l40s", "--context", "16384", "--concurrency", "8"]
+    assert run("init", *given) == 0
+    engine = yaml.safe_load(Path("hybridserve.yaml").read_text())["engine"]
+    assert (engine["max_model_len"], engine["max_num_seqs"]) == (16384, 8)
+    assert run("init", *given[:-4], "--context", "0", "--force") == 2
+    assert "error: engine.max_model_len" in (said := capsys.readouterr().err)
+    assert "it was set by --context" in said
+
+
 def test_requests_longer_than_the_context_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("init", "nemotron-nano-9b-v2", "--gpu", "l40s", "--prompt", "200000") == 0
     assert "warning: requests of 200,512 tokens" in capsys.readouterr().out

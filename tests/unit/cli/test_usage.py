@@ -27,7 +27,12 @@ from hybridserve.settings import Settings
         ("pln", "hybridserve", "Did you mean plan", "`hybridserve --help`"),
         ("config shwo", "hybridserve config", "No such command 'shwo'", "`hybridserve config --help`"),
         ("doctor more", "hybridserve doctor", "more", "`hybridserve doctor --help`"),
-        ("init demo --context 32768", "--context", "`hybridserve init`", "--set engine.max_model_len=VALUE"),
+        (
+            "init demo --utilization 0.8",
+            "--utilization",
+            "`hybridserve init`",
+            "--set engine.gpu_memory_utilization=VALUE",
+        ),
         ("render helm demo --tp=2", "--tp", "`hybridserve render helm`", "--set engine.tensor_parallel_size=VALUE"),
         ("render helm demo --goal latency", "--goal", "is no option", "`hybridserve plan --goal`"),
         ("explain --licenses gemma", "--licenses", "gemma would not be used", "hybridserve explain gemma"),
