@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Annotated
@@ -23,6 +23,9 @@ from hybridserve.settings.telemetry import TelemetrySection
 from hybridserve.units import counted
 
 _BAR = 10
+_GAP = 2
+# Notes may wrap, but not to less than this.
+_NOTES = 12
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Watch slots, blocks, latency and findings live.")
 
@@ -51,6 +54,7 @@ def top(
     if prometheus is not None:
         read = partial(from_prometheus, Prometheus(prometheus))
     rows = read()
+    console = Console(width=None if Console().is_terminal else 160)
     if once or as_json:
         if prometheus is None:
             time.sleep(min(interval, 1.0))  # rates need two reads
@@ -58,13 +62,14 @@ def top(
         if as_json:
             typer.echo(json.dumps({"replicas": [row.as_dict() for row in rows]}, indent=2))
         else:
-            Console(width=None if Console().is_terminal else 132).print(table(rows))
+            console.print(table(rows, console.width))
         return
-    with Live(table(rows), auto_refresh=False) as live, suppress(KeyboardInterrupt):
+    with Live(table(rows, console.width), console=console, auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
             time.sleep(interval)
             rows, problem = read_or_keep(read, rows)
-            live.update(Group(table(rows), Text(problem, style="red")) if problem else table(rows), refresh=True)
+            shown = table(rows, console.width)
+            live.update(Group(shown, Text(problem, style="red")) if problem else shown, refresh=True)
 
 
 def read_or_keep(read: Callable[[], list[ReplicaRow]], before: list[ReplicaRow]) -> tuple[list[ReplicaRow], str]:
@@ -75,39 +80,39 @@ def read_or_keep(read: Callable[[], list[ReplicaRow]], before: list[ReplicaRow])
         return before, f"no response, showing the last one: {error.where} {error.what}"
 
 
-def table(rows: list[ReplicaRow]) -> Table:
-    """The rows as a table."""
+def table(rows: list[ReplicaRow], width: int) -> Table:
+    """The rows as a table of at most `width` characters.
+
+    A name that is cut off is useless, so whole columns are left out where the table is wider, and a last line names
+    them.
+    """
+    cells = {name: [cell(row) for row in rows] for name, cell in _COLUMNS.items()}
+    widths = {name: max(map(len, (name, *column))) for name, column in cells.items()}
+    widths["notes"] = min(widths["notes"], _NOTES)
+
+    def unused() -> int:
+        """Characters of the width that no column needs; negative where they need more."""
+        return width - sum(widths.values()) - _GAP * (len(widths) - 1)
+
+    left_out = []
+    for name in _LEFT_OUT:
+        if unused() >= 0:
+            break
+        del widths[name]
+        left_out.append(name)
     total = sum(row.tokens_per_s or 0.0 for row in rows)
     title = f"hybridserve top  {time.strftime('%H:%M:%S')}  {counted(len(rows), 'replica')}  {total:,.0f} tokens/s"
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("replica", "model"):
-        shown.add_column(name, no_wrap=True)
-    for name in (
-        "state slots",
-        "blocks: state + attention",
-        "run",
-        "wait",
-        "TTFT",
-        "tokens/s",
-        "req/s",
-        "reused",
-    ):
-        shown.add_column(name, justify="right", no_wrap=True)
-    shown.add_column("notes", overflow="fold")
-    for row in rows:
-        shown.add_row(
-            row.replica,
-            row.model,
-            f"{_bar(row.slots_used, row.slots)} {_text(row.slots_used)}/{_text(row.slots)}",
-            f"{_text(row.state_blocks)} + {_text(row.attention_blocks)} of {_text(row.blocks)}",
-            _text(row.running),
-            _text(row.waiting),
-            "-" if row.ttft_s is None else f"{row.ttft_s * 1000:,.0f} ms",
-            _text(row.tokens_per_s),
-            "-" if row.requests_per_s is None else f"{row.requests_per_s:.1f}",
-            reused(row),
-            ", ".join(notes(row)) or "ok",
-        )
+    caption = f"left out at {width} columns: {', '.join(left_out)}; --json has all" if left_out else None
+    shown = Table(title=title, caption=caption, box=None, pad_edge=False)
+    shown.title_justify = shown.caption_justify = "left"
+    for name in widths:
+        if name == "notes":
+            shown.add_column(name, overflow="fold", max_width=max(widths[name] + unused(), 1))
+        else:
+            left = name in ("replica", "model")
+            shown.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for row in zip(*(cells[name] for name in widths), strict=True):
+        shown.add_row(*row)
     return shown
 
 
@@ -139,3 +144,22 @@ def _bar(used: float | None, whole: float | None) -> str:
 
 def _text(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
+
+
+_COLUMNS: Mapping[str, Callable[[ReplicaRow], str]] = {
+    "replica": lambda row: row.replica,
+    "model": lambda row: row.model,
+    "state slots": lambda row: f"{_bar(row.slots_used, row.slots)} {_text(row.slots_used)}/{_text(row.slots)}",
+    "blocks: state + attention": lambda row: (
+        f"{_text(row.state_blocks)} + {_text(row.attention_blocks)} of {_text(row.blocks)}"
+    ),
+    "run": lambda row: _text(row.running),
+    "wait": lambda row: _text(row.waiting),
+    "TTFT": lambda row: "-" if row.ttft_s is None else f"{row.ttft_s * 1000:,.0f} ms",
+    "tokens/s": lambda row: _text(row.tokens_per_s),
+    "req/s": lambda row: "-" if row.requests_per_s is None else f"{row.requests_per_s:.1f}",
+    "reused": reused,
+    "notes": lambda row: ", ".join(notes(row)) or "ok",
+}
+# In this order; `replica` and `notes` stay.
+_LEFT_OUT = ("blocks: state + attention", "reused", "req/s", "model", "TTFT", "tokens/s", "wait", "run", "state slots")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from rich.console import Console
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app, main
@@ -167,4 +169,32 @@ def test_watch_continues_while_the_service_is_down(url: str) -> None:
 @pytest.mark.parametrize(("number", "words"), [(1, "  1 replica  "), (2, "  2 replicas  ")])
 def test_the_title_counts_replicas(number: int, words: str) -> None:
     row = ReplicaRow("a", "demo", *([None] * 15))
-    assert words in str(table([row] * number).title)
+    assert words in str(table([row] * number, 132).title)
+
+
+BUSY = ReplicaRow(
+    "127.0.0.1:9465", "nemotron-nano-9b-v2", 184, 184, 368, 1200, 2448, 184, 12, 901, 3.0, 150, 200, 0, 4, 0, 0.759
+)
+
+
+@pytest.mark.parametrize("replica", ["127.0.0.1:9465", "assistant-hybridserve-6f7c9d8b54-x2x9q"])
+@pytest.mark.parametrize("width", [60, 80, 100, 132, 180])
+def test_no_name_is_cut_off(width: int, replica: str) -> None:
+    rows = [replace(BUSY, replica=replica), replace(BUSY, replica=f"{replica[:-1]}8")]
+    console = Console(width=width, file=io.StringIO())
+    console.print(table(rows, width))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\u2026" not in text
+    assert all(row.replica in text for row in rows)
+    assert text.count("4 error") == 2
+    left_out = text.partition(f"left out at {width} columns: ")[2]
+    assert ("blocks: state + attention" in left_out) == (width < 180)
+    assert ("184/184" in text) != ("state slots" in left_out)
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_plain_terminal_has_what_a_watcher_needs() -> None:
+    header = table([BUSY], 80).columns
+    assert [str(column.header) for column in header] == [
+        "replica", "state slots", "run", "wait", "TTFT", "tokens/s", "notes"
+    ]  # fmt: skip
