@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from hybridserve.deployment.resolve import resolve_deployment
 from hybridserve.deployment.spec import DeploymentSpec
 from hybridserve.errors import ConfigError, EnvironmentFault, HybridServeError
 from hybridserve.runtime import preflight
-from hybridserve.runtime.backends.local_ray import one_error
+from hybridserve.runtime.backends.local_ray import PROXY_LATE, one_error
 from hybridserve.runtime.root_cause import root_cause
 from hybridserve.settings import Settings, load
 
@@ -198,3 +199,40 @@ def test_a_timeout_of_ray_is_one_error_line(tmp_path: Path) -> None:
     assert "Traceback" in (tmp_path / "start.log").read_text()
     with pytest.raises(EnvironmentFault, match="our own"), one_error("Ray", tmp_path):
         raise EnvironmentFault("engine", "our own", "fix")
+
+
+# As `ray.exceptions.ActorDiedError` of Ray 2.60.0 writes it.
+ACTOR_DIED = (
+    "The actor died unexpectedly before finishing this task.\n\tclass_name: {kind}\n"
+    "\tactor_id: 3c1f5a7709e1c33d6d1b8d1c01000000\n\tpid: 4121\n\tname: SERVE_PROXY_ACTOR-7f2a\n"
+    "\tnamespace: serve\n\tip: 192.0.2.7\nThe actor is dead because {reason}"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            ACTOR_DIED.format(kind=kind, reason="it was killed by `ray.kill`.")
+            for kind in ("HAProxyManager", "ProxyActor")
+        ),
+        "HTTP proxies not available after 60s.",
+    ],
+)
+def test_a_late_proxy_is_named_in_plain_words(text: str, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault) as raised, one_error("Ray Serve", tmp_path):
+        raise Exception(text)
+    assert raised.value.what == PROXY_LATE
+    assert "start again" in raised.value.fix
+    assert text in (tmp_path / "start.log").read_text()
+
+
+def test_what_ray_says_is_cut_between_words_and_has_no_identifiers(tmp_path: Path) -> None:
+    text = ACTOR_DIED.format(kind="ServeController", reason=f"its worker failed: {'a reason ' * 60}")
+    with pytest.raises(EnvironmentFault) as raised, one_error("Ray Serve", tmp_path):
+        raise Exception(text)
+    what = raised.value.what
+    assert "class_name: ServeController The actor is dead because its worker failed: a reason" in what
+    assert what.endswith((" a ...", " reason ..."))
+    assert len(what) < 340
+    assert not re.search(r"3c1f|4121|7f2a|192\.0", what)

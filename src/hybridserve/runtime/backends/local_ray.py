@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -18,6 +20,12 @@ from hybridserve.errors import EnvironmentFault, HybridServeError
 from hybridserve.runtime.ingress import Ingress, ray_environment
 from hybridserve.runtime.preflight import RAY_OBJECT_STORE_BYTES
 from hybridserve.runtime.root_cause import root_cause
+
+PROXY_LATE = "Ray Serve did not start: its proxy did not answer in time"
+# Ray Serve's controller ends a proxy that is not ready within RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S (5 s).
+_PROXY_ENDED = re.compile(r"class_name: (HAProxyManager|ProxyActor)\b.*\bkilled by `ray\.kill`", re.DOTALL)
+# What only Ray's own logs explain.
+_RAY_FIELDS = re.compile(r"\b(actor_id|pid|name|namespace|ip): \S+ ?")
 
 
 class LocalRayBackend:
@@ -138,7 +146,7 @@ def one_error(what: str, scratch: Path) -> Iterator[None]:
     """Turn whatever Ray raises while it starts (timeouts are a bare Exception) into one error.
 
     Raises:
-        EnvironmentFault: what Ray said, in one line.
+        EnvironmentFault: what happened, in one line. Ray's own text is in `start.log`.
     """
     try:
         yield
@@ -146,9 +154,16 @@ def one_error(what: str, scratch: Path) -> Iterator[None]:
         raise
     except Exception as error:
         (scratch / "start.log").write_text(traceback.format_exc(), encoding="utf-8")
-        said = " ".join(str(error).split())[:300] or type(error).__name__
         fix = f"on a busy machine start again; see the logs in {scratch}"
-        raise EnvironmentFault("ray", f"{what} did not start: {said}", fix) from None
+        raise EnvironmentFault("ray", _in_plain_words(what, error), fix) from None
+
+
+def _in_plain_words(what: str, error: Exception) -> str:
+    text = str(error)
+    if _PROXY_ENDED.search(text) or "proxies not available after" in text.lower():
+        return PROXY_LATE
+    said = textwrap.shorten(_RAY_FIELDS.sub("", " ".join(text.split())), 300, placeholder=" ...")
+    return f"{what} did not start: {said or type(error).__name__}"
 
 
 def _require_token(file: Path) -> None:
