@@ -24,7 +24,7 @@ COLUMNS = (
 JSON_FIELDS = ("timestamp", "input_length", "output_length")
 
 NO_OUTPUT = "without output tokens"
-"""Reason: a request of a route that generates nothing, or one that was cut off."""
+"""Reason: the engine reported no tokens of a request that was answered."""
 
 
 def rows(text: str, where: str, left_out: Counter[str] | None = None) -> Iterator[tuple[int, Any, Any, Any]]:
@@ -89,11 +89,15 @@ def _access_log(lines: Sequence[str], left_out: Counter[str]) -> Iterator[tuple[
     """Arrival, line number, prompt and output tokens of each request in a gateway's log; other lines are left out.
 
     A line is written when the response ends, `ms` after the request came. Requests without both counts generated
-    nothing, or were cut off: they are counted in `left_out`. Requests of the service itself are no demand.
+    nothing, or were cut off: they are counted in `left_out`. Requests of the service itself, and those of routes that
+    never generate text (a list of models, metrics), are no demand.
     """
-    for number, line in enumerate(lines, 1):
-        if "hybridserve.access" not in line:
-            continue
+    written = [(number, line) for number, line in enumerate(lines, 1) if "hybridserve.access" in line]
+    if not written:
+        return
+    from hybridserve.gateway.auth.routes import GENERATION  # imports the whole gateway: not for other traces
+
+    for number, line in written:
         fields: dict[str, Any] = {}
         if found := _TEXT_LINE.search(line):
             fields = dict(pair.partition("=")[::2] for pair in found[2].split())
@@ -104,6 +108,8 @@ def _access_log(lines: Sequence[str], left_out: Counter[str]) -> Iterator[tuple[
             if fields.get("level") == "debug":
                 continue
         if fields.get("event") != "request" or fields.get("key") == _INTERNAL_KEY:
+            continue
+        if "route" in fields and str(fields["route"]) not in GENERATION:
             continue
         try:
             ended = datetime.fromisoformat(fields["time"]).timestamp()
