@@ -215,7 +215,7 @@ def run(results: dict[str, Row], policy: str, name: str, seed: int, folder: Path
         best = found or max(trials, key=lambda trial: (not trial.given_up, trial.score.attainment))
         results[key] = {"": [best.score.attainment, best.score.replica_hours]}
     else:
-        least = None if policy == "hybridserve" else LEAST
+        least = None if policy == "hybrid" else LEAST
         trials = [race.run(config, attainment=least) for config in settings(policy, race)]
         results[key] = {
             trial.settings: None if trial.given_up else [trial.score.attainment, trial.score.replica_hours]
@@ -249,7 +249,7 @@ def render(results: dict[str, Row], names: list[str]) -> str:
     ]
     for name in names:
         best = [results[f"oracle {name} {seed}"][""] for seed in range(5)]
-        ours = [next(iter(results[f"hybridserve {name} {seed}"].values())) for seed in range(5)]
+        ours = [next(iter(results[f"hybrid {name} {seed}"].values())) for seed in range(5)]
         each = ", ".join(
             f"{share:.1%} {hours / ideal[1] - 1:+.0%}" for (share, hours), ideal in zip(ours, best, strict=True)
         )
@@ -278,7 +278,7 @@ def development(folder: Path) -> None:
     """Ours on the development seeds of generated traffic: mean and lowest attainment, and the hours of all seeds."""
     for name in (name for name, traffic in TRAFFIC.items() if traffic.kind):
         races = [scenario(name, seed, folder, DEVELOPMENT_SEEDS) for seed in range(len(DEVELOPMENT_SEEDS))]
-        scores = [race.run(config).score for race in races for config in candidates("hybridserve", race)]
+        scores = [race.run(config).score for race in races for config in candidates("hybrid", race)]
         shares = [score.attainment for score in scores]
         hours = sum(score.replica_hours for score in scores)
         print(f"{name}: {sum(shares) / len(shares):.2%}, {min(shares):.2%}, {hours:.1f} h", flush=True)
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, default=ROOT / ".cache/traces")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/evidence/scaling-recorded.json")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs/evidence/autoscaling.md")
-    parser.add_argument("--policies", default=",".join(("hybridserve", "oracle", *STOCK)))
+    parser.add_argument("--policies", default=",".join(("hybrid", "oracle", *STOCK)))
     parser.add_argument("--development", action="store_true", help="ours on the development seeds; nothing is written")
     options = parser.parse_args()
     if options.development:

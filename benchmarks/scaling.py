@@ -54,7 +54,7 @@ def main() -> None:
     if not options.table_only:
         for name in options.workloads.split(","):
             for policy in options.policies.split(","):
-                for seed in seeds if policy in ("hybridserve", "oracle") else seeds[:1]:
+                for seed in seeds if policy in ("hybrid", "oracle") else seeds[:1]:
                     run(results, name, policy, seed, options.scale, options.out)
     table = render(results, seeds)
     if options.docs.exists() and BEGIN in options.docs.read_text():
@@ -71,7 +71,7 @@ def run(results: dict[str, dict[str, list[Row]]], name: str, policy: str, seed: 
         return
     began = time.process_time()
     # The other policies run only while they can still reach the goal.
-    trials = tune(policy, scenario(name, scale, seed, policy), attainment=None if policy == "hybridserve" else GOAL)
+    trials = tune(policy, scenario(name, scale, seed, policy), attainment=None if policy == "hybrid" else GOAL)
     rows[policy] = [_plain(trial) for trial in trials]
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = json.dumps(results, indent=1)
@@ -80,12 +80,12 @@ def run(results: dict[str, dict[str, list[Row]]], name: str, policy: str, seed: 
     print(f"{name:14} {seed:3} {policy:20} {len(trials):2} trials {seconds:6.1f} s", file=sys.stderr, flush=True)
 
 
-def scenario(name: str, scale: float, seed: int, policy: str = "hybridserve") -> Scenario:
+def scenario(name: str, scale: float, seed: int, policy: str = "hybrid") -> Scenario:
     """A traffic pattern on this benchmark's calibration. The counted part is the same for every policy."""
     workload = TRAFFIC_PATTERNS[name]
     history_s = HISTORY_S if workload.every_s else 0.0
     arrivals = workload.arrivals(seed, scale, history_s)
-    if policy != "hybridserve":
+    if policy != "hybrid":
         arrivals = [(at - history_s, prompt, output) for at, prompt, output in arrivals if at >= history_s]
         history_s = 0.0
     return Scenario(
@@ -122,7 +122,7 @@ def reached(rows: list[Row]) -> Row | None:
 def render(results: dict[str, dict[str, list[Row]]], seeds: list[int]) -> str:
     """Three tables: all policies, this package's policy and the oracle on every seed, each policy with one setting."""
     first = {key.split()[0]: rows for key, rows in results.items() if key.endswith(f" {seeds[0]}")}
-    complete = {name: rows for name, rows in first.items() if {"hybridserve", "oracle", *STOCK} <= rows.keys()}
+    complete = {name: rows for name, rows in first.items() if {"hybrid", "oracle", *STOCK} <= rows.keys()}
     lines = [
         f"Replica-hours of the cheapest setting of each policy with which {GOAL:.0%} of the requests met both goals; a "
         f"dash where no setting did. Seed {seeds[0]}.",
@@ -132,7 +132,7 @@ def render(results: dict[str, dict[str, list[Row]]], seeds: list[int]) -> str:
     ]
     wins = races = 0
     for name, rows in complete.items():
-        ours, oracle = rows["hybridserve"][0], reached(rows["oracle"])
+        ours, oracle = rows["hybrid"][0], reached(rows["oracle"])
         cells = [name, f"{ours['attainment']:.2%}", f"**{ours['replica_hours']:.2f}**", *_over(ours, oracle)]
         for policy in STOCK:
             found = reached(rows[policy])
@@ -165,10 +165,10 @@ def _seeds(results: dict[str, dict[str, list[Row]]], seeds: list[int]) -> list[s
         cells = [name]
         for seed in seeds:
             rows = results.get(f"{name} {seed}", {})
-            if not {"hybridserve", "oracle"} <= rows.keys():
+            if not {"hybrid", "oracle"} <= rows.keys():
                 cells.append("")
                 continue
-            ours, oracle = rows["hybridserve"][0], reached(rows["oracle"])
+            ours, oracle = rows["hybrid"][0], reached(rows["oracle"])
             cells.append(f"{ours['attainment']:.2%}, {_over(ours, oracle)[1]}")
             if oracle is not None:
                 good = ours["attainment"] >= GOAL
@@ -194,13 +194,13 @@ def _one_setting(races: dict[str, dict[str, list[Row]]]) -> list[str]:
         "| policy | setting | reaches the goal | hours over ours |",
         "|---|---|---|---|",
     ]
-    for policy in ("hybridserve", *STOCK[1:]):
+    for policy in ("hybrid", *STOCK[1:]):
         totals: dict[str, tuple[int, float, float]] = {}
         for rows in races.values():
             for row in rows[policy]:
                 count, hours, ours = totals.get(row["settings"], (0, 0.0, 0.0))
                 if row.get("attainment", 0.0) >= GOAL:
-                    ours += rows["hybridserve"][0]["replica_hours"]
+                    ours += rows["hybrid"][0]["replica_hours"]
                     count, hours = count + 1, hours + row["replica_hours"]
                 totals[row["settings"]] = (count, hours, ours)
         if totals:

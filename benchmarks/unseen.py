@@ -119,15 +119,15 @@ def main() -> None:
         "goals": [slo.ttft_s, slo.ttft_per_prompt_token_s, slo.inter_token_s],
         "oracle": [found.settings, found.score.attainment, found.score.replica_hours],
     }
-    for policy in ("hybridserve", *STOCK):
-        setting = "none to tune" if policy == "hybridserve" else chosen(earlier, policy, "", list(TRAFFIC))
+    for policy in ("hybrid", *STOCK):
+        setting = "none to tune" if policy == "hybrid" else chosen(earlier, policy, "", list(TRAFFIC))
         config = next(config for config in settings(policy, race) if config.settings == setting)
         score = race.run(config).score
         rows[policy] = [setting, score.attainment, score.replica_hours]
         print(policy, rows[policy], file=sys.stderr, flush=True)
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
     print("| policy | setting | attainment | replica-hours | over the oracle |\n|---|---|---|---|---|")
-    for policy in ("oracle", "hybridserve", *STOCK):
+    for policy in ("oracle", "hybrid", *STOCK):
         setting, share, hours = rows[policy]
         over = hours / rows["oracle"][2] - 1
         print(f"| {policy} | {setting} | {share:.2%} | {hours:.2f} | {over:+.0%} |")

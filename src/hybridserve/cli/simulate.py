@@ -39,7 +39,7 @@ def simulate(
     trace: Annotated[
         Path | None, typer.Option(metavar="CSV", help="A CSV time,prompt,output, a public trace, or the gateway's log.")
     ] = None,
-    policy: Annotated[str, typer.Option(help="Policies separated by commas, or all.")] = "hybridserve,oracle",
+    policy: Annotated[str, typer.Option(help="Policies separated by commas, or all.")] = "hybrid,oracle",
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -47,7 +47,7 @@ def simulate(
         ),
     ] = None,
     tuned: Annotated[
-        bool, typer.Option("--tune", help="Show only the cheapest settings that reach --attainment.")
+        bool, typer.Option("--tune", help="Show only the cheapest settings that reach --attainment, or else the best.")
     ] = False,
     attainment: Annotated[
         float | None, typer.Option(help="Required share of requests that meet the goals. Default: that of -c, or 0.99.")
@@ -100,7 +100,7 @@ def simulate(
     \b
     Examples:
       hybridserve simulate -c hybridserve.yaml --rate 4 --prompt 1024/4096 --output 256/1024
-      hybridserve simulate --workload bursts --policy hybridserve,fixed,oracle --tune
+      hybridserve simulate --workload bursts --policy hybrid,fixed,oracle --tune
       hybridserve simulate --trace monday.csv --policy all --tune --json
     """
     from hybridserve.autoscaling.spec import ScalingSpec
@@ -163,7 +163,7 @@ def simulate(
         scenario = replace(scenario, options=replace(scenario.options, admission=scenario.spec()))
     attainment = scaling.attainment
     plans = [candidate for name in names for candidate in candidates(name, scenario)]
-    trials = _run(scenario, plans, quiet=as_json)
+    trials = _run(scenario, plans, attainment, quiet=as_json)
     if tuned:
         groups = [[trial for trial in trials if trial.policy == name] for name in names]
         trials = [cheapest(group, attainment) or best(group) for group in groups]
@@ -220,18 +220,22 @@ def _headline(title: str, scenario: Scenario, left_out: Mapping[str, int]) -> No
         )
 
 
-def _run(scenario: Scenario, plans: Sequence[PolicyConfig], quiet: bool) -> list[TuningResult]:
-    """Run all trials, with a progress bar on a terminal."""
+def _run(scenario: Scenario, plans: Sequence[PolicyConfig], attainment: float, quiet: bool) -> list[TuningResult]:
+    """Run the trials, with a progress bar on a terminal; those beyond a grid only where the goal needs them."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True, quiet=quiet or not Console(stderr=True).is_terminal)
     trials = []
+    reached: set[str | None] = set()
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("simulating", total=len(plans))
         for index, plan in enumerate(plans):
-            bar.update(task, description=f"{plan.policy} {plan.settings}")
-            trials.append(scenario.run(plan, partial(_advance, bar, task, index)))
+            if not (plan.beyond and plan.row in reached):
+                bar.update(task, description=f"{plan.policy} {plan.settings}")
+                trials.append(scenario.run(plan, partial(_advance, bar, task, index)))
+                if trials[-1].score.attainment >= attainment:
+                    reached.add(plan.row)
             bar.update(task, completed=index + 1)
     return trials
 

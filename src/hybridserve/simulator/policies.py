@@ -20,7 +20,7 @@ class HybridServePolicy:
     """The policy of this package."""
 
     spec: ScalingSpec
-    name: str = "hybridserve"
+    name: str = "hybrid"
     state: PolicyState = field(default_factory=PolicyState)
     last: Decision | None = None
 

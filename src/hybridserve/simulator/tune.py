@@ -28,9 +28,11 @@ from hybridserve.simulator.traffic import Arrival
 from hybridserve.units import counted
 
 ABOUT = {
-    "hybridserve": "this package's policy, with section scaling of the settings; nothing to tune",
-    "fixed": "a constant number of replicas, from the mean to the peak of the demand",
-    "ray-queue-length": "Ray Serve's default: a target of running and waiting requests per replica",
+    "hybrid": "this package's (scaling.policy: hybrid), with section scaling of the settings; nothing to tune",
+    "fixed": "a constant number of replicas, from the mean to the peak of the demand, and up to --max where the goal "
+    "needs more",
+    "ray-queue-length": "Ray Serve's default (scaling.policy: queue_length): a target of running and waiting requests "
+    "per replica",
     "ray-ttft": "Ray Serve LLM's: one more replica while p99 of the time to first token is over a goal",
     "keda-waiting": "KEDA on vLLM's number of waiting requests",
     "knative-concurrency": "Knative's: a target of concurrent requests per replica, with a panic window",
@@ -50,6 +52,7 @@ class PolicyConfig:
     Attributes:
         initial: ready replicas at the start; None for the scenario's.
         row: name of a series of configurations that is sorted by cost, cheapest first.
+        beyond: after the grid; to be tried only while no earlier one of its row has reached the attainment.
     """
 
     policy: str
@@ -57,6 +60,7 @@ class PolicyConfig:
     build: Callable[[], Policy]
     initial: int | None = None
     row: str | None = None
+    beyond: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,10 @@ class Scenario:
         )
 
 
+def _fixed(count: int) -> PolicyConfig:
+    return PolicyConfig("fixed", counted(count, "replica"), partial(Fixed, count), initial=count, row="fixed")
+
+
 def candidates(policy: str, scenario: Scenario) -> Iterator[PolicyConfig]:
     """The configurations to try for a policy.
 
@@ -125,7 +133,7 @@ def candidates(policy: str, scenario: Scenario) -> Iterator[PolicyConfig]:
         ConfigError: no such policy.
     """
     slots = scenario.times.capacity().state_slots
-    if policy == "hybridserve":
+    if policy == "hybrid":
         yield PolicyConfig(policy, "none to tune", partial(HybridServePolicy, scenario.spec()))
     elif policy == "fixed":
         busy = needs(scenario.arrivals, scenario.times)
@@ -134,7 +142,12 @@ def candidates(policy: str, scenario: Scenario) -> Iterator[PolicyConfig]:
         low, high = max(1, scenario.options.min_replicas), scenario.options.max_replicas
         counts = {min(high, max(low, ceil(mean + (1.1 * peak - mean) * step / 8))) for step in range(9)}
         for count in sorted(counts):
-            yield PolicyConfig(policy, counted(count, "replica"), partial(Fixed, count), initial=count, row=policy)
+            yield _fixed(count)
+        # The demand is computed without queues: where they form, the peak is not enough.
+        count = max(counts)
+        while count < high:
+            count = min(high, count + max(1, count // 4))
+            yield replace(_fixed(count), beyond=True)
     elif policy == "ray-queue-length":
         for (up, down), share in product(((5, 120), (30, 600)), (0.5, 0.65, 0.8, 0.95)):
             about = f"target {share * slots:.1f}, delays {up}/{down} s"
@@ -184,11 +197,12 @@ def tune(
     """Simulate the configurations of a policy.
 
     With `attainment` a run ends when it cannot reach that share, and a row ends with its first run that reaches it.
+    Without it, the grid alone is run.
     """
     trials: list[TuningResult] = []
     ended: set[str] = set()
     for candidate in candidates(policy, scenario):
-        if candidate.row in ended:
+        if candidate.row in ended or (candidate.beyond and attainment is None):
             continue
         trials.append(scenario.run(candidate, attainment=attainment))
         if attainment is not None and candidate.row is not None and not trials[-1].given_up:

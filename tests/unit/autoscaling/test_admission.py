@@ -82,7 +82,7 @@ def test_refusals_keep_the_goal_of_the_admitted_in_a_flash_crowd() -> None:
         (at - 2400, *size) for at, *size in TRAFFIC_PATTERNS["flash-crowd"].arrivals(1, 0.3) if 2400 < at < 4200
     ]
     base = Scenario(arrivals, times, LatencySLO(2.0, 0.1, ttft_per_prompt_token_s=0.001), FleetOptions(initial=3))
-    policy = next(candidates("hybridserve", base))
+    policy = next(candidates("hybrid", base))
     plain, admitting = (
         Scenario(arrivals, times, base.slo, FleetOptions(initial=3, admission=admission)).run(policy).score
         for admission in (None, base.spec())

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from hybridserve.cli.app import main
+from hybridserve.gateway.auth.routes import _TABLE
+from hybridserve.settings.scaling import ScalingSection
 from hybridserve.simulator.traffic import TRAFFIC_PATTERNS, Lengths
-from hybridserve.simulator.tune import POLICIES
+from hybridserve.simulator.tune import ABOUT, POLICIES
 
 TRACE = "time,prompt,output\n" + "".join(f"{index * 0.7:.1f},200,60\n" for index in range(300))
 
@@ -31,9 +33,9 @@ def run(*argv: str) -> int:
 
 
 def test_json_of_two_policies(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--trace", trace, "--policy", "hybridserve,fixed", "--tune", "--json") == 0
+    assert run("--trace", trace, "--policy", "hybrid,fixed", "--tune", "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    assert [row["policy"] for row in result["trials"]] == ["hybridserve", "fixed"]
+    assert [row["policy"] for row in result["trials"]] == ["hybrid", "fixed"]
     assert result["requests"] == 300
     assert result["kind"] == "bound"
     assert 0 <= result["trials"][0]["attainment"] <= 1
@@ -51,9 +53,9 @@ def test_costs_at_a_price(trace: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_table_marks_bounds(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--trace", trace, "--policy", "hybridserve") == 0
+    assert run("--trace", trace, "--policy", "hybrid") == 0
     out = capsys.readouterr().out
-    assert "hybridserve" in out
+    assert "hybrid" in out
     assert "bounds from the data sheet" in out
 
 
@@ -72,6 +74,49 @@ def test_requests_without_tokens_are_counted(tmp_path: Path, capsys: pytest.Capt
     assert "left out of the trace: 3 requests (2 status 499, 1 without output tokens)" in said
     assert run(*options, "--json") == 0
     assert json.loads(capsys.readouterr().out)["left_out"] == {"status 499": 2, "without output tokens": 1}
+
+
+def test_requests_of_routes_that_generate_nothing_are_no_traffic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list of models or a scrape of metrics needs no capacity of a replica."""
+    line = "2026-11-27T10:00:0{}.500Z info hybridserve.access event=request key=a route={} status={} ms=5 {}"
+    counts, none = "prompt_tokens=5 output_tokens=2", "prompt_tokens=- output_tokens=-"
+    generating = [route.name for route in _TABLE.values() if route.format is not None]
+    lines = [line.format(0, "chat", 200, counts), line.format(1, "messages", 200, counts)]
+    lines += [line.format(2, route, status, none) for route in generating for status in (200, 499)]
+    others = {route.name for route in _TABLE.values()} - set(generating) | {"other", "/tokenize"}
+    lines += [line.format(3, route, status, none) for route in sorted(others) for status in (200, 404, 503)]
+    lines.append(json.dumps({"time": "2026-11-27T10:00:04.5Z", "level": "info", "logger": "hybridserve.access",
+                             "event": "request", "route": "models", "status": 200, "ms": 5}))  # fmt: skip
+    log = tmp_path / "access.log"
+    log.write_text("\n".join(lines) + "\n")
+    assert run("--trace", str(log), "--policy", "fixed", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["requests"] == 2
+    assert found["left_out"] == {"status 499": 4, "without output tokens": 4}
+    assert {"models", "ready", "plan", "compliance", "metrics"} <= others
+
+
+def test_constant_number_is_raised_until_the_goal_is_reached(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bursts queue, which the computed demand does not: more than its peak is tried, up to --max and no further."""
+    file = tmp_path / "bursts.csv"
+    file.write_text("time,prompt,output\n" + "".join(f"{at},2000,4\n" for at in (0, 300) for _ in range(20)))
+    options = ("--trace", str(file), "--policy", "fixed", "--ttft", "2.5", "--attainment", "0.55", "--json")
+
+    def trials(*more: str) -> list[tuple[int, float]]:
+        assert run(*options, "--ttft-per-1000", "0", *more) == 0
+        rows = json.loads(capsys.readouterr().out)["trials"]
+        return [(int(row["settings"].split()[0]), row["attainment"]) for row in rows]
+
+    *less, enough = trials()
+    assert enough[1] >= 0.55
+    assert all(share < 0.55 for _, share in less)  # no more than needed is tried
+    assert trials("--tune") == [enough]
+    assert trials("--max", "6")[-1][0] == 6
+    assert trials("--max", "6", "--tune")[0] == less[5]
 
 
 def test_public_trace_without_output_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,9 +147,14 @@ def test_list_says_what_each_policy_is(capsys: pytest.CaptureFixture[str]) -> No
     assert all(len(about[name].split()) > 3 for name in POLICIES)
 
 
+def test_this_packages_policy_has_the_name_of_the_settings() -> None:
+    assert ScalingSection().policy == POLICIES[0]
+    assert "scaling.policy: queue_length" in ABOUT["ray-queue-length"]
+
+
 def test_chart_is_drawn(trace: str, tmp_path: Path) -> None:
     chart = tmp_path / "chart.png"
-    assert run("--trace", trace, "--policy", "hybridserve", "--chart", str(chart), "--json") == 0
+    assert run("--trace", trace, "--policy", "hybrid", "--chart", str(chart), "--json") == 0
     assert chart.read_bytes().startswith(b"\x89PNG")
 
 
@@ -152,7 +202,7 @@ def settings(tmp_path: Path) -> str:
 
 
 def test_settings_give_engine_bounds_and_goals(settings: str, trace: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("-c", settings, "--trace", trace, "--policy", "hybridserve,fixed") == 0
+    assert run("-c", settings, "--trace", trace, "--policy", "hybrid,fixed") == 0
     out = capsys.readouterr().out
     assert "nemotron-nano-9b-v2 on l40s as planned, at most 24 sequences at once, starts in 77 s" in out
     assert "2 to 3 replicas; goals: first token in 5 s and 0 s for each 1000 prompt tokens" in out
