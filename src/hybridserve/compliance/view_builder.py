@@ -174,7 +174,9 @@ def sha256_of(path: Path) -> str:
 
 def _bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
-        raise ConfigError("license.bundle", f"{folder} is not a folder", "create it with `hybridserve notice DIR`")
+        raise ConfigError(
+            "license.bundle", f"{folder} is not a folder", "create it with `hybridserve notice DIR -c FILE`"
+        )
     texts, hashes = {}, {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_size <= MAX_TEXT_BYTES:

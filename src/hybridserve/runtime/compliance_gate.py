@@ -22,5 +22,5 @@ def enforce_compliance(spec: DeploymentSpec) -> None:
         raise ComplianceError(
             f"server.profile {spec.settings.server.profile}",
             f"{len(spec.refusals)} checks failed: {'; '.join(spec.refusals)}",
-            "run `hybridserve check`: it shows the remedy of each",
+            "`hybridserve check` with the same settings (-c FILE) shows the remedy of each",
         )

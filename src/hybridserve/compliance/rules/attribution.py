@@ -51,7 +51,7 @@ def copy(view: DeploymentView) -> Iterator[Outcome]:
     "notice",
     "NOTICE contains the exact lines that the licenses require",
     basis="the licenses' redistribution clauses",
-    remedy="run `hybridserve notice DIR` and set license.bundle to DIR",
+    remedy="run `hybridserve notice DIR -c FILE` with these settings and set license.bundle to DIR",
 )
 def notice(view: DeploymentView) -> Iterator[Outcome]:
     text = view.bundle.notice if view.bundle else None
