@@ -1,6 +1,8 @@
-"""Units of memory, and the sizes of number types."""
+"""Units of memory, the sizes of number types, and counts as people write them."""
 
 from __future__ import annotations
+
+import re
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -8,6 +10,9 @@ GIB = 1 << 30
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of one number of each type that weights and caches may have."""
+
+_SUFFIXED = re.compile(r"(\d+)([kmg])(i?b)?", re.IGNORECASE)
+_SEPARATED = re.compile(r"\d{1,3}([,_' ]\d{3})+")
 
 
 def format_gib(count: float) -> str:
@@ -18,3 +23,28 @@ def format_gib(count: float) -> str:
 def counted(count: int, noun: str) -> str:
     """A count with its noun: ``1 request``, ``1,024 requests``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def written_out(text: str, between: str = "") -> str | None:
+    """What to write for whole numbers with suffixes or separators: ``write 65536`` for 64k; None for other text.
+
+    Args:
+        between: what separates several numbers, such as ``/``.
+    """
+    parts = [part.strip() for part in (text.split(between) if between else [text])]
+    numbers = [_digits(part) for part in parts]
+    if None in numbers or numbers == parts:
+        return None
+    comma = ", without the comma" if any("," in part for part in parts) else ""
+    return f"write {between.join(filter(None, numbers))}{comma}"
+
+
+def _digits(text: str) -> str | None:
+    """The digits of a whole number; a suffix is binary, as in ``64k`` and ``3GiB``."""
+    if text.isdecimal():
+        return text
+    if _SEPARATED.fullmatch(text):
+        return re.sub(r"\D", "", text)
+    if found := _SUFFIXED.fullmatch(text):
+        return str(int(found[1]) * {"k": KIB, "m": MIB, "g": GIB}[found[2].lower()])
+    return None

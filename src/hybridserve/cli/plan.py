@@ -28,6 +28,7 @@ from hybridserve.planning.recommend import Goal, Reuse
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv
 from hybridserve.settings import Option, Settings
+from hybridserve.units import written_out
 
 if TYPE_CHECKING:
     from hybridserve.planning.memory.profile import MemoryProfile
@@ -248,5 +249,6 @@ def _lengths(text: str | None, workload: Workload) -> tuple[int, ...]:
     except ValueError:
         lengths = ()
     if not lengths or min(lengths) < 1:
-        raise ConfigError("--lengths", f"{text!r} is not a list of token counts", "write for example 8192,32768,131072")
+        fix = written_out(text, ",") or "write for example 8192,32768,131072"
+        raise ConfigError("--lengths", f"{text!r} is not a list of token counts", fix)
     return lengths

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import typer
 
 from hybridserve.errors import ConfigError
+from hybridserve.units import written_out
 
 # Typer has the class, but exports only this subclass of it.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+_NO_INTEGER = re.compile(r"'(?P<text>[^']+)' is not a valid integer")
 
 
 def usage_error(error: Any, verb: str | None = None) -> ConfigError:
@@ -33,7 +37,9 @@ def usage_error(error: Any, verb: str | None = None) -> ConfigError:
     if param is not None:
         argument = param.param_type_name == "argument"
         where = param.metavar or str(param.name).upper() if argument else max(param.opts, key=len)
-        return ConfigError(where, message or "is missing", see)  # a missing parameter has no message
+        number = _NO_INTEGER.match(message)
+        hint = number and written_out(number["text"])
+        return ConfigError(where, message or "is missing", f"{hint}; {see}" if hint else see)  # missing: no message
     return ConfigError(command, message, see)
 
 

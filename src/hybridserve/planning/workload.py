@@ -7,6 +7,7 @@ import csv
 from hybridserve.errors import ConfigError
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.quantiles import nearest_rank
+from hybridserve.units import written_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ def _pair(flag: str, text: str) -> tuple[int, int]:
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 2) or min(numbers) < 1:
-        raise ConfigError(flag, f"{text!r} is not a number of tokens", "write 1024, or p50/p95 as 1024/4096")
+        fix = written_out(text, "/") or "write 1024, or p50/p95 as 1024/4096"
+        raise ConfigError(flag, f"{text!r} is not a number of tokens", fix)
     if numbers[-1] < numbers[0]:
         raise ConfigError(flag, f"p95 {numbers[-1]} is below p50 {numbers[0]}", "write p50 first: 1024/4096")
     return numbers[0], numbers[-1]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError
 from hybridserve.settings.root import ENV_DELIMITER, ENV_PREFIX, Settings
+from hybridserve.units import written_out
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -118,6 +119,8 @@ def _wrong_value(path: str, fault: ErrorDetails) -> tuple[str, str]:
     kind = "a number " if wanted.startswith(("greater", "less")) else ""
     share = _share(value, fault)
     hint = f": {share:g}?" if share is not None else ""
+    if fault["type"] == "int_parsing" and (written := written_out(str(value))):
+        hint = f": {written}"
     return f"{value!r} is not {wanted}", f"set {path} to {kind}{wanted}{hint}"
 
 

@@ -25,6 +25,22 @@ def test_invalid_lengths_are_refused(text):
     assert caught.value.where == "--prompt"
 
 
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("8,000", "write 8000, without the comma"),
+        ("1k/4k", "write 1024/4096"),
+        ("1,024/4096", "write 1024/4096, without the comma"),
+        ("many", "write 1024, or p50/p95 as 1024/4096"),
+        ("1/2/3", "write 1024, or p50/p95 as 1024/4096"),
+    ],
+)
+def test_refused_length_is_written_out(text, fix):
+    with pytest.raises(ConfigError) as caught:
+        from_quantiles(text, "1")
+    assert caught.value.fix == fix
+
+
 def test_csv_quantiles_are_of_totals():
     # Long prompts with short answers: the total's p95 is far below the sum of both p95.
     rows = ["prompt,output", *("10,1000" for _ in range(50)), *("1000,10" for _ in range(50))]
