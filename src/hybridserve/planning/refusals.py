@@ -24,17 +24,17 @@ Fill = Callable[[Deployment, int], Deployment]
 def nothing_fits(asked: Deployment, plan: DeploymentPlan, fill: Fill) -> PlanRefused:
     """The refusal of a plan.
 
-    `where` is the given setting that alone prevents the start, if there is one; the fix has a value of it that starts,
-    and further changes that would start instead.
+    `where` is the given setting that the refusal names, else another one that alone prevents the start, if there is
+    one. The fix has a value of it that starts, the same for other settings, and further changes that would start.
     """
     refusal = plan.low_refusal or plan.refusal
     assert refusal is not None
     where, fixes = refusal.where, []
+    blamed = _blamed(asked, plan, fill, where)
     if where == "engine.max_model_len" and asked.cache.max_model_len is not None:
-        fixes.append(refusal.fix)
-    elif (blamed := next(_blamed(asked, plan, fill), None)) is not None:
-        where, fix = blamed
-        fixes.append(fix)
+        fixes += [refusal.fix, *blamed.values()]
+    elif blamed:
+        where, fixes = next(iter(blamed)), [*blamed.values()]
     elif asked.cache.max_model_len is not None or asked.cache.max_num_seqs is not None:
         fixes.append(refusal.fix)
     if asked.accelerator.platform == "cuda":
@@ -52,12 +52,28 @@ def most_sequences(deployment: Deployment, limit: int) -> int:
     return _largest(lambda count: _fits(with_cache(deployment, max_num_seqs=count)), limit + 1)
 
 
-def _blamed(asked: Deployment, plan: DeploymentPlan, fill: Fill) -> Iterator[tuple[str, str]]:
-    """Given settings that prevent the start with the recommended rest, each with a value that starts."""
+def _blamed(asked: Deployment, plan: DeploymentPlan, fill: Fill, named: str) -> dict[str, str]:
+    """Given settings that prevent the start with the recommended rest, each with a value that starts.
+
+    The one that the refusal names comes first. A share of memory or a step's tokens with which the engine's default
+    would not start either are left out, unless nothing else is to blame.
+    """
     length = asked.cache.max_model_len or AUTO_LEN
     if asked.arch.max_position_embeddings == UNLIMITED:
         length = plan.deployment.cache.max_model_len or AUTO_LEN
     base = with_cache(plan.deployment, max_model_len=length)
+    fixes = dict(_values_that_start(asked, base, fill))
+    defaults = {
+        "engine.gpu_memory_utilization": replace(base, gpu_memory_utilization=None),
+        "engine.max_num_batched_tokens": replace(base, max_num_batched_tokens=None),
+    }
+    blamed = [where for where in fixes if where == named or where not in defaults or _fits(defaults[where])]
+    order = sorted(blamed or [*fixes][:1], key=lambda where: where != named)
+    return {where: fixes[where] for where in order}
+
+
+def _values_that_start(asked: Deployment, base: Deployment, fill: Fill) -> Iterator[tuple[str, str]]:
+    """Given settings of which another value starts, each with the one that is nearest."""
     given = asked.gpu_memory_utilization
     if given is not None and asked.kv_cache_memory_bytes is None:
         for percent in sorted(range(1, 100), key=lambda value: abs(value - 100 * given)):

@@ -47,6 +47,34 @@ def test_given_setting_is_blamed_with_the_last_value_that_starts(
     assert refusal(**NANO, **{path: round(number + step, 2)}).where == path
 
 
+def test_setting_that_the_refusal_names_is_blamed_beside_a_file_of_settings() -> None:
+    file = {**NANO, "accelerator.name": "a100-80gb", "engine.gpu_memory_utilization": 0.92}
+    error = refusal(**file, **{"engine.max_num_seqs": 2652})
+    assert error.where == "engine.max_num_seqs"
+    assert "max_num_seqs (2652) exceeds" in error.what
+    most = re.match(r"max_num_seqs of at most (\d+); or ", error.fix)
+    assert most, error.fix
+    planned(**file, **{"engine.max_num_seqs": most[1]})
+    # More of the memory than the engine's default would start, but it is not what was too much.
+    assert "gpu_memory_utilization" not in error.fix
+
+
+def test_share_of_memory_is_named_where_the_default_would_start() -> None:
+    small = {**NANO, "engine.gpu_memory_utilization": 0.45}
+    for given, first in (("max_num_seqs", 200), "max_num_seqs"), (("max_model_len", 131072), "max_model_len"):
+        error = refusal(**small, **{f"engine.{given[0]}": given[1]})
+        assert error.where == f"engine.{first}"
+        assert f"{first} of at most" in error.fix.partition("; ")[0]
+        assert "; or gpu_memory_utilization of at least 0." in error.fix
+
+
+def test_tokens_of_a_step_are_blamed_beside_the_default_share() -> None:
+    file = {**NANO, "engine.gpu_memory_utilization": 0.92, "engine.max_num_seqs": 8}
+    error = refusal(**file, **{"engine.max_num_batched_tokens": 160_000})
+    assert error.where == "engine.max_num_batched_tokens"
+    assert error.fix.startswith("max_num_batched_tokens of at most ")
+
+
 def test_device_is_blamed_where_no_given_setting_helps() -> None:
     tight = {"model.id": "nemotron-nano-12b-v2", "accelerator.name": "a10g"}
     for given in ({}, {"engine.max_num_seqs": 4}, {"engine.gpu_memory_utilization": 0.9}):
