@@ -24,7 +24,8 @@ def show_bound(
 
     Args:
         settings: one sequence for each GPU, with every model.
-        batches: sequences of each model, as ``8,1``; None is what fits at the mean length.
+        batches: sequences of each model, as ``8,1``; None is what fits at the mean length, up to a max_num_seqs that is
+            set.
 
     Raises:
         PlanRefused: a model does not fit a GPU.
@@ -39,8 +40,13 @@ def show_bound(
     typer.secho(f"Upper bounds for {lengths.prompt_p50:,} tokens in and {lengths.output_p50:,} out\n", bold=True)
     head = ["GPU", "model", "batch", "tokens/s", "ms/token", "prefill", "limit", "ratio", "equal batch", "capacity"]
     print_table([head, *map(_cells, rows)], left=(0, 1, 6))
+    typer.echo()
+    if any(row["batch_estimated"] for row in rows):
+        typer.echo(
+            "batch: what fits in the middle of the estimated cache pool; a plan of one model and GPU has both ends"
+        )
     typer.echo(
-        f"\nratio to {rows[-1]['model']} = ratio at an equal batch x effect of the larger batch (capacity)"
+        f"ratio to {rows[-1]['model']} = ratio at an equal batch x effect of the larger batch (capacity)"
         "\nUpper bounds from a roofline model, not a forecast: kernels, scheduling and network are not included."
     )
 
@@ -58,6 +64,9 @@ def _rows(settings: Sequence[Settings], options: PlanOptions, given: Sequence[in
         row: dict[str, Any] = {
             "model": plan.model.id,
             "accelerator": deployment.accelerator.id,
+            "batch_estimated": given is None
+            and plan.advice.plan.budget.confidence == "estimate"
+            and batch != plan.asked.cache.max_num_seqs,
             **asdict(bound(served, device, batch, prompt, output)),
         }
         if plan is not plans[-1]:
@@ -68,9 +77,10 @@ def _rows(settings: Sequence[Settings], options: PlanOptions, given: Sequence[in
 
 
 def _fitting(plan: ResolvedPlan, length: int) -> int:
-    """Sequences of the mean length that fit into the pool."""
+    """Sequences of the mean length that run at once: those that fit into the pool, up to a max_num_seqs that is set."""
     cache = plan.advice.plan.cache
     batch = cache.n_steady(length) if cache else 0
+    batch = min(batch, plan.asked.cache.max_num_seqs or batch)
     if not batch:
         device = plan.advice.plan.deployment.accelerator.id
         raise PlanRefused(
@@ -104,6 +114,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['output_tokens_per_s']:,.0f}",
         f"{row['inter_token_s'] * 1e3:.1f}",
         f"{row['prefill_share']:.0%}",
-        row["decode_limit"],
+        f"prefill: {row['prefill_limit']}" if row["prefill_share"] > 0.5 else f"decode: {row['decode_limit']}",
         *(f"{ratio[name]:.2f}" if ratio else "-" for name in ("total", "equal_batch", "capacity")),
     ]

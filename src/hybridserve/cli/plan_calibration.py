@@ -41,7 +41,7 @@ def calibrated_cost(
         ConfigError: the step times are those of a model with other blocks.
     """
     times.require_blocks(plan.layout.block_size, plan.layout.attention_groups)
-    step, sequences = times.step, min(plan.max_num_seqs, times.engine.max_num_seqs)
+    step, sequences = times.step, min(plan.running(workload.p95), times.engine.max_num_seqs)
     context = workload.prompt_p50 + workload.output_p50 / 2
     seconds = TokenSeconds(
         step.per_prompt_token_s, step.seconds(sequences, sequences * context) / sequences, step.per_context_token_s

@@ -42,7 +42,8 @@ def _headline(plan: dict[str, Any]) -> None:
     defaults = plan["without_advice"]
     if "what" in defaults:
         outcome = "would not start" if defaults["verdict"] == "refused" else "may not start"
-        _item(f"Without the flags below the engine {outcome}: {defaults['what']}", mark="!")
+        own = " that you did not set," if defaults["given"] else ""
+        _item(f"Without the flags below{own} the engine {outcome}: {defaults['what']}", mark="!")
 
 
 def _memory(plan: dict[str, Any]) -> None:
@@ -156,15 +157,8 @@ def _capacity(plan: dict[str, Any]) -> None:
         _row("asked for", _asked(capacity))
     _row("longest context", f"{_ends(capacity['longest_context'])} tokens would start")
     _row("planned for", plan["workload"]["source"])
-    bound = plan["bound"]
-    if bound:
-        _row(
-            "upper bound",
-            f"{bound['output_tokens_per_s']:,.0f} output tokens/s with {counted(bound['batch'], 'sequence')}, "
-            f"{bound['inter_token_s'] * 1e3:.1f} ms a token, {bound['prefill_share']:.0%} of the time on prompts, "
-            f"limited by {bound['decode_limit']}",
-        )
-        _row("", "from a roofline model, not a forecast: a real engine stays below it")
+    if plan["bound"]:
+        _bound(plan["bound"], capacity["asked"])
     if plan["drafts"]:
         _row("drafts pay", f"for {', '.join(map(_pays, plan['drafts']['pays']))} accepted")
         _row("", f"{counted(plan['drafts']['tokens'], 'draft token')} a step; running sequences, from the same model")
@@ -179,6 +173,23 @@ def _capacity(plan: dict[str, Any]) -> None:
         _row("least cost" if lower else "measured cost", first)
         _row("", f"{second}, {counted(calibrated['sequences'], 'sequence')}{': a lower bound' if lower else ''}")
         _row("", f"step times: {calibrated['calibration']}")
+
+
+def _bound(bound: dict[str, Any], asked: dict[str, Any] | None) -> None:
+    """The throughput bound. The larger part of the time comes first: its limit is the one to choose a device by."""
+    running = counted(bound["batch"], "sequence")
+    if asked and asked["sequences"] > bound["batch"]:
+        running = f"{bound['batch']:,} of {counted(asked['sequences'], 'sequence')}"
+    _row(
+        "upper bound",
+        f"{bound['output_tokens_per_s']:,.0f} output tokens/s with {running}, "
+        f"{bound['inter_token_s'] * 1e3:.1f} ms a token",
+    )
+    prompts = round(100 * bound["prefill_share"])
+    parts = [(prompts, "prompts", bound["prefill_limit"]), (100 - prompts, "decode", bound["decode_limit"])]
+    (share, part, limit), (rest, other, limit_of_other) = sorted(parts, reverse=True)
+    _row("", f"{share}% of the time on {part}, limited by {limit}; {rest}% on {other}, limited by {limit_of_other}")
+    _row("", "from a roofline model, not a forecast: a real engine stays below it")
 
 
 def _asked(capacity: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 from hybridserve.errors import CatalogError, PlanRefused
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CacheLayout
-from hybridserve.planning.deployment import DeploymentPlan
 from hybridserve.planning.resolve import ResolvedPlan
 from hybridserve.planning.roofline import DevicePeaks, bound, device_peaks
 from hybridserve.planning.serialize import asked_data, served_model
@@ -78,21 +77,24 @@ def _row(column: Column, lengths: Sequence[int]) -> dict[str, Any]:
         "max_model_len": plan.cache.max_model_len,
         "max_num_seqs": plan.max_num_seqs,
         "asked": asked_data(column.planned),
-        "lengths": {str(length): _cell(plan, length, device) for length in lengths},
+        "lengths": {str(length): _cell(column.planned, length, device) for length in lengths},
     }
 
 
-def _cell(plan: DeploymentPlan, length: int, device: DevicePeaks | None) -> dict[str, Any]:
+def _cell(planned: ResolvedPlan, length: int, device: DevicePeaks | None) -> dict[str, Any]:
+    plan = planned.advice.plan
     assert plan.cache is not None
     steady = plan.cache.n_steady(length)
+    # The plan chose its own max_num_seqs for other lengths than this one; a given one holds for all.
+    running = min(steady, planned.asked.cache.max_num_seqs or steady)
     cell: dict[str, Any] = {
         "bytes_per_sequence": sequence_bytes(plan.layout, length),
         "n_safe": plan.cache.n_safe(length),
         "n_steady": steady,
         "beyond_the_model": length > plan.deployment.arch.max_position_embeddings,
     }
-    if device is not None and steady:
+    if device is not None and running:
         # Half prompt, half output: the mean context is then three quarters of the length.
-        limit = bound(served_model(plan), device, steady, max(1, length // 2), max(1, length - length // 2))
+        limit = bound(served_model(plan), device, running, max(1, length // 2), max(1, length - length // 2))
         cell["bound_output_tokens_per_s"] = round(limit.output_tokens_per_s, 1)
     return cell

@@ -103,7 +103,7 @@ def bound_cost(plan: DeploymentPlan, workload: Workload, prices: Mapping[str, fl
     if found is None:
         return None
     price, devices, served, peaks = found
-    limit = bound(served, peaks, plan.max_num_seqs, workload.prompt_p50, workload.output_p50)
+    limit = bound(served, peaks, plan.running(workload.p95), workload.prompt_p50, workload.output_p50)
     seconds = TokenSeconds(
         limit.first_token_s / workload.prompt_p50,
         limit.inter_token_s / limit.batch,

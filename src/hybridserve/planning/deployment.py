@@ -102,6 +102,13 @@ class DeploymentPlan:
         assert seqs is not None
         return seqs
 
+    def running(self, length: int) -> int:
+        """Sequences of `length` tokens that run at once: max_num_seqs, or what fits at the low end of the band."""
+        cache = self.low or self.cache
+        if cache is None:
+            return self.max_num_seqs
+        return max(1, min(self.max_num_seqs, cache.n_steady(min(length, cache.max_model_len))))
+
     @property
     def max_num_batched_tokens(self) -> int:
         tokens = self.deployment.max_num_batched_tokens

@@ -78,7 +78,7 @@ class ThroughputBound:
         inter_token_s: duration of one decode step at the mean context, the lower bound of inter-token latency.
         first_token_s: duration of one prefill alone on the device.
         prefill_share: share of the time spent in prefill.
-        decode_limit: the resource that limits decode steps.
+        prefill_limit, decode_limit: the resource that limits each; the larger share of the time shows which one counts.
     """
 
     batch: int
@@ -86,6 +86,7 @@ class ThroughputBound:
     inter_token_s: float
     first_token_s: float
     prefill_share: float
+    prefill_limit: Limit
     decode_limit: Limit
 
 
@@ -138,7 +139,8 @@ def prefill(served: ServedModel, tokens: int) -> Cost:
 def bound(served: ServedModel, device: DevicePeaks, batch: int, prompt: int, output: int) -> ThroughputBound:
     """The bounds for requests of `prompt` and `output` tokens, with `batch` of them running at all times."""
     step = decode_step(served, batch, prompt + output / 2)
-    first = device.seconds(prefill(served, prompt))
+    prompts = prefill(served, prompt)
+    first = device.seconds(prompts)
     inter = device.seconds(step)
     busy = batch * first + output * inter
     return ThroughputBound(
@@ -147,6 +149,7 @@ def bound(served: ServedModel, device: DevicePeaks, batch: int, prompt: int, out
         inter_token_s=inter,
         first_token_s=first,
         prefill_share=batch * first / busy,
+        prefill_limit=device.limit(prompts),
         decode_limit=device.limit(step),
     )
 

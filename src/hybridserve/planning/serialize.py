@@ -182,14 +182,17 @@ def served_model(plan: DeploymentPlan) -> ServedModel:
 
 
 def served_bound(plan: DeploymentPlan, workload: Workload) -> ThroughputBound | None:
-    """The throughput bound with max_num_seqs requests of median length; None if the device's peaks are unknown."""
+    """The throughput bound for requests of median length; None if the device's peaks are unknown.
+
+    As many run at once as fit with the length at p95, up to max_num_seqs.
+    """
     if plan.deployment.cache.pipeline_parallel_size > 1:
         return None
     try:
         device = device_peaks(plan.deployment.accelerator, plan.deployment.precision.compute)
     except CatalogError:
         return None
-    return bound(served_model(plan), device, plan.max_num_seqs, workload.prompt_p50, workload.output_p50)
+    return bound(served_model(plan), device, plan.running(workload.p95), workload.prompt_p50, workload.output_p50)
 
 
 def drafts_data(plan: DeploymentPlan, workload: Workload) -> dict[str, Any] | None:
@@ -209,17 +212,23 @@ def drafts_data(plan: DeploymentPlan, workload: Workload) -> dict[str, Any] | No
 def _without_advice(planned: ResolvedPlan) -> dict[str, Any]:
     """The plan with the settings alone, and the engine's defaults for the rest.
 
-    `unknown` on a CPU of unknown memory, where the engine takes a share of the NUMA node.
+    `given` has the flags of the plan that the settings have. `unknown` on a CPU of unknown memory, where the engine
+    takes a share of the NUMA node.
     """
-    asked = planned.asked
+    asked, fields = planned.asked, EngineSection.model_fields
+    given = [
+        flag.name
+        for flag in planned.advice.flags
+        if flag.name in fields and getattr(planned.settings.engine, flag.name) != fields[flag.name].default
+    ]
     if not (asked.total_bytes or asked.accelerator.memory_bytes or asked.kv_cache_memory_bytes):
-        return {"verdict": "unknown"}
+        return {"verdict": "unknown", "given": given}
     try:
         plan = plan_deployment(asked)
     except PlanRefused as refusal:
-        return {"verdict": "refused", **refusal.as_dict()}
+        return {"verdict": "refused", "given": given, **refusal.as_dict()}
     reason = plan.refusal or plan.low_refusal
-    return {"verdict": plan.verdict, **(reason.as_dict() if reason else {})}
+    return {"verdict": plan.verdict, "given": given, **(reason.as_dict() if reason else {})}
 
 
 def more_than_usable(planned: ResolvedPlan) -> list[str]:

@@ -52,6 +52,14 @@ def test_token_time_is_at_least_reading_the_weights(both):
     assert limit.decode_limit == "memory bandwidth"
 
 
+def test_prompts_have_a_limit_of_their_own(both):
+    nano, _ = both
+    device = device_peaks(accelerator("a100-80gb"))
+    long, short = (bound(nano, device, 8, prompt, 512) for prompt in (8192, 1))
+    assert (long.prefill_limit, long.decode_limit) == ("compute", "memory bandwidth")
+    assert short.prefill_limit == "memory bandwidth"
+
+
 @given(
     batch=st.integers(1, 512), prompt=st.integers(1, 100_000), output=st.integers(1, 32_000), faster=st.floats(1.0, 8.0)
 )
