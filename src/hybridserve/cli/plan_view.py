@@ -152,7 +152,8 @@ def _capacity(plan: dict[str, Any]) -> None:
     _row("", f"Maximum concurrency for {capacity['max_model_len']:,} tokens per request: {concurrency}")
     length = capacity["request_length"]
     _row("N_safe", f"{_ends(capacity['n_safe'], 'request')} of {length:,} tokens, no preemption possible")
-    _row("N_steady", f"{_ends(capacity['n_steady'], 'request')} of {length:,} tokens, rare preemptions")
+    steady = "rare preemptions" if capacity["n_steady"] != capacity["n_safe"] else "no preemption possible"
+    _row("N_steady", f"{_ends(capacity['n_steady'], 'request')} of {length:,} tokens, {steady}")
     if capacity["asked"]:
         _row("asked for", _asked(capacity))
     _row("longest context", f"{_ends(capacity['longest_context'])} tokens would start")

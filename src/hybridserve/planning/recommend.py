@@ -338,9 +338,11 @@ def _describe(
     elif goal == "context" and plan.max_num_seqs < steady:
         reason = "few sequences leave the most memory for the cache of one long context"
     else:
-        latency = goal == "latency"
-        most, what = (safe, "never preempt each other") if latency else (steady, "fit, with rare preemptions")
-        reason = f"{counted(most, 'request')} of {length:,} tokens {what}"
+        latency, never = goal == "latency", plan.max_num_seqs <= safe
+        most = safe if latency else steady
+        what = "fit, without preemption" if never else "fit, with rare preemptions"
+        what = "never preempt each other" if latency else what
+        reason = f"{counted(safe if never else most, 'request')} of {length:,} tokens {what}"
         if plan.max_num_seqs == default.cache.max_num_seqs:
             reason += "; the engine's default is kept"
         elif plan.max_num_seqs < most and plan.max_num_seqs % 8 == 0:

@@ -73,3 +73,11 @@ def test_batch_from_an_estimate_is_said_to_be_one(capsys: pytest.CaptureFixture[
     assert note in printed(capsys, *bound)
     for known in (("--batches", "8"), ("--kv-bytes", str(8 << 30)), ("--concurrency", "2")):
         assert note not in printed(capsys, *bound, *known)
+
+
+def test_requests_that_cannot_preempt_are_not_said_to(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "qwen3-8b", "--gpu", "a100-80gb", "--prompt", "8000", "--output", "512")
+    assert "N_steady 48 requests of 8,512 tokens, no preemption possible" in text
+    assert "--max-num-seqs 48 48 requests of 8,512 tokens fit, without preemption" in text
+    assert "rare" not in text
+    assert "fit, with rare preemptions" in printed(capsys, *A100)
