@@ -17,7 +17,12 @@ MAX_VALUES = 100_000
 
 # The Python parser takes a tenth of a second for a long file.
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads 1e-06 as a number: Go and YAML 1.2 write it so, and YAML 1.1 would make it text."""
+    """Reads 1e-06 as a number: Go and YAML 1.2 write it so, and YAML 1.1 would make it text. Refuses repeated keys."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        _refuse_repeated_keys(node, set())
+        return node
 
 
 # With a sign only: an exponent without one may be part of a digest.
@@ -46,6 +51,32 @@ def parse(text: str, where: str, fix: str = "correct the file", kind: type[Hybri
     except RecursionError:
         raise kind(where, "is nested too deeply, or refers to itself", fix) from None
     return tree
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, seen: set[int]) -> None:
+    """YAML forbids equal keys in one mapping, and the parser keeps the last: the values of the first would be lost.
+
+    Args:
+        seen: ids of the nodes that were checked; an alias is its anchor's node.
+
+    Raises:
+        ConstructorError: a mapping has a key twice.
+    """
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    if not isinstance(node, yaml.MappingNode):
+        for child in node.value:
+            _refuse_repeated_keys(child, seen)
+        return
+    lines: dict[tuple[str, str], int] = {}
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if first := lines.get((key.tag, key.value)):
+                problem = f"{key.value!r} is in line {first} already: write its values together there"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[key.tag, key.value] = key.start_mark.line + 1
+        _refuse_repeated_keys(value, seen)
 
 
 def _problem(error: Exception) -> str:

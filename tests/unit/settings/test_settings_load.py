@@ -251,6 +251,18 @@ def test_invalid_settings_file_is_an_error(tmp_path: Path, content: str, what: s
     assert what in caught.value.what
 
 
+def test_repeated_section_is_refused(tmp_path: Path) -> None:
+    """The YAML parser would keep the last: lines that are pasted below a file would undo its profile."""
+    text = "server:\n  profile: production\nengine: {seed: 1}\nserver:\n  host: 0.0.0.0\n"
+    with pytest.raises(ConfigError, match=r"line 4, column 1: 'server' is in line 1 already"):
+        load(write(tmp_path / "h.yaml", text), environ={})
+    with pytest.raises(ConfigError, match=r"line 1, column 19: 'seed' is in line 1 already"):
+        load(write(tmp_path / "h.yaml", "engine: {seed: 1, seed: 2}\n"), environ={})
+    # A key may replace the one that it is merged with.
+    merged = "engine: {<<: {seed: 1}, seed: 2}\n"
+    assert load(write(tmp_path / "h.yaml", merged), environ={}).settings.engine.seed == 2
+
+
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "none.yaml", environ={})
