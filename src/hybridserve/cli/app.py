@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> Any:
     argv = sys.argv[1:] if argv is None else argv
     remember_sources({})
     try:
-        if len(argv) == 2 and argv[0] in ("--install-completion", "--show-completion"):
+        if len(argv) in (1, 2) and argv[0] in ("--install-completion", "--show-completion"):
             return _complete(*argv)
         return app(args=argv, prog_name="hybridserve")
     except HybridServeError as error:
@@ -138,10 +138,17 @@ def main(argv: list[str] | None = None) -> Any:
         _fail(fault, argv)
 
 
-def _complete(option: str, shell: str) -> None:
-    """Completion of a named shell. Typer's options take no name: they would detect the shell and ignore this one."""
-    from typer.completion import Shells, get_completion_script, install  # type: ignore[attr-defined]  # imported there
+def _complete(option: str, shell: str | None = None) -> None:
+    """Completion of a named shell, or the running one. Typer's options take no name, and name no command to use it."""
+    from typer.completion import (  # type: ignore[attr-defined]  # imported there
+        Shells,
+        _get_shell_name,
+        get_completion_script,
+        install,
+    )
 
+    if shell is None and (shell := _get_shell_name()) is None:
+        raise ConfigError(option, "the running shell was not recognized", f"name it: {option} bash")
     if shell not in (known := [each.value for each in Shells]):
         raise ConfigError(option, f"{shell!r} is not a shell with completion", f"one of {', '.join(known)}")
     if option == "--show-completion":

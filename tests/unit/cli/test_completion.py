@@ -30,6 +30,20 @@ def test_named_shell_gets_its_completion(
     assert f"complete_{shell}" in capsys.readouterr().out
 
 
+def test_running_shell_is_detected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("typer.completion._get_shell_name", lambda: "zsh")
+    main(["--install-completion"])
+    assert "here after `exec zsh`" in capsys.readouterr().out
+    monkeypatch.setattr("typer.completion._get_shell_name", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main(["--show-completion"])
+    assert ended.value.code == 2
+    assert "--show-completion bash" in capsys.readouterr().err
+
+
 def test_unknown_shell_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
