@@ -86,7 +86,12 @@ def ray_environment(path: Ingress, settings: Settings, wrapper: str, folder: Pat
         return {}
     # A dead proxy is restarted after three failed checks; with Ray's period of 10 s the outage was half a minute.
     # Ray's metrics are at most two seconds old instead of ten, so that the next scrape shows what died.
-    variables = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1", "RAY_metrics_report_interval_ms": "2000"}
+    # A proxy's start may take half a minute: after Ray's 5 s a first start on a busy machine failed.
+    variables = {
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        "RAY_metrics_report_interval_ms": "2000",
+    }
     if path == "proxy":
         return variables
     variables |= {

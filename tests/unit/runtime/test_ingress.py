@@ -158,6 +158,8 @@ def test_streams_survive_reload_of_haproxy(tmp_path: Path) -> None:
     assert int(environment["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]) >= 2**17
     assert environment["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure empty-response"
     assert ingress.ray_environment("proxy", Settings(), "/bin/wrapper").items() < environment.items()
+    # Ray's own is 5 s, in which a busy machine starts no proxy.
+    assert float(environment["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"]) >= 30
     assert ingress.ray_environment("single", Settings(), "/bin/wrapper") == {}
 
 

@@ -7,6 +7,7 @@ chart version, no common labels and no checksums; settings go through serveConfi
 - {name: RAY_worker_niceness, value: "0"}
 - {name: RAY_metrics_report_interval_ms, value: "2000"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
+- {name: RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S, value: "30"}
 - {name: RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING, value: {{ ternary "1" "0" .Values.ray.preferLocalNode | quote }}}
 # Ray rotates the files of its processes only with these.
 - {name: RAY_ROTATION_MAX_BYTES, value: "10485760"}

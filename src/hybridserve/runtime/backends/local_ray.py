@@ -22,7 +22,7 @@ from hybridserve.runtime.preflight import RAY_OBJECT_STORE_BYTES
 from hybridserve.runtime.root_cause import root_cause
 
 PROXY_LATE = "Ray Serve did not start: its proxy did not answer in time"
-# Ray Serve's controller ends a proxy that is not ready within RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S (5 s).
+# Ray Serve's controller ends a proxy that is not ready within RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S.
 _PROXY_ENDED = re.compile(r"class_name: (HAProxyManager|ProxyActor)\b.*\bkilled by `ray\.kill`", re.DOTALL)
 # What only Ray's own logs explain.
 _RAY_FIELDS = re.compile(r"\b(actor_id|pid|name|namespace|ip): \S+ ?")
