@@ -11,7 +11,8 @@ GIB = 1 << 30
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of one number of each type that weights and caches may have."""
 
-_SUFFIXED = re.compile(r"(\d+)([kmg])(i?b)?", re.IGNORECASE)
+# Not GB: whether a billion bytes or a GiB is meant cannot be known.
+_SUFFIXED = re.compile(r"(\d+)([kmg])(ib)?", re.IGNORECASE)
 _SEPARATED = re.compile(r"\d{1,3}([,_' ]\d{3})+")
 
 

@@ -95,7 +95,7 @@ def _access_log(lines: Sequence[str], left_out: Counter[str]) -> Iterator[tuple[
     written = [(number, line) for number, line in enumerate(lines, 1) if "hybridserve.access" in line]
     if not written:
         return
-    from hybridserve.gateway.auth.routes import GENERATION  # imports the whole gateway: not for other traces
+    from hybridserve.gateway.auth.routes import GENERATING_ROUTES  # imports the whole gateway: not for other traces
 
     for number, line in written:
         fields: dict[str, Any] = {}
@@ -109,7 +109,7 @@ def _access_log(lines: Sequence[str], left_out: Counter[str]) -> Iterator[tuple[
                 continue
         if fields.get("event") != "request" or fields.get("key") == _INTERNAL_KEY:
             continue
-        if "route" in fields and str(fields["route"]) not in GENERATION:
+        if "route" in fields and str(fields["route"]) not in GENERATING_ROUTES:
             continue
         try:
             ended = datetime.fromisoformat(fields["time"]).timestamp()

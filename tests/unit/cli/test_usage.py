@@ -23,6 +23,7 @@ from hybridserve.settings import Settings
         ("plan --context 64k", "--context", "'64k' is not a valid integer", "write 65536; `hybridserve plan --help`"),
         ("plan --context 8,000", "--context", "'8,000' is not", "write 8000, without the comma; `hybridserve plan"),
         ("plan --kv-bytes 3GiB", "--kv-bytes", "'3GiB' is not", "write 3221225472; `hybridserve plan --help`"),
+        ("plan --kv-bytes 3GB", "--kv-bytes", "'3GB' is not", "`hybridserve plan --help` lists"),
         ("plan --context long", "--context", "'long' is not", "`hybridserve plan --help` lists"),
         ("plan --lengths 8k,64k", "--lengths", "is not a list of token counts", "write 8192,65536"),
         (

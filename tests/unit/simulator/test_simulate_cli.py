@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_costs_at_a_price(trace: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_table_marks_bounds(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--trace", trace, "--policy", "hybrid") == 0
     out = capsys.readouterr().out
-    assert "hybrid" in out
+    assert re.search(r"^│ hybrid +│", out, re.MULTILINE)
     assert "bounds from the data sheet" in out
 
 

@@ -51,7 +51,7 @@ _TABLE: dict[tuple[str, str], Route] = {
     ("DELETE", "/admin/drain"): Route("drain", "admin", "builtin"),
 }
 
-GENERATION = frozenset(route.name for route in _TABLE.values() if route.kind == "generate")
+GENERATING_ROUTES = frozenset(route.name for route in _TABLE.values() if route.kind == "generate")
 """Names, as in the log and the metrics, of the routes that generate text."""
 
 # Further routes of vLLM 0.29 for the admin scope, which return no generated text.
