@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from hybridserve.cli.key_files import key_file_notes
 from hybridserve.cli.options import AsJson, Assignments, ConfigFile, read_settings
 from hybridserve.cli.sources import settings_from
 from hybridserve.compliance.documents import compliance_document, digest
@@ -86,6 +87,7 @@ def check(
     if pins:
         _print_pins(view)
         return
+    key_files = key_file_notes(settings, today)
     findings = evaluate(view, today)
     record = view.evidence
     if live is not None:
@@ -98,12 +100,13 @@ def check(
         write_text(sarif_file, json.dumps(sarif(findings, config.as_posix() if config else None), indent=2) + "\n")
     if as_json:
         document = compliance_document(findings, checked, today, record)
-        typer.echo(json.dumps({"model": view.model.id, "settings": origin, **document}, indent=2))
+        typer.echo(
+            json.dumps({"model": view.model.id, "settings": origin, "key_files": key_files, **document}, indent=2)
+        )
     else:
         about = f"{view.model.id}, settings from {origin}\nprofile"
-        _print(
-            findings, f"{about} {checked} on {today}, vLLM {settings.engine.version}", checked, everything=everything
-        )
+        what = f"{about} {checked} on {today}, vLLM {settings.engine.version}"
+        _print(findings, key_files, what, checked, everything=everything)
         if live is not None and record is not None:
             typer.echo(f"evidence: {evidence} sha256 {record['sha256']}")
     refused = compliance_status(findings, checked) == "refuse" or (strict and any(finding.open for finding in findings))
@@ -129,7 +132,7 @@ def _profile(text: str | None) -> Profile | None:
     raise ConfigError("--profile", f"{text!r} is not a profile", f"one of {', '.join(PROFILES)}")
 
 
-def _print(findings: Sequence[Finding], what: str, profile: Profile, *, everything: bool) -> None:
+def _print(findings: Sequence[Finding], notes: Sequence[str], what: str, profile: Profile, *, everything: bool) -> None:
     shown = [finding for finding in findings if finding.applies and (everything or finding.status != "PASS")]
     if sys.stdout.isatty():
         _print_table(shown)
@@ -139,6 +142,8 @@ def _print(findings: Sequence[Finding], what: str, profile: Profile, *, everythi
             typer.echo(f"{finding.result:<7} {finding.severity:<7} {finding.rule:<{width}} {_evidence(finding)}")
             if finding.status in ("FAIL", "UNKNOWN"):
                 typer.echo(f"        fix: {finding.remedy}")
+    for line in notes:
+        typer.echo(f"note: {line}")
     counts = result_counts(findings)
     # A rule has a finding for each of its subjects, or one that says that it does not apply.
     others = counts.pop("NOT_APPLICABLE", 0)

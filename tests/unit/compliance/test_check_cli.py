@@ -102,6 +102,34 @@ def test_setting_breaks_rules_through_the_planner(assignment: str, rules: set[st
     assert rules <= open_rules(document)
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        (None, 0, "note: access.keys_file {file} is not here, so it was not read"),
+        ("", 0, "note: access.keys_file {file} has no key that is valid on 2026-11-23"),
+        (f"old sha256:{'a' * 64} expires=2026-11-22\n", 0, "note: access.keys_file {file} has no key that is valid"),
+        ("garbage\n", 2, "error: access.keys_file {file} line 1"),
+    ],
+)
+def test_key_file_is_read_where_it_is(text: str | None, code: int, said: str, run: Run, tmp_path: Path) -> None:
+    """Ready for production with a key file that the service refuses at its start would be wrong."""
+    file = tmp_path / "keys.txt"
+    if text is not None:
+        file.write_text(text)
+    ended, out, err = run("check", "-c", str(EXAMPLE), *DAY, "--set", f"access.keys_file={file}")
+    assert ended == code
+    assert said.format(file=file) in out + err
+
+
+def test_usable_key_files_need_no_word(check: Check, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("keys", "guard")}
+    files["keys"].write_text(f"alice sha256:{'a' * 64} expires=2026-11-23\n")
+    assigned = ["--set", f"access.keys_file={files['keys']}", "--set", f"guard.api_key_file={files['guard']}"]
+    assert [line.split()[0] for line in check(*assigned)[1]["key_files"]] == ["guard.api_key_file"]
+    files["guard"].write_text("secret")
+    assert check(*assigned)[1]["key_files"] == []
+
+
 def test_warning_fails_only_with_strict(check: Check) -> None:
     warned = ["--set", "model.revision=null", "--profile", "demo"]
     code, document = check(*warned)
