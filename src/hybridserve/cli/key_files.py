@@ -33,7 +33,7 @@ def _notes(tree: dict[str, Any], day: date) -> Iterator[str]:
         file = tree[section][name]
         if not file:
             continue
-        if not os.path.exists(file):  # Path.exists raises where a folder may not be read
+        if not os.path.exists(file):  # noqa: PTH110 - Path.exists raises where a folder may not be read
             yield f"{path} {file} is not here, so it was not read: the service needs it where it runs"
         elif path == "access.keys_file" and not _has_key(Path(file), f"{path} {file}", day):
             fix = f"make one with `hybridserve key new NAME --file {file}`"
