@@ -54,8 +54,11 @@ def explain(
     elif name in license_ids():
         _print(license(name).model_dump(mode="json"), _license_lines(name), as_json=as_json)
     else:
-        similar = difflib.get_close_matches(name, [*rules, *license_ids()], n=1, cutoff=0.4)
-        hint = f"did you mean {similar[0]}?" if similar else "`hybridserve explain` lists them"
+        ids = [*rules, *license_ids()]
+        # The beginning of an id, or the part of a rule behind its family, is more than a similar spelling.
+        begun = [each for each in ids if each.startswith(name)] or [each for each in rules if f".{name}" in each]
+        similar = begun or difflib.get_close_matches(name, ids, n=1, cutoff=0.4)
+        hint = f"did you mean {' or '.join(similar[:3])}?" if similar else "`hybridserve explain` lists them"
         raise ConfigError(name, "is neither a rule nor a license", hint)
 
 

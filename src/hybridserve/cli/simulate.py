@@ -138,10 +138,21 @@ def simulate(
     title, arrivals, left_out = traffic(
         workload, trace, rate=rate, scale=scale, prompt=prompt, output=output, context=context, seed=seed
     )
-    if warm_up < 0 or (arrivals and warm_up >= arrivals[-1][0]):
-        raise ConfigError("--warm-up", f"{warm_up:g} s is the whole workload", "use less than its duration")
+    if trace is not None and arrivals[-1][0] == 0:
+        raise ConfigError(
+            f"--trace {trace}", "all of its requests come at one time", "give a trace of two times or more"
+        )
+    if warm_up < 0:
+        raise ConfigError("--warm-up", f"{warm_up:g} is negative", "use 0 or more")
+    if arrivals and warm_up >= arrivals[-1][0]:
+        what = f"{warm_up:g} s leave nothing of a workload of {arrivals[-1][0]:g} s"
+        raise ConfigError("--warm-up", what, "use less than its duration")
     if initial is None:
         initial = max(1, scaling.min_replicas) if planned else 4
+    elif initial > scaling.max_replicas:
+        what = f"{initial} is above the maximum of {counted(scaling.max_replicas, 'replica')}"
+        raise ConfigError("--initial", what, f"use {scaling.max_replicas} or less, or raise --max")
+    too_long = sum(sum(lengths) > context for _, *lengths in arrivals) if context else 0
     scenario = Scenario(
         arrivals,
         times,
@@ -175,10 +186,15 @@ def simulate(
             for trial in trials
         ]
         about = {"workload": title if trace is None else str(trace), "calibration": times.name, "kind": times.kind}
-        counts = {"requests": len(arrivals), "left_out": dict(left_out)}
+        counts = {"requests": len(arrivals), "left_out": dict(left_out), "too_long": too_long}
         typer.echo(json.dumps({**about, **counts, "trials": rows}, indent=2))
         return
     _headline(title, scenario, left_out)
+    if too_long:
+        typer.echo(
+            f"{counted(too_long, 'request')} longer than max_model_len, {context:,} tokens: the engine refuses or cuts "
+            "such requests; here they count as the others"
+        )
     if planned and scaling.prefill_tokens_per_s is None:
         typer.echo(
             "scaling.prefill_tokens_per_s is not set, so the policy does not count the time that prompts take: set it "

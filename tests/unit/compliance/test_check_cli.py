@@ -237,6 +237,16 @@ def test_notice_writes_the_same_files_each_time(run: Run, tmp_path: Path) -> Non
     assert b"Licensed by NVIDIA Corporation under the NVIDIA Open Model License\n" in first["NOTICE"]
 
 
+@pytest.mark.parametrize(
+    ("name", "proposed"),
+    [("engine.ssm", "engine.ssm-dtype"), ("ssm-dtype", "engine.ssm-dtype"), ("guard.imput", "guard.input")],
+)
+def test_explain_proposes_what_was_meant(name: str, proposed: str, run: Run) -> None:
+    code, _, err = run("explain", name)
+    assert code == 2
+    assert f"did you mean {proposed}?" in err
+
+
 def test_explain(run: Run) -> None:
     assert "engine.seqs-over-blocks" in stdout(run("explain"))
     assert "49064" in stdout(run("explain", "engine.seqs-over-blocks"))

@@ -172,7 +172,9 @@ def test_chart_is_drawn(trace: str, tmp_path: Path) -> None:
         (["--warm-up", "1e9"], "--warm-up"),
         (["--price", "-1"], "--price"),
         (["--max-ongoing", "0"], "--max-ongoing"),
+        (["--warm-up", "-1"], "--warm-up"),
         (["--initial", "-1"], "--initial"),
+        (["--initial", "9", "--max", "2"], "--initial"),
         (["--attainment", "1"], "--attainment"),
         (["--ttft-per-1000", "-1"], "--ttft-per-1000"),
         (["--rate", "0"], "--rate"),
@@ -214,6 +216,27 @@ def test_settings_give_engine_bounds_and_goals(settings: str, trace: str, capsys
     out = capsys.readouterr().out
     assert "1 to 3 replicas; goals: first token in 4 s" in out
     assert "1 replica " in out
+
+
+def test_requests_that_the_engine_refuses_are_counted(
+    settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "long.csv"
+    file.write_text("time,prompt,output\n0,900,100\n1,900,101\n2,3000,1\n")
+    options = ("-c", settings, "--set", "engine.max_model_len=1000", "--trace", str(file), "--policy", "fixed")
+    assert run(*options) == 0
+    assert "2 requests longer than max_model_len, 1,000 tokens: the engine refuses" in capsys.readouterr().out
+    assert run(*options, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["too_long"] == 2
+    assert run(*options, "--set", "engine.max_model_len=4000") == 0
+    assert "longer than max_model_len" not in capsys.readouterr().out
+
+
+def test_a_trace_of_one_time_is_refused_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "one.csv"
+    file.write_text("time,prompt,output\n0,900,100\n0,800,100\n")
+    assert run("--trace", str(file), "--policy", "fixed", "--json") == 2
+    assert json.loads(capsys.readouterr().out)["where"] == f"--trace {file}"
 
 
 def test_steps_of_a_calibration_with_the_planned_engine(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
