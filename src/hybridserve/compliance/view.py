@@ -51,6 +51,7 @@ class PlannedEngine:
         args: engine arguments under vLLM's names, as they are passed.
         hybrid: the model has state layers; None where its config is not known.
         mixer: kind of its state layers, as the engine table names them.
+        takes_ssm_dtype: `mamba_ssm_cache_dtype` sets the type of their states; without effect for a short convolution.
         converts: the method by which the engine quantizes the checkpoint's weights while it loads; None if it does not.
         cache: None where no plan could be computed; `refusal` then gives the engine's reason.
     """
@@ -60,6 +61,7 @@ class PlannedEngine:
     blackwell: bool = False
     hybrid: bool | None = None
     mixer: str | None = None
+    takes_ssm_dtype: bool = True
     converts: str | None = None
     cache: CacheFacts | None = None
     refusal: str | None = None

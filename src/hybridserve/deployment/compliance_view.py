@@ -7,11 +7,13 @@ from datetime import date
 from typing import Any
 
 from hybridserve.catalog.accelerators import Accelerator
+from hybridserve.catalog.engines import engine_table
 from hybridserve.compliance import DeploymentView, deployment_view
 from hybridserve.compliance.evaluate import evaluate
 from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.view import CacheFacts, PlannedEngine
 from hybridserve.errors import ConfigError, PlanRefused
+from hybridserve.planning.cache.dtypes import takes_ssm_dtype
 from hybridserve.planning.cache.validation import state_kind
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment
 from hybridserve.planning.extra_args import ONLINE_PRECISIONS, extra_args
@@ -90,7 +92,11 @@ def _engine_args(planned: ResolvedPlan) -> dict[str, Any]:
 def _state(asked: Deployment) -> dict[str, Any]:
     arch, precision = asked.arch, asked.precision
     converts = precision.name if precision in ONLINE_PRECISIONS else None
-    return {"hybrid": arch.hybrid, "mixer": state_kind(arch.state) if arch.state else None, "converts": converts}
+    state: dict[str, Any] = {"hybrid": arch.hybrid, "converts": converts}
+    if arch.state:
+        table, _ = engine_table(asked.cache.engine)
+        state |= {"mixer": state_kind(arch.state), "takes_ssm_dtype": takes_ssm_dtype(arch.state, table)}
+    return state
 
 
 def _device(device: Accelerator) -> dict[str, Any]:

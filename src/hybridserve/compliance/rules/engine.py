@@ -138,7 +138,7 @@ def context_near_limit(view: DeploymentView) -> Outcome | None:
     "The SSM state has a data type that is known to keep accuracy",
     basis=VLLM + "39032; NVIDIA's measurement on Nemotron 3 Super: fp16 round-to-nearest loses 2.3 %",
     remedy="set engine.mamba_ssm_cache_dtype to float32, or to float16 with stochastic rounding",
-    when=hybrid,
+    when=lambda view: hybrid(view) and view.engine.takes_ssm_dtype,
 )
 def ssm_dtype(view: DeploymentView) -> Outcome:
     dtype = arg(view, "mamba_ssm_cache_dtype") or card_fact(view, "mamba_ssm_cache_dtype") or "auto"

@@ -8,7 +8,14 @@ from hybridserve.catalog.engines import EngineTable
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.planning.cache.types import CacheRequest
-from hybridserve.planning.models.architecture import NOT_IN_FLOAT16, Architecture, KimiDelta, Lightning
+from hybridserve.planning.models.architecture import (
+    NOT_IN_FLOAT16,
+    Architecture,
+    KimiDelta,
+    Lightning,
+    ShortConv,
+    StateMixer,
+)
 from hybridserve.units import DTYPE_BYTES
 
 
@@ -92,10 +99,22 @@ def aligned_dtypes(arch: Architecture, request: CacheRequest, table: EngineTable
     return dtypes
 
 
+def takes_ssm_dtype(mixer: StateMixer, table: EngineTable) -> bool:
+    """Whether `--mamba-ssm-cache-dtype` sets the type of this state."""
+    if isinstance(mixer, KimiDelta):
+        return not _kda_dtype_is_fixed(mixer, table)
+    # Their states have the type of `--mamba-cache-dtype`. Source: vLLM mamba_utils.py, *_state_dtype.
+    return not isinstance(mixer, ShortConv | Lightning)
+
+
+def _kda_dtype_is_fixed(mixer: KimiDelta, table: EngineTable) -> bool:
+    # Of Kimi's layers only K3's have another type; Ling's layers and class have float32.
+    return len(table.kda_state_dtypes) == 1 or mixer.decay_rank is None
+
+
 def _kda_dtype(mixer: KimiDelta, request: CacheRequest, table: EngineTable) -> str:
     asked = request.mamba_ssm_cache_dtype
-    # Of Kimi's layers only K3's have another type; Ling's layers and class have float32.
-    if len(table.kda_state_dtypes) == 1 or mixer.decay_rank is None or asked == "auto":
+    if _kda_dtype_is_fixed(mixer, table) or asked == "auto":
         return "float32"
     if asked not in table.kda_state_dtypes:
         raise PlanRefused(
