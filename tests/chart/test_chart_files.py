@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 
@@ -37,3 +38,12 @@ def test_chart_metadata_for_artifact_hub() -> None:
     assert {one["kind"] for one in changes} <= {"added", "changed", "deprecated", "removed", "fixed", "security"}
     # A version that needs its user to act says what to do.
     assert f"to {head['version']}" in (CHART / "UPGRADE.md").read_text(encoding="utf-8")
+
+
+def test_upgrade_page_has_every_renamed_name_that_values_alerts_and_queries_use() -> None:
+    kinds = r"\| (?:setting|metric|alert|log event|rule id|canary id|key name|chart )"
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("### Upgrade table")[2]
+    rows = [line for line in changes.splitlines() if re.match(kinds, line)]
+    page = (CHART / "UPGRADE.md").read_text(encoding="utf-8").splitlines()
+    assert rows
+    assert [row for row in rows if row not in page] == []

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Types of quantized weights, and methods that make them.
 _QUANTIZED = re.compile(r"(nv|mx)?(fp|float|int|uint|w)[48]|awq|gptq")
 
+# Settings of earlier releases whose new name is not the most similar one.
+_RENAMED = {"telemetry.slo_goodput": "slo_attainment"}
+
 _PLAIN = re.compile(r"[a-z0-9_.-]{1,24}")
 
 
@@ -97,7 +100,8 @@ def _extra_argument(name: str, value: Any, source: str) -> str:
 def _similar(loc: Sequence[str | int], *, variable: bool) -> str:
     *parents, key = loc
     known = known_keys(*parents)
-    here = [close] if (close := closest(str(key), known)) else []
+    close = _RENAMED.get(".".join(map(str, loc))) or closest(str(key), known)
+    here = [close] if close else []
     # A setting that exists, but in another section, or that was written without its section.
     elsewhere = [f"{section}.{key}" for section in known_keys() if len(parents) < 2 and key in known_keys(section)]
     paths = elsewhere or [".".join(map(str, (*parents, name))) for name in here]

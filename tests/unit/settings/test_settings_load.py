@@ -81,6 +81,19 @@ def test_unknown_key_error_suggests_the_closest(assignment: str, where: str, fix
     assert f"did you mean {fix}?" in caught.value.fix
 
 
+def renamed_settings() -> list[tuple[str, str]]:
+    """Old and new path of each setting in the changelog's upgrade table; a section's as one of its settings."""
+    text = (Path(__file__).resolve().parents[3] / "CHANGELOG.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| setting \| `([\w.]+)(?:\.\*)?` \| `([\w.]+)(?:\.\*)?` \|$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("old", "new"), renamed_settings())
+def test_a_renamed_setting_is_suggested_by_its_new_name(old: str, new: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(assignments=[f"{old if '.' in old else f'{old}.weights'}=0.9"], environ={})
+    assert f"did you mean {new}?" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("environ", "close"),
     [
