@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -39,6 +40,30 @@ def test_production_values_have_no_warnings() -> None:
     said = notes(values)
     assert "https://assistant.example/v1" in said
     assert "Warnings:" not in said
+
+
+@pytest.mark.parametrize("autoscaler", [True, False])
+def test_printed_patch_makes_the_worker_groups_of_the_values(autoscaler: bool) -> None:
+    """The command applies what KubeRay leaves out: with Ray's autoscaler all but `replicas`, which that one writes."""
+    values = values_of("rayservice-incremental")
+    values["tolerations"] = [{"key": "gpu", "operator": "Exists"}]
+    values["ray"] |= {
+        "upgradeStrategy": "NewCluster",
+        "autoscaler": {"enabled": autoscaler},
+        "workerGroups": [
+            {"name": "engine", "replicas": 2, "minReplicas": 1, "maxReplicas": 5},
+            {"name": "other", "replicas": 3, "minReplicas": 2, "maxReplicas": 4, "tolerations": [{"key": "spot"}]},
+        ],
+    }
+    lines = re.findall(r"patch raycluster \$CLUSTER --type json -p '(.*)'", notes(values))
+    changes = {change["path"]: change["value"] for line in lines for change in json.loads(line)}
+    names = {"minReplicas", "maxReplicas", *(() if autoscaler else ("replicas",))}
+    expected = {}
+    for index, group in enumerate(only(template(values), "RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"]):
+        path = f"/spec/workerGroupSpecs/{index}"
+        expected |= {f"{path}/{name}": group[name] for name in names}
+        expected[f"{path}/template/spec/tolerations"] = group["template"]["spec"]["tolerations"]
+    assert changes == expected
 
 
 def test_incremental_upgrades_use_the_gateway_of_kuberay() -> None:
