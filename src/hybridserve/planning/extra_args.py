@@ -119,14 +119,27 @@ def full_cudagraphs(engine: EngineSection) -> bool:
     return mode is None or str(mode).upper() not in ("PIECEWISE", "NONE")
 
 
-def online_quantization(engine: EngineSection, stored: Precision) -> Precision:
+def online_quantization(engine: EngineSection, stored: Precision, accepted: tuple[str, ...]) -> Precision:
     """The precision after `--quantization` has converted an unquantized checkpoint while it loads.
 
+    Args:
+        accepted: names of the method for a checkpoint that is quantized already.
+
     Raises:
-        ConfigError: the planner does not know the size that the method gives.
+        ConfigError: the planner does not know the size that the method gives, or the engine does not convert a
+            checkpoint that is quantized already.
     """
     method = extra(engine, "quantization", str, None)
-    if method is None or stored != UNQUANTIZED:
+    if method is None:
+        return stored
+    method = method.lower()
+    if stored != UNQUANTIZED:
+        if method not in accepted:
+            raise ConfigError(
+                "engine.extra_args.quantization",
+                f"is {method!r}, and the checkpoint is quantized already ({accepted[0]})",
+                f"remove it: the checkpoint names its own method; or one of {', '.join(accepted)}",
+            )
         return stored
     if method not in ONLINE:
         raise ConfigError(

@@ -32,7 +32,13 @@ from hybridserve.planning.extra_args import (
 from hybridserve.planning.memory.weights import mtp_bytes
 from hybridserve.planning.models import Architecture, read_architecture
 from hybridserve.planning.models.architecture import NOT_IN_FLOAT16
-from hybridserve.planning.models.quantization import UNQUANTIZED, Precision, vendor_recipe
+from hybridserve.planning.models.quantization import (
+    MODELOPT,
+    UNQUANTIZED,
+    Precision,
+    accepted_methods,
+    vendor_recipe,
+)
 from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings import Settings
@@ -130,13 +136,15 @@ def deployment_from(settings: Settings, model: ResolvedModel, calibration: Memor
         ConfigError: a setting contradicts another, or the model.
     """
     engine, card = settings.engine, model.card
-    arch = with_drafts(engine, read_architecture({**model.config, **engine.hf_overrides}))
+    config = {**model.config, **engine.hf_overrides}
+    arch = with_drafts(engine, read_architecture(config))
     if extra(engine, "language_model_only", bool, False) or (card is not None and card.serving.language_model_only):
         arch = replace(arch, tower=None, uncounted=tuple(part for part in arch.uncounted if "draft" in part))
     stored = arch.precision
     if stored == UNQUANTIZED and card is not None:
         stored = vendor_recipe(card.weights.quantization, arch.hybrid)
-    precision = online_quantization(engine, stored)
+    # A card without a config.json of its own states NVIDIA's recipe, whose checkpoints ModelOpt makes.
+    precision = online_quantization(engine, stored, accepted_methods(config) or MODELOPT)
     # One limit for the whole report: what this engine version derives from the config.
     arch = replace(
         arch, max_position_embeddings=model_context(arch, engine_table(engine.version)[0]), yarn_context=None

@@ -12,8 +12,8 @@ from hybridserve.catalog.models import load_card, resolve_model
 from hybridserve.errors import CatalogError, ConfigError
 from hybridserve.planning.memory.weights import DERIVED_BAND, RECIPE_BAND, count_weights, mtp_bytes
 from hybridserve.planning.models import read_architecture
-from hybridserve.planning.models.quantization import NVFP4, read_precision
-from hybridserve.planning.resolve import plan_settings
+from hybridserve.planning.models.quantization import NVFP4, accepted_methods, read_precision
+from hybridserve.planning.resolve import deployment_from, find_model, plan_settings
 from hybridserve.settings import load
 from support.planned_models import NANO_9B, QWEN3_8B
 
@@ -252,3 +252,31 @@ def test_online_quantization_is_counted_or_refused(tmp_path):
     assert half.weights.band
     with pytest.raises(ConfigError, match=r"engine\.extra_args\.quantization"):
         plan(model, "engine.extra_args.quantization=awq")
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "others"),
+    [
+        ("kimi-k3", "compressed-tensors", ("fp8", "banana", "modelopt")),
+        ("nemotron-3-nano-30b-a3b-nvfp4", "modelopt_fp4", ("fp8", "banana", "compressed-tensors")),
+        # Its config.json was not read: the card names the recipe.
+        ("nemotron-3-nano-30b-a3b-fp8", "modelopt", ("fp8", "awq")),
+    ],
+)
+def test_a_quantized_checkpoint_is_not_converted_again(model, own, others):
+    def asked(method):
+        assignments = [f"model.id={model}", "accelerator.name=b300", f"engine.extra_args.quantization={method}"]
+        settings = load(None, assignments, environ={}).settings
+        return deployment_from(settings, find_model(settings))
+
+    assert asked(own).precision == asked(own.upper()).precision
+    for method in others:
+        with pytest.raises(ConfigError, match=f"is '{method}', and the checkpoint is quantized already"):
+            asked(method)
+
+
+def test_the_kernels_of_a_checkpoint_may_be_chosen():
+    awq = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
+    assert {"awq", "awq_marlin"} < set(accepted_methods(awq))
+    assert "gptq" not in accepted_methods(awq)
+    assert accepted_methods({}) == ()

@@ -76,6 +76,14 @@ KNOWN = (
     "gpt_oss_mxfp4",
     "experts_int8",
 )
+# Names of `--quantization` that load one kind of checkpoint, the usual one first; `humming` is a choice of kernels.
+MODELOPT = ("modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed")
+SAME_CHECKPOINT = (
+    MODELOPT,
+    ("gptq", "gptq_marlin", "auto_gptq", "moe_wna16", "humming"),
+    ("awq", "awq_marlin", "auto_awq", "moe_wna16", "humming"),
+    ("mxfp4", "gpt_oss_mxfp4", "humming"),
+)
 _EXPERT = re.compile(r"experts\.\d+")
 WHERE = "config.json: quantization_config"
 
@@ -280,6 +288,25 @@ def modelopt_kv_cache(found: Mapping[str, Any]) -> str | None:
                     return "nvfp4" if bits == 4 and floating else None
                 return {"fp8": "fp8", "fp8_e4m3": "fp8", "nvfp4": "nvfp4"}.get(str(scheme).lower())
     return None
+
+
+def accepted_methods(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The values of `--quantization` with which the engine loads this checkpoint; empty if it is not quantized.
+
+    Source: vLLM 0.29, `ModelConfig._verify_quantization` and `override_quantization_method` of each method. For a
+    ModelOpt checkpoint the engine replaces every value by its own; only those that name ModelOpt are accepted here,
+    because another one has no effect.
+
+    Raises:
+        CatalogError: the engine has no such method, or a field is wrong.
+    """
+    if not (found := _section(config)):
+        return ()
+    method = _method(found)
+    for family in SAME_CHECKPOINT:
+        if method in family:
+            return family
+    return (method, "humming")
 
 
 def _section(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
