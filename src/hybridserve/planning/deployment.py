@@ -312,7 +312,7 @@ def _plan_end(deployment: Deployment, budget: MemoryBudget, offset: int) -> Cach
             f"No available memory for the cache blocks: weights {format_gib(budget.weights)}, activations, graphs and "
             f"runtime {format_gib(budget.activation + budget.graphs + budget.runtime)} leave nothing of "
             f"{format_gib(budget.requested)}",
-            "use a device with more memory, more devices (--tp), or a quantized checkpoint",
+            "use a device with more memory, more devices (engine.tensor_parallel_size), or a quantized checkpoint",
         )
     refusal = _exceeds_device(deployment, budget, offset)
     if refusal is not None:

@@ -10,7 +10,7 @@ from hybridserve.errors import PlanRefused
 from hybridserve.planning.cache.types import AUTO_LEN
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_low_end, with_cache
 from hybridserve.planning.models.architecture import UNLIMITED
-from hybridserve.units import MIB
+from hybridserve.units import GIB, MIB
 
 PARALLEL_SIZES = (2, 4, 8)
 MAX_GPUS_NAMED = 3
@@ -37,11 +37,18 @@ def nothing_fits(asked: Deployment, plan: DeploymentPlan, fill: Fill) -> PlanRef
         where, fixes = next(iter(blamed)), [*blamed.values()]
     elif asked.cache.max_model_len is not None or asked.cache.max_num_seqs is not None:
         fixes.append(refusal.fix)
+    what = refusal.what
+    if where == "accelerator.name" and asked.total_bytes is not None:
+        # The memory that is set is too little, not the device: another device would be planned with the same memory.
+        where, what = "accelerator.memory_gib", f"{asked.total_bytes / GIB:g} GiB are too little. {what}"
+        usable = asked.accelerator.memory_bytes
+        if usable and _starts(replace(asked, total_bytes=None)):
+            fixes.append(f"{usable / GIB:.2f}, the usable memory of {asked.accelerator.name}, or leave it out")
     if asked.accelerator.platform == "cuda":
         if asked.cache.kv_cache_dtype == "auto" and _starts(with_cache(asked, kv_cache_dtype="fp8")):
             fixes.append("--kv-cache-dtype fp8")
         fixes += _devices(asked) or ([] if fixes else _more_and_larger(asked))
-    return PlanRefused(where, refusal.what, "; or ".join(fixes) or refusal.fix)
+    return PlanRefused(where, what, "; or ".join(fixes) or refusal.fix)
 
 
 def most_sequences(deployment: Deployment, limit: int) -> int:
@@ -133,7 +140,7 @@ def _between(starts: Callable[[int], bool], fits: int, other: int) -> int:
 
 def _devices(asked: Deployment) -> list[str]:
     """Options for more devices of this kind, and for one larger device."""
-    fixes = [f"--tp {size}" for size in _sizes(asked) if _starts(with_cache(asked, tensor_parallel_size=size))][:1]
+    fixes = [_devices_set(size) for size in _sizes(asked) if _starts(with_cache(asked, tensor_parallel_size=size))][:1]
     return fixes + _larger(asked)
 
 
@@ -141,8 +148,13 @@ def _more_and_larger(asked: Deployment) -> list[str]:
     """Options for the fewest larger devices."""
     for size in _sizes(asked):
         if larger := _larger(with_cache(asked, tensor_parallel_size=size)):
-            return [f"{larger[0]} --tp {size}"]
+            return [f"{larger[0]} {_devices_set(size)}"]
     return []
+
+
+def _devices_set(size: int) -> str:
+    """How every command sets the number of devices: only `plan` has `--tp`."""
+    return f"--set engine.tensor_parallel_size={size}"
 
 
 def _sizes(asked: Deployment) -> list[int]:
@@ -150,8 +162,11 @@ def _sizes(asked: Deployment) -> list[int]:
 
 
 def _larger(asked: Deployment) -> list[str]:
+    """An option for devices that start; none where the memory is set, which would be that of another device, too."""
+    if asked.total_bytes is not None:
+        return []
     others = (entry for entry in accelerators() if _usable(entry) and entry is not asked.accelerator)
-    larger = [entry.id for entry in others if _starts(replace(asked, accelerator=entry, total_bytes=None))]
+    larger = [entry.id for entry in others if _starts(replace(asked, accelerator=entry))]
     return [f"--gpu {' or '.join(larger[:MAX_GPUS_NAMED])}"] if larger else []
 
 

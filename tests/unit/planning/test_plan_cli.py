@@ -256,7 +256,7 @@ def test_terminal_output_has_a_memory_bar():
         ([NANO, "--gpu", "a10g", "--prompt", "many"], "--prompt", "1024/4096"),
         ([NANO, "--gpu", "a10g", "--engine", "latest"], "engine.version", "0.29.0"),
         ([NANO, "--gpu", "a10g", "--requests", "/nowhere.csv"], "--requests", "existing"),
-        (["nemotron-3-super-120b-a12b", "--gpu", "h100"], "accelerator.name", "--tp 4"),
+        (["nemotron-3-super-120b-a12b", "--gpu", "h100"], "accelerator.name", "engine.tensor_parallel_size=4"),
         ([NANO, "--gpu", ","], "--gpu", "a10g"),
         ([NANO, "--gpu", "a10g", "--lengths", "long"], "--lengths", "8192"),
         ([NANO, "--gpu", "a10g", "--batches", "8"], "--batches", "--bound"),

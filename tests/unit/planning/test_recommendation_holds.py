@@ -104,7 +104,7 @@ def test_refusal_names_settings_that_fit():
         recommend(deployment_of(QWEN3_8B, "a10g", max_model_len=40960), ASSUMED)
     assert caught.value.where == "engine.max_model_len"
     assert "estimated maximum model length" in caught.value.what
-    for named in ("--kv-cache-dtype fp8", "--tp 2", "--gpu l40s"):
+    for named in ("--kv-cache-dtype fp8", "engine.tensor_parallel_size=2", "--gpu l40s"):
         assert named in caught.value.fix
 
 

@@ -80,10 +80,20 @@ def test_device_is_blamed_where_no_given_setting_helps() -> None:
     for given in ({}, {"engine.max_num_seqs": 4}, {"engine.gpu_memory_utilization": 0.9}):
         error = refusal(**tight, **given)
         assert error.where == "accelerator.name"
-        assert "--tp 2; or --gpu l40s" in error.fix
+        assert "--set engine.tensor_parallel_size=2; or --gpu l40s" in error.fix
 
 
 def test_more_and_larger_devices_are_named_together() -> None:
     error = refusal(**{"model.id": "nemotron-3-ultra-550b-a55b", "accelerator.name": "a10g"})
-    assert error.fix == "--gpu b200 or gb200 or b300 --tp 8"
+    assert error.fix == "--gpu b200 or gb200 or b300 --set engine.tensor_parallel_size=8"
     planned(**{"model.id": "nemotron-3-ultra-550b-a55b", "accelerator.name": "b200", "engine.tensor_parallel_size": 8})
+
+
+def test_memory_that_is_set_is_blamed_and_not_the_device() -> None:
+    error = refusal(**NANO, **{"accelerator.memory_gib": 4.8})
+    assert error.where == "accelerator.memory_gib"
+    assert error.what.startswith("4.8 GiB are too little")
+    assert "--gpu" not in error.fix
+    found = re.match(r"([\d.]+), the usable memory of NVIDIA L40S, or leave it out", error.fix)
+    assert found, error.fix
+    planned(**NANO, **{"accelerator.memory_gib": found[1]})
