@@ -258,7 +258,7 @@ def _weight_size(settings: Settings, model: ResolvedModel, arch: Architecture, p
     """The size of the checkpoint: as set, from its files, or published."""
     if settings.model.weight_bytes is not None:
         return {"weight_bytes": settings.model.weight_bytes, "weight_source": "model.weight_bytes, set by you"}
-    online = precision != UNQUANTIZED and arch.precision == UNQUANTIZED
+    online = precision.converted
     if model.folder is not None and not online and (files := checkpoint_size(model.folder)) is not None:
         size = files.bytes - (mtp_bytes(arch) if files.has_mtp else 0)
         return {"weight_bytes": max(size, 1), "weight_source": files.source}

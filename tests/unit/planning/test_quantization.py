@@ -280,3 +280,9 @@ def test_the_kernels_of_a_checkpoint_may_be_chosen():
     assert {"awq", "awq_marlin"} < set(accepted_methods(awq))
     assert "gptq" not in accepted_methods(awq)
     assert accepted_methods({}) == ()
+
+
+def test_reported_size_of_a_card_without_a_config_is_used():
+    found = plan("nemotron-3-nano-30b-a3b-fp8")
+    assert found.weights.bytes == 32_700_000_000
+    assert found.weights.how == "reported size, not confirmed"
