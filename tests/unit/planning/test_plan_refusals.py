@@ -21,7 +21,7 @@ REFUSED = [
     ({"tensor_parallel_size": 16}, "engine.tensor_parallel_size", "attention heads", "one of 1, 2, 4, 8"),
     ({"tensor_parallel_size": 5}, "engine.tensor_parallel_size", "KV heads", "one of 1, 2, 4, 8"),
     ({"tensor_parallel_size": 0}, "engine.tensor_parallel_size", "not a number of devices", "1 or more"),
-    ({"pipeline_parallel_size": 57}, "engine.pipeline_parallel_size", "no attention or Mamba layer", "fewer stages"),
+    ({"pipeline_parallel_size": 57}, "engine.pipeline_parallel_size", "no attention or Mamba layer", "at most "),
     ({"max_model_len": 131073}, "engine.max_model_len", "greater than the derived max_model_len", "1 to 131072"),
     ({"max_model_len": 0}, "engine.max_model_len", "not a length", "1 to 131072"),
     ({"kv_bytes": 2 * GIB}, "engine.max_model_len", "estimated maximum model length is 110208", "at most 110208"),

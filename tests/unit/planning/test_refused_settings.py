@@ -97,3 +97,20 @@ def test_memory_that_is_set_is_blamed_and_not_the_device() -> None:
     found = re.match(r"([\d.]+), the usable memory of NVIDIA L40S, or leave it out", error.fix)
     assert found, error.fix
     planned(**NANO, **{"accelerator.memory_gib": found[1]})
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "most"),
+    [
+        ("qwen3-next-80b-a3b", "h100", 48),  # a stage without experts
+        ("granite-4.0-h-tiny", "h100", 40),  # a stage without a cache
+        ("granite-4.0-h-tiny", "cpu", 4),  # a stage without attention
+    ],
+)
+def test_too_many_stages_are_answered_with_the_most_that_fit(model: str, device: str, most: int) -> None:
+    settings = {"model.id": model, "accelerator.name": device}
+    for stages in (100, most + 1):
+        error = refusal(**settings, **{"engine.pipeline_parallel_size": stages})
+        assert f"of {stages}" in error.what
+        assert error.fix == f"at most {most} stages"
+    planned(**settings, **{"engine.pipeline_parallel_size": most})

@@ -5,6 +5,7 @@ Source: vLLM v1/core/kv_cache_utils.py `_get_kv_cache_groups_uniform_page_size`,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hybridserve.errors import PlanRefused
@@ -13,6 +14,7 @@ from hybridserve.planning.cache.pages import Page
 from hybridserve.planning.cache.types import CacheGroup, GroupKind, cdiv
 from hybridserve.planning.models.architecture import Architecture
 from hybridserve.planning.parallelism import split_layers
+from hybridserve.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,24 @@ def group_layers(arch: Architecture, page: Page, stages: int, unaligned_tokens: 
             "engine.pipeline_parallel_size",
             f"stage {most_layers.index(0)} of {stages} has no attention or Mamba layer, so it needs no cache, which "
             "the engine does not support",
-            f"use fewer stages: the model has {len(arch.layers)} layers with {sum(counts)} caches in total",
+            fewer_stages(arch, stages, lambda count: not _stage_without_cache(arch, count)),
         )
     padding = sum(-count % size for count in counts)
     return Grouping(tuple(groups), padding, tuple(layers * page.bytes for layers in most_layers))
+
+
+def fewer_stages(arch: Architecture, stages: int, fits: Callable[[int], bool]) -> str:
+    """The fix for too many pipeline stages: the most that fit, at most one per layer. One stage always fits."""
+    most = min(stages - 1, len(arch.layers))
+    return f"at most {counted(next((count for count in range(most, 1, -1) if fits(count)), 1), 'stage')}"
+
+
+def _stage_without_cache(arch: Architecture, stages: int) -> bool:
+    """Whether a stage has neither a state layer nor an attention layer with a cache of its own."""
+    return not all(
+        any(layer.state or (layer.attention and not layer.shared) for layer in arch.layers[start:end])
+        for start, end in _stage_ranges(len(arch.layers), stages)
+    )
 
 
 def stages_without_attention(arch: Architecture, stages: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hybridserve.catalog.engines import CacheMode, EngineTable, Mixer
 from hybridserve.errors import PlanRefused
-from hybridserve.planning.cache.groups import stage_without_experts, stages_without_attention
+from hybridserve.planning.cache.groups import fewer_stages, stage_without_experts, stages_without_attention
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.models.architecture import (
     Architecture,
@@ -55,8 +55,9 @@ def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, 
     if request.platform == "cpu" and (stages := stages_without_attention(arch, request.pipeline_parallel_size)):
         raise PlanRefused(
             "engine.pipeline_parallel_size",
-            f"Workers disagree on supported KV cache layouts: stage {stages[0]} has no attention layer",
-            "use fewer stages",
+            f"Workers disagree on supported KV cache layouts: stage {stages[0]} of {request.pipeline_parallel_size} "
+            "has no attention layer",
+            fewer_stages(arch, request.pipeline_parallel_size, lambda count: not stages_without_attention(arch, count)),
         )
     if request.pipeline_parallel_size > 1 and not arch.pipeline:
         raise PlanRefused(
@@ -69,8 +70,11 @@ def resolve_mode(arch: Architecture, request: CacheRequest, table: EngineTable, 
         block = "Lfm2MoeSparseMoeBlock" if arch.family == "lfm2" else "Qwen3Next"
         raise PlanRefused(
             "engine.pipeline_parallel_size",
-            f"No {block} layer found in the model.layers, on stage {stage - 1}: it has no experts",
-            "use fewer stages" if arch.moe else "a Qwen3-Next with experts; dense models have the class Qwen3_5",
+            f"No {block} layer found in the model.layers, on stage {stage - 1} of {request.pipeline_parallel_size}: it "
+            "has no experts",
+            fewer_stages(arch, request.pipeline_parallel_size, lambda count: not stage_without_experts(arch, count))
+            if arch.moe
+            else "a Qwen3-Next with experts; dense models have the class Qwen3_5",
         )
     if request.use_replayssm:
         _check_replayssm(arch, request, table)
