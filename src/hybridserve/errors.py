@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from typing import Any
 
 
 class HybridServeError(Exception):
@@ -101,13 +98,3 @@ def install_lock(lock: str) -> str:
 def _made_by_make() -> bool:
     """Whether this is `.venv` of the repository, which is the only environment that `make install` changes."""
     return Path(sys.prefix).resolve() == (Path(__file__).resolve().parents[2] / ".venv").resolve()
-
-
-def from_validation(
-    error: ValidationError, where: str, fix: str = "correct the file", kind: type[HybridServeError] = ConfigError
-) -> HybridServeError:
-    """The first fault that pydantic found, as an error of class `kind`. The field's path is added to `where`."""
-    first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
-    what = "is not a known field" if first["type"] == "extra_forbidden" else first["msg"]
-    return kind(": ".join(part for part in (where, path) if part), what, fix)

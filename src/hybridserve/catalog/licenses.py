@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hybridserve import yamlio
 from hybridserve.catalog.models import ResolvedModel
-from hybridserve.errors import CatalogError, from_validation
+from hybridserve.errors import CatalogError
+from hybridserve.validation import from_validation
 
 Status = Literal["verified", "secondary", "unknown"]
 """`verified`: the primary text was reviewed; `secondary`: a quotation of it was; `unknown`: not reviewed."""

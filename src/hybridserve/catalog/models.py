@@ -13,8 +13,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hybridserve import yamlio
-from hybridserve.errors import CatalogError, from_validation
+from hybridserve.errors import CatalogError
 from hybridserve.fast_dataclass import dataclass
+from hybridserve.validation import from_validation, refused
 
 _CARDS = Path(__file__).with_name("models")
 _PACKAGE = Path(__file__).parent.parent
@@ -47,8 +48,9 @@ class ConfigFacts(Fact):
 
     @model_validator(mode="after")
     def _exactly_one_source(self) -> Self:
-        if sum(place is not None for place in (self.values, self.same_as, self.folder)) != 1:
-            raise ValueError("give one of values, same_as, folder")
+        given = [name for name in ("values", "same_as", "folder") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise refused(f"has {' and '.join(given) or 'no fields'}", "give one of values, same_as, folder")
         return self
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import typer
@@ -12,8 +11,6 @@ from hybridserve.units import written_out
 
 # Typer has the class, but exports only this subclass of it.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-
-_NO_INTEGER = re.compile(r"'(?P<text>[^']+)' is not a valid integer")
 
 
 def usage_error(error: Any, verb: str | None = None) -> ConfigError:
@@ -25,7 +22,7 @@ def usage_error(error: Any, verb: str | None = None) -> ConfigError:
     """
     command = error.ctx.command_path if error.ctx else f"hybridserve {verb}" if verb else "hybridserve"
     see = f"`{command} --help` lists what it takes"
-    message = _message(error).rstrip(".")
+    message, form = _fault(error)
     option, param = getattr(error, "option_name", None), getattr(error, "param", None)
     if hasattr(error, "possibilities"):
         if option is not None and (other := _other_way(option, error.ctx)):
@@ -37,9 +34,7 @@ def usage_error(error: Any, verb: str | None = None) -> ConfigError:
     if param is not None:
         argument = param.param_type_name == "argument"
         where = param.metavar or str(param.name).upper() if argument else max(param.opts, key=len)
-        number = _NO_INTEGER.match(message)
-        hint = number and written_out(number["text"])
-        return ConfigError(where, message or "is missing", f"{hint}; {see}" if hint else see)  # missing: no message
+        return ConfigError(where, message or "is missing", f"{form}; {see}" if form else see)  # missing: no message
     return ConfigError(command, message, see)
 
 
@@ -56,9 +51,15 @@ def _other_way(option: str, context: Any) -> str | None:
     return path and f"give it as --set {path}=VALUE"
 
 
-def _message(error: Any) -> str:
-    """What is wrong. The parser's words for a value of the wrong type are pydantic's, which do not name the value."""
-    message = str(error.message).removeprefix("Value error, ").partition(", unable to parse")[0]
-    faults = error.__cause__.errors() if hasattr(error.__cause__, "errors") else []
-    wanted = message.removeprefix("Input should be ")
-    return f"{faults[0]['input']!r} is not {wanted}" if faults and wanted != message else message
+def _fault(error: Any) -> tuple[str, str | None]:
+    """What is wrong, and what to write. The parser's words for a value of the wrong type are pydantic's."""
+    if not hasattr(error.__cause__, "errors"):
+        return str(error.message).rstrip("."), None
+    from hybridserve.validation import describe
+
+    fault = error.__cause__.errors()[0]
+    if "does not match the format" in fault["msg"]:  # the parser's own check of a date
+        return f"{fault['input']!r} is not a date", "write a date, such as 2026-11-28"
+    what, form = describe(fault)
+    written = written_out(str(fault["input"])) if fault["type"] == "int_parsing" else None
+    return what.rstrip("."), written or (f"write {form}" if form else None)

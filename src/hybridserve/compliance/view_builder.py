@@ -19,10 +19,11 @@ from hybridserve.compliance.evidence import LIVE_RULES, read_evidence, read_veri
 from hybridserve.compliance.findings import Profile
 from hybridserve.compliance.rules.attribution import NOTICE_FILE
 from hybridserve.compliance.view import Bundle, DeploymentView, ModelFiles, Part, PlannedEngine
-from hybridserve.errors import ConfigError, from_validation
+from hybridserve.errors import ConfigError
 from hybridserve.files import read_text
 from hybridserve.settings import Settings
 from hybridserve.settings.license import LicenseSection, Waiver
+from hybridserve.validation import from_validation
 
 # Files of a checkpoint that shape its behavior or contain notices. Weights are not hashed here.
 HASHED_FILES = re.compile(r".*\.(json|jinja|py|md|txt|model)")

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hybridserve import yamlio
-from hybridserve.errors import ConfigError, from_validation
+from hybridserve.errors import ConfigError
 from hybridserve.guards.base import GuardVerdict, Message, Stage
 from hybridserve.guards.look_alikes import plain_letters
 from hybridserve.guards.visible_text import (
@@ -24,6 +24,7 @@ from hybridserve.guards.visible_text import (
     with_tags_decoded,
     without_invisible,
 )
+from hybridserve.validation import from_validation
 
 DEFAULT_FILE = Path(__file__).with_name("patterns.yaml")
 

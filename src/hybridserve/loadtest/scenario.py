@@ -19,10 +19,11 @@ from pydantic import (
 )
 
 from hybridserve import yamlio
-from hybridserve.errors import ConfigError, from_validation
+from hybridserve.errors import ConfigError
 from hybridserve.loadtest.load_curve import Constant, Curve, Steps
 from hybridserve.loadtest.request_record import Outcome
 from hybridserve.settings.slo import LatencySLO
+from hybridserve.validation import from_validation, refused
 
 BUILT_IN = resources.files("hybridserve.loadtest") / "scenarios"
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -53,7 +54,8 @@ class TokenKind(_Kind):
     @model_validator(mode="after")
     def _consistent(self) -> TokenKind:
         if self.shared_prefix >= self.prompt:
-            raise ValueError("shared_prefix must be shorter than prompt")
+            what = f"shared_prefix {self.shared_prefix} leaves nothing of a prompt of {self.prompt}"
+            raise refused(what, f"set shared_prefix to {self.prompt - 1} or less")
         return self
 
     @property
@@ -86,7 +88,9 @@ class ChatKind(_Kind):
     @model_validator(mode="after")
     def _consistent(self) -> ChatKind:
         if self.budget is not None and self.reasoning == "off":
-            raise ValueError("a budget needs reasoning on")
+            raise refused(
+                f"budget {self.budget} has no effect with reasoning off", "set reasoning to on, or remove budget"
+            )
         return self
 
 
@@ -161,11 +165,11 @@ class Scenario(_Part):
     def _consistent(self) -> Scenario:
         names = [kind.name for kind in self.mix]
         if len(set(names)) < len(names):
-            raise ValueError("two kinds of the mix have the same name")
+            raise refused("two kinds of the mix have the same name", "give each a name of its own")
         if self.trace is not None and self.mode != "open":
-            raise ValueError("a trace needs mode open")
+            raise refused(f"a trace cannot be replayed in mode {self.mode}", "set mode to open")
         if self.mode == "closed" and isinstance(self.curve, Constant) and self.curve.level != int(self.curve.level):
-            raise ValueError("the number of users must be a whole number")
+            raise refused(f"{self.curve.level:g} is not a number of users", "set curve.level to a whole number")
         return self
 
     @property

@@ -15,6 +15,7 @@ from hybridserve import yamlio
 from hybridserve.errors import ConfigError
 from hybridserve.settings.root import ENV_DELIMITER, ENV_PREFIX, Settings
 from hybridserve.units import written_out
+from hybridserve.validation import describe
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -77,7 +78,10 @@ def _fault(fault: ErrorDetails, origin: Mapping[str, str]) -> ConfigError:
                 ", the type of unquantized weights. Quantized: plan a checkpoint that is (hybridserve plan --list), or "
             )
             fix += """convert while loading with --set 'engine.extra_args={"quantization": "fp8"}'"""
-    if given := set_by(path, origin):
+    # A contradiction of some fields is not about the others of its section.
+    fields = (fault.get("ctx") or {}).get("fields") or ()
+    given = " and ".join(dict.fromkeys(filter(None, (set_by(f"{path}.{name}", origin) for name in fields))))
+    if given := given or set_by(path, origin) or "":
         fix += f"; it was set by {given}"
     return ConfigError(path or "settings", what, fix)
 
@@ -113,19 +117,34 @@ def _similar(loc: Sequence[str | int], *, variable: bool) -> str:
 
 
 def _wrong_value(path: str, fault: ErrorDetails) -> tuple[str, str]:
-    """What is wrong with a value, and what to set instead, from pydantic's message."""
-    value, message = fault["input"], fault["msg"]
-    wanted = message.removeprefix("Input should be ").partition(", unable to parse")[0]
-    if wanted == message:
-        # A whole section, or a text in a form of its own such as a URL, may have a password in it.
-        shown = "" if isinstance(value, dict) or fault["type"] == "string_pattern_mismatch" else f", got {value!r}"
-        return f"{message}{shown}", f"correct {path}"
-    kind = "a number " if wanted.startswith(("greater", "less")) else ""
+    """What is wrong with a value, and what to set instead."""
+    value, (what, form) = fault["input"], describe(fault)
+    if fault["type"] == "refused":
+        return what, str(fault["ctx"]["fix"])
+    if fault["type"] == "missing":
+        return what, f"set {path}"
+    if not form:
+        return what, f"docs/reference/settings.md shows what {path} takes"
+    if fault["type"] == "tuple_type":
+        form = _list_form(value, known_keys(*fault["loc"]))
     share = _share(value, fault)
     hint = f": {share:g}?" if share is not None else ""
     if fault["type"] == "int_parsing" and (written := written_out(str(value))):
         hint = f": {written}"
-    return f"{value!r} is not {wanted}", f"set {path} to {kind}{wanted}{hint}"
+    return what, f"set {path} to {form}{hint}"
+
+
+def _list_form(value: Any, keys: Sequence[str]) -> str:
+    """How to write a list in place of one value, or of items by their number (``license.accepted.0.by``).
+
+    Args:
+        keys: of an item, where the items are mappings.
+    """
+    item = f"{{{', '.join(f'{key}: ...' for key in keys)}}}" if keys else "VALUE"
+    if not keys and _PLAIN.fullmatch(str(value)):
+        item = str(value)
+    by_number = isinstance(value, dict) and value and all(str(key).isdigit() for key in value)
+    return f"{'the whole list' if by_number else 'a list'}: [{item}]"
 
 
 def _share(value: Any, fault: ErrorDetails) -> float | None:

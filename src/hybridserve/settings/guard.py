@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from hybridserve.settings.section import Section
+from hybridserve.validation import refused
 
 GuardKind = Literal["none", "rules", "model", "nemo"]
 GuardFormat = Literal[
@@ -17,6 +18,9 @@ GuardFormat = Literal[
     "llama_guard",
 ]
 
+MAX_WINDOW = 25_000
+"""Longest window of checked text, in tokens."""
+
 
 class GuardSection(Section):
     """Safety guards."""
@@ -27,7 +31,7 @@ class GuardSection(Section):
     """When the prompt is checked: before the engine gets it, or during prefill (the answer waits for the verdict)."""
     output: bool = True
     """Check the answer, its reasoning and its tool calls before they are delivered."""
-    window_tokens: int | None = Field(default=None, ge=4, le=25_000)
+    window_tokens: int | None = Field(default=None, ge=4, le=MAX_WINDOW)
     """Streamed answers are checked and delivered in windows of this many tokens, the most that is held back.
     Empty: twice the overlap for `rules`, which are cheap to check often, else 100."""
     overlap_tokens: int = Field(default=20, ge=0)
@@ -92,11 +96,15 @@ class GuardSection(Section):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.overlap_tokens * 2 > self.window:
-            raise ValueError(f"overlap_tokens {self.overlap_tokens} is more than half of the window of {self.window}")
-        if self.kind == "model" and not (self.model and self.format):
-            raise ValueError("kind model needs model and format")
-        if self.kind == "nemo" and not (self.url and self.config_id):
-            raise ValueError("kind nemo needs url and config_id")
+            what = f"overlap_tokens {self.overlap_tokens} is more than half of the window of {self.window}"
+            fix = f"set guard.overlap_tokens to {self.window // 2} or less"
+            if self.overlap_tokens * 2 <= MAX_WINDOW:
+                fix += f", or guard.window_tokens to {self.overlap_tokens * 2} or more"
+            raise refused(what, fix, "overlap_tokens", "window_tokens")
+        for kind, needed in (("model", ("model", "format")), ("nemo", ("url", "config_id"))):
+            if self.kind == kind and (missing := [name for name in needed if not getattr(self, name)]):
+                fix = f"set {' and '.join(f'guard.{name}' for name in missing)}, or another guard.kind"
+                raise refused(f"kind {kind} needs {' and '.join(missing)}", fix, "kind")
         return self
 
     @property

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from hybridserve.settings.section import Section
+from hybridserve.validation import refused
 
 
 def _names_somebody(value: str) -> str:
     if not any(map(str.isalnum, value)):  # invisible characters, or dots
-        raise ValueError("give a name")
+        raise refused(f"{value!r} is no name", "write the name of a person or of a role")
     return value
 
 
@@ -51,7 +52,9 @@ class Waiver(Section):
     @classmethod
     def _words(cls, value: str) -> str:
         if len(set(_WORD.findall(value.casefold()))) < 3:
-            raise ValueError("give the reason in at least three different words")
+            raise refused(
+                f"{value!r} has fewer than three different words", "give the reason in at least three different words"
+            )
         return value
 
 
@@ -103,5 +106,5 @@ class LicenseSection(Section):
     def _hashes(cls, value: dict[str, str]) -> dict[str, str]:
         for name, digest in value.items():
             if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-                raise ValueError(f"{name}: expected a sha256 in lowercase hex")
+                raise refused(f"{name}: {digest!r} is no sha256", "copy what `hybridserve check --pins` prints")
         return value

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hybridserve.errors import ConfigError, from_validation
+from hybridserve.errors import ConfigError
+from hybridserve.settings.faults import config_error
 from hybridserve.settings.root import Settings
 
 LIVE_SETTINGS: Mapping[str, tuple[str, ...]] = {
@@ -51,4 +52,4 @@ def with_live_settings(settings: Settings, changes: Mapping[str, Any]) -> Settin
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise from_validation(error, "", "correct the value") from None
+        raise config_error(error, {}) from None

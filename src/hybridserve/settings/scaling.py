@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from hybridserve.settings.section import Section
 from hybridserve.settings.slo import LatencySLO
+from hybridserve.validation import refused
 
 
 class ScalingSection(Section):
@@ -57,5 +58,9 @@ class ScalingSection(Section):
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
+            what = f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}"
+            fix = f"set scaling.max_replicas to {self.min_replicas} or more"
+            raise refused(
+                what, f"{fix}, or scaling.min_replicas to {self.max_replicas} or less", "min_replicas", "max_replicas"
+            )
         return self

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from hybridserve.settings.section import Section
+from hybridserve.validation import refused
 
 # Buckets of the engine's histograms (vLLM 0.29), in seconds: a target between two of them cannot be counted.
 TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
@@ -58,8 +59,6 @@ class TelemetrySection(Section):
             value = getattr(self, name)
             if value not in buckets:
                 near = sorted(sorted(buckets, key=lambda bucket: abs(bucket - value))[:2])
-                raise ValueError(
-                    f"{name} {value:g} is not a bucket of the engine's histogram and cannot be counted; "
-                    f"the nearest are {near[0]:g} and {near[1]:g}"
-                )
+                what = f"{name} {value:g} is not a bucket of the engine's histogram and cannot be counted"
+                raise refused(what, f"set telemetry.{name} to {near[0]:g} or {near[1]:g}", name)
         return self

@@ -28,8 +28,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hybridserve import yamlio
 from hybridserve.autoscaling.capacity import ReplicaCapacity
-from hybridserve.errors import ConfigError, from_validation
+from hybridserve.errors import ConfigError
 from hybridserve.units import counted
+from hybridserve.validation import from_validation
 
 BUILT_IN = resources.files("hybridserve.simulator") / "calibrations"
 

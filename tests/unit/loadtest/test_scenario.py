@@ -76,23 +76,27 @@ def test_long_context_fills_the_models_context() -> None:
 @pytest.mark.parametrize(
     ("change", "place", "what"),
     [
-        ({"mix": [{"name": "a", "type": "tokens", "prompt": 9, "output": 1, "shared_prefix": 9}]}, "mix", "shorter"),
+        (
+            {"mix": [{"name": "a", "type": "tokens", "prompt": 9, "output": 1, "shared_prefix": 9}]},
+            "mix",
+            "shared_prefix to 8 or less",
+        ),
         ({"warmup": 3}, "warmup", "is not a known field"),
         ({"mode": "half-open"}, "mode", "closed"),
-        ({"curve": {"shape": "constant", "level": 2}}, "curve.constant.seconds", "Field required"),
+        ({"curve": {"shape": "constant", "level": 2}}, "curve.constant.seconds", "is missing"),
         ({"curve": {"shape": "square", "level": 2}}, "curve", "square"),
         ({"mix": []}, "mix", "at least 1"),
-        ({"mix": [{"name": "a", "type": "tokens", "prompt": 0, "output": 1}]}, "mix.0.tokens.prompt", "greater"),
-        ({"slo": {"percentiles": {"tfft_p99": 1}}}, "slo.percentiles", "pattern"),
-        ({"trace": "x.csv"}, "", "mode open"),
-        ({"curve": {"shape": "constant", "level": 1.5, "seconds": 1}}, "", "whole"),
+        ({"mix": [{"name": "a", "type": "tokens", "prompt": 0, "output": 1}]}, "mix.0.tokens.prompt", "below 1"),
+        ({"slo": {"percentiles": {"tfft_p99": 1}}}, "slo.percentiles", "not text of the form ^(ttft|"),
+        ({"trace": "x.csv"}, "", "set mode to open"),
+        ({"curve": {"shape": "constant", "level": 1.5, "seconds": 1}}, "", "1.5 is not a number of users"),
     ],
 )
 def test_invalid_scenario_is_one_error(change: dict[str, object], place: str, what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         scenario(**change)
     assert place in caught.value.where
-    assert what in caught.value.what
+    assert what in f"{caught.value.what} {caught.value.fix}"
     assert "\n" not in str(caught.value)
 
 

@@ -25,7 +25,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hybridserve import yamlio
-from hybridserve.errors import ConfigError, from_validation
+from hybridserve.errors import ConfigError
+from hybridserve.validation import from_validation
 
 HEADER = (
     "# Cache pools reported by earlier starts: a plan with the same settings uses them. Delete an entry to drop it.\n"
