@@ -172,6 +172,23 @@ def test_check_job_gets_the_settings_of_the_engine() -> None:
     assert {"name": "rules", "mountPath": "/etc/guard-rules", "readOnly": True} in container["volumeMounts"]
 
 
+def test_check_job_reads_the_folder_of_a_claim() -> None:
+    """The folder has no commit, so outside of profile demo the check refuses what it cannot read."""
+    base = values_of("standalone-production")
+    base["settings"] |= {"model": {**base["settings"]["model"], "source": "/models/nano"}}
+    base |= {"weights": {"download": False, "cache": {"existingClaim": "models"}}}
+    pod = only(template(base), "Job")["spec"]["template"]["spec"]
+    assert {"name": "weights", "mountPath": "/models", "readOnly": True} in pod["containers"][0]["volumeMounts"]
+    assert {"name": "weights", "persistentVolumeClaim": {"claimName": "models"}} in pod["volumes"]
+    (near,) = pod["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    engine = only(template(base), "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert near["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= engine.items()
+    base["settings"]["model"]["source"] = "nvidia/NVIDIA-Nemotron-Nano-9B-v2"
+    pod = only(template(base), "Job")["spec"]["template"]["spec"]
+    assert "weights" not in [volume["name"] for volume in pod["volumes"]]
+    assert "affinity" not in pod
+
+
 def test_notice_is_mounted_at_license_bundle() -> None:
     objects = template(values_of("standalone-production"))
     data = only(objects, "ConfigMap", "demo-notice")["data"]

@@ -265,7 +265,14 @@ CASES: list[tuple[dict[str, Any], str]] = [
          "podDisruptionBudget": {"minAvailable": 2}},
         "podDisruptionBudget.minAvailable: 2 of the 2 workers that always run must stay",
     ),
-    ({**RAY, **settings(model={"id": "/models/mine"})}, "settings.model.id: the folder is below /models"),
+    (
+        {**RAY, **settings(model={"id": "/models/mine"})},
+        "weights.cache.existingClaim: /models/mine is below /models, where each pod mounts a new, empty volume",
+    ),
+    (
+        {**settings(model={"source": "/models/own"}), "weights": {"cache": {"perPod": True}}},
+        "weights.cache.existingClaim: /models/own is below /models, where each pod mounts a new, empty volume",
+    ),
 ]  # fmt: skip
 
 

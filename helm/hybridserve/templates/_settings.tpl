@@ -79,7 +79,14 @@
 {{/* Whether the model is a folder below /models: then the Ray head must read it, too. */}}
 {{- define "hybridserve.folderModel" -}}
 {{- $model := default dict .Values.settings.model -}}
-{{- if or (hasPrefix "/models" (default "" $model.id)) (hasPrefix "/models" (default "" $model.source)) }}yes{{ end -}}
+{{- range $path := list $model.source $model.id -}}
+{{- if regexMatch "^/models(/|$)" (default "" $path) }}{{ $path }} {{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Not empty where an existing claim has the model's folder, which the check then reads. */}}
+{{- define "hybridserve.folderClaim" -}}
+{{- if include "hybridserve.folderModel" . }}{{ .Values.weights.cache.existingClaim }}{{ end -}}
 {{- end -}}
 
 {{/* Metrics ports of one pod in mode standalone: one for each replica, and one for the controller that scales them. */}}

@@ -153,6 +153,14 @@ resources.limits: ephemeral-storage {{ $limit }} does not hold the weights ({{ $
 {{- if and (ne (dig "model" "id" "demo" $settings) "demo") (not .Values.weights.download) (not $cache.existingClaim) (not $cache.persistent) (not .Values.extraVolumes) (not (hasPrefix "/" $source)) (not (hasPrefix "/" (dig "model" "id" "" $settings))) }}
 weights.download: the pods have no weights of {{ dig "model" "id" "" $settings }}; turn it on, or name a claim (weights.cache.existingClaim) or a folder (settings.model.source)
 {{- end }}
+{{- /* A mount below /models or an init container of the user can fill the new volume. */}}
+{{- $filled := or $cache.existingClaim $cache.persistent .Values.extraInitContainers }}
+{{- range .Values.extraVolumeMounts }}{{ if hasPrefix "/models/" .mountPath }}{{ $filled = true }}{{ end }}{{ end }}
+{{- with include "hybridserve.folderModel" . }}
+{{- if not (or $.Values.weights.download $filled) }}
+weights.cache.existingClaim: {{ splitList " " . | first }} is below /models, where each pod mounts a new, empty volume; name the claim that has the folder
+{{- end }}
+{{- end }}
 {{- if and (or .Values.weights.endpoint .Values.weights.httpsProxy .Values.weights.caConfigMap) (not (include "hybridserve.downloads" .)) }}
 weights.download: a mirror, proxy or certificate is given, and nothing is downloaded; set it to true, or remove them
 {{- end }}
@@ -379,8 +387,5 @@ ray.workerGroups: {{ $most }} GPUs at most, and {{ $replicas }} replicas of {{ $
 {{- end }}
 {{- if and .Values.podDisruptionBudget.enabled (gt (int $least) 1) (ge (int .Values.podDisruptionBudget.minAvailable) (int $least)) }}
 podDisruptionBudget.minAvailable: {{ .Values.podDisruptionBudget.minAvailable }} of the {{ $least }} workers that always run must stay, which blocks every node drain; lower it
-{{- end }}
-{{- if and (include "hybridserve.folderModel" .) (not .Values.weights.cache.existingClaim) (not .Values.weights.cache.persistent) (not .Values.extraVolumes) }}
-settings.model.id: the folder is below /models, and no claim is mounted there; set weights.cache.existingClaim
 {{- end }}
 {{- end -}}

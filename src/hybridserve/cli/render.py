@@ -124,7 +124,7 @@ def helm(
         for line in required:
             typer.echo(f"# - {line}")
     if todo := undecided(values, planned, datetime.now(UTC).date()):
-        typer.echo("# Before settings.server.profile production, a person decides:")
+        typer.echo("# For settings.server.profile production, a person decides:")
         for line in todo:
             typer.echo(f"# - {line}")
     typer.echo(dump(values), nl=False)
