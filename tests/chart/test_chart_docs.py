@@ -25,7 +25,7 @@ DIGEST = "registry.example/team/hybridserve@sha256:" + "ab" * 32
 def commands(section: str) -> list[list[str]]:
     """Words of each indented command of one section."""
     text = PAGE.partition(f"## {section}\n")[2].partition("\n## ")[0].replace("\\\n", " ")
-    found = re.findall(r"^ {4,}((?:cp|helm|hybridserve|docker|kind|make|kubectl) .*)$", text, flags=re.MULTILINE)
+    found = re.findall(r"^ {4,}((?:cp|printf|helm|hybridserve|docker|kind|make|kubectl) .*)$", text, flags=re.MULTILINE)
     return [shlex.split(line, comments=True) for line in found]
 
 
@@ -46,6 +46,9 @@ def test_documented_commands_install(section: str, tmp_path: Path, monkeypatch: 
     for words in commands(section):
         if words[0] == "cp":  # and the name that the page asks for
             Path(words[2]).write_text(Path(words[1]).read_text().replace("YOUR NAME", "Ada Lovelace"))
+        if words[0] == "printf":  # appends to the settings
+            with Path(words[words.index(">>") + 1]).open("a") as file:
+                file.write(words[1].replace("\\n", "\n"))
         if words[:3] == ["hybridserve", "render", "helm"]:
             done = CliRunner().invoke(render.app, words[2 : words.index(">")])
             assert done.exit_code == 0, done.output
