@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ["loadtest", "dashboards", "charts"]
 EXTRAS = {
     "dev": ["serve", "cpu", *TOOLS, "dev"],
-    "cpu": ["serve", "cpu"],
+    "cpu": ["serve", "cpu", "redis"],
     "base": [],
     "tools": TOOLS,
-    "gpu": ["serve", "gpu", *TOOLS],
+    "gpu": ["serve", "gpu", "redis", *TOOLS],
 }
 PYTHONS = ["3.11", "3.12", "3.13"]
 NO_TRITON = "triton ; sys_platform == 'never'"

@@ -315,10 +315,24 @@ def test_secrets_from_values_and_existing_secrets() -> None:
     assert volumes["keys"]["secret"] == {"secretName": "mine", "items": [{"key": "file", "path": "keys"}]}
 
 
+LIMITS = {"settings": {"access": {"limits_url": "redis://limits:6380/0"}}}
+
+
+@pytest.mark.parametrize("mode", ["standalone", "rayservice"])
+def test_the_server_of_limits_is_reached_from_every_replica(mode: str) -> None:
+    """A worker of Ray runs replicas as a pod of mode standalone does. A socket is reached without a network."""
+    peers = [{"podSelector": {"matchLabels": {"app": "limits"}}}]
+    objects = template(LIMITS | {"mode": mode, "networkPolicy": {"redis": peers}})
+    egress = only(objects, "NetworkPolicy", "demo-engine")["spec"]["egress"]
+    assert {"to": peers, "ports": [{"port": 6380, "protocol": "TCP"}]} in egress
+    worker = {"rayservice": "worker", "standalone": "engine"}[mode]
+    labels = only(objects, "NetworkPolicy", "demo-engine")["spec"]["podSelector"]["matchLabels"]
+    assert labels["app.kubernetes.io/component"] == worker
+    template({"mode": mode, "settings": {"access": {"limits_url": "unix:///sockets/redis"}}})
+
+
 def test_limits_of_several_pods_take_the_password_from_a_secret() -> None:
-    given = template(
-        {"auth": {"limitsSecret": "redis"}, "settings": {"access": {"limits_url": "redis://limits:6379/0"}}}
-    )
+    given = template(LIMITS | {"auth": {"limitsSecret": "redis"}, "networkPolicy": {"redis": [{"podSelector": {}}]}})
     pod = pod_of(given, "Deployment")
     volumes = {one["name"]: one for one in pod["volumes"]}
     password = {"secretName": "redis", "items": [{"key": "password", "path": "password"}]}

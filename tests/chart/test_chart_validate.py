@@ -83,6 +83,18 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"plan": {**PLAN, "model": "other"}}, "plan.model: planned for other, and settings.model.id is demo"),
     ({"plan": {**PLAN, "accelerator": "l4"}}, "plan.accelerator: planned for l4"),
+    (
+        {"plan": PLAN, **settings(engine={"version": "0.30.0"})},
+        "plan.engine: planned for vLLM 0.29.0, and settings.engine.version is 0.30.0",
+    ),
+    (
+        settings(access={"limits_url": "redis://limits:6379/0"}),
+        "networkPolicy.redis: no egress rule allows redis://limits:6379/0 (settings.access.limits_url)",
+    ),
+    (
+        {**RAY, **settings(access={"limits_url": "redis://limits:6379/0"})},
+        "networkPolicy.redis: no egress rule allows redis://limits:6379/0 (settings.access.limits_url)",
+    ),
     ({"plan": {**PLAN, "devices": 2}}, "plan.devices: planned for 2 devices, and the settings use 1"),
     (
         {"plan": PLAN, **settings(engine={"max_num_seqs": 10})},

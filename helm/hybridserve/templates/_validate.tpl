@@ -82,6 +82,10 @@ settings.guard.url: {{ $guard.url }} is the pod itself, where no guard listens; 
 {{- if ne .model $id }}
 plan.model: planned for {{ .model }}, and settings.model.id is {{ $id }}; run `hybridserve render helm` again, or remove the plan
 {{- end }}
+{{- $engine := dig "engine" "version" "" $settings | default "" }}
+{{- if and $engine (ne .engine $engine) }}
+plan.engine: planned for vLLM {{ .engine }}, and settings.engine.version is {{ $engine }}; run `hybridserve render helm` again, or remove the plan
+{{- end }}
 {{- $name := include "hybridserve.accelerator" $ }}
 {{- if ne .accelerator $name }}
 plan.accelerator: planned for {{ .accelerator }}, and settings.accelerator.name is {{ $name }}; run `hybridserve render helm` again, or remove the plan
@@ -231,6 +235,9 @@ auth.keys: auth.existingSecret is set as well; keep one of them
 {{- end }}
 {{- if and .Values.auth.limitsSecret (not (dig "access" "limits_url" "" .Values.settings)) }}
 auth.limitsSecret: no server is named that takes the password; set settings.access.limits_url
+{{- end }}
+{{- if and (include "hybridserve.limitsServer" .) .Values.networkPolicy.enabled (not .Values.networkPolicy.redis) (not .Values.networkPolicy.extraEgress) }}
+networkPolicy.redis: no egress rule allows {{ .Values.settings.access.limits_url }} (settings.access.limits_url); name its pods or addresses as peers
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 ingress.hosts: the Ingress has no host; add [{host: NAME}]

@@ -15,6 +15,8 @@ SCALERS = {
     "(docs/how-to/autoscale.md)",
 }
 
+PEER = "[{podSelector: {}}]"
+
 
 def needs(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
     """One line for everything that Helm or the cluster would miss; empty where the values are complete.
@@ -26,6 +28,7 @@ def needs(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
         *_secrets(values, planned),
         *_scaling(values, planned),
         *_guard(values),
+        *_limits(values),
         *_weights(values),
         *_pool(values, planned),
         *_evidence(values),
@@ -69,7 +72,7 @@ def _guard(values: Mapping[str, Any]) -> Iterator[str]:
     settings = values["settings"]
     guard = settings.get("guard", {})
     if url := guard.get("url"):
-        yield f"networkPolicy.guard: the peers behind {url} (settings.guard.url), such as [{{podSelector: {{}}}}]"
+        yield f"networkPolicy.guard: the peers behind {url} (settings.guard.url), such as {PEER}"
     if not values.get("guard", {}).get("deploy"):
         return
     known = model_license(guard["model"])
@@ -80,6 +83,12 @@ def _guard(values: Mapping[str, Any]) -> Iterator[str]:
             f"license.accepted: the chart runs {guard['model']} only when a person accepted "
             f"{' and '.join(missing)}: {{license: ID, by: NAME, accepted: DATE}}"
         )
+
+
+def _limits(values: Mapping[str, Any]) -> Iterator[str]:
+    url = values["settings"].get("access", {}).get("limits_url") or ""
+    if url and not url.startswith("unix:"):  # a socket is no network peer
+        yield f"networkPolicy.redis: the peers behind {url} (settings.access.limits_url), such as {PEER}"
 
 
 def _weights(values: Mapping[str, Any]) -> Iterator[str]:

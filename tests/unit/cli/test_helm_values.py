@@ -118,6 +118,14 @@ def test_a_guard_that_cannot_be_downloaded_is_refused(model: str, where: str) ->
     assert "guard.url is empty" in refused.value.what
 
 
+@pytest.mark.parametrize("mode", ["standalone", "rayservice"])
+def test_the_server_of_limits_is_a_network_peer(mode: str) -> None:
+    lines = needs_of({"access": {"limits_url": "redis://limits:6379/0"}}, mode=mode)
+    assert [line for line in lines if line.startswith("networkPolicy.redis: the peers behind redis://limits:6379/0")]
+    lines = needs_of({"access": {"limits_url": "unix:///sockets/redis"}}, mode=mode)
+    assert not [line for line in lines if line.startswith("networkPolicy.redis")]
+
+
 # Models outside of the catalog
 
 
