@@ -47,7 +47,8 @@ def parse(text: str, where: str, fix: str = "correct the file", kind: type[Hybri
         tree = yaml.load(text, Loader=_Loader)
         _count_values(tree, {})
     except (yaml.YAMLError, ValueError) as error:
-        raise kind(where, f"is not valid YAML: {_problem(error)}", fix) from None
+        problem, remedy = _problem(error, text)
+        raise kind(where, f"is not valid YAML: {problem}", remedy or fix) from None
     except RecursionError:
         raise kind(where, "is nested too deeply, or refers to itself", fix) from None
     return tree
@@ -79,13 +80,19 @@ def _refuse_repeated_keys(node: yaml.Node | None, seen: set[int]) -> None:
         _refuse_repeated_keys(value, seen)
 
 
-def _problem(error: Exception) -> str:
-    """What is wrong, and where: the parser's own text calls every source a unicode string."""
+def _problem(error: Exception, text: str) -> tuple[str, str | None]:
+    """What is wrong, and where, as the parser's own text calls every source a unicode string; and the fix if known."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        return " ".join(str(error).split())
-    words = [getattr(error, "context", None), getattr(error, "problem", None)]
-    return f"line {mark.line + 1}, column {mark.column + 1}: {', '.join(word for word in words if word)}"
+        return " ".join(str(error).split()), None
+    place = f"line {mark.line + 1}, column {mark.column + 1}"
+    words = [word for word in (getattr(error, "context", None), getattr(error, "problem", None)) if word]
+    character = "".join(text.split("\n")[mark.line : mark.line + 1])[mark.column : mark.column + 1]
+    if character == "\t":
+        return f"{place} is a tab", "indent with spaces"
+    if character and "cannot start any token" in words[-1]:
+        return f"{place}: no value begins with {character}", "put the value in quotes"
+    return f"{place}: {', '.join(words)}", None
 
 
 def read(path: Path, where: str = "", fix: str = "correct the file", kind: type[HybridServeError] = ConfigError) -> Any:

@@ -85,7 +85,9 @@ def load(
 def _read_yaml(file: Path) -> Tree:
     tree = yamlio.read(file)
     if tree is None:
-        return {}
+        raise ConfigError(
+            str(file), "has no settings", "write some, such as `model: {id: demo}`, or leave the file out"
+        )
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(str(file), "the top level is not a mapping of sections", f"use {', '.join(known_keys())}")
     return tree
@@ -125,7 +127,10 @@ def _read_assignments(assignments: Sequence[str]) -> Tree:
         path, equals, text = assignment.partition("=")
         *parents, key = path.strip().split(".")
         if not equals or not parents or not all((*parents, key)):
-            raise ConfigError(where, "is not an assignment", "write --set section.key=value")
+            sections = [section for section in known_keys() if path.strip() in known_keys(section)] if equals else []
+            meant = [f"--set {section}.{path.strip()}={text}" for section in sections] or ["--set section.key=value"]
+            what = f"{path.strip()} is without its section" if sections else "is not an assignment"
+            raise ConfigError(where, what, f"write {' or '.join(meant)}")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})

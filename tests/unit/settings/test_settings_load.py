@@ -282,6 +282,45 @@ def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     assert "No such file" in caught.value.what
 
 
+@pytest.mark.parametrize(
+    ("text", "what", "fix"),
+    [
+        ("a:\n\tb: 1\n", "line 2, column 1 is a tab", "indent with spaces"),
+        ("a: 1\n\tb: 2\n", "line 2, column 1 is a tab", "indent with spaces"),
+        ("a: |\n\tb\n", "line 2, column 1 is a tab", "indent with spaces"),
+        ("a: @b\n", "line 1, column 4: no value begins with @", "put the value in quotes"),
+        ("a: b: c\n", "line 1, column 5: mapping values are not allowed in this context", "correct the file"),
+    ],
+)
+def test_the_common_mistakes_of_yaml_name_their_fix(text: str, what: str, fix: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path / "h.yaml", text), environ={})
+    assert caught.value.what == f"is not valid YAML: {what}"
+    assert caught.value.fix == fix
+
+
+@pytest.mark.parametrize("text", ["", "# model: {id: x}\n"])
+def test_a_file_without_settings_is_refused(text: str, tmp_path: Path) -> None:
+    """Silence would let a person believe that the demo model, the default, is theirs."""
+    with pytest.raises(ConfigError, match="has no settings"):
+        load(write(tmp_path / "h.yaml", text), environ={})
+    assert load(write(tmp_path / "h.yaml", "{}"), environ={}).settings.model.id == "demo"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "fix"),
+    [
+        ("max_num_seqs=8", "write --set engine.max_num_seqs=8"),
+        ("revision=main", "write --set model.revision=main or --set guard.revision=main"),
+        ("nothing=8", "write --set section.key=value"),
+    ],
+)
+def test_an_assignment_without_a_section_names_it(assignment: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(assignments=[assignment], environ={})
+    assert caught.value.fix == fix
+
+
 @pytest.mark.parametrize("assignment", ["nonsense", "=1", "engine=", ".x=1", "engine..seed=1"])
 def test_invalid_assignment_is_an_error(assignment: str) -> None:
     with pytest.raises(ConfigError):
@@ -315,6 +354,7 @@ def test_any_file_loads_or_raises_config_error(
     [
         {"access": {"limits_url": "rediss://:hunter2@limits:6380/0"}},
         {"guard": {"kind": "model", "url": "https://user:hunter2@guard/v1"}},
+        {"guard": {"url": "user:hunter2@guard/v1"}},
         {"engine": {"hf_token": "hf_HUNTER2hunter2"}},
     ],
 )
