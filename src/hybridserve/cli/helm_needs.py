@@ -95,8 +95,8 @@ def _weights(values: Mapping[str, Any]) -> Iterator[str]:
     model = values["settings"]["model"]
     if values.get("weights", {}).get("download") and "revision" not in model:
         yield (
-            f"--set model.revision=COMMIT: the commit of {model['source']} to download, which nothing pins; "
-            f"`hybridserve fetch {model['source']} --revision main` asks the hub and names it"
+            f"hybridserve render helm --set model.revision=COMMIT: the commit of {model['source']} to download, which "
+            f"nothing pins; `hybridserve fetch {model['source']} --revision main` asks the hub and names it"
         )
     if str(path := model.get("source", "")).startswith("/models/"):
         yield f"weights.cache.existingClaim: the claim that has {path}"
@@ -109,7 +109,8 @@ def _pool(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
     known = file is not None and plan.cache is not None and values["plan"]["poolKnown"]
     if known and plan.cache is not None and plan.deployment.kv_cache_memory_bytes is None:
         pool = plan.cache.num_blocks * plan.layout.bytes_per_block
-        yield f"--set engine.kv_cache_memory_bytes={pool}: the cache pool in {file}, a file that no pod has"
+        option = f"--set engine.kv_cache_memory_bytes={pool}"
+        yield f"hybridserve render helm {option}: the cache pool in {file}, a file that no pod has"
 
 
 def _evidence(values: Mapping[str, Any]) -> Iterator[str]:

@@ -141,7 +141,8 @@ def test_the_pool_of_a_calibration_file_is_named(here: Path) -> None:
     (here / "pools.yaml").write_text(record("", **keys, kv_bytes=bytes_of, read=date(2026, 11, 27)))
     tree = {"accelerator": {"name": "l40s", "calibration": "pools.yaml"}}
     assert needs_of(tree) == [
-        f"--set engine.kv_cache_memory_bytes={bytes_of}: the cache pool in pools.yaml, a file that no pod has"
+        f"hybridserve render helm --set engine.kv_cache_memory_bytes={bytes_of}: the cache pool in pools.yaml, a file "
+        "that no pod has"
     ]
     assert "calibration" not in values_of(tree)["settings"]["accelerator"]
     assert needs_of(tree | {"engine": {"kv_cache_memory_bytes": bytes_of}}) == []

@@ -187,7 +187,7 @@ def test_a_repository_is_rendered_as_its_catalog_id() -> None:
 
 def test_the_head_asks_for_commit_and_claim(folder: Path) -> None:
     (line,) = needs_of({"model": {"id": "./own", "source": "example/own"}})
-    assert line.startswith("--set model.revision=COMMIT: the commit of example/own to download")
+    assert line.startswith("hybridserve render helm --set model.revision=COMMIT: the commit of example/own to download")
     assert "`hybridserve fetch example/own --revision main` asks the hub" in line
     (line,) = needs_of({"model": {"id": "./own", "source": "/models/own"}})
     assert line == "weights.cache.existingClaim: the claim that has /models/own"
