@@ -1,4 +1,4 @@
-"""Faults that pydantic finds are told in the words of the settings file, never in those of Python or pydantic."""
+"""Faults that pydantic finds have the words of the settings file, never in those of Python or pydantic."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def faults(tree: dict[str, Any]) -> list[ConfigError]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_no_wrong_value_is_told_in_pydantics_words(path: str) -> None:
+def test_no_error_about_a_value_has_pydantics_words(path: str) -> None:
     section, _, key = path.partition(".")
     for value in WRONG:
         for fault in faults({section: {key: value}}):
@@ -63,9 +63,9 @@ def test_every_error_of_pydantic_has_words_of_its_own() -> None:
         context = known.get("example_context") or {}
         said = known["example_message_python"]
         fault = {"type": known["type"], "msg": said, "input": "text", "loc": (), "ctx": context}
-        told = describe(cast("ErrorDetails", fault))
-        assert told.what
-        assert not re.search(r"Input should|Value error|Assertion failed|unable to parse|\{", told.what), told
+        error = describe(cast("ErrorDetails", fault))
+        assert error.what
+        assert not re.search(r"Input should|Value error|Assertion failed|unable to parse|\{", error.what), error
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,17 @@ def test_every_error_of_pydantic_has_words_of_its_own() -> None:
             "'internaluse' has fewer than three different words",
             "give the reason in at least three different words",
         ),
+        (
+            "guard: {url: 'guard:8002/v1'}",
+            "'guard:8002/v1' has no scheme",
+            "write http://guard:8002/v1 or https://guard:8002/v1",
+        ),
+        (
+            "guard: {url: https//guard/v1}",
+            "'https//guard/v1' has no scheme",
+            "write http://guard/v1 or https://guard/v1",
+        ),
+        ("guard: {url: httpd/v1}", "'httpd/v1' has no scheme", "write http://httpd/v1 or https://httpd/v1"),
         ("engine: {max_num_seqs: 3.5}", "3.5 is not a whole number", "set engine.max_num_seqs to a whole number"),
         ("guard: {output: maybe}", "'maybe' is neither true nor false", "set guard.output to true or false"),
         ("engine: {extra_args: fp8}", "'fp8' is not a mapping", "set engine.extra_args to a mapping, {KEY: VALUE}"),
@@ -141,9 +152,9 @@ def test_every_error_of_pydantic_has_words_of_its_own() -> None:
     ],
 )
 def test_a_wrong_value_says_what_to_write(text: str, what: str, fix: str) -> None:
-    [told] = faults(yamlio.parse(text, "here"))
-    assert told.what.startswith(what)
-    assert told.fix.startswith(fix)
+    [error] = faults(yamlio.parse(text, "here"))
+    assert error.what.startswith(what)
+    assert error.fix.startswith(fix)
 
 
 def test_a_contradiction_names_the_source_of_its_fields_only(tmp_path: Path) -> None:

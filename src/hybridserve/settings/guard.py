@@ -1,9 +1,10 @@
 """Section `guard`: safety guards on input and output. No setting lets a request pass when the guard fails."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hybridserve.settings.section import Section
 from hybridserve.validation import refused
@@ -92,6 +93,16 @@ class GuardSection(Section):
     """Record that `hybridserve check --live` wrote; /compliance contains its digest."""
     evidence_max_age_days: int = Field(default=90, ge=1, le=366)
     """Maximum age of that record."""
+
+    @field_validator("url")
+    @classmethod
+    def _has_scheme(cls, value: str | None) -> str | None:
+        if value is None or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+            return value
+        if "@" in value:  # a password may be before it
+            raise refused("the address has no scheme", "begin guard.url with http:// or https://")
+        rest = re.sub(r"^(https?(?=:?/))?[:/]*", "", value)
+        raise refused(f"{value!r} has no scheme", f"write http://{rest} or https://{rest}")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

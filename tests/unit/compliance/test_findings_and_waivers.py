@@ -308,6 +308,33 @@ def test_review_age_tells_the_registrys_day_from_the_acceptance(case: Case) -> N
     assert evidence(nobody).startswith(f"reviewed {read} in the registry: ")
 
 
+def test_an_acceptance_in_the_future_says_which_day_to_write(case: Case) -> None:
+    first, *rest = case.tree["license"]["accepted"]
+    late = case.set("license.accepted", [{**first, "accepted": str(case.today + timedelta(days=1))}, *rest])
+    [found] = [each for each in late.findings() if each.rule == "license.accepted" and each.status == "FAIL"]
+    assert found.evidence.endswith(f", which is after {case.today}")
+    assert found.remedy.endswith(f"the day on which it was read, not after {case.today}")
+
+
+@pytest.mark.parametrize("wrong", ["apache-2", "Apache-2.0", "the license of the guard"])
+def test_an_accepted_id_that_no_license_has_is_named(case: Case, wrong: str) -> None:
+    """A person sees an acceptance in the file, and the check says that nobody accepted it."""
+    first, second, *rest = case.tree["license"]["accepted"]
+    assert second["license"] == "apache-2.0"
+    changed = case.set("license.accepted", [first, {**second, "license": wrong}, *rest])
+    [found] = [each for each in changed.findings() if each.rule == "license.accepted" and each.status == "FAIL"]
+    assert f"; license.accepted has {wrong!r}, which the registry does not have" in found.evidence
+    assert found.remedy.startswith("write apache-2.0 there if that is the text that was read; else read https://")
+
+
+def test_a_wrong_id_is_named_for_the_license_that_it_means(case: Case) -> None:
+    wrong = [{"license": "apache-2", "by": "Ada Lovelace", "accepted": "2026-11-20"}]
+    said = {each.subject: each.evidence for each in case.set("license.accepted", wrong).findings()
+            if each.rule == "license.accepted"}  # fmt: skip
+    assert {subject for subject, evidence in said.items() if "'apache-2'" in evidence} == {"apache-2.0"}
+    assert len(said) > 1
+
+
 def test_acceptance_expires(case: Case) -> None:
     later = replace(case, today=date(2026, 11, 20) + timedelta(days=181))
     assert later.status("license.accepted") == {"FAIL"}

@@ -257,7 +257,7 @@ def transport(view: DeploymentView) -> Outcome:
         return passed("https")
     if url.scheme == "http" and _is_internal(host):
         return passed(f"http to {host}, inside the host or cluster")
-    return failed(f"guard.url is {url.scheme or 'no URL'}{'://' + host if host else ''}")
+    return failed(f"guard.url is {url.scheme}{'://' + host if host else ' without a host'}")
 
 
 @GUARD.rule(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import re
 from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import accumulate
 
-from hybridserve.catalog.licenses import License
+from hybridserve.catalog.licenses import License, license_ids
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.overrides import alterations
 from hybridserve.compliance.placeholders import is_placeholder
@@ -107,7 +108,11 @@ def accepted(view: DeploymentView, today: date) -> Iterator[Outcome]:
             record = f"license.accepted: [{{license: {license.id}, by: NAME, accepted: {today}}}]"
             parts = [f"the {part.role} {part.id}" for part in view.parts if license in part.licenses]
             evidence = f"nobody accepted it; it is the license of {' and of '.join(parts)}"
-            yield failed(evidence, license.id, remedy=f"read {license.url} and add {record}")
+            fix = f"read {license.url} and add {record}"
+            if wrong := _wrong_ids(view, license):
+                evidence += f"; license.accepted has {wrong}, which the registry does not have"
+                fix = f"write {license.id} there if that is the text that was read; else {fix}"
+            yield failed(evidence, license.id, remedy=fix)
             continue
         latest = max(records, key=lambda record: record.accepted)
         age = (today - latest.accepted).days
@@ -116,12 +121,21 @@ def accepted(view: DeploymentView, today: date) -> Iterator[Outcome]:
             fix = "write the name of the person who read it in `by` of license.accepted"
             yield failed(f"{evidence}: that is a placeholder, not a person", license.id, remedy=fix)
         elif age < 0:
-            yield failed(f"{evidence}, which is in the future", license.id)
+            fix = f"set `accepted` of license.accepted to the day on which it was read, not after {today}"
+            yield failed(f"{evidence}, which is after {today}", license.id, remedy=fix)
         elif age > limit:
             fix = f"read {license.url} again and set `accepted` of license.accepted to that day"
             yield failed(f"{evidence}, {age} days ago; the limit is {limit}", license.id, remedy=fix)
         else:
             yield passed(evidence, license.id)
+
+
+def _wrong_ids(view: DeploymentView, license: License) -> str:
+    """The accepted ids that no license has and that may mean this one."""
+    known = license_ids()
+    given = dict.fromkeys(record.license for record in view.license.accepted if record.license not in known)
+    meant = {name: difflib.get_close_matches(name.casefold(), known, n=1) for name in given}
+    return ", ".join(repr(name) for name, close in meant.items() if close in ([], [license.id]))
 
 
 @LICENSE.dated_rule(
