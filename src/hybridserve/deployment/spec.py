@@ -22,6 +22,7 @@ from hybridserve.errors import ConfigError
 from hybridserve.fast_dataclass import dataclass
 from hybridserve.settings import Settings
 from hybridserve.settings.load import SETTINGS_JSON
+from hybridserve.validation import from_validation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,15 +122,13 @@ def spec_from_environ(environ: Mapping[str, str] | None = None) -> DeploymentSpe
             text = Path(text).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(SETTINGS_JSON, f"{text} cannot be read: {error}", "name a readable file") from None
+    fix = "write it with DeploymentSpec.to_json, or as settings in JSON"
     try:
         tree = json.loads(text)
         if "settings" in tree:
             return DeploymentSpec.from_json(text)
         return DeploymentSpec(settings=Settings.model_validate(tree))
-    except (ValueError, TypeError, ValidationError) as error:
-        detail = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            SETTINGS_JSON,
-            f"contains no valid settings: {detail}",
-            "write it with DeploymentSpec.to_json, or as settings in JSON",
-        ) from None
+    except ValidationError as error:
+        raise from_validation(error, SETTINGS_JSON, fix) from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(SETTINGS_JSON, f"contains no settings: {error}", fix) from None

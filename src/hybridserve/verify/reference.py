@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from hybridserve.compliance.evidence import is_intact, seal_record
 from hybridserve.errors import ConfigError
 from hybridserve.files import read_text
+from hybridserve.validation import from_validation
 from hybridserve.verify.statistics import Noise
 
 SCHEMA = "hybridserve.reference/1"
@@ -93,7 +94,7 @@ def read_reference(file: Path) -> Reference:
     try:
         reference = TypeAdapter(Reference).validate_python({k: v for k, v in record.items() if k != "schema"})
     except ValidationError as error:
-        raise ConfigError(str(file), f"is not a reference: {error.errors()[0]['msg']}", _FIX) from None
+        raise from_validation(error, f"{file} is not a reference", _FIX) from None
     if not reference.entries:
         raise ConfigError(str(file), "has no probes", _FIX)
     return reference

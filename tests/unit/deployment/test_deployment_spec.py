@@ -16,6 +16,7 @@ from hybridserve.cli import check, plan, render
 from hybridserve.deployment import resolve
 from hybridserve.deployment.spec import DeploymentSpec, spec_from_environ
 from hybridserve.engine import vllm_middleware
+from hybridserve.errors import ConfigError
 from hybridserve.planning import resolve as planner
 from hybridserve.planning.resolve import engine_args, engine_environment
 from hybridserve.runtime import serve
@@ -122,6 +123,18 @@ def test_environment_holds_spec_or_plain_settings(tmp_path: Path) -> None:
     assert spec_from_environ({"HYBRIDSERVE_SETTINGS_JSON": str(file)}) == spec
     plain = spec_from_environ({"HYBRIDSERVE_SETTINGS_JSON": json.dumps({"server": {"port": 9000}})})
     assert (plain.settings.server.port, plain.plan) == (9000, None)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_wrong_setting_of_the_environment_is_named_without_its_password(whole: bool) -> None:
+    settings = {"access": {"limits_url": "rediss://:hunter2@limits:6380/0"}}
+    text = json.dumps({"settings": settings} if whole else settings)
+    with pytest.raises(ConfigError) as caught:
+        spec_from_environ({"HYBRIDSERVE_SETTINGS_JSON": text})
+    path = "settings.access.limits_url" if whole else "access.limits_url"
+    assert caught.value.where == f"HYBRIDSERVE_SETTINGS_JSON: {path}"
+    assert caught.value.what == "the value is not an address such as redis://HOST:6379/0, without a password"
+    assert "hunter2" not in str(caught.value)
 
 
 def test_ray_application_from_settings_and_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
