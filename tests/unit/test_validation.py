@@ -96,7 +96,7 @@ def test_every_error_of_pydantic_has_words_of_its_own() -> None:
             "overlap_tokens 20000 is more than half of the window of 100",
             "set guard.overlap_tokens to 50 or less",
         ),
-        ("telemetry: {slo_ttft_s: 3}", "slo_ttft_s 3 is not a bucket", "set telemetry.slo_ttft_s to 1 or 2.5"),
+        ("telemetry: {slo_ttft_s: 3}", "slo_ttft_s 3 is not a bucket", "set telemetry.slo_ttft_s to 2.5 or 5"),
         (
             "access: {refused_fields: priority}",
             "'priority' is not a list",

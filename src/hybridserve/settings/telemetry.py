@@ -58,7 +58,9 @@ class TelemetrySection(Section):
         for name, buckets in (("slo_ttft_s", TTFT_BUCKETS), ("slo_inter_token_s", INTER_TOKEN_BUCKETS)):
             value = getattr(self, name)
             if value not in buckets:
-                near = sorted(sorted(buckets, key=lambda bucket: abs(bucket - value))[:2])
+                below = [bucket for bucket in buckets if bucket < value][-1:]
+                above = [bucket for bucket in buckets if bucket > value][:1]
+                near = " or ".join(f"{bucket:g}" for bucket in below + above)
                 what = f"{name} {value:g} is not a bucket of the engine's histogram and cannot be counted"
-                raise refused(what, f"set telemetry.{name} to {near[0]:g} or {near[1]:g}", name)
+                raise refused(what, f"set telemetry.{name} to {near}", name)
         return self

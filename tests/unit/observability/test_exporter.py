@@ -135,6 +135,9 @@ def test_invalid_slo_target_is_one_error_of_the_command(capsys: pytest.CaptureFi
     ("wrong", "fix"),
     [
         ({"slo_ttft_s": 2.0}, "set telemetry.slo_ttft_s to 1 or 2.5"),
+        ({"slo_ttft_s": 3.0}, "set telemetry.slo_ttft_s to 2.5 or 5"),
+        ({"slo_ttft_s": 0.0001}, "set telemetry.slo_ttft_s to 0.001"),
+        ({"slo_ttft_s": 3000.0}, "set telemetry.slo_ttft_s to 2560"),
         ({"slo_inter_token_s": 0.06}, "set telemetry.slo_inter_token_s to 0.05 or 0.075"),
         ({"slo_availability": 1.0}, "a number below 1"),
         ({"slo_attainment": 0}, "a number above 0"),
