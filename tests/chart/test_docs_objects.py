@@ -8,7 +8,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from chart_helm import ROOT
+from chart_cases import values_of
+from chart_helm import ROOT, template
 from crd_schema import errors, validators
 
 PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
@@ -35,3 +36,17 @@ def test_pages_show_the_ways_to_balance() -> None:
     pool = next(tree for _, tree in SHOWN if tree["kind"] == "InferencePool")
     broken = {**pool, "spec": {**pool["spec"], "targetPort": 8000}}
     assert errors(broken)
+
+
+def test_containers_that_pages_name_are_in_the_chart() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md")))
+    named = set(re.findall(r"\bcontainers? `([\w-]+)`", text))
+    pods = [
+        tree["spec"]["template"]["spec"]
+        for case in ("standalone-keda", "standalone-guard")
+        for tree in template(values_of(case))
+        if tree["kind"] == "Deployment"
+    ]
+    made = {one["name"] for pod in pods for one in [*pod["containers"], *pod.get("initContainers", [])]}
+    assert named
+    assert named <= made
