@@ -220,9 +220,12 @@ class EngineMetrics(MetricGroup):
         )
         self.license_review_age = gauge(
             "license_review_age_seconds",
-            "Seconds since a license text was last reviewed for the catalog.",
+            "Seconds since a license text was last reviewed, for the catalog or by who accepted it.",
             "license",
             "role",
+        )
+        self.license_review_limit = gauge(
+            "license_review_limit_seconds", "Maximum age of a license review from the settings, in seconds."
         )
 
 

@@ -139,6 +139,7 @@ def of_release(series: dict[str, str], name: str) -> dict[str, str]:
 TTFT, TPOT = "vllm:time_to_first_token_seconds", "vllm:request_time_per_output_token_seconds"
 FINDING = 'hybridserve_compliance_findings{%s,severity="%s",status="%s"}'
 AGE = f'hybridserve_license_review_age_seconds{{{WHO},license="apache-2.0",role="model"}}'
+REVIEW_LIMIT = f"hybridserve_license_review_limit_seconds{{{WHO}}}"
 LOOPS = "ray_serve_controller_num_control_loops"
 UP = f'up{{job="n/podmonitor",{WHO}}}'
 BUILD = f"hybridserve_build_info{{{WHO}}}"
@@ -222,8 +223,8 @@ CASES = (
     Case("HybridServeComplianceFail", ("ticket",), {FINDING % (WHO, "error", "FAIL"): "1x60"}),
     Case("HybridServeComplianceFail", (), {FINDING % (WHO, "warning", "FAIL"): "3x60"}),
     Case("HybridServeComplianceFail", (), {FINDING % (WHO, "error", "PASS"): "9x60"}),
-    Case("HybridServeLicenseReviewExpired", ("info",), {AGE: "16000000x120"}, "2h"),
-    Case("HybridServeLicenseReviewExpired", (), {AGE: "864000x120"}, "2h"),
+    Case("HybridServeLicenseReviewExpired", ("info",), {AGE: "864001x120", REVIEW_LIMIT: "864000x120"}, "2h"),
+    Case("HybridServeLicenseReviewExpired", (), {AGE: "864000x120", REVIEW_LIMIT: "864000x120"}, "2h"),
     Case("HybridServeAutoscalerAtLimit", ("ticket",), limits(3.4, 3)),
     Case("HybridServeAutoscalerAtLimit", (), limits(2.9, 3)),
     Case("HybridServeScaleDownStuck", ("ticket",), sizes(3, 2)),

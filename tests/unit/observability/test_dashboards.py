@@ -138,9 +138,16 @@ def test_sums_of_ray_histograms_are_not_used() -> None:
 def test_panels_have_a_description_and_a_threshold_for_their_runbook(board: Dashboard, panel: Panel) -> None:
     assert panel.description.endswith(".")
     # A panel with a runbook shows when to read it: a threshold, or the limit as a line.
-    assert panel.runbook is None or panel.limits or any("replica_limit" in expr for expr, _ in panel.queries)
+    assert panel.runbook is None or panel.limits or any("_limit" in expr for expr, _ in panel.queries)
     if panel.runbook is not None:
         assert (ROOT / "docs" / "runbooks" / f"{panel.runbook}.md").is_file()
+
+
+@pytest.mark.parametrize(("board", "panel"), PANELS)
+def test_only_panels_over_metrics_of_ray_name_ray(board: Dashboard, panel: Panel) -> None:
+    """The other metrics are exported by pods without Ray, too."""
+    if not any(re.search("ray_|kuberay", expr) for expr, _ in panel.queries):
+        assert "Ray" not in panel.description
 
 
 @cache

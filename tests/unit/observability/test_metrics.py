@@ -19,6 +19,7 @@ from hybridserve.observability.collectors.autoscaler import record_decision
 from hybridserve.observability.collectors.replica import ReplicaCollector
 from hybridserve.observability.collectors.slo import SLOCollector
 from hybridserve.observability.metrics import AutoscalerMetrics, GatewayMetrics, all_metrics
+from hybridserve.settings import Settings
 from support.metrics import samples
 
 
@@ -74,6 +75,22 @@ def test_replica_exports_cache_plan_and_license_state(state: ReplicaCollector) -
     assert seen['hybridserve_compliance_findings{severity="error",status="PASS"}'] == 2
     assert seen['hybridserve_compliance_findings{severity="warning",status="FAIL"}'] == 1
     assert seen['hybridserve_license_review_age_seconds{license="apache-2.0",role="model"}'] == 10 * 86400
+    assert seen["hybridserve_license_review_limit_seconds"] == 180 * 86400
+
+
+def test_review_age_and_its_limit_follow_the_settings(state: ReplicaCollector) -> None:
+    """What the runbook of the alert says to do ends the alert: a person reads the license and dates the acceptance."""
+    accepted = [
+        {"license": "apache-2.0", "by": "Ada Lovelace", "accepted": "2026-11-21"},
+        {"license": "apache-2.0", "by": "YOUR NAME", "accepted": "2026-11-23"},
+        {"license": "mit", "by": "Ada Lovelace", "accepted": "2026-11-24"},
+    ]
+    settings = Settings.model_validate({"license": {"accepted": accepted, "max_review_age_days": 90}})
+    registry = CollectorRegistry()
+    registry.register(ReplicaCollector(replace(state._facts, settings=settings), state._current, state._today))
+    seen = samples(registry)
+    assert seen['hybridserve_license_review_age_seconds{license="apache-2.0",role="model"}'] == 3 * 86400
+    assert seen["hybridserve_license_review_limit_seconds"] == 90 * 86400
 
 
 def test_prefix_cache_is_ineffective_when_no_prompt_can_hit(state: ReplicaCollector) -> None:

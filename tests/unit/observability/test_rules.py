@@ -15,7 +15,7 @@ from rule_cases import CASES, WHO, Case, latency, of_release
 from typer.testing import CliRunner
 
 from hybridserve.cli.app import app
-from hybridserve.observability.rules.alerts import alerts, without_templates
+from hybridserve.observability.rules.alerts import Alert, alerts, without_templates
 from hybridserve.observability.rules.files import RECORDINGS, rule_files, rule_groups
 from hybridserve.observability.rules.slo import objectives
 from hybridserve.settings.telemetry import TelemetrySection
@@ -161,6 +161,21 @@ def test_runbook_has_all_sections_and_names_its_alerts(alert: str) -> None:
     for heading in ("## What it means", "## Look at", "## Do"):
         assert heading in page, heading
     assert all(same.name in page for same in ALERTS if same.runbook == alert)
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
+def test_only_alerts_over_metrics_of_ray_name_ray(alert: Alert) -> None:
+    """The other metrics are exported by pods without Ray, too, which the chart's autoscaler scales."""
+    if not re.search("ray_serve|kuberay", alert.expr):
+        assert "Ray" not in f"{alert.summary} {alert.description}"
+
+
+def test_steps_of_a_runbook_that_need_ray_say_so() -> None:
+    pages = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
+    steps = [step for page in pages for step in re.split(r"\n(?=- |\| )", page.read_text())]
+    need_ray = [step for step in steps if "HEAD_POD" in step or "queue_length" in step]
+    assert need_ray
+    assert [step for step in need_ray if "rayservice" not in step] == []
 
 
 def test_every_runbook_belongs_to_an_alert() -> None:

@@ -13,6 +13,7 @@ from hybridserve.catalog.licenses import License, license_ids
 from hybridserve.compliance.findings import Outcome, failed, passed, require, unknown
 from hybridserve.compliance.overrides import alterations
 from hybridserve.compliance.placeholders import is_placeholder
+from hybridserve.compliance.reviews import accepted_on, last_review
 from hybridserve.compliance.rules.base import RuleFamily, clause, duties
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.settings.license import Waiver
@@ -148,16 +149,10 @@ def _wrong_ids(view: DeploymentView, license: License) -> str:
 def review_age(view: DeploymentView, today: date) -> Iterator[Outcome]:
     limit = view.license.max_review_age_days
     for license in _licenses(view):
-        # A person who accepted this version read it on that day.
-        accepted_on = [
-            record.accepted
-            for record in view.license.accepted
-            if record.license == license.id and record.accepted <= today and not is_placeholder(record.by)
-        ]
         reviewed = f"reviewed {license.read} in the registry"
-        if accepted_on:
-            reviewed += f", read and accepted {max(accepted_on)} by you"
-        age = (today - max([license.read, *accepted_on])).days
+        if day := accepted_on(view.license, license.id, today):
+            reviewed += f", read and accepted {day} by you"
+        age = (today - last_review(view.license, license.id, license.read, today)).days
         evidence = f"{reviewed}: {age} days ago; the limit is {limit}"
         if age <= limit:
             yield passed(evidence, license.id)

@@ -15,9 +15,11 @@ from prometheus_client.registry import Collector
 
 from hybridserve.autoscaling.capacity import ReplicaCapacity
 from hybridserve.autoscaling.replica_metrics import ReplicaMetrics
+from hybridserve.compliance.reviews import last_review
 from hybridserve.observability.metrics import EngineMetrics
 from hybridserve.settings import Settings
 
+_DAY_S = 86400.0
 # Fields of the plan that are numbers under the same name on the engine's side.
 PLAN_FIELDS = ("num_gpu_blocks", "block_size", "kv_cache_size_tokens", "kv_cache_max_concurrency", "max_model_len")
 
@@ -117,13 +119,16 @@ class ReplicaCollector(Collector):
         metrics.prefix_cache_ineffective.set(float(facts.prefix_cache_ineffective))
         metrics.slo_target.labels("ttft").set(telemetry.slo_ttft_s)
         metrics.slo_target.labels("inter_token").set(telemetry.slo_inter_token_s)
+        metrics.license_review_limit.set(facts.settings.license.max_review_age_days * _DAY_S)
         applied = (finding for finding in facts.findings or () if finding["applies"])
         findings = Counter((finding["severity"], finding["status"]) for finding in applied)
         for labels, count in findings.items():
             metrics.compliance_findings.labels(*labels).set(count)
 
     def _set_review_ages(self, licenses: Mapping[str, Any]) -> None:
+        today = self._today()
         for model in licenses["models"]:
             for license_ in model["licenses"]:
-                days = (self._today() - date.fromisoformat(license_["read"])).days
-                self.metrics.license_review_age.labels(license_["id"], model["role"]).set(days * 86400.0)
+                read = date.fromisoformat(license_["read"])
+                days = (today - last_review(self._facts.settings.license, license_["id"], read, today)).days
+                self.metrics.license_review_age.labels(license_["id"], model["role"]).set(days * _DAY_S)

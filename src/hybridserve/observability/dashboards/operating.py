@@ -36,12 +36,12 @@ _GOOD, _FINISHED = (
 _GOOD_TOKENS = f"{rate('vllm:generation_tokens_total', where=MODEL)[0]} * {_GOOD} / {_FINISHED}"
 
 AUTOSCALING = dashboard(
-    "autoscaling", "Autoscaling", "What the scaling policy sees and decides, and the replicas that Ray Serve runs.",
+    "autoscaling", "Autoscaling", "What the scaling policy sees and decides, and the replicas that run.",
     row(
         "Replicas",
         panel(
             "Desired / target / ready replicas", "suffix: replicas",
-            "Desired by the scaling policy, requested from Ray Serve, and running; with the limits.",
+            "Desired by the scaling policy, requested, and running; with the limits.",
             (_DESIRED, "desired"), (_TARGET, "target"), (_READY, "ready"),
             highest("hybridserve_autoscaler_replica_limit", "limit", MODEL),
         ),
@@ -55,7 +55,7 @@ AUTOSCALING = dashboard(
     ),
     row(
         "Now",
-        stat("Replicas starting", "suffix: replicas", "Requested from Ray Serve and not running yet.",
+        stat("Replicas starting", "suffix: replicas", "Requested and not running yet.",
              f"clamp_min({_TARGET} - {_READY}, 0)", _ORANGE, runbook="replicas-missing"),
         stat("Replicas draining", "suffix: replicas", "Running above the target: they finish their requests and stop.",
              f"clamp_min({_READY} - {_TARGET}, 0)", _ORANGE, runbook="scale-down-stuck"),
@@ -106,9 +106,10 @@ COMPLIANCE = dashboard(
         stat("Lapsed", "suffix: findings", "Checks that would refuse a start now; the service closes after license.grace_days.",
              f"max(hybridserve_compliance_lapses{{{REPLICA}}}) or vector(0)", (1, "red"), runbook="compliance-lapsed"),
         panel(
-            "Age of license reviews", "s", "Since a license text was last reviewed for the catalog.",
+            "Age of license reviews", "s", "Since a license text was last reviewed, for the catalog or by who accepted it; with the limit.",
             (highest("hybridserve_license_review_age_seconds", "license, role")[0], "{{license}} ({{role}})"),
-            limits=((180 * 86400, "orange"),), runbook="license-review-expired",
+            (highest("hybridserve_license_review_limit_seconds")[0], "license.max_review_age_days"),
+            runbook="license-review-expired",
         ),
     ),
     row(

@@ -13,7 +13,6 @@ from hybridserve.settings.telemetry import TelemetrySection
 RUNBOOKS = "https://github.com/hybridserve/hybridserve/blob/main/docs/runbooks"
 
 _CAPACITY = 'vllm:num_requests_waiting_by_reason{reason="capacity"}'
-_DAY_S = 86400
 # A target counts by what it exported, not by its address: in a pod unused ports are targets too. A replica that was
 # removed by scale-down is not down.
 _WAS_A_REPLICA = (
@@ -200,8 +199,9 @@ STATE = (
     ),
     Alert(
         "HybridServeLicenseReviewExpired", "1h", "info", "license-review-expired",
-        f"max by ({BY}, license) (hybridserve_license_review_age_seconds) > {180 * _DAY_S}",
-        "{{ $labels.license }} was last reviewed more than half a year ago",
+        f"max by ({BY}, license) (hybridserve_license_review_age_seconds "
+        f"> on ({BY}, replica) group_left () hybridserve_license_review_limit_seconds)",
+        "{{ $labels.license }} was last reviewed longer ago than license.max_review_age_days",
         "Some licenses require a regular review.",
     ),
     Alert(
@@ -216,7 +216,7 @@ STATE = (
         f"max by ({BY}) (hybridserve_autoscaler_ready_replicas) "
         f"> on ({BY}) max by ({BY}) (hybridserve_autoscaler_target_replicas)",
         "{{ $labels.model }}: scale-down is stuck: extra replicas do not terminate",
-        "More replicas run than the target of Ray Serve.",
+        "More replicas run than the autoscaler requested.",
     ),
     Alert(
         "HybridServeAutoscalerMetricsMissing", "5m", "ticket", "autoscaler-metrics-missing",
@@ -236,14 +236,14 @@ STATE = (
         f"max by ({BY}) (hybridserve_autoscaler_ready_replicas) "
         f"< on ({BY}) max by ({BY}) (hybridserve_autoscaler_target_replicas)",
         "{{ $labels.model }}: replicas are missing: fewer are ready than requested",
-        "{{ $value }} are ready, fewer than the target of Ray Serve, for longer than a start takes.",
+        "{{ $value }} are ready, fewer than the autoscaler requested, for longer than a start takes.",
     ),
     Alert(
         "HybridServeReplicaLost", "0m", "info", "engine-down",
         # Over two minutes: a fast replacement removes the target of the dead replica before the next evaluation.
         f"min_over_time(up[2m]){_WAS_A_REPLICA}",
         "{{ $labels.replica }} disappeared (scrape target lost)",
-        "Its process was killed or stopped, or exited with its engine. Ray Serve starts another replica.",
+        "Its process was killed or stopped, or exited with its engine.",
     ),
     Alert(
         "HybridServeProxyReplaced", "0m", "info", "serve-component-replaced",
