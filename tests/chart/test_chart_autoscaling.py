@@ -69,6 +69,23 @@ def test_one_scaler_follows_the_controller(case: str) -> None:
         assert metric["external"]["metric"]["selector"]["matchLabels"].items() <= labels.items()
 
 
+@pytest.mark.parametrize("case", SCALED)
+@pytest.mark.parametrize("name", ["", "other"])
+def test_all_metrics_of_a_release_have_one_label(case: str, name: str) -> None:
+    """Alerts match the autoscaler's series with those of the engines, and with the recorded release, by this label."""
+    objects = template(values_of(case), "--set", f"fullnameOverride={name},monitoring.monitor.enabled=true")
+    endpoints = only(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    rules = [rule for endpoint in endpoints for rule in endpoint["relabelings"] if rule["targetLabel"] == "release"]
+    assert len(rules) == len(endpoints) > 1
+    (recorded,) = only(objects, "PrometheusRule", f"{name or 'demo'}-release")["spec"]["groups"][0]["rules"]
+    selected = [
+        one["spec"]["metrics"][0]["external"]["metric"]["selector"]["matchLabels"]["release"]
+        for one in objects
+        if one["kind"] == "HorizontalPodAutoscaler"
+    ]
+    assert {*selected, *(rule["replacement"] for rule in rules)} == {recorded["labels"]["release"]} == {name or "demo"}
+
+
 def test_keda_reads_what_the_controller_serves() -> None:
     objects = template(values_of("standalone-keda"))
     (trigger,) = only(objects, "ScaledObject")["spec"]["triggers"]
