@@ -24,7 +24,8 @@ from hybridserve.cli.options import (
 )
 from hybridserve.errors import ConfigError
 from hybridserve.planning.cost import bound_cost, check_prices, cost_data, parse_prices
-from hybridserve.planning.recommend import Goal, Reuse
+from hybridserve.planning.flags import Goal
+from hybridserve.planning.recommend import Reuse
 from hybridserve.planning.resolve import PlanOptions, plan_settings
 from hybridserve.planning.workload import ASSUMED, Workload, from_csv
 from hybridserve.settings import Option, Settings

@@ -23,7 +23,7 @@ from hybridserve.cli.options import (
     read_settings,
     with_device,
 )
-from hybridserve.planning.recommend import Goal
+from hybridserve.planning.flags import Goal
 from hybridserve.planning.render import command_line, llm_config, shell
 from hybridserve.planning.resolve import PlanOptions, ResolvedPlan, engine_args, plan_settings
 from hybridserve.planning.serialize import more_than_usable, parser_notes

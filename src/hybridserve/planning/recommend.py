@@ -24,18 +24,16 @@ from hybridserve.planning.deployment import (
     with_cache,
     with_engine_defaults,
 )
+from hybridserve.planning.flags import CONTEXT_SHARE, Flag, Goal, scheduler_flags
 from hybridserve.planning.models.architecture import UNLIMITED
 from hybridserve.planning.refusals import Fill, nothing_fits
 from hybridserve.planning.tradeoffs import Alternative, alternatives, match_unit
 from hybridserve.planning.workload import Workload
 from hybridserve.units import GIB, MIB, counted
 
-Goal = Literal["throughput", "latency", "context"]
 Reuse = Literal["unknown", "independent", "shared"]
 """Whether requests share prompt prefixes: agents and multi-turn chats do, single questions do not."""
 
-# The longest context is kept below the last token that fits: near it, aligned prefill may loop (vllm#52520).
-CONTEXT_SHARE = 0.95
 LENGTH_STEP = 256
 AUTO_CAP = 1 << 62
 CONTEXT_GOAL_UTILIZATION = 0.95
@@ -43,18 +41,6 @@ CONTEXT_GOAL_UTILIZATION = 0.95
 CONTEXT_GOAL_SEQS = 8
 CPU_SEQS = 8
 CPU_POOL_BYTES = 256 * MIB
-# Share of blocks kept free on admission. It reduced preemptions by a third where decoding outgrew the pool.
-WATERMARK = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """One engine argument to set, under vLLM's name."""
-
-    name: str
-    value: int | float | str | bool
-    reason: str
-    gain: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +120,7 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
     if plan.low is None:
         raise nothing_fits(asked, plan, fill)
 
-    flags += _describe(asked, plan, workload, goal, table)
+    flags += scheduler_flags(asked, plan, workload, goal, table)
     if _core_forgets_block(plan, table):
         reason = f"the core of vLLM {table.version} on CPU forgets the block that it aligned"
         flags.append(
@@ -313,96 +299,3 @@ def _choose_length(deployment: Deployment, asked: Deployment, fill: Fill) -> int
         return own
     length = min(own, int(plan.low.longest_context * CONTEXT_SHARE))
     return length - length % LENGTH_STEP if length > LENGTH_STEP else length
-
-
-def _describe(
-    asked: Deployment, plan: DeploymentPlan, workload: Workload, goal: Goal, table: EngineTable
-) -> list[Flag]:
-    """Flags of the scheduler and the context, with their gains."""
-    assert plan.low is not None
-    low, layout, length = plan.low, plan.layout, min(workload.p95, plan.low.max_model_len)
-    default = with_engine_defaults(asked, table)
-    flags = [
-        Flag(
-            "max_model_len",
-            low.max_model_len,
-            _length_reason(asked, plan, goal),
-            f"{counted(low.n_safe(low.max_model_len), 'request')} of that length at once without preemption",
-        )
-    ]
-    safe, steady = low.n_safe(length), low.n_steady(length)
-    if asked.cache.max_num_seqs is not None:
-        reason = "set by you"
-    elif plan.deployment.accelerator.platform == "cpu":
-        reason = f"{counted(steady, 'request')} of {length:,} tokens fit, but each step is slow on a CPU"
-    elif goal == "context" and plan.max_num_seqs < steady:
-        reason = "few sequences leave the most memory for the cache of one long context"
-    else:
-        latency, never = goal == "latency", plan.max_num_seqs <= safe
-        most = safe if latency else steady
-        what = "fit, without preemption" if never else "fit, with rare preemptions"
-        what = "never preempt each other" if latency else what
-        reason = f"{counted(safe if never else most, 'request')} of {length:,} tokens {what}"
-        if plan.max_num_seqs == default.cache.max_num_seqs:
-            reason += "; the engine's default is kept"
-        elif plan.max_num_seqs < most and plan.max_num_seqs % 8 == 0:
-            reason += "; decode batches are captured in multiples of 8"
-    gain = _seqs_gain(plan, default)
-    if asked.cache.max_num_seqs is not None:
-        gain = f"{counted(steady, 'request')} of {length:,} tokens fit, {safe:,} of them without preemption"
-    flags.append(Flag("max_num_seqs", plan.max_num_seqs, reason, gain))
-
-    tokens = plan.max_num_batched_tokens
-    if layout.mode == "align":
-        chunk = max(0, tokens - plan.max_num_seqs) // layout.block_size
-        usual = default.max_num_batched_tokens or tokens
-        idle = usual % layout.block_size / usual if usual > layout.block_size else 0.0
-        reason = (
-            f"{chunk} x {layout.block_size:,} plus one token per sequence: prefill chunks are whole blocks"
-            if chunk and asked.max_num_batched_tokens is None
-            else "set by you"
-        )
-        gain = (
-            f"the default {usual:,} would leave {idle:.0%} of each step unused"
-            if idle
-            else "a whole block in each step"
-        )
-    else:
-        reason = "set by you" if asked.max_num_batched_tokens is not None else "the engine's default, pinned"
-        gain = "larger prefill chunks would raise the inter-token latency of other requests"
-    flags.append(Flag("max_num_batched_tokens", tokens, reason, gain))
-    if goal == "throughput" and plan.max_num_seqs > safe and plan.deployment.arch.hybrid:
-        flags.append(
-            Flag(
-                "watermark",
-                WATERMARK,
-                f"{plan.max_num_seqs} sequences are more than the {safe} that never preempt each other",
-                "free blocks for growing sequences: fewer preemptions",
-            )
-        )
-    return flags
-
-
-def _length_reason(asked: Deployment, plan: DeploymentPlan, goal: Goal) -> str:
-    assert plan.low is not None
-    own, longest = plan.deployment.arch.max_position_embeddings, plan.low.longest_context
-    if asked.cache.max_model_len is not None:
-        return "set by you"
-    if plan.low.max_model_len in (own, plan.deployment.served_len):
-        return "the model's default context"
-    if longest == own:
-        return f"{CONTEXT_SHARE:.0%} of the model's {own:,} tokens, which would take nearly the whole cache"
-    more = goal != "context" and asked.gpu_memory_utilization is None and asked.kv_cache_memory_bytes is None
-    hint = ", and more of them fit with --goal context" if more and asked.accelerator.platform == "cuda" else ""
-    return f"{CONTEXT_SHARE:.0%} of the {longest:,} tokens that fit; the model supports {own:,}{hint}"
-
-
-def _seqs_gain(plan: DeploymentPlan, default: Deployment) -> str:
-    usual = default.cache.max_num_seqs
-    if usual is None or usual == plan.max_num_seqs:
-        return "the engine's default fits and is kept"
-    other = plan_deployment(with_cache(plan.deployment, max_num_seqs=usual))
-    if other.refusal is not None:
-        return f"the default {usual} would not start: {other.refusal.what.split(':')[0]}"
-    freed = (plan.budget.kv - other.budget.kv) / GIB
-    return f"{freed:.2f} GiB more for the cache than with {usual}" if freed >= 0.01 else f"instead of {usual}"

@@ -29,6 +29,7 @@ from hybridserve.planning.extra_args import (
     lora_slots,
     online_quantization,
 )
+from hybridserve.planning.flags import Goal
 from hybridserve.planning.memory.weights import mtp_bytes
 from hybridserve.planning.models import Architecture, read_architecture
 from hybridserve.planning.models.architecture import NOT_IN_FLOAT16
@@ -39,7 +40,7 @@ from hybridserve.planning.models.quantization import (
     accepted_methods,
     vendor_recipe,
 )
-from hybridserve.planning.recommend import Goal, Recommendation, Reuse, recommend
+from hybridserve.planning.recommend import Recommendation, Reuse, recommend
 from hybridserve.planning.workload import ASSUMED, Workload
 from hybridserve.settings import Settings
 from hybridserve.settings.engine import EngineSection

@@ -53,6 +53,7 @@ def report(planned: ResolvedPlan) -> dict[str, Any]:
             *plan.warnings,
             *more_than_usable(planned),
             *too_long(planned),
+            *_block_over_budget(plan),
             *_unmeasured(plan),
             *_text_only(planned),
             *parser_notes(planned.model.card, planned.settings.engine),
@@ -258,6 +259,18 @@ def _conversion(plan: DeploymentPlan) -> list[dict[str, Any]]:
     gain = f"{format_gib(plan.weights.bytes)} of weights instead of {format_gib(stored.bytes)}"
     name, reason = deployment.precision.name, "set by you: vLLM converts the weights while it loads them"
     return [{"name": "quantization", "value": name, "reason": reason, "gain": gain}]
+
+
+def _block_over_budget(plan: DeploymentPlan) -> list[str]:
+    """A warning where one step has fewer tokens than a block, so that no prefill chunk is a whole block."""
+    block, tokens = plan.layout.block_size, plan.max_num_batched_tokens
+    if plan.layout.mode != "align" or block <= tokens:
+        return []
+    return [
+        f"max_num_batched_tokens, {tokens:,}, is less than a block of {block:,} tokens, at whose boundaries the engine "
+        "splits prompts: `hybridserve check` refuses it (engine.block-over-budget); set at least "
+        f"{block + plan.max_num_seqs}."
+    ]
 
 
 def _unmeasured(plan: DeploymentPlan) -> list[str]:

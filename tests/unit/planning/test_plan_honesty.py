@@ -106,3 +106,10 @@ def test_list_marks_devices_that_no_plan_accepts(capsys: pytest.CaptureFixture[s
     marked = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "no kernels" in line]
     assert marked == [each.id for each in accelerators() if each.compute_capability and not each.has_kernels]
     assert marked
+
+
+@pytest.mark.parametrize(("tokens", "told"), [(100, True), (1311, True), (1312, False)])
+def test_a_step_with_fewer_tokens_than_a_block_is_a_warning(tokens: int, told: bool) -> None:
+    plan = reported(*NANO, f"engine.max_num_batched_tokens={tokens}", "engine.max_num_seqs=8")
+    assert warned(plan, "engine.block-over-budget") is told
+    assert not told or warned(plan, "set at least 1320.")
