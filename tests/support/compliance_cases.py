@@ -81,7 +81,7 @@ class Case:
     facts: CacheFacts | None = FACTS
     refusal: str | None = None
     platform: str = "cuda"
-    blackwell: bool = False
+    rounds_stochastically: bool = False
     hybrid: bool | None = True
     mixer: str | None = "mamba2"
     today: date = TODAY
@@ -112,7 +112,8 @@ class Case:
         settings = Settings.model_validate(case.tree)
         model = ResolvedModel(id=settings.model.id, card=self.card, config={}, folder=folder)
         engine = settings.engine.model_dump(mode="json", exclude={"extra_args"}) | settings.engine.extra_args
-        planned = PlannedEngine(platform=self.platform, args=engine, blackwell=self.blackwell, hybrid=self.hybrid,
+        planned = PlannedEngine(platform=self.platform, args=engine, rounds_stochastically=self.rounds_stochastically,
+                                hybrid=self.hybrid,
                                 mixer=self.mixer, cache=self.facts, refusal=self.refusal)  # fmt: skip
         return deployment_view(settings, model, planned, "production")
 

@@ -86,6 +86,14 @@ class Accelerator(BaseModel):
         return self.platform == "cpu" or self.capability >= LOWEST_CAPABILITY
 
     @property
+    def rounds_stochastically(self) -> bool:
+        """Whether Triton can round the SSM state stochastically: an instruction of data center Blackwell, 10.x.
+
+        Source: vLLM config/mamba.py `MambaConfig`.
+        """
+        return self.major == 10
+
+    @property
     def major(self) -> int:
         """Major compute capability of an NVIDIA device, else 0."""
         return 0 if self.rocm else self.capability[0]

@@ -49,6 +49,7 @@ class PlannedEngine:
 
     Attributes:
         args: engine arguments under vLLM's names, as they are passed.
+        rounds_stochastically: the device rounds an SSM state stochastically without a backend that does.
         hybrid: the model has state layers; None where its config is not known.
         mixer: kind of its state layers, as the engine table names them.
         takes_ssm_dtype: `mamba_ssm_cache_dtype` sets the type of their states; without effect for a short convolution.
@@ -58,7 +59,7 @@ class PlannedEngine:
 
     platform: str
     args: Mapping[str, Any]
-    blackwell: bool = False
+    rounds_stochastically: bool = False
     hybrid: bool | None = None
     mixer: str | None = None
     takes_ssm_dtype: bool = True

@@ -100,8 +100,7 @@ def _state(asked: Deployment) -> dict[str, Any]:
 
 
 def _device(device: Accelerator) -> dict[str, Any]:
-    major = (device.compute_capability or "").split(".")[0]
-    return {"platform": device.platform, "blackwell": major in ("10", "12")}
+    return {"platform": device.platform, "rounds_stochastically": device.rounds_stochastically}
 
 
 def _cache_facts(plan: DeploymentPlan) -> CacheFacts | None:

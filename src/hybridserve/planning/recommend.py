@@ -12,7 +12,7 @@ from typing import Literal
 from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
-from hybridserve.planning.cache.dtypes import resolve_dtypes
+from hybridserve.planning.cache.dtypes import resolve_dtypes, takes_ssm_dtype
 from hybridserve.planning.cache.layout import compute_layout
 from hybridserve.planning.cache.types import AUTO_LEN, CacheLayout
 from hybridserve.planning.deployment import (
@@ -126,7 +126,7 @@ def _recommend_for_goal(deployment: Deployment, workload: Workload, goal: Goal, 
         flags.append(
             Flag("block_size", layout.block_size, reason, "prompts hit from the second time on, not the third")
         )
-    return Recommendation(goal, workload, tuple(flags), tuple(alternatives(plan, workload)), plan)
+    return Recommendation(goal, workload, tuple(flags), tuple(alternatives(asked, plan, workload)), plan)
 
 
 def _core_forgets_block(plan: DeploymentPlan, table: EngineTable) -> bool:
@@ -137,15 +137,24 @@ def _core_forgets_block(plan: DeploymentPlan, table: EngineTable) -> bool:
 
 
 def _state_dtype(deployment: Deployment, table: EngineTable) -> Flag:
-    """The SSM type that is set, or that `auto` means."""
-    asked = deployment.cache.mamba_ssm_cache_dtype
-    dtype = asked if asked != "auto" else resolve_dtypes(deployment.arch, deployment.cache, table).ssm
-    reason = "its default differs between vLLM releases; only float32 has no known accuracy loss"
-    if dtype != "float32":
+    """The SSM type: as set, else what `auto` means, but float32 where that has 16 bits.
+
+    Rule engine.ssm-dtype refuses 16 bits in production, and what the plan sets passes the project's own check.
+    """
+    arch, asked = deployment.arch, deployment.cache.mamba_ssm_cache_dtype
+    own = resolve_dtypes(arch, deployment.cache, table).ssm
+    gain, only = "the same state on every engine version", "only float32 has no known accuracy loss"
+    if own == "float32":
+        reason = f"its default differs between vLLM releases; {only}"
+    elif not (arch.state and takes_ssm_dtype(arch.state, table)):
         reason = f"what vLLM {table.version} takes by itself for this model; pinned, because releases differ"
-        if asked != "auto":
-            reason = "set by you"
-    return Flag("mamba_ssm_cache_dtype", dtype, reason, "the same state on every engine version")
+    elif asked == "auto":
+        reason = f"vLLM {table.version} takes {own} by itself, which `hybridserve check` refuses in production: {only}"
+        own = "float32"
+    else:
+        unless = "" if own == "bfloat16" else " without stochastic rounding"
+        reason = f"set by you; `hybridserve check` refuses it in production{unless}"
+    return Flag("mamba_ssm_cache_dtype", own, reason, gain)
 
 
 def _prefix_caching(

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from hybridserve.catalog.accelerators import Accelerator, accelerators
+from hybridserve.catalog.engines import engine_table
 from hybridserve.errors import PlanRefused
+from hybridserve.planning.cache.dtypes import resolve_dtypes
 from hybridserve.planning.cache.types import AUTO_LEN
 from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_low_end, with_cache
 from hybridserve.planning.models.architecture import UNLIMITED
@@ -21,12 +23,14 @@ Fill = Callable[[Deployment, int], Deployment]
 """Sets max_num_batched_tokens for a number of sequences, where the user has not."""
 
 
-def nothing_fits(asked: Deployment, plan: DeploymentPlan, fill: Fill) -> PlanRefused:
+def nothing_fits(given: Deployment, plan: DeploymentPlan, fill: Fill) -> PlanRefused:
     """The refusal of a plan.
 
     `where` is the given setting that the refusal names, else another one that alone prevents the start, if there is
     one. The fix has a value of it that starts, the same for other settings, and further changes that would start.
     """
+    # What is proposed is planned again, with the type that a plan chooses.
+    asked = with_cache(given, mamba_ssm_cache_dtype=plan.deployment.cache.mamba_ssm_cache_dtype)
     refusal = plan.low_refusal or plan.refusal
     assert refusal is not None
     where, fixes = refusal.where, []
@@ -44,9 +48,10 @@ def nothing_fits(asked: Deployment, plan: DeploymentPlan, fill: Fill) -> PlanRef
         usable = asked.accelerator.memory_bytes
         if usable and _starts(replace(asked, total_bytes=None)):
             fixes.append(f"{usable / GIB:.2f}, the usable memory of {asked.accelerator.name}, or leave it out")
+    fixes += _state_dtype(given, plan)
     if asked.accelerator.platform == "cuda":
         if asked.cache.kv_cache_dtype == "auto" and _starts(with_cache(asked, kv_cache_dtype="fp8")):
-            fixes.append("--kv-cache-dtype fp8")
+            fixes.append("--set engine.kv_cache_dtype=fp8")
         fixes += _devices(asked) or ([] if fixes else _more_and_larger(asked))
     return PlanRefused(where, what, "; or ".join(fixes) or refusal.fix)
 
@@ -136,6 +141,18 @@ def _between(starts: Callable[[int], bool], fits: int, other: int) -> int:
         middle = (fits + other) // 2
         fits, other = (middle, other) if starts(middle) else (fits, middle)
     return fits
+
+
+def _state_dtype(given: Deployment, plan: DeploymentPlan) -> list[str]:
+    """The engine's own type of the SSM state, where the plan chose a larger one with which it does not start."""
+    if not given.arch.hybrid:
+        return []
+    own = resolve_dtypes(given.arch, given.cache, engine_table(given.cache.engine)[0]).ssm
+    utilization = plan.deployment.gpu_memory_utilization
+    chosen = plan.deployment.cache.mamba_ssm_cache_dtype
+    if own == chosen or not _starts(replace(given, gpu_memory_utilization=utilization)):
+        return []
+    return [f"--set engine.mamba_ssm_cache_dtype={own}, which `hybridserve check` refuses in production"]
 
 
 def _devices(asked: Deployment) -> list[str]:

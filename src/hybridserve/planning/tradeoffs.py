@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hybridserve.catalog.engines import engine_table
 from hybridserve.errors import PlanRefused
 from hybridserve.fast_dataclass import dataclass
-from hybridserve.planning.deployment import DeploymentPlan, plan_deployment, with_cache
+from hybridserve.planning.cache.dtypes import resolve_dtypes
+from hybridserve.planning.deployment import Deployment, DeploymentPlan, plan_deployment, with_cache
+from hybridserve.planning.models.architecture import Mamba1, Mamba2
 from hybridserve.planning.workload import Workload
 
 # Units for partial prefix hits; a unit must divide the block size.
@@ -21,8 +24,12 @@ class Alternative:
     price: str
 
 
-def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
-    """The alternatives to a plan that gain something."""
+def alternatives(asked: Deployment, plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
+    """The alternatives to a plan that gain something.
+
+    Args:
+        asked: with the user's settings alone.
+    """
     found: list[Alternative | None] = []
     layout, deployment = plan.layout, plan.deployment
     aligned = deployment.arch.hybrid and layout.mode == "align"
@@ -32,7 +39,13 @@ def alternatives(plan: DeploymentPlan, workload: Workload) -> list[Alternative]:
         found.append(_planned(plan, workload, "kv_cache_dtype", "fp8", price))
     if aligned:
         found.append(_planned(plan, workload, "enable_prefix_caching", False, "no prefix is reused"))
-    if deployment.arch.hybrid and layout.mamba_ssm_cache_dtype == "float32" and deployment.accelerator.major >= 10:
+    table, _ = engine_table(asked.cache.engine)
+    own = resolve_dtypes(asked.arch, asked.cache, table).ssm
+    if deployment.arch.hybrid and own != layout.mamba_ssm_cache_dtype:
+        price = f"what vLLM {table.version} takes by itself; `hybridserve check` refuses it in production"
+        found.append(_planned(plan, workload, "mamba_ssm_cache_dtype", own, price))
+    rounds = isinstance(deployment.arch.state, Mamba1 | Mamba2) and deployment.accelerator.rounds_stochastically
+    if rounds and layout.mamba_ssm_cache_dtype == "float32":
         price = "needs --enable-mamba-cache-stochastic-rounding, or accuracy drops"
         found.append(_planned(plan, workload, "mamba_ssm_cache_dtype", "float16", price))
     if plan.budget.confidence == "estimate" and plan.low is not None:

@@ -38,7 +38,7 @@ class EngineSection(Section):
     mamba_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Type of the conv state."""
     mamba_ssm_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] | None = None
-    """Type of the SSM state; if empty, the catalog's (float32 for Nemotron)."""
+    """Type of the SSM state; if empty, float32 where the setting has an effect."""
     enable_mamba_cache_stochastic_rounding: bool = False
     """Stochastic rounding of a float16 SSM state."""
     kv_cache_dtype: str = "auto"

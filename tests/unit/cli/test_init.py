@@ -133,17 +133,32 @@ def test_terminal_is_asked_until_the_answer_is_known(folder: Path, monkeypatch: 
 
 
 def test_state_type_of_a_bare_config_is_what_the_plan_assumes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing but config.json: the engine takes the type of the weights, and the file says so."""
+    """Nothing but config.json: the engine takes the type of the weights, which production refuses."""
     Path("bare").mkdir()
     Path("bare/config.json").write_text(json.dumps(FALCON_H1))
     with pytest.raises(SystemExit):
         main(["plan", "./bare", "--gpu", "l40s", "--json"])
     planned = json.loads(capsys.readouterr().out)
     dtype = next(flag["value"] for flag in planned["flags"] if flag["name"] == "mamba_ssm_cache_dtype")
-    assert dtype == planned["cache"]["mamba_ssm_cache_dtype"] == "bfloat16"
+    assert dtype == planned["cache"]["mamba_ssm_cache_dtype"] == "float32"
     assert run("init", "./bare", "--gpu", "l40s", "--prompt", "1024") == 0
     line = next(line for line in Path("hybridserve.yaml").read_text().splitlines() if "mamba_ssm" in line)
-    assert line.strip().startswith("mamba_ssm_cache_dtype: bfloat16    # what vLLM 0.29.0 takes by itself")
+    assert line.strip().startswith("mamba_ssm_cache_dtype: float32    # vLLM 0.29.0 takes bfloat16 by itself")
+
+
+@pytest.mark.parametrize("lengths", [(), ("--prompt", "1024", "--output", "512")])
+@pytest.mark.parametrize("model", ["granite-4.0-h-small", "qwen3-next-80b-a3b", "jamba-1.5-mini", "lfm2-8b-a1b"])
+def test_no_decision_is_left_about_the_type_of_the_state(
+    folder: Path, capsys: pytest.CaptureFixture[str], model: str, lengths: tuple[str, ...]
+) -> None:
+    """The engine's own type is one that production refuses: no person decided it."""
+    assert run("init", model, "--gpu", "b200", *lengths, "--set", "engine.tensor_parallel_size=2", "--json") == 0
+    decisions = json.loads(capsys.readouterr().out)["decisions"]
+    assert decisions
+    assert not any("ssm-dtype" in line for line in decisions)
+    assert run("plan", "-c", "hybridserve.yaml", *lengths, "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert not plan["capacity"]["asked"] or plan["capacity"]["asked"]["fits"]
 
 
 def test_next_plan_has_the_same_lengths(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -363,7 +363,7 @@ def test_float16_state_needs_stochastic_rounding_on_a_platform_that_supports_it(
     )
     assert half.status("engine.ssm-dtype") == {"PASS"}
     assert half.status("engine.stochastic-rounding") == {"FAIL"}
-    assert replace(half, blackwell=True).status("engine.stochastic-rounding") == {"PASS"}
+    assert replace(half, rounds_stochastically=True).status("engine.stochastic-rounding") == {"PASS"}
     assert half.set("engine.extra_args.mamba_backend", "flashinfer").status("engine.stochastic-rounding") == {"PASS"}
     assert replace(half, platform="cpu").status("engine.stochastic-rounding") == {"FAIL"}
 

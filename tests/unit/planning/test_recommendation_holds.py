@@ -104,7 +104,7 @@ def test_refusal_names_settings_that_fit():
         recommend(deployment_of(QWEN3_8B, "a10g", max_model_len=40960), ASSUMED)
     assert caught.value.where == "engine.max_model_len"
     assert "estimated maximum model length" in caught.value.what
-    for named in ("--kv-cache-dtype fp8", "engine.tensor_parallel_size=2", "--gpu l40s"):
+    for named in ("engine.kv_cache_dtype=fp8", "engine.tensor_parallel_size=2", "--gpu l40s"):
         assert named in caught.value.fix
 
 
@@ -147,6 +147,7 @@ def test_state_dtype_is_explicit():
     assert recommend(deployment_of(NANO_9B, "h100"), ASSUMED).values["mamba_ssm_cache_dtype"] == "float32"
     half = recommend(deployment_of(NANO_9B, "h100", mamba_ssm_cache_dtype="bfloat16"), ASSUMED)
     assert half.values["mamba_ssm_cache_dtype"] == "bfloat16"
+    assert "`hybridserve check` refuses it in production" in half.flags[0].reason
     assert "mamba_ssm_cache_dtype" not in recommend(deployment_of(QWEN3_8B, "h100"), ASSUMED).values
     kimi = recommend(deployment_of(resolve_model("kimi-linear-48b-a3b").config, "b200"), ASSUMED)
     assert kimi.values["mamba_ssm_cache_dtype"] == kimi.plan.layout.mamba_ssm_cache_dtype == "float32"
@@ -175,3 +176,73 @@ def test_cpu_pool_is_small():
     assert advice.values["kv_cache_memory_bytes"] % (64 << 20) == 0
     assert advice.plan.budget.confidence == "known"
     assert advice.values["max_num_seqs"] == 8
+
+
+GRANITE = resolve_model("granite-4.0-h-small").config
+
+
+def test_a_state_that_production_refuses_is_not_recommended() -> None:
+    """What the engine takes by itself is an alternative, with what it gains."""
+    asked = deployment_of(GRANITE, "h100", tensor_parallel_size=2)
+    advice = recommend(asked, ASSUMED)
+    assert advice.values["mamba_ssm_cache_dtype"] == advice.plan.layout.mamba_ssm_cache_dtype == "float32"
+    assert "takes bfloat16 by itself" in advice.flags[0].reason
+    assert follow(asked, advice).cache == advice.plan.cache
+    own = next(option for option in advice.alternatives if option.name == "mamba_ssm_cache_dtype")
+    assert own.value == "bfloat16"
+    assert "`hybridserve check` refuses it in production" in own.price
+    assert own.gain.startswith(f"{steady_of(asked, 'bfloat16')} instead of {steady_of(asked, 'float32')} requests")
+    given = recommend(deployment_of(GRANITE, "h100", tensor_parallel_size=2, mamba_ssm_cache_dtype="float32"), ASSUMED)
+    assert given.values == advice.values
+    assert not any(option.name == "mamba_ssm_cache_dtype" for option in given.alternatives)
+
+
+def steady_of(asked: Deployment, dtype: str) -> int:
+    """Sequences that fit with a type of the state, in the plan that is recommended for the other one."""
+    plan = recommend(asked, ASSUMED).plan.deployment
+    low = plan_deployment(replace(plan, cache=replace(plan.cache, mamba_ssm_cache_dtype=dtype))).low
+    assert low is not None
+    return low.n_steady(ASSUMED.p95)
+
+
+def test_a_state_whose_type_no_setting_changes_keeps_it() -> None:
+    advice = recommend(deployment_of(resolve_model("lfm2-8b-a1b").config, "h100"), ASSUMED)
+    assert advice.values["mamba_ssm_cache_dtype"] == advice.plan.layout.mamba_ssm_cache_dtype == "bfloat16"
+
+
+def test_a_refusal_offers_the_smaller_state_with_which_it_starts() -> None:
+    """Between the memory that the engine's own type of the state needs, and that of float32."""
+    config = resolve_model("granite-4.0-h-tiny").config
+    asked = replace(deployment_of(config, "l40s"), total_bytes=round(15.8 * GIB))
+    with pytest.raises(PlanRefused, match="mamba_ssm_cache_dtype=bfloat16, which `hybridserve check` refuses"):
+        recommend(asked, ASSUMED)
+    recommend(replace(asked, cache=replace(asked.cache, mamba_ssm_cache_dtype="bfloat16")), ASSUMED)
+
+
+@pytest.mark.parametrize(
+    ("config", "gpu", "offered"),
+    [
+        (NANO_9B, "b200", True),
+        (NANO_9B, "rtx-pro-6000", False),  # 12.0 has no such instruction
+        (NANO_9B, "h100", False),
+        (resolve_model("qwen3.5-27b").config, "b200", False),  # no such rounding in a gated delta net
+    ],
+)
+def test_stochastic_rounding_is_offered_where_the_engine_has_it(config, gpu, offered) -> None:
+    options = recommend(deployment_of(config, gpu), ASSUMED).alternatives
+    assert any(option.value == "float16" for option in options) is offered
+
+
+@pytest.mark.parametrize(
+    ("tokens", "gain"),
+    [
+        (2 * 1312 + 5, "2 whole blocks of 1,312 tokens in a step, beside one token per sequence"),
+        (1312 + 105, "1 whole block of 1,312 tokens in a step, beside one token per sequence; "
+        "the other 100 tokens make none"),
+        (100, "no whole block of 1,312 tokens in a step"),
+    ],
+)  # fmt: skip
+def test_given_tokens_of_a_step_are_not_called_a_default(tokens: int, gain: str) -> None:
+    asked = replace(deployment_of(NANO_9B, "l40s", max_num_seqs=5), max_num_batched_tokens=tokens)
+    flag = next(flag for flag in recommend(asked, ASSUMED).flags if flag.name == "max_num_batched_tokens")
+    assert (flag.reason, flag.gain) == ("set by you", gain)

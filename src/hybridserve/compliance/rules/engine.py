@@ -137,7 +137,7 @@ def context_near_limit(view: DeploymentView) -> Outcome | None:
     "ssm-dtype",
     "The SSM state has a data type that is known to keep accuracy",
     basis=VLLM + "39032; NVIDIA's measurement on Nemotron 3 Super: fp16 round-to-nearest loses 2.3 %",
-    remedy="set engine.mamba_ssm_cache_dtype to float32, or to float16 with stochastic rounding",
+    remedy="set engine.mamba_ssm_cache_dtype to float32, then plan again: the capacity changes",
     when=lambda view: hybrid(view) and view.engine.takes_ssm_dtype,
 )
 def ssm_dtype(view: DeploymentView) -> Outcome:
@@ -146,16 +146,30 @@ def ssm_dtype(view: DeploymentView) -> Outcome:
         return passed("float32")
     if dtype == "auto":
         return failed("auto: its meaning has changed between vLLM releases")
-    if dtype == "float16" and arg(view, "enable_mamba_cache_stochastic_rounding"):
+    # Other layers have no such rounding. Source: vLLM mamba/ops/ssu_dispatch.py and its callers.
+    mamba = view.engine.mixer in (None, "mamba1", "mamba2")
+    if dtype == "float16" and mamba and arg(view, "enable_mamba_cache_stochastic_rounding"):
         return passed("float16 with stochastic rounding")
-    return failed(f"{dtype} without stochastic rounding")
+    remedy = None
+    if mamba and _has_rounding(view):
+        remedy = (
+            "set engine.mamba_ssm_cache_dtype to float32, or to float16 with "
+            "engine.enable_mamba_cache_stochastic_rounding, then plan again: the capacity changes"
+        )
+    return failed(f"{dtype} {'without' if mamba else 'and layers that have no'} stochastic rounding", remedy=remedy)
+
+
+def _has_rounding(view: DeploymentView) -> bool:
+    flashinfer = view.engine.platform == "cuda" and view.engine.args.get("mamba_backend") == "flashinfer"
+    return view.engine.rounds_stochastically or flashinfer
 
 
 @ENGINE.rule(
     "stochastic-rounding",
     "Stochastic rounding is used only where the platform supports it",
     basis="vLLM checks the platform only for a config made in Python, not for flags: " + MEASURED,
-    remedy="use it with a float16 SSM state on CUDA, on Blackwell or with mamba_backend flashinfer; else turn it off",
+    remedy="use it with a float16 SSM state on CUDA, on a data center Blackwell GPU or with mamba_backend flashinfer; "
+    "else turn it off",
     when=lambda view: bool(arg(view, "enable_mamba_cache_stochastic_rounding")),
 )
 def stochastic_rounding(view: DeploymentView) -> Outcome:
@@ -164,8 +178,8 @@ def stochastic_rounding(view: DeploymentView) -> Outcome:
         wrong.append("the SSM state is not float16")
     if view.engine.platform != "cuda":
         wrong.append(f"the platform is {view.engine.platform}")
-    elif not view.engine.blackwell and args.get("mamba_backend") != "flashinfer":
-        wrong.append("neither a Blackwell GPU nor mamba_backend flashinfer")
+    elif not _has_rounding(view):
+        wrong.append("neither a data center Blackwell GPU nor mamba_backend flashinfer")
     return require(not wrong, "; ".join(wrong) or "float16 state on a platform that supports it")
 
 
