@@ -9,6 +9,7 @@ A block is written as::
     ```
 
 The comment is not visible on a page, so the block begins with the command.
+Of a long output a pipe takes a part: ``<!-- output: hybridserve plan MODEL --gpu GPU | grep blocks -->``.
 Run ``python scripts/docs_output.py docs/how-to/*.md`` to update; ``--check`` fails if a page is out of date.
 """
 
@@ -25,15 +26,22 @@ BLOCK = re.compile(r"(<!-- output: (?P<command>[^\n]+?) -->\n```text\n)(?P<text>
 
 
 def output(command: str) -> str:
-    """Output of a command. A failing command is an error, unless it ends with `|| true`."""
+    """Output of a command, or what a filter after ` | ` leaves of it.
+
+    A failing command is an error, unless it ends with `|| true`.
+    """
     may_fail = command.endswith("|| true")
-    words = shlex.split(command.removesuffix("|| true"))
+    command, _, filtered = command.removesuffix("|| true").partition(" | ")
+    words = shlex.split(command)
     if words[0] == "hybridserve":
         words[:1] = [sys.executable, "-c", "from hybridserve.cli import main; main()"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode and not may_fail:
         raise SystemExit(f"{command}: exit {done.returncode}\n{done.stderr}")
-    return "\n".join(line.rstrip() for line in (done.stdout + done.stderr).splitlines()) + "\n"
+    text = done.stdout + done.stderr
+    if filtered:
+        text = subprocess.run(shlex.split(filtered), input=text, capture_output=True, text=True, check=True).stdout
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
 def filled(page: str) -> str:
