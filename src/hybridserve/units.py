@@ -13,6 +13,7 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 # Not GB: whether a billion bytes or a GiB is meant cannot be known.
 _SUFFIXED = re.compile(r"(\d+)([kmg])(ib)?", re.IGNORECASE)
+_WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?) ?([mgt])(i?b)", re.IGNORECASE)
 _SEPARATED = re.compile(r"\d{1,3}([,_' ]\d{3})+")
 
 
@@ -38,6 +39,16 @@ def written_out(text: str, between: str = "") -> str | None:
         return None
     comma = ", without the comma" if any("," in part for part in parts) else ""
     return f"write {between.join(filter(None, numbers))}{comma}"
+
+
+def written_in_gib(text: str) -> str | None:
+    """What to write in GiB for a size with its unit: ``write 44.7`` for 48GB, ``write 48`` for 48GiB; else None."""
+    found = _WITH_UNIT.fullmatch(text)
+    if found is None:
+        return None
+    letter, unit = found[2].upper(), found[3].lower()
+    bytes_ = float(found[1]) * (1000 if unit == "b" else KIB) ** ("MGT".index(letter) + 2)
+    return f"write {round(bytes_ / GIB, 2):g}"
 
 
 def _digits(text: str) -> str | None:

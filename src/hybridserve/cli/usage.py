@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from hybridserve.errors import ConfigError
-from hybridserve.units import written_out
+from hybridserve.units import written_in_gib, written_out
 
 # Typer has the class, but exports only this subclass of it.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -22,8 +22,8 @@ def usage_error(error: Any, verb: str | None = None) -> ConfigError:
     """
     command = error.ctx.command_path if error.ctx else f"hybridserve {verb}" if verb else "hybridserve"
     see = f"`{command} --help` lists what it takes"
-    message, form = _fault(error)
     option, param = getattr(error, "option_name", None), getattr(error, "param", None)
+    message, form = _fault(error, str(getattr(param, "name", "")))
     if hasattr(error, "possibilities"):
         if option is not None and (other := _other_way(option, error.ctx)):
             return ConfigError(option, f"is no option of `{command}`", f"{other}; {see}")
@@ -51,8 +51,12 @@ def _other_way(option: str, context: Any) -> str | None:
     return path and f"give it as --set {path}=VALUE"
 
 
-def _fault(error: Any) -> tuple[str, str | None]:
-    """What is wrong, and what to write. The parser's words for a value of the wrong type are pydantic's."""
+def _fault(error: Any, name: str) -> tuple[str, str | None]:
+    """What is wrong, and what to write. The parser's words for a value of the wrong type are pydantic's.
+
+    Args:
+        name: of the parameter; one that ends with `_gib` is a size.
+    """
     if not hasattr(error.__cause__, "errors"):
         return str(error.message).rstrip("."), None
     from hybridserve.validation import describe
@@ -62,4 +66,5 @@ def _fault(error: Any) -> tuple[str, str | None]:
         return f"{fault['input']!r} is not a date", "write a date, such as 2026-11-28"
     what, form = describe(fault)
     written = written_out(str(fault["input"])) if fault["type"] == "int_parsing" else None
+    written = written_in_gib(str(fault["input"])) if name.endswith("_gib") else written
     return what.rstrip("."), written or (f"write {form}" if form else None)

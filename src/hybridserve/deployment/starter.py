@@ -130,7 +130,9 @@ def _acceptance(planned: ResolvedPlan, day: date) -> list[str]:
     guard = planned.settings.guard.model or _GUARD_MODEL
     for name in entry.licenses if (entry := model_license(guard)) else ():
         owners.setdefault(name, []).append(f"the guard {guard}")
-    lines += [f"Read {license(name).url} ({' and '.join(whose)}), then:" for name, whose in owners.items()]
+    texts = [f"{license(name).url} ({' and '.join(whose)})" for name, whose in owners.items()]
+    texts[-1:] = [f"{text}, then:" for text in texts[-1:]]
+    lines += [f"{'and' if number else 'Read'} {text}" for number, text in enumerate(texts)]
     lines.append("accepted:")
     lines += [
         f"  - {{license: {name}, by: YOUR NAME, accepted: {day}}}    # of {' and of '.join(whose)}"

@@ -213,9 +213,14 @@ def _device(settings: Settings) -> Accelerator:
     """
     named, device = settings.accelerator, accelerator(settings.accelerator.name)
     if device.id == "generic":
-        for name in ("memory_gib", "compute_capability"):
-            if getattr(named, name) is None:
-                raise ConfigError(f"accelerator.{name}", "a generic device needs it", f"set --{name.replace('_', '-')}")
+        missing = [
+            ConfigError(f"accelerator.{name}", "a generic device needs it", f"--set accelerator.{name}={form}")
+            for name, form in (("memory_gib", "GIB, such as 24"), ("compute_capability", "X.Y, such as 8.6"))
+            if getattr(named, name) is None
+        ]
+        if missing:
+            missing[0].others = tuple(missing[1:])
+            raise missing[0]
         device = device.model_copy(update={"compute_capability": f"{named.compute_capability:.1f}"})
         if device.capability > (newest := newest_capability()):
             # sm_86 is 8.6, sm_120 is 12.0.

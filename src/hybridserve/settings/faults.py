@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from hybridserve import yamlio
 from hybridserve.errors import ConfigError
 from hybridserve.settings.root import ENV_DELIMITER, ENV_PREFIX, Settings
-from hybridserve.units import written_out
+from hybridserve.units import written_in_gib, written_out
 from hybridserve.validation import describe
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def _wrong_value(path: str, fault: ErrorDetails) -> tuple[str, str]:
     share = _share(value, fault)
     hint = f": {share:g}?" if share is not None else ""
     if fault["type"] == "int_parsing" and (written := written_out(str(value))):
+        hint = f": {written}"
+    if path.endswith("_gib") and (written := written_in_gib(str(value))):
         hint = f": {written}"
     return what, f"set {path} to {form}{hint}"
 

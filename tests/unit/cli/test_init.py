@@ -161,6 +161,16 @@ def test_no_decision_is_left_about_the_type_of_the_state(
     assert not plan["capacity"]["asked"] or plan["capacity"]["asked"]["fits"]
 
 
+def test_the_texts_of_two_licenses_are_one_sentence(folder: Path) -> None:
+    assert run("init", "nemotron-nano-9b-v2", "--gpu", "l40s") == 0
+    lines = [line.strip() for line in Path("hybridserve.yaml").read_text().splitlines()]
+    first = next(number for number, line in enumerate(lines) if line.startswith("# Read http"))
+    assert lines[first].endswith("(nemotron-nano-9b-v2)")
+    assert lines[first + 1].startswith("# and http")
+    assert lines[first + 1].endswith("Qwen3Guard-Gen-4B), then:")
+    assert lines[first + 2] == "# accepted:"
+
+
 def test_next_plan_has_the_same_lengths(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lengths = ["--prompt", "1024/4096", "--output", "512/2048"]
     assert run("init", "nemotron-nano-9b-v2", "--gpu", "l40s", *lengths) == 0

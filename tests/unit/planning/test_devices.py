@@ -31,6 +31,17 @@ def test_generic_device_is_planned_like_the_one_it_describes():
     assert described.cache == named.cache
 
 
+def test_a_generic_device_without_its_facts_names_both():
+    with pytest.raises(ConfigError) as caught:
+        plan("generic")
+    assert [error.where for error in (caught.value, *caught.value.others)] == [
+        f"{A}.memory_gib",
+        f"{A}.compute_capability",
+    ]
+    example = plan("generic", f"{A}.memory_gib=24", f"{A}.compute_capability=8.6")
+    assert example.advice.plan.low is not None
+
+
 def test_estimate_on_rocm_has_a_wider_band_and_says_so():
     amd = plan("mi300x").advice.plan
     experts = plan("mi300x", model="granite-4.0-h-small").advice.plan
