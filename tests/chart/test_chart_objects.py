@@ -35,6 +35,14 @@ def test_notes_show_access_and_warnings() -> None:
     assert "auth:" not in said
 
 
+@pytest.mark.parametrize("values", [{}, {"autoscaling": {"scaler": "keda"}}, {"mode": "rayservice"}], ids=str)
+def test_a_port_forward_is_a_line_of_its_own(values: dict[str, Any]) -> None:
+    """In the background of one line, the request comes before it listens."""
+    lines = [line for line in notes(values).splitlines() if "port-forward " in line and "kubectl" in line]
+    assert lines
+    assert all(re.search(r" \d+(:\d+)?$", line) for line in lines), lines
+
+
 def test_production_values_have_no_warnings() -> None:
     values = values_of("standalone-production")
     said = notes(values)

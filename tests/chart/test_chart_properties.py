@@ -142,7 +142,8 @@ def test_standalone(values: dict[str, Any], network: dict[str, Any], release: st
 @settings(max_examples=25, phases=UNSHRUNK)
 @given(values=VALUES, network=NETWORK, ray=RAY, release=NAME)
 def test_rayservice(values: dict[str, Any], network: dict[str, Any], ray: dict[str, Any], release: str) -> None:
-    check({**values, "networkPolicy": network, "replicaCount": 1, "mode": "rayservice", "ray": ray}, release)
+    of_standalone = {"replicaCount": 1, "strategy": "RollingUpdate"}  # refused in this mode
+    check({**values, **of_standalone, "networkPolicy": network, "mode": "rayservice", "ray": ray}, release)
 
 
 @settings(max_examples=30, phases=UNSHRUNK)

@@ -146,6 +146,24 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: the route attaches to no Gateway"),
     ({"serviceAccount": {"create": False}}, "serviceAccount.name: serviceAccount.create is false"),
     ({"extraVolumes": [{"name": "shm", "emptyDir": {}}]}, "extraVolumes: shm is a volume of the chart"),
+    ({"image": {"tag": "latest"}}, "image.tag: latest is another image after each push; set a version, or leave"),
+    ({"check": {"image": {"tag": "latest"}}}, "check.image.tag: latest is another image after each push"),
+    (
+        {"image": {"registry": "a.example/team", "repository": "a.example/team/hybridserve"}},
+        "image.repository: a.example/team/hybridserve names the registry, which image.registry (a.example/team) adds",
+    ),
+    (
+        {"image": {"repository": "a.example/hybridserve"}, "global": {"imageRegistry": "a.example"}},
+        "image.repository: a.example/hybridserve names the registry, which global.imageRegistry (a.example) adds",
+    ),
+    (
+        {"image": {"registry": "a.example"}, "check": {"image": {"repository": "a.example/control"}}},
+        "check.image.repository: a.example/control names the registry, which image.registry (a.example) adds",
+    ),
+    (
+        {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]},
+        "extraEnv: A has value and valueFrom; keep one of them",
+    ),
     ({"extraEnv": [{"name": "HF_TOKEN", "value": "x"}]}, "extraEnv: HF_TOKEN is a secret as plain text"),
     ({**RAY, "replicaCount": 2}, "replicaCount: belongs to mode standalone"),
     (
@@ -257,6 +275,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
         {**RAY, **settings(scaling={"policy": "queue_length"})},
         "settings.scaling.target_ongoing_requests: policy queue_length needs it",
     ),
+    ({**RAY, "strategy": "Recreate"}, "strategy: it and rollingUpdate belong to mode standalone; remove them"),
+    ({**RAY, "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}, "strategy: it and rollingUpdate belong to mode"),
     ({"mode": "rayservice", "ray": {"version": "2.99.0"}}, "ray.version: the image of this chart has Ray"),
     (
         {"mode": "rayservice", "ray": {"token": {"enabled": False}}, **settings(server={"profile": "staging"})},
@@ -300,7 +320,8 @@ def test_rule(values: dict[str, Any], line: str) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    text = (CHART / "templates" / "_validate.tpl").read_text(encoding="utf-8")
+    files = sorted((CHART / "templates").glob("_validate*.tpl"))
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
     text = re.sub(r"\{\{/\*.*?\*/\}\}", "", text, flags=re.DOTALL)
     rules = [re.sub(r"\{\{.*?\}\}", "*", line) for line in text.splitlines() if re.match(r"[a-z][\w.\[\]{} $]*:", line)]
     rules = [rule for rule in rules if ": " in rule and not rule.startswith("settings.*:")]

@@ -4,6 +4,7 @@ wrong, what to do. All lines are shown at once.
 */}}
 {{- define "hybridserve.errors" -}}
 {{- include "hybridserve.errors.decisions" . -}}
+{{- include "hybridserve.errors.images" . -}}
 {{- include "hybridserve.errors.settings" . -}}
 {{- include "hybridserve.errors.plan" . -}}
 {{- include "hybridserve.errors.weights" . -}}
@@ -294,6 +295,9 @@ extraVolumeMounts: {{ .name }} is not in extraVolumes; add it there
 {{- if regexMatch $reserved .name }}
 extraEnv: {{ .name }} is reserved for the chart, KubeRay and Ray; use the chart's values, and settings instead of HYBRIDSERVE_*
 {{- end }}
+{{- if and (hasKey . "value") (hasKey . "valueFrom") }}
+extraEnv: {{ .name }} has value and valueFrom; keep one of them
+{{- end }}
 {{- if and (hasKey . "value") (regexMatch "(?i)(token|secret|password|api_?key)$" .name) }}
 extraEnv: {{ .name }} is a secret as plain text; use valueFrom.secretKeyRef
 {{- end }}
@@ -316,6 +320,9 @@ lifecycle.preStop: has no action; give exec or sleep, or remove it
 {{- $ray := .Values.ray }}
 {{- if ne (int .Values.replicaCount) 1 }}
 replicaCount: belongs to mode standalone; set settings.scaling.max_replicas and ray.workerGroups
+{{- end }}
+{{- if or (ne .Values.strategy "RollingUpdate") (ne (toString .Values.rollingUpdate.maxSurge) "1") (ne (toString .Values.rollingUpdate.maxUnavailable) "0") }}
+strategy: it and rollingUpdate belong to mode standalone; remove them, and set ray.maxSurgePercent to 0 where no GPU is free
 {{- end }}
 {{- if eq (dig "server" "data_path" "auto" .Values.settings) "single" }}
 settings.server.data_path: single is one engine without Ray; set mode to standalone, or use haproxy or proxy
