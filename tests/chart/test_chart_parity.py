@@ -102,7 +102,8 @@ def test_values_without_a_settings_file_install(gpu: str, mode: str, tmp_path: P
     done = CliRunner().invoke(render.app, ["helm", "nemotron-nano-9b-v2", "--gpu", gpu, "--mode", mode])
     assert done.exit_code == 0, done.output
     asked = [line.split(":")[0] for line in done.output.splitlines() if line.startswith("# - ")]
-    assert asked == ["# - license.accepted", "# - guard.input", "# - guard.output", "# - exposure.keys"]
+    cluster = ["# - image, check.image", *(["# - mode"] if mode == "rayservice" else [])]
+    assert asked == [*cluster, "# - license.accepted", "# - guard.input", "# - guard.output", "# - exposure.keys"]
     values = yaml.safe_load(done.output)
     commit = values["settings"]["model"]["revision"]
     assert re.fullmatch("[0-9a-f]{40}", commit)

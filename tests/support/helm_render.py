@@ -21,6 +21,11 @@ def values_of(*trees: dict[str, Any], **options: Any) -> dict[str, Any]:
     return helm_values(Settings.model_validate(merged), **options)
 
 
-def needs_of(tree: dict[str, Any], **options: Any) -> list[str]:
+def all_needs_of(tree: dict[str, Any], **options: Any) -> list[str]:
     planned = plan_settings(Settings.model_validate(NANO | tree))
     return needs(helm_values(planned.settings, planned=planned, **options), planned)
+
+
+def needs_of(tree: dict[str, Any], **options: Any) -> list[str]:
+    """Without the line about images, which every release has."""
+    return [line for line in all_needs_of(tree, **options) if not line.startswith(("image", "check.image"))]

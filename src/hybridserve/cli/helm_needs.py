@@ -7,6 +7,7 @@ from typing import Any
 
 from hybridserve.catalog.licenses import model_license
 from hybridserve.cli.helm_files import SECRET_FILES, pod_files
+from hybridserve.cli.helm_values import has_baked_weights
 from hybridserve.planning.resolve import ResolvedPlan
 
 SCALERS = {
@@ -25,6 +26,8 @@ def needs(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
         values: as `helm_values` returns them for this plan.
     """
     return [
+        *_images(values),
+        *_operator(values),
         *_secrets(values, planned),
         *_scaling(values, planned),
         *_guard(values),
@@ -49,6 +52,24 @@ def about(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
     return lines
 
 
+def _images(values: Mapping[str, Any]) -> Iterator[str]:
+    kind = "cpu" if values["settings"]["accelerator"]["name"] == "cpu" else "gpu"
+    if has_baked_weights(values["settings"]):
+        if "image" not in values:
+            yield "image.repository, image.digest: the image with the weights, which deploy/Dockerfile.baked makes"
+        return  # the check runs in it, too
+    missing = "check.image" if "image" in values else "image, check.image"
+    yield (
+        f'{missing}: the chart\'s own names are on no registry; `make images REGISTRY=... KINDS="{kind} control"` '
+        f"writes dist/images-{kind}.yaml, a second --values"
+    )
+
+
+def _operator(values: Mapping[str, Any]) -> Iterator[str]:
+    if values["mode"] == "rayservice":
+        yield "mode: a RayService, which needs the operator of KubeRay 1.7 in the cluster"
+
+
 def _secrets(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
     local = planned.settings.model_dump(mode="json")
     for path, (value, secret, key) in SECRET_FILES.items():
@@ -71,7 +92,7 @@ def _scaling(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
 def _guard(values: Mapping[str, Any]) -> Iterator[str]:
     settings = values["settings"]
     guard = settings.get("guard", {})
-    if url := guard.get("url"):
+    if (url := guard.get("url")) and guard.get("kind") in ("model", "nemo"):
         yield f"networkPolicy.guard: the peers behind {url} (settings.guard.url), such as {PEER}"
     if not values.get("guard", {}).get("deploy"):
         return
@@ -100,7 +121,7 @@ def _weights(values: Mapping[str, Any]) -> Iterator[str]:
         )
     if str(path := model.get("source", "")).startswith("/models/"):
         yield f"weights.cache.existingClaim: the claim that has {path}"
-    elif str(path).startswith("/"):
+    elif str(path).startswith("/") and not has_baked_weights(values["settings"]):
         yield f"extraVolumes, extraVolumeMounts: a volume that has {path} (settings.model.source)"
 
 

@@ -89,6 +89,9 @@ def helm_values(
         # One pod can keep a claim. Several pods need ReadWriteMany, which not every cluster has.
         kept = "persistent" if mode == "standalone" and pods == 1 else "perPod"
         values["weights"] = {"download": True, "cache": {kept: True, "size": f"{disk}Gi"}}
+    if has_baked_weights(tree):
+        # The check compares the model's files, which only the engine's image has.
+        values["check"] = {"image": {"repository": ""}}
     if deploy := _guard(tree, settings, gpu):
         values["guard"] = {"deploy": deploy}
     for part, names in take_secrets(tree).items():
@@ -109,6 +112,16 @@ def helm_values(
     view = planned_view(replace(planned, settings=here), settings.server.profile)
     values["notice"] = {"files": {**bundle_files(settings.license.bundle), **attribution_bundle(view)}}
     return values
+
+
+def has_baked_weights(tree: Mapping[str, Any]) -> bool:
+    """Whether the engine's image has the weights, in a folder that the settings name.
+
+    Args:
+        tree: `settings` of the values.
+    """
+    source = tree.get("model", {}).get("source") or ""
+    return bool(tree.get("license", {}).get("weights") == "baked" and source.startswith("/"))
 
 
 def undecided(values: Mapping[str, Any], planned: ResolvedPlan, day: date) -> list[str]:

@@ -15,7 +15,7 @@ from hybridserve.cli.helm_values import helm_values
 from hybridserve.errors import ConfigError, PlanRefused
 from hybridserve.planning.resolve import ResolvedPlan, plan_settings
 from hybridserve.settings import Settings
-from support.helm_render import GUARD, NANO, needs_of, values_of
+from support.helm_render import GUARD, NANO, all_needs_of, needs_of, values_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -68,6 +68,35 @@ def test_the_head_says_which_operator_scales() -> None:
     assert line.startswith("replicaCount: 4 pods at all times, not 1 to 4")
 
 
+# Images and operators
+
+
+def test_the_head_names_the_images_and_the_operator() -> None:
+    """No registry has the chart's own names."""
+    (line,) = all_needs_of({})
+    assert line.startswith("image, check.image: the chart's own names are on no registry; `make images REGISTRY=...")
+    assert "dist/images-gpu.yaml" in line
+    (line,) = all_needs_of({"accelerator": {"name": "cpu"}, "model": {"id": "demo"}})
+    assert "dist/images-cpu.yaml" in line
+    image = {"image": "registry.example/team/hybridserve@sha256:" + "ab" * 32}
+    (line,) = all_needs_of({"license": image})
+    assert line.startswith("check.image: ")
+    assert [line for line in all_needs_of({}, mode="rayservice") if "KubeRay 1.7" in line]
+
+
+def test_weights_of_the_image_are_checked_in_that_image() -> None:
+    """A volume would hide them, and the image of the check has none."""
+    tree = {"model": {"id": "nemotron-nano-9b-v2", "source": "/opt/weights"}, "license": {"weights": "baked"}}
+    (line,) = all_needs_of(tree)
+    assert line.startswith("image.repository, image.digest: the image with the weights")
+    values = values_of(tree)
+    assert values["check"] == {"image": {"repository": ""}}
+    assert "weights" not in values
+    tree["license"] = {"weights": "mounted"}
+    assert "check" not in values_of(tree)
+    assert needs_of(tree) == ["extraVolumes, extraVolumeMounts: a volume that has /opt/weights (settings.model.source)"]
+
+
 # Guard
 
 
@@ -87,6 +116,10 @@ def test_a_guard_with_an_address_is_not_deployed() -> None:
     assert "guard" not in values_of(tree)
     (line,) = needs_of(tree)
     assert line.startswith("networkPolicy.guard: the peers behind http://guard:8000/v1")
+
+
+def test_rules_have_no_network_peer() -> None:
+    assert needs_of({"guard": {"kind": "rules", "url": "http://guard:8000/v1"}}) == []
 
 
 def test_the_license_of_a_deployed_guard_is_asked_for() -> None:
