@@ -302,6 +302,11 @@ CASES: list[tuple[dict[str, Any], str]] = [
         "weights.cache.existingClaim: /models/mine is below /models, where each pod mounts a new, empty volume",
     ),
     (
+        {**settings(model={"id": "/models/own"}, server={"profile": "staging"}),
+         "weights": {"cache": {"persistent": True, "accessModes": ["ReadWriteMany"]}}},
+        "weights.cache.existingClaim: profile staging checks the files of /models/own before the release makes a claim",
+    ),
+    (
         {**settings(model={"source": "/models/own"}), "weights": {"cache": {"perPod": True}}},
         "weights.cache.existingClaim: /models/own is below /models, where each pod mounts a new, empty volume",
     ),
