@@ -295,13 +295,23 @@ def _text_only(planned: ResolvedPlan) -> list[str]:
 
 
 def parser_notes(card: ModelCard | None, engine: EngineSection) -> list[str]:
-    """What is known to be missing to parse tool calls, and what the reasoning parser needs."""
-    if card is None:
+    """What is missing to parse tool calls and reasoning of a chat model, and what the reasoning parser needs."""
+    if card is None or card.serving.kind == "base":
         return []
     serving, notes = card.serving, []
     if serving.parser_plugin and not extra(engine, "tool_parser_plugin", str, ""):
         notes.append(f"tool calls: UNKNOWN. {serving.parser_plugin}")
+    elif not (engine.tool_call_parser or serving.tool_call_parser or serving.parser_plugin):
+        notes.append(
+            "tool calls: no parser of vLLM is known for this model, so the engine refuses tool_choice auto; set "
+            "engine.tool_call_parser if one fits the model's format."
+        )
     parser = engine.reasoning_parser or serving.reasoning_parser
+    if not parser and serving.reasoning_switch in ("template", "system"):
+        notes.append(
+            "reasoning: no parser of vLLM is known for this model, so reasoning is returned in the content; set "
+            "engine.reasoning_parser if one fits the model's format."
+        )
     if parser and serving.reasoning_switch == "system":
         notes.append(
             f"reasoning: {parser} reads the argument enable_thinking, which the gateway sends with /think and "

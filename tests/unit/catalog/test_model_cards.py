@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,8 @@ from hybridserve.planning.cache.layout import plan_cache
 from hybridserve.planning.cache.types import CacheRequest
 from hybridserve.planning.memory.weights import count_parameters
 from hybridserve.planning.models import read_architecture
+from hybridserve.planning.serialize import parser_notes
+from hybridserve.settings import Settings
 
 NEEDED = {
     "demo",
@@ -161,3 +166,38 @@ def test_invalid_card_is_an_error(tmp_path, monkeypatch, change, what):
         load_card("mine")
     assert "catalog/models/mine.yaml" in caught.value.where
     assert what in str(caught.value)
+
+
+CHAT = [name for name in model_ids() if load_card(name).serving.kind != "base"]
+
+
+@pytest.mark.parametrize("name", CHAT)
+def test_a_chat_model_has_a_parser_of_tool_calls_or_the_plan_says_so(name):
+    card, engine = load_card(name), Settings().engine
+    notes = "\n".join(parser_notes(card, engine))
+    assert ("tool calls: " in notes) == (card.serving.tool_call_parser is None)
+    reasons = card.serving.reasoning_switch in ("template", "system")
+    assert ("no parser of vLLM is known for this model, so reasoning" in notes) == (
+        reasons and card.serving.reasoning_parser is None
+    )
+    assert "parsers were not read" not in card.serving.source
+    named = parser_notes(card, engine.model_copy(update={"tool_call_parser": "mine", "reasoning_parser": "mine"}))
+    assert not any("no parser of vLLM is known" in note for note in named)
+
+
+def test_parsers_of_the_cards_are_registered_in_vllm():
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        pytest.skip("vLLM is not installed")
+    for kind, folder in (("tool_call_parser", "tool_parsers"), ("reasoning_parser", "reasoning")):
+        # Importing vLLM takes seconds; the registry is a literal mapping.
+        tree = ast.parse((Path(spec.origin).parent / folder / "__init__.py").read_text(encoding="utf-8"))
+        tables = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
+        registered = {key for table in tables for key in ast.literal_eval(table)}
+        named = {getattr(load_card(name).serving, kind) for name in CHAT} - {None}
+        assert named
+        assert named <= registered
+
+
+def test_a_base_model_needs_no_parser():
+    assert parser_notes(load_card("falcon-mamba-7b"), Settings().engine) == []

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hybridserve.catalog.licenses import license
+from hybridserve.catalog.models import load_card
 from hybridserve.compliance import Finding, compliance_status, evaluate, evidence
 from hybridserve.compliance.evidence import LIVE_RULES, VERIFY_SCHEMA, seal_record, subject
 from hybridserve.compliance.placeholders import is_placeholder
@@ -409,6 +410,15 @@ def test_local_folder_with_the_name_of_a_model_has_no_known_license(baked: Case)
     open_findings = [found for found in findings if found.rule == "license.known" and found.status != "PASS"]
     assert [(found.subject, found.status) for found in open_findings] == [("nemotron-nano-9b-v2", "UNKNOWN")]
     assert compliance_status(findings, "production") == "refuse"
+
+
+def test_a_chat_model_without_a_parser_says_that_tool_calls_are_off(case: Case) -> None:
+    serving = load_card("falcon-h1-0.5b-instruct").serving
+    card = load_card("nemotron-nano-9b-v2").model_copy(update={"serving": serving})
+    findings = replace(case, card=card).findings()
+    (found,) = (found for found in findings if found.rule == "engine.tool-parser")
+    assert (found.status, found.applies) == ("PASS", True)
+    assert found.evidence == "tool calls are off: no parser of vLLM is known for this model"
 
 
 def test_harmless_route_and_loopback_port_pass(case: Case) -> None:

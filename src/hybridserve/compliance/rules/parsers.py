@@ -34,14 +34,16 @@ def reasoning_parser(view: DeploymentView) -> Outcome:
     remedy="set engine.tool_call_parser to the parser that the model's card names, or leave tool calls off",
     when=lambda view: view.chat,
 )
-def tool_parser(view: DeploymentView) -> Outcome | None:
+def tool_parser(view: DeploymentView) -> Outcome:
     plugin = None if arg(view, "tool_parser_plugin") else card_fact(view, "parser_plugin")
     parser = arg(view, "tool_call_parser")
     if parser is not None and plugin:
         return failed(f"{parser}, and no plugin is loaded: {plugin}")
     outcome = _parser(view, "tool_call_parser")
-    if outcome is not None or not arg(view, "enable_auto_tool_choice"):
+    if outcome is not None:
         return outcome
+    if not arg(view, "enable_auto_tool_choice"):
+        return passed(f"tool calls are off: {plugin or 'no parser of vLLM is known for this model'}")
     missing = "enable_auto_tool_choice is set without a parser"
     return unknown(f"{missing}: {plugin}") if plugin else failed(missing)
 
