@@ -24,6 +24,7 @@ from hybridserve.errors import ConfigError
 from hybridserve.settings import Settings
 from support.compliance_cases import TODAY, Case
 
+ROOT = Path(__file__).parents[3]
 WAIVER = {"rule": "guard.kind", "by": "Head of Legal", "reason": "pilot with ten users", "until": "2026-12-31"}
 PROFILES = ("production", "staging", "demo")
 
@@ -410,6 +411,15 @@ def test_local_folder_with_the_name_of_a_model_has_no_known_license(baked: Case)
     open_findings = [found for found in findings if found.rule == "license.known" and found.status != "PASS"]
     assert [(found.subject, found.status) for found in open_findings] == [("nemotron-nano-9b-v2", "UNKNOWN")]
     assert compliance_status(findings, "production") == "refuse"
+
+
+def test_a_model_whose_license_was_not_read_says_so(case: Case) -> None:
+    findings = replace(case.set("model.id", "qwen3.6-35b-a3b"), card=None).findings()
+    (found,) = (found for found in findings if found.rule == "license.known" and found.status != "PASS")
+    assert found.evidence == "the registry names no license: the license of Qwen3.6 was not read"
+    named = [word for word in found.remedy.split() if word.startswith("src/")]
+    assert len(named) == 2
+    assert all((ROOT / path).exists() for path in named)
 
 
 def test_a_chat_model_without_a_parser_says_that_tool_calls_are_off(case: Case) -> None:

@@ -40,8 +40,8 @@ SUBSTITUTE_SINCE = date(2025, 9, 23)
     "known",
     "Every model's license is in the registry and was reviewed",
     basis="policy: duties that nobody has read cannot be met",
-    remedy="serve a model of the registry, or add its license with clauses and source to catalog/licenses and "
-    "catalog/model_licenses.yaml",
+    remedy="serve a model whose license was reviewed, or, in the repository, add its license with clauses and source "
+    "to src/hybridserve/catalog/licenses and src/hybridserve/catalog/model_licenses.yaml",
 )
 def known(view: DeploymentView) -> Iterator[Outcome]:
     for part in view.parts:
@@ -51,7 +51,8 @@ def known(view: DeploymentView) -> Iterator[Outcome]:
         open_licenses = [license.id for license in part.licenses if license.status == "unknown"]
         if part.entry.status == "unknown" or open_licenses:
             names = ", ".join(open_licenses or part.entry.licenses)
-            yield unknown(f"not reviewed, or not certain to be the model's license: {names}", part.id)
+            evidence = f"not reviewed, or not certain to be the model's license: {names}"
+            yield unknown(evidence if names else f"the registry names no license: {part.entry.source}", part.id)
         else:
             names = ", ".join(f"{license.id} ({license.status})" for license in part.licenses)
             yield passed(f"{names}; {part.entry.source}, reviewed {part.entry.read}", part.id)
@@ -77,7 +78,8 @@ def source(view: DeploymentView) -> Iterator[Outcome]:
     "revision",
     "The license was reviewed at the revision that is deployed",
     basis="https://huggingface.co/nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16 changed its license in place in 2026",
-    remedy="deploy the revision of the registry, or review the card at yours and record it in model_licenses.yaml",
+    remedy="deploy the revision of the registry, or review the card at yours and record it in "
+    "src/hybridserve/catalog/model_licenses.yaml",
     severity="warning",
 )
 def revision(view: DeploymentView) -> Iterator[Outcome]:
