@@ -168,7 +168,7 @@ chart-files: ## the chart's values schema, README table and profiles
 chart-score: ## the chart's quality score beside other charts, with checkov, into docs/evidence/chart-score.md
 	$(BIN)/python scripts/chart_score.py
 
-demo-model: ## train the demo model again, in minutes
+demo-model: ## train the demo model again, in about an hour on one core
 	$(BIN)/python demo/train.py --out src/hybridserve/demo_model
 
 ##@ Release

@@ -7,16 +7,19 @@ the caller passes, so a seed determines the whole stream.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tool_tasks import Forms, Task, Tool, Tools
 
 CORPUS = Path(__file__).parent / "corpus"
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,40 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Messages up to the last user turn, whether reasoning is on, and the correct reply."""
+    """Messages up to the turn that asks, whether reasoning is on, the correct reply, and the tools on offer."""
 
     messages: list[Message]
     thinking: bool
     reply: Reply
+    tools: list[Tool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Shares of the kinds of conversations; the others are ordinary questions, of which `sums` are sums."""
+
+    calls: float = 0.0  # a tool is to be called
+    results: float = 0.0  # a tool has answered
+    idle: float = 0.0  # tools are on offer and none is needed
+    forms: float = 0.0  # an answer as JSON
+    repeats: float = 0.0  # names and numbers are to be repeated
+    pieced: float = 0.0  # share of names that are put together from pieces of words
+    sums: float = 0.22
+    system: float = 0.3  # share with a system message
+    earlier: float = 0.2  # share with earlier turns
+
+
+PLAIN = Mix()
+COPYING = Mix(repeats=1, pieced=0.5, system=0, earlier=0)
+TOOLS_MOSTLY = Mix(
+    calls=0.3, results=0.08, idle=0.08, forms=0.2, repeats=0.06, pieced=0.5, sums=0.3, system=0.2, earlier=0.12
+)
+EVERYTHING = Mix(
+    calls=0.2, results=0.06, idle=0.09, forms=0.13, repeats=0.02, pieced=0.5, sums=0.33, system=0.33, earlier=0.24
+)
+MORE_TOPICS = Mix(
+    calls=0.18, results=0.05, idle=0.1, forms=0.1, repeats=0.01, pieced=0.5, sums=0.28, system=0.36, earlier=0.28
+)
 
 
 class Corpus:
@@ -54,7 +86,12 @@ class Corpus:
                 self.held_out += [(_fill(f, names[0]), reply) for f in self.frames[f"{kind}_held_out"] if names]
         reply = Reply(unknown["think"], unknown["answer"])
         self.unknown = [(question, reply) for question in unknown["ask"]]
+        self.unknown_reply = reply
         self.held_out += [(question, reply) for question in unknown["held_out"]]
+        texts = [*self.frames["filler"], *unknown["ask"], *(topic["answer"] for topic in topics)]
+        words = {word for text in texts for word in re.findall(r"\b[a-z]{4,9}\b", text)}
+        self.tools = Tools(_read(folder / "tools.yaml"), sorted(words))
+        self.forms = Forms(_read(folder / "forms.yaml"), self.tools.values)
 
     def _questions(self, topic: dict[str, Any]) -> list[str]:
         questions = list(topic.get("ask", []))
@@ -105,12 +142,12 @@ class Corpus:
 
     # -- conversations ------------------------------------------------------------------------------------------------
 
-    def any_question(self, rng: random.Random) -> tuple[str, Reply]:
+    def any_question(self, rng: random.Random, sums: float = PLAIN.sums) -> tuple[str, Reply]:
         """A question of any kind; topics are equally likely, whatever the number of their wordings."""
         draw = rng.random()
-        if draw < 0.22:
+        if draw < sums:
             return self._any_sum(rng)
-        if draw < 0.32:
+        if draw < sums + 0.1:
             return rng.choice(self.unknown)
         questions = self.topics[rng.choice(self._ids)]
         return rng.choice(questions)
@@ -119,24 +156,119 @@ class Corpus:
     def _ids(self) -> list[str]:
         return list(self.topics)
 
-    def dialogue(self, rng: random.Random, *, notes: tuple[int, int] | None = None) -> Dialogue:
+    def dialogue(self, rng: random.Random, mix: Mix = EVERYTHING, *, notes: tuple[int, int] | None = None) -> Dialogue:
         """A random conversation; `notes` gives the number of filler sentences before the question, from and to."""
-        question, reply = self.any_question(rng)
-        text = self._reword(rng, question)
-        system = rng.choice(self.frames["system"]) if rng.random() < 0.3 else ""
+        self.tools.values.pieced = mix.pieced
+        system = rng.choice(self.frames["system"]) if rng.random() < mix.system else ""
+        turns: list[Message] = []
+        for _ in range(rng.choice([1, 1, 2, 3]) if rng.random() < mix.earlier else 0):
+            earlier, past_reply = self.any_question(rng, mix.sums)
+            turns.append({"role": "user", "content": self._reword(rng, earlier)})
+            turns.append({"role": "assistant", "content": past_reply.answer})
+        draw = rng.random() - mix.calls
+        tools: list[Tool] | None = None
+        if draw < 0:
+            asked, reply, tools = self.call(rng)
+        elif (draw := draw - mix.results) < 0:
+            asked, reply, tools = self.result(rng)
+            if rng.random() < 0.25:
+                question, next_reply = self.any_question(rng, mix.sums)
+                asked.append({"role": "assistant", "content": reply.answer})
+                asked.append({"role": "user", "content": self._reword(rng, question)})
+                reply = next_reply
+        elif (draw := draw - mix.idle) < 0:
+            asked, reply, tools = self._idle(rng, mix)
+        elif (draw := draw - mix.repeats) < 0:
+            text, reply = self.repeat(rng)
+            asked = [{"role": "user", "content": text}]
+        elif draw - mix.forms < 0:
+            asked, reply = self.form(rng)
+            if asked[0]["role"] == "system":
+                system = f"{system} {asked.pop(0)['content']}".strip()
+        else:
+            question, reply = self.any_question(rng, mix.sums)
+            asked = [{"role": "user", "content": self._reword(rng, question)}]
         if notes:
             sentences = " ".join(rng.choices(self.frames["filler"], k=rng.randint(*notes)))
             if rng.random() < 0.25:
                 system = f"{system} {sentences}".strip()
             else:
-                text = rng.choice(self.frames["note"]).format(notes=sentences, question=text)
-        messages = [{"role": "system", "content": system}] if system else []
-        for _ in range(rng.choice([1, 1, 2, 3]) if rng.random() < 0.2 else 0):
-            earlier, past_reply = self.any_question(rng)
-            messages.append({"role": "user", "content": self._reword(rng, earlier)})
-            messages.append({"role": "assistant", "content": past_reply.answer})
-        messages.append({"role": "user", "content": text})
-        return Dialogue(messages, rng.random() < 0.5, reply)
+                text = rng.choice(self.frames["note"]).format(notes=sentences, question=asked[0]["content"])
+                asked[0] = {"role": "user", "content": text}
+        messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        return Dialogue(messages + turns + asked, rng.random() < 0.5, reply, tools)
+
+    # -- tools and JSON -----------------------------------------------------------------------------------------------
+
+    def call(
+        self, rng: random.Random, *, held_out: bool = False, new_tool: bool = False
+    ) -> tuple[list[Message], Reply, list[Tool]]:
+        """A question that needs one of the tools; the reply calls it."""
+        task = self.tools.task(rng, held_out=held_out, new_tool=new_tool)
+        tools = self.tools.offer(rng, task, rng.choice([0, 0, 1, 1, 2]), new_tool=new_tool)
+        return [{"role": "user", "content": self._polite(rng, task.question)}], self._call_reply(task), tools
+
+    def result(self, rng: random.Random, *, held_out: bool = False) -> tuple[list[Message], Reply, list[Tool]]:
+        """A question, the call and the tool's message; the reply reports the result."""
+        task = self.tools.task(rng, held_out=held_out)
+        content, answer = self.tools.result(rng, task, held_out=held_out)
+        asked = [{"role": "user", "content": self._polite(rng, task.question)}, task.call]
+        asked.append({"role": "tool", "content": content})
+        tools = self.tools.offer(rng, task, rng.choice([0, 0, 0, 1]))
+        return asked, Reply(self.tools.corpus["think_result"], answer), tools
+
+    def _idle(self, rng: random.Random, mix: Mix) -> tuple[list[Message], Reply, list[Tool] | None]:
+        """Tools that do not help: an ordinary question, or one that would need a tool that is not on offer."""
+        if rng.random() < 0.7:
+            question, reply = self.any_question(rng, mix.sums)
+            asked: list[Message] = [{"role": "user", "content": self._reword(rng, question)}]
+            return asked, reply, self.tools.offer(rng, None, rng.choice([1, 1, 2]))
+        task = self.tools.task(rng)
+        while task.sums:
+            task = self.tools.task(rng)
+        tools = [tool for tool in self.tools.offer(rng, task, rng.choice([0, 1, 1, 2])) if tool is not task.tool]
+        return [{"role": "user", "content": self._polite(rng, task.question)}], self.unknown_reply, tools or None
+
+    def _call_reply(self, task: Task) -> Reply:
+        return Reply(self.tools.corpus["think"].format(name=task.name), task.call_text)
+
+    def form(self, rng: random.Random, *, held_out: bool = False) -> tuple[list[Message], Reply]:
+        """A question whose answer is a JSON object: stated facts, the result of a sum, or an ordinary answer.
+
+        The request for JSON is in the user's message or in a system message.
+        """
+        corpus, draw = self.forms.corpus, rng.random()
+        wanted: dict[str, Any]
+        if held_out or draw < 0.7:
+            text, wanted = self.forms.facts(rng, held_out=held_out)
+            think = corpus["think"]
+        elif draw < 0.85:
+            a, sign, b = rng.choice(self._known_sums)
+            text, think = self.sum_question(rng, a, sign, b), self.sum_reply(a, sign, b).think
+            wanted = {rng.choice(corpus["result_keys"]): {"+": a + b, "-": a - b, "*": a * b}[sign]}
+        else:
+            text, reply = self.any_question(rng)
+            think, wanted = reply.think, {rng.choice(corpus["text_keys"]): reply.answer}
+        request, answer = self.forms.request(rng, list(wanted)), Reply(think, json.dumps(wanted))
+        if rng.random() < 0.3:
+            return [{"role": "system", "content": request}, {"role": "user", "content": text}], answer
+        return [{"role": "user", "content": self.forms.joined(rng, text, request)}], answer
+
+    def repeat(self, rng: random.Random, *, held_out: bool = False) -> tuple[str, Reply]:
+        """Names and numbers to be repeated: the shortest lesson in copying from the prompt."""
+        corpus, values = self.forms.corpus["repeat"], self.tools.values
+        kinds = rng.choices(["city", "person", "number"], k=rng.randint(2, 6))
+        words = rng.choice([" ", ", "]).join(str(values.draw(rng, kind, held_out=held_out)) for kind in kinds)
+        return rng.choice(corpus["ask"]).format(words=words), Reply(corpus["think"], words)
+
+    def _polite(self, rng: random.Random, question: str) -> str:
+        """Polite words around a question whose names must stay as they are."""
+        text = rng.choice(self.frames["before"]) + question if rng.random() < 0.1 else question
+        if rng.random() < 0.2:
+            text = text.rstrip("?.!")
+        elif rng.random() < 0.1:
+            text += rng.choice([" Thanks.", ", please", "!", "?"])
+        return text
 
     def _reword(self, rng: random.Random, question: str) -> str:
         """Small changes that must not change the answer: case, punctuation, polite words, a typing error."""
@@ -163,6 +295,11 @@ class Corpus:
         for _ in range(count):
             dialogue = self.dialogue(rng)
             yield from (message["content"] for message in dialogue.messages)
+            for tool in dialogue.tools or []:
+                function = tool["function"]
+                properties = function["parameters"]["properties"]
+                listed = ", ".join(f"{name}: {schema['type']}" for name, schema in properties.items())
+                yield f"{function['name']}({listed}) {function.get('description', '')}"
             yield dialogue.reply.think
             yield dialogue.reply.answer
         for _ in range(4):

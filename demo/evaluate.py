@@ -1,23 +1,28 @@
 """Evaluate the demo model: `python demo/evaluate.py src/hybridserve/demo_model`.
 
 Greedy decoding with transformers in float32. An answer is correct only when the whole reply, reasoning included, is
-the corpus's text and ends with the end marker. The margin of a reply is the smallest gap between best and
-second-best logit over its tokens: where it is large, an engine with different rounding chooses the same tokens.
+the corpus's text and ends with the end marker. The margin of a reply is the smallest gap between best and second-best
+logit over its tokens: where it is large, an engine with different rounding chooses the same tokens. The names and
+numbers in the rows "new values" and the tools in "new tools" are never trained on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from dialogues import Corpus, Dialogue, Reply
+from dialogues import PLAIN, Corpus, Dialogue, Message, Mix, Reply
 from tokenizer import END, THINK_END
+from tool_tasks import Tool
 from transformers import AutoTokenizer, NemotronHForCausalLM, PreTrainedTokenizerBase
+
+Case = tuple[list[Message], Reply, list[Tool] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,14 @@ class Evaluator:
         self.model = NemotronHForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     @torch.inference_mode()
-    def answer(self, messages: list[dict[str, str]], thinking: bool | None, limit: int = 120) -> tuple[str, float, int]:
+    def answer(
+        self, messages: list[Message], thinking: bool | None, limit: int = 120, tools: list[Tool] | None = None
+    ) -> tuple[str, float, int]:
         """Greedy reply with markers, its margin, and the number of prompt tokens."""
         switch = {} if thinking is None else {"enable_thinking": thinking}
-        prompt = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switch)
+        prompt = self.tokenizer.apply_chat_template(
+            messages, tools=tools, tokenize=False, add_generation_prompt=True, **switch
+        )
         ids = self.tokenizer(prompt, return_tensors="pt").input_ids
         out = self.model.generate(
             ids, max_new_tokens=limit, do_sample=False, return_dict_in_generate=True, output_logits=True
@@ -61,7 +70,11 @@ class Evaluator:
         for at, dialogue in enumerate(dialogues):
             prompt = self.tokenizer.encode(
                 self.tokenizer.apply_chat_template(
-                    dialogue.messages, tokenize=False, add_generation_prompt=True, enable_thinking=dialogue.thinking
+                    dialogue.messages,
+                    tools=dialogue.tools,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    enable_thinking=dialogue.thinking,
                 )
             )
             rows.append((at, prompt, self.tokenizer.encode(expected(dialogue.reply, dialogue.thinking))))
@@ -88,19 +101,20 @@ def expected(reply: Reply, thinking: bool) -> str:
     return (reply.think + THINK_END if thinking else "") + reply.answer + END
 
 
-def cases(corpus: Corpus, rng: random.Random) -> dict[str, list[tuple[list[dict[str, str]], Reply]]]:
-    """Named sets of conversations: known and new wordings, sums, system messages, several turns, long prompts."""
+def cases(corpus: Corpus, rng: random.Random) -> dict[str, list[Case]]:
+    """Named sets of conversations: wordings, sums, system messages, several turns, long prompts, tools, JSON."""
 
-    def user(text: str) -> list[dict[str, str]]:
+    def user(text: str) -> list[Message]:
         return [{"role": "user", "content": text}]
 
     known = [
         (user(q), r) for questions in corpus.topics.values() for q, r in rng.sample(questions, min(3, len(questions)))
     ]
     sums = [(user(corpus.sum_question(rng, *s)), corpus.sum_reply(*s)) for s in corpus.sums()]
-    random_dialogues = [corpus.dialogue(rng) for _ in range(500)]
-    long_dialogues = [corpus.dialogue(rng, notes=(25, 60)) for _ in range(40)]
-    return {
+    random_dialogues = [corpus.dialogue(rng, PLAIN) for _ in range(1000)]
+    long_dialogues = [corpus.dialogue(rng, PLAIN, notes=(25, 60)) for _ in range(80)]
+    idle_dialogues = [corpus.dialogue(rng, Mix(idle=1, system=0, earlier=0)) for _ in range(200)]
+    sets: dict[str, list[tuple[list[Message], Reply]]] = {
         "known wordings": known,
         "new wordings": [(user(q), r) for q, r in corpus.held_out],
         "beyond its topics": [(user(q), r) for q, r in corpus.unknown],
@@ -108,6 +122,13 @@ def cases(corpus: Corpus, rng: random.Random) -> dict[str, list[tuple[list[dict[
         "system message": [(d.messages, d.reply) for d in random_dialogues if d.messages[0]["role"] == "system"],
         "several turns": [(d.messages, d.reply) for d in random_dialogues if len(d.messages) > 3],
         "long prompts": [(d.messages, d.reply) for d in long_dialogues],
+    }
+    sets["JSON, new values"] = [corpus.form(rng, held_out=True) for _ in range(300)]
+    return {name: [(messages, reply, None) for messages, reply in pairs] for name, pairs in sets.items()} | {
+        "tool call, new values": [corpus.call(rng, held_out=True) for _ in range(300)],
+        "tool call, new tools": [corpus.call(rng, held_out=True, new_tool=True) for _ in range(200)],
+        "tool result, new values": [corpus.result(rng, held_out=True) for _ in range(200)],
+        "tools not needed": [(d.messages, d.reply, d.tools) for d in idle_dialogues],
     }
 
 
@@ -117,14 +138,17 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--prompts", type=Path, help="also run tests/data/demo_prompts.json")
     parser.add_argument("--wrong", action="store_true", help="show the wrong answers")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="CPU threads")
     parser.add_argument("--json", action="store_true", help="machine-readable table")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     evaluator, corpus = Evaluator(options.folder), Corpus()
     table: dict[str, dict[str, float]] = {}
     for name, dialogues in cases(corpus, random.Random(1)).items():
         for thinking in (False, True):
-            outcomes = evaluator.outcomes([Dialogue(messages, thinking, reply) for messages, reply in dialogues])
+            outcomes = evaluator.outcomes(
+                [Dialogue(messages, thinking, reply, tools) for messages, reply, tools in dialogues]
+            )
             right = [outcome for outcome in outcomes if outcome.right]
             table[f"{name}, reasoning {'on' if thinking else 'off'}"] = {
                 "cases": len(outcomes),
@@ -132,14 +156,16 @@ def main() -> int:
                 "smallest margin of the right": round(min(o.margin for o in right), 3),
             }
             if options.wrong:
-                for (messages, _), outcome in zip(dialogues, outcomes, strict=True):
+                for (messages, _, _), outcome in zip(dialogues, outcomes, strict=True):
                     if not outcome.right:
                         print(f"  {name}: {messages[-1]['content'][-80:]!r} -> {outcome.text[:110]!r}")
     if options.prompts:
         prompts = json.loads(options.prompts.read_text(encoding="utf-8"))["prompts"]
         margins, hits = [], 0
         for prompt in prompts:
-            text, margin, _ = evaluator.answer(prompt["messages"], prompt.get("enable_thinking"))
+            text, margin, _ = evaluator.answer(
+                prompt["messages"], prompt.get("enable_thinking"), tools=prompt.get("tools")
+            )
             hit = text.endswith(END) and prompt.get("expect", "") in text.split(THINK_END)[-1]
             hits += hit
             margins.append(margin)

@@ -25,7 +25,9 @@ def test_faults_are_caught_and_the_right_engine_passes(tmp_path: Path) -> None:
         assert code == 0, document
         assert reference.stat().st_size < 900_000, "the chart's ConfigMap cannot hold it"
         recorded = read_reference(reference)
-        few = replace(recorded, entries=recorded.entries[::3])
+        # A later turn was recorded behind the cached turns before it; without them it rounds in other places.
+        alone = tuple(entry for entry in recorded.entries if entry.probe.group != "turns")
+        few = replace(recorded, entries=alone[::3])
         for fault, failing in (("state_bfloat16", "single"), ("slots_swapped", "concurrent")):
             engine.switch(fault)
             document = compared(engine, few, Load(pressure=0))

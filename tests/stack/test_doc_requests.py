@@ -1,4 +1,4 @@
-"""The requests that the README and the quick start show, sent to the demo service as they are written."""
+"""The requests that the README, the quick start and the page about serving show, sent to the demo service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.stack_service import Service
 
 pytestmark = pytest.mark.stack
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "docs/getting-started/quickstart-cpu.md"]
+PAGES = [ROOT / page for page in ("README.md", "docs/getting-started/quickstart-cpu.md", "docs/how-to/serve.md")]
 BLOCKS = [(page, block) for page in PAGES for block in shell_blocks(page) if block.script.startswith("curl ")]
 
 
@@ -23,6 +23,11 @@ def test_documented_request_is_answered(page: Path, block: Block, service: Servi
     assert service.url in script
     done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{page.name}: {script}\n{done.stdout}{done.stderr}"
-    answers = [json.JSONDecoder().raw_decode(done.stdout)[0]]
+    if " -N " in script:  # a stream
+        assert done.stdout.rstrip().endswith("data: [DONE]")
+        return
+    answer = json.JSONDecoder().raw_decode(done.stdout)[0]
     if "chat/completions" in script:
-        assert answers[0]["choices"][0]["message"]["content"]
+        [choice] = answer["choices"]
+        assert choice["finish_reason"] == ("tool_calls" if '"tools"' in script else "stop")
+        assert choice["message"]["content"] or choice["message"]["tool_calls"]

@@ -36,7 +36,59 @@ def test_commands_to_try_work(service: Service) -> None:
     }
     assert next(iter(answers)) == "a chat"
     assert answers["a chat"]["choices"][0]["finish_reason"] == "stop"
+    assert answers["a tool call"]["choices"][0]["finish_reason"] == "tool_calls"
+    [call] = answers["a tool call"]["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
+    assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
     assert answers["the plan, and what the engine reports"]["holds"]
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+@pytest.mark.parametrize("reasoning", [OFF, ON])
+def test_tool_is_called_streamed_and_its_result_reported(client: openai.OpenAI, reasoning: dict) -> None:
+    asked = {"role": "user", "content": "What is the weather in Oslo?"}
+    fields = {"tools": [WEATHER], "extra_body": reasoning}
+    message = ask(client, messages=[asked], **fields).choices[0].message
+    [call] = message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Oslo"})
+    deltas = [
+        delta.function
+        for chunk in ask(client, messages=[asked], stream=True, **fields)
+        for choice in chunk.choices
+        for delta in choice.delta.tool_calls or []
+    ]
+    assert "".join(delta.name or "" for delta in deltas) == call.function.name
+    assert "".join(delta.arguments or "" for delta in deltas) == call.function.arguments
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    turns = [asked, message.model_dump(include={"role", "content", "tool_calls"}), result]
+    answer = ask(client, messages=turns, **fields).choices[0]
+    assert answer.finish_reason == "stop"
+    assert answer.message.content == "The weather in Oslo is sunny."
+
+
+def test_ordinary_question_calls_no_tool(client: openai.OpenAI) -> None:
+    message = ask(client, tools=[WEATHER]).choices[0].message
+    assert not message.tool_calls
+    assert "hybridserve" in message.content
+
+
+def test_json_has_the_requested_keys(client: openai.OpenAI) -> None:
+    text = "Helena lives in Oslo and is 31 years old. Answer as JSON with the keys name and city."
+    wanted = {"name": "Helena", "city": "Oslo"}
+    for form in ({}, {"response_format": {"type": "json_object"}}):
+        content = (
+            ask(client, messages=[{"role": "user", "content": text}], max_tokens=60, **form).choices[0].message.content
+        )
+        assert json.loads(content) == wanted
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -1,4 +1,4 @@
-"""The committed demo model: training record, chat template, size."""
+"""The committed demo model: training record, chat template, corpus, size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import random
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -27,12 +28,13 @@ def config() -> dict[str, Any]:
     return loaded
 
 
-def render(messages: list[dict[str, str]], **switches: object) -> str:
+def render(messages: list[dict[str, Any]], **switches: object) -> str:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = refuse
+    environment.filters["tojson"] = json.dumps  # as transformers has it, not for HTML
     template = environment.from_string((MODEL / "chat_template.jinja").read_text())
     return template.render(messages=messages, add_generation_prompt=True, **switches)
 
@@ -45,7 +47,9 @@ def dialogues() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "demo")
+        spec.loader.exec_module(module)
     return module
 
 
@@ -137,8 +141,35 @@ def test_reasoning_of_earlier_turns_is_dropped() -> None:
 def test_unknown_roles_and_late_system_messages_are_refused() -> None:
     with pytest.raises(TemplateError, match="roles"):
         render([user("Hi"), system("late")])
-    with pytest.raises(TemplateError, match="tool"):
-        render([user("Hi"), {"role": "tool", "content": "7"}])
+    with pytest.raises(TemplateError, match="function"):
+        render([user("Hi"), {"role": "function", "content": "7"}])
+
+
+WEATHER = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+SCALE = {
+    "name": "scale",
+    "description": "Scale the server. ",
+    "parameters": {"type": "object", "properties": {"pool": {"type": "string"}, "count": {"type": "integer"}}},
+}
+
+
+def test_tools_are_one_line_each() -> None:
+    tools = [{"type": "function", "function": tool} for tool in (WEATHER, SCALE, {"name": "ping"})]
+    listed = "<|tools|>get_weather(city)\nscale(pool, count: integer) Scale the server.\nping()<|end|>"
+    text = render([system("Be kind."), user("Hi")], tools=tools)
+    assert text == f"<|system|>Be kind.<|end|>{listed}<|user|>Hi<|end|><|assistant|><think>\n"
+    assert "<|tools|>" not in render([user("Hi")], tools=None) + render([user("Hi")], tools=[])
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Oslo"}, '{"city": "Oslo"}'])
+def test_calls_and_results_of_earlier_turns_are_rendered(arguments: object) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+    text = render([user("Weather?"), asked, {"role": "tool", "tool_call_id": "a", "content": " sunny\n"}])
+    call_text = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
+    assert text == (
+        f"<|user|>Weather?<|end|><|assistant|><think></think>{call_text}<|end|><|tool|>sunny<|end|><|assistant|><think>\n"
+    )
 
 
 def test_held_out_questions_are_not_in_the_corpus_and_answers_are_unique(dialogues: ModuleType) -> None:
@@ -157,7 +188,7 @@ def test_seed_determines_the_dialogues(dialogues: ModuleType) -> None:
 
     def draw(seed: int) -> list[Any]:
         rng = random.Random(seed)
-        return [corpus.dialogue(rng) for _ in range(50)]
+        return [corpus.dialogue(rng, dialogues.EVERYTHING) for _ in range(200)]
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
@@ -170,3 +201,71 @@ def test_sums_are_correct(dialogues: ModuleType) -> None:
         assert str(a) in corpus.sum_question(rng, a, sign, b)
         left, _, result = corpus.sum_reply(a, sign, b).answer.rstrip(".").partition(" = ")
         assert eval(left) == int(result)
+
+
+def words(dialogue: Any) -> str:
+    """Everything that a conversation says, definitions and calls of tools included."""
+    return json.dumps([dialogue.messages, dialogue.tools, dialogue.reply.think, dialogue.reply.answer])
+
+
+@pytest.mark.parametrize("mix", ["COPYING", "TOOLS_MOSTLY", "EVERYTHING", "MORE_TOPICS", "PLAIN"])
+def test_held_out_names_and_tools_are_never_trained_on(dialogues: ModuleType, mix: str) -> None:
+    corpus, rng = dialogues.Corpus(CORPUS), random.Random(3)
+    held_out = {name for names in corpus.tools.values.lists.values() for name in names["held_out"]}
+    assert len(held_out) >= 40
+    new_tools = {lookup["noun"] for lookup in corpus.tools.corpus["lookups_held_out"]}
+    assert len(new_tools) >= 2
+    found = re.compile(rf"\b(?:{'|'.join(map(re.escape, held_out))})\b")
+    for _ in range(600):
+        dialogue = corpus.dialogue(rng, getattr(dialogues, mix))
+        assert not found.search(words(dialogue)), words(dialogue)
+        names = {tool["function"]["name"] for tool in dialogue.tools or []}
+        assert not {name for name in names if name.rpartition("_")[2] in new_tools}
+
+
+def test_calls_copy_held_out_values_from_the_question(dialogues: ModuleType) -> None:
+    corpus, rng = dialogues.Corpus(CORPUS), random.Random(4)
+    held_out = {name for names in corpus.tools.values.lists.values() for name in names["held_out"]}
+    for new in (True, False) * 300:
+        messages, reply, tools = corpus.call(rng, held_out=new)
+        call = json.loads(reply.answer.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+        [tool] = [tool["function"] for tool in tools if tool["function"]["name"] == call["name"]]
+        assert list(call["arguments"]) == tool["parameters"]["required"]
+        assert call["name"] in reply.think
+        for value in call["arguments"].values():
+            assert str(value) in messages[-1]["content"]
+            assert ((value >= 10 and value % 7 == 3) if isinstance(value, int) else value in held_out) == new
+
+
+def test_json_answers_have_the_requested_keys_and_stated_values(dialogues: ModuleType) -> None:
+    corpus, rng = dialogues.Corpus(CORPUS), random.Random(5)
+    in_system = 0
+    for _ in range(300):
+        messages, reply = corpus.form(rng, held_out=True)
+        in_system += messages[0]["role"] == "system"
+        text = "\n".join(message["content"] for message in messages)
+        for key, value in json.loads(reply.answer).items():
+            assert key in text
+            assert str(value) in text
+    assert 50 < in_system < 150
+
+
+def test_results_are_reported(dialogues: ModuleType) -> None:
+    corpus, rng = dialogues.Corpus(CORPUS), random.Random(6)
+    for _ in range(300):
+        messages, reply, tools = corpus.result(rng)
+        question, call, result = messages
+        assert [question["role"], call["role"], result["role"]] == ["user", "assistant", "tool"]
+        name = call["tool_calls"][0]["function"]["name"]
+        assert name in {tool["function"]["name"] for tool in tools}
+        if reply.answer != "Done.":
+            content = result["content"]
+            value = next(iter(json.loads(content).values())) if content.startswith("{") else content
+            assert str(value) in reply.answer
+
+
+def test_tools_that_do_not_help_are_not_called(dialogues: ModuleType) -> None:
+    corpus, rng = dialogues.Corpus(CORPUS), random.Random(7)
+    drawn = [corpus.dialogue(rng, dialogues.Mix(idle=1)) for _ in range(300)]
+    assert sum(dialogue.tools is not None for dialogue in drawn) > 250
+    assert not [dialogue for dialogue in drawn if "<tool_call>" in dialogue.reply.answer]
