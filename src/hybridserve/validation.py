@@ -106,11 +106,18 @@ def from_validation(
 ) -> HybridServeError:
     """The first fault that pydantic found, as an error of class `kind`. The field's path is added to `where`.
 
+    Missing fields of one section are named together.
+
     Args:
         fix: what to do, where a validator did not say (`refused`).
     """
-    first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
+    faults = error.errors(include_url=False)
+    first = faults[0]
     context: Mapping[str, Any] = first.get("ctx") or {}
-    what = describe(first).what
+    place, what = first["loc"], describe(first).what
+    if first["type"] == "missing":
+        beside = [fault["loc"] for fault in faults if fault["type"] == "missing" and fault["loc"][:-1] == place[:-1]]
+        if len(beside) > 1:
+            place, what = place[:-1], f"{', '.join(str(location[-1]) for location in beside)} are missing"
+    path = ".".join(str(part) for part in place)
     return kind(": ".join(part for part in (where, path) if part), what, str(context.get("fix", fix)))

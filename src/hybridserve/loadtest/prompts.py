@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybridserve.errors import ConfigError
+from hybridserve.files import read_text
 from hybridserve.loadtest.request_record import Outcome
 from hybridserve.loadtest.scenario import ChatKind, FileKind, Scenario, TokenKind
 
@@ -180,9 +181,10 @@ def read_prompts(kind: FileKind) -> Sequence[Mapping[str, Any]]:
         ConfigError: not readable, or a line has no prompt.
     """
     where = f"mix.{kind.name}.path"
+    text = read_text(kind.path, where, "give an existing file; the path is relative to the scenario file")
     try:
-        rows = [json.loads(line) for line in kind.path.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
         raise ConfigError(where, f"{str(kind.path)!r}: {error}", 'JSON lines with "prompt"') from None
     if not rows or not all(isinstance(row, dict) and "prompt" in row for row in rows):
         raise ConfigError(where, f"{str(kind.path)!r} has lines without a prompt", 'JSON lines with "prompt"')

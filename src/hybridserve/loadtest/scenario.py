@@ -99,6 +99,7 @@ class FileKind(_Kind):
 
     type: Literal["file"]
     path: Path
+    """In a scenario file, relative to that file."""
     output: Tokens = 128
 
 
@@ -153,7 +154,7 @@ class Scenario(_Part):
     requests: PositiveInt | None = None
     """Stop after this number of requests after the warm-up."""
     trace: Path | None = None
-    """Replay this CSV (time, prompt, output) instead of the curve and the mix."""
+    """Replay this CSV (time, prompt, output) instead of the curve and the mix; a path as that of a `FileKind`."""
     trace_scale: PositiveFloat = 1.0
     """Multiplies the token counts of the trace."""
     temperature: NonNegativeFloat = 0.0
@@ -197,6 +198,15 @@ class Scenario(_Part):
         ]
         return self.model_copy(update={"mix": tuple(mix)})
 
+    def beside(self, folder: Path) -> Scenario:
+        """With the relative paths of its files taken from this folder."""
+        mix = tuple(
+            kind.model_copy(update={"path": folder / kind.path}) if isinstance(kind, FileKind) else kind
+            for kind in self.mix
+        )
+        trace = None if self.trace is None else folder / self.trace
+        return self.model_copy(update={"mix": mix, "trace": trace})
+
     def lasting(self, seconds: float) -> Scenario:
         """The same curve with this duration after the warm-up; steps of equal length."""
         update = {"each": seconds / len(self.curve.levels)} if isinstance(self.curve, Steps) else {"seconds": seconds}
@@ -225,7 +235,7 @@ def built_in() -> list[str]:
 
 
 def load_scenario(name: str) -> Scenario:
-    """Load a packaged scenario by name, or a file.
+    """Load a packaged scenario by name, or a file; relative paths in a file are relative to it.
 
     Raises:
         ConfigError: unknown, not readable, or invalid.
@@ -236,7 +246,7 @@ def load_scenario(name: str) -> Scenario:
         raise ConfigError(
             "SCENARIO", f"there is no scenario {name!r}", f"use a file, or one of {', '.join(built_in())}"
         )
-    return validate_scenario(yamlio.read(Path(name), name), name)
+    return validate_scenario(yamlio.read(Path(name), name), name).beside(Path(name).parent)
 
 
 def parse_scenario(text: str, where: str) -> Scenario:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ from hybridserve.loadtest.request_record import Outcome, Record
 from hybridserve.loadtest.scenario import (
     ChatKind,
     Client,
+    FileKind,
     LoadTestSLO,
     Scenario,
     TokenKind,
@@ -84,6 +86,7 @@ def test_long_context_fills_the_models_context() -> None:
         ({"warmup": 3}, "warmup", "is not a known field"),
         ({"mode": "half-open"}, "mode", "closed"),
         ({"curve": {"shape": "constant", "level": 2}}, "curve.constant.seconds", "is missing"),
+        ({"curve": {"shape": "ramp"}}, "curve.ramp", "low, high, seconds are missing"),
         ({"curve": {"shape": "square", "level": 2}}, "curve", "square"),
         ({"mix": []}, "mix", "at least 1"),
         ({"mix": [{"name": "a", "type": "tokens", "prompt": 0, "output": 1}]}, "mix.0.tokens.prompt", "below 1"),
@@ -214,6 +217,25 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
     path.write_text('{"text": "one"}\n')
     with pytest.raises(ConfigError, match="without a prompt"):
         Prompts(scenario(mix=mix), "m", (1, 2))
+
+
+def test_paths_are_relative_to_the_scenario_file(tmp_path: Path) -> None:
+    mix = [{"name": "f", "type": "file", "path": "p.jsonl"}, {"name": "g", "type": "file", "path": "/p.jsonl"}]
+    file = tmp_path / "mine.yaml"
+    file.write_text(scenario(mode="open", mix=mix, trace="t.csv").model_dump_json())
+    loaded = load_scenario(str(file))
+    paths = [kind.path for kind in loaded.mix if isinstance(kind, FileKind)]
+    assert (paths, loaded.trace) == ([tmp_path / "p.jsonl", Path("/p.jsonl")], tmp_path / "t.csv")
+    with pytest.raises(ConfigError, match=r"p\.jsonl cannot be read: No such file.*relative to the scenario file"):
+        Prompts(loaded, "m", (1, 2))
+
+
+def test_the_page_has_the_fields_of_every_curve() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "load-test.md").read_text()
+    rows = {name: set(re.findall(r"`(\w+)`", fields)) for name, fields in re.findall(r"\| `(\w+)` \| (.*?) \|", page)}
+    for curve in (Constant, Steps, Ramp, Burst, Diurnal):
+        name = curve.__name__.lower()
+        assert set(curve.model_fields) - {"shape"} <= rows[name], name
 
 
 @given(st.floats(0.05, 400), st.floats(0.1, 50))
