@@ -300,6 +300,9 @@ def ray_in_production() -> dict[str, Any]:
     return values
 
 
+LIMITED: dict[str, Any] = {"settings": {"access": {"requests_per_minute": 60}}}
+
+
 def test_global_registry_reaches_every_image() -> None:
     objects = template({"global": {"imageRegistry": "registry.example", "imagePullSecrets": [{"name": "pull"}]}})
     specs = [item["spec"]["template"]["spec"] for item in objects if item["kind"] in ("Deployment", "Job")]
@@ -325,11 +328,41 @@ def test_global_registry_reaches_every_image() -> None:
         (ray_in_production(), "networkPolicy.apiServer: the head reaches every address on ports 443 and 6443"),
         ({"mode": "rayservice", "ray": {"initializingTimeoutSeconds": 60}}, "ray.initializingTimeoutSeconds: after"),
         ({"mode": "rayservice", "ray": {"maxSurgePercent": 0}}, "ray.maxSurgePercent: a setting that replaces"),
+        ({"replicaCount": 3} | LIMITED, "settings.access.limits_url: each pod counts by itself, so a key gets up to 3"),
+        (
+            {
+                "autoscaling": {"scaler": "keda"},
+                "settings": {"scaling": {"max_replicas": 4}, "access": {"max_streams": 8}},
+            },
+            "settings.access.limits_url: each pod counts by itself, so a key gets up to 4",
+        ),
+        ({"replicaCount": 2, "auth": {"keys": f"alice sha256:{'ab' * 32} rpm=60"}}, "settings.access.limits_url: each"),
     ],
 )
 def test_notes_warn_about_risky_values(values: dict[str, Any], warning: str) -> None:
     words = ("install", "demo", str(CHART), "--dry-run=client", "--namespace", "serving", "--values", "-")
     assert warning in helm(*words, stdin=yaml.safe_dump(values)).partition("NOTES:")[2]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        LIMITED,
+        {"replicaCount": 3, "auth": {"keys": f"alice sha256:{'ab' * 32} expires=2027-01-31"}},
+        {"mode": "rayservice", "settings": LIMITED["settings"] | {"scaling": {"max_replicas": 3}}},
+        {
+            "replicaCount": 3,
+            "settings": {"access": {"requests_per_minute": 60, "limits_url": "redis://limits:6379/0"}},
+            "networkPolicy": {"redis": [{"podSelector": {}}]},
+        },
+    ],
+    ids=["one pod", "no limits", "Ray", "shared"],
+)
+def test_notes_do_not_warn_about_limits_that_hold(values: dict[str, Any]) -> None:
+    words = ("install", "demo", str(CHART), "--dry-run=client", "--namespace", "serving", "--values", "-")
+    said = helm(*words, stdin=yaml.safe_dump(values)).partition("NOTES:")[2]
+    assert "Warnings:" in said
+    assert "limits_url" not in said
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,6 +8,7 @@ from typing import Any
 from hybridserve.catalog.licenses import model_license
 from hybridserve.cli.helm_files import SECRET_FILES, pod_files
 from hybridserve.cli.helm_values import has_baked_weights
+from hybridserve.cli.key_files import has_limits
 from hybridserve.planning.resolve import ResolvedPlan
 
 SCALERS = {
@@ -31,7 +32,7 @@ def needs(values: Mapping[str, Any], planned: ResolvedPlan) -> list[str]:
         *_secrets(values, planned),
         *_scaling(values, planned),
         *_guard(values),
-        *_limits(values),
+        *_limits(values, planned),
         *_weights(values),
         *_pool(values, planned),
         *_evidence(values),
@@ -106,8 +107,17 @@ def _guard(values: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _limits(values: Mapping[str, Any]) -> Iterator[str]:
-    url = values["settings"].get("access", {}).get("limits_url") or ""
+def _limits(values: Mapping[str, Any], planned: ResolvedPlan) -> Iterator[str]:
+    access = planned.settings.access
+    url = access.limits_url or ""
+    scaled = values.get("autoscaling", {}).get("scaler")
+    pods = planned.settings.scaling.max_replicas if scaled else values.get("replicaCount", 1)
+    limits = (access.requests_per_minute, access.tokens_per_minute, access.max_streams)
+    if values["mode"] == "standalone" and pods > 1 and not url and (any(limits) or has_limits(access.keys_file)):
+        yield (
+            f"settings.access.limits_url: each pod counts by itself, so a key gets up to {pods} times its limit; "
+            "a Redis or Valkey server shares the limits (docs/how-to/keys-and-limits.md)"
+        )
     if url and not url.startswith("unix:"):  # a socket is no network peer
         yield f"networkPolicy.redis: the peers behind {url} (settings.access.limits_url), such as {PEER}"
 

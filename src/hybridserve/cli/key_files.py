@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from hybridserve.cli.helm_files import SECRET_FILES
+from hybridserve.errors import ConfigError
 from hybridserve.files import read_text
 from hybridserve.settings import Settings
 
@@ -25,6 +27,17 @@ def key_file_notes(settings: Settings, day: date) -> list[str]:
         ConfigError: the file of API keys is here, and cannot be read or has a malformed line.
     """
     return list(_notes(settings.model_dump(), day))
+
+
+def has_limits(file: str | None) -> bool:
+    """Whether a line of the file of API keys has limits of its own; False where the file cannot be read here."""
+    if not file or not os.path.exists(file):  # noqa: PTH110 - as above
+        return False
+    try:
+        text = read_text(Path(file), "access.keys_file")
+    except ConfigError:
+        return False  # `check` reports it
+    return re.search(r"^[^#\n]*\s(rpm|tpm|streams)=", text, re.MULTILINE) is not None
 
 
 def _notes(tree: dict[str, Any], day: date) -> Iterator[str]:

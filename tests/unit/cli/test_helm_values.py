@@ -159,6 +159,30 @@ def test_the_server_of_limits_is_a_network_peer(mode: str) -> None:
     assert not [line for line in lines if line.startswith("networkPolicy.redis")]
 
 
+def test_the_head_says_that_pods_do_not_share_limits(tmp_path: Path) -> None:
+    """Each pod has its own accounts, so a key would get a multiple of its limit."""
+    pods = {"scaling": {"max_replicas": 4}}
+    limited = pods | {"access": {"requests_per_minute": 60}}
+
+    def lines(tree: dict[str, Any], **options: Any) -> list[str]:
+        return [line for line in needs_of(tree, **options) if line.startswith("settings.access.limits_url")]
+
+    for scaler in ("keda", "none"):
+        (line,) = lines(limited, scaler=scaler)
+        assert "a key gets up to 4 times its limit" in line
+    assert not lines(pods)
+    assert not lines({"access": {"max_streams": 8}})
+    assert not lines(limited, mode="rayservice")
+    assert not lines(pods | {"access": {"max_streams": 8, "limits_url": "redis://limits:6379/0"}})
+    keys = tmp_path / "keys.txt"
+    of_keys = pods | {"access": {"keys_file": str(keys)}}
+    assert not lines(of_keys), "the file is not here"
+    keys.write_text(f"# rpm=1 tpm=1\nalice sha256:{'ab' * 32} scopes=inference expires=2027-01-31\n")
+    assert not lines(of_keys)
+    keys.write_text(f"alice sha256:{'ab' * 32} scopes=inference tpm=100000\n")
+    assert lines(of_keys)
+
+
 # Models outside of the catalog
 
 
