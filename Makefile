@@ -12,16 +12,16 @@ AGREEMENT ?= 1,8,32
 SHORT := not scale and not fault and not agreement
 .DEFAULT_GOAL := help
 
-# Everything but `install` and `serve` runs in the development environment.
+# Most targets run in the development environment.
 DEV := test lint format test-fast test-chart test-scale test-faults test-compose test-cluster test-fuzz \
   test-loadtest-agreement test-loadtest-scenarios test-guidellm test-verify test-speculation test-planner engine fuzz soak \
   soak-tokens \
   bench-cli bench-cache bench-start bench-overhead bench-loadtest bench-hybrid bench-scaling calibrate \
   docs docs-output reference-docs plan-picture telemetry-files telemetry-pictures chart-files chart-score demo-model lock audit \
-  images release
+  release
 $(DEV): LOCK = dev
 $(DEV): install
-.PHONY: install serve help sbom chart-tools prometheus-tools redis-tools clean $(DEV)
+.PHONY: install serve help sbom chart-tools prometheus-tools redis-tools images clean $(DEV)
 
 ##@ Everyday
 
@@ -173,7 +173,11 @@ demo-model: ## train the demo model again, in about an hour on one core
 
 ##@ Release
 
-images: ## build and push the images and print their digests (REGISTRY=registry.example/team, KINDS="cpu control")
+# Any environment that is there has what the script imports.
+$(BIN)/hybridserve:
+	@$(PYTHON) scripts/install.py base
+
+images: $(BIN)/hybridserve ## build and push the images and print their digests (REGISTRY=registry.example/team, KINDS="cpu control")
 	$(BIN)/python scripts/release.py images --registry "$(REGISTRY)" --options="$(BUILD_OPTIONS)" --kinds $(KINDS)
 
 release: chart-tools ## wheel, chart, image digests and SHA256SUMS in dist/; after `make images`

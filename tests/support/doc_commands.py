@@ -127,6 +127,7 @@ def make(argv: list[str]) -> None:
     assert development is not None
     for target in targets:
         locked = "dev" if target in development[1].split() else variables.get("LOCK", "cpu")
+        locked = "base" if target == "images" else locked
         if target == "install" or state()["lock"] is None:
             state(lock=locked)
         if target == "images":

@@ -60,3 +60,18 @@ def test_versions_of_python_are_the_same_everywhere() -> None:
     assert supported == classifiers == [f"{major}.{minor}" for major, minor in PYTHONS]
     for page in ("README.md", "docs/getting-started/install.md"):
         assert "Python 3.11, 3.12 or 3.13" in (ROOT / page).read_text()
+
+
+def test_images_are_built_in_the_environment_that_is_there(tmp_path: Path) -> None:
+    """Their script needs a YAML library; the development lock would be gigabytes for it."""
+
+    def commands() -> str:
+        words = ["make", "-n", "-f", str(ROOT / "Makefile"), "images", "REGISTRY=registry.example/team"]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert "scripts/install.py base\n" in commands()
+    program = tmp_path / ".venv" / "bin" / "hybridserve"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    assert "install.py" not in commands()
+    assert 'scripts/release.py images --registry "registry.example/team"' in commands()
