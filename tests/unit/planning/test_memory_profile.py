@@ -69,7 +69,7 @@ def test_digest_does_not_depend_on_order(settings):
         ("pools: [", "YAML"),
         ("just words", "pools"),
         ("[]", "pools"),
-        ("pools: [{model: m}]", "pools.0.accelerator"),
+        ("pools: [{model: m}]", "pools.0 accelerator, digest, kv_bytes, read are missing"),
         ("pool: []", "pool"),
         ("pools: [{model: m, accelerator: a, digest: d, kv_bytes: 0, read: 2026-01-01}]", "kv_bytes"),
     ],
