@@ -10,6 +10,7 @@ from hybridserve.compliance.findings import Finding, Outcome, passed
 from hybridserve.compliance.rules.attribution import ATTRIBUTION
 from hybridserve.compliance.rules.base import DatedCheck, Rule
 from hybridserve.compliance.rules.engine import ENGINE
+from hybridserve.compliance.rules.engine_arguments import ENGINE_ARGUMENTS
 from hybridserve.compliance.rules.exposure import EXPOSURE
 from hybridserve.compliance.rules.guard import GUARD
 from hybridserve.compliance.rules.license import LICENSE, is_current
@@ -17,7 +18,7 @@ from hybridserve.compliance.rules.parsers import PARSERS
 from hybridserve.compliance.view import DeploymentView
 from hybridserve.settings.license import Waiver
 
-_CHECKS = (*LICENSE, *ATTRIBUTION, *GUARD, *ENGINE, *PARSERS, *EXPOSURE)
+_CHECKS = (*LICENSE, *ATTRIBUTION, *GUARD, *ENGINE, *ENGINE_ARGUMENTS, *PARSERS, *EXPOSURE)
 RULES: tuple[Rule, ...] = tuple(rule for rule, _ in _CHECKS)
 """All rules that need no running service."""
 

@@ -19,7 +19,7 @@ from hybridserve.catalog.models import load_card
 from hybridserve.compliance import Finding, compliance_status, evaluate, evidence
 from hybridserve.compliance.evidence import LIVE_RULES, VERIFY_SCHEMA, seal_record, subject
 from hybridserve.compliance.placeholders import is_placeholder
-from hybridserve.compliance.rules.engine import online_quantization
+from hybridserve.compliance.rules.engine_arguments import online_quantization
 from hybridserve.errors import ConfigError
 from hybridserve.settings import Settings
 from support.compliance_cases import TODAY, Case

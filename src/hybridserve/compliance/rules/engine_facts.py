@@ -8,6 +8,7 @@ from hybridserve.catalog.engines import EngineTable, engine_table
 from hybridserve.compliance.view import CacheFacts, DeploymentView
 
 VLLM = "https://github.com/vllm-project/vllm/issues/"
+MEASURED = "measured on vLLM 0.29.0"
 
 CardFact = Literal["min_vllm", "mamba_ssm_cache_dtype", "reasoning_parser", "tool_call_parser", "parser_plugin"]
 
