@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from dialogues import EVERYTHING, Corpus
+from dialogues import Corpus
 from safetensors.torch import load_file, save_file
 from scan import quick_scan
-from train import IGNORED, Stage, stage_batches
+from train import IGNORED, STAGES, stage_batches
 from transformers import NemotronHForCausalLM, PreTrainedTokenizerFast
 
 DEMO = Path(__file__).resolve().parents[1] / "src" / "hybridserve" / "demo_model"
@@ -92,7 +92,7 @@ def main() -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.model)
     model = NemotronHForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval().requires_grad_(False)
     draft = Draft(model).requires_grad_(True)
-    data = stage_batches(Corpus(), tokenizer, Stage(options.steps, EVERYTHING), random.Random(8))
+    data = stage_batches(Corpus(), tokenizer, STAGES[-1], random.Random(8))
     accepted = train(model, draft, data, options.steps)
     shutil.copytree(options.model, options.out, dirs_exist_ok=True)
     layer = {PREFIX + name: value.detach().to(torch.bfloat16) for name, value in draft.state_dict().items()}
